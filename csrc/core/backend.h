@@ -1,0 +1,82 @@
+// The Backend table: the one seam between the addon and a device (CPU, reference, CUDA).
+//
+// Pure C ABI. A backend is a table of functions; the CPU and reference tables are in the addon, the CUDA table comes from
+// its own library, opened on first use. Nothing above this file may assume that tensor memory is host memory or that an
+// op has finished when its call returns: ops are submitted in order to one queue per device, and only `synchronize`
+// waits.
+//
+// Every function that can fail returns 0 on success, or a non-zero esft_status with a message in `err`.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define ESFT_ABI 1
+
+typedef enum esft_dtype { ESFT_F32 = 0, ESFT_BF16 = 1, ESFT_I32 = 2, ESFT_I64 = 3, ESFT_F64 = 4, ESFT_U8 = 5 } esft_dtype;
+
+typedef enum esft_status {
+  ESFT_OK = 0,
+  ESFT_BAD_ARGUMENT = 1,  // shapes, dtypes, ranges, values in index tensors
+  ESFT_NO_MEMORY = 2,
+  ESFT_UNSUPPORTED = 3,
+  ESFT_DEVICE_FAULT = 4
+} esft_status;
+
+#define ESFT_MAX_RANK 4
+
+// A tensor is `rows` x `cols` scalars: cols = the last dimension, rows = the product of the others; consecutive rows are
+// `ld` elements apart (ld == cols when contiguous). data == NULL means "absent" for optional arguments.
+typedef struct esft_tensor {
+  void* data;
+  int32_t dtype;
+  int32_t rank;
+  int64_t shape[ESFT_MAX_RANK];
+  int64_t ld;
+} esft_tensor;
+
+typedef struct esft_tensor_list {
+  const esft_tensor* items;
+  int64_t count;
+} esft_tensor_list;
+
+// Small integer lists that the host knows (trained expert ids): passed by value, never device memory.
+typedef struct esft_ints {
+  const int32_t* items;
+  int64_t count;
+} esft_ints;
+
+typedef struct esft_device esft_device;  // opaque, one per opened device
+
+typedef struct esft_device_info {
+  char name[128];         // "AMD EPYC, avx512bf16" ...
+  char instruction_set[32];
+  int32_t threads;
+  int32_t host_memory;    // 1: device pointers are host pointers (mapped files can be used in place)
+  int64_t memory_bytes;   // total
+  int32_t supports_bf16_compute;
+} esft_device_info;
+
+typedef struct esft_backend {
+  int32_t abi;  // must equal ESFT_ABI
+  const char* name;
+  int (*open)(int32_t index, int32_t threads, esft_device** out, char* err, size_t err_size);
+  void (*close)(esft_device*);
+  int (*info)(esft_device*, esft_device_info* out, char* err, size_t err_size);
+  int (*alloc)(esft_device*, size_t bytes, void** out, char* err, size_t err_size);  // zero-filled, 64-byte aligned
+  void (*free)(esft_device*, void*, size_t bytes);
+  int (*upload)(esft_device*, void* dst, const void* src_host, size_t bytes, char* err, size_t err_size);
+  int (*download)(esft_device*, void* dst_host, const void* src, size_t bytes, char* err, size_t err_size);
+  int (*synchronize)(esft_device*, char* err, size_t err_size);
+  // Runs (or enqueues) op `op` of ops/op_list.h with its argument struct. NULL table entry = op not supported.
+  int (*const* run)(esft_device*, const void* args, char* err, size_t err_size);
+} esft_backend;
+
+typedef int (*esft_run_fn)(esft_device*, const void* args, char* err, size_t err_size);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,26 @@
+// How an op states its arguments once.
+//
+// ops/<op>.h defines ESFT_ARGS_<op>(F) as a list of F(kind, name). From that list come the argument struct of the C ABI,
+// the table from which the N-API binding fills it, and the checks that hold for every op (presence, read-only memory).
+//
+//   IN / IN_OPT        tensor read                     OUT / OUT_OPT      tensor overwritten completely
+//   INOUT / INOUT_OPT  tensor read and written         LIST_IN / LIST_IN_OPT / LIST_INOUT  list of tensors
+//   INTS               host integers (may be empty)    I64 / F64          scalar
+#pragma once
+#include "backend.h"
+
+#define ESFT_TYPE_IN esft_tensor
+#define ESFT_TYPE_IN_OPT esft_tensor
+#define ESFT_TYPE_OUT esft_tensor
+#define ESFT_TYPE_OUT_OPT esft_tensor
+#define ESFT_TYPE_INOUT esft_tensor
+#define ESFT_TYPE_INOUT_OPT esft_tensor
+#define ESFT_TYPE_LIST_IN esft_tensor_list
+#define ESFT_TYPE_LIST_IN_OPT esft_tensor_list
+#define ESFT_TYPE_LIST_INOUT esft_tensor_list
+#define ESFT_TYPE_INTS esft_ints
+#define ESFT_TYPE_I64 int64_t
+#define ESFT_TYPE_F64 double
+
+#define ESFT_STRUCT_FIELD(kind, name) ESFT_TYPE_##kind name;
+#define ESFT_DEFINE_ARGS(op) typedef struct esft_##op##_args { ESFT_ARGS_##op(ESFT_STRUCT_FIELD) } esft_##op##_args;

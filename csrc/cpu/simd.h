@@ -1,0 +1,133 @@
+// The vector type of the instruction set being compiled, over GCC/Clang vector extensions: W f32 lanes.
+// One source serves AVX-512 (W = 16), AVX2 (8) and 128-bit machines (4: SSE2, NEON, anything).
+// Compile with -ffp-contract=fast so that a*b+c becomes one FMA where the machine has it.
+#pragma once
+#include <stdint.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace esft::cpu::ESFT_ISA {
+
+#if defined(__AVX512F__)
+constexpr int W = 16;
+#elif defined(__AVX2__)
+constexpr int W = 8;
+#else
+constexpr int W = 4;
+#endif
+
+typedef float vf __attribute__((vector_size(W * 4)));
+typedef float vfu __attribute__((vector_size(W * 4), aligned(4)));
+typedef int32_t vi __attribute__((vector_size(W * 4)));
+typedef int32_t viu __attribute__((vector_size(W * 4), aligned(4)));
+typedef uint32_t vu __attribute__((vector_size(W * 4)));
+typedef uint16_t vh __attribute__((vector_size(W * 2)));
+typedef uint16_t vhu __attribute__((vector_size(W * 2), aligned(2)));
+typedef double vd __attribute__((vector_size(W * 4)));  // W/2 lanes
+
+#define ESFT_INLINE static inline __attribute__((always_inline))
+
+ESFT_INLINE vf load(const float* p) { return *reinterpret_cast<const vfu*>(p); }
+ESFT_INLINE void store(float* p, vf v) { *reinterpret_cast<vfu*>(p) = v; }
+ESFT_INLINE vf splat(float x) { return vf{} + x; }
+
+// First n < W elements; the rest reads as 0 / is not written.
+ESFT_INLINE vf load_part(const float* p, int64_t n) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+#else
+  vf v = {};
+  for (int64_t i = 0; i < n; i++) v[i] = p[i];
+  return v;
+#endif
+}
+ESFT_INLINE void store_part(float* p, vf v, int64_t n) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+#else
+  for (int64_t i = 0; i < n; i++) p[i] = v[i];
+#endif
+}
+
+ESFT_INLINE vf select(vi mask, vf a, vf b) { return mask ? a : b; }
+ESFT_INLINE vf vmax(vf a, vf b) { return a > b ? a : b; }
+ESFT_INLINE vf vmin(vf a, vf b) { return a < b ? a : b; }
+
+// Sum and maximum of the lanes, pairwise in a fixed order.
+ESFT_INLINE float hsum(vf v) {
+  float t[W];
+  memcpy(t, &v, sizeof t);
+  for (int s = W / 2; s > 0; s /= 2)
+    for (int i = 0; i < s; i++) t[i] += t[i + s];
+  return t[0];
+}
+ESFT_INLINE float hmax(vf v) {
+  float t[W];
+  memcpy(t, &v, sizeof t);
+  for (int s = W / 2; s > 0; s /= 2)
+    for (int i = 0; i < s; i++) t[i] = t[i] > t[i + s] ? t[i] : t[i + s];
+  return t[0];
+}
+
+ESFT_INLINE vf as_f(vi v) { return (vf)v; }
+ESFT_INLINE vi as_i(vf v) { return (vi)v; }
+
+// exp(x): 2^n · p(r), |relative error| < 2 ulp; underflows to 0 below -87.3, saturates to inf above 88.7, NaN stays NaN.
+ESFT_INLINE vf vexp(vf x) {
+  const vf log2e = splat(1.44269504088896341f);
+  vf xc = vmin(vmax(x, splat(-104.0f)), splat(89.0f));
+  vf shifted = xc * log2e + splat(12582912.0f);  // round to nearest by the 1.5·2^23 trick
+  vf n = shifted - splat(12582912.0f);
+  vf r = xc - n * splat(0.693359375f);
+  r = r - n * splat(-2.12194440e-4f);
+  vf p = splat(1.9875691500e-4f);
+  p = p * r + splat(1.3981999507e-3f);
+  p = p * r + splat(8.3334519073e-3f);
+  p = p * r + splat(4.1665795894e-2f);
+  p = p * r + splat(1.6666665459e-1f);
+  p = p * r + splat(5.0000001201e-1f);
+  p = p * r * r + r + splat(1.0f);
+  vi e = as_i(shifted) - as_i(splat(12582912.0f));
+  // two halves so that 2^n with n down to -150 stays representable in each factor
+  vi e1 = e >> 1, e2 = e - e1;
+  vf y = p * as_f((e1 + 127) << 23) * as_f((e2 + 127) << 23);
+  y = x > splat(88.72283f) ? splat(__builtin_inff()) : y;
+  return x == x ? y : x;
+}
+
+ESFT_INLINE vf vsigmoid(vf x) { return splat(1.0f) / (splat(1.0f) + vexp(-x)); }
+
+// bf16: the upper half of an f32, rounded to nearest even; NaN keeps its sign and becomes quiet.
+ESFT_INLINE float bf16_to_f32(uint16_t h) {
+  uint32_t u = (uint32_t)h << 16;
+  float f;
+  memcpy(&f, &u, 4);
+  return f;
+}
+ESFT_INLINE uint16_t f32_to_bf16(float f) {
+  uint32_t u;
+  memcpy(&u, &f, 4);
+  if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((u >> 16) | 0x40);
+  return (uint16_t)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+ESFT_INLINE vf load_bf16(const uint16_t* p) {
+  vhu h = *reinterpret_cast<const vhu*>(p);
+  vu u = __builtin_convertvector(h, vu);
+  return (vf)(u << 16);
+}
+ESFT_INLINE vf load_bf16_part(const uint16_t* p, int64_t n) {
+  uint16_t t[W] = {};
+  memcpy(t, p, n * 2);
+  return load_bf16(t);
+}
+ESFT_INLINE void store_bf16(uint16_t* p, vf v) {
+  vu u = (vu)v;
+  vu r = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+  vu nan = (u >> 16) | 0x40;
+  vu bits = (vi)(v == v) ? r : nan;
+  *reinterpret_cast<vhu*>(p) = __builtin_convertvector(bits, vhu);
+}
+
+}  // namespace esft::cpu::ESFT_ISA

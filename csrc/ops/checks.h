@@ -1,0 +1,19 @@
+// The contract of every op as executable checks (ops/<op>.cc) and as plain loops (ops/<op>_ref.cc).
+// check_<op> throws Error before anything runs: presence, dtypes, shapes, ranges, aliasing. It reads no tensor memory.
+// ref_<op> is the meaning of the op: single-threaded loops, sums in f64 where the contract allows; never optimised.
+#pragma once
+#include "op_list.h"
+
+namespace esft {
+
+#define ESFT_CHECK_DECL(op)                    \
+  void check_##op(const esft_##op##_args& args); \
+  void ref_##op(const esft_##op##_args& args);
+ESFT_OPS(ESFT_CHECK_DECL)
+#undef ESFT_CHECK_DECL
+
+// Checks of index tensors' values, shared by the reference and the CPU kernels (they read host memory).
+void check_offsets(const char* op, const esft_tensor& offsets, int64_t n);
+void check_indices(const char* op, const char* argument, const esft_tensor& index, int64_t limit);
+
+}  // namespace esft

@@ -1,0 +1,34 @@
+// Element-wise ops. All f32 [R, C] with free ld unless said; outputs may be an input of the same shape.
+//
+// swiglu           a[R,F] = silu(h[:, :F]) · h[:, F:]           h [R, 2F]
+// swiglu_backward  dh[R,2F] from da[R,F] and h                  dh may be h
+// add              y = a + alpha · b
+// scale            x *= factor
+// clamp            y = min(max(x, lo), hi)                      NaN stays NaN
+// clamp_backward   dx = dy where lo <= x <= hi, else 0
+// fill             x = value                                    any dtype
+// cast             y = x converted; f32 → bf16 rounds to nearest even; same dtype = copy. f32, bf16 → f32, bf16; others copy only
+// mask_grad        grad [E, ...]: slices e not in `keep` become 0 (the dense form of freezing: layouts that cannot be split,
+//                  and the oracle of the compact form)
+// Reference: elementwise_ref.cc. Tests: test/ops/elementwise.test.ts.
+#pragma once
+#include "../core/op_args.h"
+
+#define ESFT_ARGS_swiglu(F) F(IN, h) F(OUT, a)
+ESFT_DEFINE_ARGS(swiglu)
+#define ESFT_ARGS_swiglu_backward(F) F(IN, h) F(IN, da) F(OUT, dh)
+ESFT_DEFINE_ARGS(swiglu_backward)
+#define ESFT_ARGS_add(F) F(IN, a) F(IN, b) F(OUT, y) F(F64, alpha)
+ESFT_DEFINE_ARGS(add)
+#define ESFT_ARGS_scale(F) F(INOUT, x) F(F64, factor)
+ESFT_DEFINE_ARGS(scale)
+#define ESFT_ARGS_clamp(F) F(IN, x) F(OUT, y) F(F64, lo) F(F64, hi)
+ESFT_DEFINE_ARGS(clamp)
+#define ESFT_ARGS_clamp_backward(F) F(IN, x) F(IN, dy) F(OUT, dx) F(F64, lo) F(F64, hi)
+ESFT_DEFINE_ARGS(clamp_backward)
+#define ESFT_ARGS_fill(F) F(OUT, x) F(F64, value)
+ESFT_DEFINE_ARGS(fill)
+#define ESFT_ARGS_cast(F) F(IN, x) F(OUT, y)
+ESFT_DEFINE_ARGS(cast)
+#define ESFT_ARGS_mask_grad(F) F(INOUT, grad) F(INTS, keep)
+ESFT_DEFINE_ARGS(mask_grad)

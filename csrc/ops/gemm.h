@@ -1,0 +1,18 @@
+// gemm — dense matrix product.
+//
+//   mode 0 (nt)  c[M,N] = a[M,K] · b[N,K]ᵀ (+ bias[N])     the Linear layer y = x·Wᵀ
+//   mode 1 (nn)  c[M,N] = a[M,K] · b[K,N]                   its input gradient dx = dy·W
+//   mode 2 (tn)  c[M,N] = a[K,M]ᵀ · b[K,N]                  its weight gradient dW = dyᵀ·x
+//   accumulate = 1: c += (weight gradients, residual stream)
+//
+//   a f32; b f32 or bf16 (weights; read in place, never packed into a stored copy); bias f32 or bf16, optional, mode 0
+//   only; c f32. Row strides (ld) are free. c aliases neither a nor b.
+//   precision 0 = f32 exact, 1 = operands rounded to bf16 (RNE), f32 sums.
+// Deterministic for any thread count. Any M, N, K >= 0; K = 0 gives zeros (or leaves c when accumulating).
+// Reference: gemm_ref.cc. Tests: test/ops/gemm.test.ts.
+#pragma once
+#include "../core/op_args.h"
+
+#define ESFT_ARGS_gemm(F) \
+  F(IN, a) F(IN, b) F(IN_OPT, bias) F(INOUT, c) F(I64, mode) F(I64, accumulate) F(I64, precision)
+ESFT_DEFINE_ARGS(gemm)

@@ -1,0 +1,28 @@
+// All ops, once. X(name) in a fixed order: the index is the op's number in the Backend table.
+#pragma once
+#include "attention.h"
+#include "combine.h"
+#include "elementwise.h"
+#include "embedding.h"
+#include "expert_sort.h"
+#include "gemm.h"
+#include "grouped_gemm.h"
+#include "linear_cross_entropy.h"
+#include "optimizer.h"
+#include "rms_norm.h"
+#include "rope.h"
+#include "topk_route.h"
+
+#define ESFT_OPS(X) \
+  X(grouped_gemm_nt) X(grouped_gemm_nn) X(grouped_gemm_tn) X(combine) X(combine_backward) \
+  X(topk_route) X(route_backward) X(expert_sort) X(count_experts) \
+  X(gemm) X(embedding) X(embedding_backward) X(rms_norm) X(rms_norm_backward) X(rope) \
+  X(attention) X(attention_backward) X(swiglu) X(swiglu_backward) X(add) X(scale) X(clamp) X(clamp_backward) \
+  X(fill) X(cast) X(mask_grad) X(linear_cross_entropy) X(grad_norm) X(adamw)
+
+enum esft_op {
+#define ESFT_OP_ENUM(name) ESFT_OP_##name,
+  ESFT_OPS(ESFT_OP_ENUM)
+#undef ESFT_OP_ENUM
+  ESFT_OP_COUNT
+};
