@@ -1,0 +1,57 @@
+// What the argument checks of all ops share, on top of core/check.h.
+#pragma once
+#include <cmath>
+#include <initializer_list>
+
+#include "../core/check.h"
+#include "checks.h"
+
+namespace esft {
+
+// A tensor's own sanity: rank 1..4, sizes >= 0, rows that do not overlap (ld >= cols), an extent that fits in 2^62 bytes.
+void expect_layout(const char* op, const char* argument, const esft_tensor& t);
+void expect_present(const char* op, const char* argument, const esft_tensor& t);
+void expect_layout_list(const char* op, const char* argument, const esft_tensor_list& list);
+void expect_ints(const char* op, const char* argument, const esft_ints& ints, int64_t limit);  // ascending, unique, in [0, limit)
+
+void expect_finite(const char* op, const char* argument, double value);
+void expect_not_negative(const char* op, const char* argument, double value);  // finite and >= 0
+void expect_flag(const char* op, const char* argument, int64_t value);         // 0 or 1
+void expect_scalar(const char* op, const char* argument, const esft_tensor& t, int32_t dtype);  // one element
+void expect_absent(const char* op, const char* argument, const esft_tensor& t, const char* when);
+void expect_f32(const char* op, const char* argument, const esft_tensor& t, int64_t rows, int64_t cols);
+void expect_i32(const char* op, const char* argument, const esft_tensor& t, int64_t n);
+void expect_f32_vector(const char* op, const char* argument, const esft_tensor& t, int64_t n);
+
+// The same view (pointer, dtype, rows, cols, ld) or memory apart.
+void expect_same_or_apart(const char* op, const char* an, const esft_tensor& a, const char* bn, const esft_tensor& b);
+bool same_view(const esft_tensor& a, const esft_tensor& b);
+
+struct Named { const char* name; const esft_tensor& t; };
+void expect_apart(const char* op, Named out, std::initializer_list<Named> others);
+// Items of a list apart from each other, and from one tensor.
+void expect_list_disjoint(const char* op, const char* argument, const esft_tensor_list& list);
+void expect_apart_from_list(const char* op, Named t, const char* list_name, const esft_tensor_list& list);
+
+constexpr int64_t kMaxI32 = 2147483647;  // row numbers are i32
+
+// Presence and layout of every argument of an op, from its argument list.
+#define ESFT_LAYOUT_IN(n) expect_present(kOp, #n, a.n); expect_layout(kOp, #n, a.n);
+#define ESFT_LAYOUT_OUT(n) ESFT_LAYOUT_IN(n)
+#define ESFT_LAYOUT_INOUT(n) ESFT_LAYOUT_IN(n)
+#define ESFT_LAYOUT_IN_OPT(n) if (present(a.n)) expect_layout(kOp, #n, a.n);
+#define ESFT_LAYOUT_OUT_OPT(n) ESFT_LAYOUT_IN_OPT(n)
+#define ESFT_LAYOUT_INOUT_OPT(n) ESFT_LAYOUT_IN_OPT(n)
+#define ESFT_LAYOUT_LIST_IN(n) expect_layout_list(kOp, #n, a.n);
+#define ESFT_LAYOUT_LIST_IN_OPT(n) ESFT_LAYOUT_LIST_IN(n)
+#define ESFT_LAYOUT_LIST_INOUT(n) ESFT_LAYOUT_LIST_IN(n)
+#define ESFT_LAYOUT_INTS(n)
+#define ESFT_LAYOUT_I64(n)
+#define ESFT_LAYOUT_F64(n)
+#define ESFT_LAYOUT_FIELD(kind, name) ESFT_LAYOUT_##kind(name)
+// Opens a check_<op>: names the op and checks every argument's presence and layout. Expects the argument struct as `a`.
+#define ESFT_BEGIN_CHECK(op)            \
+  static const char* const kOp = #op; \
+  ESFT_ARGS_##op(ESFT_LAYOUT_FIELD)
+
+}  // namespace esft

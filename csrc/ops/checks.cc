@@ -1,0 +1,166 @@
+// Shared argument checks (arg_checks.h) and checks of index values (checks.h).
+#include <algorithm>
+#include <vector>
+
+#include "arg_checks.h"
+
+namespace esft {
+
+static std::string num(double v) { return format("%g", v); }
+
+void expect_present(const char* op, const char* argument, const esft_tensor& t) {
+  if (!present(t)) fail(op, argument, "a tensor", "nothing");
+}
+
+void expect_layout(const char* op, const char* argument, const esft_tensor& t) {
+  if (t.rank < 1 || t.rank > ESFT_MAX_RANK) fail(op, argument, "of rank 1..4", "rank " + std::to_string(t.rank));
+  const int64_t size = dtype_size(t.dtype);
+  if (!size) fail(op, argument, "a known dtype", std::to_string(t.dtype));
+  int64_t r = 1, extent = 0;
+  bool overflow = false;
+  for (int i = 0; i < t.rank; i++) {
+    if (t.shape[i] < 0) fail(op, argument, "without negative sizes", describe(t));
+    if (i + 1 < t.rank) overflow |= __builtin_mul_overflow(r, t.shape[i], &r);
+  }
+  const int64_t c = t.shape[t.rank - 1];
+  if (!overflow && r > 1 && t.ld < c)
+    fail(op, argument, format("with a row stride of at least %lld", (long long)c), std::to_string(t.ld));
+  overflow = overflow || __builtin_mul_overflow(r, std::max(c, r > 1 ? t.ld : int64_t(0)), &extent) ||
+             __builtin_mul_overflow(extent, size, &extent) || extent > (int64_t(1) << 62);
+  if (overflow) fail(op, argument, "smaller than 2^62 bytes", describe(t));
+  if (!t.data && r > 0 && c > 0) fail(op, argument, "memory", "a null pointer");
+}
+
+void expect_layout_list(const char* op, const char* argument, const esft_tensor_list& list) {
+  for (int64_t i = 0; i < list.count; i++) {
+    const std::string name = std::string(argument) + "[" + std::to_string(i) + "]";
+    expect_present(op, name.c_str(), list.items[i]);
+    expect_layout(op, name.c_str(), list.items[i]);
+  }
+}
+
+void expect_ints(const char* op, const char* argument, const esft_ints& ints, int64_t limit) {
+  for (int64_t i = 0; i < ints.count; i++) {
+    const long long v = ints.items[i];
+    if (v < 0 || v >= limit)
+      fail(op, argument, format("ids in 0..%lld", (long long)limit - 1), format("%lld at position %lld", v, (long long)i));
+    if (i && v <= ints.items[i - 1])
+      fail(op, argument, "ascending without repeats", format("%lld after %lld at position %lld", v, (long long)ints.items[i - 1], (long long)i));
+  }
+}
+
+void expect_finite(const char* op, const char* argument, double v) {
+  if (!std::isfinite(v)) fail(op, argument, "a finite number", num(v));
+}
+void expect_not_negative(const char* op, const char* argument, double v) {
+  if (!std::isfinite(v) || v < 0) fail(op, argument, "a finite number >= 0", num(v));
+}
+void expect_flag(const char* op, const char* argument, int64_t v) {
+  if (v != 0 && v != 1) fail(op, argument, "0 or 1", std::to_string(v));
+}
+void expect_scalar(const char* op, const char* argument, const esft_tensor& t, int32_t dtype) {
+  if (t.dtype != dtype || numel(t) != 1) fail(op, argument, std::string("one ") + dtype_name(dtype), describe(t));
+}
+void expect_absent(const char* op, const char* argument, const esft_tensor& t, const char* when) {
+  if (present(t)) fail(op, argument, std::string("absent ") + when, describe(t));
+}
+void expect_f32(const char* op, const char* argument, const esft_tensor& t, int64_t r, int64_t c) {
+  expect_dtype(op, argument, t, ESFT_F32);
+  expect_matrix(op, argument, t, r, c);
+}
+void expect_i32(const char* op, const char* argument, const esft_tensor& t, int64_t n) {
+  expect_dtype(op, argument, t, ESFT_I32);
+  expect_vector(op, argument, t, n);
+}
+void expect_f32_vector(const char* op, const char* argument, const esft_tensor& t, int64_t n) {
+  expect_dtype(op, argument, t, ESFT_F32);
+  expect_vector(op, argument, t, n);
+}
+
+bool same_view(const esft_tensor& a, const esft_tensor& b) {
+  return a.data == b.data && a.dtype == b.dtype && rows(a) == rows(b) && cols(a) == cols(b) && (rows(a) <= 1 || a.ld == b.ld);
+}
+
+void expect_same_or_apart(const char* op, const char* an, const esft_tensor& a, const char* bn, const esft_tensor& b) {
+  if (!present(a) || !present(b) || same_view(a, b)) return;
+  expect_no_alias(op, an, a, bn, b);
+}
+
+void expect_apart(const char* op, Named out, std::initializer_list<Named> others) {
+  for (const Named& o : others) expect_no_alias(op, out.name, out.t, o.name, o.t);
+}
+
+void expect_apart_from_list(const char* op, Named t, const char* list_name, const esft_tensor_list& list) {
+  for (int64_t i = 0; i < list.count; i++) expect_no_alias(op, t.name, t.t, list_name, list.items[i]);
+}
+
+// In order of address, an item can only overlap its predecessors; the one that reaches farthest decides.
+void expect_list_disjoint(const char* op, const char* argument, const esft_tensor_list& list) {
+  std::vector<const esft_tensor*> order;
+  for (int64_t i = 0; i < list.count; i++)
+    if (numel(list.items[i]) > 0) order.push_back(&list.items[i]);
+  auto begin = [](const esft_tensor* t) { return reinterpret_cast<uintptr_t>(t->data); };
+  auto end = [&](const esft_tensor* t) { return begin(t) + ((rows(*t) - 1) * t->ld + cols(*t)) * dtype_size(t->dtype); };
+  std::sort(order.begin(), order.end(), [&](auto* x, auto* y) { return begin(x) < begin(y); });
+  const esft_tensor* far = nullptr;
+  for (const esft_tensor* t : order) {
+    if (far) expect_no_alias(op, argument, *t, "its other items", *far);
+    if (!far || end(t) > end(far)) far = t;
+  }
+}
+
+// --- values of index tensors -------------------------------------------------------------------------------------------
+
+[[noreturn]] static void bad_index(const char* op, const char* argument, const esft_tensor& t, int64_t r, int64_t c,
+                                   const std::string& expected, long long found) {
+  const std::string at = t.rank <= 1 ? std::to_string(c) : std::to_string(r) + ", " + std::to_string(c);
+  fail_status(ESFT_BAD_ARGUMENT, op, argument,
+              format("%s[%s] must be %s, received %lld", argument, at.c_str(), expected.c_str(), found));
+}
+
+void check_offsets(const char* op, const esft_tensor& offsets, int64_t n) {
+  const int32_t* o = data<int32_t>(offsets);
+  const int64_t last = numel(offsets) - 1;
+  if (o[0] != 0) bad_index(op, "offsets", offsets, 0, 0, "0", o[0]);
+  for (int64_t e = 1; e <= last; e++)
+    if (o[e] < o[e - 1]) bad_index(op, "offsets", offsets, 0, e, format("at least %d, the offset before it", o[e - 1]), o[e]);
+  if (o[last] != n) bad_index(op, "offsets", offsets, 0, last, format("%lld, the number of rows", (long long)n), o[last]);
+}
+
+void check_indices(const char* op, const char* argument, const esft_tensor& index, int64_t limit) {
+  for (int64_t r = 0; r < rows(index); r++) {
+    const int32_t* row = data<int32_t>(index) + r * index.ld;
+    for (int64_t c = 0; c < cols(index); c++)
+      if (row[c] < 0 || row[c] >= limit)
+        bad_index(op, argument, index, r, c, format("in 0..%lld", (long long)limit - 1), row[c]);
+  }
+}
+
+void check_labels(const char* op, const char* argument, const esft_tensor& labels, int64_t limit) {
+  const int32_t* l = data<int32_t>(labels);
+  for (int64_t t = 0; t < numel(labels); t++)
+    if (l[t] != -100 && (l[t] < 0 || l[t] >= limit))
+      bad_index(op, argument, labels, 0, t, format("-100 or in 0..%lld", (long long)limit - 1), l[t]);
+}
+
+void check_doc_start(const char* op, const char* argument, const esft_tensor& doc_start) {
+  const int32_t* s = data<int32_t>(doc_start);
+  for (int64_t t = 0; t < numel(doc_start); t++) {
+    const int64_t lo = t ? s[t - 1] : 0;
+    if (s[t] < lo || s[t] > t)
+      bad_index(op, argument, doc_start, 0, t, format("in %lld..%lld (not before its predecessor, not after itself)", (long long)lo, (long long)t), s[t]);
+  }
+}
+
+void check_permutation(const char* op, const char* argument, const esft_tensor& index, int64_t n) {
+  check_indices(op, argument, index, n);
+  std::vector<char> seen(n, 0);
+  for (int64_t r = 0; r < rows(index); r++)
+    for (int64_t c = 0; c < cols(index); c++) {
+      const int32_t i = data<int32_t>(index)[r * index.ld + c];
+      if (seen[i]) bad_index(op, argument, index, r, c, "a row that no other slot has", i);
+      seen[i] = 1;
+    }
+}
+
+}  // namespace esft
