@@ -29,6 +29,15 @@ void fail_status(esft_status status, const char* op, const char* argument, const
   throw Error(status, op, argument, std::string(op) + ": " + message);
 }
 
+void fail_with(esft_status status, const char* op, const char* argument, const char* fmt, ...) {
+  char text[512];
+  va_list ap;
+  va_start(ap, fmt);
+  std::vsnprintf(text, sizeof text, fmt, ap);
+  va_end(ap);
+  fail_status(status, op, argument, text);
+}
+
 const char* dtype_name(int32_t d) {
   switch (d) {
     case ESFT_F32: return "f32";

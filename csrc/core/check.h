@@ -20,25 +20,31 @@ struct Error : std::exception {
 [[noreturn]] void fail(const char* op, const char* argument, const std::string& expected, const std::string& received);
 [[noreturn]] void fail_status(esft_status status, const char* op, const char* argument, const std::string& message);
 
+// The same with the message built outside the caller: kernels compiled per instruction set use this one, because
+// std::string's inline members would be emitted there (see cpu/kernels.h).
+[[noreturn]] void fail_with(esft_status status, const char* op, const char* argument, const char* fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+
 std::string format(const char* fmt, ...) __attribute__((format(printf, 1, 2)));
 
 const char* dtype_name(int32_t dtype);
 int64_t dtype_size(int32_t dtype);
 std::string describe(const esft_tensor& t);  // "[64, 1408] bf16"
 
-inline bool present(const esft_tensor& t) { return t.rank >= 0; }
-inline int64_t cols(const esft_tensor& t) { return t.rank == 0 ? 1 : t.shape[t.rank - 1]; }
-inline int64_t rows(const esft_tensor& t) {
+// Static, so that each instruction set's files keep their own copies.
+static inline bool present(const esft_tensor& t) { return t.rank >= 0; }
+static inline int64_t cols(const esft_tensor& t) { return t.rank == 0 ? 1 : t.shape[t.rank - 1]; }
+static inline int64_t rows(const esft_tensor& t) {
   int64_t n = 1;
   for (int i = 0; i + 1 < t.rank; i++) n *= t.shape[i];
   return n;
 }
-inline int64_t numel(const esft_tensor& t) {
+static inline int64_t numel(const esft_tensor& t) {
   int64_t n = 1;
   for (int i = 0; i < t.rank; i++) n *= t.shape[i];
   return n;
 }
-inline bool contiguous(const esft_tensor& t) { return rows(t) <= 1 || t.ld == cols(t); }
+static inline bool contiguous(const esft_tensor& t) { return rows(t) <= 1 || t.ld == cols(t); }
 
 // Expectations on one tensor; a negative size means "any".
 void expect_dtype(const char* op, const char* argument, const esft_tensor& t, int32_t dtype);
@@ -48,6 +54,6 @@ void expect_vector(const char* op, const char* argument, const esft_tensor& t, i
 void expect_range(const char* op, const char* argument, int64_t value, int64_t lo, int64_t hi);
 void expect_no_alias(const char* op, const char* a_name, const esft_tensor& a, const char* b_name, const esft_tensor& b);
 
-template <class T> inline T* data(const esft_tensor& t) { return static_cast<T*>(t.data); }
+template <class T> static inline T* data(const esft_tensor& t) { return static_cast<T*>(t.data); }
 
 }  // namespace esft

@@ -55,20 +55,56 @@ ESFT_INLINE vf select(vi mask, vf a, vf b) { return mask ? a : b; }
 ESFT_INLINE vf vmax(vf a, vf b) { return a > b ? a : b; }
 ESFT_INLINE vf vmin(vf a, vf b) { return a < b ? a : b; }
 
-// Sum and maximum of the lanes, pairwise in a fixed order.
-ESFT_INLINE float hsum(vf v) {
-  float t[W];
-  memcpy(t, &v, sizeof t);
-  for (int s = W / 2; s > 0; s /= 2)
-    for (int i = 0; i < s; i++) t[i] += t[i + s];
-  return t[0];
+// Sum and maximum of the lanes: halves folded onto each other, in a fixed order.
+typedef float v4f __attribute__((vector_size(16)));
+typedef int32_t vi4 __attribute__((vector_size(16)));
+#define ESFT_FOLD_LANES(v, OP)                                              \
+  v4f q[W / 4];                                                             \
+  memcpy(q, &v, sizeof q);                                                  \
+  for (int s = W / 8; s > 0; s /= 2)                                        \
+    for (int i = 0; i < s; i++) q[i] = OP(q[i], q[i + s]);                  \
+  v4f t = OP(q[0], __builtin_shuffle(q[0], (vi4){2, 3, 0, 1}));             \
+  return OP(t, __builtin_shuffle(t, (vi4){1, 0, 3, 2}))[0];
+#define ESFT_ADD(a, b) ((a) + (b))
+#define ESFT_MAX(a, b) ((a) > (b) ? (a) : (b))
+ESFT_INLINE float hsum(vf v) { ESFT_FOLD_LANES(v, ESFT_ADD) }
+ESFT_INLINE float hmax(vf v) { ESFT_FOLD_LANES(v, ESFT_MAX) }
+#undef ESFT_FOLD_LANES
+#undef ESFT_ADD
+#undef ESFT_MAX
+
+// Bit i = lane i of a comparison is true.
+ESFT_INLINE uint32_t lane_bits(vi mask) {
+#if defined(__AVX512F__)
+  return _mm512_cmplt_epi32_mask((__m512i)mask, _mm512_setzero_si512());
+#elif defined(__AVX2__)
+  return (uint32_t)_mm256_movemask_ps((__m256)mask);
+#elif defined(__SSE2__)
+  return (uint32_t)_mm_movemask_ps((__m128)mask);
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < W; i++) bits |= (uint32_t)(mask[i] < 0) << i;
+  return bits;
+#endif
 }
-ESFT_INLINE float hmax(vf v) {
-  float t[W];
-  memcpy(t, &v, sizeof t);
-  for (int s = W / 2; s > 0; s /= 2)
-    for (int i = 0; i < s; i++) t[i] = t[i] > t[i + s] ? t[i] : t[i + s];
-  return t[0];
+
+// Streaming store past the caches, for large outputs that are not read again soon; p must be aligned to the vector.
+// A task that streams ends with stream_fence(): the stores are weakly ordered.
+ESFT_INLINE void stream(float* p, vf v) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(p, (__m512)v);
+#elif defined(__AVX2__)
+  _mm256_stream_ps(p, (__m256)v);
+#elif defined(__SSE2__)
+  _mm_stream_ps(p, (__m128)v);
+#else
+  *reinterpret_cast<vf*>(p) = v;
+#endif
+}
+ESFT_INLINE void stream_fence() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
 }
 
 ESFT_INLINE vf as_f(vi v) { return (vf)v; }
