@@ -1,0 +1,34 @@
+// Registration only.
+#include "../cpu/backend.h"
+#include "wraps.h"
+
+namespace esft {
+
+namespace {
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  auto* data = new AddonData();
+  Napi::Function device = DeviceWrap::define(env), tensor = TensorWrap::define(env), list = TensorListWrap::define(env),
+                 mapped = MappedFileWrap::define(env);
+  data->device = Napi::Persistent(device);
+  data->tensor = Napi::Persistent(tensor);
+  data->tensor_list = Napi::Persistent(list);
+  data->mapped_file = Napi::Persistent(mapped);
+  env.SetInstanceData(data);
+  exports.Set("Device", device);
+  exports.Set("TensorList", list);
+  exports.Set("MappedFile", mapped);
+  exports.Set("ops", op_schema(env));
+  const char* names[16];
+  int n = available_isas(names, 16);
+  Napi::Array isas = Napi::Array::New(env, n);
+  for (int i = 0; i < n; i++) isas.Set(uint32_t(i), names[i]);
+  exports.Set("instructionSets", isas);
+  exports.Set("abi", ESFT_ABI);
+  return exports;
+}
+}  // namespace
+
+}  // namespace esft
+
+static Napi::Object Init(Napi::Env env, Napi::Object exports) { return esft::init(env, exports); }
+NODE_API_MODULE(NODE_GYP_MODULE_NAME, Init)

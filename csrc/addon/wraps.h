@@ -1,0 +1,116 @@
+// The JavaScript objects: Device, Tensor, TensorList, MappedFile. Type-tagged, so that no foreign object is ever unwrapped.
+#pragma once
+#include <napi.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../core/check.h"
+#include "device.h"
+
+namespace esft {
+
+struct AddonData {
+  Napi::FunctionReference device, tensor, tensor_list, mapped_file;
+};
+
+// Turns an Error into a JavaScript Error with {status, op, argument}; lib/native.ts makes it a KernelError.
+Napi::Error to_js(Napi::Env env, int status, const std::string& op, const std::string& argument, const std::string& message);
+template <class F>
+auto translated(Napi::Env env, F f) -> decltype(f()) {
+  try {
+    return f();
+  } catch (const Error& e) {
+    throw to_js(env, e.status, e.op, e.argument, e.message);
+  } catch (const std::bad_alloc&) {
+    throw to_js(env, ESFT_NO_MEMORY, "", "", "out of memory");
+  }
+}
+constexpr int kDisposed = 100;  // status of a use after dispose
+
+int64_t to_int(const Napi::Value& v, const char* op, const char* argument);  // a safe integer, or Error
+
+class DeviceWrap;
+
+class TensorWrap : public Napi::ObjectWrap<TensorWrap> {
+ public:
+  static Napi::Function define(Napi::Env env);
+  static TensorWrap* unwrap(const Napi::Value& v);  // null when v is not a Tensor
+  static Napi::Object make(Napi::Env env, std::shared_ptr<DeviceOwner> owner, std::shared_ptr<Buffer> buffer, const esft_tensor& t,
+                           bool root);
+  explicit TensorWrap(const Napi::CallbackInfo& info);
+  void Finalize(Napi::BasicEnv env) override;
+
+  bool disposed() const { return !buffer; }
+  std::shared_ptr<DeviceOwner> owner;
+  std::shared_ptr<Buffer> buffer;
+  esft_tensor tensor{};
+
+ private:
+  Napi::Value view(const Napi::CallbackInfo& info);     // (elementOffset, shape, ld?, dtype?)
+  Napi::Value read(const Napi::CallbackInfo& info);     // () → Promise<ArrayBuffer>
+  Napi::Value write(const Napi::CallbackInfo& info);    // (typed array | ArrayBuffer view)
+  Napi::Value dispose(const Napi::CallbackInfo& info);
+  Napi::Value get_disposed(const Napi::CallbackInfo& info);
+  bool root_ = false;
+  int64_t accounted_ = 0;
+};
+
+class TensorListWrap : public Napi::ObjectWrap<TensorListWrap> {
+ public:
+  static Napi::Function define(Napi::Env env);
+  static TensorListWrap* unwrap(const Napi::Value& v);
+  explicit TensorListWrap(const Napi::CallbackInfo& info);  // (Tensor[])
+  // Keeps the items alive while a queued job uses them.
+  struct Items {
+    std::vector<esft_tensor> tensors;
+    std::vector<std::shared_ptr<Buffer>> buffers;
+    bool any_read_only = false;
+  };
+  std::shared_ptr<Items> items;  // null after dispose
+  std::shared_ptr<DeviceOwner> owner;
+
+ private:
+  Napi::Value dispose(const Napi::CallbackInfo& info);
+};
+
+class MappedFileWrap : public Napi::ObjectWrap<MappedFileWrap> {
+ public:
+  static Napi::Function define(Napi::Env env);
+  static MappedFileWrap* unwrap(const Napi::Value& v);
+  explicit MappedFileWrap(const Napi::CallbackInfo& info);  // (path)
+  std::shared_ptr<Buffer> buffer;
+
+ private:
+  Napi::Value dispose(const Napi::CallbackInfo& info);
+  Napi::Value get_bytes(const Napi::CallbackInfo& info);
+};
+
+class DeviceWrap : public Napi::ObjectWrap<DeviceWrap> {
+ public:
+  static Napi::Function define(Napi::Env env);
+  static DeviceWrap* unwrap(const Napi::Value& v);
+  explicit DeviceWrap(const Napi::CallbackInfo& info);  // (kind, threads)
+  std::shared_ptr<DeviceOwner> owner;
+
+ private:
+  Napi::Value alloc(const Napi::CallbackInfo& info);        // (dtype, shape) → Tensor
+  Napi::Value from_map(const Napi::CallbackInfo& info);     // (MappedFile, byteOffset, dtype, shape) → Tensor (host-memory devices)
+  Napi::Value run(const Napi::CallbackInfo& info);          // (op index, args object)
+  Napi::Value synchronize(const Napi::CallbackInfo& info);  // → Promise<void>
+  Napi::Value dispose(const Napi::CallbackInfo& info);
+  Napi::Value info_object(const Napi::CallbackInfo& info);
+};
+
+// Resolves a promise from the device thread: `done` must be called exactly once, from any thread.
+struct Pending;
+Pending* make_pending(Napi::Env env, const std::shared_ptr<Device>& device, Napi::Promise* promise);
+void pending_keep(Pending* p, Napi::Value result);  // value to resolve with (kept alive)
+void pending_done(Pending* p, const Failure& failure);
+
+// bind_ops.cc: fills the argument struct of op `index` from a JavaScript object, checks it and submits it.
+void run_op(Napi::Env env, DeviceWrap* device, int64_t index, const Napi::Object& args);
+Napi::Array op_schema(Napi::Env env);
+
+}  // namespace esft

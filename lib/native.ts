@@ -1,0 +1,77 @@
+// Loads the addon and types its whole surface. The only file that knows the binary exists.
+
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+import { KernelError } from "./errors.ts";
+
+export interface NativeTensor {
+  readonly disposed: boolean;
+  view(byteOffset: number, dtype: number, shape: readonly number[], ld?: number): NativeTensor;
+  read(): Promise<ArrayBuffer>;
+  write(data: NodeJS.TypedArray): void;
+  dispose(): void;
+}
+
+export interface NativeTensorList {
+  dispose(): void;
+}
+
+export interface NativeMappedFile {
+  readonly bytes: number;
+  dispose(): void;
+}
+
+export interface NativeDeviceInfo {
+  readonly backend: string;
+  readonly name: string;
+  readonly instructionSet: string;
+  readonly threads: number;
+  readonly hostMemory: boolean;
+  readonly memoryBytes: number;
+  readonly bf16Compute: boolean;
+}
+
+export interface NativeDevice {
+  alloc(dtype: number, shape: readonly number[]): NativeTensor;
+  fromMap(file: NativeMappedFile, byteOffset: number, dtype: number, shape: readonly number[]): NativeTensor;
+  run(op: number, args: object): void;
+  synchronize(): Promise<void>;
+  dispose(): void;
+  info(): NativeDeviceInfo;
+}
+
+export interface OpField {
+  readonly name: string;
+  readonly kind: string;
+}
+
+export interface Native {
+  readonly Device: new (kind: string, threads: number) => NativeDevice;
+  readonly TensorList: new (tensors: readonly NativeTensor[]) => NativeTensorList;
+  readonly MappedFile: new (path: string) => NativeMappedFile;
+  readonly ops: readonly { readonly name: string; readonly fields: readonly OpField[] }[];
+  readonly instructionSets: readonly string[];
+  readonly abi: number;
+}
+
+/** The package root: the folder with package.json, both from lib/ (sources) and from dist/ (published). */
+export const packageRoot: string = fileURLToPath(new URL("..", import.meta.url));
+
+function load(): Native {
+  const require = createRequire(import.meta.url);
+  try {
+    const loader = require("node-gyp-build") as (root: string) => Native;
+    return loader(packageRoot);
+  } catch (cause) {
+    throw new KernelError(
+      `esft: the native addon could not be loaded for ${process.platform}-${process.arch}, Node ${process.version}.\n` +
+        `Looked in ${packageRoot}build/Release and ${packageRoot}prebuilds/${process.platform}-${process.arch}.\n` +
+        `Fixes: 1. in a clone run "npm run build:native" (needs cmake >= 3.24 and g++ >= 10); ` +
+        `2. reinstall the package for this platform ("npm i esft"); 3. on musl or glibc older than 2.34 build from source.\n` +
+        `Cause: ${cause instanceof Error ? cause.message.split("\n")[0] : String(cause)}`,
+      { cause },
+    );
+  }
+}
+
+export const native: Native = load();

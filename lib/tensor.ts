@@ -1,0 +1,283 @@
+// Devices, tensors and lists of tensors: handles on native memory.
+//
+// An op call validates, enqueues and returns; only `await device.synchronize()` and `await tensor.read()` wait. A failed op
+// surfaces there as a KernelError. Everything that owns memory has dispose(); garbage collection is only a safety net.
+
+import { DisposedError, EsftError, KernelError, MemoryError } from "./errors.ts";
+import { native } from "./native.ts";
+import type { NativeDevice, NativeDeviceInfo, NativeMappedFile, NativeTensor, NativeTensorList } from "./native.ts";
+
+export type DType = "f32" | "bf16" | "i32" | "i64" | "f64" | "u8";
+
+const dtypeCode: Record<DType, number> = { f32: 0, bf16: 1, i32: 2, i64: 3, f64: 4, u8: 5 };
+const dtypeBytes: Record<DType, number> = { f32: 4, bf16: 2, i32: 4, i64: 8, f64: 8, u8: 1 };
+
+/** Bytes of one element. */
+export function bytesOf(dtype: DType): number {
+  return dtypeBytes[dtype];
+}
+
+interface NativeFailure extends Error {
+  status?: number;
+  op?: string;
+  argument?: string;
+}
+
+/** Turns an error thrown by the addon into one of ours, keeping the JavaScript stack. */
+export function translateError(error: unknown): unknown {
+  if (error instanceof EsftError || !(error instanceof Error)) return error;
+  const { status, op, argument, message } = error as NativeFailure;
+  if (status === undefined) return error;
+  const where = { ...(op ? { op } : {}), ...(argument ? { argument } : {}) };
+  const translated =
+    status === 100
+      ? new DisposedError(message, { where })
+      : status === 2
+        ? new MemoryError(message, { where })
+        : new KernelError(message, { where });
+  return translated;
+}
+
+function guarded<T>(f: () => T): T {
+  try {
+    return f();
+  } catch (error) {
+    throw translateError(error);
+  }
+}
+
+export interface DeviceOptions {
+  /** "cpu": threads and SIMD; "ref": every op as plain loops (tests). */
+  readonly kind?: "cpu" | "ref";
+  /** Worker threads; 0 or absent = one per processor this process may use. Results do not depend on it. */
+  readonly threads?: number;
+}
+
+type Operand = Tensor | TensorList | readonly number[] | number | undefined | null;
+
+/** One device: a native thread with an ordered queue. */
+export class Device {
+  readonly handle: NativeDevice;
+  readonly info: NativeDeviceInfo;
+
+  constructor(options: DeviceOptions = {}) {
+    this.handle = guarded(() => new native.Device(options.kind ?? "cpu", options.threads ?? Number(process.env.ESFT_THREADS ?? 0)));
+    this.info = this.handle.info();
+  }
+
+  /** New zero-filled tensor. */
+  empty(dtype: DType, shape: readonly number[]): Tensor {
+    return new Tensor(this, guarded(() => this.handle.alloc(dtypeCode[dtype], shape)), dtype, shape, true);
+  }
+
+  /** New tensor with the values of `data` (bf16 as Uint16Array, i64 as BigInt64Array). */
+  tensor(dtype: DType, shape: readonly number[], data: NodeJS.TypedArray | readonly number[]): Tensor {
+    const t = this.empty(dtype, shape);
+    t.write(data);
+    return t;
+  }
+
+  /** A read-only tensor straight in a mapped file; only on devices that share host memory. `byteOffset` must be aligned. */
+  mapped(file: MappedFile, byteOffset: number, dtype: DType, shape: readonly number[]): Tensor {
+    return new Tensor(this, guarded(() => this.handle.fromMap(file.handle, byteOffset, dtypeCode[dtype], shape)), dtype, shape, false);
+  }
+
+  /** A list of tensors as one operand. The list keeps its items' memory alive. */
+  list(tensors: readonly Tensor[]): TensorList {
+    return new TensorList(tensors);
+  }
+
+  /** Resolves when everything submitted so far is done; rejects with the first failure. */
+  async synchronize(): Promise<void> {
+    try {
+      await this.handle.synchronize();
+    } catch (error) {
+      throw translateError(error);
+    }
+  }
+
+  /** Submits op `index` of the native table; lib/ops.ts is the typed form. */
+  run(index: number, args: Record<string, Operand>): void {
+    const unwrapped: Record<string, unknown> = {};
+    for (const key in args) {
+      const v = args[key];
+      unwrapped[key] = v instanceof Tensor || v instanceof TensorList ? v.handle : v;
+    }
+    try {
+      this.handle.run(index, unwrapped);
+    } catch (error) {
+      throw translateError(error);
+    }
+  }
+
+  dispose(): void {
+    this.handle.dispose();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** Device memory with a dtype and a shape; rows (all but the last dimension) may be `ld` elements apart. */
+export class Tensor {
+  readonly device: Device;
+  readonly handle: NativeTensor;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  /** True when dispose() frees memory (views and mapped tensors only drop their reference). */
+  readonly owns: boolean;
+  readonly ld: number;
+
+  constructor(device: Device, handle: NativeTensor, dtype: DType, shape: readonly number[], owns: boolean, ld?: number) {
+    this.device = device;
+    this.handle = handle;
+    this.dtype = dtype;
+    this.shape = [...shape];
+    this.owns = owns;
+    this.ld = ld ?? shape.at(-1) ?? 1;
+  }
+
+  get size(): number {
+    return this.shape.reduce((a, b) => a * b, 1);
+  }
+  get bytes(): number {
+    return this.size * dtypeBytes[this.dtype];
+  }
+  get disposed(): boolean {
+    return this.handle.disposed;
+  }
+
+  /** A view of the same memory: `offset` in elements of `dtype` from this tensor's first element. */
+  view(offset: number, shape: readonly number[], options: { ld?: number; dtype?: DType } = {}): Tensor {
+    const dtype = options.dtype ?? this.dtype;
+    const handle = guarded(() => this.handle.view(offset * dtypeBytes[dtype], dtypeCode[dtype], shape, options.ld));
+    return new Tensor(this.device, handle, dtype, shape, false, options.ld);
+  }
+
+  /** Rows [begin, end) of the first dimension. */
+  rows(begin: number, end: number): Tensor {
+    const inner = this.shape.slice(1);
+    const rowsPerItem = inner.slice(0, -1).reduce((a, b) => a * b, 1);
+    const stride = inner.length === 0 ? 1 : rowsPerItem * this.ld;
+    return this.view(begin * stride, [end - begin, ...inner], inner.length === 0 ? {} : { ld: this.ld });
+  }
+
+  /** Columns [begin, end) of a matrix. */
+  columns(begin: number, end: number): Tensor {
+    return this.view(begin, [...this.shape.slice(0, -1), end - begin], { ld: this.ld });
+  }
+
+  /** Same elements, another shape (contiguous tensors). */
+  reshape(shape: readonly number[]): Tensor {
+    return this.view(0, shape);
+  }
+
+  /** Copies `data` into the tensor; the caller may change the array at once. */
+  write(data: NodeJS.TypedArray | readonly number[]): void {
+    const typed = ArrayBuffer.isView(data) ? data : fromNumbers(this.dtype, data);
+    guarded(() => this.handle.write(typed));
+  }
+
+  /** The bytes, once everything submitted before is done. */
+  async readBytes(): Promise<ArrayBuffer> {
+    let pending: Promise<ArrayBuffer>;
+    try {
+      pending = this.handle.read();
+      return await pending;
+    } catch (error) {
+      throw translateError(error);
+    }
+  }
+
+  /** f32 values (bf16 tensors are widened). */
+  async readF32(): Promise<Float32Array> {
+    const bytes = await this.readBytes();
+    if (this.dtype === "f32") return new Float32Array(bytes);
+    if (this.dtype === "bf16") {
+      const half = new Uint16Array(bytes);
+      const wide = new Uint32Array(half.length);
+      for (let i = 0; i < half.length; i++) wide[i] = half[i]! << 16;
+      return new Float32Array(wide.buffer);
+    }
+    throw new KernelError(`readF32: tensor must be f32 or bf16, received ${this.dtype}`);
+  }
+
+  async readI32(): Promise<Int32Array> {
+    this.expect("i32");
+    return new Int32Array(await this.readBytes());
+  }
+  async readI64(): Promise<BigInt64Array> {
+    this.expect("i64");
+    return new BigInt64Array(await this.readBytes());
+  }
+  async readF64(): Promise<Float64Array> {
+    this.expect("f64");
+    return new Float64Array(await this.readBytes());
+  }
+
+  private expect(dtype: DType): void {
+    if (this.dtype !== dtype) throw new KernelError(`read: tensor must be ${dtype}, received ${this.dtype}`);
+  }
+
+  dispose(): void {
+    this.handle.dispose();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+function fromNumbers(dtype: DType, data: readonly number[]): NodeJS.TypedArray {
+  switch (dtype) {
+    case "f32":
+      return Float32Array.from(data);
+    case "f64":
+      return Float64Array.from(data);
+    case "i32":
+      return Int32Array.from(data);
+    case "u8":
+      return Uint8Array.from(data);
+    case "i64":
+      return BigInt64Array.from(data, (x) => BigInt(x));
+    case "bf16": {
+      const f = Float32Array.from(data);
+      const u = new Uint32Array(f.buffer);
+      return Uint16Array.from(u, (x, i) => (Number.isNaN(f[i]!) ? (x >>> 16) | 0x40 : (x + 0x7fff + ((x >>> 16) & 1)) >>> 16));
+    }
+  }
+}
+
+/** Several tensors as one operand of an op (expert weights, optimizer groups). */
+export class TensorList {
+  readonly handle: NativeTensorList;
+  readonly tensors: readonly Tensor[];
+  constructor(tensors: readonly Tensor[]) {
+    this.tensors = [...tensors];
+    this.handle = guarded(() => new native.TensorList(tensors.map((t) => t.handle)));
+  }
+  dispose(): void {
+    this.handle.dispose();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** A file mapped read-only; tensors made from it keep the mapping alive. */
+export class MappedFile {
+  readonly handle: NativeMappedFile;
+  readonly path: string;
+  constructor(path: string) {
+    this.path = path;
+    this.handle = guarded(() => new native.MappedFile(path));
+  }
+  get bytes(): number {
+    return this.handle.bytes;
+  }
+  dispose(): void {
+    this.handle.dispose();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
