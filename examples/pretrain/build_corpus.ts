@@ -1,0 +1,81 @@
+// Writes the pretraining corpus, the evaluation rows of every domain and the held-out task.
+//   npx tsx examples/pretrain/build_corpus.ts [--out out/pretrain] [--tokens 6000000] [--eval-rows 200] [--seed 1]
+// Files: train.jsonl (all domains, equal shares of tokens, shuffled), eval/<domain>.jsonl, task/{train,eval}.jsonl.
+// Rows are {"messages"} or {"text"}; task and eval/<domain>.chat.jsonl hold conversations only, the shape that fine-tuning reads.
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { DOMAINS, TASK, generate, type Row, type Split } from "./domains/index.ts";
+import { rowEncoder } from "./encode_row.ts";
+import { Rng } from "./rng.ts";
+
+const TASK_TRAIN_ROWS = 800;
+const TASK_EVAL_ROWS = 100;
+
+const { values } = parseArgs({
+  options: {
+    out: { type: "string", default: "out/pretrain" },
+    tokenizer: { type: "string", default: "examples/embedded" },
+    tokens: { type: "string", default: "6000000" },
+    "eval-rows": { type: "string", default: "200" },
+    seed: { type: "string", default: "1" },
+  },
+});
+const seed = Number(values.seed);
+const encoder = rowEncoder(values.tokenizer);
+
+interface Stats {
+  rows: number;
+  chats: number;
+  tokens: number;
+  /** Tokens with a label when only answers and documents are learned. */
+  learned: number;
+  longest: number;
+}
+
+function measure(rows: readonly Row[]): Stats {
+  const stats: Stats = { rows: rows.length, chats: 0, tokens: 0, learned: 0, longest: 0 };
+  for (const row of rows) {
+    const { ids, labels } = encoder.encode(row);
+    if ("messages" in row) stats.chats++;
+    stats.tokens += ids.length;
+    for (const label of labels) if (label >= 0) stats.learned++;
+    stats.longest = Math.max(stats.longest, ids.length);
+  }
+  return stats;
+}
+
+function printStats(name: string, split: Split, s: Stats): void {
+  const cells = [s.rows, s.chats, s.tokens, (s.tokens / s.rows).toFixed(1), ((100 * s.learned) / s.tokens).toFixed(0), s.longest];
+  console.log(name.padEnd(12) + split.padEnd(7) + cells.map((cell) => String(cell).padStart(10)).join(""));
+}
+
+function write(path: string, rows: readonly Row[]): void {
+  writeFileSync(path, rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
+}
+
+mkdirSync(join(values.out, "eval"), { recursive: true });
+mkdirSync(join(values.out, "task"), { recursive: true });
+console.log("domain".padEnd(12) + "split".padEnd(7) + ["rows", "chats", "tokens", "mean", "learned %", "longest"].map((h) => h.padStart(10)).join(""));
+
+const perDomain = Number(values.tokens) / DOMAINS.length;
+const train: Row[] = [];
+for (const { name } of DOMAINS) {
+  // The mean length of a probe tells how many rows make this domain's share of the tokens.
+  const probe = measure(generate(name, seed, 500));
+  const rows = generate(name, seed, Math.max(1, Math.round((perDomain * probe.rows) / probe.tokens)));
+  printStats(name, "train", measure(rows));
+  // Not push(...rows): a spread of a whole corpus overflows the stack.
+  for (const row of rows) train.push(row);
+  const held = generate(name, seed, Number(values["eval-rows"]), "eval");
+  printStats(name, "eval", measure(held));
+  write(join(values.out, "eval", `${name}.jsonl`), held);
+  write(join(values.out, "eval", `${name}.chat.jsonl`), held.filter((row) => "messages" in row));
+}
+write(join(values.out, "train.jsonl"), new Rng(`corpus order ${seed}`).shuffle(train));
+for (const [split, count] of [["train", TASK_TRAIN_ROWS], ["eval", TASK_EVAL_ROWS]] as const) {
+  const rows = generate(TASK.name, seed, count, split);
+  printStats(TASK.name, split, measure(rows));
+  write(join(values.out, "task", `${split}.jsonl`), rows);
+}
+printStats("all", "train", measure(train));

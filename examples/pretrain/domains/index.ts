@@ -1,0 +1,66 @@
+// All domains by name, and `generate`: rows of one domain, one split, one seed.
+import { ConfigError } from "../../../lib/errors.ts";
+import { hash32, Rng } from "../rng.ts";
+import { arithmetic } from "./arithmetic.ts";
+import { booking } from "./booking.ts";
+import { dates } from "./dates.ts";
+import { facts } from "./facts.ts";
+import { intents } from "./intents.ts";
+import { json } from "./json.ts";
+import { logic } from "./logic.ts";
+import { lookup } from "./lookup.ts";
+import { programs } from "./programs.ts";
+import { proseDe } from "./prose_de.ts";
+import { proseEn } from "./prose_en.ts";
+import { proseZh } from "./prose_zh.ts";
+import { strings } from "./strings.ts";
+import type { Domain, Row } from "./types.ts";
+import { units } from "./units.ts";
+
+export type { Domain, Message, Row } from "./types.ts";
+
+/** The domains of the pretraining mix. */
+export const DOMAINS: readonly Domain[] = [
+  arithmetic, strings, json, dates, units, proseEn, proseDe, proseZh, programs, lookup, intents, facts, logic,
+];
+
+/** The task that the demo fine-tunes on; no part of the pretraining mix. */
+export const TASK: Domain = booking;
+
+export type Split = "train" | "eval";
+
+/** One content in ten is for evaluation, by a hash of its key: no content is ever in both splits, whatever the seeds. */
+export function splitOf(domain: string, key: string): Split {
+  return hash32(`${domain}\u0000${key}`) % 10 === 0 ? "eval" : "train";
+}
+
+/** `count` rows of a domain; the same arguments give the same rows. Eval rows are all different. */
+export function generate(name: string, seed: number, count: number, split: Split = "train"): Row[] {
+  const domain = [...DOMAINS, TASK].find((one) => one.name === name);
+  if (domain === undefined) {
+    const known = [...DOMAINS, TASK].map((one) => one.name).join(", ");
+    throw new ConfigError(`domain must be one of ${known}; found ${JSON.stringify(name)}`, { where: { domain: name } });
+  }
+  const rng = new Rng(`${name}/${split}/${seed}`);
+  const rows: Row[] = [];
+  const seen = new Set<string>();
+  for (let tries = 0; rows.length < count; tries++) {
+    if (tries > 20 * count + 1000) {
+      throw new ConfigError(`domain ${name} has only about ${rows.length} different ${split} rows; found count ${count}, ask for fewer`, {
+        where: { domain: name, split, count },
+      });
+    }
+    // Nothing stands twice in one row.
+    const used = new Set<string>();
+    const row = domain.make(rng, (key) => {
+      if (used.has(key) || splitOf(name, key) !== split) return false;
+      used.add(key);
+      return true;
+    });
+    const text = JSON.stringify(row);
+    if (split === "eval" && seen.has(text)) continue;
+    seen.add(text);
+    rows.push(row);
+  }
+  return rows;
+}
