@@ -1,0 +1,122 @@
+// Argument checks of the three grouped products (contract: grouped_gemm.h).
+#include "arg_checks.h"
+
+namespace esft {
+
+namespace {
+
+int64_t experts(const char* op, const esft_tensor& offsets) {
+  expect_i32(op, "offsets", offsets, -1);
+  if (numel(offsets) < 2) fail(op, "offsets", "E + 1 offsets of E >= 1 experts", describe(offsets));
+  return numel(offsets) - 1;
+}
+
+// Item i of the weight list; `count` items, and every expert's segment like expert 0's. Returns the summed rows.
+int64_t expect_weights(const char* op, const char* argument, const esft_tensor_list& w, int64_t groups, int64_t segments, int64_t k) {
+  if (w.count != groups * segments)
+    fail(op, argument, format("%lld x %lld matrices", (long long)groups, (long long)segments), std::to_string(w.count));
+  int64_t m = 0;
+  for (int64_t i = 0; i < w.count; i++) {
+    const std::string name = std::string(argument) + "[" + std::to_string(i) + "]";
+    expect_float_weight(op, name.c_str(), w.items[i]);
+    expect_matrix(op, name.c_str(), w.items[i], i < segments ? -1 : rows(w.items[i % segments]), k);
+    if (i < segments) m += rows(w.items[i]);
+  }
+  return m;
+}
+
+// Rows of an operand: all n of them in order, or gathered by `index`.
+void expect_gather(const char* op, const char* argument, const esft_tensor& x, const char* index_name, const esft_tensor& index, int64_t n) {
+  if (present(index)) expect_i32(op, index_name, index, n);
+  else expect_matrix(op, argument, x, n, -1);
+  expect_range(op, argument, rows(x), 0, kMaxI32);
+}
+
+}  // namespace
+
+void check_grouped_gemm_nt(const esft_grouped_gemm_nt_args& a) {
+  ESFT_BEGIN_CHECK(grouped_gemm_nt)
+  expect_flag(kOp, "act", a.act);
+  expect_flag(kOp, "precision", a.precision);
+  expect_range(kOp, "segments", a.segments, 1, a.act ? 2 : 64);
+  expect_f32(kOp, "x", a.x, -1, -1);
+  expect_f32(kOp, "y", a.y, -1, -1);
+  const int64_t n = rows(a.y), e = experts(kOp, a.offsets);
+  expect_range(kOp, "y", n, 0, kMaxI32);
+  expect_gather(kOp, "x", a.x, "rows", a.rows, n);
+  const int64_t m = expect_weights(kOp, "w", a.w, e, a.segments, cols(a.x));
+  if (a.act) {
+    if (m % 2) fail(kOp, "w", "gate over up with an even number of rows", std::to_string(m));
+    if (a.segments == 2) expect_matrix(kOp, "w[1]", a.w.items[1], rows(a.w.items[0]), -1);
+    expect_matrix(kOp, "y", a.y, n, m / 2);
+    if (present(a.h)) expect_f32(kOp, "h", a.h, n, m);
+  } else {
+    expect_absent(kOp, "h", a.h, "with act 0");
+    expect_matrix(kOp, "y", a.y, n, m);
+  }
+  expect_apart(kOp, {"y", a.y}, {{"x", a.x}, {"rows", a.rows}, {"offsets", a.offsets}, {"h", a.h}});
+  expect_apart(kOp, {"h", a.h}, {{"x", a.x}, {"rows", a.rows}, {"offsets", a.offsets}});
+  expect_apart_from_list(kOp, {"y", a.y}, "w", a.w);
+  expect_apart_from_list(kOp, {"h", a.h}, "w", a.w);
+}
+
+void check_grouped_gemm_nn(const esft_grouped_gemm_nn_args& a) {
+  ESFT_BEGIN_CHECK(grouped_gemm_nn)
+  expect_flag(kOp, "act", a.act);
+  expect_flag(kOp, "precision", a.precision);
+  expect_range(kOp, "segments", a.segments, 1, 64);
+  expect_f32(kOp, "dy", a.dy, -1, -1);
+  expect_f32(kOp, "dx", a.dx, -1, -1);
+  const int64_t n = rows(a.dx), e = experts(kOp, a.offsets);
+  expect_range(kOp, "dx", n, 0, kMaxI32);
+  expect_gather(kOp, "dy", a.dy, "rows", a.rows, n);
+  const int64_t k = a.act ? cols(a.dx) / 2 : cols(a.dx);
+  if (a.act && cols(a.dx) % 2) fail(kOp, "dx", "[N, 2F] with an even number of columns", describe(a.dx));
+  const int64_t m = expect_weights(kOp, "w", a.w, e, a.segments, k);
+  expect_matrix(kOp, "dy", a.dy, -1, m);
+  if (a.act) {
+    expect_present(kOp, "h", a.h);
+    expect_f32(kOp, "h", a.h, n, 2 * k);
+    if (present(a.gate)) expect_f32_vector(kOp, "gate", a.gate, n);
+    if (present(a.dgate)) expect_f32_vector(kOp, "dgate", a.dgate, n);
+  } else {
+    expect_absent(kOp, "h", a.h, "with act 0");
+    expect_absent(kOp, "gate", a.gate, "with act 0");
+    expect_absent(kOp, "dgate", a.dgate, "with act 0");
+  }
+  expect_ints(kOp, "groups", a.groups, e);
+  expect_apart(kOp, {"dx", a.dx}, {{"dy", a.dy}, {"rows", a.rows}, {"offsets", a.offsets}, {"gate", a.gate}, {"dgate", a.dgate}});
+  expect_same_or_apart(kOp, "dx", a.dx, "h", a.h);
+  expect_apart(kOp, {"dgate", a.dgate}, {{"dy", a.dy}, {"rows", a.rows}, {"offsets", a.offsets}, {"gate", a.gate}, {"h", a.h}});
+  expect_apart_from_list(kOp, {"dx", a.dx}, "w", a.w);
+  expect_apart_from_list(kOp, {"dgate", a.dgate}, "w", a.w);
+}
+
+void check_grouped_gemm_tn(const esft_grouped_gemm_tn_args& a) {
+  ESFT_BEGIN_CHECK(grouped_gemm_tn)
+  expect_flag(kOp, "x_act", a.x_act);
+  expect_flag(kOp, "precision", a.precision);
+  expect_range(kOp, "segments", a.segments, 1, 64);
+  expect_f32(kOp, "dy", a.dy, -1, -1);
+  expect_f32(kOp, "x", a.x, -1, -1);
+  const int64_t e = experts(kOp, a.offsets);
+  // N is known from whichever operand is not gathered, or from a gather index.
+  const int64_t n = present(a.dy_rows) ? numel(a.dy_rows) : rows(a.dy);
+  expect_range(kOp, "dy", n, 0, kMaxI32);
+  expect_gather(kOp, "dy", a.dy, "dy_rows", a.dy_rows, n);
+  expect_gather(kOp, "x", a.x, "x_rows", a.x_rows, n);
+  if (present(a.dy_scale)) expect_f32_vector(kOp, "dy_scale", a.dy_scale, n);
+  if (a.x_act && cols(a.x) % 2) fail(kOp, "x", "[N, 2K] with an even number of columns", describe(a.x));
+  expect_ints(kOp, "groups", a.groups, e);
+  const int64_t m = expect_weights(kOp, "dw", a.dw, a.groups.count, a.segments, a.x_act ? cols(a.x) / 2 : cols(a.x));
+  if (a.groups.count) expect_matrix(kOp, "dy", a.dy, -1, m);
+  for (int64_t i = 0; i < a.dw.count; i++) {
+    const std::string name = "dw[" + std::to_string(i) + "]";
+    expect_dtype(kOp, name.c_str(), a.dw.items[i], ESFT_F32);
+    expect_apart(kOp, {name.c_str(), a.dw.items[i]},
+                 {{"dy", a.dy}, {"dy_rows", a.dy_rows}, {"dy_scale", a.dy_scale}, {"x", a.x}, {"x_rows", a.x_rows}, {"offsets", a.offsets}});
+  }
+  expect_list_disjoint(kOp, "dw", a.dw);
+}
+
+}  // namespace esft

@@ -1,0 +1,114 @@
+// The three grouped products as plain loops over experts, rows and elements.
+#include <vector>
+
+#include "ref_math.h"
+
+namespace esft {
+using namespace ref;
+
+namespace {
+
+int64_t source(const esft_tensor& index, int64_t r) { return present(index) ? data<int32_t>(index)[r] : r; }
+
+// Row m of expert e's stacked weight.
+struct Stacked {
+  const esft_tensor_list& w;
+  int64_t segments, expert;
+  int64_t size() const {
+    int64_t m = 0;
+    for (int64_t s = 0; s < segments; s++) m += rows(w.items[expert * segments + s]);
+    return m;
+  }
+  float at(int64_t m, int64_t k) const {
+    for (int64_t s = 0;; s++) {
+      const esft_tensor& t = w.items[expert * segments + s];
+      if (m < rows(t)) return ref::at(t, m, k);
+      m -= rows(t);
+    }
+  }
+};
+
+}  // namespace
+
+void ref_grouped_gemm_nt(const esft_grouped_gemm_nt_args& a) {
+  const int64_t N = rows(a.y), E = numel(a.offsets) - 1, K = cols(a.x), F = cols(a.y);
+  check_offsets("grouped_gemm_nt", a.offsets, N);
+  if (present(a.rows)) check_indices("grouped_gemm_nt", "rows", a.rows, rows(a.x));
+  for (int64_t e = 0; e < E; e++) {
+    const Stacked w{a.w, a.segments, e};
+    const int64_t M = w.size();
+    std::vector<float> z(M);
+    for (int64_t r = data<int32_t>(a.offsets)[e]; r < data<int32_t>(a.offsets)[e + 1]; r++) {
+      const float* x = f32_row(a.x, source(a.rows, r));
+      for (int64_t m = 0; m < M; m++) {
+        double sum = 0;
+        for (int64_t k = 0; k < K; k++) sum += operand(x[k], a.precision) * operand(w.at(m, k), a.precision);
+        z[m] = float(sum);
+      }
+      if (present(a.h))
+        for (int64_t m = 0; m < M; m++) f32_row(a.h, r)[m] = z[m];
+      for (int64_t f = 0; f < F; f++) f32_row(a.y, r)[f] = a.act ? float(silu(z[f]) * z[F + f]) : z[f];
+    }
+  }
+}
+
+void ref_grouped_gemm_nn(const esft_grouped_gemm_nn_args& a) {
+  const int64_t N = rows(a.dx), E = numel(a.offsets) - 1;
+  const int64_t K = a.act ? cols(a.dx) / 2 : cols(a.dx);
+  check_offsets("grouped_gemm_nn", a.offsets, N);
+  if (present(a.rows)) check_indices("grouped_gemm_nn", "rows", a.rows, rows(a.dy));
+  const int64_t groups = a.groups.count ? a.groups.count : E;
+  for (int64_t g = 0; g < groups; g++) {
+    const int64_t e = a.groups.count ? a.groups.items[g] : g;
+    const Stacked w{a.w, a.segments, e};
+    const int64_t M = w.size();
+    for (int64_t r = data<int32_t>(a.offsets)[e]; r < data<int32_t>(a.offsets)[e + 1]; r++) {
+      const float* dy = f32_row(a.dy, source(a.rows, r));
+      float* dx = f32_row(a.dx, r);
+      double dgate = 0;
+      for (int64_t k = 0; k < K; k++) {
+        double g_k = 0;
+        for (int64_t m = 0; m < M; m++) g_k += operand(dy[m], a.precision) * operand(w.at(m, k), a.precision);
+        if (!a.act) {
+          dx[k] = float(g_k);
+          continue;
+        }
+        const double gate_pre = f32_row(a.h, r)[k], up = f32_row(a.h, r)[K + k];  // before dx, which may be h
+        dgate += g_k * silu(gate_pre) * up;
+        const double da = (present(a.gate) ? data<float>(a.gate)[r] : 1.0) * g_k;
+        dx[k] = float(da * up * silu_grad(gate_pre));
+        dx[K + k] = float(da * silu(gate_pre));
+      }
+      if (present(a.dgate)) data<float>(a.dgate)[r] = float(dgate);
+    }
+  }
+}
+
+void ref_grouped_gemm_tn(const esft_grouped_gemm_tn_args& a) {
+  const int64_t N = present(a.dy_rows) ? numel(a.dy_rows) : rows(a.dy), K = a.x_act ? cols(a.x) / 2 : cols(a.x);
+  check_offsets("grouped_gemm_tn", a.offsets, N);
+  if (present(a.dy_rows)) check_indices("grouped_gemm_tn", "dy_rows", a.dy_rows, rows(a.dy));
+  if (present(a.x_rows)) check_indices("grouped_gemm_tn", "x_rows", a.x_rows, rows(a.x));
+  for (int64_t g = 0; g < a.groups.count; g++) {
+    const int64_t e = a.groups.items[g];
+    int64_t column = 0;  // where segment s starts in dy
+    for (int64_t s = 0; s < a.segments; s++) {
+      const esft_tensor& dw = a.dw.items[g * a.segments + s];
+      for (int64_t m = 0; m < rows(dw); m++)
+        for (int64_t k = 0; k < K; k++) {
+          double sum = 0;
+          for (int64_t r = data<int32_t>(a.offsets)[e]; r < data<int32_t>(a.offsets)[e + 1]; r++) {
+            const float dy = f32_row(a.dy, source(a.dy_rows, r))[column + m];
+            const float* x = f32_row(a.x, source(a.x_rows, r));
+            const float scaled = present(a.dy_scale) ? data<float>(a.dy_scale)[r] * dy : dy;
+            const double x_k = a.x_act ? silu(x[k]) * x[K + k] : x[k];
+            sum += operand(scaled, a.precision) * operand(x_k, a.precision);
+          }
+          f32_row(dw, m)[k] = float(f32_row(dw, m)[k] + sum);
+        }
+      column += rows(dw);
+    }
+  }
+}
+
+}  // namespace esft

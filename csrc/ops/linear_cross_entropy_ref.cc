@@ -1,0 +1,51 @@
+// Head and loss, one supervised row at a time.
+#include <vector>
+
+#include "ref_math.h"
+
+namespace esft {
+using namespace ref;
+
+void ref_linear_cross_entropy(const esft_linear_cross_entropy_args& a) {
+  const int64_t T = rows(a.x), D = cols(a.x), V = rows(a.w);
+  check_labels("linear_cross_entropy", "labels", a.labels, V);
+  std::vector<double> z(V), dx(D);
+  std::vector<double> dw(present(a.dw) ? V * D : 0, 0.0);
+  double loss = 0;
+  int64_t correct = 0;
+  for (int64_t t = 0; t < T; t++) {
+    const int64_t label = data<int32_t>(a.labels)[t];
+    if (present(a.row_loss)) data<float>(a.row_loss)[t] = 0;
+    dx.assign(D, 0);
+    if (label >= 0) {
+      const float* x = f32_row(a.x, t);
+      int64_t best = 0;
+      for (int64_t v = 0; v < V; v++) {
+        z[v] = 0;
+        for (int64_t d = 0; d < D; d++) z[v] += operand(x[d], a.precision) * operand(at(a.w, v, d), a.precision);
+        z[v] *= a.logit_scale;
+        if (z[v] > z[best]) best = v;
+      }
+      double sum = 0;
+      for (int64_t v = 0; v < V; v++) sum += std::exp(z[v] - z[best]);
+      const double nll = z[best] + std::log(sum) - z[label];
+      loss += nll;
+      correct += best == label;
+      if (present(a.row_loss)) data<float>(a.row_loss)[t] = float(nll);
+      for (int64_t v = 0; v < V; v++) {
+        const double dz = a.grad_scale * a.logit_scale * (std::exp(z[v] - z[best]) / sum - (v == label));
+        for (int64_t d = 0; d < D; d++) {
+          if (present(a.dx)) dx[d] += operand(dz, a.precision) * operand(at(a.w, v, d), a.precision);
+          if (present(a.dw)) dw[v * D + d] += operand(dz, a.precision) * operand(x[d], a.precision);
+        }
+      }
+    }
+    for (int64_t d = 0; present(a.dx) && d < D; d++) f32_row(a.dx, t)[d] = float(dx[d]);
+  }
+  for (int64_t v = 0; present(a.dw) && v < V; v++)
+    for (int64_t d = 0; d < D; d++) f32_row(a.dw, v)[d] = float(f32_row(a.dw, v)[d] + dw[v * D + d]);
+  *data<double>(a.loss) += loss;
+  if (present(a.correct)) *data<int64_t>(a.correct) += correct;
+}
+
+}  // namespace esft

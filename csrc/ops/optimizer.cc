@@ -1,0 +1,47 @@
+// Argument checks of grad_norm and adamw (contract: optimizer.h).
+#include "arg_checks.h"
+
+namespace esft {
+
+static std::string item(const char* list, int64_t i) { return std::string(list) + "[" + std::to_string(i) + "]"; }
+
+void check_grad_norm(const esft_grad_norm_args& a) {
+  ESFT_BEGIN_CHECK(grad_norm)
+  expect_scalar(kOp, "norm", a.norm, ESFT_F64);
+  for (int64_t i = 0; i < a.grads.count; i++) expect_dtype(kOp, item("grads", i).c_str(), a.grads.items[i], ESFT_F32);
+  expect_apart_from_list(kOp, {"norm", a.norm}, "grads", a.grads);
+}
+
+void check_adamw(const esft_adamw_args& a) {
+  ESFT_BEGIN_CHECK(adamw)
+  expect_finite(kOp, "max_norm", a.max_norm);
+  expect_not_negative(kOp, "lr", a.lr);
+  if (!(a.beta1 >= 0 && a.beta1 < 1)) fail(kOp, "beta1", "in [0, 1)", format("%g", a.beta1));
+  if (!(a.beta2 >= 0 && a.beta2 < 1)) fail(kOp, "beta2", "in [0, 1)", format("%g", a.beta2));
+  expect_not_negative(kOp, "eps", a.eps);
+  expect_not_negative(kOp, "weight_decay", a.weight_decay);
+  expect_range(kOp, "step", a.step, 1, kMaxI32);
+  if (present(a.norm)) expect_scalar(kOp, "norm", a.norm, ESFT_F64);
+  struct { const char* name; const esft_tensor_list& list; } lists[] = {{"params", a.params}, {"grads", a.grads}, {"m", a.m}, {"v", a.v}};
+  for (auto& l : lists) {
+    if (l.list.count != a.params.count) fail(kOp, l.name, format("as long as params (%lld)", (long long)a.params.count), std::to_string(l.list.count));
+    for (int64_t i = 0; i < l.list.count; i++) {
+      const esft_tensor &t = l.list.items[i], &p = a.params.items[i];
+      expect_dtype(kOp, item(l.name, i).c_str(), t, ESFT_F32);
+      bool same = t.rank == p.rank;
+      for (int d = 0; same && d < t.rank; d++) same = t.shape[d] == p.shape[d];
+      if (!same) fail(kOp, item(l.name, i).c_str(), "shaped like its parameter " + describe(p), describe(t));
+    }
+  }
+  for (int64_t i = 0; i < a.params.count; i++) {
+    const esft_tensor &p = a.params.items[i], &g = a.grads.items[i], &m = a.m.items[i], &v = a.v.items[i];
+    expect_apart(kOp, {item("params", i).c_str(), p}, {{"grads", g}, {"m", m}, {"v", v}, {"norm", a.norm}});
+    expect_apart(kOp, {item("m", i).c_str(), m}, {{"grads", g}, {"v", v}, {"norm", a.norm}});
+    expect_apart(kOp, {item("v", i).c_str(), v}, {{"grads", g}, {"norm", a.norm}});
+  }
+  expect_list_disjoint(kOp, "params", a.params);
+  expect_list_disjoint(kOp, "m", a.m);
+  expect_list_disjoint(kOp, "v", a.v);
+}
+
+}  // namespace esft

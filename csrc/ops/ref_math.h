@@ -1,0 +1,43 @@
+// How the references read and round: strided rows, f32 or bf16 weights, precision 1 = operands rounded to bf16.
+#pragma once
+#include <cmath>
+#include <cstring>
+
+#include "../core/check.h"
+#include "checks.h"
+
+namespace esft::ref {
+
+inline float from_bf16(uint16_t h) {
+  const uint32_t u = uint32_t(h) << 16;
+  float f;
+  std::memcpy(&f, &u, 4);
+  return f;
+}
+// Round to nearest even; NaN stays a (quiet) NaN.
+inline uint16_t to_bf16(float f) {
+  uint32_t u;
+  std::memcpy(&u, &f, 4);
+  if ((u & 0x7fffffffu) > 0x7f800000u) return uint16_t((u >> 16) | 0x40);
+  return uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+// An operand of a product at the given precision.
+inline double operand(double x, int64_t precision) { return precision ? from_bf16(to_bf16(float(x))) : float(x); }
+
+inline float* f32_row(const esft_tensor& t, int64_t r) { return data<float>(t) + r * t.ld; }
+inline int32_t i32_at(const esft_tensor& t, int64_t r, int64_t c) { return data<int32_t>(t)[r * t.ld + c]; }
+// Element of an f32 or bf16 matrix.
+inline float at(const esft_tensor& t, int64_t r, int64_t c) {
+  const int64_t i = r * t.ld + c;
+  return t.dtype == ESFT_BF16 ? from_bf16(data<uint16_t>(t)[i]) : data<float>(t)[i];
+}
+// Element i of a vector, whatever its rank.
+inline float vat(const esft_tensor& t, int64_t i) {
+  return t.dtype == ESFT_BF16 ? from_bf16(data<uint16_t>(t)[i]) : data<float>(t)[i];
+}
+
+inline double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+inline double silu(double x) { return x * sigmoid(x); }
+inline double silu_grad(double x) { return sigmoid(x) * (1 + x * (1 - sigmoid(x))); }
+
+}  // namespace esft::ref

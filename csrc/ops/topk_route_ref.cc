@@ -1,0 +1,118 @@
+// Routing as written in the contract. Scores are rounded to f32 before they are compared: ties are part of the meaning.
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "ref_math.h"
+
+namespace esft {
+using namespace ref;
+
+namespace {
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+// softmax(z) of n values in f32 steps: the row maximum subtracted, then normalised.
+void softmax(const float* z, int64_t n, float* out) {
+  float top = -kInf;
+  for (int64_t i = 0; i < n; i++) top = std::max(top, z[i]);
+  double sum = 0;
+  for (int64_t i = 0; i < n; i++) sum += std::exp(double(z[i] - top));
+  for (int64_t i = 0; i < n; i++) out[i] = float(std::exp(double(z[i] - top)) / sum);
+}
+
+
+// The largest value not taken yet (the lower index on ties), which then is. -inf may be a value: it does not mean taken.
+size_t take_best(const std::vector<float>& v, std::vector<char>& taken) {
+  size_t best = v.size();
+  for (size_t i = 0; i < v.size(); i++)
+    if (!taken[i] && (best == v.size() || v[i] > v[best])) best = i;
+  taken.at(best) = 1;
+  return best;
+}
+
+}  // namespace
+
+void ref_topk_route(const esft_topk_route_args& a) {
+  const int64_t T = rows(a.logits), E = cols(a.logits), K = cols(a.ids), size = E / a.n_group;
+  for (int64_t t = 0; t < T; t++)
+    for (int64_t e = 0; e < E; e++)
+      if (!std::isfinite(f32_row(a.logits, t)[e]))
+        fail_status(ESFT_BAD_ARGUMENT, "topk_route", "logits",
+                    format("logits[%lld, %lld] must be finite, received %g (token %lld)", (long long)t, (long long)e,
+                           f32_row(a.logits, t)[e], (long long)t));
+  for (int64_t e = 0; present(a.bias) && e < E; e++)
+    if (!std::isfinite(data<float>(a.bias)[e]))
+      fail_status(ESFT_BAD_ARGUMENT, "topk_route", "bias",
+                  format("bias[%lld] must be finite, received %g", (long long)e, data<float>(a.bias)[e]));
+
+  std::vector<float> s(E), choice(E), group(a.n_group), chosen(K), w(K);
+  for (int64_t t = 0; t < T; t++) {
+    const float* z = f32_row(a.logits, t);
+    if (a.score == 0) softmax(z, E, s.data());
+    for (int64_t e = 0; e < E; e++) {
+      if (a.score == 1) s[e] = float(sigmoid(z[e]));
+      if (a.score == 2) s[e] = z[e];
+      choice[e] = present(a.bias) ? s[e] + data<float>(a.bias)[e] : s[e];
+      if (present(a.probs)) f32_row(a.probs, t)[e] = s[e];
+    }
+    if (a.n_group > 1) {
+      for (int64_t g = 0; g < a.n_group; g++) {
+        std::vector<float> c(choice.begin() + g * size, choice.begin() + (g + 1) * size);
+        std::sort(c.begin(), c.end(), [](float x, float y) { return x > y; });
+        group[g] = a.group_score == 0 ? c[0] : c[0] + c[1];
+      }
+      std::vector<char> kept(a.n_group, 0);
+      for (int64_t i = 0; i < a.topk_group; i++) take_best(group, kept);
+      for (int64_t e = 0; e < E; e++)
+        if (!kept[e / size]) choice[e] = a.drop ? -kInf : 0.0f;
+    }
+    std::vector<char> taken(E, 0);
+    for (int64_t k = 0; k < K; k++) {
+      const size_t best = take_best(choice, taken);
+      data<int32_t>(a.ids)[t * a.ids.ld + k] = int32_t(best);
+      chosen[k] = s[best];
+    }
+    if (a.score == 2) softmax(chosen.data(), K, w.data());
+    else w = chosen;
+    double sum = a.norm_eps;
+    for (int64_t k = 0; k < K; k++) sum += w[k];
+    for (int64_t k = 0; k < K; k++) f32_row(a.weights, t)[k] = float((a.renormalize ? w[k] / sum : double(w[k])) * a.scale);
+  }
+}
+
+// u = s[ids] (score 2: softmax over the chosen logits), w = scale · u or scale · u / (Σu + eps).
+void ref_route_backward(const esft_route_backward_args& a) {
+  const int64_t T = rows(a.dlogits), E = cols(a.dlogits), K = cols(a.ids);
+  check_indices("route_backward", "ids", a.ids, E);
+  if (present(a.pos)) check_indices("route_backward", "pos", a.pos, T * K);
+  std::vector<double> u(K), du(K);
+  for (int64_t t = 0; t < T; t++) {
+    const float* w = f32_row(a.weights, t);
+    float* dlogits = f32_row(a.dlogits, t);
+    double sum = a.norm_eps;
+    for (int64_t k = 0; k < K; k++) {
+      if (a.score != 2) u[k] = f32_row(a.probs, t)[i32_at(a.ids, t, k)];
+      else u[k] = a.scale == 0 ? 0 : w[k] / a.scale * (a.renormalize ? 1 + a.norm_eps : 1);
+      sum += u[k];
+      const float dw = present(a.pos) ? data<float>(a.dweights)[i32_at(a.pos, t, k)] : f32_row(a.dweights, t)[k];
+      du[k] = a.scale * dw;
+    }
+    if (a.renormalize) {  // d(u/sum) = du/sum − u·Σ(du·u)/sum²
+      double dot = 0;
+      for (int64_t k = 0; k < K; k++) dot += du[k] * u[k] / sum;
+      for (int64_t k = 0; k < K; k++) du[k] = (du[k] - dot) / sum;
+    }
+    double dot = 0;  // Σ s·ds of the softmax backward; experts not chosen have ds = 0
+    for (int64_t k = 0; k < K; k++) dot += u[k] * du[k];
+    for (int64_t e = 0; e < E; e++) dlogits[e] = a.score == 0 ? float(-double(f32_row(a.probs, t)[e]) * dot) : 0.0f;
+    for (int64_t k = 0; k < K; k++) {
+      float& d = dlogits[i32_at(a.ids, t, k)];
+      if (a.score == 0) d = float(u[k] * (du[k] - dot));
+      if (a.score == 1) d = float(u[k] * (1 - u[k]) * du[k]);
+      if (a.score == 2) d = float(u[k] * (du[k] - dot));
+    }
+  }
+}
+
+}  // namespace esft
