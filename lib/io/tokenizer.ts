@@ -46,6 +46,7 @@ export class Tokenizer {
   readonly dir: string;
 
   readonly #tokens: (string | undefined)[] = [];
+  readonly #written: (string | undefined)[]; // as #tokens, but normalized added tokens in the form they are decoded to
   readonly #special = new Set<string>();
   readonly #ids: ReadonlyMap<string, number>;
   readonly #model: TokenModel;
@@ -75,6 +76,8 @@ export class Tokenizer {
       (t) => (normalizer === null ? t.content : normalizer(t.content)),
     );
     this.vocabSize = this.#tokens.length;
+    this.#written = [...this.#tokens];
+    for (const t of added) if (t.normalized && normalizer !== null) this.#written[t.id] = normalizer(t.content);
     this.#addBos = files.addBosToken;
     this.bosToken = files.bosToken;
     this.eosToken = files.eosToken;
@@ -127,7 +130,11 @@ export class Tokenizer {
 
   encode(text: string, options: EncodeOptions = {}): number[] {
     const ids: number[] = [];
-    this.#encode(text, (id) => ids.push(id), ids);
+    this.#walk(
+      text,
+      (id) => ids.push(id),
+      (word) => this.#model.encode(word, ids),
+    );
     if (options.addSpecialTokens !== true) return ids;
     return [...this.#surround.before, ...ids, ...this.#surround.after];
   }
@@ -135,16 +142,21 @@ export class Tokenizer {
   /** Ids with the text of each token as the vocabulary spells it (an added token with the white space it swallowed). */
   encodeTokens(text: string): { ids: number[]; tokens: string[] } {
     const ids: number[] = [];
-    const spelled: string[] = [];
-    this.#encode(
+    const tokens: string[] = [];
+    this.#walk(
       text,
       (id, written) => {
         ids.push(id);
-        spelled[ids.length - 1] = written;
+        tokens.push(written);
       },
-      ids,
+      (word) => {
+        const start = ids.length;
+        this.#model.encode(word, ids);
+        const spelled = this.#model.spell?.(word);
+        for (let i = start; i < ids.length; i++) tokens.push(spelled?.[i - start] ?? this.#tokens[ids[i] as number] ?? "");
+      },
     );
-    return { ids, tokens: ids.map((id, i) => spelled[i] ?? this.#tokens[id] ?? "") };
+    return { ids, tokens };
   }
 
   /** A document for language modelling: as the post-processor says, and BOS in front where add_bos_token asks for it. */
@@ -153,7 +165,7 @@ export class Tokenizer {
     return this.#addBos && this.bosId !== null && ids[0] !== this.bosId ? [this.bosId, ...ids] : ids;
   }
 
-  #encode(text: string, onAdded: (id: number, written: string) => void, ids: number[]): void {
+  #walk(text: string, onAdded: (id: number, written: string) => void, onWord: (word: string) => void): void {
     if (hasLoneSurrogate(text)) {
       throw new DataError("the text holds a lone surrogate (half of a UTF-16 pair), which has no UTF-8 form; repair or drop it", {
         where: { rule: "surrogate" },
@@ -165,7 +177,7 @@ export class Tokenizer {
       else {
         for (const inner of this.#normalized.split(this.#normalizer?.(outer.text) ?? outer.text)) {
           if (inner.id !== undefined) onAdded(inner.id, inner.text);
-          else this.#encodePlain(inner.text, atStart, ids);
+          else for (const word of this.#words(inner.text, atStart)) onWord(word);
           atStart = false;
         }
       }
@@ -173,16 +185,15 @@ export class Tokenizer {
     }
   }
 
-  #encodePlain(text: string, atStart: boolean, ids: number[]): void {
-    if (this.#preTokenizer === null) return this.#model.encode(text, ids);
-    for (const word of this.#preTokenizer({ words: [text], atStart }).words) this.#model.encode(word, ids);
+  #words(text: string, atStart: boolean): readonly string[] {
+    return this.#preTokenizer === null ? [text] : this.#preTokenizer({ words: [text], atStart }).words;
   }
 
   /** Ids without a token are left out, as in the reference. Spaces are never cleaned up. */
   decode(ids: ArrayLike<number>, options: DecodeOptions = {}): string {
     const tokens: string[] = [];
     for (let i = 0; i < ids.length; i++) {
-      const token = this.#tokens[ids[i] as number];
+      const token = this.#written[ids[i] as number];
       if (token === undefined || (options.skipSpecialTokens === true && this.#special.has(token))) continue;
       tokens.push(token);
     }

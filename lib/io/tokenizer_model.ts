@@ -6,6 +6,8 @@ export interface TokenModel {
   readonly vocab: ReadonlyMap<string, number>;
   /** Appends the ids of one word to `out`. */
   encode(word: string, out: number[]): void;
+  /** The text each id of the word stands for, where it differs from the vocabulary's spelling (unknown pieces of Unigram). */
+  spell?(word: string): string[];
 }
 
 export function readVocab(vocab: unknown): ReadonlyMap<string, number> {

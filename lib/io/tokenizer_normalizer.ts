@@ -77,7 +77,7 @@ function bertNormalizer(c: Config): Normalizer {
   return (text) => {
     let out = text;
     if (c["clean_text"] !== false) {
-      out = out.replace(/[\0\ufffd]|(?![\t\n\r])[\p{Cc}\p{Cf}\p{Co}\p{Cn}]/gu, "").replace(SPACE_CHAR, " ");
+      out = out.replace(/[\0\ufffd]|(?![\t\n\r])[\p{Cc}\p{Cf}\p{Co}]/gu, "").replace(SPACE_CHAR, " ");
     }
     if (c["handle_chinese_chars"] !== false) out = out.replace(CJK, " $& ");
     if (accents) out = out.normalize("NFD").replace(/\p{Mn}/gu, "");

@@ -47,6 +47,18 @@ export class UnigramModel implements TokenModel {
   }
 
   encode(word: string, out: number[]): void {
+    for (const piece of this.#pieces(word)) this.#emit(piece, out);
+  }
+
+  spell(word: string): string[] {
+    return this.#pieces(word).flatMap((piece) => {
+      const ids: number[] = [];
+      this.#emit(piece, ids);
+      return ids.length === 1 ? [piece] : Array.from(utf8(piece), byteTokenName);
+    });
+  }
+
+  #pieces(word: string): string[] {
     const chars = Array.from(word);
     const n = chars.length;
     const best = new Float64Array(n + 1);
@@ -80,7 +92,7 @@ export class UnigramModel implements TokenModel {
       else pieces.push({ start, end, unk });
       end = start;
     }
-    for (const { start, end } of pieces.reverse()) this.#emit(chars.slice(start, end).join(""), out);
+    return pieces.reverse().map(({ start, end }) => chars.slice(start, end).join(""));
   }
 
   #unknown(char: string): number {
