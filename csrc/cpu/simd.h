@@ -28,10 +28,11 @@ typedef uint16_t vhu __attribute__((vector_size(W * 2), aligned(2)));
 typedef double vd __attribute__((vector_size(W * 4)));  // W/2 lanes
 
 #define ESFT_INLINE static inline __attribute__((always_inline))
+#define ESFT_LAMBDA __attribute__((always_inline))  // after a lambda's parameters
 
 ESFT_INLINE vf load(const float* p) { return *reinterpret_cast<const vfu*>(p); }
 ESFT_INLINE void store(float* p, vf v) { *reinterpret_cast<vfu*>(p) = v; }
-ESFT_INLINE vf splat(float x) { return vf{} + x; }
+ESFT_INLINE vf splat(float x) { return x - vf{}; }  // x - 0 is x for every x, so this is a bare broadcast
 
 // First n < W elements; the rest reads as 0 / is not written.
 ESFT_INLINE vf load_part(const float* p, int64_t n) {
@@ -54,6 +55,23 @@ ESFT_INLINE void store_part(float* p, vf v, int64_t n) {
 ESFT_INLINE vf select(vi mask, vf a, vf b) { return mask ? a : b; }
 ESFT_INLINE vf vmax(vf a, vf b) { return a > b ? a : b; }
 ESFT_INLINE vf vmin(vf a, vf b) { return a < b ? a : b; }
+
+// n == W reads or writes a whole vector: with a constant n the choice folds away.
+ESFT_INLINE vf load_n(const float* p, int64_t n) { return n == W ? load(p) : load_part(p, n); }
+ESFT_INLINE void store_n(float* p, vf v, int64_t n) { n == W ? store(p, v) : store_part(p, v, n); }
+
+ESFT_INLINE vf vsqrt(vf v) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_maskz_sqrt_ps(0xffff, (__m512)v);  // the plain form warns with g++ 12
+#elif defined(__AVX2__)
+  return (vf)_mm256_sqrt_ps((__m256)v);
+#elif defined(__SSE2__)
+  return (vf)_mm_sqrt_ps((__m128)v);
+#else
+  for (int i = 0; i < W; i++) v[i] = __builtin_sqrtf(v[i]);
+  return v;
+#endif
+}
 
 // Sum and maximum of the lanes: halves folded onto each other, in a fixed order.
 typedef float v4f __attribute__((vector_size(16)));
@@ -158,12 +176,17 @@ ESFT_INLINE vf load_bf16_part(const uint16_t* p, int64_t n) {
   memcpy(t, p, n * 2);
   return load_bf16(t);
 }
-ESFT_INLINE void store_bf16(uint16_t* p, vf v) {
+ESFT_INLINE vhu to_bf16(vf v) {
   vu u = (vu)v;
   vu r = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
   vu nan = (u >> 16) | 0x40;
   vu bits = (vi)(v == v) ? r : nan;
-  *reinterpret_cast<vhu*>(p) = __builtin_convertvector(bits, vhu);
+  return __builtin_convertvector(bits, vhu);
+}
+ESFT_INLINE void store_bf16(uint16_t* p, vf v) { *reinterpret_cast<vhu*>(p) = to_bf16(v); }
+ESFT_INLINE void store_bf16_part(uint16_t* p, vf v, int64_t n) {
+  vhu h = to_bf16(v);
+  memcpy(p, &h, n * 2);
 }
 
 }  // namespace esft::cpu::ESFT_ISA
