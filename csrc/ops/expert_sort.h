@@ -8,7 +8,7 @@
 //
 // count_experts — affinity accumulators of a profile.
 //   counts_E i64 += number of slots routed to e;  gate_sums_E f64 += Σ weights; tokens with mask[t] == 0 are left out
-//   (mask_T i32 optional). Summation order over tokens is ascending: the same bits on any thread count.
+//   (mask_T i32 optional). Sums run over fixed chunks of tokens, ascending, added in order: the same bits on any thread count.
 // Source: arXiv 2407.01906 eq. 6-7. Reference: expert_sort_ref.cc. Tests: test/ops/expert_sort.test.ts.
 #pragma once
 #include "../core/op_args.h"
