@@ -92,7 +92,7 @@ export async function openCheckpoint(dir: string): Promise<Checkpoint> {
     indexFile,
     totalBytes,
     sideFiles: names.filter((n) => SIDE_FILE.test(n)),
-    read: (name) => {
+    read: async (name) => {
       const t = find(name);
       return readTensor(t.path, t);
     },
@@ -106,7 +106,8 @@ export async function openCheckpoint(dir: string): Promise<Checkpoint> {
 async function listFiles(dir: string): Promise<string[]> {
   try {
     if (!(await stat(dir)).isDirectory()) throw new LayoutError(`${dir}: expected a checkpoint directory, found a file`, { where: { file: dir } });
-    return (await readdir(dir)).sort();
+    const entries = await readdir(dir, { withFileTypes: true });
+    return entries.filter((e) => !e.isDirectory()).map((e) => e.name).sort(); // prettier-ignore
   } catch (error) {
     throw ioError(error, `cannot open the checkpoint ${dir}`, { file: dir });
   }

@@ -61,7 +61,7 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
     tensors,
     metadata,
     headerBytes: header.byteLength,
-    read: (name) => readTensor(path, find(name)),
+    read: async (name) => readTensor(path, find(name)),
     chunks: (name, chunkBytes) => readChunks(path, find(name), chunkBytes),
   };
 }

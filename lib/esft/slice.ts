@@ -1,0 +1,98 @@
+// A trained part of a base tensor: the whole of it, one expert of a fused tensor, or some rows of that.
+//
+//   { name }                      per-expert checkpoints: the tensor itself
+//   { name, index }               fused [E, …]: entry `index` along the first dimension, shape […]
+//   { name, index, rows: [a, b] } rows a … b−1 of that entry, e.g. the gate half of gate_up_proj [E, 2F, D]
+//   { name, rows }                rows of an unfused tensor
+//
+// Each is one contiguous byte range, which is all that digest and merge need to know.
+import { LayoutError } from "../errors.ts";
+import type { Dtype } from "../io/safetensors.ts";
+import { tensorBytes } from "../io/safetensors.ts";
+
+export interface TensorSlice {
+  /** Name in the base checkpoint. */
+  readonly name: string;
+  readonly index?: number | undefined;
+  readonly rows?: readonly [begin: number, end: number] | undefined;
+}
+
+/** Key under which a slice is stored: `name`, `name[3]`, `name[3,0:16]` or `name[0:16]`. */
+export function sliceKey(s: TensorSlice): string {
+  const parts = [...(s.index === undefined ? [] : [`${s.index}`]), ...(s.rows ? [`${s.rows[0]}:${s.rows[1]}`] : [])];
+  return parts.length > 0 ? `${s.name}[${parts.join(",")}]` : s.name;
+}
+
+export interface PlacedSlice {
+  readonly shape: readonly number[];
+  /** Byte range inside the tensor. */
+  readonly begin: number;
+  readonly end: number;
+}
+
+/** Shape and byte range of a slice of a tensor. @throws LayoutError the slice is outside the tensor */
+export function placeSlice(s: TensorSlice, tensor: { readonly dtype: Dtype; readonly shape: readonly number[] }): PlacedSlice {
+  const fail = (expected: string): never => {
+    throw new LayoutError(`tensor "${s.name}" ${tensor.dtype} [${tensor.shape.join(", ")}]: expected ${expected}, found ${sliceKey(s)}`, { where: { tensor: s.name } });
+  };
+  let shape = tensor.shape;
+  let first = 0; // in units of the remaining shape's rows
+  if (s.index !== undefined) {
+    const E = shape[0] ?? fail("a tensor with a first dimension to index");
+    if (!Number.isSafeInteger(s.index) || s.index < 0 || s.index >= E) fail(`an index below ${E}`);
+    shape = shape.slice(1);
+    first = s.index * (shape[0] ?? 1);
+  }
+  const inner = tensorBytes(tensor.dtype, shape.slice(1)) ?? fail("rows of whole bytes");
+  if (!s.rows) return { shape, begin: first * inner, end: (first + (shape[0] ?? 1)) * inner };
+  const [a, b] = s.rows;
+  const R = shape[0] ?? fail("a tensor with rows");
+  if (!Number.isSafeInteger(a) || !Number.isSafeInteger(b) || a < 0 || a >= b || b > R) fail(`rows inside [0, ${R})`);
+  return { shape: [b - a, ...shape.slice(1)], begin: (first + a) * inner, end: (first + b) * inner };
+}
+
+/** Slices by tensor name, each list placed and sorted. @throws LayoutError unknown tensor, bad slice, or two slices overlap */
+export function placeSlices<S extends TensorSlice>(
+  slices: Iterable<S>,
+  tensors: ReadonlyMap<string, { readonly dtype: Dtype; readonly shape: readonly number[] }>,
+): Map<string, (PlacedSlice & { readonly slice: S })[]> {
+  const byName = new Map<string, (PlacedSlice & { readonly slice: S })[]>();
+  for (const slice of slices) {
+    const tensor = tensors.get(slice.name);
+    if (!tensor) throw new LayoutError(`expected tensor "${slice.name}" in the base model, found no such tensor; is the adapter for another base?`, { where: { tensor: slice.name } });
+    byName.set(slice.name, [...(byName.get(slice.name) ?? []), { ...placeSlice(slice, tensor), slice }]);
+  }
+  for (const list of byName.values()) {
+    list.sort((a, b) => a.begin - b.begin);
+    for (const [i, s] of list.entries()) {
+      const before = list[i - 1];
+      if (before && s.begin < before.end) throw new LayoutError(`expected slices that do not overlap, found ${sliceKey(before.slice)} and ${sliceKey(s.slice)}`, { where: { tensor: s.slice.name } });
+    }
+  }
+  return byName;
+}
+
+/** The gaps between placed slices: the frozen byte ranges of a tensor of `bytes` bytes. */
+export function frozenRanges(bytes: number, placed: readonly PlacedSlice[] | undefined): { begin: number; end: number }[] {
+  const gaps: { begin: number; end: number }[] = [];
+  let at = 0;
+  for (const s of placed ?? []) {
+    if (s.begin > at) gaps.push({ begin: at, end: s.begin });
+    at = s.end;
+  }
+  if (at < bytes) gaps.push({ begin: at, end: bytes });
+  return gaps;
+}
+
+export type TensorRole = { readonly kind: "expert"; readonly layer: number; readonly expert: number } | { readonly kind: "shared" } | { readonly kind: "other" };
+
+/** What a slice belongs to, from the naming that all Hugging Face MoE checkpoints share. */
+export function roleOf(s: TensorSlice): TensorRole {
+  const layer = /(?:^|\.)(?:layers|blocks)\.(\d+)\./.exec(s.name)?.[1];
+  const expert = s.index ?? /\.experts\.(\d+)\./.exec(s.name)?.[1];
+  if (layer !== undefined && expert !== undefined) return { kind: "expert", layer: Number(layer), expert: Number(expert) };
+  return { kind: /shared_(expert|mlp)/.test(s.name) ? "shared" : "other" };
+}
+
+/** The same for all experts of a layer: the name with the expert number, and the slice with its index, left out. */
+export const partOf = (s: TensorSlice): string => sliceKey({ ...s, name: s.name.replace(/\.experts\.\d+\./, ".experts.*."), ...(s.index === undefined ? {} : { index: -1 }) });
