@@ -48,7 +48,7 @@ Sizes sizes_for(const Shape& g, int pair, int64_t wanted_tasks) {
   const int64_t row_bytes = (g.dqp + g.dvp) * 4;
   z.keys = imin(512, imax(2 * NR, (256 * 1024 / row_bytes) / NR * NR));
   z.queries = imin(512, imax(64, 384 * 1024 / (row_bytes * g.group)));
-  // Enough tasks for every core where heads and documents are few. (Bits do not depend on this.)
+  // Enough tasks for every core where heads and documents are few. A row's sums do not depend on it.
   while (z.queries > 64 && g.G * cdiv(g.T, z.queries) < wanted_tasks) z.queries /= 2;
   z.queries = up(z.queries, 2);
   z.sld = z.keys + W;
@@ -185,7 +185,7 @@ void forward(const esft_attention_args& a, Context& ctx) {
   f.g = shape_of(a);
   const Shape& g = f.g;
   if (g.T == 0) return;
-  f.z = sizes_for(g, P::pair, 32);
+  f.z = sizes_for(g, P::pair, 4 * ctx.threads());
   f.q = matrix(a.q);
   f.k = matrix(a.k);
   f.v = matrix(a.v);
@@ -198,10 +198,10 @@ void forward(const esft_attention_args& a, Context& ctx) {
     if (pass) probe = Carve{static_cast<char*>(ctx.shared_scratch(probe.used)), 0};
     f.first = probe.take<int32_t>(g.T);
     f.plan.task_begin = probe.take<int32_t>(g.T + 1);
-    f.plan.pieces = probe.take<Piece>(max_pieces(g.T));
+    f.plan.pieces = probe.take<Piece>(g.T);
   }
   first_keys(const_cast<int32_t*>(f.first), doc_start, g.T, g.window);
-  make_plan(f.plan, doc_start, g.T, f.z.queries);
+  make_plan(f.plan, doc_start, g.T, f.z.queries, f.z.queries);
   const size_t bytes = ForwardScratch(nullptr, g, f.z, P::pair).bytes;
   // Late blocks of a document see the most keys: they go first.
   parallel_for(ctx, f.plan.tasks * g.G, [&](int64_t i, int worker) {

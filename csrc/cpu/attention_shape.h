@@ -70,40 +70,41 @@ ESFT_INLINE void first_keys(int32_t* first, const int32_t* doc_start, int64_t T,
   for (int64_t t = 0; t < T; t++) first[t] = (int32_t)imax(doc_start[t], window > 0 ? t - window + 1 : 0);
 }
 
-// A piece of work: tokens [t0, t1) of the document that begins at `doc` and ends at `doc_end`. Short documents share a task:
-// a task runs the pieces from task_begin[i] up to task_begin[i + 1].
+// A piece of work: tokens [t0, t1), the part'th part of the document that begins at `doc` and ends at `doc_end`. Short
+// documents share a task: a task runs the pieces from task_begin[i] up to task_begin[i + 1].
 struct Piece {
-  int32_t doc, doc_end, t0, t1;
+  int32_t doc, doc_end, t0, t1, part;
 };
 struct Plan {
   int64_t tasks;
   int32_t* task_begin;  // [tasks + 1]
   Piece* pieces;
 };
-// Bounds for the arrays of a plan over T tokens.
-ESFT_INLINE int64_t max_pieces(int64_t T) { return T; }
 
-// Cuts documents into pieces of at most `most` tokens and packs small pieces into tasks of about that many.
-static int64_t make_plan(Plan& plan, const int32_t* doc_start, int64_t T, int64_t most) {
-  int64_t n = 0, tasks = 0, filled = 0;
+// Cuts documents into pieces of at most `most` tokens; pieces that together have at most `share` tokens become one task.
+// The arrays hold T pieces and T + 1 task borders. Returns the number of parts of the most divided document.
+static int64_t make_plan(Plan& plan, const int32_t* doc_start, int64_t T, int64_t most, int64_t share) {
+  int64_t n = 0, tasks = 0, filled = 0, most_parts = 0;
   for (int64_t d0 = 0; d0 < T;) {
     int64_t d1 = d0 + 1;
     while (d1 < T && doc_start[d1] != d1) d1++;
     const int64_t parts = cdiv(d1 - d0, most), size = up(cdiv(d1 - d0, parts), 2);
-    for (int64_t t = d0; t < d1; t += size) {
+    int64_t part = 0;
+    for (int64_t t = d0; t < d1; t += size, part++) {
       const int64_t len = imin(size, d1 - t);
-      if (n == 0 || filled + len > most) {
+      if (n == 0 || filled + len > share) {
         plan.task_begin[tasks++] = (int32_t)n;
         filled = 0;
       }
       filled += len;
-      plan.pieces[n++] = Piece{(int32_t)d0, (int32_t)d1, (int32_t)t, (int32_t)(t + len)};
+      plan.pieces[n++] = Piece{(int32_t)d0, (int32_t)d1, (int32_t)t, (int32_t)(t + len), (int32_t)part};
     }
+    most_parts = imax(most_parts, part);
     d0 = d1;
   }
   plan.task_begin[tasks] = (int32_t)n;
   plan.tasks = tasks;
-  return n;
+  return most_parts;
 }
 
 // Size of near-equal parts of `n` rows of at most MR each, even (so that pairs of rows stay together).

@@ -101,12 +101,14 @@ struct BF16 {
     for (int64_t i = 0; i < n; i += 2 * W)
       store(dst + i / 2, (vf)_mm512_cvtne2ps_pbh((__m512)load(src + i + W), (__m512)load(src + i)));
   }
-  // lane j = (bf16(lo[j]), bf16(hi[j]))
-  ESFT_INLINE vf zip(vf lo, vf hi) {
-    const vu l = __builtin_convertvector((vh)_mm512_cvtneps_pbh((__m512)lo), vu);
-    const vu h = __builtin_convertvector((vh)_mm512_cvtneps_pbh((__m512)hi), vu);
-    return (vf)(l | h << 16);
+  // Two rows in bf16, one after the other, and interleaved: lane j = (bf16(lo[j]), bf16(hi[j])).
+  ESFT_INLINE __m512i both(vf lo, vf hi) { return (__m512i)_mm512_cvtne2ps_pbh((__m512)hi, (__m512)lo); }
+  ESFT_INLINE vf interleave(__m512i v) {
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
+                                           3, 18, 2, 17, 1, 16, 0);
+    return (vf)_mm512_maskz_permutexvar_epi16(-1, order, v);
   }
+  ESFT_INLINE vf zip(vf lo, vf hi) { return interleave(both(lo, hi)); }
   ESFT_INLINE void panel_rows(float* dst, const float* a, const float* b) {
     store(dst, zip(load(a), load(b)));
     store(dst + W, zip(load(a + W), load(b + W)));
@@ -191,12 +193,17 @@ static void product(int64_t m, int64_t n, int64_t units, const float* a, int64_t
 
 // --- packing --------------------------------------------------------------------------------------------------------------
 
-// n rows of `d` floats (the last d2 of them from a second matrix) into dst [nz][pitch], zero to the full pitch and nz rows.
+constexpr int64_t kAhead = 8;
+
+// n rows of `d` floats, then d2 from a second matrix, into dst [nz][pitch], zero to the full pitch and nz rows.
 static void gather_rows(float* dst, int64_t pitch, int64_t n, int64_t nz, const float* src, int64_t ld, int64_t d,
                         const float* src2, int64_t ld2, int64_t d2) {
   for (int64_t r = 0; r < n; r++) {
     float* o = dst + r * pitch;
     const float* s = src + r * ld;
+    // A head's rows are short and far apart: no hardware prefetcher follows them. (Prefetching past the end is harmless.)
+    const char* ahead = reinterpret_cast<const char*>(s + kAhead * ld);
+    for (int64_t c = 0; c < d * 4; c += 64) __builtin_prefetch(ahead + c);
     int64_t i = 0;
     for (; i + W <= d; i += W) store(o + i, load(s + i));
     if (i < d) store_part(o + i, load_part(s + i, d - i), d - i);
