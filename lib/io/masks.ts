@@ -1,0 +1,76 @@
+// A conversation as token ids with labels: what is supervised is exactly what the trained assistant messages add to the text.
+
+import { DataError } from "../errors.ts";
+import { isTrained, refuse, withoutFlags } from "./masks_flags.ts";
+import { assistantSpan } from "./spans.ts";
+import type { ChatTemplate, Message, RenderOptions } from "./template.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+import type { JsonValue } from "./python_text_json.ts";
+
+/** Not supervised. */
+export const IGNORE = -100;
+
+export interface Encoded {
+  readonly inputIds: readonly number[];
+  /** Aligned with inputIds: the id itself where supervised, −100 elsewhere. The shift by one belongs to the loss. */
+  readonly labels: readonly number[];
+}
+
+export interface EncodedConversation extends Encoded {
+  readonly text: string;
+  readonly warnings: readonly { readonly code: "stop-untrained"; readonly key: string }[];
+}
+
+export interface ConversationOptions {
+  readonly tokenizer: Tokenizer;
+  readonly template: ChatTemplate;
+  readonly messages: readonly Message[];
+  readonly tools?: readonly JsonValue[] | null;
+  /** Tokens that end a turn; the tokenizer's own when absent. */
+  readonly stops?: readonly string[];
+  /** bos, eos, clock and template variables; bos and eos are the tokenizer's when absent. */
+  readonly render?: RenderOptions;
+}
+
+export function encodeConversation(options: ConversationOptions): EncodedConversation {
+  const { tokenizer, template } = options;
+  const trained = options.messages.map((m, i) => isTrained(m, `messages[${i}]`));
+  if (!trained.includes(true)) refuse("nothing-to-learn", "messages", "no assistant message is trained on");
+
+  const render: RenderOptions = { bosToken: tokenizer.bosToken, eosToken: tokenizer.eosToken, ...options.render, tools: options.tools ?? null };
+  const messages = template.adapt(options.messages.map(withoutFlags), render);
+  const text = template.render(messages, render);
+  const ids = encode(tokenizer, text);
+  const labels = new Array<number>(ids.length).fill(IGNORE);
+  const warnings: { code: "stop-untrained"; key: string }[] = [];
+  const request = { template, messages, full: text, stops: options.stops ?? tokenizer.stopTokens, render };
+
+  trained.forEach((yes, i) => {
+    if (!yes) return;
+    const key = `messages[${i}]`;
+    const span = assistantSpan(request, i);
+    if (!span.ok) return refuse("prefix", key, span.says);
+    if (span.stop === null && span.follow === null) warnings.push({ code: "stop-untrained", key });
+    const start = commonPrefix(ids, encode(tokenizer, span.prompt));
+    const end = commonPrefix(ids, encode(tokenizer, span.extended + (span.follow ?? "")));
+    for (let t = start; t < end; t++) labels[t] = ids[t] as number;
+  });
+  if (labels.every((label) => label === IGNORE)) refuse("nothing-to-learn", "messages", "no supervised token");
+  return { text, inputIds: ids, labels, warnings };
+}
+
+function encode(tokenizer: Tokenizer, text: string): number[] {
+  try {
+    return tokenizer.encode(text);
+  } catch (error) {
+    if (error instanceof DataError && error.where["rule"] === "surrogate") refuse("surrogate", "messages", "the conversation holds a lone surrogate", error);
+    throw error;
+  }
+}
+
+function commonPrefix(a: readonly number[], b: readonly number[]): number {
+  const n = Math.min(a.length, b.length);
+  let i = 0;
+  while (i < n && a[i] === b[i]) i++;
+  return i;
+}
