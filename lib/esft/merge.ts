@@ -74,6 +74,7 @@ export async function mergeAdapter(base: Checkpoint, adapter: Adapter, outDir: s
         const from = before;
         const written = await writeSafetensors(join(temp, shard.file), entries, {
           metadata: shard.metadata,
+          hash: false, // the verification compares bytes
           signal: options.signal,
           onProgress: (p) => options.onProgress?.({ phase: "merge", done: from + p.done, total: bytes, unit: "bytes" }),
         });

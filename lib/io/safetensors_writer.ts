@@ -16,11 +16,13 @@ export interface TensorEntry {
 
 export interface WriteOptions extends LongTask {
   readonly metadata?: Readonly<Record<string, string>>;
+  /** Also return the sha256 of every tensor. Default true. */
+  readonly hash?: boolean;
 }
 
 export interface Written {
   readonly bytes: number;
-  /** sha256 (hex) of each tensor's bytes, by name. */
+  /** sha256 (hex) of each tensor's bytes, by name; empty without `hash`. */
   readonly sha256: ReadonlyMap<string, string>;
 }
 
@@ -40,16 +42,16 @@ export async function writeSafetensors(path: string, entries: readonly TensorEnt
       for (const entry of entries) {
         const expected = tensorBytes(entry.dtype, entry.shape)!;
         const begin = sink.written;
-        const hash = createHash("sha256");
+        const hash = (options.hash ?? true) ? createHash("sha256") : null;
         for await (const bytes of pieces(entry)) {
           throwIfAborted(options.signal, `writing ${path}`);
           if (sink.written - begin + bytes.byteLength > expected) throw wrongSize(path, entry, expected, `more than ${expected}`);
-          hash.update(bytes);
+          hash?.update(bytes);
           await sink.write(bytes);
           options.onProgress?.({ phase: "write", done: sink.written, total, unit: "bytes" });
         }
         if (sink.written - begin !== expected) throw wrongSize(path, entry, expected, `${sink.written - begin}`);
-        sha256.set(entry.name, hash.digest("hex"));
+        if (hash) sha256.set(entry.name, hash.digest("hex"));
       }
     },
     { bytes: total },

@@ -59,7 +59,7 @@ describe("openSafetensors", () => {
     ["infinite size", rawSafetensors(`{"a":{"dtype":"F32","shape":[1e999],"data_offsets":[0,4]}}`, 4), /non-negative integers/],
     ["overflowing product", rawSafetensors({ a: f32([2 ** 40, 2 ** 40], [0, 4]) }, 4), /counted exactly/],
     ["product that wraps to the truth", rawSafetensors({ a: f32([2 ** 32, 2 ** 32, 1], [0, 0]) }), /counted exactly/],
-    ["huge rank", rawSafetensors({ a: f32(new Array(40).fill(1), [0, 4]) }, 4), /at most 32 dimensions, found 40/],
+    ["huge rank", rawSafetensors({ a: f32(Array.from({ length: 40 }, () => 1), [0, 4]) }, 4), /at most 32 dimensions, found 40/],
     ["one offset", rawSafetensors({ a: f32([1], [0]) }, 4), /data_offsets \[begin, end\]/],
     ["negative offset", rawSafetensors({ a: f32([1], [-4, 0]) }, 4), /non-negative/],
     ["reversed offsets", rawSafetensors({ a: f32([1], [4, 0]) }, 4), /begin <= end/],
