@@ -1,0 +1,285 @@
+"""Contenders, their clocks, and the three ways to run them: measure, check, serve."""
+import gc
+import json
+import logging
+import statistics
+import sys
+import time
+import warnings
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Callable
+
+import torch
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+CHECK_BOUND = {"f32": 1e-5, "bf16": 2e-2}  # relative L2; ten times that for steps: near ties route differently
+ROUND_S = 2e-3  # calls faster than this are repeated inside one round: the clock and Python must not be what is timed
+WARM_CALLS = 3
+warnings.simplefilter("ignore")  # graph breaks and fallbacks inside transformers are what is measured, not news
+torch._logging.set_logs(all=logging.ERROR)
+torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 4096  # many shapes, one process
+KEPT_GROUPS = 2  # groups of contenders that stay set up while serving (their weights take gigabytes)
+
+
+@dataclass
+class Env:
+    device: str
+    seed: int
+    routing: str
+    shared: dict = field(default_factory=dict)  # per group: weights and data that its contenders have in common
+
+    def require_device(self):
+        if self.device == "cuda" and not torch.cuda.is_available():
+            sys.exit("--device cuda: torch sees no CUDA device (driver missing, or a CPU build of torch)")
+
+    def generator(self, salt=0):
+        return torch.Generator().manual_seed(self.seed * 1000003 + salt)
+
+    def randn(self, *shape, dtype=torch.float32, scale=1.0, salt=0):
+        return (torch.randn(*shape, generator=self.generator(salt)) * scale).to(dtype).to(self.device)
+
+    def once(self, group, make):
+        if group not in self.shared:
+            self.shared[group] = make()
+        return self.shared[group]
+
+    def sync(self):
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def meta(self):
+        import transformers
+
+        return {
+            "torch": torch.__version__, "transformers": transformers.__version__, "python": sys.version.split()[0],
+            "device": torch.cuda.get_device_name() if self.device == "cuda" else torch.backends.cpu.get_cpu_capability(),
+            "mkl": torch.backends.mkl.is_available(), "onednn": torch.backends.mkldnn.is_available(),
+            "mkl_avx512_shim": "--mkl-avx512" in sys.argv, "threads": torch.get_num_threads(),
+            "seed": self.seed, "routing": self.routing,
+        }
+
+
+@dataclass
+class Case:
+    """One contender. `make(env)` returns an object with run() (what is timed) and outputs() (what is checked)."""
+    what: str
+    config: str
+    dtype: str
+    mode: str
+    variant: str
+    flops: float
+    make: Callable
+    tokens: int = 0
+    slow: bool = False
+    shape: dict = field(default_factory=dict)
+
+    @property
+    def id(self):
+        return f"{self.what}/{self.config}/{self.dtype}/{self.mode}/{self.variant}"
+
+    @property
+    def group(self):
+        """Contenders that are interleaved and share weights."""
+        return f"{self.what}/{self.config}/{self.dtype}"
+
+    def describe(self):
+        return {"id": self.id, "flops": self.flops, "tokens": self.tokens, "slow": self.slow, "shape": self.shape}
+
+
+@dataclass
+class Timed:
+    """The smallest contender: a function of nothing."""
+    run: Callable
+    outputs: Callable
+
+
+class Contender:
+    """A case that is set up and warm. Set-up, compilation and warm-up calls are outside every measured time."""
+
+    def __init__(self, case, env):
+        self.case, self.env = case, env
+        start = time.perf_counter()
+        self.body = case.make(env)
+        for _ in range(WARM_CALLS):
+            env.sync()
+            t = time.perf_counter()
+            self.body.run()
+            env.sync()
+            last = time.perf_counter() - t
+            if time.perf_counter() - start > 60 and last > 5:  # slow for good, not compiling: once is warm enough
+                break
+        self.calls = max(1, min(1000, round(ROUND_S / last)))
+        self.setup_s = time.perf_counter() - start
+
+    def round(self):
+        run, calls = self.body.run, range(self.calls)
+        self.env.sync()
+        wall, cpu = time.perf_counter(), time.thread_time()
+        for _ in calls:
+            run()
+        self.env.sync()
+        cpu, wall = time.thread_time() - cpu, time.perf_counter() - wall
+        return wall * 1e3 / self.calls, cpu * 1e3 / self.calls
+
+    def row(self, times):
+        ms, cpu = [t[0] for t in times], [t[1] for t in times]
+        return {**self.case.describe(), "threads": torch.get_num_threads(), "calls": self.calls,
+                "setup_s": round(self.setup_s, 3), "ms": ms, "cpu_ms": cpu, **summary(ms, self.case)}
+
+
+def summary(ms, case):
+    """Median and best; p90 is over rates, so it is the time that one round in ten beats."""
+    median, best, p90 = statistics.median(ms), min(ms), sorted(ms)[max(0, -(-len(ms) // 10) - 1)]
+    out = {"median_ms": median, "best_ms": best, "gflops": case.flops / median / 1e6,
+           "gflops_p90": case.flops / p90 / 1e6}
+    if case.tokens:
+        out.update(tok_s=case.tokens / median * 1e3, tok_s_best=case.tokens / best * 1e3)
+    return out
+
+
+def failure(case_id, e):
+    return {"id": case_id, "error": {"type": type(e).__name__, "message": str(e).strip()[:500]}}
+
+
+def set_threads(n):
+    torch.set_num_threads(n)
+
+
+def groups(cases):
+    return [list(g) for _, g in groupby(cases, key=lambda c: c.group)]
+
+
+def set_up(cases, env):
+    """Contenders of a group, and error rows for those that this machine or this torch cannot run."""
+    ready, errors = [], []
+    for case in cases:
+        print(f"  setting up {case.id}", file=sys.stderr)
+        try:
+            ready.append(Contender(case, env))
+        except Exception as e:  # a contender that cannot run is a result too
+            errors.append(failure(case.id, e))
+    return ready, errors
+
+
+def release(env, group):
+    env.shared.pop(group, None)
+    gc.collect()
+    if env.device == "cuda":
+        torch.cuda.empty_cache()
+
+
+def measure(cases, env, rounds):
+    ready, errors = set_up(cases, env)
+    times = {c.case.id: [] for c in ready}
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            for c in ready:
+                times[c.case.id].append(c.round())
+    finally:
+        gc.enable()
+    rows = [c.row(times[c.case.id]) for c in ready] + errors
+    for mode in {c.case.mode for c in ready}:
+        same = [r for r in rows if "ms" in r and r["id"].split("/")[3] == mode]
+        min(same, key=lambda r: r["median_ms"])["fastest"] = True
+    ready.clear()
+    release(env, cases[0].group)
+    return rows
+
+
+def print_rows(rows, out):
+    for r in rows:
+        if "error" in r:
+            print(f"{r['id']:<52} {r['error']['type']}: {r['error']['message'].splitlines()[0][:100]}", file=out)
+            continue
+        rate = f"{r['tok_s']:>12,.0f} tok/s ({r['tok_s_best']:,.0f})" if r["tokens"] else ""
+        print(f"{r['id']:<52} {r['threads']}T {r['median_ms']:>10.3f} ms {r['gflops']:>9.1f} GF/s"
+              f" (p90 {r['gflops_p90']:.1f}){rate}{'  fastest' if r.get('fastest') else ''}", file=out)
+
+
+def rel_l2(a, b):
+    a, b = a.detach().double().cpu(), b.detach().double().cpu()
+    return ((a - b).norm() / b.norm().clamp_min(1e-300)).item() if a.numel() else 0.0
+
+
+def check(cases, env, out):
+    """Outputs of every contender against the first one of its mode, in relative L2."""
+    bad = 0
+    for group in groups(cases):
+        reference = {}
+        for case in group:
+            try:
+                body = case.make(env)
+                got = [t.detach().clone() for t in body.outputs()]
+            except Exception as e:
+                print(f"{case.id:<52} {type(e).__name__}: {str(e).strip().splitlines()[0][:120]}", file=out)
+                bad += 1
+                continue
+            want = reference.setdefault(case.mode, got)
+            errors = [rel_l2(g, w) for g, w in zip(got, want, strict=True)]
+            ok = max(errors) < CHECK_BOUND[case.dtype] * (10 if case.what == "step" else 1)
+            bad += not ok
+            print(f"{case.id:<52} {' '.join(f'{e:.1e}' for e in errors)}  {'ok' if ok else 'WRONG'}", file=out)
+        release(env, group[0].group)
+    return 1 if bad else 0
+
+
+def serve(cases, env, out):
+    by_id, ready, recent = {c.id: c for c in cases}, {}, []
+    say = lambda value: print(json.dumps(value), file=out, flush=True)
+    say({"ready": True, **env.meta()})
+
+    def drop(group):
+        for case_id in [i for i, c in ready.items() if c.case.group == group]:
+            del ready[case_id]
+        recent.remove(group)
+        release(env, group)
+
+    def run(case_id, rounds, threads=None):
+        if case_id not in by_id:
+            raise KeyError(f"no contender {case_id}; `list` names those of this --what, --dtype and --filter")
+        rounds = int(rounds)
+        if threads is not None and int(threads) != torch.get_num_threads():
+            set_threads(int(threads))
+        case = by_id[case_id]
+        if case.group in recent:
+            recent.remove(case.group)
+        recent.append(case.group)
+        for group in recent[:-KEPT_GROUPS]:
+            drop(group)
+        if case_id not in ready:
+            ready[case_id] = Contender(case, env)
+        gc.collect()
+        gc.disable()
+        try:
+            times = [ready[case_id].round() for _ in range(rounds)]
+        finally:
+            gc.enable()
+        return ready[case_id].row(times) if times else {"id": case_id, "ms": [], "cpu_ms": []}
+
+    for line in sys.stdin:
+        words = line.split()
+        if not words:
+            continue
+        command, *rest = words
+        try:
+            if command == "run":
+                if len(rest) not in (2, 3):
+                    raise ValueError(f"expected `run <id> <rounds> [threads]`, got {line.strip()!r}")
+                say(run(*rest))
+            elif command == "list":
+                say({"list": [c.describe() for c in cases]})
+            elif command == "drop":
+                n = len(ready)
+                for group in list(recent):
+                    drop(group)
+                say({"dropped": n})
+            elif command == "quit":
+                break
+            else:
+                raise ValueError(f"unknown command {command!r}; expected run, list, drop or quit")
+        except Exception as e:
+            say(failure(rest[0] if rest else "", e))
+    return 0
