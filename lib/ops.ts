@@ -289,6 +289,11 @@ const iCast = index("cast");
 export function cast(device: Device, a: { x: Tensor; y: Tensor }): void {
   device.run(iCast, { x: a.x, y: a.y });
 }
+const iColumnSum = index("column_sum");
+/** y[c] += Σ_rows x[:, c]: gradient of a bias. */
+export function columnSum(device: Device, a: { x: Tensor; y: Tensor }): void {
+  device.run(iColumnSum, { x: a.x, y: a.y });
+}
 const iMaskGrad = index("mask_grad");
 export function maskGrad(device: Device, a: { grad: Tensor; keep: readonly number[] }): void {
   device.run(iMaskGrad, { grad: a.grad, keep: a.keep });

@@ -186,4 +186,19 @@ void mask_grad(const esft_mask_grad_args& a, Context& ctx) {
   });
 }
 
+// Each task owns W·4 columns and walks all rows, so the order of the sum never depends on the threads.
+void column_sum(const esft_column_sum_args& a, Context& ctx) {
+  constexpr int64_t kColumns = 4 * W;
+  const int64_t R = rows(a.x), C = cols(a.x);
+  float* y = data<float>(a.y);
+  for_chunks(ctx, C, kColumns, R, [&](int64_t begin, int64_t end, int) {
+    float sum[kColumns] = {};
+    for (int64_t r = 0; r < R; r++) {
+      const float* x = row_of<const float>(a.x, r) + begin;
+      for (int64_t c = 0; c < end - begin; c++) sum[c] += x[c];
+    }
+    for (int64_t c = begin; c < end; c++) y[c] += sum[c - begin];
+  });
+}
+
 }  // namespace esft::cpu::ESFT_ISA

@@ -88,4 +88,12 @@ void check_mask_grad(const esft_mask_grad_args& a) {
   expect_ints(kOp, "keep", a.keep, a.grad.shape[0]);
 }
 
+void check_column_sum(const esft_column_sum_args& a) {
+  ESFT_BEGIN_CHECK(column_sum)
+  expect_f32(kOp, "x", a.x, -1, -1);
+  expect_dtype(kOp, "y", a.y, ESFT_F32);
+  expect_vector(kOp, "y", a.y, cols(a.x));
+  expect_apart(kOp, {"y", a.y}, {{"x", a.x}});
+}
+
 }  // namespace esft

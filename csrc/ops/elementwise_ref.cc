@@ -86,4 +86,12 @@ void ref_mask_grad(const esft_mask_grad_args& a) {
   }
 }
 
+void ref_column_sum(const esft_column_sum_args& a) {
+  for (int64_t c = 0; c < cols(a.x); c++) {
+    double sum = data<float>(a.y)[c];
+    for (int64_t r = 0; r < rows(a.x); r++) sum += f32_row(a.x, r)[c];
+    data<float>(a.y)[c] = float(sum);
+  }
+}
+
 }  // namespace esft

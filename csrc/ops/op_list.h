@@ -18,7 +18,7 @@
   X(topk_route) X(route_backward) X(expert_sort) X(count_experts) \
   X(gemm) X(embedding) X(embedding_backward) X(rms_norm) X(rms_norm_backward) X(rope) \
   X(attention) X(attention_backward) X(swiglu) X(swiglu_backward) X(add) X(scale) X(clamp) X(clamp_backward) \
-  X(fill) X(cast) X(mask_grad) X(linear_cross_entropy) X(grad_norm) X(adamw)
+  X(fill) X(cast) X(mask_grad) X(column_sum) X(linear_cross_entropy) X(grad_norm) X(adamw)
 
 enum esft_op {
 #define ESFT_OP_ENUM(name) ESFT_OP_##name,

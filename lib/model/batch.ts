@@ -1,0 +1,102 @@
+// A micro-batch on the host and its way to the device. Rows are laid one after another; documents never see each other.
+
+import { DataError } from "../errors.ts";
+import type { Device, Tensor } from "../tensor.ts";
+import type { Batch } from "./layer.ts";
+
+/** A flat sequence of T tokens. */
+export interface HostBatch {
+  readonly ids: Int32Array;
+  /** Position of each token inside its document. */
+  readonly positions: Int32Array;
+  /** Index in this batch of the first token of each token's document; non-decreasing. */
+  readonly docStart: Int32Array;
+  /** The token to predict at each position (already shifted by one), −100 = not supervised. */
+  readonly targets: Int32Array;
+  /** Number of targets that are not −100. */
+  readonly supervised: number;
+}
+
+export interface BatchRow {
+  readonly ids: ArrayLike<number>;
+  /** −100 or the token to predict next. */
+  readonly targets: ArrayLike<number>;
+  /** First token (index in the row) of each token's document; absent = the row is one document. */
+  readonly docStart?: ArrayLike<number>;
+  /** Absent = counted from docStart. */
+  readonly positions?: ArrayLike<number>;
+}
+
+/** Concatenates rows. */
+export function hostBatch(rows: readonly BatchRow[]): HostBatch {
+  const T = rows.reduce((n, r) => n + r.ids.length, 0);
+  const ids = new Int32Array(T);
+  const positions = new Int32Array(T);
+  const docStart = new Int32Array(T);
+  const targets = new Int32Array(T);
+  let at = 0;
+  let supervised = 0;
+  for (const row of rows) {
+    for (let i = 0; i < row.ids.length; i++) {
+      const start = row.docStart?.[i] ?? 0;
+      ids[at + i] = row.ids[i]!;
+      docStart[at + i] = at + start;
+      positions[at + i] = row.positions?.[i] ?? i - start;
+      targets[at + i] = row.targets[i]!;
+      if (row.targets[i]! >= 0) supervised++;
+    }
+    at += row.ids.length;
+  }
+  return { ids, positions, docStart, targets, supervised };
+}
+
+/** Shifts labels aligned with their tokens: position t predicts t + 1 of the same row. */
+export function shiftLabels(labels: ArrayLike<number>): Int32Array {
+  const out = new Int32Array(labels.length).fill(-100);
+  for (let t = 0; t + 1 < labels.length; t++) out[t] = labels[t + 1]!;
+  return out;
+}
+
+/** Device tensors for batches of up to `capacity` tokens, reused. */
+export class BatchBuffers {
+  readonly capacity: number;
+  private readonly device: Device;
+  private readonly all: Tensor[];
+  private views: { tokens: number; batch: Batch; targets: Tensor } | null = null;
+
+  constructor(device: Device, capacity: number) {
+    this.device = device;
+    this.capacity = capacity;
+    this.all = Array.from({ length: 4 }, () => this.device.empty("i32", [capacity]));
+  }
+
+  /** @throws DataError token id outside the vocabulary, or an empty batch */
+  upload(host: HostBatch, vocab: number): { batch: Batch; targets: Tensor; maxPosition: number } {
+    const T = host.ids.length;
+    if (T === 0) throw new DataError("a batch must have at least one token, found none");
+    let maxPosition = 0;
+    for (let t = 0; t < T; t++) {
+      const id = host.ids[t]!;
+      if (id < 0 || id >= vocab)
+        throw new DataError(`token id ${id} at position ${t} is outside the model's vocabulary of ${vocab}; the tokenizer does not belong to this model`, {
+          where: { token: id, vocab },
+        });
+      if (host.positions[t]! > maxPosition) maxPosition = host.positions[t]!;
+    }
+    if (this.views?.tokens !== T) {
+      const [ids, positions, docStart, targets] = this.all.map((t) => t.view(0, [T])) as [Tensor, Tensor, Tensor, Tensor];
+      this.views = { tokens: T, batch: { tokens: T, ids, positions, docStart }, targets };
+    }
+    const { batch, targets } = this.views;
+    batch.ids.write(host.ids);
+    batch.positions.write(host.positions);
+    batch.docStart.write(host.docStart);
+    targets.write(host.targets);
+    return { batch, targets, maxPosition };
+  }
+
+  dispose(): void {
+    for (const t of this.all) t.dispose();
+    this.views = null;
+  }
+}

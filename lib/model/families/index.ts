@@ -1,0 +1,57 @@
+// The registry of model families: config.json's model_type → ModelSpec. A new family is one data file and one line here.
+
+import { ConfigError } from "../../errors.ts";
+import type { ModelSpec } from "../spec.ts";
+import { ConfigReader } from "./config.ts";
+import type { JsonObject } from "./config.ts";
+import { deepseekV2 } from "./deepseek_v2.ts";
+import { olmoe } from "./olmoe.ts";
+
+const families: Record<string, (config: ConfigReader) => ModelSpec> = {
+  olmoe,
+  deepseek_v2: deepseekV2,
+};
+
+export function supportedModelTypes(): string[] {
+  return Object.keys(families).sort();
+}
+
+/**
+ * The neutral description of a checkpoint.
+ * @param config parsed config.json
+ * @param source its path, for error messages
+ * @throws ConfigError unknown model_type, missing or impossible fields
+ */
+export function modelSpec(config: JsonObject, source: string): ModelSpec {
+  const reader = new ConfigReader(config, source);
+  const type = reader.string("model_type");
+  const family = Object.hasOwn(families, type) ? families[type] : undefined;
+  if (!family)
+    throw new ConfigError(
+      `${source}: "model_type" ${JSON.stringify(type)} is not supported; supported: ${supportedModelTypes().join(", ")}`,
+      { where: { file: source, key: "model_type" } },
+    );
+  const spec = family(reader);
+  validate(spec, source);
+  return spec;
+}
+
+function validate(spec: ModelSpec, source: string): void {
+  const fail = (message: string): never => {
+    throw new ConfigError(`${source}: ${message}`, { where: { file: source } });
+  };
+  spec.layers.forEach((layer, l) => {
+    const a = layer.attention;
+    if (a.kind === "heads") {
+      if (a.heads % a.kvHeads !== 0) fail(`layer ${l}: num_attention_heads ${a.heads} must be a multiple of num_key_value_heads ${a.kvHeads}`);
+      if (!Number.isInteger(a.headDim) || a.headDim % 2 !== 0) fail(`layer ${l}: head_dim ${a.headDim} must be an even integer`);
+    } else if (a.ropeDim % 2 !== 0) fail(`layer ${l}: qk_rope_head_dim ${a.ropeDim} must be even`);
+    if (layer.mlp.kind === "moe") {
+      const { rule, experts, topK } = layer.mlp;
+      if (topK > experts.length) fail(`layer ${l}: num_experts_per_tok ${topK} exceeds the ${experts.length} experts`);
+      if (rule.topkGroups > rule.groups) fail(`layer ${l}: topk_group ${rule.topkGroups} exceeds n_group ${rule.groups}`);
+      if (topK > (rule.topkGroups * experts.length) / rule.groups)
+        fail(`layer ${l}: num_experts_per_tok ${topK} exceeds the experts of ${rule.topkGroups} groups`);
+    }
+  });
+}

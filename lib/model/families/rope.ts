@@ -1,0 +1,87 @@
+// Inverse frequencies of the rotary embedding from `rope_parameters` (transformers 5) or `rope_theta` + `rope_scaling`
+// (published checkpoints). Formulas: RoFormer (arXiv 2104.09864), YaRN (arXiv 2309.00071), linear interpolation, Llama 3.
+
+import { ConfigError } from "../../errors.ts";
+import type { RopeSpec } from "../spec.ts";
+import { ConfigReader } from "./config.ts";
+
+const f32 = Math.fround;
+
+/** m(s, k) = 0.1·k·ln(s) + 1 for s > 1: YaRN's attention factor. */
+export function yarnMscale(factor: number, mscale = 1): number {
+  return factor <= 1 ? 1 : 0.1 * mscale * Math.log(factor) + 1;
+}
+
+export interface RopeConfig {
+  readonly spec: RopeSpec;
+  /** What the scores are multiplied with beside 1/√d: m(factor, mscale_all_dim)² under yarn, else 1. */
+  readonly scoreFactor: number;
+}
+
+/** @param dim rotary dimensions (even). */
+export function ropeFromConfig(reader: ConfigReader, dim: number, interleaved: boolean): RopeConfig {
+  const parameters = reader.object("rope_parameters");
+  const scaling = parameters ?? reader.object("rope_scaling");
+  const p = new ConfigReader(scaling ?? {}, `${reader.source} ${parameters ? "rope_parameters" : "rope_scaling"}`);
+  const theta = parameters?.["rope_theta"] !== undefined ? p.number("rope_theta") : reader.number("rope_theta", 10000);
+  const type = scaling ? String(scaling["rope_type"] ?? scaling["type"] ?? "default") : "default";
+  const base = Array.from({ length: dim / 2 }, (_, i) => f32(1 / f32(f32(theta) ** f32((2 * i) / dim))));
+  switch (type) {
+    case "default":
+      return { spec: { inverseFrequencies: base, factor: 1, interleaved }, scoreFactor: 1 };
+    case "linear": {
+      const factor = p.number("factor");
+      return { spec: { inverseFrequencies: base.map((x) => f32(x / factor)), factor: 1, interleaved }, scoreFactor: 1 };
+    }
+    case "llama3": {
+      const factor = p.number("factor");
+      const low = p.number("low_freq_factor");
+      const high = p.number("high_freq_factor");
+      const original = p.number("original_max_position_embeddings");
+      const inverse = base.map((x) => {
+        const wave = (2 * Math.PI) / x;
+        if (wave > original / low) return f32(x / factor);
+        if (wave < original / high) return x;
+        const smooth = (original / wave - low) / (high - low);
+        return f32(((1 - smooth) * x) / factor + smooth * x);
+      });
+      return { spec: { inverseFrequencies: inverse, factor: 1, interleaved }, scoreFactor: 1 };
+    }
+    case "yarn":
+      return yarn(reader, p, dim, theta, base, interleaved);
+    default:
+      throw new ConfigError(
+        `${p.source}: "rope_type" must be "default", "linear", "llama3" or "yarn", found ${JSON.stringify(type)} (not supported)`,
+        { where: { file: reader.source, key: "rope_type" } },
+      );
+  }
+}
+
+function yarn(reader: ConfigReader, p: ConfigReader, dim: number, theta: number, base: number[], interleaved: boolean): RopeConfig {
+  const original = p.numberOrNull("original_max_position_embeddings") ?? reader.int("max_position_embeddings");
+  const factor = p.numberOrNull("factor") ?? reader.int("max_position_embeddings") / original;
+  const mscale = p.numberOrNull("mscale");
+  const mscaleAll = p.numberOrNull("mscale_all_dim");
+  const attentionFactor =
+    p.numberOrNull("attention_factor") ??
+    (mscale && mscaleAll ? yarnMscale(factor, mscale) / yarnMscale(factor, mscaleAll) : yarnMscale(factor));
+  const correction = (rotations: number): number =>
+    (dim * Math.log(original / (rotations * 2 * Math.PI))) / (2 * Math.log(theta));
+  let low = correction(p.numberOrNull("beta_fast") ?? 32);
+  let high = correction(p.numberOrNull("beta_slow") ?? 1);
+  if (p.bool("truncate", true)) {
+    low = Math.floor(low);
+    high = Math.ceil(high);
+  }
+  low = Math.max(low, 0);
+  high = Math.min(high, dim - 1);
+  if (low === high) high += 0.001;
+  const inverse = base.map((x, i) => {
+    const extrapolation = 1 - Math.min(1, Math.max(0, f32((i - low) / (high - low))));
+    return f32(f32(f32(x / factor) * f32(1 - extrapolation)) + f32(x * f32(extrapolation)));
+  });
+  return {
+    spec: { inverseFrequencies: inverse, factor: attentionFactor, interleaved },
+    scoreFactor: mscaleAll ? yarnMscale(factor, mscaleAll) ** 2 : 1,
+  };
+}

@@ -1,0 +1,200 @@
+// ModelSpec: a neutral description of a Mixture-of-Experts decoder. Layers are written once over it; a model family is a
+// data file (families/*.ts) that turns config.json into a ModelSpec. Nothing outside families/ knows a family's name.
+
+import type { RouteRule } from "../ops.ts";
+
+/** A matrix or vector in the checkpoint: a whole tensor, or slice `index` of a fused one, or rows [begin, end) of that. */
+export interface TensorRef {
+  readonly name: string;
+  /** Index along the first dimension of a stacked tensor (experts). */
+  readonly index?: number;
+  /** Row range of the (sliced) matrix, e.g. the gate half of a fused gate|up tensor. */
+  readonly rows?: readonly [number, number];
+}
+
+/** One string per parameter: `name`, `name[3]`, `name[3,0:16]` or `name[0:16]`. */
+export function refKey(ref: TensorRef): string {
+  const parts = [...(ref.index === undefined ? [] : [`${ref.index}`]), ...(ref.rows ? [`${ref.rows[0]}:${ref.rows[1]}`] : [])];
+  return parts.length > 0 ? `${ref.name}[${parts.join(",")}]` : ref.name;
+}
+
+export interface LinearSpec {
+  readonly weight: TensorRef;
+  readonly bias?: TensorRef;
+  readonly in: number;
+  readonly out: number;
+}
+
+export interface NormSpec {
+  readonly weight: TensorRef;
+  readonly size: number;
+  readonly eps: number;
+}
+
+/** Rotary embedding: inverse frequencies (length rotaryDim / 2) and the factor on cos and sin (yarn). */
+export interface RopeSpec {
+  readonly inverseFrequencies: readonly number[];
+  readonly factor: number;
+  readonly interleaved: boolean;
+}
+
+/** Grouped-head attention: q, k, v projections, optional norm over the whole projection, optional clipping. */
+export interface HeadsAttentionSpec {
+  readonly kind: "heads";
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly q: LinearSpec;
+  readonly k: LinearSpec;
+  readonly v: LinearSpec;
+  readonly o: LinearSpec;
+  readonly qNorm?: NormSpec;
+  readonly kNorm?: NormSpec;
+  /** Clamp of q, k, v to ±clip after the norms; absent = none. */
+  readonly clip?: number;
+  readonly scale: number;
+  readonly rope: RopeSpec;
+}
+
+/** Multi-head latent attention: keys and values come from a low-rank latent, plus one rotary key shared by all heads. */
+export interface LatentAttentionSpec {
+  readonly kind: "latent";
+  readonly heads: number;
+  readonly nopeDim: number;
+  readonly ropeDim: number;
+  readonly vDim: number;
+  readonly kvRank: number;
+  /** Direct query projection, or its low-rank form a → norm → b. */
+  readonly q: LinearSpec | { readonly a: LinearSpec; readonly norm: NormSpec; readonly b: LinearSpec };
+  readonly kvA: LinearSpec;
+  readonly kvNorm: NormSpec;
+  readonly kvB: LinearSpec;
+  readonly o: LinearSpec;
+  readonly scale: number;
+  readonly rope: RopeSpec;
+}
+
+export type AttentionSpec = HeadsAttentionSpec | LatentAttentionSpec;
+
+/** Gated MLP a = silu(gate·x) · (up·x), y = down·a. */
+export interface MlpSpec {
+  readonly kind: "dense";
+  readonly hidden: number;
+  readonly gate: TensorRef;
+  readonly up: TensorRef;
+  readonly down: TensorRef;
+}
+
+export interface ExpertWeights {
+  readonly gate: TensorRef;
+  readonly up: TensorRef;
+  readonly down: TensorRef;
+}
+
+export interface MoeSpec {
+  readonly kind: "moe";
+  readonly experts: readonly ExpertWeights[];
+  readonly topK: number;
+  readonly expertHidden: number;
+  readonly router: TensorRef;
+  /** Added to the scores for choosing only. */
+  readonly selectionBias?: TensorRef;
+  readonly rule: RouteRule;
+  /** Always-on MLP added to the routed output. */
+  readonly shared?: MlpSpec;
+}
+
+export interface LayerSpec {
+  readonly attentionNorm: NormSpec;
+  readonly attention: AttentionSpec;
+  readonly mlpNorm: NormSpec;
+  readonly mlp: MlpSpec | MoeSpec;
+}
+
+export interface ModelSpec {
+  readonly modelType: string;
+  readonly vocab: number;
+  readonly hidden: number;
+  readonly maxPositions: number;
+  readonly embedding: TensorRef;
+  readonly layers: readonly LayerSpec[];
+  readonly finalNorm: NormSpec;
+  /** The embedding's ref when tied. */
+  readonly head: TensorRef;
+  readonly bosId?: number;
+  readonly eosIds: readonly number[];
+}
+
+/** Decoder layer indices (0-based) that have routed experts. */
+export function moeLayers(spec: ModelSpec): number[] {
+  return spec.layers.flatMap((layer, i) => (layer.mlp.kind === "moe" ? [i] : []));
+}
+
+/** The MoE part of layer `l`; throws nothing: undefined when the layer is dense or absent. */
+export function moeOf(spec: ModelSpec, l: number): MoeSpec | undefined {
+  const mlp = spec.layers[l]?.mlp;
+  return mlp?.kind === "moe" ? mlp : undefined;
+}
+
+/** Parameters of one routed expert (gate, up and down). */
+export function expertParameters(spec: ModelSpec): number {
+  const layer = spec.layers.find((l) => l.mlp.kind === "moe")?.mlp;
+  return layer?.kind === "moe" ? 3 * spec.hidden * layer.expertHidden : 0;
+}
+
+/** Every parameter of the model with its shape, in a fixed order, tied ones once. */
+export function parameterShapes(spec: ModelSpec): { ref: TensorRef; shape: number[]; role: ParameterRole; layer: number }[] {
+  const out: { ref: TensorRef; shape: number[]; role: ParameterRole; layer: number }[] = [];
+  const D = spec.hidden;
+  const seen = new Set<string>();
+  const add = (ref: TensorRef, shape: number[], role: ParameterRole, layer: number): void => {
+    if (seen.has(refKey(ref))) return;
+    seen.add(refKey(ref));
+    out.push({ ref, shape, role, layer });
+  };
+  const linear = (l: LinearSpec, role: ParameterRole, layer: number): void => {
+    add(l.weight, [l.out, l.in], role, layer);
+    if (l.bias) add(l.bias, [l.out], role, layer);
+  };
+  const norm = (n: NormSpec, layer: number): void => add(n.weight, [n.size], "norm", layer);
+  const mlp = (m: { gate: TensorRef; up: TensorRef; down: TensorRef }, F: number, role: ParameterRole, layer: number): void => {
+    add(m.gate, [F, D], role, layer);
+    add(m.up, [F, D], role, layer);
+    add(m.down, [D, F], role, layer);
+  };
+  add(spec.embedding, [spec.vocab, D], "embedding", -1);
+  spec.layers.forEach((layer, i) => {
+    norm(layer.attentionNorm, i);
+    const a = layer.attention;
+    if (a.kind === "heads") {
+      for (const l of [a.q, a.k, a.v]) linear(l, "attention", i);
+      if (a.qNorm) norm(a.qNorm, i);
+      if (a.kNorm) norm(a.kNorm, i);
+    } else {
+      if ("a" in a.q) {
+        linear(a.q.a, "attention", i);
+        norm(a.q.norm, i);
+        linear(a.q.b, "attention", i);
+      } else linear(a.q, "attention", i);
+      linear(a.kvA, "attention", i);
+      norm(a.kvNorm, i);
+      linear(a.kvB, "attention", i);
+    }
+    linear(a.o, "attention", i);
+    norm(layer.mlpNorm, i);
+    if (layer.mlp.kind === "dense") mlp(layer.mlp, layer.mlp.hidden, "dense", i);
+    else {
+      const moe = layer.mlp;
+      add(moe.router, [moe.experts.length, D], "router", i);
+      if (moe.selectionBias) add(moe.selectionBias, [moe.experts.length], "selectionBias", i);
+      for (const e of moe.experts) mlp(e, moe.expertHidden, "expert", i);
+      if (moe.shared) mlp(moe.shared, moe.shared.hidden, "shared", i);
+    }
+  });
+  norm(spec.finalNorm, spec.layers.length);
+  add(spec.head, [spec.vocab, D], "head", spec.layers.length);
+  return out;
+}
+
+export type ParameterRole =
+  | "embedding" | "attention" | "norm" | "router" | "selectionBias" | "expert" | "shared" | "dense" | "head";
