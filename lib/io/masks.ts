@@ -10,13 +10,17 @@ import type { JsonValue } from "./python_text_json.ts";
 /** Not supervised. */
 export const IGNORE = -100;
 
+export type TokenIds = readonly number[] | Int32Array;
+
 export interface Encoded {
-  readonly inputIds: readonly number[];
+  readonly inputIds: TokenIds;
   /** Aligned with inputIds: the id itself where supervised, −100 elsewhere. The shift by one belongs to the loss. */
-  readonly labels: readonly number[];
+  readonly labels: TokenIds;
 }
 
 export interface EncodedConversation extends Encoded {
+  readonly inputIds: readonly number[];
+  readonly labels: readonly number[];
   readonly text: string;
   readonly warnings: readonly { readonly code: "stop-untrained"; readonly key: string }[];
 }
@@ -41,7 +45,7 @@ export function encodeConversation(options: ConversationOptions): EncodedConvers
   const messages = template.adapt(options.messages.map(withoutFlags), render);
   const text = template.render(messages, render);
   const ids = encode(tokenizer, text);
-  const labels = new Array<number>(ids.length).fill(IGNORE);
+  const labels = ids.map(() => IGNORE);
   const warnings: { code: "stop-untrained"; key: string }[] = [];
   const request = { template, messages, full: text, stops: options.stops ?? tokenizer.stopTokens, render };
 

@@ -6,6 +6,7 @@ export const PYTHON_SPACE = "\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\
 
 const SPACE = new RegExp(`[${PYTHON_SPACE}]`);
 const SPACE_RUN = new RegExp(`[${PYTHON_SPACE}]+`, "g");
+// oxlint-disable-next-line no-control-regex -- Python ends lines at U+001C-1E too
 const LINE_END = /\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]/g;
 const LONE_SURROGATE = /\p{Surrogate}/u;
 

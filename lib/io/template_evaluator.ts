@@ -45,13 +45,8 @@ class Scope {
     this.parent = parent;
   }
   find(name: string): Value | undefined {
-    let scope: Scope | null = this;
-    while (scope !== null) {
-      const value = scope.names.get(name);
-      if (value !== undefined) return value;
-      scope = scope.parent;
-    }
-    return undefined;
+    const own = this.names.get(name);
+    return own === undefined ? this.parent?.find(name) : own;
   }
 }
 

@@ -1,7 +1,7 @@
 // The byte alphabet of byte-level BPE: every byte as one printable character (GPT-2's table).
 
 export const BYTE_TO_CHAR: readonly string[] = (() => {
-  const table = new Array<string>(256);
+  const table: string[] = [];
   let next = 256;
   for (let byte = 0; byte < 256; byte++) {
     const printable = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || (byte >= 0xae && byte <= 0xff);
