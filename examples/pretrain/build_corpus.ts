@@ -22,7 +22,7 @@ const { values } = parseArgs({
   },
 });
 const seed = Number(values.seed);
-const encoder = rowEncoder(values.tokenizer);
+const encoder = await rowEncoder(values.tokenizer);
 
 interface Stats {
   rows: number;

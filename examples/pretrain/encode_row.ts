@@ -1,8 +1,6 @@
 // Corpus rows to token ids and labels. The `{"text"}` shape is pretraining's own (datasets for fine-tuning refuse it), and
 // pretraining may learn from prompts as well as from answers: hence this small encoder beside the library's datasets.
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
-import { Tokenizer } from "@huggingface/tokenizers";
+import { loadTokenizer } from "../../lib/io/tokenizer.ts";
 import { SPECIALS } from "./chat_format.ts";
 import type { Row } from "./domains/types.ts";
 
@@ -22,10 +20,9 @@ export interface RowEncoder {
 }
 
 /** An encoder over the tokenizer files of `folder`. Same ids as rendering the chat template and encoding the whole text. */
-export function rowEncoder(folder: string): RowEncoder {
-  const read = (name: string): object => JSON.parse(readFileSync(join(folder, name), "utf8")) as object;
-  const tokenizer = new Tokenizer(read("tokenizer.json"), read("tokenizer_config.json"));
-  const encodeText = (text: string): number[] => (text === "" ? [] : tokenizer.encode(text, { add_special_tokens: false }).ids);
+export async function rowEncoder(folder: string): Promise<RowEncoder> {
+  const tokenizer = await loadTokenizer(folder);
+  const encodeText = (text: string): readonly number[] => tokenizer.encode(text);
   return {
     encode(row, { learnPrompts = false } = {}) {
       if ("text" in row) {
@@ -42,6 +39,6 @@ export function rowEncoder(folder: string): RowEncoder {
       }
       return { ids, labels };
     },
-    decode: (ids) => (ids.length === 0 ? "" : tokenizer.decode([...ids], { skip_special_tokens: false })),
+    decode: (ids) => tokenizer.decode([...ids]),
   };
 }
