@@ -129,7 +129,7 @@ struct Forward {
     } else
 #endif
     {
-      store(p + j, P::value(v));
+      store(p + j, v);
       return v;
     }
   }
@@ -216,8 +216,10 @@ void forward(const esft_attention_args& a, Context& ctx) {
 
 void attention(const esft_attention_args& a, Context& ctx) {
   check_doc_start("attention", "doc_start", a.doc_start);
-  if (a.precision == 1) attn::forward<attn::Bf16Compute>(a, ctx);
-  else attn::forward<attn::F32Compute>(a, ctx);
+#if defined(__AVX512BF16__)
+  if (a.precision == 1) return attn::forward<attn::BF16>(a, ctx);
+#endif
+  attn::forward<attn::F32>(a, ctx);  // the backend refuses precision 1 where there is no bf16 instruction
 }
 
 }  // namespace esft::cpu::ESFT_ISA

@@ -122,8 +122,8 @@ struct Backward {
       } else
 #endif
       {
-        store(pc + j, P::value(p[0]));
-        store(dsr + j, P::value(d[0]));
+        store(pc + j, p[0]);
+        store(dsr + j, d[0]);
       }
     };
     int64_t j = 0;
@@ -309,8 +309,10 @@ void backward(const esft_attention_backward_args& a, Context& ctx) {
 
 void attention_backward(const esft_attention_backward_args& a, Context& ctx) {
   check_doc_start("attention_backward", "doc_start", a.doc_start);
-  if (a.precision == 1) attn::backward<attn::Bf16Compute>(a, ctx);
-  else attn::backward<attn::F32Compute>(a, ctx);
+#if defined(__AVX512BF16__)
+  if (a.precision == 1) return attn::backward<attn::BF16>(a, ctx);
+#endif
+  attn::backward<attn::F32>(a, ctx);  // the backend refuses precision 1 where there is no bf16 instruction
 }
 
 }  // namespace esft::cpu::ESFT_ISA

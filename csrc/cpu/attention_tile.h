@@ -58,19 +58,10 @@ ESFT_INLINE vi lanes_in(int64_t base, int64_t lo, int64_t hi) {
   return (lane >= (int32_t)lo) & (lane < (int32_t)hi);
 }
 
-ESFT_INLINE vf round_bf16(vf v) {
-  vu u = (vu)v;
-  vu r = (u + 0x7fff + ((u >> 16) & 1)) & 0xffff0000u;
-  return (vi)(v == v) ? (vf)r : v;
-}
-
 // --- precision policies -----------------------------------------------------------------------------------------------
 
-// f32 units; Round: values are rounded to bf16 first (bf16 compute on a machine without the instruction).
-template <bool Round>
 struct F32 {
   static constexpr int pair = 1;
-  ESFT_INLINE vf value(vf v) { return Round ? round_bf16(v) : v; }
   template <int NV>
   ESFT_INLINE void fma(vf* acc, const float* a, const vf* b) {
     const vf x = *a - vf{};
@@ -78,12 +69,12 @@ struct F32 {
   }
   // n floats (a multiple of NR may be read) as n units
   ESFT_INLINE void row(float* dst, const float* src, int64_t n) {
-    for (int64_t i = 0; i < n; i += W) store(dst + i, value(load(src + i)));
+    for (int64_t i = 0; i < n; i += W) store(dst + i, load(src + i));
   }
   // rows r and r+1 of one panel as B units; for one-row units only `a`
   ESFT_INLINE void panel_rows(float* dst, const float* a, const float*) {
-    store(dst, value(load(a)));
-    store(dst + W, value(load(a + W)));
+    store(dst, load(a));
+    store(dst + W, load(a + W));
   }
 };
 
@@ -114,11 +105,7 @@ struct BF16 {
     store(dst + W, zip(load(a + W), load(b + W)));
   }
 };
-typedef BF16 Bf16Compute;
-#else
-typedef F32<true> Bf16Compute;
 #endif
-typedef F32<false> F32Compute;
 
 // --- the register tile --------------------------------------------------------------------------------------------------
 

@@ -167,7 +167,7 @@ void linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& ctx)
     int64_t row_block = m, column_block = kColumnBlock;
     auto dx_blocks = [&] { return ceil_div(m, row_block) * ceil_div(D, column_block); };
     while (dx_blocks() < ctx.threads() && row_block > 64) row_block = round_up(ceil_div(row_block, 2), 16);
-    while (dx_blocks() < ctx.threads() && column_block > NR) column_block /= 2;
+    while (dx_blocks() < ctx.threads() && column_block > 2 * NR) column_block /= 2;
     const int64_t column_blocks = ceil_div(D, column_block), dx_tasks = has_dx ? dx_blocks() : 0;
     Panels fx = {};
     if (has_dw) fx = pack_panels(f32_operand(c.fx, D), m, D, precision, c.panels);
