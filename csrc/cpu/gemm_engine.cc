@@ -1,58 +1,74 @@
-// Block products, plain version (see gemm_engine.h).
+// Block products on operands in memory, over the loop nest of gemm_block.cc.
 #include "gemm_engine.h"
+
+#include "gemm_block.h"
 
 namespace esft::cpu::ESFT_ISA {
 
 namespace {
-inline float at(const Operand& o, int64_t i, int64_t j) {
-  int64_t x = o.transposed ? j * o.ld + i : i * o.ld + j;
-  return o.bf16 ? bf16_to_f32(static_cast<const uint16_t*>(o.data)[x]) : static_cast<const float*>(o.data)[x];
+
+constexpr int64_t kManyRows = 1 << 20;  // packed panels are meant for many rows
+
+Segment segment_of(const Operand& b, int64_t k, int64_t n) { return {b.data, b.ld, b.transposed ? n : k, b.bf16}; }
+
+// c (+)= a · (B still to be set)
+Block block_of(const Operand& a, int64_t m, int64_t n, int64_t k, float* c, int64_t ldc, bool add) {
+  Block b = {};
+  b.m = m;
+  b.n = n;
+  b.k = k;
+  b.a = {static_cast<const float*>(a.data), a.ld, nullptr};
+  b.a_columns = a.transposed;
+  b.out.kind = OUT_PLAIN;
+  b.out.c = c;
+  b.out.ldc = ldc;
+  b.out.add = add;
+  return b;
 }
-inline float rounded(float v, bool on) { return on ? bf16_to_f32(f32_to_bf16(v)) : v; }
+
 }  // namespace
 
-size_t panels_bytes(int64_t k, int64_t n) { return size_t((n + NR - 1) / NR) * size_t(k + 1) * NR * 4; }
+size_t panels_bytes(int64_t k, int64_t n) { return size_t((n + NR - 1) / NR) * size_t(panel_bytes(PANEL_F32, k)); }
 
 Panels pack_panels(const Operand& b, int64_t k, int64_t n, int precision, void* memory) {
-  Panels p = {memory, k, n, (k + 1) * NR * 4, PANEL_F32, precision != 0};
-  for (int64_t j = 0; j < n; j++) {
-    float* d = reinterpret_cast<float*>(static_cast<char*>(memory) + j / NR * p.panel_bytes) + j % NR;
-    for (int64_t i = 0; i < k; i++) d[i * NR] = rounded(at(b, i, j), precision != 0);
+  const PanelKind kind = panel_kind(b.bf16, precision, kManyRows);
+  const Panels p = {memory, k, n, panel_bytes(kind, k), kind};
+  const Segment s = segment_of(b, k, n);
+  const Weights w = {&s, 1};
+  for (int64_t n0 = 0; k > 0 && n0 < n; n0 += NR) {
+    void* out = static_cast<char*>(memory) + n0 / NR * p.panel_bytes;
+    if (b.transposed)
+      panel_of_weight_rows(kind, w, n0, n0 + W, n, n, k, out);
+    else
+      panel_of_weight_columns(kind, w, n0, smaller(NR, n - n0), k, out);
   }
   return p;
 }
 
 Panels slice_panels(const Panels& b, int64_t k, int64_t n0, int64_t n1) {
-  Panels p = b;
-  p.data = static_cast<const char*>(b.data) + n0 / NR * b.panel_bytes;
-  p.k = k;
-  p.n = n1 - n0;
-  return p;
+  return {static_cast<const char*>(b.data) + n0 / NR * b.panel_bytes, k, n1 - n0, b.panel_bytes, b.kind};
 }
 
-size_t multiply_scratch(int64_t m, int64_t k) { return size_t(m) * size_t(k + 2) * 4 + 4096; }
+size_t multiply_scratch(int64_t m, int64_t k) { return block_scratch(m, k + 1, PANEL_F32, false); }
 
-void multiply(const Operand& a, int64_t m, const Panels& b, float* c, int64_t ldc, bool add, void*) {
-  for (int64_t i = 0; i < m; i++)
-    for (int64_t j = 0; j < b.n; j++) {
-      const float* p = reinterpret_cast<const float*>(static_cast<const char*>(b.data) + j / NR * b.panel_bytes) + j % NR;
-      float s = 0;
-      for (int64_t l = 0; l < b.k; l++) s += rounded(at(a, i, l), b.round_a) * p[l * NR];
-      c[i * ldc + j] = add ? c[i * ldc + j] + s : s;
-    }
+void multiply(const Operand& a, int64_t m, const Panels& panels, float* c, int64_t ldc, bool add, void* scratch) {
+  Block b = block_of(a, m, panels.n, panels.k, c, ldc, add);
+  b.kind = panels.kind;
+  b.source = FROM_PANELS;
+  b.panels = &panels;
+  run_block(b, 0, block_panels(b), scratch);
 }
 
-size_t product_scratch(int64_t m, int64_t k) { return multiply_scratch(m, k) + panels_bytes(k, NR); }
+size_t product_scratch(int64_t m, int64_t k) { return block_scratch(m, k + 1, PANEL_F32, true); }
 
 void product(const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, float* c, int64_t ldc, bool add,
              int precision, void* scratch) {
-  char* rest = static_cast<char*>(scratch) + panels_bytes(k, NR);
-  for (int64_t n0 = 0; n0 < n; n0 += NR) {
-    int64_t nb = n - n0 < NR ? n - n0 : NR, es = b.bf16 ? 2 : 4;
-    Operand part = b;
-    part.data = static_cast<const char*>(b.data) + n0 * es * (b.transposed ? b.ld : 1);
-    multiply(a, m, pack_panels(part, k, nb, precision, scratch), c + n0, ldc, add, rest);
-  }
+  Block block = block_of(a, m, n, k, c, ldc, add);
+  block.kind = panel_kind(b.bf16, precision, m);
+  block.source = b.transposed ? FROM_WEIGHT_ROWS : FROM_WEIGHT_COLUMNS;
+  const Segment s = segment_of(b, k, n);
+  block.w = {&s, 1};
+  run_block(block, 0, block_panels(block), scratch);
 }
 
 }  // namespace esft::cpu::ESFT_ISA

@@ -6,7 +6,8 @@
 //   multiply   c[m,n] (+)= a[m,k] · panels          B packed beforehand (worth it when several A blocks meet one B)
 //   product    c[m,n] (+)= a[m,k] · b[k,n]          panels built one at a time inside
 //
-// precision 0: f32 products and sums; 1: both operands rounded to bf16 (nearest even), f32 sums.
+// precision 0: f32 products and sums; 1: both operands rounded to bf16 (nearest even), f32 sums (only where the
+// instruction set has the bf16 dot product: the backend refuses it elsewhere).
 // The k order is fixed (chunks of KC, ascending), so the bits of an element depend on k alone, not on m, n or the blocking.
 // Defined in gemm_engine.cc. Nothing here allocates, locks or throws.
 #pragma once
@@ -41,7 +42,6 @@ struct Panels {
   int64_t k, n;
   int64_t panel_bytes;  // multiple of 64
   PanelKind kind;
-  bool round_a;         // precision 1 on machines without the dot product: A's values are rounded to bf16 as well
 };
 
 size_t panels_bytes(int64_t k, int64_t n);  // enough for every kind

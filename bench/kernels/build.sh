@@ -1,0 +1,39 @@
+#!/bin/sh
+# Builds the product tests and benchmarks without Node: bench/kernels/build.sh [output folder]
+set -e
+root=$(cd "$(dirname "$0")/../.." && pwd)
+out=${1:-$root/build/kernels}
+mkdir -p "$out"
+cd "$root"
+common="-std=gnu++17 -O3 -Wall -Wextra -Wno-psabi -fPIC -DNDEBUG"
+kernel="-fno-math-errno -ffp-contract=fast -fno-unswitch-loops"
+avx512="-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512"
+rules="$out/rules.mk"
+{
+  echo "all: gemm_test gemm_bench"
+  objects=""
+  core="csrc/core/check.cc csrc/core/thread_pool.cc csrc/ops/checks.cc csrc/ops/gemm.cc csrc/ops/gemm_ref.cc csrc/ops/grouped_gemm.cc csrc/ops/grouped_gemm_ref.cc"
+  for f in $core; do
+    o=$(echo "$f" | tr / _).o
+    objects="$objects $o"
+    printf '%s: %s/%s\n\tg++ %s -MMD -c $< -o $@\n' "$o" "$root" "$f" "$common"
+  done
+  for isa in baseline avx2 avx512 avx512bf16; do
+    case $isa in
+      baseline) flags="" ;;
+      avx2) flags="-mavx2 -mfma -mf16c" ;;
+      avx512) flags="$avx512" ;;
+      avx512bf16) flags="$avx512 -mavx512bf16" ;;
+    esac
+    for f in gemm_micro gemm_pack gemm_epilogue gemm_block gemm_engine gemm grouped_gemm; do
+      objects="$objects $isa.$f.o"
+      printf '%s: %s/csrc/cpu/%s.cc\n\tg++ %s %s %s -DESFT_ISA=%s -MMD -c $< -o $@\n' "$isa.$f.o" "$root" "$f" "$common" "$kernel" "$flags" "$isa"
+    done
+  done
+  for t in gemm_test gemm_bench; do
+    printf '%s.o: %s/bench/kernels/%s.cc\n\tg++ %s -MMD -c $< -o $@\n' "$t" "$root" "$t" "$common"
+    printf '%s: %s.o %s\n\tg++ $^ -o $@ -lpthread -ldl\n' "$t" "$t" "$objects"
+  done
+  echo "-include *.d"
+} > "$rules"
+make -s -C "$out" -f rules.mk -j"$(nproc)" ${2:-all}

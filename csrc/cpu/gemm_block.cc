@@ -1,0 +1,206 @@
+// The loop nest of all products: prepare A once, then for each panel: build it in L2, run all row tiles over it.
+//
+// A is packed once per block (or read in place where its rows are short), a panel is built once per block, and while the
+// tiles of one panel run the memory of the next is fetched into L2. k is cut into chunks of KC only to bound the error of
+// long sums: partial sums stay in the tile.
+#include "gemm_block.h"
+
+namespace esft::cpu::ESFT_ISA {
+
+namespace {
+
+constexpr int64_t kAlign = 64;
+ESFT_INLINE int64_t aligned(int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+
+// Rows up to this many bytes are read by the kernel as they lie; longer ones would fight for the same sets of L1.
+constexpr int64_t kRowBytes = 2048;
+constexpr int64_t kSpill = 64;  // packing writes one vector past its end
+
+int64_t a_row_bytes(PanelKind kind, int64_t k) { return a_elements(kind, k) * 4; }
+
+// How this block reads A.
+struct PreparedA {
+  AccessA access;
+  const char* data;  // first element
+  int64_t ld;        // bytes between rows (A_ROWS)
+};
+
+PreparedA prepare_a(const Block& b, int64_t tiles, void* scratch) {
+  const int64_t row_bytes = a_row_bytes(b.kind, b.k);
+  if (!b.a_columns && row_bytes <= kRowBytes) {
+    if (reads_a_in_place(b)) return {A_ROWS, reinterpret_cast<const char*>(b.a.data), b.a.ld * 4};
+    copy_rows(b.kind, b.a, b.m, b.k, scratch, row_bytes / 4);
+    return {A_ROWS, static_cast<const char*>(scratch), row_bytes};
+  }
+  char* out = static_cast<char*>(scratch);
+  int64_t i = 0;
+  for (int64_t t = 0; t < tiles; t++) {
+    const int64_t mr = b.m / tiles + (t < b.m % tiles);
+    if (b.a_columns)
+      pack_columns(b.kind, b.a, b.a_scale, i, mr, b.m, b.k, out);
+    else
+      pack_rows(b.kind, rows_from(b.a, i), mr, b.k, out);
+    out += row_bytes * mr;
+    i += mr;
+  }
+  return {A_PACKED, static_cast<const char*>(scratch), 0};
+}
+
+void build_panel(const Block& b, int64_t p, void* out) {
+  if (b.k == 0) return;
+  switch (b.source) {
+    case FROM_WEIGHT_ROWS:
+      if (b.out.kind == OUT_SWIGLU)
+        return panel_of_weight_rows(b.kind, b.w, p * W, b.n + p * W, b.n, 2 * b.n, b.k, out);
+      return panel_of_weight_rows(b.kind, b.w, p * NR, p * NR + W, b.n, b.n, b.k, out);
+    case FROM_WEIGHT_COLUMNS: return panel_of_weight_columns(b.kind, b.w, p * NR, smaller(NR, b.n - p * NR), b.k, out);
+    case FROM_ROWS: return panel_of_rows(b.kind, b.x, b.x_act, b.x_features, p * NR, smaller(NR, b.n - p * NR), b.k, out);
+    case FROM_PANELS: return;
+  }
+}
+
+// Starts fetching the weights of panel p, spread over `blocks` calls.
+void fetch_panel(const Block& b, int64_t p, int64_t blocks, Prefetch* ahead) {
+  ahead->per_block = 0;
+  if (b.source > FROM_WEIGHT_COLUMNS || blocks <= 0 || b.k == 0) return;
+  const Segment* s = b.w.segments;
+  const char *first, *second = nullptr;
+  int64_t rows, second_rows = 0, bytes;
+  if (b.source == FROM_WEIGHT_ROWS) {
+    const bool paired = b.out.kind == OUT_SWIGLU;
+    int64_t n = paired ? p * W : p * NR;
+    const Segment* up = s;
+    for (int64_t i = n; i >= s->rows; i -= s->rows, n = i) s++;
+    bytes = b.k * (s->bf16 ? 2 : 4);
+    const int64_t pitch = s->ld * (s->bf16 ? 2 : 4);
+    first = static_cast<const char*>(s->data) + n * pitch;
+    rows = smaller(paired ? W : NR, s->rows - n);
+    if (paired) {
+      int64_t j = b.n + p * W;
+      while (j >= up->rows) j -= up++->rows;
+      second = static_cast<const char*>(up->data) + j * pitch;
+      second_rows = smaller(W, up->rows - j);
+    }
+  } else {
+    const int64_t size = s->bf16 ? 2 : 4;
+    bytes = smaller(NR, b.n - p * NR) * size;
+    first = static_cast<const char*>(s->data) + p * NR * size;
+    rows = s->rows;
+    if (b.w.count > 1 && s[1].bf16 == s->bf16) {
+      second = static_cast<const char*>(s[1].data) + p * NR * size;
+      second_rows = s[1].rows;
+    }
+  }
+  if (rows <= 0) return;
+  const int64_t pitch = s->ld * (s->bf16 ? 2 : 4), offset = reinterpret_cast<uintptr_t>(first) & 63;
+  ahead->lines = ahead->left = int32_t((bytes + (pitch % 64 ? 63 : offset) + 63) / 64);
+  ahead->jump = pitch - int64_t(ahead->lines) * 64;
+  ahead->next = first - offset;
+  ahead->rows = int32_t(rows);
+  ahead->then = second ? second - (reinterpret_cast<uintptr_t>(second) & 63) : nullptr;
+  ahead->then_rows = int32_t(second_rows);
+  ahead->per_block = int32_t((int64_t(ahead->lines) * (rows + second_rows) + blocks - 1) / blocks);
+}
+
+}  // namespace
+
+PanelKind panel_kind(bool all_bf16, int64_t precision, int64_t m) {
+  (void)m, (void)all_bf16, (void)precision;
+#if defined(__AVX512BF16__)
+  if (precision) return PANEL_DOT;
+  if (all_bf16) return PANEL_PAIR;
+#elif defined(__AVX512F__)
+  // Machines without bf16 instructions shift on a port the multiply-adds need: there expanding pays from 64 rows on.
+  if (all_bf16 && m < 64) return PANEL_PAIR;
+#endif
+  return PANEL_F32;
+}
+
+bool reads_a_in_place(const Block& b) {
+  return !b.a_columns && !b.a.index && b.kind != PANEL_DOT && a_elements(b.kind, b.k) == b.k &&
+         a_row_bytes(b.kind, b.k) <= kRowBytes;
+}
+
+Block block_part(const Block& b, int64_t m0, int64_t m1) {
+  Block p = b;
+  p.m = m1 - m0;
+  if (b.a_columns)
+    p.a.data += m0;
+  else
+    p.a = rows_from(b.a, m0);
+  if (p.out.c) p.out.c += m0 * p.out.ldc;
+  if (p.out.h) p.out.h += m0 * p.out.ldh;
+  if (p.out.row_gate) p.out.row_gate += m0;
+  if (p.out.dgate) p.out.dgate += m0;
+  return p;
+}
+
+int64_t block_panels(const Block& b) { return b.out.kind == OUT_SWIGLU ? (b.n + W - 1) / W : (b.n + NR - 1) / NR; }
+
+size_t block_scratch(int64_t m, int64_t k, PanelKind kind, bool panel) {
+  return size_t(aligned(m * a_row_bytes(kind, k) + kSpill) + (panel ? aligned(panel_bytes(kind, k)) : 0) +
+                aligned(m * W * 4) + kMaxTileRows * NR * 4);
+}
+
+void run_block(const Block& b, int64_t p0, int64_t p1, void* scratch) {
+  const int64_t per_tile = tile_rows(b.kind), tiles = (b.m + per_tile - 1) / per_tile;
+  const int64_t row_bytes = a_row_bytes(b.kind, b.k), steps = panel_steps(b.kind, b.k);
+  const int64_t chunk = b.kind == PANEL_F32 ? KC : b.kind == PANEL_PAIR ? KC / 2 : KC;
+  if (b.m <= 0 || p0 >= p1) return;
+
+  char* at = static_cast<char*>(scratch);
+  char* a_scratch = at;
+  at += aligned(b.m * row_bytes + kSpill);
+  float* sums = reinterpret_cast<float*>(at);
+  at += aligned(b.m * W * 4);
+  float* tile = reinterpret_cast<float*>(at);
+  at += kMaxTileRows * NR * 4;
+  char* panel_scratch = at;
+
+  const PreparedA a = prepare_a(b, tiles, a_scratch);
+  const bool dgate = b.out.kind == OUT_DSWIGLU && b.out.dgate;
+  if (dgate) memset(sums, 0, size_t(b.m) * W * 4);
+  int64_t fetches = 0;  // fetch opportunities per panel
+  for (int64_t s = 0; s < steps; s += chunk) fetches += smaller(chunk, steps - s) / kPrefetchSteps;
+  fetches *= tiles;
+
+  Prefetch ahead = {};
+  for (int64_t p = p0; p < p1; p++) {
+    const char* panel = panel_scratch;
+    if (b.source == FROM_PANELS) {
+      panel = static_cast<const char*>(b.panels->data) + p * b.panels->panel_bytes;
+    } else {
+      build_panel(b, p, panel_scratch);
+    }
+    ahead.per_block = 0;
+    if (p + 1 < p1) fetch_panel(b, p + 1, fetches, &ahead);
+    const bool direct = b.out.kind == OUT_PLAIN && (p + 1) * NR <= b.n && !b.out.bias && !b.out.past_caches;
+    int64_t i = 0;
+    for (int64_t t = 0; t < tiles; t++) {
+      const int64_t mr = b.m / tiles + (t < b.m % tiles);
+      const MicroKernel kernel = micro_kernel(b.kind, a.access, int(mr));
+      MicroArgs g;
+      g.a = a.access == A_ROWS ? a.data + i * a.ld : a.data + i * row_bytes;
+      g.lda = a.ld;
+      g.panel = panel;
+      g.c = direct ? b.out.c + i * b.out.ldc + p * NR : tile;
+      g.ldc = direct ? b.out.ldc : NR;
+      g.add = direct && b.out.add;
+      g.ahead = &ahead;
+      for (int64_t s = 0; s < steps || s == 0; s += chunk) {
+        g.steps = smaller(chunk, steps - s);
+        kernel(g);
+        g.add = true;
+        g.a = static_cast<const char*>(g.a) + chunk * 4 * (b.kind == PANEL_PAIR ? 2 : 1) * (a.access == A_ROWS ? 1 : mr);
+        g.panel = static_cast<const char*>(g.panel) + chunk * NR * 4;
+      }
+      if (!direct) finish_tile(b, tile, i, mr, p, sums);
+      i += mr;
+    }
+  }
+  if (dgate)
+    for (int64_t i = 0; i < b.m; i++) b.out.dgate[i] = hsum(load(sums + i * W));
+  if (b.out.past_caches) stream_fence();
+}
+
+}  // namespace esft::cpu::ESFT_ISA

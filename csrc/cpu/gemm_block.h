@@ -1,0 +1,65 @@
+// One block of a product: some rows of A times some panels of B, with what happens to the result (see gemm_block.cc).
+// A task of gemm or grouped_gemm is one block; blocks write disjoint outputs.
+#pragma once
+#include "gemm_pack.h"
+
+namespace esft::cpu::ESFT_ISA {
+
+enum OutputKind : int32_t {
+  OUT_PLAIN = 0,    // c (+)= product (+ bias)
+  OUT_SWIGLU = 1,   // panels hold W gate | W up columns: h = product (optional), c = silu(gate)·up
+  OUT_DSWIGLU = 2,  // the product is the gradient g of silu(gate)·up: c = dh, dgate = ⟨g, a⟩ (see ops/grouped_gemm.h)
+};
+
+// Row i of the block at c + i·ldc, h + i·ldh, row_gate[i], dgate[i].
+struct Output {
+  OutputKind kind;
+  float* c;
+  int64_t ldc;
+  bool add;          // OUT_PLAIN: c += instead of c =
+  bool past_caches;  // large outputs nobody reads soon: streaming stores (not with add)
+  const void* bias;  // OUT_PLAIN, optional
+  bool bias_bf16;
+  float* h;  // OUT_SWIGLU: written when not null; OUT_DSWIGLU: read. gate | up, n each
+  int64_t ldh;
+  const float* row_gate;  // OUT_DSWIGLU, optional
+  float* dgate;           // OUT_DSWIGLU, optional; complete only when the block covers every panel
+};
+
+enum PanelSource : int32_t {
+  FROM_WEIGHT_ROWS = 0,     // y = x·Wᵀ
+  FROM_WEIGHT_COLUMNS = 1,  // dx = dy·W
+  FROM_ROWS = 2,            // dW = dyᵀ·x
+  FROM_PANELS = 3,          // packed beforehand
+};
+
+struct Block {
+  PanelKind kind;
+  int64_t m, n, k;        // n: columns of the product; OUT_SWIGLU: features, i.e. half of them
+  Rows a;                 // m rows of k, or (a_columns) k rows of m
+  bool a_columns;
+  const float* a_scale;   // a_columns: factor per row of memory, optional
+  PanelSource source;
+  Weights w;              // FROM_WEIGHT_*
+  Rows x;                 // FROM_ROWS: k rows
+  bool x_act;             // FROM_ROWS: rows are h = gate | up, silu(gate)·up is taken
+  int64_t x_features;     // FROM_ROWS with x_act: distance of up from gate
+  const Panels* panels;   // FROM_PANELS
+  Output out;
+};
+
+// The panel kind for a product whose weights are (not) all bf16, for blocks of about m rows.
+PanelKind panel_kind(bool all_bf16, int64_t precision, int64_t m);
+
+int64_t block_panels(const Block& b);
+bool reads_a_in_place(const Block& b);                       // rows short enough, nothing to gather or round
+Block block_part(const Block& b, int64_t m0, int64_t m1);    // rows m0 .. m1 of the block
+size_t block_scratch(int64_t m, int64_t k, PanelKind kind, bool panel);  // panel: it builds panels itself
+// Panels p0 .. p1 of the block.
+void run_block(const Block& b, int64_t p0, int64_t p1, void* scratch);
+
+// Epilogues (gemm_epilogue.cc): a tile of mr rows (NR apart) that starts at row i and panel p of the block.
+// sums: one vector per block row for dgate.
+void finish_tile(const Block& b, const float* tile, int64_t i, int64_t mr, int64_t p, float* sums);
+
+}  // namespace esft::cpu::ESFT_ISA

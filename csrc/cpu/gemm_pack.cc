@@ -1,0 +1,305 @@
+// Packing for the block products (see gemm_pack.h).
+#include "gemm_pack.h"
+
+#include "gemm_activation.h"
+#include "gemm_vec.h"
+
+namespace esft::cpu::ESFT_ISA {
+
+namespace {
+
+ESFT_INLINE float* floats(void* p) { return static_cast<float*>(p); }
+
+// The rows of a stacked weight one after another.
+struct WeightCursor {
+  const Segment* s;
+  const char* row;
+  int64_t left, pitch;
+  bool bf16;
+  void open(const Segment* segment) {
+    s = segment;
+    row = static_cast<const char*>(s->data);
+    left = s->rows;
+    bf16 = s->bf16;
+    pitch = s->ld * (bf16 ? 2 : 4);
+  }
+  void settle() {  // skips exhausted segments; the caller never walks past the last row
+    while (left == 0) open(s + 1);
+  }
+  static WeightCursor make(const Weights& w, int64_t i) {
+    WeightCursor c;
+    const Segment* s = w.segments;
+    while (i >= s->rows) i -= s++->rows;
+    c.open(s);
+    c.row += i * c.pitch;
+    c.left -= i;
+    return c;
+  }
+  void next() { row += pitch, left--; }
+  // Columns n .. n+count of the current row as f32.
+  __attribute__((always_inline)) vf load_f32(int64_t n, int64_t count) const {
+    if (bf16) {
+      const uint16_t* p = reinterpret_cast<const uint16_t*>(row) + n;
+      return count >= W ? load_bf16(p) : count > 0 ? load_bf16_part(p, count) : vf{};
+    }
+    const float* p = reinterpret_cast<const float*>(row) + n;
+    return count >= W ? load(p) : count > 0 ? load_part(p, count) : vf{};
+  }
+};
+
+#if defined(__AVX512F__)
+bool all_bf16(const Weights& w) {
+  for (int64_t s = 0; s < w.count; s++)
+    if (!w.segments[s].bf16) return false;
+  return true;
+}
+#endif
+
+// k .. k+2W of an f32 row as W pairs (zeros past `left`); unused where there is no dot product.
+ESFT_INLINE vf pairs_of_f32(const float* p, int64_t left) {
+#if defined(__AVX512BF16__)
+  if (left >= 2 * W) return round_pairs(load(p), load(p + W));
+  return left > W ? round_pairs(load(p), load_part(p + W, left - W)) : round_pairs(load_part(p, left), vf{});
+#else
+  (void)left;
+  return load(p);
+#endif
+}
+
+// W columns of a panel from W rows of one dtype: blocks of W steps, transposed. kOut: what the panel holds.
+template <bool kBf16, PanelKind kKind>
+void half_panel(const void* const (&row)[W], int64_t k, float* out) {
+  constexpr int64_t kPer = kBf16 || kKind != PANEL_F32 ? 2 * W : W;  // k per vector of a row
+  for (int64_t l = 0; l < k; l += kPer) {
+    const int64_t left = k - l;
+    vf r[W];
+#pragma GCC unroll 16
+    for (int i = 0; i < W; i++) {
+      if (kBf16) {
+        const uint16_t* p = static_cast<const uint16_t*>(row[i]) + l;
+        r[i] = left >= kPer ? load_pairs(p) : load_pairs_part(p, left);
+      } else if (kKind == PANEL_F32) {
+        const float* p = static_cast<const float*>(row[i]) + l;
+        r[i] = left >= kPer ? load(p) : load_part(p, left);
+      } else {
+        r[i] = pairs_of_f32(static_cast<const float*>(row[i]) + l, left);
+      }
+    }
+    transpose(r);
+    if (kBf16 && kKind == PANEL_F32) {  // expand
+      if (left >= kPer) {
+#pragma GCC unroll 16
+        for (int i = 0; i < W; i++) {
+          store(out + 2 * i * NR, low_half(r[i]));
+          store(out + (2 * i + 1) * NR, high_half(r[i]));
+        }
+      } else {
+        for (int64_t i = 0; i < left; i++) store(out + i * NR, i & 1 ? high_half(r[i / 2]) : low_half(r[i / 2]));
+      }
+      out += kPer * NR;
+    } else {
+      const int64_t steps = kPer == W ? smaller(W, left) : smaller(W, (left + 1) / 2);
+      if (steps == W) {
+#pragma GCC unroll 16
+        for (int i = 0; i < W; i++) store(out + i * NR, r[i]);
+      } else {
+        for (int64_t i = 0; i < steps; i++) store(out + i * NR, r[i]);
+      }
+      out += W * NR;
+    }
+  }
+}
+
+template <bool kBf16>
+void half_panel(PanelKind kind, const void* const (&row)[W], int64_t k, float* out) {
+  if (kind == PANEL_F32) return half_panel<kBf16, PANEL_F32>(row, k, out);
+#if defined(__AVX512BF16__)
+  if (kind == PANEL_DOT || kBf16) return half_panel<kBf16, PANEL_DOT>(row, k, out);
+#elif defined(__AVX512F__)
+  if (kBf16) return half_panel<kBf16, PANEL_PAIR>(row, k, out);
+#endif
+}
+
+// Two vertical f32 rows into the panel as one row of pairs.
+ESFT_INLINE void store_pairs(float* out, vf lo0, vf lo1, vf hi0, vf hi1) {
+#if defined(__AVX512BF16__)
+  store(out, round_zip(lo0, hi0));
+  store(out + W, round_zip(lo1, hi1));
+#else
+  (void)out, (void)lo0, (void)lo1, (void)hi0, (void)hi1;
+#endif
+}
+
+}  // namespace
+
+void panel_of_weight_rows(PanelKind kind, const Weights& w, int64_t n0, int64_t n1, int64_t limit0, int64_t limit1, int64_t k,
+                          void* out) {
+  for (int half = 0; half < 2; half++) {
+    const int64_t first = half ? n1 : n0, limit = half ? limit1 : limit0;
+    const void* row[W];
+    bool bf16[W];
+    int64_t wide = 0;
+    WeightCursor c = WeightCursor::make(w, first < limit ? first : limit - 1);
+    for (int64_t i = 0; i < W; i++) {
+      c.settle();
+      row[i] = c.row;
+      bf16[i] = c.bf16;
+      wide += c.bf16;
+      if (first + i + 1 < limit) c.next();
+    }
+    float* to = floats(out) + half * W;
+    if (wide == W) {
+      half_panel<true>(kind, row, k, to);
+    } else if (wide == 0) {
+      half_panel<false>(kind, row, k, to);
+    } else {  // columns of both dtypes: each half panel written twice, the f32 columns last
+      const void* f32_row[W];
+      const void* bf16_row[W];
+      const void *any_f32 = nullptr, *any_bf16 = nullptr;
+      for (int i = 0; i < W; i++) (bf16[i] ? any_bf16 : any_f32) = row[i];
+      for (int i = 0; i < W; i++) f32_row[i] = bf16[i] ? any_f32 : row[i], bf16_row[i] = bf16[i] ? row[i] : any_bf16;
+      alignas(64) float part[2 * W * NR];
+      for (int64_t l = 0; l < k; l += 2 * W) {
+        const int64_t n = smaller(2 * W, k - l), steps = panel_steps(kind, n);
+        const void *a[W], *b[W];
+        for (int i = 0; i < W; i++) {
+          a[i] = static_cast<const float*>(f32_row[i]) + l;
+          b[i] = static_cast<const uint16_t*>(bf16_row[i]) + l;
+        }
+        half_panel<true>(kind, b, n, part);
+        half_panel<false>(kind, a, n, part + W);
+        float* rows = to + panel_steps(kind, l) * NR;
+        for (int64_t s = 0; s < steps; s++)
+          for (int i = 0; i < W; i++) memcpy(&rows[s * NR + i], &part[s * NR + (bf16[i] ? i : W + i)], 4);
+      }
+    }
+  }
+}
+
+void panel_of_weight_columns(PanelKind kind, const Weights& w, int64_t n0, int64_t count, int64_t k, void* out_) {
+  float* out = floats(out_);
+  WeightCursor c = WeightCursor::make(w, 0);
+  if (kind == PANEL_F32) {
+    for (int64_t l = 0; l < k; l++, out += NR) {
+      c.settle();
+      store(out, c.load_f32(n0, count));
+      store(out + W, c.load_f32(n0 + W, count - W));
+      c.next();
+    }
+    return;
+  }
+#if defined(__AVX512F__)
+  if (all_bf16(w)) {
+    const __mmask32 mask = count >= NR ? ~0u : (1u << count) - 1;
+    for (int64_t l = 0; l < k; l += 2, out += NR) {
+      c.settle();
+      const vf r0 = (vf)_mm512_maskz_loadu_epi16(mask, reinterpret_cast<const uint16_t*>(c.row) + n0);
+      c.next();
+      vf r1 = {};
+      if (l + 1 < k) {
+        c.settle();
+        r1 = (vf)_mm512_maskz_loadu_epi16(mask, reinterpret_cast<const uint16_t*>(c.row) + n0);
+        c.next();
+      }
+      vf p0, p1;
+      zip_bf16(r0, r1, p0, p1);
+      store(out, p0);
+      store(out + W, p1);
+    }
+    return;
+  }
+#endif
+  for (int64_t l = 0; l < k; l += 2, out += NR) {
+    c.settle();
+    const vf a0 = c.load_f32(n0, count), a1 = c.load_f32(n0 + W, count - W);
+    c.next();
+    vf b0 = {}, b1 = {};
+    if (l + 1 < k) {
+      c.settle();
+      b0 = c.load_f32(n0, count), b1 = c.load_f32(n0 + W, count - W);
+      c.next();
+    }
+    store_pairs(out, a0, a1, b0, b1);
+  }
+}
+
+void panel_of_rows(PanelKind kind, const Rows& x, bool act, int64_t K, int64_t n0, int64_t count, int64_t k, void* out_) {
+  float* out = floats(out_);
+  const int64_t c0 = smaller(count, W), c1 = count - c0;
+  auto part = [&](int64_t l, int64_t n, int64_t c) ESFT_LAMBDA -> vf {
+    if (c <= 0) return vf{};
+    const float* p = row_at(x, l) + n0 + n;
+    return act ? silu_times(load_n(p, c), load_n(p + K, c)) : load_n(p, c);
+  };
+  if (kind == PANEL_F32) {
+    for (int64_t l = 0; l < k; l++, out += NR) {
+      store(out, part(l, 0, c0));
+      store(out + W, part(l, W, c1));
+    }
+    return;
+  }
+  for (int64_t l = 0; l < k; l += 2, out += NR) {
+    const bool two = l + 1 < k;
+    store_pairs(out, part(l, 0, c0), part(l, W, c1), two ? part(l + 1, 0, c0) : vf{}, two ? part(l + 1, W, c1) : vf{});
+  }
+}
+
+void pack_rows(PanelKind kind, const Rows& a, int64_t mr, int64_t k, void* out_) {
+  float* out = floats(out_);
+  const float* row[W];
+  for (int64_t i = 0; i < W; i++) row[i] = row_at(a, smaller(i, mr - 1));
+  const int64_t per = kind == PANEL_DOT ? 2 * W : W, total = a_elements(kind, k);
+  for (int64_t l = 0, e = 0; e < total; l += per, e += W) {
+    const int64_t left = k - l, n = smaller(W, total - e);
+    vf r[W];
+    if (kind == PANEL_DOT) {
+#pragma GCC unroll 16
+      for (int i = 0; i < W; i++) r[i] = pairs_of_f32(row[i] + l, left);
+    } else {
+#pragma GCC unroll 16
+      for (int i = 0; i < W; i++) r[i] = left >= W ? load(row[i] + l) : left > 0 ? load_part(row[i] + l, left) : vf{};
+    }
+    transpose(r);
+    if (n == W) {  // each store's spill past mr is overwritten by the next
+#pragma GCC unroll 16
+      for (int i = 0; i < W; i++) store(out + i * mr, r[i]);
+    } else {
+      for (int64_t i = 0; i < n; i++) store(out + i * mr, r[i]);
+    }
+    out += W * mr;
+  }
+}
+
+void copy_rows(PanelKind kind, const Rows& a, int64_t m, int64_t k, void* out_, int64_t ld) {
+  const int64_t total = a_elements(kind, k), per = kind == PANEL_DOT ? 2 * W : W;
+  for (int64_t i = 0; i < m; i++) {
+    const float* row = row_at(a, i);
+    float* out = floats(out_) + i * ld;
+    int64_t l = 0, e = 0;
+    for (; l + per <= k; l += per, e += W) store(out + e, kind == PANEL_DOT ? pairs_of_f32(row + l, per) : load(row + l));
+    if (e < total) {
+      const vf last = kind == PANEL_DOT ? pairs_of_f32(row + l, k - l) : l < k ? load_part(row + l, k - l) : vf{};
+      store_n(out + e, last, total - e);
+    }
+  }
+}
+
+void pack_columns(PanelKind kind, const Rows& a, const float* scale, int64_t m0, int64_t mr, int64_t m, int64_t k, void* out_) {
+  float* out = floats(out_);
+  const int64_t n = m0 + W <= m ? W : smaller(mr, W);  // a whole vector where the row holds one
+  auto take = [&](int64_t l) ESFT_LAMBDA -> vf {
+    const vf v = load_n(row_at(a, l) + m0, n);
+    return scale ? v * splat(scale[l]) : v;
+  };
+  if (kind == PANEL_DOT) {
+#if defined(__AVX512BF16__)
+    for (int64_t l = 0; l < k; l += 2, out += mr) store(out, round_zip(take(l), l + 1 < k ? take(l + 1) : vf{}));
+#endif
+    return;
+  }
+  int64_t l = 0;
+  for (; l < k; l++, out += mr) store(out, take(l));
+  for (; l < a_elements(kind, k); l++, out += mr) store(out, vf{});
+}
+
+}  // namespace esft::cpu::ESFT_ISA
