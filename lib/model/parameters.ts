@@ -47,6 +47,8 @@ export class Parameters {
   private readonly files: MappedFile[];
   private readonly lists = new Map<string, { key: string; list: TensorList }>();
   private version = 0;
+  /** Changes whenever another set of parameters trains. */
+  epoch = 0;
   state: TrainingState | null = null;
 
   private constructor(device: Device, byKey: Map<string, Parameter>, files: MappedFile[]) {
@@ -166,6 +168,7 @@ export class Parameters {
       ops.cast(this.device, { x: p.base, y: p.master });
     });
     this.version++;
+    this.epoch++;
     this.state = { parameters, offsets, size, master, grad, m, v };
     return this.state;
   }
@@ -183,6 +186,7 @@ export class Parameters {
     for (const t of [this.state.master, this.state.grad, this.state.m, this.state.v]) t.dispose();
     this.state = null;
     this.version++;
+    this.epoch++;
   }
 
   /** Replaces values without training them (an adapter at inference). Undo with freeze or `restore`. */

@@ -43,7 +43,7 @@ export class Transformer {
   private readonly correct: Tensor;
   private plan: ActivationPlan | null = null;
   private buffers: BatchBuffers | null = null;
-  private planned = { capacity: 0, keepFrom: Number.POSITIVE_INFINITY };
+  private planned = { capacity: 0, keepFrom: Number.POSITIVE_INFINITY, epoch: -1 };
 
   constructor(spec: ModelSpec, device: Device, params: Parameters, precision: Precision = "f32") {
     this.spec = spec;
@@ -89,13 +89,14 @@ export class Transformer {
   /** Allocates activations for batches of up to `capacity` tokens; cheap when nothing changed. */
   prepare(capacity: number, training: boolean): void {
     const keepFrom = training ? this.lowestTrained() : Number.POSITIVE_INFINITY;
-    if (this.plan && this.planned.capacity >= capacity && this.planned.keepFrom === keepFrom) return;
+    // A plan that keeps more than is asked for serves too: evaluation runs inside a training run's plan.
+    if (this.plan && this.planned.capacity >= capacity && this.planned.keepFrom <= keepFrom && this.planned.epoch === this.params.epoch) return;
     this.plan?.dispose();
     this.buffers?.dispose();
     this.plan = this.describePlan(capacity, training);
     this.plan.allocate(this.device);
     this.buffers = new BatchBuffers(this.device, capacity);
-    this.planned = { capacity, keepFrom };
+    this.planned = { capacity, keepFrom, epoch: this.params.epoch };
   }
 
   private upload(host: HostBatch): { batch: Batch; targets: Tensor; ropes: (l: number) => RopeTable } {

@@ -1,0 +1,104 @@
+// A run's full state on disk, so that a killed run resumes to the same bits: f32 masters and moments of what trains, the
+// optimizer's step, the data cursor, the best held-out loss. Written atomically; the previous one stays until the new one is whole.
+//
+//   <outDir>/checkpoint/state.safetensors   master, m, v (flat) · <outDir>/checkpoint/run.json
+
+import { stat } from "node:fs/promises";
+import { join } from "node:path";
+import { z } from "zod";
+import { ConfigError, LayoutError } from "../errors.ts";
+import { writeDirectoryAtomic, writeFileAtomic } from "../io/atomic_file.ts";
+import { checkSchema, formatJson, readJsonFile } from "../io/json_file.ts";
+import { openSafetensors } from "../io/safetensors.ts";
+import { writeSafetensors } from "../io/safetensors_writer.ts";
+import type { TrainingState } from "../model/parameters.ts";
+
+const Run = z.strictObject({
+  format: z.literal("esft-run"),
+  version: z.literal(1),
+  step: z.int().min(0),
+  optimizerSteps: z.int().min(0),
+  cursor: z.strictObject({ epoch: z.int(), row: z.int(), fingerprint: z.string() }),
+  /** Hash of everything that must not change between the parts of a run. */
+  fingerprint: z.string(),
+  best: z.strictObject({ step: z.int(), loss: z.number() }).nullable(),
+  firstEval: z.number().nullable(),
+  lastEval: z.number().nullable(),
+  tokens: z.int(),
+  seconds: z.number(),
+  parameters: z.array(z.strictObject({ key: z.string(), shape: z.array(z.int()), offset: z.int() })),
+});
+export type RunState = z.output<typeof Run>;
+
+const FOLDER = "checkpoint";
+
+export function checkpointDir(outDir: string): string {
+  return join(outDir, FOLDER);
+}
+
+export async function hasCheckpoint(outDir: string): Promise<boolean> {
+  return stat(join(checkpointDir(outDir), "run.json")).then(
+    () => true,
+    () => false,
+  );
+}
+
+export async function saveCheckpoint(
+  outDir: string,
+  state: TrainingState,
+  run: Omit<RunState, "format" | "version" | "parameters">,
+): Promise<string> {
+  const dir = checkpointDir(outDir);
+  const manifest: RunState = {
+    format: "esft-run",
+    version: 1,
+    ...run,
+    parameters: state.parameters.map((p, i) => ({ key: p.key, shape: [...p.shape], offset: state.offsets[i]! })),
+  };
+  await writeDirectoryAtomic(
+    dir,
+    async (temp) => {
+      const entries = (["master", "m", "v"] as const).map((name) => ({
+        name,
+        dtype: "F32" as const,
+        shape: [state.size],
+        data: async () => new Uint8Array(await state[name].readBytes()),
+      }));
+      await writeSafetensors(join(temp, "state.safetensors"), entries, { metadata: { format: "esft-run" } });
+      await writeFileAtomic(join(temp, "run.json"), formatJson(manifest));
+    },
+    { bytes: state.size * 12, replace: true },
+  );
+  return dir;
+}
+
+/** Reads and checks run.json only. */
+export async function readRunState(outDir: string): Promise<RunState> {
+  const path = join(checkpointDir(outDir), "run.json");
+  return checkSchema(Run, await readJsonFile(path, LayoutError), path);
+}
+
+/** Restores masters and moments. @throws ConfigError the run was made with other options · LayoutError damaged files */
+export async function restoreCheckpoint(outDir: string, state: TrainingState, fingerprint: string): Promise<RunState> {
+  const run = await readRunState(outDir);
+  const dir = checkpointDir(outDir);
+  if (run.fingerprint !== fingerprint)
+    throw new ConfigError(
+      `${dir}: the checkpoint belongs to a run with other options, data or base model; resume with the same ones, or choose another outDir`,
+      { where: { file: dir, expected: run.fingerprint, found: fingerprint } },
+    );
+  const found = run.parameters.map((p) => `${p.key} ${p.shape.join("x")} ${p.offset}`).join("\n");
+  const wanted = state.parameters.map((p, i) => `${p.key} ${p.shape.join("x")} ${state.offsets[i]}`).join("\n");
+  if (found !== wanted) throw new LayoutError(`${dir}: the checkpoint trains other parameters than this run`, { where: { file: dir } });
+  const file = await openSafetensors(join(dir, "state.safetensors"));
+  for (const name of ["master", "m", "v"] as const) {
+    const info = file.tensors.get(name);
+    if (!info || info.dtype !== "F32" || info.shape.join() !== String(state.size))
+      throw new LayoutError(`${file.path}: tensor "${name}" must be F32 [${state.size}], found ${info ? `${info.dtype} [${info.shape.join(", ")}]` : "nothing"}`, {
+        where: { file: file.path, tensor: name },
+      });
+    const bytes = await file.read(name);
+    state[name].write(new Float32Array(bytes.slice().buffer));
+  }
+  return run;
+}
