@@ -47,7 +47,7 @@ export type Stmt =
 
 export function parseTemplate(source: string): readonly Stmt[] {
   try {
-    const tokens = tokenize(source.replace(/\r\n?/g, "\n"), { lstrip_blocks: true, trim_blocks: true });
+    const tokens = rewriteTests(tokenize(source.replace(/\r\n?/g, "\n"), { lstrip_blocks: true, trim_blocks: true }));
     refuseChainedComparisons(tokens);
     return parse(tokens).body as unknown as readonly Stmt[];
   } catch (cause) {
@@ -57,6 +57,48 @@ export function parseTemplate(source: string): readonly Stmt[] {
       where: { rule: "template" },
     });
   }
+}
+
+type Token = ReturnType<typeof tokenize>[number];
+
+/** Tests with an argument reach the evaluator as filters of this name, because the parser knows only tests without one. */
+export const TEST_PREFIX = "__is_";
+const TESTS_WITH_ARGUMENT = new Set(["divisibleby", "sameas", "eq", "equalto", "ne", "lt", "lessthan", "le", "gt", "greaterthan", "ge", "in"]);
+
+// `a is [not] eq(b)`, `a is eq b`, `a is in [b]`  →  a | __is_[not_]eq(b)
+function rewriteTests(tokens: readonly Token[]): Token[] {
+  const out: Token[] = [];
+  for (let i = 0; i < tokens.length; i++) {
+    const token = tokens[i] as Token;
+    const negated = tokens[i + 1]?.value === "not";
+    const at = i + (negated ? 2 : 1);
+    const name = tokens[at];
+    if (token.type !== "Identifier" || token.value !== "is" || name?.type !== "Identifier" || !TESTS_WITH_ARGUMENT.has(name.value)) {
+      out.push(token);
+      continue;
+    }
+    out.push({ type: "Pipe", value: "|" }, { type: "Identifier", value: `${TEST_PREFIX}${negated ? "not_" : ""}${name.value}` });
+    i = at;
+    if (tokens[at + 1]?.type === "OpenParen") continue;
+    const end = endOfOperand(tokens, at + 1);
+    out.push({ type: "OpenParen", value: "(" }, ...rewriteTests(tokens.slice(at + 1, end)), { type: "CloseParen", value: ")" });
+    i = end - 1;
+  }
+  return out;
+}
+
+/** End of a literal, a name with members, or a list: what may follow a test without parentheses. */
+function endOfOperand(tokens: readonly Token[], start: number): number {
+  let depth = 0;
+  for (let i = start; i < tokens.length; i++) {
+    const type = (tokens[i] as Token).type;
+    if (OPENING.has(type)) depth++;
+    else if (CLOSING.has(type)) depth--;
+    if (depth > 0) continue;
+    const next = tokens[i + 1]?.type;
+    if (type !== "Dot" && next !== "Dot" && next !== "OpenSquareBracket") return i + 1;
+  }
+  return tokens.length;
 }
 
 const OPENING = new Set(["OpenParen", "OpenSquareBracket", "OpenCurlyBracket", "OpenStatement", "OpenExpression"]);

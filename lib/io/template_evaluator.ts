@@ -1,7 +1,7 @@
 // Evaluates a parsed chat template with Python's semantics, as jinja2's ImmutableSandboxedEnvironment does
 // (trim_blocks, lstrip_blocks, loop controls; no autoescape).
 
-import type { Arg, Call, Expr, Ident, KeywordArg, Member, Slice, Stmt, Tuple as TupleNode } from "./template_ast.ts";
+import { TEST_PREFIX, type Arg, type Call, type Expr, type Ident, type KeywordArg, type Member, type Slice, type Stmt, type Tuple as TupleNode } from "./template_ast.ts";
 import { buildFilters, findTest, type Filter } from "./template_filters.ts";
 import { formatPercent } from "./template_format.ts";
 import { method } from "./template_methods.ts";
@@ -18,6 +18,8 @@ import {
   integer,
   isTrue,
   iterate,
+  Lazy,
+  lazy,
 
   Namespace,
   needInteger,
@@ -308,7 +310,7 @@ export class Evaluator {
       const key = name instanceof Undefined || (typeof name === "object" && name !== null) ? undefined : (name as string);
       const found = key === undefined ? undefined : object.get(key);
       if (found !== undefined) return found;
-    } else if (typeof name === "number" && (typeof object === "string" || Array.isArray(object))) {
+    } else if (typeof name === "number" && (typeof object === "string" || (Array.isArray(object) && !isView(object)))) {
       const items = typeof object === "string" ? Array.from(object) : object;
       return orElse(items[name < 0 ? items.length + name : name], missing(object, String(name)));
     }
@@ -336,11 +338,22 @@ export class Evaluator {
   }
 
   #applyFilter(value: Value, filter: Ident | Call, scope: Scope): Value {
-    const name = (filter.type === "Identifier" ? filter : (filter.callee as Ident)).value;
+    const head: Expr | undefined = filter.type === "CallExpression" ? filter.callee : filter;
+    if (head?.type !== "Identifier") return fail("a filter must be a name, with arguments in parentheses");
+    const name = head.value;
     const args: Args = filter.type === "Identifier" ? { positional: [], named: new Map() } : this.#args(filter.args, scope);
     if (value === null && name === "string") this.printedNone = true;
+    if (name.startsWith(TEST_PREFIX)) {
+      const negated = name.startsWith(`${TEST_PREFIX}not_`);
+      return findTest(name.slice(TEST_PREFIX.length + (negated ? 4 : 0)))(value, args.positional) !== negated;
+    }
     return this.#filter(name)(value, args);
   }
+}
+
+/** A generator or dictionary view cannot be indexed or added to. */
+function isView(value: Value): boolean {
+  return value instanceof Lazy && value.kind !== "range";
 }
 
 function missing(object: Value, name: string): Undefined {
@@ -383,7 +396,7 @@ function arithmetic(operator: string, a: Value, b: Value): Value {
     }
   }
   if (operator === "+" && typeof a === "string" && typeof b === "string") return a + b;
-  if (operator === "+" && Array.isArray(a) && Array.isArray(b) && a instanceof Tuple === b instanceof Tuple) return a instanceof Tuple ? tuple(...a, ...b) : [...a, ...b];
+  if (operator === "+" && Array.isArray(a) && Array.isArray(b) && !(a instanceof Lazy) && !(b instanceof Lazy) && a instanceof Tuple === b instanceof Tuple) return a instanceof Tuple ? tuple(...a, ...b) : [...a, ...b];
   if (operator === "%" && typeof a === "string") return formatPercent(a, b instanceof Tuple ? b : [b]);
   if (operator === "*" && (typeof a === "string" || Array.isArray(a)) && typeof b === "number") return repeat(a, b);
   if (operator === "*" && (typeof b === "string" || Array.isArray(b)) && typeof a === "number") return repeat(b, a);
@@ -407,7 +420,7 @@ function repeat(value: string | Value[], count: number): Value {
 }
 
 function slice(value: Value, [start = null, stop = null, stride = null]: readonly (number | null)[]): Value {
-  if (typeof value !== "string" && !Array.isArray(value)) {
+  if ((typeof value !== "string" && !Array.isArray(value)) || isView(value)) {
     defined(value);
     return missing(value, "slice");
   }
@@ -421,7 +434,7 @@ function slice(value: Value, [start = null, stop = null, stride = null]: readonl
   const out: Value[] = [];
   for (let i = from; step > 0 ? i < to : i > to; i += step) out.push(items[i] as Value);
   if (typeof value === "string") return out.join("");
-  return value instanceof Tuple ? tuple(...out) : out;
+  return value instanceof Tuple ? tuple(...out) : value instanceof Lazy ? lazy(out, "range") : out;
 }
 
 function loopVariable(items: readonly Value[], i: number, seen: { last: Value | undefined }): Dict {
@@ -475,7 +488,10 @@ function range(args: Args): Value {
   if (step === 0) return fail("range() arg 3 must not be zero");
   const n = Math.max(0, Math.ceil((stop - start) / step));
   if (n > RANGE_LIMIT) return fail(`range too big: ${n} items, at most ${RANGE_LIMIT}`);
-  return Array.from({ length: n }, (_, i) => start + i * step);
+  return lazy(
+    Array.from({ length: n }, (_, i) => start + i * step),
+    "range",
+  );
 }
 
 const BUILTINS: ReadonlyMap<string, Value> = new Map<string, Value>([

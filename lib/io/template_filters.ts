@@ -16,6 +16,8 @@ import {
   Float,
   isTrue,
   iterate,
+  Lazy,
+  lazy,
   length,
   needInteger,
   needText,
@@ -48,7 +50,7 @@ export const TESTS: Readonly<Record<string, Test>> = {
   false: (v) => v === false,
   mapping: (v) => v instanceof Map,
   iterable: (v) => typeof v === "string" || Array.isArray(v) || v instanceof Map || v instanceof Undefined,
-  sequence: (v) => typeof v === "string" || Array.isArray(v) || v instanceof Map || v instanceof Undefined,
+  sequence: (v) => typeof v === "string" || (Array.isArray(v) && (!(v instanceof Lazy) || v.kind === "range")) || v instanceof Map || v instanceof Undefined,
   callable: (v) => v instanceof Callable,
   odd: (v) => Math.abs(needInteger(v, "odd")) % 2 === 1,
   even: (v) => needInteger(v, "even") % 2 === 0,
@@ -81,6 +83,9 @@ function getter(attribute: Value | undefined, get: GetAttribute): (v: Value) => 
 
 const foldCase = (v: Value, caseSensitive: Value | undefined): Value => (typeof v === "string" && !isTrue(caseSensitive ?? false) ? v.toLowerCase() : v);
 
+/** map, select and reject take anything false (None too) for an empty list. */
+const itemsOf = (value: Value): Value[] => (isTrue(value) ? iterate(value) : []);
+
 function sorted(items: readonly Value[], key: (v: Value) => Value, reverse: boolean): Value[] {
   const keyed = items.map((item) => ({ item, key: key(item) }));
   keyed.sort((a, b) => (reverse ? compare(b.key, a.key) : compare(a.key, b.key)));
@@ -102,7 +107,7 @@ function selecting(wanted: boolean, byAttribute: boolean, get: GetAttribute): Fi
     const rest = byAttribute ? positional.slice(1) : positional;
     const pick = byAttribute ? getter(positional[0] ?? fail("selectattr needs an attribute"), get) : (v: Value): Value => v;
     const test = rest[0] === undefined ? isTrue : ((t) => (v: Value) => t(v, rest.slice(1)))(findTest(needText(rest[0], "test")));
-    return iterate(value).filter((v) => test(pick(v)) === wanted);
+    return lazy(itemsOf(value).filter((v) => test(pick(v)) === wanted));
   };
 }
 
@@ -165,7 +170,7 @@ export function buildFilters(get: GetAttribute): (name: string) => Filter {
       const rows: Value[][] = [];
       for (let i = 0; i < items.length; i += n) rows.push(items.slice(i, i + n));
       if (fill !== undefined && fill !== null) while (rows.length > 0 && (rows.at(-1) as Value[]).length < n) rows.at(-1)?.push(fill);
-      return rows;
+      return lazy(rows);
     },
     capitalize: (v) => capitalize(print(v)),
     center: (v, args) => {
@@ -203,7 +208,7 @@ export function buildFilters(get: GetAttribute): (name: string) => Filter {
     },
     indent,
     int: toInteger,
-    items: (v) => (v instanceof Undefined ? [] : v instanceof Map ? Array.from(v, ([k, item]) => tuple(k, item)) : fail("Can only get item pairs from a mapping.")),
+    items: (v) => (v instanceof Undefined ? lazy([]) : v instanceof Map ? lazy(Array.from(v, ([k, item]) => tuple(k, item))) : fail("Can only get item pairs from a mapping.")),
     join: (v, args) => {
       const [by, attribute] = bind(args, "join", ["d", "attribute"]);
       return iterate(v).map(getter(attribute, get)).map(print).join(by === undefined ? "" : print(by));
@@ -216,14 +221,15 @@ export function buildFilters(get: GetAttribute): (name: string) => Filter {
       const attribute = args.named.get("attribute");
       if (attribute !== undefined) {
         const otherwise = args.named.get("default");
-        return iterate(v).map((item) => {
+        const mapped = itemsOf(v).map((item) => {
           const found = getter(attribute, get)(item);
           return found instanceof Undefined && otherwise !== undefined ? otherwise : found;
         });
+        return lazy(mapped);
       }
       const filter = find(needText(args.positional[0], "map's filter"));
       const rest: Args = { positional: args.positional.slice(1), named: args.named };
-      return iterate(v).map((item) => filter(item, rest));
+      return lazy(itemsOf(v).map((item) => filter(item, rest)));
     },
     max: extreme(-1, get),
     min: extreme(1, get),
@@ -234,7 +240,7 @@ export function buildFilters(get: GetAttribute): (name: string) => Filter {
       const [from, to, count] = bind(args, "replace", ["old", "new", "count"], 2);
       return replaceText(print(v), print(from ?? null), print(to ?? null), count === undefined || count === null ? -1 : needInteger(count, "count"));
     },
-    reverse: (v) => (typeof v === "string" ? Array.from(v).reverse().join("") : iterate(v).reverse()),
+    reverse: (v) => (typeof v === "string" ? Array.from(v).reverse().join("") : lazy(iterate(v).reverse())),
     round: rounded,
     safe: (v) => (typeof v === "string" ? v : print(v)),
     select: selecting(true, false, get),
@@ -262,10 +268,11 @@ export function buildFilters(get: GetAttribute): (name: string) => Filter {
       const [caseSensitive, attribute] = bind(args, "unique", ["case_sensitive", "attribute"]);
       const key = getter(attribute, get);
       const seen: Value[] = [];
-      return iterate(v).filter((item) => {
+      const unique = iterate(v).filter((item) => {
         const k = foldCase(key(item), caseSensitive);
         return seen.some((s) => equals(s, k)) ? false : seen.push(k) > 0;
       });
+      return lazy(unique);
     },
     upper: (v) => print(v).toUpperCase(),
     urlencode: (v) => encodeURIComponent(print(v)).replace(/[!'()*]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`).replaceAll("%2F", "/"),

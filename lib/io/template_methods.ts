@@ -2,7 +2,7 @@
 
 import { PYTHON_SPACE, pythonRsplit, pythonSplit, pythonSplitLines, pythonStrip, type StripSide } from "./python_text.ts";
 import { formatPercent } from "./template_format.ts";
-import { bind, Callable, equals, fail, iterate, needInteger, needText, toKey, tuple, type Args, type Dict, type Value } from "./template_values.ts";
+import { bind, Callable, equals, fail, iterate, lazy, Lazy, needInteger, needText, toKey, tuple, type Args, type Dict, type Value } from "./template_values.ts";
 
 type Method<T> = (self: T, args: Args) => Value;
 
@@ -167,9 +167,9 @@ const DICT: Readonly<Record<string, Method<Dict>>> = {
     const k = toKey(key ?? null);
     return self.has(k) ? (self.get(k) as Value) : (otherwise ?? null);
   },
-  items: (self) => Array.from(self, ([key, value]) => tuple(key, value)),
-  keys: (self) => Array.from(self.keys()),
-  values: (self) => Array.from(self.values()),
+  items: (self) => lazy(Array.from(self, ([key, value]) => tuple(key, value)), "dict_items"),
+  keys: (self) => lazy(Array.from(self.keys()), "dict_keys"),
+  values: (self) => lazy(Array.from(self.values()), "dict_values"),
   copy: (self) => new Map(self),
 };
 
@@ -203,7 +203,7 @@ export function method(value: Value, name: string): Callable | undefined {
       : undefined;
   if (typeof value === "string") return bound(value, STRING);
   if (value instanceof Map) return bound(value, DICT) ?? refuse("dict");
-  if (Array.isArray(value)) return bound(value, LIST) ?? refuse("list");
+  if (Array.isArray(value) && !(value instanceof Lazy)) return bound(value, LIST) ?? refuse("list");
   return undefined;
 }
 

@@ -32,6 +32,25 @@ export function tuple(...items: readonly Value[]): Tuple {
   return out;
 }
 
+/**
+ * What Python computes lazily: a generator (filters like map and select) can be read once, is always true and has no length;
+ * dictionary views and ranges have a length but are no JSON. Silently treating them as lists would give other text.
+ */
+export class Lazy extends Array<Value> {
+  static override get [Symbol.species](): ArrayConstructor {
+    return Array;
+  }
+  kind: "generator" | "dict_items" | "dict_keys" | "dict_values" | "range" = "generator";
+  read = false;
+}
+
+export function lazy(items: readonly Value[], kind: Lazy["kind"] = "generator"): Lazy {
+  const out = new Lazy();
+  for (const item of items) out.push(item);
+  out.kind = kind;
+  return out;
+}
+
 export class Namespace {
   readonly attributes = new Map<string, Value>();
 }
@@ -86,6 +105,7 @@ export function typeName(value: Value): string {
   if (typeof value === "string") return "str";
   if (value instanceof Float) return "float";
   if (value instanceof Tuple) return "tuple";
+  if (value instanceof Lazy) return value.kind;
   if (Array.isArray(value)) return "list";
   if (value instanceof Map) return "dict";
   if (value instanceof Namespace) return "Namespace";
@@ -95,7 +115,7 @@ export function typeName(value: Value): string {
 export function isTrue(value: Value): boolean {
   if (value === null || value instanceof Undefined) return false;
   if (value instanceof Float) return value.value !== 0;
-  if (Array.isArray(value)) return value.length > 0;
+  if (Array.isArray(value)) return value.length > 0 || (value instanceof Lazy && value.kind === "generator");
   if (value instanceof Map) return value.size > 0;
   return typeof value === "object" ? true : Boolean(value);
 }
@@ -114,7 +134,8 @@ export function repr(value: Value): string {
   if (typeof value === "string") return pythonStringRepr(value);
   if (value instanceof Float) return pythonFloatRepr(value.value);
   if (value instanceof Tuple) return `(${value.map(repr).join(", ")}${value.length === 1 ? "," : ""})`;
-  if (Array.isArray(value)) return `[${value.map(repr).join(", ")}]`;
+  if (value instanceof Lazy && (value.kind === "generator" || value.kind === "range")) return fail(`printing a ${value.kind} has no useful text; add |list`);
+  if (Array.isArray(value)) return value instanceof Lazy ? `${value.kind}([${value.map(repr).join(", ")}])` : `[${value.map(repr).join(", ")}]`;
   if (value instanceof Map) return `{${Array.from(value, ([k, v]) => `${repr(k)}: ${repr(v)}`).join(", ")}}`;
   if (value instanceof Undefined) return "Undefined";
   return fail(`printing a ${typeName(value)} has no portable text`);
@@ -134,6 +155,7 @@ export function equals(a: Value, b: Value): boolean {
   const x = asNumber(a);
   const y = asNumber(b);
   if (x !== null || y !== null) return x === y;
+  if (a instanceof Lazy || b instanceof Lazy) return false;
   if (Array.isArray(a) && Array.isArray(b)) {
     return a instanceof Tuple === b instanceof Tuple && a.length === b.length && a.every((v, i) => equals(v, b[i] as Value));
   }
@@ -174,6 +196,7 @@ export function defined(value: Value): Value {
 
 export function length(value: Value): number {
   if (typeof value === "string") return Array.from(value).length;
+  if (value instanceof Lazy && value.kind === "generator") return fail("object of type 'generator' has no len(); add |list");
   if (Array.isArray(value)) return value.length;
   if (value instanceof Map) return value.size;
   return value instanceof Undefined ? 0 : fail(`object of type '${typeName(value)}' has no len()`);
@@ -181,6 +204,10 @@ export function length(value: Value): number {
 
 export function iterate(value: Value): Value[] {
   if (typeof value === "string") return Array.from(value);
+  if (value instanceof Lazy && value.kind === "generator") {
+    if (value.read) return [];
+    value.read = true;
+  }
   if (Array.isArray(value)) return Array.from(value);
   if (value instanceof Map) return Array.from(value.keys());
   return value instanceof Undefined ? [] : fail(`'${typeName(value)}' object is not iterable`);
@@ -190,7 +217,7 @@ export function contains(container: Value, item: Value): boolean {
   if (typeof container === "string") {
     return typeof item === "string" ? container.includes(item) : fail(`'in <string>' requires string as left operand, not ${typeName(item)}`);
   }
-  if (Array.isArray(container)) return container.some((v) => equals(v, item));
+  if (Array.isArray(container)) return iterate(container).some((v) => equals(v, item));
   if (container instanceof Map) return container.has(toKey(item));
   return container instanceof Undefined ? false : fail(`argument of type '${typeName(container)}' is not iterable`);
 }
@@ -209,6 +236,7 @@ export function dump(value: Value, options: DumpOptions, depth = 0): string {
     if (Number.isFinite(value.value)) return pythonFloatRepr(value.value);
     return Number.isNaN(value.value) ? "NaN" : value.value < 0 ? "-Infinity" : "Infinity";
   }
+  if (value instanceof Lazy) return fail(`Object of type ${value.kind} is not JSON serializable; add |list`);
   if (Array.isArray(value)) {
     return joinJson("[", "]", value.map((v) => dump(v, options, depth + 1)), depth, options);
   }
