@@ -31,7 +31,7 @@ ESFT_INLINE vf exp2v(vf x) {
 #if defined(__AVX512F__)
   vf n = (vf)_mm512_maskz_roundscale_ps((__mmask16)-1, (__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else
-  x = vmax(splat(-126.0f), x);  // this order keeps NaN
+  x = vmax(splat(-126.0f), x);  // constants first: NaN stays
   x = vmin(splat(127.0f), x);
   vf shifted = x + splat(12582912.0f);
   vf n = shifted - splat(12582912.0f);
