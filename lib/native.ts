@@ -1,6 +1,7 @@
 // Loads the addon and types its whole surface. The only file that knows the binary exists.
 
 import { createRequire } from "node:module";
+import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { KernelError } from "./errors.ts";
 
@@ -59,15 +60,17 @@ export const packageRoot: string = fileURLToPath(new URL("..", import.meta.url))
 
 function load(): Native {
   const require = createRequire(import.meta.url);
+  const override = process.env.ESFT_NATIVE; // another build of the addon (sanitizers)
   try {
+    if (override) return require(resolve(override)) as Native;
     const loader = require("node-gyp-build") as (root: string) => Native;
     return loader(packageRoot);
   } catch (cause) {
     throw new KernelError(
       `esft: the native addon could not be loaded for ${process.platform}-${process.arch}, Node ${process.version}.\n` +
-        `Looked in ${packageRoot}build/Release and ${packageRoot}prebuilds/${process.platform}-${process.arch}.\n` +
+        `Looked in ${override ? `${resolve(override)} (ESFT_NATIVE)` : `${packageRoot}build/Release and ${packageRoot}prebuilds/${process.platform}-${process.arch}`}.\n` +
         `Fixes: 1. in a clone run "npm run build:native" (needs cmake >= 3.24 and g++ >= 10); ` +
-        `2. reinstall the package for this platform ("npm i esft"); 3. on musl or glibc older than 2.34 build from source.\n` +
+        `2. reinstall the package for this platform ("npm i esft"); 3. on musl, glibc older than 2.34 or another platform build it: "npx esft build".\n` +
         `Cause: ${cause instanceof Error ? cause.message.split("\n")[0] : String(cause)}`,
       { cause },
     );

@@ -18,11 +18,9 @@
 
 namespace esft {
 namespace cpu {
-#if defined(__x86_64__)
 namespace avx512bf16 { extern const Kernels kernels; }
 namespace avx512 { extern const Kernels kernels; }
 namespace avx2 { extern const Kernels kernels; }
-#endif
 namespace baseline { extern const Kernels kernels; }
 }  // namespace cpu
 
@@ -34,19 +32,24 @@ struct Isa {
 };
 
 #if defined(__x86_64__)
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-bool has_avx512() {
+[[maybe_unused]] bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+[[maybe_unused]] bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
-bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+[[maybe_unused]] bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 bool always() { return true; }
 
 const Isa kIsas[] = {
-#if defined(__x86_64__)
+// Best first; CMake says which ones are built.
+#if defined(ESFT_HAVE_avx512bf16)
     {&cpu::avx512bf16::kernels, has_avx512bf16},
+#endif
+#if defined(ESFT_HAVE_avx512)
     {&cpu::avx512::kernels, has_avx512},
+#endif
+#if defined(ESFT_HAVE_avx2)
     {&cpu::avx2::kernels, has_avx2},
 #endif
     {&cpu::baseline::kernels, always},
