@@ -15,7 +15,8 @@ import { decodeFloats } from "./io/bf16.ts";
 import { openCheckpoint } from "./io/checkpoint.ts";
 import type { Checkpoint } from "./io/checkpoint.ts";
 import { Dataset } from "./io/dataset.ts";
-import type { EncodedRows } from "./io/dataset.ts";
+import type { DatasetReport } from "./io/dataset.ts";
+import { Examples } from "./io/dataset_examples.ts";
 import { hashCheckpoint } from "./io/hash.ts";
 import type { BaseIdentity } from "./io/hash.ts";
 import { BatchStream } from "./io/packing_batches.ts";
@@ -37,6 +38,9 @@ import type { DataInput } from "./train/options.ts";
 import { parseOptions } from "./train/parse.ts";
 import { TrainingRun } from "./train/run.ts";
 import type { TrainRequest } from "./train/run.ts";
+
+/** Rows to encode (a JSONL file, a Dataset), or examples that are encoded already. */
+export type DataSource = Dataset | Examples | string;
 
 export interface LoadOptions extends LongTask {
   /** "auto": the best device of this machine (today the CPU). "ref": every op as plain loops, for tests. */
@@ -120,7 +124,8 @@ export class MoeModel {
   }
 
   /** Rows → token ids and labels, by the checkpoint's tokenizer and the chosen template. */
-  async encode(data: Dataset | string, options: DataInput = {}, task: { signal?: AbortSignal | undefined } = {}): Promise<EncodedRows> {
+  async encode(data: DataSource, options: DataInput = {}, task: { signal?: AbortSignal | undefined } = {}): Promise<{ examples: Examples; report: DatasetReport | null }> {
+    if (data instanceof Examples) return { examples: data, report: null };
     const o = parseOptions(dataSchema, options, "data");
     const dataset = typeof data === "string" ? Dataset.fromFile(data, { onBadRow: o.onBadRow, ...(o.shape ? { shape: o.shape } : {}) }) : data;
     const template =
@@ -130,7 +135,7 @@ export class MoeModel {
 
   /** Scores every routed expert on a task. */
   async profile(
-    data: Dataset | string,
+    data: DataSource,
     options: Partial<Omit<ProfileOptions, "model" | "data">> & { data?: DataInput } = {},
   ): Promise<Profile> {
     this.open();
@@ -150,7 +155,7 @@ export class MoeModel {
 
   /** Held-out loss, perplexity and token accuracy. */
   async evaluate(
-    data: Dataset | string,
+    data: DataSource,
     options: DataInput & { batchTokens?: number; rows?: number } = {},
     task: { signal?: AbortSignal; onProgress?: (p: { done: number; total: number }) => void } = {},
   ): Promise<Evaluation> {

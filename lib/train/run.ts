@@ -14,9 +14,8 @@ import { frozenDigest } from "../esft/digest.ts";
 import { ExpertSet } from "../esft/expert_set.ts";
 import { writeFileAtomic } from "../io/atomic_file.ts";
 import { f32ToBf16 } from "../io/bf16.ts";
-import type { Dataset } from "../io/dataset.ts";
 import { formatJson } from "../io/json_file.ts";
-import type { MoeModel } from "../moe_model.ts";
+import type { DataSource, MoeModel } from "../moe_model.ts";
 import type { TrainableSpec } from "../tune/trainable.ts";
 import { esftTrainable, fullTrainable } from "../tune/trainable.ts";
 import { EventQueue } from "./events.ts";
@@ -28,9 +27,9 @@ import { runTraining } from "./trainer.ts";
 import type { TrainSummary } from "./trainer.ts";
 
 export interface TrainRequest extends TrainInput {
-  readonly dataset: Dataset | string;
+  readonly dataset: DataSource;
   /** Held-out data; absent: `evalFraction` of the dataset. */
-  readonly evalDataset?: Dataset | string;
+  readonly evalDataset?: DataSource;
   readonly method:
     | { readonly type: "esft"; readonly experts: ExpertSet | string; readonly sharedExperts?: boolean; readonly nonExpertModules?: boolean }
     | { readonly type: "full" };
