@@ -1,0 +1,154 @@
+// Cases of attention and its backward (csrc/ops/attention.h).
+
+import { at, colsOf, f32, has, i32, number, out, rounded, rowsOf, strided, tensor } from "../host.ts";
+import type { Args, HostTensor, Random } from "../host.ts";
+import type { OpCase } from "../support.ts";
+
+/** The S×S form: all scores, a mask, a softmax, a product. */
+export function expectedAttention(a: Args): { out: Float64Array; lse: Float64Array } {
+  const [q, k, v, start] = [tensor(a, "q"), tensor(a, "k"), tensor(a, "v"), tensor(a, "doc_start").values];
+  const [T, H] = [rowsOf(q), number(a, "heads")];
+  const [kd, vd] = [number(a, "k_dim"), number(a, "v_dim")];
+  const dq = T === 0 ? 0 : colsOf(q) / H;
+  const round = rounded(a);
+  const result = { out: new Float64Array(T * H * vd), lse: new Float64Array(T * H) };
+  for (let h = 0; h < H; h++) {
+    const g = Math.floor(h / (H / number(a, "kv_heads")));
+    const key = (j: number, i: number): number => (i < kd ? at(k, j, number(a, "k_offset") + g * number(a, "k_stride") + i) : at(tensor(a, "k_shared"), j, i - kd));
+    for (let t = 0; t < T; t++) {
+      const visible = (j: number): boolean => j <= t && j >= start[t]! && (a.window === 0 || t - j < number(a, "window"));
+      const z = Array.from({ length: T }, (_, j) => {
+        if (!visible(j)) return -Infinity;
+        let s = 0;
+        for (let i = 0; i < dq; i++) s += round(at(q, t, h * dq + i)) * round(key(j, i));
+        return s * number(a, "scale");
+      });
+      const top = Math.max(...z);
+      const lse = top + Math.log(z.reduce((s, x) => s + Math.exp(x - top), 0));
+      result.lse[t * H + h] = lse;
+      z.forEach((x, j) => {
+        const p = Math.exp(x - lse);
+        if (p > 0) for (let i = 0; i < vd; i++) result.out[(t * H + h) * vd + i]! += p * round(at(v, j, number(a, "v_offset") + g * number(a, "v_stride") + i));
+      });
+    }
+  }
+  return result;
+}
+
+export interface Shape {
+  readonly T: number;
+  readonly heads: number;
+  readonly kvHeads?: number;
+  readonly kDim: number;
+  readonly vDim?: number;
+  readonly shared?: number;
+  readonly window?: number;
+  /** First tokens of the documents; one document when absent. */
+  readonly docs?: readonly number[];
+  /** k and v are columns of one buffer, heads interleaved as MLA's up-projection makes them. */
+  readonly joint?: boolean;
+  readonly bf16?: boolean;
+  readonly strided?: boolean;
+  readonly lse?: boolean;
+  readonly scale?: number;
+  readonly spread?: number;
+}
+
+export function attention(s: Shape) {
+  return (r: Random): Args => {
+    const { T, heads, kDim, kvHeads = heads, vDim = kDim, shared = 0, window = 0 } = s;
+    const wrap = (t: HostTensor): HostTensor => (s.strided ? strided(t) : t);
+    const start: number[] = [];
+    for (let t = 0; t < T; t++) start.push(Math.max(0, ...(s.docs ?? []).filter((d) => d <= t)));
+    const spread = s.spread ?? 1;
+    return {
+      q: wrap(r.normal([T, heads * (kDim + shared)], spread)),
+      k: wrap(r.normal([T, s.joint ? kvHeads * (kDim + vDim) + 3 : kvHeads * kDim], spread)),
+      v: s.joint ? { same: "k" } : wrap(r.normal([T, kvHeads * vDim])),
+      k_shared: shared ? wrap(r.normal([T, shared], spread)) : null,
+      doc_start: i32(start),
+      out: wrap(out([T, heads * vDim])),
+      lse: s.lse === false ? null : out([T, heads]),
+      heads,
+      kv_heads: kvHeads,
+      k_dim: kDim,
+      k_offset: s.joint ? 2 : 0,
+      k_stride: s.joint ? kDim + vDim : kDim,
+      v_dim: vDim,
+      v_offset: s.joint ? 2 + kDim : 0,
+      v_stride: s.joint ? kDim + vDim : vDim,
+      window,
+      scale: s.scale ?? 1 / Math.sqrt(kDim + shared),
+      precision: s.bf16 ? 1 : 0,
+    };
+  };
+}
+
+export function attentionBackward(s: Shape) {
+  return (r: Random): Args => {
+    const forward = attention(s)(r);
+    const wrap = (t: HostTensor): HostTensor => (s.strided ? strided(t) : t);
+    const made = expectedAttention(forward);
+    const { lse: _lse, out: o, ...shared } = forward;
+    const outShape = (o as HostTensor).shape;
+    return {
+      ...shared,
+      dout: wrap(r.normal(outShape)),
+      out: wrap(f32(outShape, made.out)),
+      lse: f32([s.T, s.heads], made.lse),
+      dq: wrap(out(tensor(forward, "q").shape)),
+      dk: wrap(out(tensor(forward, "k").shape)),
+      dv: s.joint ? { same: "dk" } : wrap(out(tensor(forward, "v").shape)),
+      dk_shared: has(forward, "k_shared") ? wrap(out(tensor(forward, "k_shared").shape)) : null,
+    };
+  };
+}
+
+const shapes: readonly (readonly [string, Shape])[] = [
+  ["one head", { T: 17, heads: 1, kDim: 16 }],
+  ["several heads", { T: 33, heads: 4, kDim: 32 }],
+  ["grouped heads", { T: 40, heads: 6, kvHeads: 2, kDim: 20 }],
+  ["one kv head", { T: 21, heads: 5, kvHeads: 1, kDim: 8 }],
+  ["v wider than k", { T: 25, heads: 2, kDim: 8, vDim: 24 }],
+  ["k wider than v", { T: 25, heads: 3, kDim: 40, vDim: 17 }],
+  ["shared rotary keys", { T: 30, heads: 4, kDim: 16, vDim: 16, shared: 8 }],
+  ["shared rotary keys, k and v in one buffer", { T: 37, heads: 4, kDim: 24, vDim: 16, shared: 10, joint: true }],
+  ["k and v in one buffer, grouped", { T: 19, heads: 4, kvHeads: 2, kDim: 12, vDim: 9, joint: true }],
+  ["window", { T: 50, heads: 2, kDim: 16, window: 7 }],
+  ["window of one", { T: 9, heads: 2, kDim: 16, window: 1 }],
+  ["window wider than the sequence", { T: 9, heads: 2, kDim: 16, window: 1000 }],
+  ["documents", { T: 60, heads: 2, kDim: 16, docs: [0, 1, 20, 21, 47] }],
+  ["documents and window, grouped", { T: 70, heads: 4, kvHeads: 2, kDim: 16, docs: [0, 11, 40], window: 9 }],
+  ["every token its own document", { T: 8, heads: 2, kDim: 8, docs: [0, 1, 2, 3, 4, 5, 6, 7] }],
+  ["one token", { T: 1, heads: 2, kDim: 8 }],
+  ["no tokens", { T: 0, heads: 2, kDim: 8 }],
+  ["unaligned", { T: 35, heads: 3, kDim: 13, vDim: 7 }],
+  ["one dimension", { T: 11, heads: 2, kDim: 1 }],
+  ["strided", { T: 35, heads: 3, kDim: 13, vDim: 7, strided: true, shared: 3 }],
+  ["peaked scores", { T: 40, heads: 2, kDim: 16, spread: 6, scale: 1 }],
+  ["several blocks", { T: 200, heads: 2, kvHeads: 1, kDim: 64 }],
+  ["several blocks, documents, shared keys", { T: 260, heads: 2, kDim: 32, vDim: 48, shared: 16, docs: [0, 70, 75, 190] }],
+  ["several blocks, window", { T: 220, heads: 2, kDim: 24, window: 65 }],
+  ["bf16 compute", { T: 40, heads: 4, kvHeads: 2, kDim: 32, bf16: true }],
+  ["bf16 compute, unaligned, shared keys, documents", { T: 90, heads: 3, kDim: 21, vDim: 15, shared: 6, bf16: true, docs: [0, 33] }],
+  ["bf16 compute, blocks, window", { T: 150, heads: 2, kDim: 32, bf16: true, window: 70 }],
+];
+
+// Rounding of the probabilities to bf16 happens against another running maximum in every implementation.
+const bf16Out = { out: "bf16", dq: "bf16", dk: "bf16", dv: "bf16", dk_shared: "bf16" } as const;
+export const attentionCases: readonly OpCase[] = [
+  ...shapes.map(([name, s]): OpCase => ({ op: "attention", name, args: attention(s), k: s.kDim + (s.shared ?? 0) + s.T, expected: s.lse === false ? undefined : (a) => ({ ...expectedAttention(a) }), ...(s.bf16 ? { eps: bf16Out } : {}) }) as OpCase),
+  { op: "attention", name: "without lse", args: attention({ T: 20, heads: 2, kDim: 16, lse: false }), k: 36 },
+];
+export const attentionBackwardCases: readonly OpCase[] = shapes.map(([name, s]) => ({
+  op: "attention_backward",
+  name,
+  args: attentionBackward(s),
+  // p·(dp − Δ) cancels: a few units more than the sums alone.
+  k: 4 * (s.kDim + (s.shared ?? 0) + s.T),
+  // p = exp(score − lse): rounding a score of size 300 moves p by 300 units.
+  scale: s.spread ? 300 : 1,
+  ...(s.bf16 ? { eps: bf16Out } : {}),
+}));
+export const attentionBase: OpCase = { op: "attention", name: "base", args: attention({ T: 5, heads: 4, kvHeads: 2, kDim: 3, vDim: 2, shared: 1, docs: [0, 2] }) };
+export const attentionBackwardBase: OpCase = { op: "attention_backward", name: "base", args: attentionBackward({ T: 5, heads: 4, kvHeads: 2, kDim: 3, vDim: 2, shared: 1, docs: [0, 2] }) };

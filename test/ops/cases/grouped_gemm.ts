@@ -1,0 +1,277 @@
+// Cases of the three grouped products (csrc/ops/grouped_gemm.h).
+
+import { at, colsOf, has, i32, ints, list, number, offsetsOf, out, rounded, rowsOf, strided, tensor } from "../host.ts";
+import type { Args, HostTensor, Random } from "../host.ts";
+import type { OpCase } from "../support.ts";
+
+const silu = (x: number): number => x / (1 + Math.exp(-x));
+const siluGrad = (x: number): number => {
+  const s = 1 / (1 + Math.exp(-x));
+  return s * (1 + x * (1 - s));
+};
+
+/** Every expert's weight as rows of numbers, segments stacked. */
+function weightsOf(a: Args): number[][][] {
+  const [S, w] = [number(a, "segments"), list(a, "w")];
+  const matrix = (t: HostTensor): number[][] => Array.from({ length: rowsOf(t) }, (_, m) => Array.from({ length: colsOf(t) }, (__, k) => at(t, m, k)));
+  return Array.from({ length: w.length / S }, (_, e) => w.slice(e * S, (e + 1) * S).flatMap(matrix));
+}
+function rowOf(a: Args, name: string, index: string, r: number): number[] {
+  const t = tensor(a, name);
+  const i = has(a, index) ? tensor(a, index).values[r]! : r;
+  return Array.from({ length: colsOf(t) }, (_, c) => at(t, i, c));
+}
+/** Calls f(expert, row) for every row of the experts asked for. */
+function eachRow(a: Args, experts: readonly number[] | null, f: (e: number, r: number) => void): void {
+  const o = tensor(a, "offsets").values;
+  for (let e = 0; e + 1 < o.length; e++) if (!experts || experts.includes(e)) for (let r = o[e]!; r < o[e + 1]!; r++) f(e, r);
+}
+
+function expectedNt(a: Args): Record<string, number[]> {
+  const round = rounded(a);
+  const y: number[] = [];
+  const h: number[] = [];
+  const w = weightsOf(a);
+  eachRow(a, null, (e, r) => {
+    const x = rowOf(a, "x", "rows", r);
+    const z = w[e]!.map((row) => Math.fround(row.reduce((s, v, k) => s + round(v) * round(x[k]!), 0)));
+    h.push(...z);
+    const F = z.length / 2;
+    y.push(...(a.act === 1 ? z.slice(0, F).map((g, f) => silu(g) * z[F + f]!) : z));
+  });
+  return has(a, "h") ? { y, h } : { y };
+}
+
+function expectedNn(a: Args): Record<string, ArrayLike<number>> {
+  const round = rounded(a);
+  const groups = ints(a, "groups");
+  const dx = tensor(a, "dx");
+  const C = colsOf(dx);
+  const all = weightsOf(a);
+  const result = Float64Array.from(dx.values);
+  const dgate = has(a, "dgate") ? Float64Array.from(tensor(a, "dgate").values) : null;
+  eachRow(a, groups.length ? groups : null, (e, r) => {
+    const dy = rowOf(a, "dy", "rows", r);
+    const w = all[e]!;
+    const K = a.act === 1 ? C / 2 : C;
+    const g = Array.from({ length: K }, (_, k) => w.reduce((s, row, m) => s + round(row[k]!) * round(dy[m]!), 0));
+    if (a.act !== 1) return result.set(g, r * C);
+    const h = rowOf(a, "h", "", r);
+    const scale = has(a, "gate") ? tensor(a, "gate").values[r]! : 1;
+    if (dgate) dgate[r] = g.reduce((s, v, k) => s + v * silu(h[k]!) * h[K + k]!, 0);
+    g.forEach((v, k) => {
+      result[r * C + k] = scale * v * h[K + k]! * siluGrad(h[k]!);
+      result[r * C + K + k] = scale * v * silu(h[k]!);
+    });
+  });
+  return dgate ? { dx: result, dgate } : { dx: result };
+}
+
+function expectedTn(a: Args): Record<string, Float64Array[]> {
+  const round = rounded(a);
+  const groups = ints(a, "groups");
+  const S = number(a, "segments");
+  const dw = list(a, "dw").map((t) => Float64Array.from(t.values));
+  eachRow(a, groups, (e, r) => {
+    const scale = has(a, "dy_scale") ? tensor(a, "dy_scale").values[r]! : 1;
+    const dy = rowOf(a, "dy", "dy_rows", r).map((v) => round(Math.fround(v * scale)));
+    const raw = rowOf(a, "x", "x_rows", r);
+    const x = (a.x_act === 1 ? raw.slice(0, raw.length / 2).map((g, k) => Math.fround(silu(g) * raw[raw.length / 2 + k]!)) : raw).map(round);
+    let m = 0;
+    for (let s = 0; s < S; s++) {
+      const d = dw[groups.indexOf(e) * S + s]!;
+      for (let i = 0; i < d.length / x.length; i++, m++) x.forEach((v, k) => (d[i * x.length + k]! += dy[m]! * v));
+    }
+  });
+  return { dw };
+}
+
+/** Rows per expert: the distributions every grouped op must survive. */
+const layouts = {
+  even: [6, 6, 6, 6],
+  "empty experts": [0, 9, 0, 5],
+  "one token": [0, 0, 1, 0],
+  "all rows to one expert": [0, 37, 0, 0],
+  "uneven tail": [17, 1, 33, 8],
+  "no rows": [0, 0, 0, 0],
+  "one expert": [45],
+  "many rows": [150, 3, 70, 129],
+} as const;
+
+interface Options {
+  readonly gather?: boolean;
+  readonly segments?: number;
+  readonly act?: boolean;
+  readonly w?: "f32" | "bf16" | "mixed";
+  readonly bf16?: boolean;
+  readonly strided?: boolean;
+  readonly groups?: readonly number[];
+  readonly gate?: boolean;
+  readonly inPlace?: boolean;
+  readonly keepH?: boolean;
+}
+
+const wrapper = (o: Options) => (t: HostTensor): HostTensor => (o.strided ? strided(t) : t);
+const kindOf = (o: Options, i: number): "f32" | "bf16" => (o.w === "mixed" ? (i % 3 === 1 ? "f32" : "bf16") : (o.w ?? "f32"));
+
+/** E·S matrices with M rows in all, K columns. */
+function weights(r: Random, E: number, M: number, K: number, o: Options): HostTensor[] {
+  const S = o.segments ?? 1;
+  const wrap = wrapper(o);
+  return Array.from({ length: E * S }, (_, i) => wrap(r.normal([segmentRows(M, S, i % S), K], 1, kindOf(o, Math.floor(i / S) + (o.w === "mixed" ? i % S : 0)))));
+}
+/** Segments share M evenly; the last takes the rest. */
+const segmentRows = (M: number, S: number, s: number): number => (s < S - 1 ? Math.floor(M / S) : M - Math.floor(M / S) * (S - 1));
+
+export function nt(counts: readonly number[], M: number, K: number, o: Options = {}) {
+  return (r: Random): Args => {
+    const N = counts.reduce((x, y) => x + y, 0);
+    const T = o.gather ? Math.max(1, Math.ceil(N / 2)) : N;
+    const wrap = wrapper(o);
+    return {
+      x: wrap(r.normal([T, K])),
+      rows: o.gather ? r.ints([N], T) : null,
+      w: weights(r, counts.length, M, K, o),
+      offsets: offsetsOf(counts),
+      h: o.act && o.keepH !== false ? wrap(out([N, M])) : null,
+      y: wrap(out([N, o.act ? M / 2 : M])),
+      segments: o.segments ?? 1,
+      act: o.act ? 1 : 0,
+      precision: o.bf16 ? 1 : 0,
+    };
+  };
+}
+
+export function nn(counts: readonly number[], M: number, K: number, o: Options = {}) {
+  return (r: Random): Args => {
+    const N = counts.reduce((x, y) => x + y, 0);
+    const T = o.gather ? Math.max(1, Math.ceil(N / 2)) : N;
+    const wrap = wrapper(o);
+    const C = o.act ? 2 * K : K;
+    return {
+      dy: wrap(r.normal([T, M])),
+      rows: o.gather ? r.ints([N], T) : null,
+      w: weights(r, counts.length, M, K, o),
+      offsets: offsetsOf(counts),
+      h: o.act ? (o.inPlace ? { same: "dx" } : wrap(r.normal([N, C]))) : null,
+      gate: o.act && o.gate !== false ? r.normal([N]) : null,
+      dx: wrap(o.inPlace ? r.normal([N, C]) : out([N, C])),
+      dgate: o.act && o.gate !== false ? out([N]) : null,
+      groups: o.groups ?? [],
+      segments: o.segments ?? 1,
+      act: o.act ? 1 : 0,
+      precision: o.bf16 ? 1 : 0,
+    };
+  };
+}
+
+export function tn(counts: readonly number[], M: number, K: number, o: Options & { xGather?: boolean; scale?: boolean } = {}) {
+  return (r: Random): Args => {
+    const N = counts.reduce((x, y) => x + y, 0);
+    const T = Math.max(1, Math.ceil(N / 2));
+    const S = o.segments ?? 1;
+    const groups = o.groups ?? counts.map((_, e) => e);
+    const wrap = wrapper(o);
+    return {
+      dy: wrap(r.normal([o.gather ? T : N, M])),
+      dy_rows: o.gather ? r.ints([N], T) : null,
+      dy_scale: o.scale ? r.normal([N]) : null,
+      x: wrap(r.normal([o.xGather ? T : N, o.act ? 2 * K : K])),
+      x_rows: o.xGather ? r.ints([N], T) : null,
+      offsets: offsetsOf(counts),
+      dw: groups.flatMap(() => Array.from({ length: S }, (_, s) => wrap(r.normal([segmentRows(M, S, s), K])))),
+      groups,
+      segments: S,
+      x_act: o.act ? 1 : 0,
+      precision: o.bf16 ? 1 : 0,
+    };
+  };
+}
+
+const counts = (name: keyof typeof layouts): readonly number[] => layouts[name];
+const everyLayout = Object.keys(layouts) as (keyof typeof layouts)[];
+
+const ntRow = (name: string, c: readonly number[], M: number, K: number, o?: Options): OpCase => ({ op: "grouped_gemm_nt", name, args: nt(c, M, K, o), k: K, expected: expectedNt });
+const nnRow = (name: string, c: readonly number[], M: number, K: number, o?: Options): OpCase => ({ op: "grouped_gemm_nn", name, args: nn(c, M, K, o), k: M * (o?.act ? 4 : 1), expected: expectedNn });
+const tnRow = (name: string, c: readonly number[], M: number, K: number, o: Options & { xGather?: boolean; scale?: boolean } = {}): OpCase => ({
+  op: "grouped_gemm_tn",
+  name,
+  args: tn(c, M, K, o),
+  k: Math.max(...c, 1),
+  expected: expectedTn,
+  // An activation or a scaled gradient that lands beside a rounding boundary moves by one bf16 unit.
+  ...(o.bf16 && (o.act || o.scale) ? { eps: { dw: "bf16" as const } } : {}),
+});
+
+export const groupedGemmCases: readonly OpCase[] = [
+  ...everyLayout.map((l) => ntRow(`${l}, M 24 K 20`, counts(l), 24, 20)),
+  ...everyLayout.map((l) => ntRow(`${l}, gathered SwiGLU, two bf16 segments`, counts(l), 28, 35, { gather: true, act: true, segments: 2, w: "bf16" })),
+  ntRow("unaligned M 37 K 71", counts("uneven tail"), 37, 71),
+  ntRow("three unequal segments", counts("uneven tail"), 38, 40, { segments: 3 }),
+  ntRow("mixed f32 and bf16 experts", counts("uneven tail"), 50, 71, { w: "mixed", segments: 2 }),
+  ntRow("mixed experts, SwiGLU", counts("uneven tail"), 50, 71, { w: "mixed", segments: 2, act: true }),
+  ntRow("SwiGLU of a fused weight, h not kept", counts("uneven tail"), 50, 64, { act: true, keepH: false }),
+  ntRow("strided views, gathered", counts("uneven tail"), 50, 71, { strided: true, gather: true, act: true, segments: 2 }),
+  ntRow("blocks", counts("many rows"), 192, 160, { w: "bf16" }),
+  ntRow("SwiGLU blocks", counts("many rows"), 260, 96, { act: true, segments: 2, gather: true }),
+  ntRow("bf16 compute", counts("uneven tail"), 50, 71, { bf16: true }),
+  ntRow("bf16 compute, bf16 weights, SwiGLU", counts("many rows"), 64, 128, { bf16: true, w: "bf16", act: true, segments: 2, gather: true }),
+  ntRow("bf16 compute, mixed weights", counts("empty experts"), 48, 66, { bf16: true, w: "mixed" }),
+  ntRow("K = 1", counts("uneven tail"), 9, 1),
+  ntRow("M = 1", counts("uneven tail"), 1, 9),
+  ntRow("empty sum", counts("even"), 8, 0),
+
+  ...everyLayout.map((l) => nnRow(`${l}, M 24 K 20`, counts(l), 24, 20)),
+  ...everyLayout.map((l) => nnRow(`${l}, gathered SwiGLU backward`, counts(l), 35, 28, { gather: true, act: true, w: "bf16" })),
+  nnRow("unaligned M 37 K 71", counts("uneven tail"), 37, 71),
+  nnRow("two segments, mixed experts", counts("uneven tail"), 50, 71, { segments: 2, w: "mixed" }),
+  nnRow("some experts only", counts("uneven tail"), 50, 33, { groups: [0, 2] }),
+  nnRow("some experts only, SwiGLU", counts("uneven tail"), 50, 33, { groups: [1, 3], act: true, gather: true }),
+  nnRow("SwiGLU without gates", counts("uneven tail"), 50, 33, { act: true, gate: false }),
+  nnRow("SwiGLU in place", counts("uneven tail"), 50, 33, { act: true, inPlace: true }),
+  nnRow("SwiGLU in place, strided, blocks", counts("many rows"), 96, 130, { act: true, inPlace: true, strided: true, w: "mixed" }),
+  nnRow("strided views, gathered", counts("uneven tail"), 50, 71, { strided: true, gather: true, segments: 2 }),
+  nnRow("blocks", counts("many rows"), 160, 192, { w: "bf16" }),
+  nnRow("bf16 compute", counts("uneven tail"), 50, 71, { bf16: true }),
+  nnRow("bf16 compute, bf16 weights, SwiGLU", counts("many rows"), 64, 64, { bf16: true, w: "bf16", act: true, gather: true }),
+  nnRow("bf16 compute, odd sum, mixed weights", counts("uneven tail"), 51, 34, { bf16: true, w: "mixed", segments: 3 }),
+  nnRow("empty sum", counts("even"), 0, 8),
+
+  ...everyLayout.map((l) => tnRow(`${l}, M 24 K 20`, counts(l), 24, 20)),
+  ...everyLayout.map((l) => tnRow(`${l}, both gathered, scaled`, counts(l), 35, 28, { gather: true, xGather: true, scale: true })),
+  tnRow("unaligned M 37 K 71", counts("uneven tail"), 37, 71),
+  tnRow("two trained experts of four, two segments", counts("uneven tail"), 50, 33, { groups: [0, 2], segments: 2 }),
+  tnRow("an expert without rows keeps its gradient", counts("empty experts"), 20, 33, { groups: [0, 1] }),
+  tnRow("nothing trained", counts("even"), 20, 33, { groups: [] }),
+  tnRow("activation on load", counts("uneven tail"), 35, 50, { act: true, gather: true, scale: true, groups: [1, 2, 3] }),
+  tnRow("strided views", counts("uneven tail"), 50, 33, { strided: true, segments: 2, xGather: true }),
+  tnRow("blocks", counts("many rows"), 130, 160),
+  tnRow("activation blocks", counts("many rows"), 128, 96, { act: true, gather: true, scale: true }),
+  tnRow("bf16 compute", counts("uneven tail"), 50, 71, { bf16: true }),
+  tnRow("bf16 compute, gathered, two segments", counts("many rows"), 64, 96, { bf16: true, xGather: true, segments: 2, groups: [0, 3] }),
+  tnRow("bf16 compute, activation on load, scaled", counts("many rows"), 64, 40, { bf16: true, act: true, gather: true, scale: true }),
+];
+
+const [E, N, T, K, M] = [3, 7, 5, 6, 8];
+export const ntBase: OpCase = {
+  op: "grouped_gemm_nt",
+  name: "base",
+  args: (r) => ({ ...nt([3, 0, 4], M, K, { act: true, segments: 2 })(r), x: r.normal([T, K]), rows: i32([0, 1, 2, 3, 4, 0, 1]) }),
+};
+export const nnBase: OpCase = {
+  op: "grouped_gemm_nn",
+  name: "base",
+  args: (r) => ({ ...nn([3, 0, 4], M, K, { act: true, groups: [0, 2] })(r), dy: r.normal([T, M]), rows: i32([0, 1, 2, 3, 4, 0, 1]) }),
+};
+export const tnBase: OpCase = {
+  op: "grouped_gemm_tn",
+  name: "base",
+  args: (r) => ({
+    ...tn([3, 0, 4], M, K, { groups: [0, 2], scale: true, segments: 2 })(r),
+    dy: r.normal([T, M]),
+    dy_rows: i32([0, 1, 2, 3, 4, 0, 1]),
+    x: r.normal([T, K]),
+    x_rows: i32([4, 3, 2, 1, 0, 0, 1]),
+  }),
+};
+export const baseSizes = { E, N, T, K, M };

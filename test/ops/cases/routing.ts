@@ -1,0 +1,313 @@
+// Cases of topk_route, route_backward, expert_sort, count_experts, combine (csrc/ops/topk_route.h, expert_sort.h, combine.h).
+
+import { at, colsOf, f32, has, i32, number, out, rowsOf, strided, tensor, zeros } from "../host.ts";
+import type { Args, HostTensor, Random } from "../host.ts";
+import type { OpCase } from "../support.ts";
+
+// ---- topk_route -------------------------------------------------------------------------------------------------------
+
+export interface Rule {
+  readonly score: number;
+  readonly n_group: number;
+  readonly topk_group: number;
+  readonly group_score: number;
+  readonly drop: number;
+  readonly renormalize: number;
+  readonly norm_eps: number;
+  readonly scale: number;
+}
+export const plain: Rule = { score: 0, n_group: 1, topk_group: 1, group_score: 0, drop: 0, renormalize: 0, norm_eps: 0, scale: 1 };
+
+const softmax = (z: readonly number[]): number[] => {
+  const top = Math.max(...z);
+  const e = z.map((v) => Math.exp(v - top));
+  const sum = e.reduce((x, y) => x + y, 0);
+  return e.map((v) => Math.fround(v / sum));
+};
+/** Indices by descending value; the lower index first on ties. */
+const ranked = (v: readonly number[]): number[] => v.map((_, i) => i).sort((i, j) => (v[i] === v[j] ? i - j : v[j]! > v[i]! ? 1 : -1));
+
+export function expectedRoute(a: Args): Record<string, number[]> {
+  const logits = tensor(a, "logits");
+  const E = colsOf(logits);
+  const K = colsOf(tensor(a, "ids"));
+  const G = number(a, "n_group");
+  const size = E / G;
+  const result = { ids: [] as number[], weights: [] as number[], probs: [] as number[] };
+  for (let t = 0; t < rowsOf(logits); t++) {
+    const z = Array.from({ length: E }, (_, e) => at(logits, t, e));
+    const s = a.score === 0 ? softmax(z) : a.score === 1 ? z.map((x) => Math.fround(1 / (1 + Math.exp(-x)))) : z;
+    let c = has(a, "bias") ? s.map((v, e) => Math.fround(v + tensor(a, "bias").values[e]!)) : s;
+    if (G > 1) {
+      const groups = Array.from({ length: G }, (_, g) => {
+        const sorted = c.slice(g * size, (g + 1) * size).sort((x, y) => y - x);
+        return a.group_score === 0 ? sorted[0]! : Math.fround(sorted[0]! + sorted[1]!);
+      });
+      const kept = ranked(groups).slice(0, number(a, "topk_group"));
+      c = c.map((v, e) => (kept.includes(Math.floor(e / size)) ? v : a.drop === 1 ? -Infinity : 0));
+    }
+    const ids = ranked(c).slice(0, K);
+    let w = ids.map((e) => s[e]!);
+    if (a.score === 2) w = softmax(w);
+    if (a.renormalize === 1) {
+      const sum = w.reduce((x, y) => x + y, number(a, "norm_eps"));
+      w = w.map((v) => v / sum);
+    }
+    result.ids.push(...ids);
+    result.weights.push(...w.map((v) => v * number(a, "scale")));
+    result.probs.push(...s);
+  }
+  return has(a, "probs") ? result : { ids: result.ids, weights: result.weights };
+}
+
+interface RouteOptions {
+  readonly logits?: (r: Random) => HostTensor;
+  readonly bias?: boolean;
+  readonly probs?: boolean;
+  readonly strided?: boolean;
+}
+export function route(T: number, E: number, K: number, rule: Partial<Rule> = {}, o: RouteOptions = {}) {
+  return (r: Random): Args => {
+    const wrap = (t: HostTensor): HostTensor => (o.strided ? strided(t) : t);
+    return {
+      logits: wrap(o.logits?.(r) ?? r.normal([T, E], 2)),
+      bias: o.bias ? r.normal([E], 0.3) : null,
+      ids: wrap(out([T, K], "i32")),
+      weights: wrap(out([T, K])),
+      probs: o.probs === false ? null : wrap(out([T, E])),
+      ...plain,
+      ...rule,
+    };
+  };
+}
+const routeRow = (name: string, T: number, E: number, K: number, rule?: Partial<Rule>, o?: RouteOptions): OpCase => ({
+  op: "topk_route",
+  name: `${name}, T ${T} E ${E} K ${K}`,
+  args: route(T, E, K, rule, o),
+  k: E,
+  expected: expectedRoute,
+});
+
+const repeated = (T: number, E: number, period: number) => (): HostTensor => f32([T, E], Array.from({ length: T * E }, (_, i) => ((i % E) % period) * 0.5));
+
+export const routeCases: readonly OpCase[] = [
+  routeRow("softmax", 40, 64, 6),
+  routeRow("softmax renormalised", 40, 60, 4, { renormalize: 1 }),
+  routeRow("one token", 1, 8, 2),
+  routeRow("no tokens", 0, 8, 2),
+  routeRow("one expert", 5, 1, 1),
+  routeRow("all experts chosen", 9, 7, 7, { renormalize: 1 }),
+  routeRow("all logits equal", 5, 12, 5, {}, { logits: () => zeros("f32", [5, 12]) }),
+  routeRow("many ties", 6, 37, 9, {}, { logits: repeated(6, 37, 3) }),
+  routeRow("ties under sigmoid", 6, 37, 9, { score: 1 }, { logits: repeated(6, 37, 3) }),
+  routeRow("ties between groups", 4, 16, 4, { n_group: 4, topk_group: 2 }, { logits: () => zeros("f32", [4, 16]) }),
+  routeRow("-0 and 0 tie", 2, 4, 2, { score: 2 }, { logits: () => f32([2, 4], [-0, 0, -1, 0, 0, -0, -0, 0]) }),
+  routeRow("large logits", 20, 33, 4, { renormalize: 1 }, { logits: (r) => r.normal([20, 33], 30) }),
+  routeRow("equal huge logits", 3, 5, 2, {}, { logits: () => f32([3, 5], new Array<number>(15).fill(3e38)) }),
+  routeRow("sigmoid with bias, groups, top-2 sums, scaled", 40, 64, 8, { score: 1, n_group: 8, topk_group: 4, group_score: 1, renormalize: 1, norm_eps: 1e-20, scale: 2.5 }, { bias: true }),
+  routeRow("sigmoid with bias, groups dropped to -inf", 40, 64, 8, { score: 1, n_group: 8, topk_group: 2, group_score: 1, drop: 1, renormalize: 1, scale: 2.5 }, { bias: true }),
+  routeRow("softmax groups by maximum", 40, 64, 6, { n_group: 8, topk_group: 3, scale: 16 }),
+  routeRow("groups fill exactly", 10, 24, 6, { n_group: 8, topk_group: 2 }),
+  routeRow("groups of one expert", 10, 6, 2, { n_group: 6, topk_group: 3 }),
+  routeRow("softmax over the chosen", 40, 32, 4, { score: 2 }),
+  routeRow("softmax over the chosen, bias", 40, 33, 4, { score: 2, renormalize: 1 }, { bias: true }),
+  routeRow("softmax over the chosen, groups to 0", 20, 32, 4, { score: 2, n_group: 4, topk_group: 2 }),
+  routeRow("softmax over the chosen, negative logits, groups to 0", 20, 32, 10, { score: 2, n_group: 4, topk_group: 2 }, { logits: (r) => f32([20, 32], Array.from(r.normal([20, 32]).values, (x) => -5 - Math.abs(x))) }),
+  routeRow("strided, no probs", 17, 61, 6, { renormalize: 1 }, { strided: true, probs: false }),
+  routeRow("strided", 17, 61, 6, { score: 1 }, { strided: true }),
+  routeRow("many tokens", 700, 64, 8, { renormalize: 1 }),
+  routeRow("many experts", 12, 512, 10, {}),
+];
+export const routeBase: OpCase = { op: "topk_route", name: "base", args: (r) => route(5, 8, 3, { n_group: 4, topk_group: 2, group_score: 1 }, { bias: true })(r) };
+
+// ---- route_backward -----------------------------------------------------------------------------------------------------
+
+/** Arguments with probs and weights as topk_route makes them. */
+export function routeBackward(T: number, E: number, K: number, rule: Partial<Rule> = {}, o: { pos?: boolean; strided?: boolean } = {}) {
+  return (r: Random): Args => {
+    const forward = route(T, E, K, rule)(r);
+    const made = expectedRoute(forward);
+    const wrap = (t: HostTensor): HostTensor => (o.strided ? strided(t) : t);
+    const full = { ...plain, ...rule };
+    return {
+      dweights: o.pos ? r.normal([T * K]) : wrap(r.normal([T, K])),
+      pos: o.pos ? wrap(i32(r.permutation(T * K), [T, K])) : null,
+      probs: full.score === 2 ? null : wrap(f32([T, E], made.probs!)),
+      ids: wrap(i32(made.ids!, [T, K])),
+      weights: wrap(f32([T, K], made.weights!)),
+      dlogits: wrap(out([T, E])),
+      score: full.score,
+      renormalize: full.renormalize,
+      norm_eps: full.norm_eps,
+      scale: full.scale,
+    };
+  };
+}
+const backRow = (name: string, T: number, E: number, K: number, rule?: Partial<Rule>, o?: { pos?: boolean; strided?: boolean }): OpCase => ({
+  op: "route_backward",
+  name: `${name}, T ${T} E ${E} K ${K}`,
+  args: routeBackward(T, E, K, rule, o),
+  k: E * 4,
+});
+export const backwardRules: readonly (readonly [string, Partial<Rule>])[] = [
+  ["softmax", {}],
+  ["softmax renormalised, scaled", { renormalize: 1, scale: 2.5 }],
+  ["sigmoid", { score: 1 }],
+  ["sigmoid renormalised, eps, scaled", { score: 1, renormalize: 1, norm_eps: 0.125, scale: 2.5 }],
+  ["softmax over the chosen", { score: 2 }],
+  ["softmax over the chosen, renormalised with eps, scaled", { score: 2, renormalize: 1, norm_eps: 0.25, scale: 1.5 }],
+];
+export const routeBackwardCases: readonly OpCase[] = [
+  ...backwardRules.flatMap(([name, rule]) => [backRow(name, 40, 61, 6, rule), backRow(`${name}, through pos`, 33, 16, 4, rule, { pos: true })]),
+  backRow("one token", 1, 8, 2),
+  backRow("no tokens", 0, 8, 2),
+  backRow("all experts chosen", 9, 7, 7, { renormalize: 1 }),
+  backRow("strided", 20, 37, 5, { renormalize: 1 }, { strided: true, pos: true }),
+  backRow("many tokens", 700, 64, 8, { score: 1, renormalize: 1 }),
+];
+export const routeBackwardBase: OpCase = { op: "route_backward", name: "base", args: routeBackward(5, 8, 3, {}, { pos: true }) };
+
+// ---- expert_sort, count_experts -------------------------------------------------------------------------------------------
+
+function expectedSort(a: Args): Record<string, number[]> {
+  const ids = tensor(a, "ids");
+  const K = colsOf(ids);
+  const E = tensor(a, "offsets").values.length - 1;
+  const slots = Array.from(ids.values, (_, i) => i);
+  const order = slots.sort((i, j) => ids.values[i]! - ids.values[j]! || i - j);
+  const pos = new Array<number>(order.length).fill(0);
+  order.forEach((slot, row) => (pos[slot] = row));
+  const offsets = Array.from({ length: E + 1 }, (_, e) => order.filter((slot) => ids.values[slot]! < e).length);
+  const tokens = order.map((slot) => Math.floor(slot / K));
+  return has(a, "gate") ? { offsets, tokens, pos, gate: order.map((slot) => tensor(a, "weights").values[slot]!) } : { offsets, tokens, pos };
+}
+export function sort(T: number, K: number, E: number, o: { ids?: (r: Random) => HostTensor; weights?: boolean; strided?: boolean } = {}) {
+  return (r: Random): Args => {
+    const wrap = (t: HostTensor): HostTensor => (o.strided ? strided(t) : t);
+    return {
+      ids: wrap(o.ids?.(r) ?? r.routes(T, K, E)),
+      weights: o.weights === false ? null : wrap(r.normal([T, K])),
+      offsets: out([E + 1], "i32"),
+      tokens: out([T * K], "i32"),
+      pos: wrap(out([T, K], "i32")),
+      gate: o.weights === false ? null : out([T * K]),
+    };
+  };
+}
+const sortRow = (name: string, T: number, K: number, E: number, o?: Parameters<typeof sort>[3]): OpCase => ({ op: "expert_sort", name, args: sort(T, K, E, o), expected: expectedSort });
+export const sortCases: readonly OpCase[] = [
+  sortRow("64 experts", 100, 6, 64),
+  sortRow("without weights", 33, 4, 10, { weights: false }),
+  sortRow("one token", 1, 2, 8),
+  sortRow("no tokens", 0, 2, 8),
+  sortRow("one expert", 9, 1, 1),
+  sortRow("all tokens to one expert", 21, 1, 8, { ids: () => i32(new Array<number>(21).fill(5), [21, 1]) }),
+  sortRow("an expert twice for one token keeps its slots in order", 3, 2, 4, { ids: () => i32([2, 2, 1, 2, 2, 1], [3, 2]) }),
+  sortRow("strided", 31, 3, 7, { strided: true }),
+  sortRow("many tokens", 3000, 8, 64),
+  sortRow("more experts than slots", 3, 2, 200),
+];
+export const sortBase: OpCase = { op: "expert_sort", name: "base", args: sort(5, 2, 4) };
+
+function expectedCount(a: Args): Record<string, ArrayLike<number>> {
+  const ids = tensor(a, "ids");
+  const counts = Float64Array.from(tensor(a, "counts").values);
+  const sums = Float64Array.from(tensor(a, "gate_sums").values);
+  for (let i = 0; i < ids.values.length; i++) {
+    if (has(a, "mask") && tensor(a, "mask").values[Math.floor(i / colsOf(ids))] === 0) continue;
+    counts[ids.values[i]!]! += 1;
+    sums[ids.values[i]!]! += Math.fround(tensor(a, "weights").values[i]!);
+  }
+  return { counts, gate_sums: sums };
+}
+export function count(T: number, K: number, E: number, o: { mask?: (r: Random) => HostTensor; strided?: boolean; started?: boolean } = {}) {
+  return (r: Random): Args => {
+    const wrap = (t: HostTensor): HostTensor => (o.strided ? strided(t) : t);
+    return {
+      ids: wrap(r.routes(T, K, E)),
+      weights: wrap(r.normal([T, K])),
+      mask: o.mask?.(r) ?? null,
+      counts: o.started ? { dtype: "i64", shape: [E], values: Array.from({ length: E }, (_, e) => e * 1000) } : zeros("i64", [E]),
+      gate_sums: o.started ? { dtype: "f64", shape: [E], values: Array.from({ length: E }, (_, e) => e / 3) } : zeros("f64", [E]),
+    };
+  };
+}
+const countRow = (name: string, T: number, K: number, E: number, o?: Parameters<typeof count>[3]): OpCase => ({ op: "count_experts", name, args: count(T, K, E, o), expected: expectedCount });
+export const countCases: readonly OpCase[] = [
+  countRow("64 experts", 200, 6, 64),
+  countRow("added to earlier counts", 50, 2, 8, { started: true }),
+  countRow("masked tokens", 77, 3, 9, { mask: (r) => r.ints([77], 2), started: true }),
+  countRow("all masked", 7, 3, 9, { mask: () => i32(new Array<number>(7).fill(0)) }),
+  countRow("one token", 1, 1, 1),
+  countRow("no tokens", 0, 2, 3),
+  countRow("strided", 31, 3, 7, { strided: true }),
+  countRow("many tokens", 5000, 8, 64),
+];
+export const countBase: OpCase = { op: "count_experts", name: "base", args: count(5, 2, 4, { mask: () => i32([1, 0, 1, 1, 0]) }) };
+
+// ---- combine --------------------------------------------------------------------------------------------------------------
+
+function expectedCombine(a: Args): Record<string, Float64Array> {
+  const x = tensor(a, "x");
+  const pos = tensor(a, "pos");
+  const D = colsOf(x);
+  const y = a.accumulate === 1 ? Float64Array.from(tensor(a, "y").values) : new Float64Array(rowsOf(pos) * D);
+  for (let t = 0; t < rowsOf(pos); t++)
+    for (let k = 0; k < colsOf(pos); k++) for (let d = 0; d < D; d++) y[t * D + d]! += (has(a, "weights") ? at(tensor(a, "weights"), t, k) : 1) * at(x, at(pos, t, k), d);
+  return { y };
+}
+interface CombineOptions {
+  readonly weights?: boolean;
+  readonly accumulate?: boolean;
+  readonly strided?: boolean;
+}
+export function combine(T: number, K: number, D: number, o: CombineOptions = {}) {
+  return (r: Random): Args => {
+    const wrap = (t: HostTensor): HostTensor => (o.strided ? strided(t) : t);
+    return {
+      x: wrap(r.normal([T * K, D])),
+      pos: wrap(i32(r.permutation(T * K), [T, K])),
+      weights: o.weights === false ? null : wrap(r.normal([T, K])),
+      y: wrap(o.accumulate ? r.normal([T, D]) : out([T, D])),
+      accumulate: o.accumulate ? 1 : 0,
+    };
+  };
+}
+export function combineBackward(T: number, K: number, D: number, o: { dx?: boolean; dweights?: boolean; strided?: boolean } = {}) {
+  return (r: Random): Args => {
+    const wrap = (t: HostTensor): HostTensor => (o.strided ? strided(t) : t);
+    return {
+      dy: wrap(r.normal([T, D])),
+      x: wrap(r.normal([T * K, D])),
+      pos: wrap(i32(r.permutation(T * K), [T, K])),
+      weights: wrap(r.normal([T, K])),
+      dx: o.dx === false ? null : wrap(out([T * K, D])),
+      dweights: o.dweights === false ? null : wrap(out([T, K])),
+    };
+  };
+}
+const combineRow = (name: string, T: number, K: number, D: number, o?: CombineOptions): OpCase => ({ op: "combine", name, args: combine(T, K, D, o), k: K + 1, expected: expectedCombine });
+const combineBackRow = (name: string, T: number, K: number, D: number, o?: Parameters<typeof combineBackward>[3]): OpCase => ({ op: "combine_backward", name, args: combineBackward(T, K, D, o), k: D });
+export const combineCases: readonly OpCase[] = [
+  combineRow("six of each token", 40, 6, 64),
+  combineRow("unaligned", 33, 3, 71),
+  combineRow("into the residual stream", 33, 2, 71, { accumulate: true }),
+  combineRow("without weights", 33, 4, 40, { weights: false }),
+  combineRow("without weights, accumulating, strided", 33, 4, 41, { weights: false, accumulate: true, strided: true }),
+  combineRow("strided", 20, 2, 37, { strided: true }),
+  combineRow("one token", 1, 2, 5),
+  combineRow("no tokens", 0, 2, 5),
+  combineRow("no slots", 3, 0, 5),
+  combineRow("no columns", 3, 2, 0),
+  combineRow("many tokens", 600, 8, 130),
+  { op: "combine", name: "rows read twice and rows never read", args: (r) => ({ ...combine(9, 2, 17)(r), pos: r.ints([9, 2], 18) }), k: 2, expected: expectedCombine },
+  combineBackRow("both gradients", 40, 6, 64),
+  combineBackRow("unaligned, strided", 33, 3, 71, { strided: true }),
+  combineBackRow("dx only", 33, 3, 71, { dweights: false }),
+  combineBackRow("dweights only", 33, 3, 71, { dx: false }),
+  combineBackRow("one token", 1, 2, 5),
+  combineBackRow("no tokens", 0, 2, 5),
+  combineBackRow("many tokens", 600, 8, 130),
+];
+export const combineBase: OpCase = { op: "combine", name: "base", args: combine(3, 2, 4) };
+export const combineBackwardBase: OpCase = { op: "combine_backward", name: "base", args: combineBackward(3, 2, 4) };

@@ -1,0 +1,199 @@
+// Cases of linear_cross_entropy, grad_norm and adamw (csrc/ops/linear_cross_entropy.h, optimizer.h).
+
+import { at, colsOf, f32, has, i32, list, number, out, rounded, rowsOf, strided, tensor, zeros } from "../host.ts";
+import type { Args, HostTensor, Random } from "../host.ts";
+import type { OpCase } from "../support.ts";
+
+// ---- linear_cross_entropy -------------------------------------------------------------------------------------------------
+
+function expectedLoss(a: Args): Record<string, ArrayLike<number>> {
+  const [x, w, labels] = [tensor(a, "x"), tensor(a, "w"), tensor(a, "labels").values];
+  const [D, V] = [colsOf(x), rowsOf(w)];
+  const round = rounded(a);
+  const rowLoss = new Float64Array(labels.length);
+  const dx = new Float64Array(labels.length * D);
+  const dw = has(a, "dw") ? Float64Array.from(tensor(a, "dw").values) : null;
+  let correct = 0;
+  for (let t = 0; t < labels.length; t++) {
+    if (labels[t] === -100) continue;
+    const z = Array.from({ length: V }, (_, v) => {
+      let s = 0;
+      for (let d = 0; d < D; d++) s += round(at(x, t, d)) * round(at(w, v, d));
+      return s * number(a, "logit_scale");
+    });
+    const top = Math.max(...z);
+    const lse = top + Math.log(z.reduce((s, v) => s + Math.exp(v - top), 0));
+    rowLoss[t] = lse - z[labels[t]!]!;
+    correct += z.indexOf(top) === labels[t] ? 1 : 0;
+    z.forEach((v, i) => {
+      const dz = number(a, "grad_scale") * number(a, "logit_scale") * (Math.exp(v - lse) - (i === labels[t] ? 1 : 0));
+      for (let d = 0; d < D; d++) {
+        dx[t * D + d]! += round(dz) * round(at(w, i, d));
+        if (dw) dw[i * D + d]! += round(dz) * round(at(x, t, d));
+      }
+    });
+  }
+  const all: Record<string, ArrayLike<number>> = {
+    loss: [tensor(a, "loss").values[0]! + rowLoss.reduce((s, v) => s + v, 0)],
+    row_loss: rowLoss,
+    dx,
+    ...(dw ? { dw } : {}),
+    ...(has(a, "correct") ? { correct: [tensor(a, "correct").values[0]! + correct] } : {}),
+  };
+  return Object.fromEntries(Object.entries(all).filter(([name]) => has(a, name)));
+}
+interface LossOptions {
+  readonly w?: "f32" | "bf16";
+  readonly labels?: (r: Random) => HostTensor;
+  readonly correct?: boolean;
+  readonly dx?: boolean;
+  readonly dw?: boolean;
+  readonly rowLoss?: boolean;
+  readonly strided?: boolean;
+  readonly bf16?: boolean;
+  readonly gradScale?: number;
+  readonly logitScale?: number;
+  readonly spread?: number;
+}
+export function loss(T: number, V: number, D: number, o: LossOptions = {}) {
+  return (r: Random): Args => {
+    const wrap = (t: HostTensor): HostTensor => (o.strided ? strided(t) : t);
+    return {
+      x: wrap(r.normal([T, D], o.spread ?? 1)),
+      w: wrap(r.normal([V, D], 0.5, o.w ?? "f32")),
+      labels: o.labels?.(r) ?? i32(Array.from({ length: T }, () => (r.uniform() < 0.3 ? -100 : r.below(V)))),
+      loss: { dtype: "f64", shape: [1], values: [2.5] },
+      correct: o.correct === false ? null : { dtype: "i64", shape: [1], values: [7] },
+      row_loss: o.rowLoss === false ? null : out([T]),
+      dx: o.dx === false ? null : wrap(out([T, D])),
+      dw: o.dw === false ? null : wrap(r.normal([V, D], 0.1)),
+      grad_scale: o.gradScale ?? 0.25,
+      logit_scale: o.logitScale ?? 1,
+      precision: o.bf16 ? 1 : 0,
+    };
+  };
+}
+const lossRow = (name: string, T: number, V: number, D: number, o?: LossOptions): OpCase => ({
+  op: "linear_cross_entropy",
+  name,
+  args: loss(T, V, D, o),
+  k: D + V,
+  expected: expectedLoss,
+  eps: { loss: "f32", ...(o?.bf16 ? { dx: "bf16", dw: "bf16" } : {}) },
+});
+const none = (T: number) => (): HostTensor => i32(new Array<number>(T).fill(-100));
+const all = (T: number, V: number) => (r: Random): HostTensor => r.ints([T], V);
+export const lossCases: readonly OpCase[] = [
+  lossRow("some rows unsupervised", 40, 61, 37),
+  lossRow("all rows supervised", 33, 64, 32, { labels: all(33, 64) }),
+  lossRow("no row supervised", 9, 20, 16, { labels: none(9) }),
+  lossRow("one row supervised", 9, 20, 16, { labels: () => i32([-100, -100, -100, -100, 19, -100, -100, -100, -100]) }),
+  lossRow("frozen head", 40, 61, 37, { dw: false }),
+  lossRow("loss only", 40, 61, 37, { dw: false, dx: false, rowLoss: false, correct: false }),
+  lossRow("dw only", 40, 61, 37, { dx: false }),
+  lossRow("bf16 head, scaled logits", 40, 61, 37, { w: "bf16", logitScale: 0.3 }),
+  lossRow("strided", 40, 61, 37, { strided: true, w: "bf16" }),
+  lossRow("large logits", 20, 50, 33, { spread: 30 }),
+  lossRow("bf16 compute", 40, 61, 37, { bf16: true }),
+  lossRow("bf16 compute, bf16 head, blocks", 90, 600, 48, { bf16: true, w: "bf16" }),
+  lossRow("vocabulary of one", 5, 1, 8, { labels: () => i32([0, 0, -100, 0, 0]) }),
+  lossRow("one token", 1, 9, 5, { labels: () => i32([4]) }),
+  lossRow("no tokens", 0, 9, 5),
+  lossRow("zero features: all logits equal", 4, 9, 0, { labels: () => i32([0, 8, -100, 1]) }),
+  lossRow("several chunks", 900, 90, 12),
+  lossRow("wide vocabulary", 12, 5000, 16),
+];
+export const lossBase: OpCase = { op: "linear_cross_entropy", name: "base", args: loss(4, 6, 5, { labels: () => i32([1, -100, 5, 0]) }) };
+
+// ---- grad_norm, adamw -------------------------------------------------------------------------------------------------------
+
+const tensors = (r: Random, shapes: readonly (readonly number[])[], scale = 1, positive = false): HostTensor[] =>
+  shapes.map((s) => {
+    const t = r.normal(s, scale);
+    return positive ? f32(s, Array.from(t.values, Math.abs)) : t;
+  });
+const mixedShapes = [[3, 37], [5], [2, 3, 19], [0, 4], [1, 1], [64, 80]];
+
+const normRow = (name: string, args: (r: Random) => Args): OpCase => ({
+  op: "grad_norm",
+  name,
+  args,
+  k: 300_000,
+  expected: (a) => ({ norm: [Math.sqrt(list(a, "grads").reduce((s, t) => s + Array.from(t.values).reduce((x, v) => x + v * v, 0), 0))] }),
+});
+export const gradNormCases: readonly OpCase[] = [
+  normRow("several tensors", (r) => ({ grads: tensors(r, mixedShapes), norm: out([1], "f64") })),
+  normRow("no tensors", () => ({ grads: [], norm: out([1], "f64") })),
+  normRow("large and small values", (r) => ({ grads: [...tensors(r, [[50, 20]], 1e18), ...tensors(r, [[50, 20]], 1e-18)], norm: out([1], "f64") })),
+  normRow("strided", (r) => ({ grads: tensors(r, [[9, 37], [4, 5]]).map((t) => strided(t)), norm: out([1], "f64") })),
+  normRow("an infinite gradient", () => ({ grads: [f32([2], [1, Infinity])], norm: out([1], "f64") })),
+  normRow("not a number", () => ({ grads: [f32([2], [1, NaN])], norm: out([1], "f64") })),
+  normRow("many chunks", (r) => ({ grads: tensors(r, [[300, 700], [129, 130], [7]]), norm: out([1], "f64") })),
+];
+export const gradNormBase: OpCase = normRow("base", (r) => ({ grads: tensors(r, [[2, 3], [4]]), norm: out([1], "f64") }));
+
+function expectedAdamw(a: Args): Record<string, Float64Array[]> {
+  const norm = has(a, "norm") ? tensor(a, "norm").values[0]! : null;
+  const skip = norm !== null && !Number.isFinite(norm);
+  const clip = norm !== null && number(a, "max_norm") > 0 ? Math.min(1, number(a, "max_norm") / (norm + 1e-6)) : 1;
+  const [b1, b2, lr] = [number(a, "beta1"), number(a, "beta2"), number(a, "lr")];
+  const [p, m, v] = ["params", "m", "v"].map((name) => list(a, name).map((t) => Float64Array.from(t.values))) as [Float64Array[], Float64Array[], Float64Array[]];
+  if (!skip)
+    list(a, "grads").forEach((g, i) => {
+      for (let j = 0; j < g.values.length; j++) {
+        const gj = clip * g.values[j]!;
+        m[i]![j] = b1 * m[i]![j]! + (1 - b1) * gj;
+        v[i]![j] = b2 * v[i]![j]! + (1 - b2) * gj * gj;
+        const mHat = m[i]![j]! / (1 - b1 ** number(a, "step"));
+        const vHat = v[i]![j]! / (1 - b2 ** number(a, "step"));
+        p[i]![j] = p[i]![j]! * (1 - lr * number(a, "weight_decay")) - (lr * mHat) / (Math.sqrt(vHat) + number(a, "eps"));
+      }
+    });
+  return { params: p, m, v };
+}
+interface AdamOptions {
+  readonly norm?: number;
+  readonly maxNorm?: number;
+  readonly decay?: number;
+  readonly step?: number;
+  readonly strided?: boolean;
+  readonly lr?: number;
+}
+export function adamw(shapes: readonly (readonly number[])[], o: AdamOptions = {}) {
+  return (r: Random): Args => {
+    const wrap = (ts: HostTensor[]): HostTensor[] => (o.strided ? ts.map((t) => strided(t)) : ts);
+    const first = (o.step ?? 1) === 1;
+    return {
+      params: wrap(tensors(r, shapes)),
+      grads: wrap(tensors(r, shapes)),
+      m: wrap(first ? shapes.map((s) => zeros("f32", s)) : tensors(r, shapes, 0.1)),
+      v: wrap(first ? shapes.map((s) => zeros("f32", s)) : tensors(r, shapes, 0.1, true)),
+      norm: o.norm === undefined ? null : { dtype: "f64", shape: [1], values: [o.norm] },
+      max_norm: o.maxNorm ?? 1,
+      lr: o.lr ?? 1e-2,
+      beta1: 0.9,
+      beta2: 0.95,
+      eps: 1e-8,
+      weight_decay: o.decay ?? 0.1,
+      step: o.step ?? 1,
+    };
+  };
+}
+const adamRow = (name: string, shapes: readonly (readonly number[])[], o?: AdamOptions): OpCase => ({ op: "adamw", name, args: adamw(shapes, o), k: 4, expected: expectedAdamw });
+export const adamwCases: readonly OpCase[] = [
+  adamRow("first step", mixedShapes),
+  adamRow("tenth step", mixedShapes, { step: 10 }),
+  adamRow("late step", mixedShapes, { step: 100000 }),
+  adamRow("clipped", mixedShapes, { norm: 12.5, step: 3 }),
+  adamRow("norm below the limit", mixedShapes, { norm: 0.5, step: 3 }),
+  adamRow("no limit", mixedShapes, { norm: 12.5, maxNorm: 0 }),
+  adamRow("infinite norm skips the step", mixedShapes, { norm: Infinity, step: 3 }),
+  adamRow("NaN norm skips the step, even without a limit", mixedShapes, { norm: NaN, step: 3, maxNorm: 0 }),
+  adamRow("no decay", mixedShapes, { decay: 0, step: 2 }),
+  adamRow("lr 0 moves no parameter", mixedShapes, { lr: 0, step: 2 }),
+  adamRow("strided", [[9, 37], [2, 3, 5]], { strided: true, step: 2, norm: 3 }),
+  adamRow("no tensors", []),
+  adamRow("one element", [[1]]),
+  adamRow("many chunks", [[300, 700], [129, 130], [7]], { step: 5, norm: 700 }),
+];
+export const adamwBase: OpCase = { op: "adamw", name: "base", args: adamw([[2, 3], [4]], { norm: 2, step: 2 }) };

@@ -1,0 +1,27 @@
+// Sorting and counting on every instruction set against the reference (loops), bits against threads, the reference against plain JavaScript and
+// finite differences, refusals. No GPU. Alone: npx vitest run test/ops/expert_sort.test.ts
+
+import { countBase, countCases, sortBase, sortCases } from "./cases/routing.ts";
+import { i32, out } from "./host.ts";
+import { describeCases, describeRefusals } from "./support.ts";
+
+describeCases("expert_sort", [...sortCases, ...countCases]);
+
+const ids = [
+  { name: "an expert that does not exist", change: { ids: i32([0, 1, 2, 3, 0, 1, 4, 2, 3, 0], [5, 2]) }, says: ["ids[3, 0]", "0..3", "received 4"] },
+  { name: "a negative expert", change: { ids: i32([0, 1, 2, 3, 0, 1, 2, 2, 3, -1], [5, 2]) }, says: ["ids[4, 1]", "received -1"] },
+  { name: "a huge expert", change: { ids: i32([2147483647, 1, 2, 3, 0, 1, 2, 2, 3, 1], [5, 2]) }, says: ["ids[0, 0]", "2147483647"] },
+];
+describeRefusals([
+  {
+    base: sortBase,
+    freeCols: ["offsets"], // E follows from offsets
+    rows: [
+      ...ids,
+      { name: "weights without gate", change: { gate: null }, says: ["gate", "exactly when"] },
+      { name: "gate without weights", change: { weights: null }, says: ["gate", "exactly when"] },
+      { name: "offsets of no expert", change: { offsets: out([1], "i32") }, says: ["offsets"] },
+    ],
+  },
+  { base: countBase, rows: [...ids, { name: "i32 counts", change: { counts: out([4], "i32") }, says: ["counts", "i64", "i32"] }] },
+]);

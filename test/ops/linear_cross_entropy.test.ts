@@ -1,0 +1,38 @@
+// Head and loss on every instruction set against the reference (loops), bits against threads, the reference against plain JavaScript and
+// finite differences, refusals. No GPU. Alone: npx vitest run test/ops/linear_cross_entropy.test.ts
+
+import { it } from "vitest";
+import { loss, lossBase, lossCases } from "./cases/training.ts";
+import { Random, f32, i32, out, tensor, zeros } from "./host.ts";
+import { checkGradients, describeCases, describeRefusals, device, pick, run } from "./support.ts";
+
+describeCases("linear_cross_entropy", lossCases);
+
+describeRefusals([
+  {
+    base: lossBase,
+    rows: [
+      { name: "a label beyond the vocabulary", change: { labels: i32([1, -100, 6, 0]) }, says: ["labels[2]", "-100 or in 0..5", "received 6"] },
+      { name: "label -1", change: { labels: i32([-1, -100, 5, 0]) }, says: ["labels[0]", "received -1"] },
+      { name: "label -101", change: { labels: i32([1, -101, 5, 0]) }, says: ["labels[1]", "received -101"] },
+      { name: "an f32 loss", change: { loss: out([1]) }, says: ["loss", "one f64"] },
+      { name: "two losses", change: { loss: out([2], "f64") }, says: ["loss", "one f64"] },
+      { name: "an f64 count", change: { correct: out([1], "f64") }, says: ["correct", "one i64"] },
+      { name: "a bf16 gradient of the head", change: { dw: out([6, 5], "bf16") }, says: ["dw", "f32", "bf16"] },
+      { name: "an infinite grad_scale", change: { grad_scale: Infinity }, says: ["grad_scale"] },
+      { name: "an infinite logit_scale", change: { logit_scale: -Infinity }, says: ["logit_scale"] },
+      { name: "an empty vocabulary", change: { w: out([0, 5]), dw: out([0, 5]), labels: i32([-100, -100, -100, -100]) }, says: ["w"] },
+    ],
+  },
+]);
+
+it("gradients of x and the head against finite differences", async () => {
+  const [T, V, D] = [5, 7, 4];
+  const args = { ...loss(T, V, D, { logitScale: 0.7, gradScale: 1, labels: () => i32([3, -100, 0, 6, 3]) })(new Random("head")), dw: zeros("f32", [V, D]), loss: zeros("f64", [1]) };
+  const made = await run(device("ref"), "linear_cross_entropy", args);
+  await checkGradients({
+    inputs: { x: Float32Array.from(tensor(args, "x").values), w: Float32Array.from(tensor(args, "w").values) },
+    gradients: { x: pick(made, "dx"), w: pick(made, "dw") },
+    loss: async (i) => pick(await run(device("ref"), "linear_cross_entropy", { ...args, x: f32([T, D], i.x!), w: f32([V, D], i.w!), dx: null, dw: null }), "loss")[0]!,
+  });
+});

@@ -1,0 +1,30 @@
+// The optimizer on every instruction set against the reference (loops), bits against threads, the reference against plain JavaScript and
+// finite differences, refusals. No GPU. Alone: npx vitest run test/ops/optimizer.test.ts
+
+import { adamwBase, adamwCases, gradNormBase, gradNormCases } from "./cases/training.ts";
+import { Random, out, zeros } from "./host.ts";
+import { describeCases, describeRefusals } from "./support.ts";
+
+describeCases("optimizer", [...gradNormCases, ...adamwCases]);
+
+const base = adamwBase.args(new Random("base"));
+describeRefusals([
+  { base: gradNormBase, freeRows: ["grads"], rows: [{ name: "an f32 norm", change: { norm: out([1]) }, says: ["norm", "one f64"] }] },
+  {
+    base: adamwBase,
+    rows: [
+      { name: "step 0", change: { step: 0 }, says: ["step", "received 0"] },
+      { name: "a negative lr", change: { lr: -1 }, says: ["lr"] },
+      { name: "an infinite lr", change: { lr: Infinity }, says: ["lr"] },
+      { name: "beta1 = 1", change: { beta1: 1 }, says: ["beta1", "[0, 1)"] },
+      { name: "a negative beta2", change: { beta2: -0.5 }, says: ["beta2", "[0, 1)"] },
+      { name: "a negative eps", change: { eps: -1 }, says: ["eps"] },
+      { name: "a negative weight_decay", change: { weight_decay: -1 }, says: ["weight_decay"] },
+      { name: "bf16 parameters", change: { params: [out([2, 3], "bf16"), out([4])] }, says: ["params[0]", "f32", "bf16"] },
+      { name: "a list that is too short", change: { v: [zeros("f32", [2, 3])] }, says: ["v", "as long as params (2)", "received 1"] },
+      { name: "a moment of another shape", change: { m: [zeros("f32", [3, 2]), zeros("f32", [4])] }, says: ["m[0]", "[2, 3]", "[3, 2]"] },
+      { name: "no gradients", change: { grads: [] }, says: ["grads"] },
+      { name: "integer gradients", change: { grads: [out([2, 3], "i32"), ...(base.grads as []).slice(1)] }, says: ["grads[0]", "f32"] },
+    ],
+  },
+]);

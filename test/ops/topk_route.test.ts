@@ -1,0 +1,80 @@
+// Routing on every instruction set against the reference (loops), bits against threads, the reference against plain JavaScript and
+// finite differences, refusals. No GPU. Alone: npx vitest run test/ops/topk_route.test.ts
+
+import { describe, expect, it } from "vitest";
+import { backwardRules, plain, route, routeBackwardBase, routeBackwardCases, routeBase, routeCases } from "./cases/routing.ts";
+import { Random, f32, i32, out, tensor } from "./host.ts";
+import { checkGradients, describeCases, describeRefusals, device, pick, run, weighted } from "./support.ts";
+
+describeCases("topk_route", [...routeCases, ...routeBackwardCases]);
+
+const scalars = [
+  { name: "score = 3", change: { score: 3 }, says: ["score", "0..2"] },
+  { name: "renormalize = 2", change: { renormalize: 2 }, says: ["renormalize"] },
+  { name: "a negative norm_eps", change: { norm_eps: -1 }, says: ["norm_eps", "received -1"] },
+  { name: "an infinite scale", change: { scale: Infinity }, says: ["scale", "inf"] },
+];
+const logits = (at: number, value: number) => f32([5, 8], Array.from({ length: 40 }, (_, i) => (i === at ? value : i)));
+describeRefusals([
+  {
+    base: routeBase,
+    rows: [
+      ...scalars,
+      { name: "more choices than experts", change: { ids: out([5, 9], "i32"), weights: out([5, 9]) }, says: ["ids", "1..8", "received 9"] },
+      { name: "more choices than the kept groups hold", change: { ids: out([5, 5], "i32"), weights: out([5, 5]) }, says: ["ids", "K <= 4"] },
+      { name: "groups that do not divide the experts", change: { n_group: 3, topk_group: 1 }, says: ["n_group", "divisor of 8"] },
+      { name: "no groups", change: { n_group: 0 }, says: ["n_group"] },
+      { name: "more groups than experts", change: { n_group: 16 }, says: ["n_group"] },
+      { name: "more groups kept than there are", change: { topk_group: 5 }, says: ["topk_group", "1..4"] },
+      { name: "top-2 sums of groups of one", change: { n_group: 8, topk_group: 4 }, says: ["n_group", "at least 2"] },
+      { name: "group_score = 2", change: { group_score: 2 }, says: ["group_score"] },
+      { name: "drop = 2", change: { drop: 2 }, says: ["drop"] },
+      { name: "NaN logits", change: { logits: logits(19, NaN) }, says: ["logits", "token 2"], partial: true },
+      { name: "infinite logits", change: { logits: logits(39, Infinity) }, says: ["logits", "token 4"], partial: true },
+      { name: "minus infinite logits", change: { logits: logits(0, -Infinity) }, says: ["logits", "token 0"], partial: true },
+      { name: "a bias of another size", change: { bias: out([7]) }, says: ["bias", "8"] },
+      { name: "a NaN bias", change: { bias: f32([8], [0, 0, 0, NaN, 0, 0, 0, 0]) }, says: ["bias[3]"] },
+    ],
+  },
+  {
+    base: routeBackwardBase,
+    rows: [
+      ...scalars,
+      { name: "no probs under softmax", change: { probs: null }, says: ["probs"] },
+      { name: "an expert that does not exist", change: { ids: i32([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 8, 0, 1, 2], [5, 3]) }, says: ["ids[3, 2]", "0..7", "received 8"] },
+      { name: "a row that does not exist", change: { pos: i32([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15], [5, 3]) }, says: ["pos[4, 2]", "0..14", "received 15"] },
+    ],
+  },
+]);
+
+describe("gradient of the logits against finite differences", () => {
+  for (const [name, rule] of backwardRules)
+    it(name, async () => {
+      const [T, E, K] = [4, 7, 3];
+      const random = new Random(name);
+      // Logits apart enough that no step changes the choice.
+      const z = f32([T, E], Array.from({ length: T }, () => random.permutation(E).map((p) => p * 0.4 + random.uniform() * 0.1)).flat());
+      const args = { ...route(T, E, K, rule)(random), logits: z };
+      const c = random.normal([T, K]);
+      const made = await run(device("ref"), "topk_route", args);
+      const full = { ...plain, ...rule };
+      const back = await run(device("ref"), "route_backward", {
+        dweights: c, probs: f32([T, E], pick(made, "probs")), ids: i32(Array.from(pick(made, "ids")), [T, K]), weights: f32([T, K], pick(made, "weights")),
+        dlogits: out([T, E]), score: full.score, renormalize: full.renormalize, norm_eps: full.norm_eps, scale: full.scale,
+      });
+      await checkGradients({
+        inputs: { logits: Float32Array.from(tensor(args, "logits").values) },
+        gradients: { logits: pick(back, "dlogits") },
+        loss: async (i) => weighted(pick(await run(device("ref"), "topk_route", { ...args, logits: f32([T, E], i.logits!) }), "weights"), c.values),
+      });
+    });
+});
+
+it("renormalised weights sum to the scale, ids are distinct and in range", async () => {
+  const made = await run(device("cpu"), "topk_route", route(50, 32, 5, { renormalize: 1, scale: 2 })(new Random(3)));
+  const [ids, weights] = [pick(made, "ids"), pick(made, "weights")];
+  for (let t = 0; t < 50; t++) {
+    expect(weights.slice(t * 5, t * 5 + 5).reduce((a, b) => a + b, 0)).toBeCloseTo(2, 5);
+    expect(new Set(ids.slice(t * 5, t * 5 + 5)).size).toBe(5);
+  }
+});
