@@ -30,6 +30,8 @@ export interface EncodingOptions {
   /** The clock of templates that write the date. Fix it for runs that must be repeatable. */
   readonly now?: Date;
   readonly stops?: readonly string[];
+  /** Give the template null content as "" and tool arguments in the other form where it needs that; counted as warning "adapted". Default true. */
+  readonly adapt?: boolean;
   /** End plain-text documents with EOS, so that the model learns where they end. Default true when the tokenizer has one. */
   readonly textEos?: boolean;
 }
@@ -219,12 +221,13 @@ function rowEncoder(options: EncodingOptions): RowEncoder {
     const encoded = encodeConversation({
       tokenizer,
       template: templateFor(tools !== undefined),
+      adapt: options.adapt ?? true,
       messages,
       ...(tools === undefined ? {} : { tools }),
       ...(options.stops === undefined ? {} : { stops: options.stops }),
       render: { ...now, ...(options.variables === undefined ? {} : { variables: options.variables }) },
     });
-    return { ...encoded, warnings: encoded.warnings.map((w) => w.code) };
+    return { ...encoded, warnings: [...encoded.warnings.map((w) => w.code), ...(encoded.adapted ? ["adapted"] : [])] };
   };
 }
 

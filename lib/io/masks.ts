@@ -23,6 +23,8 @@ export interface EncodedConversation extends Encoded {
   readonly labels: readonly number[];
   readonly text: string;
   readonly warnings: readonly { readonly code: "stop-untrained"; readonly key: string }[];
+  /** The template could not take the messages as they were (see ChatTemplate.adapt). */
+  readonly adapted: boolean;
 }
 
 export interface ConversationOptions {
@@ -34,6 +36,11 @@ export interface ConversationOptions {
   readonly stops?: readonly string[];
   /** bos, eos, clock and template variables; bos and eos are the tokenizer's when absent. */
   readonly render?: RenderOptions;
+  /**
+   * Where the template fails or prints None, give it null content as "" and tool arguments in the other form. Default false: exactly
+   * what transformers does, text or refusal.
+   */
+  readonly adapt?: boolean;
 }
 
 export function encodeConversation(options: ConversationOptions): EncodedConversation {
@@ -41,8 +48,11 @@ export function encodeConversation(options: ConversationOptions): EncodedConvers
   const trained = options.messages.map((m, i) => isTrained(m, `messages[${i}]`));
   if (!trained.includes(true)) refuse("nothing-to-learn", "messages", "no assistant message is trained on");
 
-  const render: RenderOptions = { bosToken: tokenizer.bosToken, eosToken: tokenizer.eosToken, ...options.render, tools: options.tools ?? null };
-  const messages = template.adapt(options.messages.map(withoutFlags), render);
+  // one clock for all prefixes: a template that writes the time must write the same one in each
+  const clock = { now: new Date() };
+  const render: RenderOptions = { bosToken: tokenizer.bosToken, eosToken: tokenizer.eosToken, ...clock, ...options.render, tools: options.tools ?? null };
+  const given = options.messages.map(withoutFlags);
+  const messages = options.adapt === true ? template.adapt(given, render) : given;
   const text = template.render(messages, render);
   const ids = encode(tokenizer, text);
   const labels = ids.map(() => IGNORE);
@@ -60,7 +70,7 @@ export function encodeConversation(options: ConversationOptions): EncodedConvers
     for (let t = start; t < end; t++) labels[t] = ids[t] as number;
   });
   if (labels.every((label) => label === IGNORE)) refuse("nothing-to-learn", "messages", "no supervised token");
-  return { text, inputIds: ids, labels, warnings };
+  return { text, inputIds: ids, labels, warnings, adapted: messages !== given };
 }
 
 function encode(tokenizer: Tokenizer, text: string): number[] {
