@@ -6,6 +6,10 @@
 
 namespace esft::cpu::ESFT_ISA {
 
+// Floats between a load and its prefetch, which goes on into the rows of the next token: they lie anywhere in x, so no
+// hardware prefetcher finds them.
+constexpr int64_t kAhead = 512;
+
 void combine(const esft_combine_args& a, Context& ctx) {
   const int64_t T = rows(a.y), D = cols(a.y), K = cols(a.pos);
   check_indices("combine", "pos", a.pos, rows(a.x));
@@ -16,6 +20,7 @@ void combine(const esft_combine_args& a, Context& ctx) {
   for_rows(ctx, T, D * (K + 1), [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; t++) {
       const int32_t* pos = row_of<int32_t>(a.pos, t);
+      const int32_t* next = row_of<int32_t>(a.pos, t + 1 < T ? t + 1 : t);
       const float* weights = weighted ? row_of<float>(a.weights, t) : nullptr;
       float* y = row_of<float>(a.y, t);
       auto one = [=](int64_t i, int64_t m) ESFT_LAMBDA {
@@ -28,8 +33,11 @@ void combine(const esft_combine_args& a, Context& ctx) {
       for (; i + 4 * W <= D; i += 4 * W) {
         vf s0 = {}, s1 = {}, s2 = {}, s3 = {};
         if (adds) s0 = load(y + i), s1 = load(y + i + W), s2 = load(y + i + 2 * W), s3 = load(y + i + 3 * W);
+        const int32_t* ahead_pos = i + kAhead < D ? pos : next;
+        const int64_t ahead = i + kAhead < D ? i + kAhead : min_of(i, i + kAhead - D);  // rows shorter than kAhead: the same place
         for (int64_t k = 0; k < K; k++) {
           const float* p = x + pos[k] * ldx + i;
+          prefetch(x + ahead_pos[k] * ldx + ahead, 4 * W);
           const vf w = splat(weights ? weights[k] : 1.0f);
           s0 += w * load(p);
           s1 += w * load(p + W);

@@ -7,6 +7,9 @@ namespace esft::cpu::ESFT_ISA {
 
 namespace {
 
+// Floats between a load and its prefetch where arithmetic is long enough to hide the memory behind it.
+constexpr int64_t kAhead = 512;
+
 struct Shape { int64_t R, C; };
 ESFT_INLINE Shape shape_of(const esft_tensor& y, bool flat) {
   return flat ? Shape{1, numel(y)} : Shape{rows(y), cols(y)};
@@ -66,6 +69,8 @@ void swiglu(const esft_swiglu_args& a, Context& ctx) {
     const float* gate = row_of<float>(a.h, r) + c;
     const float* up = gate + F;
     map(row_of<float>(a.a, r) + c, n, nt, [=](int64_t i, int64_t m) ESFT_LAMBDA {
+      prefetch(gate + i + kAhead, W);
+      prefetch(up + i + kAhead, W);
       const vf g = load_n(gate + i, m);
       return g / (splat(1.0f) + vexp(-g)) * load_n(up + i, m);
     });
@@ -81,6 +86,9 @@ void swiglu_backward(const esft_swiglu_backward_args& a, Context& ctx) {
     const float* da = row_of<float>(a.da, r) + c;
     float* dgate = row_of<float>(a.dh, r) + c;
     auto step = [=](int64_t i, int64_t m, bool nt) ESFT_LAMBDA {
+      prefetch(gate + i + kAhead, W);
+      prefetch(gate + F + i + kAhead, W);
+      prefetch(da + i + kAhead, W);
       const vf g = load_n(gate + i, m), up = load_n(gate + F + i, m), d = load_n(da + i, m);
       const vf s = vsigmoid(g);
       const vf dg = d * up * (s * (splat(1.0f) + g * (splat(1.0f) - s)));

@@ -16,6 +16,7 @@ double sum_squares(const float* g, int64_t n) {
   vd s0 = {}, s1 = {}, s2 = {}, s3 = {};
   int64_t i = 0;
   for (; i + 4 * H <= n; i += 4 * H) {
+    prefetch(g + i + 1024, 4 * H);
     const vd a = load_f64(g + i), b = load_f64(g + i + H), c = load_f64(g + i + 2 * H), d = load_f64(g + i + 3 * H);
     s0 += a * a;
     s1 += b * b;

@@ -1,4 +1,5 @@
-// rms_norm: one row at a time; its second pass finds the row in L1 or L2, so memory is read once and written once.
+// rms_norm: one row at a time; its second pass finds the row in L1 or L2, so memory is read once and written once, and asks
+// for the next row meanwhile.
 // The weight gradient is summed per fixed chunk of rows, then over the chunks in order: no bit depends on the threads.
 #include "kernels.h"
 #include "rows.h"
@@ -22,6 +23,7 @@ void rms_norm(const esft_rms_norm_args& a, Context& ctx) {
       const float rstd = 1.0f / __builtin_sqrtf(sum * inv_C + eps);
       if (rstd_R) rstd_R[r] = rstd;
       map(row_of<float>(a.y, r), C, nt, [=](int64_t i, int64_t m) ESFT_LAMBDA {
+        prefetch(x + a.x.ld + i, W);
         return load_n(x + i, m) * splat(rstd) * load_n(w + i, m);
       });
     }
@@ -56,7 +58,11 @@ void rms_norm_backward(const esft_rms_norm_backward_args& a, Context& ctx) {
       const float dot = reduce(C, [=](int64_t i, int64_t m) ESFT_LAMBDA { return load_n(dy + i, m) * load_n(w + i, m) * load_n(x + i, m); });
       const float k = rstd * (dot * rstd / float(C));
       float* dx = row_of<float>(a.dx, r);
-      auto gradient = [=](int64_t i, int64_t m) ESFT_LAMBDA { return splat(rstd) * (load_n(dy + i, m) * load_n(w + i, m) - load_n(x + i, m) * splat(k)); };
+      auto gradient = [=, &a](int64_t i, int64_t m) ESFT_LAMBDA {
+        prefetch(x + a.x.ld + i, W);
+        prefetch(dy + a.dy.ld + i, W);
+        return splat(rstd) * (load_n(dy + i, m) * load_n(w + i, m) - load_n(x + i, m) * splat(k));
+      };
       if (a.accumulate)
         map(dx, C, false, [=](int64_t i, int64_t m) ESFT_LAMBDA { return load_n(dx + i, m) + gradient(i, m); });
       else

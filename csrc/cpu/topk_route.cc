@@ -14,14 +14,17 @@ constexpr float kInf = __builtin_inff(), kNaN = __builtin_nanf("");
 
 // Largest of n (whole vectors) values, lowest index first; the value is struck out. Some value must be a number.
 int64_t take_largest(float* c, int64_t n) {
+  vi lanes;
+  for (int i = 0; i < W; i++) lanes[i] = i;
   vf top = splat(-kInf);
   for (int64_t i = 0; i < n; i += W) top = vmax(load(c + i), top);
   const vf best = splat(hmax(top));
-  for (int64_t i = 0; i < n; i += W) {
-    const uint32_t found = lane_bits(load(c + i) == best);
+  for (int64_t block = 0; block < n; block += 64) {  // no branch inside: the place of the largest is not predictable
+    uint64_t found = 0;
+    for (int64_t i = block; i < min_of(n, block + 64); i += W) found |= uint64_t(lane_bits(load(c + i) == best)) << (i - block);
     if (!found) continue;
-    const int64_t index = i + __builtin_ctz(found);
-    c[index] = kNaN;
+    const int64_t index = block + __builtin_ctzll(found), first = index / W * W;
+    store(c + first, select(lanes == int32_t(index - first), splat(kNaN), load(c + first)));  // whole, so that the next load forwards
     return index;
   }
   return 0;
