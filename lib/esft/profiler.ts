@@ -69,6 +69,9 @@ export async function profileExamples(model: Transformer, examples: Examples, op
     const state = options.resume.data.resume as ResumeState | undefined;
     if (!state || state.examples !== fingerprint)
       throw new ConfigError("the partial profile belongs to other data or options; profile from the start, or use the same ones", { where: { key: "resume" } });
+    const measured = options.resume.data.model?.fingerprint;
+    if (measured !== options.model?.fingerprint)
+      throw new ConfigError("the partial profile belongs to another model; profile from the start", { where: { key: "resume", expected: options.model?.fingerprint, found: measured } });
     next = state.next;
     tokens = options.resume.tokens;
     sequences = options.resume.data.sequences;

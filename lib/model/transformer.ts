@@ -55,10 +55,9 @@ export class Transformer {
         `precision "bf16" needs AVX512-BF16; this device runs ${device.info.instructionSet}: use precision "f32"`,
         { where: { key: "precision" } },
       );
-    this.blocks = spec.layers.map((layer, i) => new Block(layer, i, spec.hidden));
+    this.blocks = blocksOf(spec);
     this.ropes = new RopeTables(device);
-    const D = spec.hidden;
-    this.outer = { xEven: f32(D), xOdd: f32(D), xFinal: f32(D), finalRstd: f32(0), xf: f32(D), dx: f32(D), dxf: f32(D) };
+    this.outer = outerSlots(spec.hidden);
     this.lossSum = device.empty("f64", [1]);
     this.correct = device.empty("i64", [1]);
   }
@@ -76,14 +75,7 @@ export class Transformer {
 
   /** The plan for batches of up to `capacity` tokens, not allocated: to print and to check against the machine. */
   describePlan(capacity: number, training: boolean): ActivationPlan {
-    const keepFrom = training ? this.lowestTrained() : Number.POSITIVE_INFINITY;
-    const plan = new ActivationPlan(capacity);
-    plan.add("model", this.outer, () => false);
-    this.blocks.forEach((block, l) => {
-      plan.add(`layer ${l}`, block.slots, (name) => l >= keepFrom && block.saved.has(name));
-      if (training && l >= keepFrom) plan.add(`layer ${l}`, block.backwardSlots, () => false);
-    });
-    return plan;
+    return planActivations(this.blocks, this.outer, capacity, training ? this.lowestTrained() : Number.POSITIVE_INFINITY);
   }
 
   /** Allocates activations for batches of up to `capacity` tokens; cheap when nothing changed. */
@@ -234,4 +226,22 @@ export class Transformer {
     this.plan = null;
     this.buffers = null;
   }
+}
+
+const blocksOf = (spec: ModelSpec): Block[] => spec.layers.map((layer, i) => new Block(layer, i, spec.hidden));
+const outerSlots = (D: number): SlotTable => ({ xEven: f32(D), xOdd: f32(D), xFinal: f32(D), finalRstd: f32(0), xf: f32(D), dx: f32(D), dxf: f32(D) });
+
+function planActivations(blocks: readonly Block[], outer: SlotTable, capacity: number, keepFrom: number): ActivationPlan {
+  const plan = new ActivationPlan(capacity);
+  plan.add("model", outer, () => false);
+  blocks.forEach((block, l) => {
+    plan.add(`layer ${l}`, block.slots, (name) => l >= keepFrom && block.saved.has(name));
+    if (l >= keepFrom) plan.add(`layer ${l}`, block.backwardSlots, () => false);
+  });
+  return plan;
+}
+
+/** The activation plan of a model that is not loaded; `lowestTrained` = the lowest layer that keeps activations, Infinity without training. */
+export function estimateActivations(spec: ModelSpec, capacity: number, lowestTrained: number): ActivationPlan {
+  return planActivations(blocksOf(spec), outerSlots(spec.hidden), capacity, lowestTrained);
 }

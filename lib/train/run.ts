@@ -3,36 +3,55 @@
 //   outDir/ adapter.safetensors, adapter.json, README.md   what the run delivers
 //           checkpoint/                                    full state for exact resume
 //           best/                                          adapter with the lowest held-out loss so far
-//           events.jsonl, run.json                         what happened, and the options it was started with
+//           events.jsonl                                   what happened
+//           request.json, experts.json                     what was asked for: enough to resume by the directory alone
 
-import { rm, stat } from "node:fs/promises";
-import { join } from "node:path";
-import { ConfigError } from "../errors.ts";
+import { mkdir, rm, stat } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { ConfigError, LayoutError } from "../errors.ts";
 import { Adapter } from "../esft/adapter.ts";
 import type { AdapterTensor } from "../esft/adapter.ts";
 import { frozenDigest } from "../esft/digest.ts";
 import { ExpertSet } from "../esft/expert_set.ts";
+import { Profile } from "../esft/profile.ts";
 import { writeFileAtomic } from "../io/atomic_file.ts";
 import { f32ToBf16 } from "../io/bf16.ts";
+import { Dataset } from "../io/dataset.ts";
+import { Examples } from "../io/dataset_examples.ts";
 import { formatJson } from "../io/json_file.ts";
+import { expertParameters } from "../model/spec.ts";
 import type { DataSource, MoeModel } from "../moe_model.ts";
 import type { TrainableSpec } from "../tune/trainable.ts";
 import { esftTrainable, fullTrainable } from "../tune/trainable.ts";
+import { hasCheckpoint } from "./checkpoint.ts";
 import { EventQueue } from "./events.ts";
 import type { TrainEvent } from "./events.ts";
 import { parseOptions } from "./parse.ts";
-import { trainSchema } from "./options.ts";
-import type { TrainInput, TrainOptions } from "./options.ts";
+import { methodSchema, trainSchema } from "./options.ts";
+import type { DataInput, SelectInput, TrainInput, TrainOptions } from "./options.ts";
 import { runTraining } from "./trainer.ts";
 import type { TrainSummary } from "./trainer.ts";
 
-export interface TrainRequest extends TrainInput {
-  readonly dataset: DataSource;
-  /** Held-out data; absent: `evalFraction` of the dataset. */
+export interface EsftMethod {
+  readonly type: "esft";
+  /** The experts, or a file that holds them. */
+  readonly experts?: ExpertSet | string;
+  /** Instead: a profile (or its file) and how to select from it. */
+  readonly profile?: Profile | string;
+  readonly select?: SelectInput;
+  readonly sharedExperts?: boolean;
+  readonly nonExpertModules?: boolean;
+}
+
+export interface TrainRequest extends Omit<TrainInput, "data"> {
+  /** Rows to train on, or how to read them: `file` and the data options. */
+  readonly data?: DataSource | (DataInput & { readonly file?: string });
+  /** The rows, when `data` holds options only. */
+  readonly dataset?: DataSource;
+  /** Held-out rows; absent: `evalFraction` of the data. */
+  readonly evalData?: DataSource;
   readonly evalDataset?: DataSource;
-  readonly method:
-    | { readonly type: "esft"; readonly experts: ExpertSet | string; readonly sharedExperts?: boolean; readonly nonExpertModules?: boolean }
-    | { readonly type: "full" };
+  readonly method: EsftMethod | { readonly type: "full" };
   readonly outDir: string;
   /** true: go on from outDir's checkpoint when there is one. */
   readonly resume?: boolean;
@@ -46,6 +65,9 @@ export interface TrainResult extends TrainSummary {
   readonly adapter: Adapter | null;
   readonly trainable: TrainableSpec;
 }
+
+export const REQUEST = "request.json";
+export const EXPERTS = "experts.json";
 
 export class TrainingRun implements AsyncIterable<TrainEvent> {
   readonly result: Promise<TrainResult>;
@@ -65,26 +87,74 @@ export class TrainingRun implements AsyncIterable<TrainEvent> {
   }
 }
 
-async function trainableOf(model: MoeModel, method: TrainRequest["method"]): Promise<TrainableSpec> {
+const isSource = (x: TrainRequest["data"]): x is DataSource => typeof x === "string" || x instanceof Dataset || x instanceof Examples;
+const fileOf = (source: DataSource): string | null => (typeof source === "string" ? source : source.file);
+
+async function expertsOf(model: MoeModel, method: EsftMethod, warn: (message: string) => void): Promise<ExpertSet> {
+  const { experts, profile, select } = method;
+  if ((experts === undefined) === (profile === undefined))
+    throw new ConfigError(
+      `train.method: expected either experts (a set or its file) or profile and select, found ${experts === undefined ? "neither" : "both"}`,
+      { where: { key: "method.experts" } },
+    );
+  if (experts !== undefined) {
+    if (select !== undefined) throw new ConfigError("train.method.select: expected with a profile only, found experts too", { where: { key: "method.select" } });
+    return typeof experts === "string" ? ExpertSet.load(experts) : experts;
+  }
+  const loaded = typeof profile === "string" ? await Profile.load(profile) : profile!;
+  const measured = loaded.data.model?.fingerprint;
+  if (measured !== undefined && measured !== (await model.identity()).fingerprint) warn("the profile was measured on another checkpoint than the one to train");
+  const rule = { ...select, expertParams: expertParameters(model.spec) };
+  return loaded.select(rule as Parameters<Profile["select"]>[0]);
+}
+
+async function trainableOf(model: MoeModel, method: TrainRequest["method"], warn: (message: string) => void): Promise<TrainableSpec> {
+  const { experts, profile, ...plain } = method as EsftMethod;
+  const file = (x: unknown): string | undefined => (x === undefined ? undefined : typeof x === "string" ? x : "(given)");
+  parseOptions(methodSchema, JSON.parse(JSON.stringify({ ...plain, experts: file(experts), profile: file(profile) })), "train.method");
   if (method.type === "full") return fullTrainable(model.spec);
-  const set = typeof method.experts === "string" ? await ExpertSet.load(method.experts) : method.experts;
+  const set = await expertsOf(model, method, warn);
+  for (const w of set.warnings) warn(w);
   return esftTrainable(
     model.spec,
     set.with({ sharedExperts: method.sharedExperts ?? set.sharedExperts, nonExpertModules: method.nonExpertModules ?? set.nonExpertModules }),
   );
 }
 
+/** request.json: a job (lib/train/options.ts jobSchema) with absolute paths; null where rows came from memory. */
+async function keepRequest(model: MoeModel, trainable: TrainableSpec, options: TrainOptions, files: { data: string | null; evalData: string | null | undefined }, outDir: string): Promise<void> {
+  const path = (file: string | null): string | null => (file === null ? null : resolve(file));
+  const { template } = options.data;
+  const request = {
+    model: model.dir,
+    ...options,
+    data: { ...options.data, template: template === "tokenizer" || template === "esft" ? template : resolve(template), file: path(files.data) },
+    ...(files.evalData === undefined ? {} : { evalData: path(files.evalData) }),
+    method: { type: trainable.type, ...(trainable.experts ? { experts: EXPERTS } : {}) },
+    outDir: ".",
+    precision: model.transformer.precision,
+  };
+  await mkdir(outDir, { recursive: true });
+  if (trainable.experts) await trainable.experts.save(join(outDir, EXPERTS));
+  await writeFileAtomic(join(outDir, REQUEST), formatJson(request));
+}
+
 async function execute(model: MoeModel, request: TrainRequest, emit: (e: TrainEvent) => void): Promise<TrainResult> {
-  const { dataset, evalDataset, method, outDir, resume, signal, ...rest } = request;
-  const options = parseOptions(trainSchema, rest, "train");
+  const { data, dataset, evalData, evalDataset, method, outDir, resume, signal, ...rest } = request;
+  const { file, ...dataOptions } = isSource(data) || data === undefined ? { file: undefined } : data;
+  const source = isSource(data) ? data : (dataset ?? file);
+  if (source === undefined) throw new ConfigError("train.data: expected rows to train on (a JSONL file, a Dataset or Examples), found none", { where: { key: "data" } });
+  const evalSource = evalData ?? evalDataset;
+  const options = parseOptions(trainSchema, { ...rest, data: dataOptions }, "train");
   if (options.data.maxLength > model.spec.maxPositions)
     throw new ConfigError(`train.data.maxLength ${options.data.maxLength} exceeds the model's ${model.spec.maxPositions} positions`, { where: { key: "data.maxLength" } });
-  const trainable = await trainableOf(model, method);
+  const warn = (message: string): void => emit({ type: "warning", step: 0, message });
+  const trainable = await trainableOf(model, method, warn);
   const task = signal ? { signal } : {};
-  const all = (await model.encode(dataset, options.data, task)).examples;
+  const all = (await model.encode(source, options.data, task)).examples;
   let train = all;
   let heldOut = null;
-  if (evalDataset !== undefined) heldOut = (await model.encode(evalDataset, options.data, task)).examples;
+  if (evalSource !== undefined) heldOut = (await model.encode(evalSource, options.data, task)).examples;
   else if (options.evalFraction > 0) {
     const parts = all.split(options.evalFraction, options.seed);
     train = parts.train;
@@ -93,23 +163,36 @@ async function execute(model: MoeModel, request: TrainRequest, emit: (e: TrainEv
   const identity = await model.identity();
   const tokenizer = await model.tokenizer();
   const build = (summary: Partial<TrainSummary>, digest?: string): Adapter => makeAdapter(model, trainable, options, identity, summary, digest);
+  const files = { data: fileOf(source), evalData: evalSource === undefined ? undefined : fileOf(evalSource) };
+  const keep = (): Promise<void> => keepRequest(model, trainable, options, files, outDir);
+  // A run to resume keeps its request until its checkpoint was accepted ("start").
+  const resuming = await hasCheckpoint(outDir);
+  if (!resuming) await keep();
+  let kept: Promise<void> | null = null;
   try {
     const summary = await runTraining({
       model: model.transformer, trainable, train, heldOut, options, outDir, base: identity.contents ?? identity.fingerprint,
-      padId: tokenizer.padId ?? tokenizer.eosId ?? 0, resume: resume ?? false, signal, emit,
+      padId: tokenizer.padId ?? tokenizer.eosId ?? 0, resume: resume ?? false, signal,
+      emit: (e) => {
+        if (e.type === "start" && resuming) (kept = keep()).catch(() => undefined);
+        emit(e);
+      },
       keepBest: async (step) => {
         await build({ step }).save(join(outDir, "best"));
       },
     });
+    await kept;
     if (summary.reason === "interrupted") return { ...summary, outDir, adapter: null, trainable };
     const digest = await frozenDigest(model.checkpoint, trainable.keys.map((k) => model.params.byName(k)!.ref));
     const useBest = options.keep === "best" && summary.best !== null && summary.best.step > 0 && summary.best.step < summary.step;
     if (useBest) {
-      const best = await Adapter.load(join(outDir, "best"));
+      // Delivered already when the run was finished once (and resumed, perhaps with more steps): best/ is gone then.
+      const best = await Adapter.load((await isFinished(join(outDir, "best"))) ? join(outDir, "best") : outDir);
+      if (best.training?.["step"] !== summary.best!.step)
+        throw new LayoutError(`${outDir}: expected the best adapter of step ${summary.best!.step}, found ${best.training?.["step"] === undefined ? "none" : `step ${JSON.stringify(best.training["step"])}`}; train again, or resume with keep "last"`, { where: { file: outDir } });
       await new Adapter({ ...best, tensors: best.tensors.values(), training: facts(options, { ...summary, step: summary.best!.step }), frozenDigest: digest }).save(outDir);
     } else await build(summary, digest).save(outDir);
     await rm(join(outDir, "best"), { recursive: true, force: true });
-    await writeFileAtomic(join(outDir, "options.json"), formatJson({ ...options, method: trainable.type }));
     return { ...summary, outDir, adapter: await Adapter.load(outDir), trainable };
   } finally {
     await model.device.synchronize().catch(() => undefined);
