@@ -51,18 +51,17 @@ void rms_norm_backward(const esft_rms_norm_backward_args& a, Context& ctx) {
       const float* x = row_of<float>(a.x, r);
       const float* dy = row_of<float>(a.dy, r);
       const float rstd = rstd_R[r];
-      // Before dx, which may be dy.
-      if (wants_w)
-        map(dw, C, false, [=](int64_t i, int64_t m) ESFT_LAMBDA { return load_n(dw + i, m) + load_n(dy + i, m) * (load_n(x + i, m) * splat(rstd)); });
+      auto product = [=](int64_t i, int64_t m) ESFT_LAMBDA { return load_n(dy + i, m) * load_n(x + i, m); };
+      const float dot = !wants_w ? reduce(C, [=](int64_t i, int64_t m) ESFT_LAMBDA { return product(i, m) * load_n(w + i, m); })
+                                 : reduce(C, [=](int64_t i, int64_t m) ESFT_LAMBDA {
+                                     const vf p = product(i, m);
+                                     store_n(dw + i, load_n(dw + i, m) + p * splat(rstd), m);
+                                     return p * load_n(w + i, m);
+                                   });
       if (!wants_x) continue;
-      const float dot = reduce(C, [=](int64_t i, int64_t m) ESFT_LAMBDA { return load_n(dy + i, m) * load_n(w + i, m) * load_n(x + i, m); });
       const float k = rstd * (dot * rstd / float(C));
       float* dx = row_of<float>(a.dx, r);
-      auto gradient = [=, &a](int64_t i, int64_t m) ESFT_LAMBDA {
-        prefetch(x + a.x.ld + i, W);
-        prefetch(dy + a.dy.ld + i, W);
-        return splat(rstd) * (load_n(dy + i, m) * load_n(w + i, m) - load_n(x + i, m) * splat(k));
-      };
+      auto gradient = [=](int64_t i, int64_t m) ESFT_LAMBDA { return splat(rstd) * (load_n(dy + i, m) * load_n(w + i, m) - load_n(x + i, m) * splat(k)); };
       if (a.accumulate)
         map(dx, C, false, [=](int64_t i, int64_t m) ESFT_LAMBDA { return load_n(dx + i, m) + gradient(i, m); });
       else
