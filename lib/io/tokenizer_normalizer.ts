@@ -2,6 +2,7 @@
 
 import { ConfigError } from "../errors.ts";
 import { toByteAlphabet } from "./tokenizer_bytes.ts";
+import { precompiledNormalizer } from "./tokenizer_charsmap.ts";
 import { compilePattern, WHITE_SPACE } from "./tokenizer_pattern.ts";
 
 export type Normalizer = (text: string) => string;
@@ -46,9 +47,11 @@ export function buildNormalizer(config: unknown, where = "normalizer"): Normaliz
       return toByteAlphabet;
     case "BertNormalizer":
       return bertNormalizer(c);
+    case "Precompiled":
+      return precompiledNormalizer(c["precompiled_charsmap"], where);
     default:
       throw new ConfigError(
-        `tokenizer.json: unsupported normalizer ${JSON.stringify(c["type"])} at ${where}; supported: NFC, NFD, NFKC, NFKD, Sequence, Replace, Prepend, Lowercase, Strip, StripAccents, ByteLevel, BertNormalizer`,
+        `tokenizer.json: unsupported normalizer ${JSON.stringify(c["type"])} at ${where}; supported: NFC, NFD, NFKC, NFKD, Sequence, Replace, Prepend, Lowercase, Strip, StripAccents, ByteLevel, BertNormalizer, Precompiled`,
         { where: { key: where } },
       );
   }

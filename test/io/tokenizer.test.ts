@@ -47,7 +47,7 @@ describe("loading", () => {
 
   test.each([
     ["model", { model: { type: "Magic" } }],
-    ["normalizer", { normalizer: { type: "Precompiled", precompiled_charsmap: "" } }],
+    ["normalizer", { normalizer: { type: "Nmt" } }],
     ["pre-tokenizer", { pre_tokenizer: { type: "Sequence", pretokenizers: [{ type: "UnicodeScripts" }] } }],
     ["post-processor", { post_processor: { type: "Other" } }],
     ["decoder", { decoder: { type: "CTC" } }],
@@ -56,6 +56,7 @@ describe("loading", () => {
   });
 
   test("contradictions are refused", () => {
+    expect(() => make({ normalizer: { type: "Precompiled", precompiled_charsmap: "AAAA" } })).toThrow(/not a character map/);
     expect(() => make({ added_tokens: [{ id: 9, content: "ab" }] })).toThrow(/"ab" has id 9, but model.vocab says 3/);
     expect(() => make({}, { eosToken: "</s>" })).toThrow(/eos_token is "<\/s>"/);
     expect(() => make({ model: { type: "BPE", vocab: { a: 0 }, merges: ["a z"] } })).toThrow(/merges\[0\] names "z"/);
