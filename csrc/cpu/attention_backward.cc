@@ -198,7 +198,7 @@ struct Backward {
           block(w, h, t, imin(t + kQueries, b.doc_end), k0, k1, dq_rows, dq_ld);
       write_rows(dk, k0, g.k_offset + kv * g.k_stride, n, g.k_dim, w.dk, g.dqp, g.scale);
       write_rows(dv, k0, g.v_offset + kv * g.v_stride, n, g.dv, w.dv, g.dvp, 1.0f);
-      if (g.dr) {
+      if (g.dr && dks.data) {  // dk_shared is optional
         const Matrix copy = {dks_copies + kv * g.T * g.dr, g.dr};
         write_rows(g.G > 1 ? copy : dks, k0, 0, n, g.dr, w.dk + g.k_dim, g.dqp, g.scale);
       }
@@ -293,7 +293,7 @@ void backward(const esft_attention_backward_args& a, Context& ctx) {
       }
     });
   }
-  if (g.dr && g.G > 1)
+  if (g.dr && f.dks.data && g.G > 1)
     parallel_for(ctx, chunks, [&](int64_t i, int) {
       for (int64_t t = i * kChunk; t < imin(g.T, (i + 1) * kChunk); t++) {
         float* y = f.dks.at(t, 0);

@@ -140,15 +140,21 @@ export const attentionCases: readonly OpCase[] = [
   ...shapes.map(([name, s]): OpCase => ({ op: "attention", name, args: attention(s), k: s.kDim + (s.shared ?? 0) + s.T, expected: s.lse === false ? undefined : (a) => ({ ...expectedAttention(a) }), ...(s.bf16 ? { eps: bf16Out } : {}) }) as OpCase),
   { op: "attention", name: "without lse", args: attention({ T: 20, heads: 2, kDim: 16, lse: false }), k: 36 },
 ];
-export const attentionBackwardCases: readonly OpCase[] = shapes.map(([name, s]) => ({
+const backwardRow = (name: string, s: Shape, change: Args = {}): OpCase => ({
   op: "attention_backward",
   name,
-  args: attentionBackward(s),
+  args: (r) => ({ ...attentionBackward(s)(r), ...change }),
   // p·(dp − Δ) cancels: a few units more than the sums alone.
   k: 4 * (s.kDim + (s.shared ?? 0) + s.T),
   // p = exp(score − lse): rounding a score of size 300 moves p by 300 units.
   scale: s.spread ? 300 : 1,
   ...(s.bf16 ? { eps: bf16Out } : {}),
-}));
+});
+const sharedKeys: Shape = { T: 19, heads: 4, kDim: 12, vDim: 9, shared: 6 };
+export const attentionBackwardCases: readonly OpCase[] = [
+  ...shapes.map(([name, s]) => backwardRow(name, s)),
+  backwardRow("shared keys whose gradient nobody wants", sharedKeys, { dk_shared: null }),
+  backwardRow("shared keys whose gradient nobody wants, one kv head", { ...sharedKeys, kvHeads: 1 }, { dk_shared: null }),
+];
 export const attentionBase: OpCase = { op: "attention", name: "base", args: attention({ T: 5, heads: 4, kvHeads: 2, kDim: 3, vDim: 2, shared: 1, docs: [0, 2] }) };
 export const attentionBackwardBase: OpCase = { op: "attention_backward", name: "base", args: attentionBackward({ T: 5, heads: 4, kvHeads: 2, kDim: 3, vDim: 2, shared: 1, docs: [0, 2] }) };
