@@ -1,0 +1,73 @@
+// Tiny random checkpoints in Hugging Face layout for tests, with the embedded model's tokenizer.
+
+import { copyFile, mkdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { f32ToBf16 } from "../../lib/io/bf16.ts";
+import { writeSafetensors } from "../../lib/io/safetensors_writer.ts";
+import { modelSpec } from "../../lib/model/families/index.ts";
+import { parameterShapes } from "../../lib/model/spec.ts";
+
+export const tinyDeepseek = {
+  model_type: "deepseek_v2", architectures: ["DeepseekV2ForCausalLM"], hidden_size: 48, intermediate_size: 64, moe_intermediate_size: 24,
+  num_hidden_layers: 3, num_attention_heads: 3, num_key_value_heads: 3, qk_nope_head_dim: 16, qk_rope_head_dim: 8, v_head_dim: 16,
+  kv_lora_rank: 24, q_lora_rank: null, n_routed_experts: 8, num_experts_per_tok: 3, n_shared_experts: 1, first_k_dense_replace: 1,
+  norm_topk_prob: false, routed_scaling_factor: 1, topk_method: "greedy", n_group: 1, topk_group: 1, hidden_act: "silu",
+  max_position_embeddings: 256, rms_norm_eps: 1e-6, rope_theta: 10000, tie_word_embeddings: false, attention_bias: false,
+  vocab_size: 2048, bos_token_id: 1, eos_token_id: 2,
+} as const;
+
+export const tinyOlmoe = {
+  model_type: "olmoe", architectures: ["OlmoeForCausalLM"], hidden_size: 40, intermediate_size: 24, num_hidden_layers: 2,
+  num_attention_heads: 4, num_key_value_heads: 2, num_experts: 6, num_experts_per_tok: 2, norm_topk_prob: false, clip_qkv: null,
+  hidden_act: "silu", attention_bias: false, max_position_embeddings: 256, rms_norm_eps: 1e-5, rope_theta: 10000,
+  tie_word_embeddings: false, vocab_size: 2048, bos_token_id: 1, eos_token_id: 2,
+} as const;
+
+/** Small deterministic generator (mulberry32) with a normal transform. */
+export function normals(seed: number): () => number {
+  let a = seed >>> 0;
+  const uniform = (): number => {
+    a = (a + 0x6d2b79f5) >>> 0;
+    let t = Math.imul(a ^ (a >>> 15), a | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+  return () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
+}
+
+export interface TinyOptions {
+  readonly seed?: number;
+  readonly dtype?: "bf16" | "f32";
+  readonly tokenizer?: boolean;
+}
+
+/** Writes config, random weights (norms 1, the rest N(0, 0.05²)) and the tokenizer into `dir`. */
+export async function writeTinyModel(dir: string, config: Readonly<Record<string, unknown>>, options: TinyOptions = {}): Promise<void> {
+  await mkdir(dir, { recursive: true });
+  await writeFile(join(dir, "config.json"), JSON.stringify(config, null, 2));
+  const normal = normals(options.seed ?? 1);
+  const entries = parameterShapes(modelSpec(config, "config.json")).map(({ ref, shape, role }) => {
+    const n = shape.reduce((a, b) => a * b, 1);
+    const values = Float32Array.from({ length: n }, () => (role === "norm" ? 1 + 0.1 * normal() : 0.05 * normal()));
+    const typed = options.dtype === "f32" ? values : f32ToBf16(values);
+    return {
+      name: ref.name,
+      dtype: options.dtype === "f32" ? ("F32" as const) : ("BF16" as const),
+      shape,
+      data: new Uint8Array(typed.buffer, typed.byteOffset, typed.byteLength),
+    };
+  });
+  await writeSafetensors(join(dir, "model.safetensors"), entries, { metadata: { format: "pt" } });
+  if (options.tokenizer ?? true)
+    for (const f of ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]) await copyFile(join("examples/embedded", f), join(dir, f));
+}
+
+/** Chat rows of a learnable toy task. */
+export function toyRows(count: number, seed = 1): { messages: { role: string; content: string }[] }[] {
+  const normal = normals(seed);
+  return Array.from({ length: count }, () => {
+    const a = Math.floor(Math.abs(normal()) * 20);
+    const b = Math.floor(Math.abs(normal()) * 20);
+    return { messages: [{ role: "user", content: `add ${a} and ${b}` }, { role: "assistant", content: `the sum is ${a + b}.` }] };
+  });
+}
