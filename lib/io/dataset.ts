@@ -1,7 +1,7 @@
 // A dataset: rows from a file or from memory → encoded examples, with every bad row reported by file and line.
 
 import { basename } from "node:path";
-import { ConfigError, DataError } from "../errors.ts";
+import { AbortError, ConfigError, DataError } from "../errors.ts";
 import { ExampleBuilder, type Examples } from "./dataset_examples.ts";
 import { locate, readObjects, readRowsFromFile, type ReadRow } from "./dataset_lines.ts";
 import { encodeEsft } from "./esft_format.ts";
@@ -9,7 +9,7 @@ import { encodeConversation, type Encoded } from "./masks.ts";
 import { refuse } from "./masks_flags.ts";
 import type { JsonObject, JsonValue } from "./python_text_json.ts";
 import type { Row, Shape } from "./rows.ts";
-import { ChatTemplate, compileChatTemplate } from "./template.ts";
+import { ChatTemplate, compileChatTemplate, type Message } from "./template.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 export interface DatasetOptions {
@@ -23,6 +23,11 @@ export interface EncodingOptions {
   readonly tokenizer: Tokenizer;
   /** "tokenizer": the published chat template (default); "esft": the official ESFT format; or Jinja source. */
   readonly template?: "tokenizer" | "esft" | ChatTemplate | { readonly source: string };
+  /**
+   * "all" (default): every assistant message that its flags do not exclude; "last": only the last of them. Templates that rewrite
+   * earlier turns (Qwen3, GPT-OSS, Phi-3.5 …) can only be trained on the last one.
+   */
+  readonly trainOn?: "all" | "last";
   /** A named template of the tokenizer ("tool_use", "rag" …). */
   readonly templateName?: string;
   /** More variables for the template: enable_thinking, reasoning_effort … */
@@ -132,7 +137,7 @@ export class Dataset {
     const errors: DataError[] = [];
     const count = (table: Record<string, number>, key: string): void => void (table[key] = (table[key] ?? 0) + 1);
     for await (const read of this.rows()) {
-      reading.signal?.throwIfAborted();
+      if (reading.signal?.aborted === true) throw new AbortError(`reading ${this.file ?? "the rows"} was stopped after ${tally.rows} rows`, { cause: reading.signal.reason });
       tally.rows++;
       const item = encoder === null || !read.ok ? { ...read, example: null } : encodeRow(read, encoder, this.file);
       if (item.ok) {
@@ -199,6 +204,8 @@ function encodeRow(
 function rowEncoder(options: EncodingOptions): RowEncoder {
   const { tokenizer } = options;
   const wanted = options.template ?? "tokenizer";
+  const { trainOn = "all" } = options;
+  if (trainOn !== "all" && trainOn !== "last") throw new ConfigError(`trainOn must be "all" or "last", not ${JSON.stringify(trainOn)}`, { where: { key: "trainOn" } });
   const templateFor = (hasTools: boolean): ChatTemplate => {
     if (wanted instanceof ChatTemplate) return wanted;
     if (typeof wanted === "object") return compileChatTemplate(wanted.source);
@@ -212,7 +219,8 @@ function rowEncoder(options: EncodingOptions): RowEncoder {
   };
   return (row) => {
     if (row.shape === "text") return encodeText(row.text, options);
-    const { messages, tools } = row.row;
+    const { tools } = row.row;
+    const messages = options.trainOn === "last" ? lastOnly(row.row.messages) : row.row.messages;
     if (wanted === "esft") {
       if (tools !== undefined) refuse("type", "tools", "the ESFT format has no tools");
       return { ...encodeEsft(messages, tokenizer), warnings: [] };
@@ -229,6 +237,11 @@ function rowEncoder(options: EncodingOptions): RowEncoder {
     });
     return { ...encoded, warnings: [...encoded.warnings.map((w) => w.code), ...(encoded.adapted ? ["adapted"] : [])] };
   };
+}
+
+function lastOnly(messages: readonly Message[]): Message[] {
+  const last = messages.findLastIndex((m) => m.role === "assistant" && m["train"] !== false);
+  return messages.map((m, i) => (m.role === "assistant" && i !== last ? { ...m, train: false } : m));
 }
 
 // A document for language modelling: every token is supervised.

@@ -63,10 +63,14 @@ export function encodeConversation(options: ConversationOptions): EncodedConvers
     if (!yes) return;
     const key = `messages[${i}]`;
     const span = assistantSpan(request, i);
-    if (!span.ok) return refuse("prefix", key, span.says);
+    if (!span.ok) {
+      const fix = span.why === "unstable" ? '; train only the last answer (trainOn: "last", or train: false on the earlier ones)' : "; mark it train: false, or use another template";
+      return refuse("prefix", key, span.says + fix);
+    }
     if (span.stop === null && span.follow === null) warnings.push({ code: "stop-untrained", key });
     const start = commonPrefix(ids, encode(tokenizer, span.prompt));
-    const end = commonPrefix(ids, encode(tokenizer, span.extended + (span.follow ?? "")));
+    const upTo = span.extended + (span.follow ?? "");
+    const end = upTo.length === text.length ? ids.length : commonPrefix(ids, encode(tokenizer, upTo));
     for (let t = start; t < end; t++) labels[t] = ids[t] as number;
   });
   if (labels.every((label) => label === IGNORE)) refuse("nothing-to-learn", "messages", "no supervised token");

@@ -33,7 +33,7 @@ export function assistantSpan(request: SpanRequest, i: number): Span {
   let extended: string;
   try {
     prompt = template.render(messages.slice(0, i), { ...render, addGenerationPrompt: true });
-    extended = template.render(messages.slice(0, i + 1), { ...render, addGenerationPrompt: false });
+    extended = i + 1 === messages.length ? full : template.render(messages.slice(0, i + 1), { ...render, addGenerationPrompt: false });
   } catch (error) {
     if (!(error instanceof DataError)) throw error;
     return { ok: false, message: i, why: "render", says: `the template cannot render the messages before it: ${String(error.where["says"])}` };

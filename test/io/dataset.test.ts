@@ -2,7 +2,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { ConfigError, DataError, IoError } from "../../lib/errors.ts";
+import { AbortError, ConfigError, DataError, IoError } from "../../lib/errors.ts";
 import { Dataset, formatPreview } from "../../lib/io/dataset.ts";
 import { loadTokenizer, type Tokenizer } from "../../lib/io/tokenizer.ts";
 
@@ -65,7 +65,7 @@ describe("files", () => {
 
   test("reading can be stopped", async () => {
     const path = await file("f.jsonl", good("1"));
-    await expect(Dataset.fromFile(path).encode({ tokenizer, template: CHATML }, { signal: AbortSignal.abort() })).rejects.toThrow();
+    await expect(Dataset.fromFile(path).encode({ tokenizer, template: CHATML }, { signal: AbortSignal.abort() })).rejects.toThrow(AbortError);
   });
 });
 
@@ -111,6 +111,15 @@ describe("rows in memory", () => {
     const { examples, report } = await Dataset.fromRows([{ messages: [{ role: "user", content: "x" }, call] }]).encode({ tokenizer, template: CHATML });
     expect(tokenizer.decode(examples.get(0).inputIds)).not.toContain("None");
     expect(report.warnings).toEqual({ adapted: 1 });
+  });
+
+  test("templates that rewrite earlier turns can be trained on the last answer", async () => {
+    const source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token if loop.last and m.role == 'assistant' }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+    const turns = ["a", "b", "c", "d"].map((content, i) => ({ role: i % 2 === 0 ? "user" : "assistant", content }));
+    const data = Dataset.fromRows([{ messages: turns }]);
+    await expect(data.encode({ tokenizer, template: { source } })).rejects.toThrow(/later messages change how it is rendered; train only the last answer/);
+    const { examples } = await data.encode({ tokenizer, template: { source }, trainOn: "last" });
+    expect(tokenizer.decode(Array.from(examples.get(0).labels).filter((l) => l !== -100))).toBe(`d${tokenizer.eosToken}`);
   });
 
   test("bad options", () => {
