@@ -44,7 +44,14 @@ const steps = [
     () => {
       const tool = clangFormat();
       if (!tool) return "skipped";
-      return run(tool, [...(fix ? ["-i"] : ["--dry-run", "-Werror"]), ...filesUnder(["csrc", "bench", "test/native"], [".cc", ".h"])]).status;
+      const files = filesUnder(["csrc", "bench", "test/native"], [".cc", ".h"]);
+      if (fix) return run(tool, ["-i", ...files]).status;
+      const { status, stderr } = run(tool, ["--dry-run", "-Werror", ...files], "pipe");
+      const places = stderr.matchAll(/^(.+?):(\d+):\d+: error/gm);
+      const first = new Map();
+      for (const [, file, line] of places) if (!first.has(file)) first.set(file, line);
+      for (const [file, line] of first) console.log(`${file}:${line}: not formatted from here`);
+      return status;
     },
   ],
 ];

@@ -27,7 +27,7 @@ auto translated(Napi::Env env, F f) -> decltype(f()) {
     throw to_js(env, ESFT_NO_MEMORY, "", "", "out of memory");
   }
 }
-constexpr int kDisposed = 100;  // status of a use after dispose
+constexpr esft_status kDisposed = ESFT_DISPOSED;
 
 int64_t to_int(const Napi::Value& v, const char* op, const char* argument);  // a safe integer, or Error
 

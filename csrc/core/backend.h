@@ -23,7 +23,8 @@ typedef enum esft_status {
   ESFT_BAD_ARGUMENT = 1,  // shapes, dtypes, ranges, values in index tensors
   ESFT_NO_MEMORY = 2,
   ESFT_UNSUPPORTED = 3,
-  ESFT_DEVICE_FAULT = 4
+  ESFT_DEVICE_FAULT = 4,
+  ESFT_DISPOSED = 100  // never from a backend: a handle was used after dispose()
 } esft_status;
 
 #define ESFT_MAX_RANK 4
