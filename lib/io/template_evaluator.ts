@@ -2,12 +2,11 @@
 // (trim_blocks, lstrip_blocks, loop controls; no autoescape).
 
 import { TEST_PREFIX, type Arg, type Call, type Expr, type Ident, type KeywordArg, type Member, type Slice, type Stmt, type Tuple as TupleNode } from "./template_ast.ts";
+import { BUILTINS, loopVariable } from "./template_builtins.ts";
 import { buildFilters, findTest, type Filter } from "./template_filters.ts";
-import { formatPercent } from "./template_format.ts";
 import { method } from "./template_methods.ts";
+import { arithmetic, isView, missing, OUTPUT_LIMIT, slice, unary } from "./template_operators.ts";
 import {
-  asNumber,
-  bind,
   Callable,
   compare,
   contains,
@@ -15,18 +14,14 @@ import {
   equals,
   fail,
   Float,
-  integer,
   isTrue,
   iterate,
-  Lazy,
-  lazy,
-
   Namespace,
   needInteger,
   orElse,
   print,
   toKey,
-  Tuple,
+  type Tuple,
   tuple,
   typeName,
   Undefined,
@@ -35,9 +30,7 @@ import {
   type Value,
 } from "./template_values.ts";
 
-const RANGE_LIMIT = 100_000;
 const DEPTH_LIMIT = 200;
-const OUTPUT_LIMIT = 256 * 2 ** 20;
 
 /** One frame of names. A loop iteration, macro or call block opens a new one; `if` does not. */
 class Scope {
@@ -351,119 +344,6 @@ export class Evaluator {
   }
 }
 
-/** A generator or dictionary view cannot be indexed or added to. */
-function isView(value: Value): boolean {
-  return value instanceof Lazy && value.kind !== "range";
-}
-
-function missing(object: Value, name: string): Undefined {
-  return new Undefined(`'${typeName(object)} object' has no attribute '${name}'`);
-}
-
-function unary(operator: string, value: Value): Value {
-  if (operator === "not") return !isTrue(value);
-  const sign = operator === "-" ? -1 : 1;
-  if (value instanceof Float) return new Float(sign * value.value);
-  const number = asNumber(defined(value)) ?? fail(`bad operand type for unary ${operator}: '${typeName(value)}'`);
-  return sign * number + 0;
-}
-
-function arithmetic(operator: string, a: Value, b: Value): Value {
-  const x = asNumber(a);
-  const y = asNumber(b);
-  if (x !== null && y !== null) {
-    const floats = a instanceof Float || b instanceof Float;
-    const result = (value: number): Value => {
-      if (floats) return new Float(value);
-      return Number.isSafeInteger(value) && typeof a !== "bigint" && typeof b !== "bigint" ? value + 0 : bigArithmetic(operator, a, b);
-    };
-    if (y === 0 && (operator === "/" || operator === "//" || operator === "%")) return fail("division by zero");
-    switch (operator) {
-      case "+":
-        return result(x + y);
-      case "-":
-        return result(x - y);
-      case "*":
-        return result(x * y);
-      case "/":
-        return new Float(x / y);
-      case "//":
-        return result(Math.floor(x / y));
-      case "%":
-        return result(x - y * Math.floor(x / y));
-      case "**":
-        return y < 0 ? new Float(x ** y) : result(x ** y);
-    }
-  }
-  if (operator === "+" && typeof a === "string" && typeof b === "string") return a + b;
-  if (operator === "+" && Array.isArray(a) && Array.isArray(b) && !(a instanceof Lazy) && !(b instanceof Lazy) && a instanceof Tuple === b instanceof Tuple) return a instanceof Tuple ? tuple(...a, ...b) : [...a, ...b];
-  if (operator === "%" && typeof a === "string") return formatPercent(a, b instanceof Tuple ? b : [b]);
-  if (operator === "*" && (typeof a === "string" || Array.isArray(a)) && typeof b === "number") return repeat(a, b);
-  if (operator === "*" && (typeof b === "string" || Array.isArray(b)) && typeof a === "number") return repeat(b, a);
-  if (operator === "+" && typeof a === "string") return fail(`can only concatenate str (not "${typeName(b)}") to str`);
-  return fail(`unsupported operand type(s) for ${operator}: '${typeName(a)}' and '${typeName(b)}'`);
-}
-
-function bigArithmetic(operator: string, a: Value, b: Value): Value {
-  const x = BigInt(a as number | bigint | boolean);
-  const y = BigInt(b as number | bigint | boolean);
-  if (operator === "+") return integer(x + y);
-  if (operator === "-") return integer(x - y);
-  if (operator === "*") return integer(x * y);
-  return fail(`${operator} of integers beyond 2^53 is not supported`);
-}
-
-function repeat(value: string | Value[], count: number): Value {
-  const times = Math.max(0, count);
-  if (times * value.length > OUTPUT_LIMIT) return fail("a repeated value is too long");
-  return typeof value === "string" ? value.repeat(times) : Array.from({ length: times }, () => Array.from(value)).flat();
-}
-
-function slice(value: Value, [start = null, stop = null, stride = null]: readonly (number | null)[]): Value {
-  if ((typeof value !== "string" && !Array.isArray(value)) || isView(value)) {
-    defined(value);
-    return missing(value, "slice");
-  }
-  const items: readonly Value[] = typeof value === "string" ? Array.from(value) : value;
-  const n = items.length;
-  const step = stride ?? 1;
-  if (step === 0) fail("slice step cannot be zero");
-  const clamp = (i: number, low: number, high: number): number => Math.min(Math.max(i < 0 ? i + n : i, low), high);
-  const from = start === null ? (step > 0 ? 0 : n - 1) : step > 0 ? clamp(start, 0, n) : clamp(start, -1, n - 1);
-  const to = stop === null ? (step > 0 ? n : -1) : step > 0 ? clamp(stop, 0, n) : clamp(stop, -1, n - 1);
-  const out: Value[] = [];
-  for (let i = from; step > 0 ? i < to : i > to; i += step) out.push(items[i] as Value);
-  if (typeof value === "string") return out.join("");
-  return value instanceof Tuple ? tuple(...out) : value instanceof Lazy ? lazy(out, "range") : out;
-}
-
-function loopVariable(items: readonly Value[], i: number, seen: { last: Value | undefined }): Dict {
-  const n = items.length;
-  return new Map<string, Value>([
-    ["index", i + 1],
-    ["index0", i],
-    ["revindex", n - i],
-    ["revindex0", n - i - 1],
-    ["first", i === 0],
-    ["last", i === n - 1],
-    ["length", n],
-    ["depth", 1],
-    ["depth0", 0],
-    ["previtem", orElse(items[i - 1], new Undefined("there is no previous item"))],
-    ["nextitem", orElse(items[i + 1], new Undefined("there is no next item"))],
-    ["cycle", new Callable("cycle", ({ positional }) => (positional.length === 0 ? fail("no items for cycling given") : (positional[i % positional.length] as Value)))],
-    [
-      "changed",
-      new Callable("changed", ({ positional }) => {
-        const now = tuple(...positional);
-        const changed = seen.last === undefined || !equals(seen.last, now);
-        seen.last = now;
-        return changed;
-      }),
-    ],
-  ]);
-}
-
 /** Does a macro's body use `varargs` or `kwargs`? Without that, extra arguments are an error. */
 function mentions(node: unknown, name: string): boolean {
   if (Array.isArray(node)) return node.some((n) => mentions(n, name));
@@ -472,49 +352,3 @@ function mentions(node: unknown, name: string): boolean {
   const { type, value } = node as { type?: unknown; value?: unknown };
   return (type === "Identifier" && value === name) || Object.values(node).some((n) => mentions(n, name));
 }
-
-function namespace(args: Args): Namespace {
-  const out = new Namespace();
-  const [source] = bind({ positional: args.positional, named: new Map() }, "namespace", ["source"]);
-  if (source instanceof Map) for (const [key, value] of source) out.attributes.set(String(key), value);
-  else if (source !== undefined) fail("namespace takes a mapping");
-  for (const [key, value] of args.named) out.attributes.set(key, value);
-  return out;
-}
-
-function range(args: Args): Value {
-  const [a, b, c] = args.positional.map((v) => needInteger(v, "range()"));
-  const [start, stop, step] = b === undefined ? [0, a ?? fail("range expected at least 1 argument"), 1] : [a as number, b, c ?? 1];
-  if (step === 0) return fail("range() arg 3 must not be zero");
-  const n = Math.max(0, Math.ceil((stop - start) / step));
-  if (n > RANGE_LIMIT) return fail(`range too big: ${n} items, at most ${RANGE_LIMIT}`);
-  return lazy(
-    Array.from({ length: n }, (_, i) => start + i * step),
-    "range",
-  );
-}
-
-const BUILTINS: ReadonlyMap<string, Value> = new Map<string, Value>([
-  ["true", true],
-  ["True", true],
-  ["false", false],
-  ["False", false],
-  ["none", null],
-  ["None", null],
-  ["namespace", new Callable("namespace", namespace)],
-  ["range", new Callable("range", range)],
-  ["dict", new Callable("dict", (args) => new Map([...(args.positional[0] instanceof Map ? args.positional[0] : []), ...args.named]))],
-  [
-    "joiner",
-    new Callable("joiner", (args) => {
-      const [by] = bind(args, "joiner", ["sep"]);
-      let used = false;
-      return new Callable("joiner", () => {
-        const out = used ? (by ?? ", ") : "";
-        used = true;
-        return out;
-      });
-    }),
-  ],
-]);
-
