@@ -161,7 +161,7 @@ class HandExperts(torch.nn.Module):
         expert_N, order_N = torch.sort(index_TK.flatten())
         token_N = order_N // K
         gate_N = gate_TK.flatten().float()[order_N]
-        offsets_E = torch.bincount(expert_N, minlength=self.E).cumsum(0)
+        offsets_E = torch.searchsorted(expert_N, torch.arange(self.E, device=x_TD.device), right=True)
         where_N = torch.empty_like(order_N)
         where_N[order_N] = torch.arange(order_N.numel(), device=order_N.device)
         spans = self.gate_up.spans(offsets_E)
