@@ -25,13 +25,19 @@ rules="$out/rules.mk"
       avx512) flags="$avx512" ;;
       avx512bf16) flags="$avx512 -mavx512bf16" ;;
     esac
-    for f in gemm_micro gemm_pack gemm_epilogue gemm_block gemm_engine gemm grouped_gemm; do
+    for f in gemm_micro gemm_pack gemm_epilogue gemm_block gemm_engine gemm grouped_gemm combine; do
       objects="$objects $isa.$f.o"
       printf '%s: %s/csrc/cpu/%s.cc\n\tg++ %s %s %s -DESFT_ISA=%s -MMD -c $< -o $@\n' "$isa.$f.o" "$root" "$f" "$common" "$kernel" "$flags" "$isa"
     done
   done
+  best=baseline  # the benchmark itself is compiled for the best instruction set of this machine
+  if grep -qw avx2 /proc/cpuinfo; then best=avx2 best_flags="-mavx2 -mfma -mf16c"; fi
+  if grep -qw avx512bw /proc/cpuinfo; then best=avx512 best_flags="$avx512"; fi
+  if grep -qw avx512_bf16 /proc/cpuinfo; then best=avx512bf16 best_flags="$avx512 -mavx512bf16"; fi
   for t in gemm_test gemm_bench; do
-    printf '%s.o: %s/bench/kernels/%s.cc\n\tg++ %s -MMD -c $< -o $@\n' "$t" "$root" "$t" "$common"
+    flags=""
+    if [ $t = gemm_bench ]; then flags="-std=gnu++20 $kernel -DESFT_ISA=$best $best_flags"; fi
+    printf '%s.o: %s/bench/kernels/%s.cc\n\tg++ %s %s -MMD -c $< -o $@\n' "$t" "$root" "$t" "$common" "$flags"
     printf '%s: %s.o %s\n\tg++ $^ -o $@ -lpthread -ldl\n' "$t" "$t" "$objects"
   done
   echo "-include *.d"

@@ -32,16 +32,16 @@ PreparedA prepare_a(const Block& b, int64_t tiles, void* scratch) {
     copy_rows(b.kind, b.a, b.m, b.k, scratch, row_bytes / 4);
     return {A_ROWS, static_cast<const char*>(scratch), row_bytes};
   }
-  char* out = static_cast<char*>(scratch);
-  int64_t i = 0;
-  for (int64_t t = 0; t < tiles; t++) {
-    const int64_t mr = b.m / tiles + (t < b.m % tiles);
-    if (b.a_columns)
-      pack_columns(b.kind, b.a, b.a_scale, i, mr, b.m, b.k, out);
-    else
+  if (b.a_columns) {
+    pack_columns(b.kind, b.a, b.a_scale, b.m, tiles, b.k, scratch);
+  } else {
+    char* out = static_cast<char*>(scratch);
+    for (int64_t t = 0, i = 0; t < tiles; t++) {
+      const int64_t mr = tile_height(b.m, tiles, t);
       pack_rows(b.kind, rows_from(b.a, i), mr, b.k, out);
-    out += row_bytes * mr;
-    i += mr;
+      out += row_bytes * mr;
+      i += mr;
+    }
   }
   return {A_PACKED, static_cast<const char*>(scratch), 0};
 }
@@ -177,7 +177,7 @@ void run_block(const Block& b, int64_t p0, int64_t p1, void* scratch) {
     const bool direct = b.out.kind == OUT_PLAIN && (p + 1) * NR <= b.n && !b.out.bias && !b.out.past_caches;
     int64_t i = 0;
     for (int64_t t = 0; t < tiles; t++) {
-      const int64_t mr = b.m / tiles + (t < b.m % tiles);
+      const int64_t mr = tile_height(b.m, tiles, t);
       const MicroKernel kernel = micro_kernel(b.kind, a.access, int(mr));
       MicroArgs g;
       g.a = a.access == A_ROWS ? a.data + i * a.ld : a.data + i * row_bytes;
@@ -187,6 +187,7 @@ void run_block(const Block& b, int64_t p0, int64_t p1, void* scratch) {
       g.ldc = direct ? b.out.ldc : NR;
       g.add = direct && b.out.add;
       g.ahead = &ahead;
+      fetch_outputs(b, i, mr, p);
       for (int64_t s = 0; s < steps || s == 0; s += chunk) {
         g.steps = smaller(chunk, steps - s);
         kernel(g);

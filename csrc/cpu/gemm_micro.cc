@@ -114,11 +114,6 @@ void micro(const MicroArgs& g) {
   constexpr int kSteps = kKind == PANEL_PAIR ? 2 : 1;  // A elements per step
   float* c = g.c;
   const int64_t ldc = g.ldc;
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; i++) {  // the outputs arrive while the sums are formed
-    __builtin_prefetch(c + i * ldc, 1, 3);
-    __builtin_prefetch(c + i * ldc + W, 1, 3);
-  }
   Sums<MR> acc = {};
   Source<MR, kRows> a = Source<MR, kRows>::make(g);
   const char* row = static_cast<const char*>(g.panel);

@@ -226,9 +226,13 @@ void panel_of_weight_columns(PanelKind kind, const Weights& w, int64_t n0, int64
 void panel_of_rows(PanelKind kind, const Rows& x, bool act, int64_t K, int64_t n0, int64_t count, int64_t k, void* out_) {
   float* out = floats(out_);
   const int64_t c0 = smaller(count, W), c1 = count - c0;
+  constexpr int64_t kAhead = 8;
   auto part = [&](int64_t l, int64_t n, int64_t c) ESFT_LAMBDA -> vf {
     if (c <= 0) return vf{};
     const float* p = row_at(x, l) + n0 + n;
+    __builtin_prefetch(row_at(x, smaller(l + kAhead, k - 1)) + n0 + n, 0, 3);  // gathered rows, which no prefetcher foresees
+    __builtin_prefetch(p + NR, 0, 2);                                         // the next panel's part of this row
+    if (act) __builtin_prefetch(p + K + NR, 0, 2);
     return act ? silu_times(load_n(p, c), load_n(p + K, c)) : load_n(p, c);
   };
   if (kind == PANEL_F32) {
@@ -284,22 +288,44 @@ void copy_rows(PanelKind kind, const Rows& a, int64_t m, int64_t k, void* out_, 
   }
 }
 
-void pack_columns(PanelKind kind, const Rows& a, const float* scale, int64_t m0, int64_t mr, int64_t m, int64_t k, void* out_) {
-  float* out = floats(out_);
-  const int64_t n = m0 + W <= m ? W : smaller(mr, W);  // a whole vector where the row holds one
-  auto take = [&](int64_t l) ESFT_LAMBDA -> vf {
-    const vf v = load_n(row_at(a, l) + m0, n);
-    return scale ? v * splat(scale[l]) : v;
-  };
-  if (kind == PANEL_DOT) {
+// Row by row through all tiles, so that memory is read in order; the rows to come are fetched ahead (they may be gathered).
+void pack_columns(PanelKind kind, const Rows& a, const float* scale, int64_t m, int64_t tiles, int64_t k, void* out_) {
+  constexpr int64_t kAhead = 4;
+  const int64_t total = a_elements(kind, k), per = kind == PANEL_DOT ? 2 : 1;
+  auto factor = [&](int64_t l) ESFT_LAMBDA { return splat(scale ? scale[l] : 1.0f); };
+  for (int64_t e = 0; e < total; e++) {
+    const int64_t l = e * per;
+    const float* row = row_at(a, smaller(l, k - 1));
+    const float* ahead = row_at(a, smaller(l + kAhead, k - 1));
+    const vf scale0 = l < k ? factor(l) : vf{};
 #if defined(__AVX512BF16__)
-    for (int64_t l = 0; l < k; l += 2, out += mr) store(out, round_zip(take(l), l + 1 < k ? take(l + 1) : vf{}));
+    const bool two = l + 1 < k;
+    const float* row1 = row_at(a, smaller(l + 1, k - 1));
+    const float* ahead1 = row_at(a, smaller(l + kAhead + 1, k - 1));
+    const vf scale1 = two ? factor(l + 1) : vf{};
 #endif
-    return;
+    float* out = floats(out_);
+    for (int64_t t = 0, i = 0; t < tiles; t++) {
+      const int64_t mr = tile_height(m, tiles, t), n = smaller(W, m - i);  // a whole vector where the row holds one
+      __builtin_prefetch(ahead + i, 0, 3);
+      vf v = n == W ? load(row + i) : load_part(row + i, n);
+      v = l < k ? v * scale0 : vf{};
+#if defined(__AVX512BF16__)
+      if (kind == PANEL_DOT) {
+        __builtin_prefetch(ahead1 + i, 0, 3);
+        const vf v1 = n == W ? load(row1 + i) : load_part(row1 + i, n);
+        v = round_zip(v, two ? v1 * scale1 : vf{});
+      }
+#endif
+      // What a store spills past mr the following steps overwrite, as long as it stays inside the tile.
+      if (e * mr + W <= total * mr)
+        store(out + e * mr, v);
+      else
+        store_n(out + e * mr, v, smaller(mr, W));
+      out += total * mr;
+      i += mr;
+    }
   }
-  int64_t l = 0;
-  for (; l < k; l++, out += mr) store(out, take(l));
-  for (; l < a_elements(kind, k); l++, out += mr) store(out, vf{});
 }
 
 }  // namespace esft::cpu::ESFT_ISA

@@ -16,6 +16,9 @@ ESFT_INLINE int64_t a_elements(PanelKind kind, int64_t k) {
 }
 ESFT_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
+// Rows of tile t when m rows are dealt evenly to tiles.
+ESFT_INLINE int64_t tile_height(int64_t m, int64_t tiles, int64_t t) { return m / tiles + (t < m % tiles); }
+
 // f32 rows, straight or through an index: row i at data + (index ? index[i] : i)·ld.
 struct Rows {
   const float* data;
@@ -42,8 +45,8 @@ struct Weights {
 // A by rows (its k runs along memory): rows [0, mr) as [k][mr], or as rows `ld` elements apart.
 void pack_rows(PanelKind kind, const Rows& a, int64_t mr, int64_t k, void* out);
 void copy_rows(PanelKind kind, const Rows& a, int64_t m, int64_t k, void* out, int64_t ld);
-// A by columns (row l of memory holds a[:, l]): columns m0 .. m0+mr of k rows, each row times scale[l] where given.
-void pack_columns(PanelKind kind, const Rows& a, const float* scale, int64_t m0, int64_t mr, int64_t m, int64_t k, void* out);
+// A by columns (row l of memory holds a[:, l]): m columns of k rows as consecutive tiles, each row times scale[l] where given.
+void pack_columns(PanelKind kind, const Rows& a, const float* scale, int64_t m, int64_t tiles, int64_t k, void* out);
 // pack_rows and pack_columns write up to W floats past their end.
 
 // Panel from weight rows = columns of B (y = x·Wᵀ): two halves of W rows each, from n0 and n1 on; the panel's columns past
