@@ -97,11 +97,12 @@ interface Placed {
 }
 
 function place(d: Device, h: HostTensor): Placed {
-  const numbers = Array.from(h.values);
+  const ready = (h.dtype === "f32" && h.values instanceof Float32Array) || (h.dtype === "i32" && h.values instanceof Int32Array);
   if (!h.pad) {
-    const base = d.tensor(h.dtype, h.shape, numbers);
+    const base = d.tensor(h.dtype, h.shape, ready ? (h.values as Float32Array | Int32Array) : Array.from(h.values));
     return { base, view: base, host: h };
   }
+  const numbers = h.values;
   const cols = h.shape.at(-1)!;
   const rows = sizeOf(h.shape.slice(0, -1));
   const [left, right] = h.pad;
