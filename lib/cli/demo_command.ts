@@ -1,0 +1,21 @@
+// esft demo (npm start): the whole job on the embedded model.
+
+import type { Command } from "commander";
+import { CheckFailed, wholeNumber } from "./common.ts";
+import type { Terminal } from "./terminal.ts";
+
+export function registerDemo(program: Command, terminal: Terminal): void {
+  program
+    .command("demo")
+    .description("the whole job on the embedded model in under 3 minutes: profile, select, train, evaluate, merge, verify, compare")
+    .option("--model <dir>", "another checkpoint of the embedded shape (default: the embedded one)")
+    .option("--out <dir>", "directory for the results; replaced", "out/demo")
+    .option("--steps <n>", "updates of both methods", wholeNumber)
+    .option("--threads <n>", "worker threads (default: all); results do not depend on it", wholeNumber)
+    .option("--json", "print the table as JSON")
+    .addHelpText("after", "\nExample:\n  npm start\n  npx esft demo --out /tmp/demo")
+    .action(async (flags: { model?: string; out: string; steps?: number; threads?: number; json?: boolean }) => {
+      const { runDemo } = await import("./demo.ts");
+      if (!(await runDemo(flags, terminal))) throw new CheckFailed("demo");
+    });
+}

@@ -1,0 +1,127 @@
+// esft doctor: this machine, this installation; and where a selection came from. Also esft build.
+
+import { createRequire } from "node:module";
+import { arch, availableParallelism, cpus, freemem, platform, release, totalmem } from "node:os";
+import { fileURLToPath } from "node:url";
+import type { Command } from "commander";
+import { CheckFailed } from "./common.ts";
+import { bytes, pairs, table } from "./format.ts";
+import type { Terminal } from "./terminal.ts";
+
+const root = fileURLToPath(new URL("../..", import.meta.url)); // lib/cli and dist/cli lie equally deep
+
+export function registerDoctor(program: Command, terminal: Terminal): void {
+  const doctor = program
+    .command("doctor")
+    .description("this machine and installation: platform, addon, instruction set, threads, memory, CUDA")
+    .option("--json", "print JSON")
+    .addHelpText("after", "\nExamples:\n  esft doctor\n  esft doctor selection law.profile.json expert_cfg.json     # which rule made this selection?")
+    .action(async (flags: { json?: boolean }) => {
+      const found = await examine();
+      if (flags.json) terminal.json(found);
+      else
+        terminal.print(
+          pairs([
+            ["node", `${found.node} (${found.nodeOk ? "supported" : `NOT supported: needs ${found.nodeWanted}`})`],
+            ["platform", `${found.platform}-${found.arch}, ${found.libc}, kernel ${found.kernel}`],
+            ["processor", `${found.processor}, ${found.processors} usable`],
+            ["memory", `${bytes(found.memoryBytes)}, ${bytes(found.freeBytes)} free`],
+            ["addon", found.addon.ok ? `${found.addon.path} (ABI ${found.addon.abi}, ${found.addon.ops} ops)` : `NOT LOADED: ${found.addon.message}`],
+            ...(found.addon.ok
+              ? ([
+                  ["instructions", `${found.addon.instructionSet}${found.addon.forced ? ` (ESFT_ISA=${found.addon.forced})` : ""}; available: ${found.addon.instructionSets.join(", ")}; bf16 products: ${found.addon.bf16Compute ? "yes" : "no"}`],
+                  ["threads", String(found.addon.threads)],
+                ] as const)
+              : []),
+            ["CUDA", found.cuda],
+          ]),
+        );
+      if (!found.addon.ok || !found.nodeOk) throw new CheckFailed("doctor");
+    });
+  doctor
+    .command("selection")
+    .description("which rule made this expert set from this profile? Recognises sets normalised over the wrong axis")
+    .argument("<profile>", "output of esft profile")
+    .argument("<experts>", "expert set or expert_cfg.json")
+    .option("--json", "print JSON")
+    .exitOverride()
+    .action(async (profileFile: string, expertsFile: string, own: { json?: boolean }) => {
+      const flags = { ...doctor.opts(), ...own };
+      const { Profile } = await import("../esft/profile.ts");
+      const { ExpertSet } = await import("../esft/expert_set.ts");
+      const { diagnoseSelection } = await import("../esft/diagnose.ts");
+      const diagnosis = diagnoseSelection(await ExpertSet.load(expertsFile), await Profile.load(profileFile));
+      if (flags.json) terminal.json(diagnosis);
+      else {
+        terminal.print(`${diagnosis.verdict}: ${diagnosis.message}`);
+        terminal.print(
+          table(
+            ["score", "normalisation", "layers explained", "p"],
+            diagnosis.hypotheses.map((h) => [h.score, h.normalization, `${h.layersExplained} of ${h.layers}`, h.p ? `(${h.p.above.toFixed(4)}, ${h.p.upTo.toFixed(4)}]` : "–"]),
+            { left: [1] },
+          ),
+        );
+      }
+      if (diagnosis.verdict === "axis-0") throw new CheckFailed("selection");
+    });
+
+  program
+    .command("build")
+    .description("build the native addon from source, for platforms without a prebuild (needs cmake and a C++17 compiler)")
+    .addHelpText("after", "\nExample:\n  npx esft build")
+    .action(() => {
+      const { sourceBuild } = createRequire(import.meta.url)("../../scripts/source-build.cjs") as { sourceBuild: () => { ok: boolean; message: string } };
+      const { ok, message } = sourceBuild();
+      if (ok) return terminal.print(message);
+      terminal.note(message);
+      throw new CheckFailed("build");
+    });
+}
+
+type Addon =
+  | { readonly ok: false; readonly message: string }
+  | { readonly ok: true; readonly path: string; readonly abi: number; readonly ops: number; readonly instructionSet: string; readonly instructionSets: readonly string[]; readonly forced: string | null; readonly threads: number; readonly bf16Compute: boolean };
+
+async function examine() {
+  const require = createRequire(import.meta.url);
+  const { version, engines } = require("../../package.json") as { version: string; engines: { node: string } };
+  const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
+  return {
+    esft: version,
+    node: process.version,
+    nodeOk: (major === 20 && minor >= 19) || (major === 22 && minor >= 12) || major >= 24,
+    nodeWanted: engines.node,
+    platform: platform(),
+    arch: arch(),
+    libc: libc(),
+    kernel: release(),
+    processor: cpus()[0]?.model.trim() ?? "unknown",
+    processors: availableParallelism(),
+    memoryBytes: totalmem(),
+    freeBytes: freemem(),
+    addon: await addon(require),
+    cuda: "not built: this version computes on the CPU only",
+  };
+}
+
+async function addon(require: NodeJS.Require): Promise<Addon> {
+  try {
+    const { native } = await import("../native.ts");
+    const { Device } = await import("../tensor.ts");
+    const override = process.env.ESFT_NATIVE;
+    const path = override ?? (require("node-gyp-build") as { resolve: (root: string) => string }).resolve(root);
+    const device = new Device();
+    const { instructionSet, threads, bf16Compute } = device.info;
+    device.dispose();
+    return { ok: true, path, abi: native.abi, ops: native.ops.length, instructionSet, instructionSets: native.instructionSets, forced: process.env.ESFT_ISA ?? null, threads, bf16Compute };
+  } catch (error) {
+    return { ok: false, message: error instanceof Error ? error.message : String(error) };
+  }
+}
+
+function libc(): string {
+  if (platform() !== "linux") return "no libc of its own";
+  const report = process.report?.getReport() as { header?: { glibcVersionRuntime?: string } } | undefined;
+  const glibc = report?.header?.glibcVersionRuntime;
+  return glibc ? `glibc ${glibc}` : "musl";
+}

@@ -1,0 +1,128 @@
+// esft profile: the affinity of every expert to a task, from running the model or from the official routing logs.
+
+import { rm, stat } from "node:fs/promises";
+import type { Command } from "commander";
+import type { Profile } from "../esft/profile.ts";
+import { dataInput, dataOptions, machineOptions, openModel, wholeNumber } from "./common.ts";
+import type { DataFlags, MachineFlags } from "./common.ts";
+import { count, duration, percent, table } from "./format.ts";
+import type { Terminal } from "./terminal.ts";
+
+interface Flags extends DataFlags, MachineFlags {
+  readonly output: string;
+  readonly tokens: number;
+  readonly seed: number;
+  readonly batchTokens: number;
+  readonly restart?: boolean;
+  readonly fromTraces?: string;
+  readonly topK?: number;
+  readonly experts?: number;
+  readonly json?: boolean;
+}
+
+const SAVE_EVERY = 5000; // ms between partial profiles
+
+export function registerProfile(program: Command, terminal: Terminal): void {
+  const command = program
+    .command("profile")
+    .description("score every routed expert on a task: share of routed tokens and mean gate weight")
+    .argument("[dir]", "checkpoint directory")
+    .argument("[data]", "task rows (JSONL)")
+    .requiredOption("-o, --output <file>", "profile to write; an interrupted run keeps <file>.partial and goes on from it")
+    .option("--tokens <n>", "tokens to score", wholeNumber, 131_072)
+    .option("--seed <n>", "order of the rows", wholeNumber, 1)
+    .option("--max-length <n>", "longest row; longer ones are cut at the end (default: 1024)", wholeNumber)
+    .option("--batch-tokens <n>", "tokens per forward", wholeNumber, 4096)
+    .option("--restart", "ignore a partial profile")
+    .option("--from-traces <dir>", "instead of running a model: read expert_weights_<layer>.txt")
+    .option("--top-k <n>", "with --from-traces: experts per token (default: concluded from the logs)", wholeNumber)
+    .option("--experts <n>", "with --from-traces: experts per layer (default: concluded from the logs)", wholeNumber)
+    .option("--json", "print the scores of every expert as JSON");
+  machineOptions(dataOptions(command))
+    .addHelpText("after", "\nExamples:\n  esft profile ./OLMoE-1B-7B law.jsonl -o law.profile.json --tokens 131072\n  esft profile --from-traces traces/law -o law.profile.json")
+    .action(async (dir: string | undefined, data: string | undefined, flags: Flags) => {
+      const profile = flags.fromTraces === undefined ? await run(dir, data, flags, terminal, command) : await fromTraces(dir, flags, terminal, command);
+      await profile.save(flags.output);
+      await rm(partialPath(flags), { force: true });
+      if (flags.json) terminal.json({ ...scoresOf(profile), output: flags.output });
+      else report(profile, flags.output, terminal);
+    });
+}
+
+const partialPath = (flags: Flags): string => `${flags.output}.partial`;
+
+async function fromTraces(dir: string | undefined, flags: Flags, terminal: Terminal, command: Command): Promise<Profile> {
+  if (dir !== undefined) command.error(`--from-traces takes no checkpoint, found ${dir}`);
+  const { readTraces } = await import("../esft/traces.ts");
+  return readTraces(flags.fromTraces!, { topK: flags.topK, experts: flags.experts, signal: terminal.signal });
+}
+
+async function run(dir: string | undefined, data: string | undefined, flags: Flags, terminal: Terminal, command: Command): Promise<Profile> {
+  if (dir === undefined || data === undefined) return command.error("expected a checkpoint directory and a data file, or --from-traces DIR");
+  const { Profile: Loader } = await import("../esft/profile.ts");
+  const partial = partialPath(flags);
+  const found = !flags.restart && (await stat(partial).then(() => true, () => false)); // prettier-ignore
+  const resume = found ? await Loader.load(partial) : null;
+  const model = await openModel(dir, flags, terminal);
+  try {
+    if (resume) terminal.note(`going on from ${partial} (${count(resume.tokens)} tokens scored); --restart begins anew`);
+    const input = dataInput(flags, model.spec.maxPositions);
+    let savedAt = performance.now();
+    return await model.profile(data, {
+      data: input,
+      tokens: flags.tokens,
+      seed: flags.seed,
+      batchTokens: flags.batchTokens,
+      resume,
+      signal: terminal.signal,
+      partialEvery: 1,
+      onPartial: async (state) => {
+        if (!terminal.signal.aborted && performance.now() - savedAt < SAVE_EVERY) return;
+        await state.save(partial);
+        savedAt = performance.now();
+        if (terminal.signal.aborted) terminal.note(`${partial} keeps ${count(state.tokens)} scored tokens; the same command goes on from there`);
+      },
+      onProgress: (p) => terminal.progress(`profile ${count(p.done)} of ${count(p.total)} tokens  ${count(p.tokensPerSecond)} tok/s  ETA ${duration(p.etaSeconds)}`),
+    });
+  } finally {
+    await model[Symbol.asyncDispose]();
+  }
+}
+
+function scoresOf(profile: Profile) {
+  const { source, model, data, seed, topK, experts, sequences } = profile.data;
+  return {
+    source, model, data, seed, topK, experts, sequences, tokens: profile.tokens,
+    layers: profile.layers.map((layer) => ({
+      layer,
+      tokenScores: [...profile.scores(layer, { score: "token" })],
+      gateScores: [...profile.scores(layer, { score: "gate" })],
+      layerMass: profile.layerMass(layer),
+    })),
+  };
+}
+
+function report(profile: Profile, output: string, terminal: Terminal): void {
+  terminal.print(`${count(profile.tokens)} tokens in ${count(profile.data.sequences)} sequences, ${profile.layers.length} layers of ${profile.experts} experts, top-${profile.data.topK}`);
+  terminal.print(
+    table(
+      ["layer", "best by token share", "best by gate", "for half of the tokens", "gate mass"],
+      profile.layers.map((layer) => {
+        const token = profile.scores(layer, { score: "token" });
+        const gate = profile.scores(layer, { score: "gate" });
+        const sorted = [...token].sort((a, b) => b - a);
+        let sum = 0;
+        let n = 0;
+        while (sum < 0.5 && n < sorted.length) sum += sorted[n++]!;
+        return [layer, best(token), best(gate), `${n} experts`, profile.layerMass(layer).toFixed(3)];
+      }),
+      { left: [1, 2] },
+    ),
+  );
+  terminal.print(`written: ${output}`);
+}
+
+function best(scores: Float64Array): string {
+  const order = Array.from(scores, (s, e) => [e, s] as const).sort((a, b) => b[1] - a[1]);
+  return order.slice(0, 3).map(([e, s]) => `${e} (${percent(s)})`).join(", "); // prettier-ignore
+}

@@ -1,0 +1,135 @@
+// esft train and esft resume.
+
+import type { Command } from "commander";
+import type { TrainEvent } from "../train/events.ts";
+import { jobSchema } from "../train/options.ts";
+import type { Job } from "../train/options.ts";
+import { openModel } from "./common.ts";
+import { bytes, count, duration, percent } from "./format.ts";
+import { addSchemaFlags, leavesOf } from "./schema_flags.ts";
+import type { FlagNames } from "./schema_flags.ts";
+import type { Terminal } from "./terminal.ts";
+
+const NAMES: FlagNames = {
+  "data.file": "data",
+  "method.type": "method",
+  outDir: "out",
+  "method.select.maxTrainableParams": "max-params",
+};
+
+export function registerTrain(program: Command, terminal: Terminal): void {
+  const train = program
+    .command("train")
+    .description("train the selected experts (or everything) of a checkpoint on a task; resumable")
+    .argument("[config]", "YAML or JSON file with the same options; flags win");
+  const read = addSchemaFlags(train, leavesOf(jobSchema), NAMES);
+  train
+    .option("--resume", "go on from the checkpoint in the run directory when there is one")
+    .option("--json", "print the events as JSON lines")
+    .addHelpText(
+      "after",
+      `
+Every option also has a dotted form (--optimizer.lr, --data.max-length) and is the key of the same name in YAML:
+  model: ./OLMoE-1B-7B
+  data: law.jsonl                 # or {file: law.jsonl, template: esft, maxLength: 4096}
+  method: {type: esft, experts: law.experts.json}
+  outDir: out/law
+  optimizer: {lr: 1.0e-5, schedule: cosine}
+Examples:
+  esft train law.yaml --steps 1000 --lr 2e-5
+  esft train --model ./OLMoE-1B-7B --data law.jsonl --experts law.experts.json --out out/law --steps 500
+  esft train --model ./OLMoE-1B-7B --data law.jsonl --profile law.profile.json --score token --p 0.2 --out out/law
+An interrupt (Ctrl-C) writes a checkpoint and stops; esft resume goes on to the same bits.`,
+    )
+    .action(async (config: string | undefined, flags: { resume?: boolean; json?: boolean }) => {
+      const { readJob } = await import("./job.ts");
+      await runJob(await readJob(config ?? null, read(flags as Record<string, unknown>)), { ...flags, resume: flags.resume ?? false }, terminal);
+    });
+
+  const resume = program
+    .command("resume")
+    .description("go on with an interrupted run; the run directory holds all it needs")
+    .argument("<dir>", "run directory (--out of esft train)");
+  const mayChange = new Set(["steps", "saveEvery", "threads", "device", "model", "data.file"]);
+  const readChanges = addSchemaFlags(resume, leavesOf(jobSchema).filter((l) => mayChange.has(l.path.join("."))), NAMES);
+  resume
+    .option("--json", "print the events as JSON lines")
+    .addHelpText("after", "\nExamples:\n  esft resume out/law\n  esft resume out/law --model /new/place/of/OLMoE-1B-7B")
+    .action(async (dir: string, flags: { json?: boolean }) => {
+      const { readRunJob } = await import("./job.ts");
+      await runJob(await readRunJob(dir, readChanges(flags as Record<string, unknown>)), { ...flags, resume: true }, terminal);
+    });
+}
+
+async function runJob(job: Job, flags: { readonly resume: boolean; readonly json?: boolean }, terminal: Terminal): Promise<void> {
+  const { model: dir, device, threads, precision, ...rest } = job;
+  const model = await openModel(dir, { device, precision, ...(threads === undefined ? {} : { threads }) }, terminal);
+  try {
+    const run = model.train({ ...(rest as Parameters<typeof model.train>[0]), resume: flags.resume, signal: terminal.signal });
+    for await (const event of run) {
+      if (flags.json) terminal.jsonLine(event);
+      else show(event, terminal);
+    }
+    const result = await run.result;
+    const { adapter, trainable, best, firstEval, lastEval, seconds, step, tokens, reason } = result;
+    if (flags.json)
+      terminal.jsonLine({
+        type: "result", reason, step, tokens, seconds, best, firstEval, lastEval, outDir: result.outDir,
+        trainedParameters: trainable.parameters, share: trainable.parameters / trainable.totalParameters, adapterBytes: adapter?.bytes ?? null,
+      });
+    if (reason === "interrupted" || !adapter) {
+      terminal.note(`checkpoint at step ${step} in ${result.outDir}; go on with: esft resume ${result.outDir}`);
+      terminal.signal.throwIfAborted();
+      return;
+    }
+    if (flags.json) return;
+    terminal.print(
+      `adapter: ${result.outDir} (${count(adapter.parameters)} parameters, ${percent(adapter.parameters / trainable.totalParameters)} of the model, ${bytes(adapter.bytes)})`,
+    );
+    if (firstEval !== null && lastEval !== null)
+      terminal.print(`held-out loss ${firstEval.toFixed(4)} → ${lastEval.toFixed(4)}${best ? `, best ${best.loss.toFixed(4)} at step ${best.step}${job.keep === "best" ? " (kept)" : ""}` : ""}`);
+    terminal.print(`${step} steps, ${count(tokens)} tokens, ${duration(seconds)}`);
+  } finally {
+    await model[Symbol.asyncDispose]();
+  }
+}
+
+function show(event: TrainEvent, terminal: Terminal): void {
+  switch (event.type) {
+    case "start":
+      terminal.note(
+        `${event.step > 0 ? `going on from step ${event.step}: ` : ""}${event.method}, ${count(event.trainedParameters)} of ${count(event.totalParameters)} parameters train ` +
+          `(${percent(event.trainedParameters / event.totalParameters)}); state ${bytes(event.stateBytes)}, activations ${bytes(event.activationBytes)}; ` +
+          `${event.examples} examples, ${event.heldOut} held out`,
+      );
+      return;
+    case "step":
+      terminal.progress(progressLine(event), event.step === event.steps);
+      return;
+    case "eval":
+      terminal.note(`step ${event.step}: held-out loss ${event.loss.toFixed(4)}, accuracy ${percent(event.accuracy)}${event.best ? " (best)" : ""}`);
+      return;
+    case "warning":
+      terminal.note(`warning: ${event.message}`);
+      return;
+    case "checkpoint":
+    case "done":
+      return;
+    default:
+      event satisfies never;
+  }
+}
+
+/** One line: where it is, how it goes, how long it takes. */
+export function progressLine(e: Extract<TrainEvent, { type: "step" }>): string {
+  return [
+    `step ${e.step}/${e.steps}`,
+    `loss ${e.loss.toFixed(4)}`,
+    `acc ${percent(e.accuracy)}`,
+    `norm ${e.gradNorm.toPrecision(3)}`,
+    `lr ${e.lr.toExponential(1)}`,
+    ...(e.coverage === undefined ? [] : [`hits ${percent(e.coverage)}`]),
+    `${count(e.tokensPerSecond)} tok/s`,
+    `ETA ${duration(e.etaSeconds)}`,
+  ].join("  ");
+}

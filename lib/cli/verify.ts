@@ -1,0 +1,112 @@
+// esft verify: is this adapter whole and made for this base; is this merged model base + adapter and nothing else?
+
+import type { Command } from "commander";
+import type { Adapter } from "../esft/adapter.ts";
+import type { MergeReport } from "../esft/merge.ts";
+import type { LogitsCheck } from "../logits_check.ts";
+import { byteProgress, CheckFailed } from "./common.ts";
+import { bytes, count } from "./format.ts";
+import type { Terminal } from "./terminal.ts";
+
+interface Flags {
+  readonly base?: string;
+  readonly adapter?: string;
+  readonly logits: boolean;
+  readonly tensors?: boolean;
+  readonly json?: boolean;
+}
+
+interface Check {
+  readonly name: string;
+  readonly ok: boolean;
+  readonly detail: string;
+}
+
+export function registerVerify(program: Command, terminal: Terminal): void {
+  program
+    .command("verify")
+    .description("check an adapter (hashes, base, frozen-weight digest) or a merged model (bit-equal outside the trained experts)")
+    .argument("<dir>", "adapter directory, or merged model directory (then --base and --adapter are needed)")
+    .option("--base <dir>", "base checkpoint")
+    .option("--adapter <dir>", "adapter that was merged")
+    .option("--no-logits", "skip comparing logits (merged models)")
+    .option("--tensors", "list every trained tensor")
+    .option("--json", "print JSON")
+    .addHelpText("after", "\nExamples:\n  esft verify out/law --base ./OLMoE-1B-7B\n  esft verify ./OLMoE-law --base ./OLMoE-1B-7B --adapter out/law --json")
+    .action(async (dir: string, flags: Flags) => {
+      const { isAdapterDir } = await import("../esft/adapter.ts");
+      const { openCheckpoint } = await import("../io/checkpoint.ts");
+      const { openAdapter } = await import("../esft/adapter_esft.ts");
+      const { ConfigError } = await import("../errors.ts");
+      const { stat } = await import("node:fs/promises");
+      const { join } = await import("node:path");
+      const task = { signal: terminal.signal, onProgress: byteProgress(terminal) };
+      const base = flags.base === undefined ? null : await openCheckpoint(flags.base);
+      const official = (await stat(join(dir, "expert_cfg.json")).catch(() => null)) !== null;
+      const checks: Check[] = [];
+      let adapter: Adapter;
+      let report: MergeReport | null = null;
+      if ((await isAdapterDir(dir)) || (official && flags.adapter === undefined)) {
+        if (flags.adapter !== undefined) throw new ConfigError(`verify: ${dir} is an adapter; --adapter belongs to a merged model`);
+        adapter = await openAdapter(dir, { ...task, ...(base ? { base } : {}) });
+        checks.push({ name: "tensors", ok: true, detail: `${adapter.tensors.size} tensors, ${count(adapter.parameters)} parameters, ${bytes(adapter.bytes)}: ${official ? "all finite" : "sha256 as in the manifest, all finite"}` });
+        if (base) {
+          checks.push({ name: "base", ok: true, detail: adapter.base.identity ? `made for this base (${adapter.base.identity.fingerprint.slice(0, 16)})` : "names and shapes fit this base (the adapter records no identity)" });
+          checks.push(await digestCheck(adapter, base, "the base", task));
+        }
+      } else {
+        if (flags.adapter === undefined || !base)
+          throw new ConfigError(`verify: ${dir} is not an adapter; a merged model needs --base DIR and --adapter DIR`, { where: { file: dir } });
+        const { verifyMerge } = await import("../esft/merge.ts");
+        adapter = await openAdapter(flags.adapter, { base, ...task });
+        report = await verifyMerge(base, adapter, dir, task);
+        checks.push({ name: "bits", ok: report.ok, detail: report.ok ? `${report.untouched} of ${report.tensors} tensors bit-equal to the base, ${report.slices.length} trained parts bit-equal to the adapter` : report.mismatches.slice(0, 5).join("; ") });
+        if (report.ok) {
+          checks.push(await digestCheck(adapter, await openCheckpoint(dir), "the merged model", task));
+          if (flags.logits) {
+            const { checkMergedLogits } = await import("../logits_check.ts");
+            const logits = await checkMergedLogits(flags.base!, adapter, dir, { signal: terminal.signal });
+            checks.push({ name: "logits", ok: logits.ok, detail: logitsText(logits).replace(/^logits: /, "") });
+          }
+        }
+      }
+      const ok = checks.every((c) => c.ok);
+      const trained = [...adapter.tensors].map(([key, t]) => ({ key, dtype: t.dtype, shape: t.shape }));
+      if (flags.json) terminal.json({ ok, dir, checks, experts: adapter.experts?.toJSON() ?? null, changedExperts: report?.changedExperts ?? null, tensors: trained });
+      else {
+        for (const c of checks) terminal.print(`${c.ok ? "ok    " : "FAILED"} ${c.name.padEnd(7)} ${c.detail}`);
+        if (report) terminal.print(deltaText(report, adapter));
+        else if (adapter.experts) terminal.print(`trains ${adapter.experts.count} experts: ${planText(adapter)}`);
+        if (flags.tensors) for (const t of trained) terminal.print(`  ${t.key} ${t.dtype} [${t.shape.join(", ")}]`);
+      }
+      if (!ok) throw new CheckFailed("verification failed");
+    });
+}
+
+async function digestCheck(adapter: Adapter, source: import("../io/checkpoint.ts").Checkpoint, what: string, task: { signal: AbortSignal }): Promise<Check> {
+  const { frozenDigest } = await import("../esft/digest.ts");
+  const found = await frozenDigest(source, adapter.tensors.values(), task);
+  if (adapter.frozenDigest === undefined) return { name: "digest", ok: true, detail: `frozen weights of ${what}: ${found.slice(0, 16)} (the adapter records none to compare with)` };
+  const ok = found === adapter.frozenDigest;
+  return { name: "digest", ok, detail: ok ? `frozen weights of ${what} are those of training (${found.slice(0, 16)})` : `frozen weights of ${what}: expected ${adapter.frozenDigest}, found ${found}` };
+}
+
+const planText = (adapter: Adapter): string => [...(adapter.experts?.layers ?? [])].map(([layer, { ids }]) => `layer ${layer}: ${ids.join(" ") || "none"}`).join("; ");
+
+/** Changed experts beside the plan, and how far the weights moved. */
+export function deltaText(report: MergeReport, adapter: Adapter): string {
+  const moved = Math.sqrt(report.slices.reduce((s, x) => s + x.deltaNorm ** 2, 0));
+  const size = Math.sqrt(report.slices.reduce((s, x) => s + x.baseNorm ** 2, 0));
+  const norm = `trained weights moved by ${((100 * moved) / Math.max(size, 1e-30)).toPrecision(3)} % of their norm`;
+  if (!adapter.experts) return norm;
+  const changed = Object.values(report.changedExperts).reduce((n, ids) => n + ids.length, 0);
+  const planned = adapter.experts.count;
+  const still = planned - changed;
+  return `experts: ${changed} changed, ${planned} planned${still === 0 ? ", the same ones" : ` (${still} kept their values)`}; ${norm}`;
+}
+
+export function logitsText(l: LogitsCheck): string {
+  return l.ok
+    ? `logits: all ${l.values} of ${l.rows} rows equal base + adapter bit for bit (they moved by up to ${l.maxChange.toPrecision(3)} from the base)`
+    : `logits: MISMATCH: ${l.different} of ${l.values} values differ from base + adapter, by up to ${l.maxAbs.toExponential(2)}; do not use this model`;
+}

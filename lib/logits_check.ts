@@ -1,0 +1,84 @@
+// Does a merged model compute what base + adapter computes? Compared bit for bit on fixed token rows.
+
+import { Adapter } from "./esft/adapter.ts";
+import { castFloats } from "./io/bf16.ts";
+import type { Dtype } from "./io/safetensors.ts";
+import { hostBatch } from "./model/batch.ts";
+import { MoeModel } from "./moe_model.ts";
+
+export interface LogitsCheck {
+  readonly ok: boolean;
+  readonly rows: number;
+  readonly tokens: number;
+  readonly values: number;
+  readonly different: number;
+  /** Largest |merged − (base + adapter)|; 0 when equal. */
+  readonly maxAbs: number;
+  /** Largest |merged − base|: shows that the adapter does something. */
+  readonly maxChange: number;
+}
+
+export interface LogitsCheckOptions {
+  readonly rows?: number;
+  readonly length?: number;
+  readonly threads?: number;
+  readonly signal?: AbortSignal;
+}
+
+/** Token ids that are the same everywhere: a Weyl sequence over the vocabulary. */
+function tokenRows(vocab: number, rows: number, length: number): number[][] {
+  return Array.from({ length: rows }, (_, r) => Array.from({ length }, (_unused, t) => Math.floor(((r * length + t + 1) * 0.618033988749895) % 1 * vocab)));
+}
+
+/** @throws LayoutError the adapter does not fit the base */
+export async function checkMergedLogits(baseDir: string, adapter: Adapter, mergedDir: string, options: LogitsCheckOptions = {}): Promise<LogitsCheck> {
+  const load = { checkWeights: false, ...(options.threads ? { threads: options.threads } : {}), ...(options.signal ? { signal: options.signal } : {}) };
+  const base = await MoeModel.fromPretrained(baseDir, load);
+  try {
+    const { spec, checkpoint } = base;
+    const rows = tokenRows(spec.vocab, options.rows ?? 3, Math.min(options.length ?? 24, spec.maxPositions));
+    const run = async (model: MoeModel): Promise<Float32Array[]> => {
+      const out: Float32Array[] = [];
+      for (const ids of rows) {
+        const logits = model.transformer.logits(hostBatch([{ ids, targets: ids.map(() => -100) }]));
+        out.push(await logits.readF32());
+        logits.dispose();
+      }
+      return out;
+    };
+    const before = await run(base);
+    await base.applyAdapter(inBaseDtype(adapter, (name) => checkpoint.tensors.get(name)?.dtype));
+    const wanted = await run(base);
+    const merged = await MoeModel.fromPretrained(mergedDir, load);
+    try {
+      const found = await run(merged);
+      let [different, values, maxAbs, maxChange] = [0, 0, 0, 0];
+      found.forEach((row, r) => {
+        const [w, b] = [wanted[r]!, before[r]!];
+        values += row.length;
+        const bits = new Uint32Array(row.buffer);
+        const wantedBits = new Uint32Array(w.buffer);
+        for (let i = 0; i < row.length; i++) {
+          if (bits[i] !== wantedBits[i]) different++;
+          const d = Math.abs(row[i]! - w[i]!);
+          if (d > maxAbs || Number.isNaN(d)) maxAbs = d;
+          maxChange = Math.max(maxChange, Math.abs(row[i]! - b[i]!));
+        }
+      });
+      return { ok: different === 0, rows: rows.length, tokens: rows.reduce((n, r) => n + r.length, 0), values, different, maxAbs, maxChange };
+    } finally {
+      await merged[Symbol.asyncDispose]();
+    }
+  } finally {
+    await base[Symbol.asyncDispose]();
+  }
+}
+
+/** What a merge writes: the adapter's values rounded to the base's dtype. */
+function inBaseDtype(adapter: Adapter, dtypeOf: (name: string) => Dtype | undefined): Adapter {
+  const tensors = [...adapter.tensors.values()].map((t) => {
+    const dtype = dtypeOf(t.name) ?? t.dtype;
+    return { ...t, dtype, read: async () => castFloats(await t.read(), t.dtype, dtype) };
+  });
+  return new Adapter({ ...adapter, tensors });
+}
