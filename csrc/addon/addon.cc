@@ -14,6 +14,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   data->tensor_list = Napi::Persistent(list);
   data->mapped_file = Napi::Persistent(mapped);
   env.SetInstanceData(data);
+  env.AddCleanupHook([devices = data->open_devices] { devices->close_all(); });
   exports.Set("Device", device);
   exports.Set("TensorList", list);
   exports.Set("MappedFile", mapped);

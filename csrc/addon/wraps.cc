@@ -1,5 +1,6 @@
 #include "wraps.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -298,6 +299,16 @@ Napi::Value MappedFileWrap::get_bytes(const Napi::CallbackInfo& info) {
 
 // ---- Device ---------------------------------------------------------------------------------------------------------
 
+void OpenDevices::add(const std::shared_ptr<Device>& device) {
+  devices_.erase(std::remove_if(devices_.begin(), devices_.end(), [](auto& d) { return d.expired(); }), devices_.end());
+  devices_.push_back(device);
+}
+
+void OpenDevices::close_all() {
+  for (auto& d : devices_)
+    if (std::shared_ptr<Device> device = d.lock()) device->close();
+}
+
 Napi::Function DeviceWrap::define(Napi::Env env) {
   return DefineClass(env, "NativeDevice",
                      {InstanceMethod<&DeviceWrap::alloc>("alloc"), InstanceMethod<&DeviceWrap::from_map>("fromMap"),
@@ -313,7 +324,9 @@ DeviceWrap::DeviceWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Device
     if (threads < 0 || threads > 1024) fail("open", "threads", "in 1..1024, or 0 for one per processor", std::to_string(threads));
     const esft_backend* backend = kind == "cpu" ? cpu_backend() : kind == "ref" ? ref_backend() : nullptr;
     if (!backend) fail("open", "device", "\"cpu\" or \"ref\"", "\"" + kind + "\"");
-    owner = std::make_shared<DeviceOwner>(Device::open(backend, 0, int(threads)));
+    std::shared_ptr<Device> opened = Device::open(backend, 0, int(threads));
+    info.Env().GetInstanceData<AddonData>()->open_devices->add(opened);
+    owner = std::make_shared<DeviceOwner>(std::move(opened));
   });
   info.This().As<Napi::Object>().TypeTag(&kDeviceTag);
 }

@@ -11,7 +11,19 @@
 
 namespace esft {
 
+// The devices of one environment (main thread or worker). Closed by a cleanup hook: the promises' thread-safe functions die
+// before any object's finalizer runs, so a device thread must be joined before that.
+class OpenDevices {
+ public:
+  void add(const std::shared_ptr<Device>& device);
+  void close_all();
+
+ private:
+  std::vector<std::weak_ptr<Device>> devices_;
+};
+
 struct AddonData {
+  std::shared_ptr<OpenDevices> open_devices = std::make_shared<OpenDevices>();
   Napi::FunctionReference device, tensor, tensor_list, mapped_file;
 };
 
