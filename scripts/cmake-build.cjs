@@ -25,5 +25,5 @@ function run(command, ...extra) {
     process.exit(result.status ?? 1);
   }
 }
-run("configure");
+run("configure", `--CDESFT_STATIC_CXX=${process.env.ESFT_STATIC_CXX ? "ON" : "OFF"}`);
 run("build", "--parallel", String(Math.max(1, os.availableParallelism())));
