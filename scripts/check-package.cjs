@@ -1,0 +1,123 @@
+// npm run test:package [-- --source]: what a user installs. Prebuild → objdump → npm pack → install in an empty folder with a
+// PATH without compiler and with --ignore-scripts → load, one op, the command line. --source also builds from the tarball.
+"use strict";
+const { spawnSync } = require("node:child_process");
+const { existsSync, mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } = require("node:fs");
+const os = require("node:os");
+const path = require("node:path");
+
+const root = path.resolve(__dirname, "..");
+const pkg = require("../package.json");
+const work = mkdtempSync(path.join(os.tmpdir(), "esft-package-"));
+const results = [];
+
+function check(name, ok, detail = "") {
+  results.push(ok);
+  console.log(`${ok ? "pass" : "FAIL"}  ${name}${detail ? ` (${detail})` : ""}`);
+  return ok;
+}
+
+function run(command, args, options = {}) {
+  const { status, signal, stdout, stderr, error } = spawnSync(command, args, { cwd: root, encoding: "utf8", maxBuffer: 1 << 26, ...options });
+  const text = error ? String(error) : `${stderr ?? ""}`.trim().split("\n").slice(-12).join("\n");
+  return { ok: status === 0, stdout: stdout ?? "", stderr: text, why: status === 0 ? "" : `${signal ?? `exit ${status}`}: ${text}` };
+}
+
+/** The shared object needs nothing but the C and C++ runtime, no C library newer than the promised one, and exports two symbols. */
+function checkBinary(file) {
+  const headers = run("objdump", ["-p", file]);
+  if (!check("objdump reads the addon", headers.ok, headers.why)) return;
+  const needed = [...headers.stdout.matchAll(/NEEDED\s+(\S+)/g)].map((m) => m[1]);
+  const allowed = /^(libc|libm|libdl|libpthread|librt|libgcc_s|libstdc\+\+|ld-linux.*)\.so/;
+  check("needs system libraries only", needed.every((name) => allowed.test(name)), needed.join(" "));
+  const symbols = run("objdump", ["-T", file]).stdout;
+  const versions = [...symbols.matchAll(/GLIBC_(\d+)\.(\d+)/g)].map((m) => [Number(m[1]), Number(m[2])]);
+  const newest = versions.reduce((a, b) => (b[0] > a[0] || (b[0] === a[0] && b[1] > a[1]) ? b : a), [2, 0]);
+  check("glibc 2.34 is enough", newest[0] === 2 && newest[1] <= 34, `GLIBC_${newest.join(".")}`);
+  const exported = symbols
+    .split("\n")
+    .filter((line) => / g /.test(line) && !line.includes("*UND*"))
+    .map((line) => line.trim().split(/\s+/).at(-1));
+  check("exports two symbols", exported.sort().join() === "napi_register_module_v1,node_api_module_get_api_version_v1", exported.join(" "));
+}
+
+function checkTarball(packed) {
+  const files = packed.files.map((f) => f.path);
+  const has = (file) => check(`tarball has ${file}`, files.includes(file));
+  ["dist/index.js", "dist/index.d.ts", "dist/cli/main.js", "CMakeLists.txt", "csrc/addon/addon.cc", "scripts/source-build.cjs"].forEach(has);
+  if (process.platform === "linux") check("tarball has the prebuild", files.some((f) => f.startsWith(`prebuilds/linux-${process.arch}/esft.`)));
+  if (existsSync(path.join(root, "examples/embedded/config.json"))) has("examples/embedded/config.json");
+  const foreign = files.filter((f) => f === "binding.gyp" || f.endsWith(".map") || /^(test|bench|build|lib|node_modules|\.)/.test(f));
+  check("tarball has nothing foreign", foreign.length === 0, foreign.slice(0, 5).join(" "));
+  const scripts = ["preinstall", "install", "postinstall"].filter((name) => pkg.scripts[name]);
+  check("nothing runs at install", scripts.length === 0 && pkg.gypfile === false, scripts.join(" "));
+  check("tarball below 20 MB", packed.size < 20e6, `${(packed.size / 1e6).toFixed(1)} MB packed, ${files.length} files`);
+}
+
+/** PATH with node and npm only. */
+function bareEnvironment() {
+  const bin = path.join(work, "bin");
+  mkdirSync(bin);
+  symlinkSync(process.execPath, path.join(bin, "node"));
+  for (const name of ["npm", "npx", "sh"]) {
+    const found = process.env.PATH.split(path.delimiter).map((dir) => path.join(dir, name)).find(existsSync);
+    if (found) symlinkSync(realpathSync(found), path.join(bin, name));
+  }
+  const keep = Object.entries(process.env).filter(([name]) => !/^npm_/i.test(name) && !name.startsWith("ESFT_"));
+  return { ...Object.fromEntries(keep), PATH: bin };
+}
+
+const program = `
+import { Device, ops } from "esft";
+const device = new Device({ threads: 1 });
+const x = device.tensor("f32", [2, 2], [1, 2, 3, 4]);
+const y = device.empty("f32", [2, 2]);
+ops.gemm(device, "nt", { a: x, b: x, c: y });
+console.log([...(await y.readF32())].join(" "));
+device.dispose();
+`;
+
+function checkInstalled(tarball) {
+  const app = path.join(work, "app");
+  mkdirSync(app);
+  writeFileSync(path.join(app, "package.json"), '{ "name": "app", "private": true }\n');
+  writeFileSync(path.join(app, "program.mjs"), program);
+  const bare = { cwd: app, env: bareEnvironment() };
+  const install = run("npm", ["install", "--ignore-scripts", "--no-audit", "--no-fund", tarball], bare);
+  if (!check("installs without compiler and scripts", install.ok, install.why)) return;
+  const op = () => run("node", ["program.mjs"], bare);
+  const first = op();
+  check("loads and computes from the prebuild", first.stdout.trim() === "5 11 11 25", first.why);
+  const version = run("node", ["node_modules/esft/dist/cli/main.js", "--version"], bare);
+  check("esft --version", version.stdout.trim() === pkg.version, version.why);
+  const doctor = run("node", ["node_modules/esft/dist/cli/main.js", "doctor"], bare);
+  check("esft doctor", doctor.ok, doctor.why);
+  rmSync(path.join(app, "node_modules/esft/prebuilds"), { recursive: true });
+  const without = op();
+  check("without a binary the error says what to do", !without.ok && without.stderr.includes("npx esft build"));
+  if (!process.argv.includes("--source")) return;
+  const built = run("node", ["node_modules/esft/dist/cli/main.js", "build"], { cwd: app });
+  check("esft build makes one from the tarball", built.ok, built.why);
+  const second = op();
+  check("loads and computes from source", second.stdout.trim() === "5 11 11 25", second.why);
+}
+
+try {
+  rmSync(path.join(root, "prebuilds"), { recursive: true, force: true });
+  const prebuild = run("npm", ["run", "prebuildify"]);
+  if (check("prebuildify through CMake", prebuild.ok, prebuild.why)) {
+    const file = path.join(root, "prebuilds", `linux-${process.arch}`, `esft.${existsSync("/etc/alpine-release") ? "musl" : "glibc"}.node`);
+    if (process.platform === "linux" && check("prebuild carries its C library's name", existsSync(file))) checkBinary(file);
+    const pack = run("npm", ["pack", "--json", "--pack-destination", work]);
+    if (check("npm pack", pack.ok, pack.why)) {
+      const [packed] = JSON.parse(pack.stdout.slice(pack.stdout.search(/^\[$/m)));
+      checkTarball(packed);
+      checkInstalled(path.join(work, packed.filename));
+    }
+  }
+} finally {
+  rmSync(work, { recursive: true, force: true });
+}
+const passed = results.filter(Boolean).length;
+console.log(`package: ${passed} of ${results.length} checks passed`);
+process.exitCode = passed === results.length ? 0 : 1;
