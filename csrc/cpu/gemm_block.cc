@@ -62,6 +62,14 @@ void build_panel(const Block& b, int64_t p, void* out) {
 // Starts fetching the weights of panel p, spread over `blocks` calls.
 void fetch_panel(const Block& b, int64_t p, int64_t blocks, Prefetch* ahead) {
   ahead->per_block = 0;
+  if (b.source == FROM_PANELS && blocks > 0 && b.panels->panel_bytes > 0) {
+    ahead->next = static_cast<const char*>(b.panels->data) + p * b.panels->panel_bytes;
+    ahead->lines = ahead->left = int32_t(b.panels->panel_bytes / 64);
+    ahead->rows = 1;
+    ahead->then = nullptr;
+    ahead->per_block = int32_t((ahead->lines + blocks - 1) / blocks);
+    return;
+  }
   if (b.source > FROM_WEIGHT_COLUMNS || blocks <= 0 || b.k == 0) return;
   const Segment* s = b.w.segments;
   const char *first, *second = nullptr;
@@ -100,6 +108,22 @@ void fetch_panel(const Block& b, int64_t p, int64_t blocks, Prefetch* ahead) {
   ahead->then = second ? second - (reinterpret_cast<uintptr_t>(second) & 63) : nullptr;
   ahead->then_rows = int32_t(second_rows);
   ahead->per_block = int32_t((int64_t(ahead->lines) * (rows + second_rows) + blocks - 1) / blocks);
+}
+
+// Starts fetching what finishing a tile reads: h, or c with add. Done after two thirds of the kernel.
+void fetch_tile(const Block& b, int64_t i, int64_t mr, int64_t p, int64_t blocks, Prefetch* ahead) {
+  const Output& o = b.out;
+  const bool h = o.kind == OUT_DSWIGLU;
+  const float* first = (h ? o.h + i * o.ldh : o.c + i * o.ldc) + p * NR;
+  const int64_t ld = (h ? o.ldh : o.ldc) * 4;
+  ahead->per_block = 0;
+  if (blocks <= 0) return;
+  ahead->lines = ahead->left = NR * 4 / 64 + ((reinterpret_cast<uintptr_t>(first) | uintptr_t(ld)) % 64 != 0);
+  ahead->jump = ld - int64_t(ahead->lines) * 64;
+  ahead->next = reinterpret_cast<const char*>(first);
+  ahead->rows = ahead->then_rows = int32_t(mr);
+  ahead->then = h ? reinterpret_cast<const char*>(first + b.n) : nullptr;
+  ahead->per_block = int32_t((ahead->lines * mr * (h ? 2 : 1) * 3 / 2 + blocks - 1) / blocks);
 }
 
 }  // namespace
@@ -162,9 +186,11 @@ void run_block(const Block& b, int64_t p0, int64_t p1, void* scratch) {
   if (dgate) memset(sums, 0, size_t(b.m) * W * 4);
   int64_t fetches = 0;  // fetch opportunities per panel
   for (int64_t s = 0; s < steps; s += chunk) fetches += smaller(chunk, steps - s) / kPrefetchSteps;
+  const int64_t tile_fetches = fetches;
   fetches *= tiles;
 
-  Prefetch ahead = {};
+  const bool reads_outputs = b.out.add || b.out.kind == OUT_DSWIGLU;
+  Prefetch ahead = {}, tile_ahead = {};
   for (int64_t p = p0; p < p1; p++) {
     const char* panel = panel_scratch;
     if (b.source == FROM_PANELS) {
@@ -186,8 +212,9 @@ void run_block(const Block& b, int64_t p0, int64_t p1, void* scratch) {
       g.c = direct ? b.out.c + i * b.out.ldc + p * NR : tile;
       g.ldc = direct ? b.out.ldc : NR;
       g.add = direct && b.out.add;
-      g.ahead = &ahead;
-      fetch_outputs(b, i, mr, p);
+      g.panel_ahead = &ahead;
+      g.tile_ahead = &tile_ahead;
+      if (reads_outputs) fetch_tile(b, i, mr, p, tile_fetches, &tile_ahead);
       for (int64_t s = 0; s < steps || s == 0; s += chunk) {
         g.steps = smaller(chunk, steps - s);
         kernel(g);

@@ -61,7 +61,5 @@ void run_block(const Block& b, int64_t p0, int64_t p1, void* scratch);
 // Epilogues (gemm_epilogue.cc): a tile of mr rows (NR apart) that starts at row i and panel p of the block.
 // sums: one vector per block row for dgate.
 void finish_tile(const Block& b, const float* tile, int64_t i, int64_t mr, int64_t p, float* sums);
-// Brings in the memory that the tile will be written to (or, for OUT_DSWIGLU, reads), while its sums are formed.
-void fetch_outputs(const Block& b, int64_t i, int64_t mr, int64_t p);
 
 }  // namespace esft::cpu::ESFT_ISA

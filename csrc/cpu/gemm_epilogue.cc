@@ -117,30 +117,4 @@ void finish_tile(const Block& b, const float* tile, int64_t i, int64_t mr, int64
   }
 }
 
-void fetch_outputs(const Block& b, int64_t i, int64_t mr, int64_t p) {
-  const Output& o = b.out;
-  const int64_t j = p * (o.kind == OUT_SWIGLU ? W : NR);
-  for (int64_t r = i; r < i + mr; r++) {
-    if (o.kind == OUT_DSWIGLU) {
-      const float* h = o.h + r * o.ldh + j;
-      __builtin_prefetch(h, 1, 3);
-      __builtin_prefetch(h + W, 1, 3);
-      __builtin_prefetch(h + b.n, 1, 3);
-      __builtin_prefetch(h + b.n + W, 1, 3);
-    }
-    float* c = o.c + r * o.ldc + j;
-    if (o.kind == OUT_SWIGLU) {
-      __builtin_prefetch(c, 1, 3);
-      if (o.h && !o.past_caches) {
-        const float* h = o.h + r * o.ldh + j;
-        __builtin_prefetch(h, 1, 3);
-        __builtin_prefetch(h + b.n, 1, 3);
-      }
-    } else if (o.kind == OUT_PLAIN && !o.past_caches) {
-      __builtin_prefetch(c, 1, 3);
-      __builtin_prefetch(c + W, 1, 3);
-    }
-  }
-}
-
 }  // namespace esft::cpu::ESFT_ISA

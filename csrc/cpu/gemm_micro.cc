@@ -119,7 +119,8 @@ void micro(const MicroArgs& g) {
   const char* row = static_cast<const char*>(g.panel);
   int64_t steps = g.steps;
   while (steps >= kPrefetchSteps) {
-    if (g.ahead->per_block) fetch(g.ahead);
+    if (g.panel_ahead->per_block) fetch(g.panel_ahead);
+    if (g.tile_ahead->per_block) fetch(g.tile_ahead);
     for (int j = 0; j < kPrefetchSteps / kUnroll; j++) {
 #pragma GCC unroll 4
       for (int s = 0; s < kUnroll; s++) step<MR, kKind, kRows>(acc, a, row + s * NR * 4, s);

@@ -87,6 +87,7 @@ void grouped_gemm_nt(const esft_grouped_gemm_nt_args& a, Context& ctx) {
     b.out.c = row_or_null(a.y, first);
     b.out.ldc = a.y.ld;
     b.out.kind = a.act ? OUT_SWIGLU : OUT_PLAIN;
+    b.out.past_caches = !a.act && streams(a.y);
     if (a.act && present(a.h)) {
       b.out.h = row_or_null(a.h, first);
       b.out.ldh = a.h.ld;
@@ -122,6 +123,7 @@ void grouped_gemm_nn(const esft_grouped_gemm_nn_args& a, Context& ctx) {
     b.a = rows_of(a.dy, a.rows, first);
     b.out.c = row_or_null(a.dx, first);
     b.out.ldc = a.dx.ld;
+    b.out.past_caches = !a.act && streams(a.dx);
     if (a.act) {
       b.out.kind = OUT_DSWIGLU;
       b.out.h = row_or_null(a.h, first);
