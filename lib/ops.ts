@@ -140,6 +140,15 @@ export function routeBackward(
   });
 }
 
+const iBalance = index("load_balance");
+/** dlogits += coefficient · T · gradient of the layer's load-balancing loss. */
+export function loadBalance(
+  device: Device,
+  a: { probs: Tensor; offsets: Tensor; dlogits: Tensor; loss?: Maybe<Tensor>; coefficient: number },
+): void {
+  device.run(iBalance, { probs: a.probs, offsets: a.offsets, dlogits: a.dlogits, loss: a.loss, coefficient: a.coefficient });
+}
+
 const iSort = index("expert_sort");
 export function expertSort(
   device: Device,

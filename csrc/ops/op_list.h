@@ -8,6 +8,7 @@
 #include "gemm.h"
 #include "grouped_gemm.h"
 #include "linear_cross_entropy.h"
+#include "load_balance.h"
 #include "optimizer.h"
 #include "rms_norm.h"
 #include "rope.h"
@@ -15,7 +16,7 @@
 
 #define ESFT_OPS(X) \
   X(grouped_gemm_nt) X(grouped_gemm_nn) X(grouped_gemm_tn) X(combine) X(combine_backward) \
-  X(topk_route) X(route_backward) X(expert_sort) X(count_experts) \
+  X(topk_route) X(route_backward) X(load_balance) X(expert_sort) X(count_experts) \
   X(gemm) X(embedding) X(embedding_backward) X(rms_norm) X(rms_norm_backward) X(rope) \
   X(attention) X(attention_backward) X(swiglu) X(swiglu_backward) X(add) X(scale) X(clamp) X(clamp_backward) \
   X(fill) X(cast) X(mask_grad) X(column_sum) X(linear_cross_entropy) X(grad_norm) X(adamw)

@@ -26,6 +26,7 @@ const { values } = parseArgs({
     steps: { type: "string", default: "1500" },
     lr: { type: "string", default: "2e-3" },
     rows: { type: "string", default: "16" },
+    balance: { type: "string", default: "0.02" },
     precision: { type: "string", default: "f32" },
     resume: { type: "boolean", default: false },
   },
@@ -67,6 +68,7 @@ const run = model.train({
   saveEvery: 250,
   keep: "last",
   adapterDtype: "f32",
+  auxLoss: Number(values.balance),
   optimizer: { lr: Number(values.lr), beta2: 0.95, weightDecay: 0.05, clipNorm: 1, schedule: "cosine", warmupSteps: 50, minLrRatio: 0.05 },
   data: { maxLength: 256, onOverflow: "truncateRight" },
 });

@@ -25,6 +25,8 @@ export interface RunContext {
   readonly precision: Precision;
   /** True in a forward whose activations a backward will read. */
   readonly keep: boolean;
+  /** Weight of the routers' load-balancing loss, already times the gradient scale; 0 = off. Acts on routers that train. */
+  readonly balance: number;
 }
 
 export const f32 = (perToken: number, rowsPerToken = 1): SlotSpec => ({ dtype: "f32", perToken, rowsPerToken });

@@ -124,6 +124,8 @@ export class Moe {
       ops.routeBackward(device, {
         dweights: b["dgate"]!, pos, probs: s["probs"]!, ids: s["ids"]!, weights: s["weights"]!, dlogits, rule: spec.rule,
       });
+      if (run.balance > 0 && trainsRouter && spec.rule.score === "softmax")
+        ops.loadBalance(device, { probs: s["probs"]!, offsets, dlogits, coefficient: run.balance });
       const dw = params.get(spec.router).grad;
       if (dw) ops.gemm(device, "tn", { a: dlogits, b: xn, c: dw, accumulate: true });
       if (dxn) ops.gemm(device, "nn", { a: dlogits, b: params.value(spec.router), c: dxn, accumulate: true });

@@ -36,6 +36,8 @@ export class Transformer {
   readonly device: Device;
   readonly params: Parameters;
   precision: Precision;
+  /** Weight of the load-balancing loss of routers that train (0 = off, the default: a frozen router needs none). */
+  balance = 0;
   private readonly blocks: Block[];
   private readonly ropes: RopeTables;
   private readonly outer: SlotTable;
@@ -136,8 +138,8 @@ export class Transformer {
     return outer["xf"]!;
   }
 
-  private context(batch: Batch, keep: boolean): RunContext {
-    return { device: this.device, params: this.params, batch, precision: this.precision, keep };
+  private context(batch: Batch, keep: boolean, gradScale = 0): RunContext {
+    return { device: this.device, params: this.params, batch, precision: this.precision, keep, balance: this.balance * gradScale };
   }
 
   /** Forward and loss of the supervised positions; adds to the loss sums. */
@@ -160,7 +162,7 @@ export class Transformer {
     this.prepare(Math.max(capacity, host.ids.length), true);
     const { device, params, spec } = this;
     const { batch, targets, ropes } = this.upload(host);
-    const run = this.context(batch, true);
+    const run = this.context(batch, true, gradScale);
     const T = batch.tokens;
     const outer = this.bind("model", this.outer, T);
     this.runForward(run, ropes, outer, hooks);

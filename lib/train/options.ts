@@ -65,6 +65,8 @@ export const trainSchema = z.strictObject({
   saveEvery: z.int().min(1).default(100).describe("checkpoint every so many steps, at the end and on interrupt"),
   keep: z.enum(["best", "last"]).default("best").describe("deliver the adapter with the lowest held-out loss, or the last one"),
   adapterDtype: z.enum(["base", "f32"]).default("base").describe("storage of trained tensors: as the base stores them, or f32"),
+  /** Weight of the routers' load-balancing loss; only for runs that train the router (full, non-expert modules). */
+  auxLoss: z.number().min(0).default(0),
   optimizer: optimizerSchema.prefault({}),
   data: dataSchema.prefault({}),
 });

@@ -61,10 +61,14 @@ export async function runTraining(init: TrainerInit): Promise<TrainSummary> {
   const o = options.optimizer;
   const optimizer = new AdamW(device, state, { beta1: o.beta1, beta2: o.beta2, eps: o.eps, weightDecay: o.weightDecay, clipNorm: o.clipNorm });
   const coverage = Coverage.of(model);
+  if (options.auxLoss > 0 && !state.parameters.some((p) => p.role === "router"))
+    throw new ConfigError(`auxLoss ${options.auxLoss} has no effect: the router does not train; set it to 0, or train the non-expert modules`, { where: { key: "auxLoss" } });
+  model.balance = options.auxLoss;
   try {
     return await new Loop(init, state, optimizer, coverage).run();
   } finally {
     await device.synchronize().catch(() => undefined);
+    model.balance = 0;
     optimizer.dispose();
     coverage?.dispose();
   }
