@@ -19,8 +19,9 @@ function check(name, ok, detail = "") {
 
 function run(command, args, options = {}) {
   const { status, signal, stdout, stderr, error } = spawnSync(command, args, { cwd: root, encoding: "utf8", maxBuffer: 1 << 26, ...options });
-  const text = error ? String(error) : `${stderr ?? ""}`.trim().split("\n").slice(-12).join("\n");
-  return { ok: status === 0, stdout: stdout ?? "", stderr: text, why: status === 0 ? "" : `${signal ?? `exit ${status}`}: ${text}` };
+  const text = error ? String(error) : `${stderr ?? ""}`.trim();
+  const why = status === 0 ? "" : `${signal ?? `exit ${status}`}: ${text.split("\n").slice(-12).join("\n")}`;
+  return { ok: status === 0, stdout: stdout ?? "", stderr: text, why };
 }
 
 /** The shared object needs nothing but the C and C++ runtime, no C library newer than the promised one, and exports two symbols. */
@@ -94,7 +95,7 @@ function checkInstalled(tarball) {
   check("esft doctor", doctor.ok, doctor.why);
   rmSync(path.join(app, "node_modules/esft/prebuilds"), { recursive: true });
   const without = op();
-  check("without a binary the error says what to do", !without.ok && without.stderr.includes("npx esft build"));
+  check("without a binary the error says what to do", !without.ok && without.stderr.includes("npx esft build"), without.ok ? "it loaded" : "");
   if (!process.argv.includes("--source")) return;
   const built = run("node", ["node_modules/esft/dist/cli/main.js", "build"], { cwd: app });
   check("esft build makes one from the tarball", built.ok, built.why);
