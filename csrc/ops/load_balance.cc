@@ -16,7 +16,8 @@ void check_load_balance(const esft_load_balance_args& a) {
     expect_dtype(kOp, "loss", a.loss, ESFT_F64);
     expect_vector(kOp, "loss", a.loss, 1);
   }
-  expect_apart(kOp, {"dlogits", a.dlogits}, {{"probs", a.probs}, {"offsets", a.offsets}});
+  expect_apart(kOp, {"dlogits", a.dlogits}, {{"probs", a.probs}, {"offsets", a.offsets}, {"loss", a.loss}});
+  expect_apart(kOp, {"loss", a.loss}, {{"probs", a.probs}, {"offsets", a.offsets}});
 }
 
 }  // namespace esft

@@ -2,11 +2,11 @@
 // finite differences, refusals. No GPU. Alone: npx vitest run test/ops/topk_route.test.ts
 
 import { describe, expect, it } from "vitest";
-import { backwardRules, plain, route, routeBackwardBase, routeBackwardCases, routeBase, routeCases } from "./cases/routing.ts";
+import { backwardRules, balanceBase, balanceCases, plain, route, routeBackwardBase, routeBackwardCases, routeBase, routeCases } from "./cases/routing.ts";
 import { Random, f32, i32, out, tensor } from "./host.ts";
 import { checkGradients, describeCases, describeRefusals, device, pick, run, weighted } from "./support.ts";
 
-describeCases("topk_route", [...routeCases, ...routeBackwardCases]);
+describeCases("topk_route", [...routeCases, ...routeBackwardCases, ...balanceCases]);
 
 const scalars = [
   { name: "score = 3", change: { score: 3 }, says: ["score", "0..2"] },
@@ -43,6 +43,16 @@ describeRefusals([
       { name: "no probs under softmax", change: { probs: null }, says: ["probs"] },
       { name: "an expert that does not exist", change: { ids: i32([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 8, 0, 1, 2], [5, 3]) }, says: ["ids[3, 2]", "0..7", "received 8"] },
       { name: "a row that does not exist", change: { pos: i32([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15], [5, 3]) }, says: ["pos[4, 2]", "0..14", "received 15"] },
+    ],
+  },
+  {
+    base: balanceBase,
+    rows: [
+      { name: "offsets that do not start at 0", change: { offsets: i32([1, 2, 2, 8]) }, says: ["offsets[0]", "received 1"] },
+      { name: "descending offsets", change: { offsets: i32([0, 3, 2, 8]) }, says: ["offsets[2]", "received 2"] },
+      { name: "negative offsets", change: { offsets: i32([0, 0, 0, -1]) }, says: ["offsets[3]", "received -1"] },
+      { name: "an infinite coefficient", change: { coefficient: Infinity }, says: ["coefficient"] },
+      { name: "an f32 loss", change: { loss: out([1]) }, says: ["loss", "f64"] },
     ],
   },
 ]);

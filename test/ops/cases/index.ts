@@ -9,14 +9,14 @@ import * as routing from "./routing.ts";
 import { adamwBase, adamwCases, gradNormBase, gradNormCases, lossBase, lossCases } from "./training.ts";
 
 export const bases: readonly OpCase[] = [
-  ntBase, nnBase, tnBase, routing.combineBase, routing.combineBackwardBase, routing.routeBase, routing.routeBackwardBase, routing.sortBase,
+  ntBase, nnBase, tnBase, routing.combineBase, routing.combineBackwardBase, routing.routeBase, routing.routeBackwardBase, routing.balanceBase, routing.sortBase,
   routing.countBase, gemmBase, dense.embeddingBase, dense.embeddingBackwardBase, dense.rmsNormBase, dense.rmsNormBackwardBase, dense.ropeBase,
   attentionBase, attentionBackwardBase, dense.swigluBase, dense.swigluBackwardBase, dense.addBase, dense.scaleBase, dense.clampBase,
   dense.clampBackwardBase, dense.fillBase, dense.castBase, dense.maskGradBase, dense.columnSumBase, lossBase, gradNormBase, adamwBase,
 ];
 
 export const allCases: readonly OpCase[] = [
-  ...groupedGemmCases, ...gemmCases, ...routing.routeCases, ...routing.routeBackwardCases, ...routing.sortCases, ...routing.countCases,
+  ...groupedGemmCases, ...gemmCases, ...routing.routeCases, ...routing.routeBackwardCases, ...routing.balanceCases, ...routing.sortCases, ...routing.countCases,
   ...routing.combineCases, ...dense.embeddingCases, ...dense.rmsNormCases, ...dense.ropeCases, ...dense.elementwiseCases, ...attentionCases,
   ...attentionBackwardCases, ...lossCases, ...gradNormCases, ...adamwCases,
 ];

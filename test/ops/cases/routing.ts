@@ -1,6 +1,7 @@
-// Cases of topk_route, route_backward, expert_sort, count_experts, combine (csrc/ops/topk_route.h, expert_sort.h, combine.h).
+// Cases of topk_route, route_backward, load_balance, expert_sort, count_experts, combine (csrc/ops/topk_route.h,
+// load_balance.h, expert_sort.h, combine.h).
 
-import { at, colsOf, f32, has, i32, number, out, rowsOf, strided, tensor, zeros } from "../host.ts";
+import { at, colsOf, f32, has, i32, number, offsetsOf, out, rowsOf, strided, tensor, zeros } from "../host.ts";
 import type { Args, HostTensor, Random } from "../host.ts";
 import type { OpCase } from "../support.ts";
 
@@ -166,6 +167,54 @@ export const routeBackwardCases: readonly OpCase[] = [
   backRow("many tokens", 700, 64, 8, { score: 1, renormalize: 1 }),
 ];
 export const routeBackwardBase: OpCase = { op: "route_backward", name: "base", args: routeBackward(5, 8, 3, {}, { pos: true }) };
+
+// ---- load_balance -------------------------------------------------------------------------------------------------------
+
+/** loss = E · Σ_e f_e · P_e with f from offsets; its gradient through softmax as a product of Jacobians. */
+function expectedBalance(a: Args): Record<string, ArrayLike<number>> {
+  const probs = tensor(a, "probs");
+  const o = tensor(a, "offsets").values;
+  const [T, E, N] = [rowsOf(probs), colsOf(probs), o[o.length - 1]!];
+  const dlogits = Float64Array.from(tensor(a, "dlogits").values);
+  let loss = has(a, "loss") ? tensor(a, "loss").values[0]! : 0;
+  if (N > 0 && T > 0)
+    for (let e = 0; e < E; e++) {
+      const f = (o[e + 1]! - o[e]!) / N;
+      for (let t = 0; t < T; t++) {
+        loss += (E * f * at(probs, t, e)) / T;
+        for (let j = 0; j < E; j++) dlogits[t * E + j]! += number(a, "coefficient") * E * f * at(probs, t, e) * ((j === e ? 1 : 0) - at(probs, t, j));
+      }
+    }
+  return has(a, "loss") ? { dlogits, loss: [loss] } : { dlogits };
+}
+export function loadBalance(T: number, counts: readonly number[], o: { loss?: boolean; strided?: boolean; coefficient?: number } = {}) {
+  return (r: Random): Args => {
+    const E = counts.length;
+    const wrap = (t: HostTensor): HostTensor => (o.strided ? strided(t) : t);
+    return {
+      probs: wrap(f32([T, E], expectedRoute(route(T, E, 1)(r)).probs!)),
+      offsets: offsetsOf(counts),
+      dlogits: wrap(r.normal([T, E])),
+      loss: o.loss === false ? null : { dtype: "f64", shape: [1], values: [1.5] },
+      coefficient: o.coefficient ?? 0.3,
+    };
+  };
+}
+const balanceRow = (name: string, T: number, counts: readonly number[], o?: Parameters<typeof loadBalance>[2]): OpCase => ({
+  op: "load_balance", name, args: loadBalance(T, counts, o), k: counts.length, expected: expectedBalance, eps: { loss: "f32" },
+});
+export const balanceCases: readonly OpCase[] = [
+  balanceRow("skewed", 20, [30, 1, 0, 9, 0, 0, 20]),
+  balanceRow("balanced", 20, [5, 5, 5, 5]),
+  balanceRow("all rows to one expert", 20, [0, 0, 40, 0, 0]),
+  balanceRow("without the loss, strided", 20, [30, 1, 0, 9, 0, 0, 20], { loss: false, strided: true }),
+  balanceRow("one expert", 7, [7]),
+  balanceRow("one token", 1, [0, 1, 1, 0]),
+  balanceRow("no tokens", 0, [0, 0, 0]),
+  balanceRow("coefficient 0", 5, [3, 1, 1], { coefficient: 0 }),
+  balanceRow("many tokens", 700, Array.from({ length: 61 }, (_, e) => e * 3)),
+];
+export const balanceBase: OpCase = { op: "load_balance", name: "base", args: loadBalance(4, [2, 0, 6]) };
 
 // ---- expert_sort, count_experts -------------------------------------------------------------------------------------------
 
