@@ -25,7 +25,7 @@ export function count(n: number): string {
   return `${value < 100 ? value.toFixed(1) : value.toFixed(0)}${units[unit]}`;
 }
 
-export const percent = (share: number): string => `${(100 * share).toFixed(share < 0.1 ? 2 : 1)} %`;
+export const percent = (share: number): string => `${(100 * share).toFixed(share < 0.1 ? 2 : share === 1 ? 0 : 1)} %`;
 
 export function duration(seconds: number): string {
   if (!Number.isFinite(seconds)) return "?";

@@ -52,8 +52,9 @@ export type FlagNames = Readonly<Record<string, string>>;
 export function addSchemaFlags(command: Command, leaves: readonly Leaf[], names: FlagNames): (options: Readonly<Record<string, unknown>>) => Record<string, unknown> {
   const byFlag: { attribute: string; leaf: Leaf }[] = [];
   const add = (name: string, leaf: Leaf, hidden: boolean): void => {
-    const value = leaf.kind === "boolean" ? "[true|false]" : leaf.kind === "number" ? "<number>" : leaf.kind === "choice" ? `<${leaf.choices.join("|")}>` : "<text>";
-    const shown = leaf.description + (leaf.initial === undefined ? "" : ` (default: ${String(leaf.initial)})`);
+    const value = leaf.kind === "boolean" ? "[bool]" : leaf.kind === "number" ? "<n>" : leaf.kind === "choice" ? "<name>" : "<path>";
+    const notes = [...(leaf.kind === "choice" ? [leaf.choices.join(", ")] : []), ...(leaf.initial === undefined ? [] : [`default: ${String(leaf.initial)}`])];
+    const shown = leaf.description + (notes.length === 0 ? "" : ` (${notes.join("; ")})`);
     const option = new Option(`--${name} ${value}`, shown);
     if (hidden) option.hideHelp();
     if (leaf.kind === "boolean") option.preset("true");

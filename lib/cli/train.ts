@@ -17,12 +17,17 @@ const NAMES: FlagNames = {
   "method.select.maxTrainableParams": "max-params",
 };
 
+/** What the help shows first. */
+const FIRST = ["model", "data.file", "evalData", "method.type", "method.experts", "method.profile", "method.select.score", "method.select.p", "outDir", "steps", "optimizer.lr", "data.maxLength", "rowsPerStep"];
+
 export function registerTrain(program: Command, terminal: Terminal): void {
   const train = program
     .command("train")
     .description("train the selected experts (or everything) of a checkpoint on a task; resumable")
     .argument("[config]", "YAML or JSON file with the same options; flags win");
-  const read = addSchemaFlags(train, leavesOf(jobSchema), NAMES);
+  const leaves = leavesOf(jobSchema);
+  const place = (path: string): number => (FIRST.includes(path) ? FIRST.indexOf(path) : FIRST.length);
+  const read = addSchemaFlags(train, leaves.toSorted((a, b) => place(a.path.join(".")) - place(b.path.join("."))), NAMES);
   train
     .option("--resume", "go on from the checkpoint in the run directory when there is one")
     .option("--json", "print the events as JSON lines")
