@@ -34,7 +34,11 @@ describeRefusals([
     rows: [
       ...rows,
       { name: "dk_shared without k_shared", change: { k_shared: null, q: out([5, 12]), dq: out([5, 12]) }, says: ["dk_shared", "absent"] },
-      { name: "dk over dv in one buffer", change: { dk: out([5, 6]), k: out([5, 6]), v: out([5, 6]), dv: { same: "dk" } }, says: ["dk", "dv"] },
+      {
+        name: "dk over dv in one buffer",
+        change: { dk: out([5, 6]), k: out([5, 6]), v: out([5, 6]), dv: { same: "dk" } },
+        says: ["dk", "dv"],
+      },
     ],
   },
 ]);
@@ -51,15 +55,26 @@ describe("gradients of q, k, v and the shared keys against finite differences", 
       const args = attention(shape)(random);
       const names = ["q", "k", ...(shape.joint ? [] : ["v"]), ...(shape.shared ? ["k_shared"] : [])];
       const inputs = Object.fromEntries(names.map((n) => [n, Float32Array.from(tensor(args, n).values)]));
-      const forward = (i: Readonly<Record<string, Float32Array>>) => run(device("ref"), "attention", { ...args, ...Object.fromEntries(names.map((n) => [n, f32(tensor(args, n).shape, i[n]!)])) });
+      const forward = (i: Readonly<Record<string, Float32Array>>) =>
+        run(device("ref"), "attention", { ...args, ...Object.fromEntries(names.map((n) => [n, f32(tensor(args, n).shape, i[n]!)])) });
       const made = await forward(inputs);
       const c = random.normal(tensor(args, "out").shape);
       const zero = (n: string) => f32(tensor(args, n).shape, new Float32Array(tensor(args, n).values.length));
       const { lse: _lse, out: _out, ...rest } = args;
       const back = await run(device("ref"), "attention_backward", {
-        ...rest, dout: c, out: f32(c.shape, pick(made, "out")), lse: f32([shape.T, shape.heads], pick(made, "lse")),
-        dq: zero("q"), dk: zero("k"), dv: shape.joint ? { same: "dk" } : zero("v"), dk_shared: has(args, "k_shared") ? zero("k_shared") : null,
+        ...rest,
+        dout: c,
+        out: f32(c.shape, pick(made, "out")),
+        lse: f32([shape.T, shape.heads], pick(made, "lse")),
+        dq: zero("q"),
+        dk: zero("k"),
+        dv: shape.joint ? { same: "dk" } : zero("v"),
+        dk_shared: has(args, "k_shared") ? zero("k_shared") : null,
       });
-      await checkGradients({ inputs, gradients: Object.fromEntries(names.map((n) => [n, pick(back, `d${n}`)])), loss: async (i) => weighted(pick(await forward(i), "out"), c.values) });
+      await checkGradients({
+        inputs,
+        gradients: Object.fromEntries(names.map((n) => [n, pick(back, `d${n}`)])),
+        loss: async (i) => weighted(pick(await forward(i), "out"), c.values),
+      });
     });
 });

@@ -18,7 +18,11 @@ describeRefusals([
     base: combineBackwardBase,
     rows: [
       ...pos,
-      { name: "a row read twice when dx is asked for", change: { pos: i32([0, 1, 2, 3, 4, 4], [3, 2]) }, says: ["pos[2, 1]", "no other slot", "received 4"] },
+      {
+        name: "a row read twice when dx is asked for",
+        change: { pos: i32([0, 1, 2, 3, 4, 4], [3, 2]) },
+        says: ["pos[2, 1]", "no other slot", "received 4"],
+      },
       { name: "rows of x that no slot reads", change: { x: out([7, 4]), dx: out([7, 4]) }, says: ["pos", "permutation of 7"] },
     ],
   },
@@ -28,10 +32,20 @@ it("gradients of x and weights against finite differences", async () => {
   const random = new Random("combine");
   const args = combine(4, 3, 5)(random);
   const c = random.normal([4, 5]);
-  const made = await run(device("ref"), "combine_backward", { ...combineBackward(4, 3, 5)(random), dy: c, x: tensor(args, "x"), pos: tensor(args, "pos"), weights: tensor(args, "weights") });
+  const made = await run(device("ref"), "combine_backward", {
+    ...combineBackward(4, 3, 5)(random),
+    dy: c,
+    x: tensor(args, "x"),
+    pos: tensor(args, "pos"),
+    weights: tensor(args, "weights"),
+  });
   await checkGradients({
     inputs: { x: Float32Array.from(tensor(args, "x").values), weights: Float32Array.from(tensor(args, "weights").values) },
     gradients: { x: pick(made, "dx"), weights: pick(made, "dweights") },
-    loss: async (i) => weighted(pick(await run(device("ref"), "combine", { ...args, x: f32([12, 5], i.x!), weights: f32([4, 3], i.weights!) }), "y"), c.values),
+    loss: async (i) =>
+      weighted(
+        pick(await run(device("ref"), "combine", { ...args, x: f32([12, 5], i.x!), weights: f32([4, 3], i.weights!) }), "y"),
+        c.values,
+      ),
   });
 });

@@ -3,21 +3,34 @@
 
 import { it } from "vitest";
 import {
-  addBase, castBase, clampBackwardBase, clampBase, columnSumBase, elementwiseCases, fillBase, maskGradBase, scaleBase, swigluBackwardBase, swigluBase,
+  addBase,
+  castBase,
+  clampBackwardBase,
+  clampBase,
+  columnSumBase,
+  elementwiseCases,
+  fillBase,
+  maskGradBase,
+  scaleBase,
+  swigluBackwardBase,
+  swigluBase,
 } from "./cases/dense.ts";
 import { Random, f32, out, zeros } from "./host.ts";
 import { checkGradients, describeCases, describeRefusals, device, pick, run, weighted } from "./support.ts";
 
 describeCases("elementwise", elementwiseCases);
 
-const limits = [
-  { name: "lo above hi", change: { lo: 2, hi: 1 }, says: ["hi", "at least lo = 2"] },
-];
+const limits = [{ name: "lo above hi", change: { lo: 2, hi: 1 }, says: ["hi", "at least lo = 2"] }];
 describeRefusals([
   { base: swigluBase, rows: [] },
   { base: swigluBackwardBase, rows: [], inPlace: ["dh=h"] },
   { base: addBase, rows: [{ name: "an infinite alpha", change: { alpha: -Infinity }, says: ["alpha"] }], inPlace: ["y=a", "y=b"] },
-  { base: scaleBase, rows: [{ name: "an infinite factor", change: { factor: Infinity }, says: ["factor"] }], freeRows: ["x"], freeCols: ["x"] },
+  {
+    base: scaleBase,
+    rows: [{ name: "an infinite factor", change: { factor: Infinity }, says: ["factor"] }],
+    freeRows: ["x"],
+    freeCols: ["x"],
+  },
   { base: clampBase, rows: limits, inPlace: ["y=x"] },
   { base: clampBackwardBase, rows: limits, inPlace: ["dx=x", "dx=dy"] },
   {

@@ -22,7 +22,12 @@ it("gradient of the table against finite differences", async () => {
   const random = new Random("embedding");
   const args = { ...embeddingBase.args(random), scale: 1.5 };
   const c = random.normal([4, 5]);
-  const made = await run(device("ref"), "embedding_backward", { ids: tensor(args, "ids"), dy: c, dtable: zeros("f32", [6, 5]), scale: 1.5 });
+  const made = await run(device("ref"), "embedding_backward", {
+    ids: tensor(args, "ids"),
+    dy: c,
+    dtable: zeros("f32", [6, 5]),
+    scale: 1.5,
+  });
   await checkGradients({
     inputs: { table: Float32Array.from(tensor(args, "table").values) },
     gradients: { table: pick(made, "dtable") },

@@ -8,7 +8,11 @@ import { describeCases, describeRefusals } from "./support.ts";
 describeCases("expert_sort", [...sortCases, ...countCases]);
 
 const ids = [
-  { name: "an expert that does not exist", change: { ids: i32([0, 1, 2, 3, 0, 1, 4, 2, 3, 0], [5, 2]) }, says: ["ids[3, 0]", "0..3", "received 4"] },
+  {
+    name: "an expert that does not exist",
+    change: { ids: i32([0, 1, 2, 3, 0, 1, 4, 2, 3, 0], [5, 2]) },
+    says: ["ids[3, 0]", "0..3", "received 4"],
+  },
   { name: "a negative expert", change: { ids: i32([0, 1, 2, 3, 0, 1, 2, 2, 3, -1], [5, 2]) }, says: ["ids[4, 1]", "received -1"] },
   { name: "a huge expert", change: { ids: i32([2147483647, 1, 2, 3, 0, 1, 2, 2, 3, 1], [5, 2]) }, says: ["ids[0, 0]", "2147483647"] },
 ];

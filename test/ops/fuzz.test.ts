@@ -15,8 +15,46 @@ const seed = Number(process.env.ESFT_FUZZ_SEED ?? 1);
 afterAll(closeDevices);
 
 const dtypes: readonly DType[] = ["f32", "bf16", "i32", "i64", "f64", "u8"];
-const numbers = [0, -0, 1, -1, 2, 3, 7, 64, 65, 1e9, 2 ** 31 - 1, 2 ** 31, -(2 ** 31), 2 ** 53 - 1, -(2 ** 53) + 1, 2 ** 53, 1e308, 0.5, NaN, Infinity, -Infinity];
-const foreign: readonly unknown[] = [undefined, null, "1", "", true, [], [1, 2], {}, { shape: [1] }, () => 1, Symbol("s"), 10n, new Float32Array(3), new Date(0), new Proxy({}, {})];
+const numbers = [
+  0,
+  -0,
+  1,
+  -1,
+  2,
+  3,
+  7,
+  64,
+  65,
+  1e9,
+  2 ** 31 - 1,
+  2 ** 31,
+  -(2 ** 31),
+  2 ** 53 - 1,
+  -(2 ** 53) + 1,
+  2 ** 53,
+  1e308,
+  0.5,
+  NaN,
+  Infinity,
+  -Infinity,
+];
+const foreign: readonly unknown[] = [
+  undefined,
+  null,
+  "1",
+  "",
+  true,
+  [],
+  [1, 2],
+  {},
+  { shape: [1] },
+  () => 1,
+  Symbol("s"),
+  10n,
+  new Float32Array(3),
+  new Date(0),
+  new Proxy({}, {}),
+];
 const pick = <T>(r: Random, items: readonly T[]): T => items[r.below(items.length)]!;
 
 const isOurs = (error: unknown): boolean => [KernelError, DisposedError, ConfigError, MemoryError].some((type) => error instanceof type);
@@ -64,7 +102,10 @@ function spoil(r: Random, call: Call, others: readonly Tensor[], keep: (t: Tenso
       if (others.length) args[field.name] = pick(r, others);
       return;
     case 3:
-      if (now instanceof Tensor) now.write(r.below(2) ? wildValues(r, now.dtype, now.size) : wildValues(r, now.dtype, now.size).map((v) => (Number.isFinite(v) ? v : 0)));
+      if (now instanceof Tensor)
+        now.write(
+          r.below(2) ? wildValues(r, now.dtype, now.size) : wildValues(r, now.dtype, now.size).map((v) => (Number.isFinite(v) ? v : 0)),
+        );
       return;
     case 4:
       if ((now instanceof Tensor || now instanceof TensorList) && r.below(4) === 0) now.dispose();
@@ -74,7 +115,8 @@ function spoil(r: Random, call: Call, others: readonly Tensor[], keep: (t: Tenso
       else if (field.kind === "f64") args[field.name] = pick(r, numbers);
       else if (field.kind === "ints") args[field.name] = Array.from({ length: r.below(4) }, () => pick(r, [0, 1, 2, 3, -1, 2 ** 31, 0.5]));
       else if (field.kind.startsWith("list")) {
-        const items = now instanceof TensorList && r.below(2) ? [...now.tensors] : Array.from({ length: r.below(5) }, () => randomTensor(r, keep));
+        const items =
+          now instanceof TensorList && r.below(2) ? [...now.tensors] : Array.from({ length: r.below(5) }, () => randomTensor(r, keep));
         if (items.length && r.below(2)) items[r.below(items.length)] = randomTensor(r, keep, pick(r, items));
         else items.pop();
         const alive = items.filter((t) => !t.disposed && t.device === device("cpu"));
@@ -85,43 +127,62 @@ function spoil(r: Random, call: Call, others: readonly Tensor[], keep: (t: Tenso
 
 describe("garbage", () => {
   for (const op of opNames)
-    it(op, async () => {
-      const base = bases.find((b) => b.op === op)!;
-      let refused = 0;
-      for (let i = 0; i < rounds; i++) {
-        const r = new Random(`${op} ${seed} ${i}`);
-        const made: Tensor[] = [];
-        const keep = (t: Tensor): Tensor => (made.push(t), t);
-        const call = new Call(device(i % 4 === 0 ? "ref" : "cpu"), op, base.args(r));
-        try {
-          const spoils = 1 + r.below(3);
-          for (let s = 0; s < spoils; s++) spoil(r, call, [...call.placed.values()].map((p) => p.view), keep);
+    it(
+      op,
+      async () => {
+        const base = bases.find((b) => b.op === op)!;
+        let refused = 0;
+        for (let i = 0; i < rounds; i++) {
+          const r = new Random(`${op} ${seed} ${i}`);
+          const made: Tensor[] = [];
+          const keep = (t: Tensor): Tensor => (made.push(t), t);
+          const call = new Call(device(i % 4 === 0 ? "ref" : "cpu"), op, base.args(r));
+          try {
+            const spoils = 1 + r.below(3);
+            for (let s = 0; s < spoils; s++)
+              spoil(
+                r,
+                call,
+                [...call.placed.values()].map((p) => p.view),
+                keep,
+              );
+            call.submit();
+            await call.device.synchronize();
+          } catch (error) {
+            refused++;
+            if (!isOurs(error)) throw new Error(`${op}, seed ${seed}, round ${i}: ${String(error)}`, { cause: error });
+          }
+          for (const t of made) t.dispose();
+          call.dispose();
+        }
+        expect(refused).toBeGreaterThan(rounds / 5);
+        // The devices still work.
+        for (const kind of ["ref", "cpu"] as const) {
+          const call = new Call(device(kind), op, base.args(new Random(0)));
           call.submit();
           await call.device.synchronize();
-        } catch (error) {
-          refused++;
-          if (!isOurs(error)) throw new Error(`${op}, seed ${seed}, round ${i}: ${String(error)}`, { cause: error });
+          call.dispose();
         }
-        for (const t of made) t.dispose();
-        call.dispose();
-      }
-      expect(refused).toBeGreaterThan(rounds / 5);
-      // The devices still work.
-      for (const kind of ["ref", "cpu"] as const) {
-        const call = new Call(device(kind), op, base.args(new Random(0)));
-        call.submit();
-        await call.device.synchronize();
-        call.dispose();
-      }
-    }, 120_000);
+      },
+      120_000,
+    );
 
   it("the entry point itself", () => {
     const d = device("cpu");
     for (const index of [-1, 1e9, NaN, 0.5, "add", undefined, null, {}]) expect(() => d.run(index as number, {})).toThrow();
     for (const args of [undefined, null, 3, "x"]) expect(() => d.handle.run(indexOf("add"), args as unknown as object)).toThrow();
-    for (const shape of [[-1], [1.5], [2 ** 40, 2 ** 40], [1, 1, 1, 1, 1], ["a"], [NaN]]) expect(() => d.empty("f32", shape as number[])).toThrow(KernelError);
+    for (const shape of [[-1], [1.5], [2 ** 40, 2 ** 40], [1, 1, 1, 1, 1], ["a"], [NaN]])
+      expect(() => d.empty("f32", shape as number[])).toThrow(KernelError);
     const t = d.empty("f32", [4, 6]);
-    for (const [offset, shape, ld] of [[-1, [1], 1], [0, [4, 7], 7], [1, [4, 6], 6], [0, [2, 3], 2], [0, [4, 6], 2 ** 50], [2 ** 52, [1], 1], [0, [5, 1], 6]] as const)
+    for (const [offset, shape, ld] of [
+      [-1, [1], 1],
+      [0, [4, 7], 7],
+      [1, [4, 6], 6],
+      [0, [2, 3], 2],
+      [0, [4, 6], 2 ** 50],
+      [2 ** 52, [1], 1],
+      [0, [5, 1], 6],
+    ] as const)
       expect(() => t.view(offset, shape, { ld })).toThrow(KernelError);
     expect(() => t.write(new Float32Array(23))).toThrow(KernelError);
     t.dispose();

@@ -19,7 +19,11 @@ describeRefusals([
       { name: "precision = 2", change: { precision: 2 }, says: ["precision"] },
       { name: "inner sizes that differ", change: { b: out([6, 4]) }, says: ["b must be [6, 5]", "received [6, 4] f32"] },
       { name: "integer weights", change: { b: i32(new Array<number>(30).fill(1), [6, 5]) }, says: ["b", "f32 or bf16", "i32"] },
-      { name: "c in the memory of a", change: { a: out([4, 5]), b: out([5, 5]), bias: null, c: { same: "a" } }, says: ["c", "apart from a"] },
+      {
+        name: "c in the memory of a",
+        change: { a: out([4, 5]), b: out([5, 5]), bias: null, c: { same: "a" } },
+        says: ["c", "apart from a"],
+      },
       { name: "a bf16 output", change: { c: out([4, 6], "bf16") }, says: ["c", "f32", "bf16"] },
     ],
   },

@@ -10,7 +10,11 @@ import { checkGradients, describeCases, describeRefusals, device, pick, run, wei
 describeCases("grouped_gemm", groupedGemmCases);
 
 const gather = (name: string) => [
-  { name: `an index beyond the rows (${name})`, change: { [name]: i32([0, 1, 2, 3, 4, 0, 5]) }, says: [`${name}[6]`, "0..4", "received 5"] },
+  {
+    name: `an index beyond the rows (${name})`,
+    change: { [name]: i32([0, 1, 2, 3, 4, 0, 5]) },
+    says: [`${name}[6]`, "0..4", "received 5"],
+  },
   { name: `a negative index (${name})`, change: { [name]: i32([0, 1, -1, 3, 4, 0, 1]) }, says: [`${name}[2]`, "received -1"] },
   { name: `an index of the wrong length (${name})`, change: { [name]: i32([0, 1, 2]) }, says: ["must be"] },
 ];
@@ -38,14 +42,24 @@ describeRefusals([
     base: ntBase,
     freeRows: ["x"],
     rows: [
-      ...gather("rows"), ...offsets, ...segments,
+      ...gather("rows"),
+      ...offsets,
+      ...segments,
       { name: "h without an activation", change: { act: 0 }, says: ["h", "absent"] },
       { name: "three segments with an activation", change: { segments: 3 }, says: ["segments", "1..2"] },
       { name: "gate and up of different heights", change: { w: [5, 3, 5, 3, 5, 3].map((m) => out([m, 6])) }, says: ["w[1]", "[5, *]"] },
-      { name: "experts of different shapes", change: { w: [4, 4, 4, 4, 4, 3].map((m) => out([m, 6])) }, says: ["w[5]", "[4, 6]", "[3, 6]"] },
+      {
+        name: "experts of different shapes",
+        change: { w: [4, 4, 4, 4, 4, 3].map((m) => out([m, 6])) },
+        says: ["w[5]", "[4, 6]", "[3, 6]"],
+      },
       { name: "an odd fused height", change: { segments: 1, w: [7, 7, 7].map((m) => out([m, 6])) }, says: ["w", "even"] },
       { name: "act = 2", change: { act: 2 }, says: ["act"] },
-      { name: "h in the memory of x", change: { rows: null, x: out([7, 8]), w: [4, 4, 4, 4, 4, 4].map((m) => out([m, 8])), h: { same: "x" } }, says: ["h", "x"] },
+      {
+        name: "h in the memory of x",
+        change: { rows: null, x: out([7, 8]), w: [4, 4, 4, 4, 4, 4].map((m) => out([m, 8])), h: { same: "x" } },
+        says: ["h", "x"],
+      },
     ],
   },
   {
@@ -53,7 +67,10 @@ describeRefusals([
     freeRows: ["dy"],
     inPlace: ["dx=h"],
     rows: [
-      ...gather("rows"), ...offsets, ...segments, ...groups,
+      ...gather("rows"),
+      ...offsets,
+      ...segments,
+      ...groups,
       { name: "no h with an activation", change: { h: null }, says: ["h"] },
       { name: "h, gate or dgate without an activation", change: { act: 0, dx: out([7, 6]) }, says: ["h", "absent"] },
       { name: "a gate of the wrong length", change: { gate: out([6]) }, says: ["gate"] },
@@ -65,9 +82,17 @@ describeRefusals([
     base: tnBase,
     freeRows: ["x", "dy"],
     rows: [
-      ...gather("dy_rows"), ...gather("x_rows"), ...offsets, ...segments, ...groups,
+      ...gather("dy_rows"),
+      ...gather("x_rows"),
+      ...offsets,
+      ...segments,
+      ...groups,
       { name: "bf16 gradients", change: { dw: [0, 1, 2, 3].map(() => out([4, 6], "bf16")) }, says: ["dw[0]", "f32", "bf16"] },
-      { name: "too few gradients for its groups", change: { dw: [0, 1].map(() => out([4, 6])) }, says: ["dw", "2 x 2 matrices", "received 2"] },
+      {
+        name: "too few gradients for its groups",
+        change: { dw: [0, 1].map(() => out([4, 6])) },
+        says: ["dw", "2 x 2 matrices", "received 2"],
+      },
       { name: "x_act of an odd width", change: { x_act: 1, x: out([5, 7]) }, says: ["x", "even"] },
     ],
   },
@@ -87,7 +112,12 @@ describe("gradients against finite differences of the reference", () => {
     return ts.map((t) => f32(t.shape, values.slice(at, (at += t.values.length))));
   };
   const x = tensor(up, "x");
-  const inputs = { x: Float32Array.from(x.values), w1: flat(list(up, "w")), w2: flat(list(down, "w")), gate: Float32Array.from({ length: N }, () => random.gauss()) };
+  const inputs = {
+    x: Float32Array.from(x.values),
+    w1: flat(list(up, "w")),
+    w2: flat(list(down, "w")),
+    gate: Float32Array.from({ length: N }, () => random.gauss()),
+  };
   const c = Float32Array.from({ length: N * D }, () => random.gauss());
   type Inputs = Readonly<Record<string, Float32Array>>;
 
@@ -100,27 +130,45 @@ describe("gradients against finite differences of the reference", () => {
   }
   const loss = async (i: Inputs): Promise<number> => {
     const { y } = await forward(i);
-    return weighted(y.map((v, j) => v * i.gate![Math.floor(j / D)]!), c);
+    return weighted(
+      y.map((v, j) => v * i.gate![Math.floor(j / D)]!),
+      c,
+    );
   };
 
   it("x, gate, gate|up and down weights", async () => {
     const { h } = await forward(inputs);
     const dy = f32([N, D], c);
     const back: Args = {
-      ...nn(counts, D, F, { act: true })(random), dy, w: split(list(down, "w"), inputs.w2), h: f32([N, 2 * F], h), gate: f32([N], inputs.gate),
+      ...nn(counts, D, F, { act: true })(random),
+      dy,
+      w: split(list(down, "w"), inputs.w2),
+      h: f32([N, 2 * F], h),
+      gate: f32([N], inputs.gate),
     };
     const first = await run(ref(), "grouped_gemm_nn", back);
     const dh = f32([N, 2 * F], pick(first, "dx"));
-    const dx_N = pick(await run(ref(), "grouped_gemm_nn", { ...nn(counts, 2 * F, D, { segments: 2 })(random), dy: dh, w: split(list(up, "w"), inputs.w1) }), "dx");
+    const dx_N = pick(
+      await run(ref(), "grouped_gemm_nn", { ...nn(counts, 2 * F, D, { segments: 2 })(random), dy: dh, w: split(list(up, "w"), inputs.w1) }),
+      "dx",
+    );
     const rows = tensor(up, "rows").values;
     const dx = new Float64Array(inputs.x.length);
     dx_N.forEach((v, i) => (dx[rows[Math.floor(i / D)]! * D + (i % D)]! += v));
     const zero = (shapes: readonly HostTensor[]): HostTensor[] => shapes.map((t) => f32(t.shape, new Float32Array(t.values.length)));
     const dw1 = await run(ref(), "grouped_gemm_tn", {
-      ...tn(counts, 2 * F, D, { segments: 2 })(random), dy: dh, x: f32(x.shape, inputs.x), x_rows: tensor(up, "rows"), dw: zero(list(up, "w")),
+      ...tn(counts, 2 * F, D, { segments: 2 })(random),
+      dy: dh,
+      x: f32(x.shape, inputs.x),
+      x_rows: tensor(up, "rows"),
+      dw: zero(list(up, "w")),
     });
     const dw2 = await run(ref(), "grouped_gemm_tn", {
-      ...tn(counts, D, F, { act: true, scale: true })(random), dy, dy_scale: f32([N], inputs.gate), x: f32([N, 2 * F], h), dw: zero(list(down, "w")),
+      ...tn(counts, D, F, { act: true, scale: true })(random),
+      dy,
+      dy_scale: f32([N], inputs.gate),
+      x: f32([N, 2 * F], h),
+      dw: zero(list(down, "w")),
     });
     const joined = (outputs: readonly { values: Float64Array }[]): number[] => outputs.flatMap((o) => Array.from(o.values));
     await checkGradients({ inputs, loss, gradients: { x: dx, gate: pick(first, "dgate"), w1: joined(dw1), w2: joined(dw2) } });
@@ -132,12 +180,23 @@ describe("gradients against finite differences of the reference", () => {
     const cx = random.normal([N, 4]);
     const xs = random.normal([N, D]);
     const y = pick(await run(ref(), "grouped_gemm_nt", { x: xs, w, offsets: k, y: out([N, 4]), segments: 1, act: 0, precision: 0 }), "y");
-    const dx = pick(await run(ref(), "grouped_gemm_nn", { dy: cx, w, offsets: k, dx: out([N, D]), segments: 1, act: 0, precision: 0 }), "dx");
+    const dx = pick(
+      await run(ref(), "grouped_gemm_nn", { dy: cx, w, offsets: k, dx: out([N, D]), segments: 1, act: 0, precision: 0 }),
+      "dx",
+    );
     const dw = await run(ref(), "grouped_gemm_tn", {
-      dy: cx, x: xs, offsets: k, dw: w.map((t) => f32(t.shape, new Float32Array(t.values.length))), groups: [0, 1, 2], segments: 1, x_act: 0, precision: 0,
+      dy: cx,
+      x: xs,
+      offsets: k,
+      dw: w.map((t) => f32(t.shape, new Float32Array(t.values.length))),
+      groups: [0, 1, 2],
+      segments: 1,
+      x_act: 0,
+      precision: 0,
     });
     const value = weighted(y, cx.values);
     const byW = dw.reduce((s, o, e) => s + weighted(o.values, w[e]!.values), 0);
-    for (const other of [weighted(dx, xs.values), byW]) if (Math.abs(other - value) > 1e-5 * Math.max(1, Math.abs(value))) throw new Error(`${other} is not ${value}`);
+    for (const other of [weighted(dx, xs.values), byW])
+      if (Math.abs(other - value) > 1e-5 * Math.max(1, Math.abs(value))) throw new Error(`${other} is not ${value}`);
   });
 });

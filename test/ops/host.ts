@@ -17,7 +17,11 @@ export type Arg = HostTensor | readonly HostTensor[] | readonly number[] | numbe
 export type Args = Readonly<Record<string, Arg>>;
 
 export const sizeOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
-export const f32 = (shape: readonly number[], values: ArrayLike<number>): HostTensor => ({ dtype: "f32", shape, values: Float32Array.from(values) });
+export const f32 = (shape: readonly number[], values: ArrayLike<number>): HostTensor => ({
+  dtype: "f32",
+  shape,
+  values: Float32Array.from(values),
+});
 export const i32 = (values: readonly number[], shape: readonly number[] = [values.length]): HostTensor => ({ dtype: "i32", shape, values });
 export const zeros = (dtype: DType, shape: readonly number[]): HostTensor => ({ dtype, shape, values: new Float64Array(sizeOf(shape)) });
 /** An output: filled with NaN (77 in integer tensors), so that whatever stays unwritten or is added to shows. */

@@ -12,7 +12,11 @@ describeRefusals([
   {
     base: lossBase,
     rows: [
-      { name: "a label beyond the vocabulary", change: { labels: i32([1, -100, 6, 0]) }, says: ["labels[2]", "-100 or in 0..5", "received 6"] },
+      {
+        name: "a label beyond the vocabulary",
+        change: { labels: i32([1, -100, 6, 0]) },
+        says: ["labels[2]", "-100 or in 0..5", "received 6"],
+      },
       { name: "label -1", change: { labels: i32([-1, -100, 5, 0]) }, says: ["labels[0]", "received -1"] },
       { name: "label -101", change: { labels: i32([1, -101, 5, 0]) }, says: ["labels[1]", "received -101"] },
       { name: "an f32 loss", change: { loss: out([1]) }, says: ["loss", "one f64"] },
@@ -28,11 +32,19 @@ describeRefusals([
 
 it("gradients of x and the head against finite differences", async () => {
   const [T, V, D] = [5, 7, 4];
-  const args = { ...loss(T, V, D, { logitScale: 0.7, gradScale: 1, labels: () => i32([3, -100, 0, 6, 3]) })(new Random("head")), dw: zeros("f32", [V, D]), loss: zeros("f64", [1]) };
+  const args = {
+    ...loss(T, V, D, { logitScale: 0.7, gradScale: 1, labels: () => i32([3, -100, 0, 6, 3]) })(new Random("head")),
+    dw: zeros("f32", [V, D]),
+    loss: zeros("f64", [1]),
+  };
   const made = await run(device("ref"), "linear_cross_entropy", args);
   await checkGradients({
     inputs: { x: Float32Array.from(tensor(args, "x").values), w: Float32Array.from(tensor(args, "w").values) },
     gradients: { x: pick(made, "dx"), w: pick(made, "dw") },
-    loss: async (i) => pick(await run(device("ref"), "linear_cross_entropy", { ...args, x: f32([T, D], i.x!), w: f32([V, D], i.w!), dx: null, dw: null }), "loss")[0]!,
+    loss: async (i) =>
+      pick(
+        await run(device("ref"), "linear_cross_entropy", { ...args, x: f32([T, D], i.x!), w: f32([V, D], i.w!), dx: null, dw: null }),
+        "loss",
+      )[0]!,
   });
 });

@@ -25,9 +25,22 @@ it("gradients of x and weight against finite differences", async () => {
   const [R, C] = [3, 6];
   const random = new Random("rms_norm");
   const [x, weight, c] = [random.normal([R, C]), random.normal([C]), random.normal([R, C])];
-  const forward = async (i: Readonly<Record<string, Float32Array>>) => run(device("ref"), "rms_norm", { x: f32([R, C], i.x!), weight: f32([C], i.weight!), y: out([R, C]), rstd: out([R]), eps: 1e-3 });
+  const forward = async (i: Readonly<Record<string, Float32Array>>) =>
+    run(device("ref"), "rms_norm", { x: f32([R, C], i.x!), weight: f32([C], i.weight!), y: out([R, C]), rstd: out([R]), eps: 1e-3 });
   const inputs = { x: Float32Array.from(x.values), weight: Float32Array.from(weight.values) };
   const rstd = f32([R], pick(await forward(inputs), "rstd"));
-  const made = await run(device("ref"), "rms_norm_backward", { dy: c, x: tensor({ x }, "x"), weight, rstd, dx: out([R, C]), dweight: zeros("f32", [C]), accumulate: 0 });
-  await checkGradients({ inputs, gradients: { x: pick(made, "dx"), weight: pick(made, "dweight") }, loss: async (i) => weighted(pick(await forward(i), "y"), c.values) });
+  const made = await run(device("ref"), "rms_norm_backward", {
+    dy: c,
+    x: tensor({ x }, "x"),
+    weight,
+    rstd,
+    dx: out([R, C]),
+    dweight: zeros("f32", [C]),
+    accumulate: 0,
+  });
+  await checkGradients({
+    inputs,
+    gradients: { x: pick(made, "dx"), weight: pick(made, "dweight") },
+    loss: async (i) => weighted(pick(await forward(i), "y"), c.values),
+  });
 });

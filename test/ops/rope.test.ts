@@ -18,7 +18,11 @@ describeRefusals([
       { name: "heads that do not divide the columns", change: { heads: 5 }, says: ["heads", "divisor of 12"] },
       { name: "no heads", change: { heads: 0 }, says: ["heads"] },
       { name: "an offset past the head", change: { offset: 3 }, says: ["offset", "0..2", "received 3"] },
-      { name: "more rotated dimensions than the head has", change: { cos: out([50, 4]), sin: out([50, 4]), offset: 0 }, says: ["cos", "R <= 6"] },
+      {
+        name: "more rotated dimensions than the head has",
+        change: { cos: out([50, 4]), sin: out([50, 4]), offset: 0 },
+        says: ["cos", "R <= 6"],
+      },
       { name: "interleaved = 2", change: { interleaved: 2 }, says: ["interleaved"] },
       { name: "inverse = 2", change: { inverse: 2 }, says: ["inverse"] },
     ],

@@ -52,7 +52,8 @@ export function device(kind: "ref" | "cpu", threads = 2, isa = defaultIsa()): De
       if (before === undefined) delete process.env.ESFT_ISA;
       else process.env.ESFT_ISA = before;
     }
-    if (kind === "cpu" && d.info.instructionSet !== isa) throw new Error(`asked for ${isa}, got ${d.info.instructionSet}: run the tests in processes, not worker threads`);
+    if (kind === "cpu" && d.info.instructionSet !== isa)
+      throw new Error(`asked for ${isa}, got ${d.info.instructionSet}: run the tests in processes, not worker threads`);
     open.set(key, d);
   }
   return d;
@@ -208,7 +209,8 @@ export class Call {
       const ld = p.base.shape[1]!;
       for (let i = 0; i < all.length; i++) {
         const c = i % ld;
-        if ((c < left || c >= ld - right) && all[i] !== foreign) throw new Error(`${this.op} wrote outside a strided view: row ${Math.floor(i / ld)}, column ${c - left}`);
+        if ((c < left || c >= ld - right) && all[i] !== foreign)
+          throw new Error(`${this.op} wrote outside a strided view: row ${Math.floor(i / ld)}, column ${c - left}`);
       }
     }
   }
@@ -249,7 +251,10 @@ export function expectClose(label: string, got: ArrayLike<number>, want: ArrayLi
     const g = got[i]!;
     const w = want[i]!;
     if (Object.is(g, w) || g === w) continue;
-    if (!(Math.abs(g - w) <= limit)) throw new Error(`${label}[${i}]: ${g}, expected ${w} within ${limit.toExponential(2)} (${unit}, k = ${k}, scale ${scale.toPrecision(4)})`);
+    if (!(Math.abs(g - w) <= limit))
+      throw new Error(
+        `${label}[${i}]: ${g}, expected ${w} within ${limit.toExponential(2)} (${unit}, k = ${k}, scale ${scale.toPrecision(4)})`,
+      );
   }
 }
 
@@ -269,43 +274,55 @@ export function describeCases(stem: string, cases: readonly OpCase[]): void {
   afterAll(closeDevices);
   describe(`${stem}: value`, () => {
     for (const c of cases) {
-      it(`${c.op}: ${c.name}`, async () => {
-        const args = c.args(new Random(c.name));
-        const want = await run(device("ref"), c.op, args);
-        for (const isa of instructionSets) {
-          const d = device("cpu", 2, isa);
-          if (canRun(d, args)) compare(c, `${isa} ${c.op}`, await run(d, c.op, args), want);
-        }
-      }, limit);
+      it(
+        `${c.op}: ${c.name}`,
+        async () => {
+          const args = c.args(new Random(c.name));
+          const want = await run(device("ref"), c.op, args);
+          for (const isa of instructionSets) {
+            const d = device("cpu", 2, isa);
+            if (canRun(d, args)) compare(c, `${isa} ${c.op}`, await run(d, c.op, args), want);
+          }
+        },
+        limit,
+      );
     }
   });
   describe(`${stem}: the same bits on 1, 2 and 3 threads, and again`, () => {
     for (const c of cases) {
-      it(`${c.op}: ${c.name}`, async () => {
-        const args = c.args(new Random(c.name));
-        if (!canRun(device("cpu"), args)) return;
-        const first = await run(device("cpu", 2), c.op, args);
-        for (const threads of [2, 1, 3])
-          for (const [i, o] of (await run(device("cpu", threads), c.op, args)).entries())
-            expect(Buffer.compare(o.bytes, first[i]!.bytes), `${o.name} on ${threads} threads`).toBe(0);
-      }, limit);
+      it(
+        `${c.op}: ${c.name}`,
+        async () => {
+          const args = c.args(new Random(c.name));
+          if (!canRun(device("cpu"), args)) return;
+          const first = await run(device("cpu", 2), c.op, args);
+          for (const threads of [2, 1, 3])
+            for (const [i, o] of (await run(device("cpu", threads), c.op, args)).entries())
+              expect(Buffer.compare(o.bytes, first[i]!.bytes), `${o.name} on ${threads} threads`).toBe(0);
+        },
+        limit,
+      );
     }
   });
   describe(`${stem}: the reference against plain JavaScript`, () => {
     for (const c of cases) {
       const { expected } = c;
       if (!expected) continue;
-      it(`${c.op}: ${c.name}`, async () => {
-        const args = c.args(new Random(c.name));
-        const got = await run(device("ref"), c.op, args);
-        for (const [name, want] of Object.entries(expected(args))) {
-          const lists = isNested(want, c.op, name) ? want.map((w, i) => [`${name}[${i}]`, w] as const) : [[name, want] as const];
-          for (const [label, w] of lists) {
-            const o = got.find((x) => x.name === label)!;
-            expectClose(`ref ${c.op} ${label}`, o.values, w, c.eps?.[name] ?? defaultUnit[o.dtype], c.k ?? 1, c.scale);
+      it(
+        `${c.op}: ${c.name}`,
+        async () => {
+          const args = c.args(new Random(c.name));
+          const got = await run(device("ref"), c.op, args);
+          for (const [name, want] of Object.entries(expected(args))) {
+            const lists = isNested(want, c.op, name) ? want.map((w, i) => [`${name}[${i}]`, w] as const) : [[name, want] as const];
+            for (const [label, w] of lists) {
+              const o = got.find((x) => x.name === label)!;
+              expectClose(`ref ${c.op} ${label}`, o.values, w, c.eps?.[name] ?? defaultUnit[o.dtype], c.k ?? 1, c.scale);
+            }
           }
-        }
-      }, limit);
+        },
+        limit,
+      );
     }
   });
 }
@@ -340,7 +357,9 @@ export async function expectRefused(d: Device, op: string, args: Args, says: rea
     const { message } = error as KernelError;
     expect(message.startsWith(`${op}: `), message).toBe(true);
     for (const s of says) expect(message).toContain(s);
-    if (!partial) for (const [i, o] of (await call.outputs()).entries()) expect(Buffer.compare(o.bytes, before[i]!.bytes), `${o.name} was written`).toBe(0);
+    if (!partial)
+      for (const [i, o] of (await call.outputs()).entries())
+        expect(Buffer.compare(o.bytes, before[i]!.bytes), `${o.name} was written`).toBe(0);
   } finally {
     call.dispose();
   }
@@ -382,7 +401,8 @@ export function describeRefusals(all: readonly Refusals[]): void {
       for (const { name, kind } of fieldsOf(op)) {
         const a = args[name];
         const h = a && typeof a === "object" && "dtype" in a ? a : undefined;
-        if (!kind.endsWith("?") && kind !== "ints") it(`a missing ${name}`, () => expectRefused(d(), op, { ...args, [name]: null }, [name]));
+        if (!kind.endsWith("?") && kind !== "ints")
+          it(`a missing ${name}`, () => expectRefused(d(), op, { ...args, [name]: null }, [name]));
         if (kind === "i64" || kind === "f64") {
           it(`a string as ${name}`, () => expectRefused(d(), op, { ...args, [name]: "1" as unknown as number }, [name]));
           it(`NaN as ${name}`, () => expectRefused(d(), op, { ...args, [name]: NaN }, [name]));
@@ -394,16 +414,30 @@ export function describeRefusals(all: readonly Refusals[]): void {
         }
         if (kind.startsWith("list") && a) {
           const items = a as readonly HostTensor[];
-          it(`an item of another dtype in ${name}`, () => expectRefused(d(), op, { ...args, [name]: [...items.slice(0, -1), { ...items.at(-1)!, dtype: "u8", values: Array.from(items.at(-1)!.values, () => 1) }] }, [name]));
+          it(`an item of another dtype in ${name}`, () =>
+            expectRefused(
+              d(),
+              op,
+              {
+                ...args,
+                [name]: [...items.slice(0, -1), { ...items.at(-1)!, dtype: "u8", values: Array.from(items.at(-1)!.values, () => 1) }],
+              },
+              [name],
+            ));
           if (!freeRows.includes(name)) {
             it(`one item too few in ${name}`, () => expectRefused(d(), op, { ...args, [name]: items.slice(0, -1) }, []));
-            it(`an item of another shape in ${name}`, () => expectRefused(d(), op, { ...args, [name]: [...items.slice(0, -1), grown(items.at(-1)!, "cols")] }, []));
+            it(`an item of another shape in ${name}`, () =>
+              expectRefused(d(), op, { ...args, [name]: [...items.slice(0, -1), grown(items.at(-1)!, "cols")] }, []));
           }
         }
         if (!h) continue;
-        if (!freeDtype.includes(name)) it(`${name} of another dtype`, () => expectRefused(d(), op, { ...args, [name]: { ...h, dtype: otherDtype(h.dtype), values: Array.from(h.values, () => 1) } }, []));
-        if (!freeRows.includes(name) && h.shape.length > 1) it(`one row too many in ${name}`, () => expectRefused(d(), op, { ...args, [name]: grown(h, "rows") }, []));
-        if (!freeCols.includes(name)) it(`one column too many in ${name}`, () => expectRefused(d(), op, { ...args, [name]: grown(h, "cols") }, []));
+        if (!freeDtype.includes(name))
+          it(`${name} of another dtype`, () =>
+            expectRefused(d(), op, { ...args, [name]: { ...h, dtype: otherDtype(h.dtype), values: Array.from(h.values, () => 1) } }, []));
+        if (!freeRows.includes(name) && h.shape.length > 1)
+          it(`one row too many in ${name}`, () => expectRefused(d(), op, { ...args, [name]: grown(h, "rows") }, []));
+        if (!freeCols.includes(name))
+          it(`one column too many in ${name}`, () => expectRefused(d(), op, { ...args, [name]: grown(h, "cols") }, []));
         it(`${name} after dispose()`, async () => {
           const call = new Call(d(), op, args);
           call.placed.get(name)!.view.dispose();
@@ -421,9 +455,18 @@ export function describeRefusals(all: readonly Refusals[]): void {
         if (!kind.includes("out")) continue;
         for (const other of fieldsOf(op)) {
           const o = args[other.name];
-          if (other.name === name || !o || typeof o !== "object" || !("dtype" in o) || inPlace.includes(`${name}=${other.name}`) || inPlace.includes(`${other.name}=${name}`)) continue;
+          if (
+            other.name === name ||
+            !o ||
+            typeof o !== "object" ||
+            !("dtype" in o) ||
+            inPlace.includes(`${name}=${other.name}`) ||
+            inPlace.includes(`${other.name}=${name}`)
+          )
+            continue;
           if (o.dtype === h.dtype && o.shape.join() === h.shape.join())
-            it(`${name} in the memory of ${other.name}`, () => expectRefused(d(), op, { ...args, [name]: { same: other.name } }, ["memory"]));
+            it(`${name} in the memory of ${other.name}`, () =>
+              expectRefused(d(), op, { ...args, [name]: { same: other.name } }, ["memory"]));
         }
       }
     });
@@ -457,14 +500,16 @@ export async function checkGradients(options: {
       const u = Float64Array.from(x, (_, i) => (trial === 0 ? random.gauss() : trial === 1 ? Math.sign(gradient[i]!) : i === only ? 3 : 0));
       const length = Math.sqrt(u.reduce((s, v) => s + v * v, 0));
       const h = step / Math.max(1, length / 3);
-      const moved = async (factor: number): Promise<number> => loss({ ...inputs, [name]: Float32Array.from(x, (v, i) => v + factor * h * u[i]!) });
+      const moved = async (factor: number): Promise<number> =>
+        loss({ ...inputs, [name]: Float32Array.from(x, (v, i) => v + factor * h * u[i]!) });
       const [a, b, c, e] = [await moved(1), await moved(-1), await moved(2), await moved(-2)];
       const numeric = (8 * (a! - b!) - (c! - e!)) / 12;
       let analytic = 0;
       for (let i = 0; i < x.length; i++) analytic += gradient[i]! * (Math.fround(x[i]! + h * u[i]!) - Math.fround(x[i]! - h * u[i]!)) * 0.5;
       const size = Math.sqrt(norm) * h * Math.min(length, 3);
       const error = Math.abs(numeric - analytic);
-      if (!(error <= relative * Math.max(Math.abs(analytic), 0.1 * size) + 1e-9)) throw new Error(`d${name}, direction ${trial}: analytic ${analytic}, finite differences ${numeric}`);
+      if (!(error <= relative * Math.max(Math.abs(analytic), 0.1 * size) + 1e-9))
+        throw new Error(`d${name}, direction ${trial}: analytic ${analytic}, finite differences ${numeric}`);
     }
   }
 }

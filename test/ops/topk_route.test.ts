@@ -2,7 +2,17 @@
 // finite differences, refusals. No GPU. Alone: npx vitest run test/ops/topk_route.test.ts
 
 import { describe, expect, it } from "vitest";
-import { backwardRules, balanceBase, balanceCases, plain, route, routeBackwardBase, routeBackwardCases, routeBase, routeCases } from "./cases/routing.ts";
+import {
+  backwardRules,
+  balanceBase,
+  balanceCases,
+  plain,
+  route,
+  routeBackwardBase,
+  routeBackwardCases,
+  routeBase,
+  routeCases,
+} from "./cases/routing.ts";
 import { Random, f32, i32, out, tensor } from "./host.ts";
 import { checkGradients, describeCases, describeRefusals, device, pick, run, weighted } from "./support.ts";
 
@@ -14,14 +24,22 @@ const scalars = [
   { name: "a negative norm_eps", change: { norm_eps: -1 }, says: ["norm_eps", "received -1"] },
   { name: "an infinite scale", change: { scale: Infinity }, says: ["scale", "inf"] },
 ];
-const logits = (at: number, value: number) => f32([5, 8], Array.from({ length: 40 }, (_, i) => (i === at ? value : i)));
+const logits = (at: number, value: number) =>
+  f32(
+    [5, 8],
+    Array.from({ length: 40 }, (_, i) => (i === at ? value : i)),
+  );
 describeRefusals([
   {
     base: routeBase,
     rows: [
       ...scalars,
       { name: "more choices than experts", change: { ids: out([5, 9], "i32"), weights: out([5, 9]) }, says: ["ids", "1..8", "received 9"] },
-      { name: "more choices than the kept groups hold", change: { ids: out([5, 5], "i32"), weights: out([5, 5]) }, says: ["ids", "K <= 4"] },
+      {
+        name: "more choices than the kept groups hold",
+        change: { ids: out([5, 5], "i32"), weights: out([5, 5]) },
+        says: ["ids", "K <= 4"],
+      },
       { name: "groups that do not divide the experts", change: { n_group: 3, topk_group: 1 }, says: ["n_group", "divisor of 8"] },
       { name: "no groups", change: { n_group: 0 }, says: ["n_group"] },
       { name: "more groups than experts", change: { n_group: 16 }, says: ["n_group"] },
@@ -41,8 +59,16 @@ describeRefusals([
     rows: [
       ...scalars,
       { name: "no probs under softmax", change: { probs: null }, says: ["probs"] },
-      { name: "an expert that does not exist", change: { ids: i32([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 8, 0, 1, 2], [5, 3]) }, says: ["ids[3, 2]", "0..7", "received 8"] },
-      { name: "a row that does not exist", change: { pos: i32([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15], [5, 3]) }, says: ["pos[4, 2]", "0..14", "received 15"] },
+      {
+        name: "an expert that does not exist",
+        change: { ids: i32([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 8, 0, 1, 2], [5, 3]) },
+        says: ["ids[3, 2]", "0..7", "received 8"],
+      },
+      {
+        name: "a row that does not exist",
+        change: { pos: i32([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15], [5, 3]) },
+        says: ["pos[4, 2]", "0..14", "received 15"],
+      },
     ],
   },
   {
@@ -69,13 +95,21 @@ describe("gradient of the logits against finite differences", () => {
       const made = await run(device("ref"), "topk_route", args);
       const full = { ...plain, ...rule };
       const back = await run(device("ref"), "route_backward", {
-        dweights: c, probs: f32([T, E], pick(made, "probs")), ids: i32(Array.from(pick(made, "ids")), [T, K]), weights: f32([T, K], pick(made, "weights")),
-        dlogits: out([T, E]), score: full.score, renormalize: full.renormalize, norm_eps: full.norm_eps, scale: full.scale,
+        dweights: c,
+        probs: f32([T, E], pick(made, "probs")),
+        ids: i32(Array.from(pick(made, "ids")), [T, K]),
+        weights: f32([T, K], pick(made, "weights")),
+        dlogits: out([T, E]),
+        score: full.score,
+        renormalize: full.renormalize,
+        norm_eps: full.norm_eps,
+        scale: full.scale,
       });
       await checkGradients({
         inputs: { logits: Float32Array.from(tensor(args, "logits").values) },
         gradients: { logits: pick(back, "dlogits") },
-        loss: async (i) => weighted(pick(await run(device("ref"), "topk_route", { ...args, logits: f32([T, E], i.logits!) }), "weights"), c.values),
+        loss: async (i) =>
+          weighted(pick(await run(device("ref"), "topk_route", { ...args, logits: f32([T, E], i.logits!) }), "weights"), c.values),
       });
     });
 });

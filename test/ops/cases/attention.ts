@@ -14,7 +14,8 @@ export function expectedAttention(a: Args): { out: Float64Array; lse: Float64Arr
   const result = { out: new Float64Array(T * H * vd), lse: new Float64Array(T * H) };
   for (let h = 0; h < H; h++) {
     const g = Math.floor(h / (H / number(a, "kv_heads")));
-    const key = (j: number, i: number): number => (i < kd ? at(k, j, number(a, "k_offset") + g * number(a, "k_stride") + i) : at(tensor(a, "k_shared"), j, i - kd));
+    const key = (j: number, i: number): number =>
+      i < kd ? at(k, j, number(a, "k_offset") + g * number(a, "k_stride") + i) : at(tensor(a, "k_shared"), j, i - kd);
     for (let t = 0; t < T; t++) {
       const visible = (j: number): boolean => j <= t && j >= start[t]! && (a.window === 0 || t - j < number(a, "window"));
       const z = Array.from({ length: T }, (_, j) => {
@@ -28,7 +29,9 @@ export function expectedAttention(a: Args): { out: Float64Array; lse: Float64Arr
       result.lse[t * H + h] = lse;
       z.forEach((x, j) => {
         const p = Math.exp(x - lse);
-        if (p > 0) for (let i = 0; i < vd; i++) result.out[(t * H + h) * vd + i]! += p * round(at(v, j, number(a, "v_offset") + g * number(a, "v_stride") + i));
+        if (p > 0)
+          for (let i = 0; i < vd; i++)
+            result.out[(t * H + h) * vd + i]! += p * round(at(v, j, number(a, "v_offset") + g * number(a, "v_stride") + i));
       });
     }
   }
@@ -137,7 +140,17 @@ const shapes: readonly (readonly [string, Shape])[] = [
 // Rounding of the probabilities to bf16 happens against another running maximum in every implementation.
 const bf16Out = { out: "bf16", dq: "bf16", dk: "bf16", dv: "bf16", dk_shared: "bf16" } as const;
 export const attentionCases: readonly OpCase[] = [
-  ...shapes.map(([name, s]): OpCase => ({ op: "attention", name, args: attention(s), k: s.kDim + (s.shared ?? 0) + s.T, expected: s.lse === false ? undefined : (a) => ({ ...expectedAttention(a) }), ...(s.bf16 ? { eps: bf16Out } : {}) }) as OpCase),
+  ...shapes.map(
+    ([name, s]): OpCase =>
+      ({
+        op: "attention",
+        name,
+        args: attention(s),
+        k: s.kDim + (s.shared ?? 0) + s.T,
+        expected: s.lse === false ? undefined : (a) => ({ ...expectedAttention(a) }),
+        ...(s.bf16 ? { eps: bf16Out } : {}),
+      }) as OpCase,
+  ),
   { op: "attention", name: "without lse", args: attention({ T: 20, heads: 2, kDim: 16, lse: false }), k: 36 },
 ];
 const backwardRow = (name: string, s: Shape, change: Args = {}): OpCase => ({
@@ -156,5 +169,13 @@ export const attentionBackwardCases: readonly OpCase[] = [
   backwardRow("shared keys whose gradient nobody wants", sharedKeys, { dk_shared: null }),
   backwardRow("shared keys whose gradient nobody wants, one kv head", { ...sharedKeys, kvHeads: 1 }, { dk_shared: null }),
 ];
-export const attentionBase: OpCase = { op: "attention", name: "base", args: attention({ T: 5, heads: 4, kvHeads: 2, kDim: 3, vDim: 2, shared: 1, docs: [0, 2] }) };
-export const attentionBackwardBase: OpCase = { op: "attention_backward", name: "base", args: attentionBackward({ T: 5, heads: 4, kvHeads: 2, kDim: 3, vDim: 2, shared: 1, docs: [0, 2] }) };
+export const attentionBase: OpCase = {
+  op: "attention",
+  name: "base",
+  args: attention({ T: 5, heads: 4, kvHeads: 2, kDim: 3, vDim: 2, shared: 1, docs: [0, 2] }),
+};
+export const attentionBackwardBase: OpCase = {
+  op: "attention_backward",
+  name: "base",
+  args: attentionBackward({ T: 5, heads: 4, kvHeads: 2, kDim: 3, vDim: 2, shared: 1, docs: [0, 2] }),
+};

@@ -5,13 +5,17 @@ import type { Args, HostTensor, Random } from "../host.ts";
 import type { OpCase } from "../support.ts";
 
 type Row = (name: string, args: (r: Random) => Args, extra?: Partial<OpCase>) => OpCase;
-const rowOf = (op: string, shared: Partial<OpCase> = {}): Row => (name, args, extra = {}) => ({ op, name, args, ...shared, ...extra });
+const rowOf =
+  (op: string, shared: Partial<OpCase> = {}): Row =>
+  (name, args, extra = {}) => ({ op, name, args, ...shared, ...extra });
 
 // ---- embedding ----------------------------------------------------------------------------------------------------------
 
 const embed = rowOf("embedding", {
   expected: (a) => ({
-    y: Array.from(tensor(a, "ids").values).flatMap((id) => Array.from({ length: colsOf(tensor(a, "table")) }, (_, d) => at(tensor(a, "table"), id, d) * number(a, "scale"))),
+    y: Array.from(tensor(a, "ids").values).flatMap((id) =>
+      Array.from({ length: colsOf(tensor(a, "table")) }, (_, d) => at(tensor(a, "table"), id, d) * number(a, "scale")),
+    ),
   }),
 });
 const embedBack = rowOf("embedding_backward", {
@@ -25,12 +29,22 @@ const embedBack = rowOf("embedding_backward", {
     return { dtable };
   },
 });
-export const embedding = (T: number, V: number, D: number, dtype: "f32" | "bf16" = "f32", scale = 1, wrap = (t: HostTensor): HostTensor => t) => (r: Random): Args => ({
-  ids: r.ints([T], V), table: wrap(r.normal([V, D], 1, dtype)), y: wrap(out([T, D])), scale,
-});
-export const embeddingBackward = (T: number, V: number, D: number, scale = 1, wrap = (t: HostTensor): HostTensor => t) => (r: Random): Args => ({
-  ids: r.ints([T], V), dy: wrap(r.normal([T, D])), dtable: wrap(r.normal([V, D])), scale,
-});
+export const embedding =
+  (T: number, V: number, D: number, dtype: "f32" | "bf16" = "f32", scale = 1, wrap = (t: HostTensor): HostTensor => t) =>
+  (r: Random): Args => ({
+    ids: r.ints([T], V),
+    table: wrap(r.normal([V, D], 1, dtype)),
+    y: wrap(out([T, D])),
+    scale,
+  });
+export const embeddingBackward =
+  (T: number, V: number, D: number, scale = 1, wrap = (t: HostTensor): HostTensor => t) =>
+  (r: Random): Args => ({
+    ids: r.ints([T], V),
+    dy: wrap(r.normal([T, D])),
+    dtable: wrap(r.normal([V, D])),
+    scale,
+  });
 export const embeddingCases: readonly OpCase[] = [
   embed("f32 table", embedding(20, 50, 64)),
   embed("bf16 table, unaligned", embedding(20, 50, 37, "bf16")),
@@ -71,31 +85,46 @@ interface NormOptions {
   readonly rstd?: boolean;
   readonly scale?: number;
 }
-export const rmsNorm = (R: number, C: number, o: NormOptions = {}) => (r: Random): Args => {
-  const wrap = o.wrap ?? ((t: HostTensor): HostTensor => t);
-  return { x: wrap(r.normal([R, C], o.scale ?? 1)), weight: r.normal([C], 1, o.w ?? "f32"), y: wrap(out([R, C])), rstd: o.rstd === false ? null : out([R]), eps: 1e-6 };
-};
+export const rmsNorm =
+  (R: number, C: number, o: NormOptions = {}) =>
+  (r: Random): Args => {
+    const wrap = o.wrap ?? ((t: HostTensor): HostTensor => t);
+    return {
+      x: wrap(r.normal([R, C], o.scale ?? 1)),
+      weight: r.normal([C], 1, o.w ?? "f32"),
+      y: wrap(out([R, C])),
+      rstd: o.rstd === false ? null : out([R]),
+      eps: 1e-6,
+    };
+  };
 interface NormBackOptions extends NormOptions {
   readonly dx?: boolean;
   readonly dweight?: boolean;
   readonly accumulate?: boolean;
   readonly inPlace?: boolean;
 }
-export const rmsNormBackward = (R: number, C: number, o: NormBackOptions = {}) => (r: Random): Args => {
-  const forward = rmsNorm(R, C, o)(r);
-  const wrap = o.wrap ?? ((t: HostTensor): HostTensor => t);
-  const rstd = norm("", () => forward).expected!({ ...forward, rstd: 1 }).rstd as number[];
-  return {
-    dy: wrap(r.normal([R, C])),
-    x: forward.x as HostTensor,
-    weight: forward.weight as HostTensor,
-    rstd: f32([R], rstd),
-    dx: o.dx === false ? null : o.inPlace ? { same: "dy" } : wrap(o.accumulate ? r.normal([R, C]) : out([R, C])),
-    dweight: o.dweight === false ? null : r.normal([C]),
-    accumulate: o.accumulate ? 1 : 0,
+export const rmsNormBackward =
+  (R: number, C: number, o: NormBackOptions = {}) =>
+  (r: Random): Args => {
+    const forward = rmsNorm(R, C, o)(r);
+    const wrap = o.wrap ?? ((t: HostTensor): HostTensor => t);
+    const rstd = norm("", () => forward).expected!({ ...forward, rstd: 1 }).rstd as number[];
+    return {
+      dy: wrap(r.normal([R, C])),
+      x: forward.x as HostTensor,
+      weight: forward.weight as HostTensor,
+      rstd: f32([R], rstd),
+      dx: o.dx === false ? null : o.inPlace ? { same: "dy" } : wrap(o.accumulate ? r.normal([R, C]) : out([R, C])),
+      dweight: o.dweight === false ? null : r.normal([C]),
+      accumulate: o.accumulate ? 1 : 0,
+    };
   };
-};
-const normBack = (name: string, R: number, C: number, o?: NormBackOptions): OpCase => ({ op: "rms_norm_backward", name, args: rmsNormBackward(R, C, o), k: Math.max(R, C) });
+const normBack = (name: string, R: number, C: number, o?: NormBackOptions): OpCase => ({
+  op: "rms_norm_backward",
+  name,
+  args: rmsNormBackward(R, C, o),
+  k: Math.max(R, C),
+});
 const normRow = (name: string, R: number, C: number, o?: NormOptions): OpCase => norm(name, rmsNorm(R, C, o), { k: C });
 export const rmsNormCases: readonly OpCase[] = [
   normRow("64 columns", 20, 64),
@@ -109,7 +138,13 @@ export const rmsNormCases: readonly OpCase[] = [
   normRow("large values", 5, 33, { scale: 1e6 }),
   normRow("many rows", 700, 96),
   normRow("wide", 6, 2048),
-  norm("zeros", () => ({ x: zeros("f32", [3, 9]), weight: f32([9], new Array<number>(9).fill(1)), y: out([3, 9]), rstd: out([3]), eps: 1e-6 })),
+  norm("zeros", () => ({
+    x: zeros("f32", [3, 9]),
+    weight: f32([9], new Array<number>(9).fill(1)),
+    y: out([3, 9]),
+    rstd: out([3]),
+    eps: 1e-6,
+  })),
   norm("in place", (r) => ({ ...rmsNorm(9, 37)(r), x: { same: "y" }, y: r.normal([9, 37]) }), { k: 37 }),
   normBack("64 columns", 20, 64),
   normBack("unaligned, bf16 weight", 21, 37, { w: "bf16" }),
@@ -158,23 +193,29 @@ interface RopeOptions {
   readonly wrap?: (t: HostTensor) => HostTensor;
   readonly inPlace?: boolean;
 }
-export const rope = (T: number, heads: number, hd: number, R: number, o: RopeOptions = {}) => (r: Random): Args => {
-  const wrap = o.wrap ?? ((t: HostTensor): HostTensor => t);
-  const P = 50;
-  const angle = (f: (x: number) => number): HostTensor => f32([P, R / 2], Array.from({ length: (P * R) / 2 }, (_, i) => f(Math.floor(i / (R / 2)) / 10 ** ((4 * (i % (R / 2))) / (R / 2)))));
-  const x = wrap(r.normal([T, heads * hd]));
-  return {
-    x: o.inPlace ? { same: "y" } : x,
-    positions: r.ints([T], P),
-    cos: angle(Math.cos),
-    sin: angle(Math.sin),
-    y: o.inPlace ? x : wrap(out([T, heads * hd])),
-    heads,
-    offset: o.offset ?? 0,
-    interleaved: o.interleaved ? 1 : 0,
-    inverse: o.inverse ? 1 : 0,
+export const rope =
+  (T: number, heads: number, hd: number, R: number, o: RopeOptions = {}) =>
+  (r: Random): Args => {
+    const wrap = o.wrap ?? ((t: HostTensor): HostTensor => t);
+    const P = 50;
+    const angle = (f: (x: number) => number): HostTensor =>
+      f32(
+        [P, R / 2],
+        Array.from({ length: (P * R) / 2 }, (_, i) => f(Math.floor(i / (R / 2)) / 10 ** ((4 * (i % (R / 2))) / (R / 2)))),
+      );
+    const x = wrap(r.normal([T, heads * hd]));
+    return {
+      x: o.inPlace ? { same: "y" } : x,
+      positions: r.ints([T], P),
+      cos: angle(Math.cos),
+      sin: angle(Math.sin),
+      y: o.inPlace ? x : wrap(out([T, heads * hd])),
+      heads,
+      offset: o.offset ?? 0,
+      interleaved: o.interleaved ? 1 : 0,
+      inverse: o.inverse ? 1 : 0,
+    };
   };
-};
 export const ropeCases: readonly OpCase[] = [
   ropeRow("whole head", rope(20, 4, 32, 32)),
   ropeRow("whole head, interleaved", rope(20, 4, 32, 32, { interleaved: true })),
@@ -213,11 +254,15 @@ const swigluRow = rowOf("swiglu", {
   expected: (a) => {
     const h = tensor(a, "h");
     const F = colsOf(tensor(a, "a"));
-    return { a: map(zeros("f32", tensor(a, "a").shape), (_, i) => silu(at(h, Math.floor(i / F), i % F)) * at(h, Math.floor(i / F), F + (i % F))) };
+    return {
+      a: map(zeros("f32", tensor(a, "a").shape), (_, i) => silu(at(h, Math.floor(i / F), i % F)) * at(h, Math.floor(i / F), F + (i % F))),
+    };
   },
 });
 const swigluBackRow = rowOf("swiglu_backward", { k: 4 });
-const addRow = rowOf("add", { expected: (a) => ({ y: map(tensor(a, "a"), (x, i) => x + number(a, "alpha") * tensor(a, "b").values[i]!) }) });
+const addRow = rowOf("add", {
+  expected: (a) => ({ y: map(tensor(a, "a"), (x, i) => x + number(a, "alpha") * tensor(a, "b").values[i]!) }),
+});
 const scaleRow = rowOf("scale", { expected: (a) => ({ x: map(tensor(a, "x"), (x) => x * number(a, "factor")) }) });
 const clampOne = (a: Args, x: number): number => (x < number(a, "lo") ? number(a, "lo") : x > number(a, "hi") ? number(a, "hi") : x);
 const clampRow = rowOf("clamp", { eps: { y: "exact" }, expected: (a) => ({ y: map(tensor(a, "x"), (x) => clampOne(a, x)) }) });
@@ -225,7 +270,12 @@ const clampBackRow = rowOf("clamp_backward", {
   eps: { dx: "exact" },
   expected: (a) => ({ dx: map(tensor(a, "dy"), (d, i) => (clampOne(a, tensor(a, "x").values[i]!) === tensor(a, "x").values[i]! ? d : 0)) }),
 });
-const fillRow = rowOf("fill", { eps: { x: "exact" }, expected: (a) => ({ x: map(tensor(a, "x"), () => (tensor(a, "x").dtype === "f32" ? Math.fround(number(a, "value")) : number(a, "value"))) }) });
+const fillRow = rowOf("fill", {
+  eps: { x: "exact" },
+  expected: (a) => ({
+    x: map(tensor(a, "x"), () => (tensor(a, "x").dtype === "f32" ? Math.fround(number(a, "value")) : number(a, "value"))),
+  }),
+});
 const castRow = rowOf("cast", {
   eps: { y: "exact" },
   expected: (a) => ({ y: map(tensor(a, "x"), (x) => (tensor(a, "y").dtype === "bf16" ? toBf16(x) : x)) }),
@@ -246,7 +296,25 @@ const sumRow = rowOf("column_sum", {
 });
 const special = [NaN, Infinity, -Infinity, 0, -0, 1, -1, 2, -2, 1e38, 1e-40, 0.5, -0.5, 3, 7, 1e-30, -NaN];
 // 1.00390625 lies halfway between two bf16 values and goes to the even one.
-const halves = [1.00390625, 1.01171875, -1.00390625, 1.0039063, 1.0039061, 65535, 3.4e38, 1e-40, -1e-40, 2 ** -133, 2 ** -134, NaN, Infinity, -Infinity, -0, 255.5, 256.5];
+const halves = [
+  1.00390625,
+  1.01171875,
+  -1.00390625,
+  1.0039063,
+  1.0039061,
+  65535,
+  3.4e38,
+  1e-40,
+  -1e-40,
+  2 ** -133,
+  2 ** -134,
+  NaN,
+  Infinity,
+  -Infinity,
+  -0,
+  255.5,
+  256.5,
+];
 
 export const elementwiseCases: readonly OpCase[] = [
   ...shapes.flatMap(([name, R, C, wrap]) => [
@@ -264,15 +332,28 @@ export const elementwiseCases: readonly OpCase[] = [
     castRow(`${name}, bf16 to f32`, (r) => ({ x: wrap(r.normal([R, C], 1, "bf16")), y: wrap(out([R, C])) })),
     ...(["f32", "bf16", "i32", "i64", "f64", "u8"] as const).flatMap((dtype) => [
       fillRow(`${name}, ${dtype}`, () => ({ x: wrap(out([R, C], dtype)), value: dtype === "u8" ? 255 : -3 })),
-      castRow(`${name}, ${dtype} copied`, (r) => ({ x: wrap({ dtype, shape: [R, C], values: r.ints([R, C], 200).values }), y: wrap(out([R, C], dtype)) })),
+      castRow(`${name}, ${dtype} copied`, (r) => ({
+        x: wrap({ dtype, shape: [R, C], values: r.ints([R, C], 200).values }),
+        y: wrap(out([R, C], dtype)),
+      })),
     ]),
   ]),
   swigluRow("saturated gates", () => ({ h: f32([1, 12], [100, -100, 88, -88, 30, -30, 1, 2, 3, 4, 5, 6]), a: out([1, 6]) })),
-  swigluBackRow("saturated gates", () => ({ h: f32([1, 12], [100, -100, 88, -88, 30, -30, 1, 2, 3, 4, 5, 6]), da: f32([1, 6], [1, 1, 1, 1, 1, 1]), dh: out([1, 12]) })),
+  swigluBackRow("saturated gates", () => ({
+    h: f32([1, 12], [100, -100, 88, -88, 30, -30, 1, 2, 3, 4, 5, 6]),
+    da: f32([1, 6], [1, 1, 1, 1, 1, 1]),
+    dh: out([1, 12]),
+  })),
   clampRow("NaN stays, infinities are clamped", () => ({ x: f32([1, 17], special), y: out([1, 17]), lo: -1, hi: 1 })),
   clampRow("no limits", () => ({ x: f32([1, 17], special), y: out([1, 17]), lo: -Infinity, hi: Infinity })),
   clampRow("in place", (r) => ({ x: { same: "y" }, y: r.normal([9, 37]), lo: 0, hi: 0.25 })),
-  clampBackRow("limits belong to the inside", () => ({ x: f32([1, 5], [-1, 1, -1.5, 1.5, NaN]), dy: f32([1, 5], [1, 2, 3, 4, 5]), dx: out([1, 5]), lo: -1, hi: 1 })),
+  clampBackRow("limits belong to the inside", () => ({
+    x: f32([1, 5], [-1, 1, -1.5, 1.5, NaN]),
+    dy: f32([1, 5], [1, 2, 3, 4, 5]),
+    dx: out([1, 5]),
+    lo: -1,
+    hi: 1,
+  })),
   clampBackRow("in place of dy", (r) => ({ x: r.normal([9, 37]), dy: { same: "dx" }, dx: r.normal([9, 37]), lo: 0, hi: 1 })),
   castRow("rounding to nearest even, subnormals, NaN, overflow", () => ({ x: f32([1, 17], halves), y: out([1, 17], "bf16") })),
   castRow("rank 3", (r) => ({ x: r.normal([3, 4, 19]), y: out([3, 4, 19], "bf16") })),
@@ -290,7 +371,13 @@ export const swigluBackwardBase = swigluBackRow("base", (r) => ({ h: r.normal([3
 export const addBase = addRow("base", (r) => ({ a: r.normal([3, 5]), b: r.normal([3, 5]), y: out([3, 5]), alpha: 1 }));
 export const scaleBase = scaleRow("base", (r) => ({ x: r.normal([3, 5]), factor: 2 }));
 export const clampBase = clampRow("base", (r) => ({ x: r.normal([3, 5]), y: out([3, 5]), lo: -1, hi: 1 }));
-export const clampBackwardBase = clampBackRow("base", (r) => ({ x: r.normal([3, 5]), dy: r.normal([3, 5]), dx: out([3, 5]), lo: -1, hi: 1 }));
+export const clampBackwardBase = clampBackRow("base", (r) => ({
+  x: r.normal([3, 5]),
+  dy: r.normal([3, 5]),
+  dx: out([3, 5]),
+  lo: -1,
+  hi: 1,
+}));
 export const fillBase = fillRow("base", () => ({ x: zeros("i32", [3, 5]), value: 2 }));
 export const castBase = castRow("base", (r) => ({ x: r.normal([3, 5]), y: out([3, 5], "bf16") }));
 export const columnSumBase = sumRow("base", (r) => ({ x: r.normal([3, 5]), y: r.normal([5]) }));

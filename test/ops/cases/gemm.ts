@@ -54,33 +54,39 @@ const row = (name: string, mode: 0 | 1 | 2, M: number, N: number, K: number, o: 
   expected,
 });
 
-export const gemmCases: readonly OpCase[] = ([0, 1, 2] as const).flatMap((mode) => [
-  row("one element", mode, 1, 1, 1),
-  row("one row", mode, 1, 67, 130),
-  row("one column", mode, 67, 1, 33),
-  row("uneven tails", mode, 37, 53, 71),
-  row("several blocks", mode, 129, 150, 200),
-  row("long sum", mode, 5, 18, 1500),
-  row("wide", mode, 9, 700, 40),
-  row("tall", mode, 700, 9, 40),
-  row("bf16 weights", mode, 37, 53, 71, { w: "bf16" }),
-  row("bf16 weights, blocks", mode, 100, 96, 128, { w: "bf16" }),
-  row("bf16 compute", mode, 37, 53, 71, { bf16: true }),
-  row("bf16 compute and weights", mode, 70, 64, 160, { w: "bf16", bf16: true }),
-  row("bf16 compute, odd sum", mode, 19, 35, 129, { w: "bf16", bf16: true, accumulate: true }),
-  row("accumulating", mode, 37, 53, 71, { accumulate: true }),
-  row("accumulating, bf16 weights", mode, 33, 65, 100, { accumulate: true, w: "bf16" }),
-  row("strided views", mode, 37, 53, 71, { strided: true }),
-  row("strided, accumulating, bf16", mode, 37, 53, 71, { strided: true, accumulate: true, w: "bf16" }),
-  row("no rows", mode, 0, 8, 8),
-  row("no columns", mode, 8, 0, 8),
-  row("empty sum", mode, 5, 7, 0),
-  row("empty sum, accumulating", mode, 5, 7, 0, { accumulate: true }),
-]).concat([
-  row("bias", 0, 37, 53, 71, { bias: "f32" }),
-  row("bf16 bias", 0, 37, 53, 71, { bias: "bf16", w: "bf16" }),
-  row("bias, accumulating, strided", 0, 130, 33, 40, { bias: "f32", accumulate: true, strided: true }),
-  row("bias of an empty sum", 0, 5, 7, 0, { bias: "f32" }),
-]);
+export const gemmCases: readonly OpCase[] = ([0, 1, 2] as const)
+  .flatMap((mode) => [
+    row("one element", mode, 1, 1, 1),
+    row("one row", mode, 1, 67, 130),
+    row("one column", mode, 67, 1, 33),
+    row("uneven tails", mode, 37, 53, 71),
+    row("several blocks", mode, 129, 150, 200),
+    row("long sum", mode, 5, 18, 1500),
+    row("wide", mode, 9, 700, 40),
+    row("tall", mode, 700, 9, 40),
+    row("bf16 weights", mode, 37, 53, 71, { w: "bf16" }),
+    row("bf16 weights, blocks", mode, 100, 96, 128, { w: "bf16" }),
+    row("bf16 compute", mode, 37, 53, 71, { bf16: true }),
+    row("bf16 compute and weights", mode, 70, 64, 160, { w: "bf16", bf16: true }),
+    row("bf16 compute, odd sum", mode, 19, 35, 129, { w: "bf16", bf16: true, accumulate: true }),
+    row("accumulating", mode, 37, 53, 71, { accumulate: true }),
+    row("accumulating, bf16 weights", mode, 33, 65, 100, { accumulate: true, w: "bf16" }),
+    row("strided views", mode, 37, 53, 71, { strided: true }),
+    row("strided, accumulating, bf16", mode, 37, 53, 71, { strided: true, accumulate: true, w: "bf16" }),
+    row("no rows", mode, 0, 8, 8),
+    row("no columns", mode, 8, 0, 8),
+    row("empty sum", mode, 5, 7, 0),
+    row("empty sum, accumulating", mode, 5, 7, 0, { accumulate: true }),
+  ])
+  .concat([
+    row("bias", 0, 37, 53, 71, { bias: "f32" }),
+    row("bf16 bias", 0, 37, 53, 71, { bias: "bf16", w: "bf16" }),
+    row("bias, accumulating, strided", 0, 130, 33, 40, { bias: "f32", accumulate: true, strided: true }),
+    row("bias of an empty sum", 0, 5, 7, 0, { bias: "f32" }),
+  ]);
 
-export const gemmBase: OpCase = { op: "gemm", name: "base", args: (r) => ({ ...build(0, 4, 6, 5)(r), bias: f32([6], [1, 2, 3, 4, 5, 6]) }) };
+export const gemmBase: OpCase = {
+  op: "gemm",
+  name: "base",
+  args: (r) => ({ ...build(0, 4, 6, 5)(r), bias: f32([6], [1, 2, 3, 4, 5, 6]) }),
+};

@@ -13,7 +13,8 @@ const siluGrad = (x: number): number => {
 /** Every expert's weight as rows of numbers, segments stacked. */
 function weightsOf(a: Args): number[][][] {
   const [S, w] = [number(a, "segments"), list(a, "w")];
-  const matrix = (t: HostTensor): number[][] => Array.from({ length: rowsOf(t) }, (_, m) => Array.from({ length: colsOf(t) }, (__, k) => at(t, m, k)));
+  const matrix = (t: HostTensor): number[][] =>
+    Array.from({ length: rowsOf(t) }, (_, m) => Array.from({ length: colsOf(t) }, (__, k) => at(t, m, k)));
   return Array.from({ length: w.length / S }, (_, e) => w.slice(e * S, (e + 1) * S).flatMap(matrix));
 }
 function rowOf(a: Args, name: string, index: string, r: number): number[] {
@@ -76,7 +77,9 @@ function expectedTn(a: Args): Record<string, Float64Array[]> {
     const scale = has(a, "dy_scale") ? tensor(a, "dy_scale").values[r]! : 1;
     const dy = rowOf(a, "dy", "dy_rows", r).map((v) => round(Math.fround(v * scale)));
     const raw = rowOf(a, "x", "x_rows", r);
-    const x = (a.x_act === 1 ? raw.slice(0, raw.length / 2).map((g, k) => Math.fround(silu(g) * raw[raw.length / 2 + k]!)) : raw).map(round);
+    const x = (a.x_act === 1 ? raw.slice(0, raw.length / 2).map((g, k) => Math.fround(silu(g) * raw[raw.length / 2 + k]!)) : raw).map(
+      round,
+    );
     let m = 0;
     for (let s = 0; s < S; s++) {
       const d = dw[groups.indexOf(e) * S + s]!;
@@ -111,14 +114,19 @@ interface Options {
   readonly keepH?: boolean;
 }
 
-const wrapper = (o: Options) => (t: HostTensor): HostTensor => (o.strided ? strided(t) : t);
+const wrapper =
+  (o: Options) =>
+  (t: HostTensor): HostTensor =>
+    o.strided ? strided(t) : t;
 const kindOf = (o: Options, i: number): "f32" | "bf16" => (o.w === "mixed" ? (i % 3 === 1 ? "f32" : "bf16") : (o.w ?? "f32"));
 
 /** E·S matrices with M rows in all, K columns. */
 function weights(r: Random, E: number, M: number, K: number, o: Options): HostTensor[] {
   const S = o.segments ?? 1;
   const wrap = wrapper(o);
-  return Array.from({ length: E * S }, (_, i) => wrap(r.normal([segmentRows(M, S, i % S), K], 1, kindOf(o, Math.floor(i / S) + (o.w === "mixed" ? i % S : 0)))));
+  return Array.from({ length: E * S }, (_, i) =>
+    wrap(r.normal([segmentRows(M, S, i % S), K], 1, kindOf(o, Math.floor(i / S) + (o.w === "mixed" ? i % S : 0)))),
+  );
 }
 /** Segments share M evenly; the last takes the rest. */
 const segmentRows = (M: number, S: number, s: number): number => (s < S - 1 ? Math.floor(M / S) : M - Math.floor(M / S) * (S - 1));
@@ -191,9 +199,27 @@ export function tn(counts: readonly number[], M: number, K: number, o: Options &
 const counts = (name: keyof typeof layouts): readonly number[] => layouts[name];
 const everyLayout = Object.keys(layouts) as (keyof typeof layouts)[];
 
-const ntRow = (name: string, c: readonly number[], M: number, K: number, o?: Options): OpCase => ({ op: "grouped_gemm_nt", name, args: nt(c, M, K, o), k: K, expected: expectedNt });
-const nnRow = (name: string, c: readonly number[], M: number, K: number, o?: Options): OpCase => ({ op: "grouped_gemm_nn", name, args: nn(c, M, K, o), k: M * (o?.act ? 4 : 1), expected: expectedNn });
-const tnRow = (name: string, c: readonly number[], M: number, K: number, o: Options & { xGather?: boolean; scale?: boolean } = {}): OpCase => ({
+const ntRow = (name: string, c: readonly number[], M: number, K: number, o?: Options): OpCase => ({
+  op: "grouped_gemm_nt",
+  name,
+  args: nt(c, M, K, o),
+  k: K,
+  expected: expectedNt,
+});
+const nnRow = (name: string, c: readonly number[], M: number, K: number, o?: Options): OpCase => ({
+  op: "grouped_gemm_nn",
+  name,
+  args: nn(c, M, K, o),
+  k: M * (o?.act ? 4 : 1),
+  expected: expectedNn,
+});
+const tnRow = (
+  name: string,
+  c: readonly number[],
+  M: number,
+  K: number,
+  o: Options & { xGather?: boolean; scale?: boolean } = {},
+): OpCase => ({
   op: "grouped_gemm_tn",
   name,
   args: tn(c, M, K, o),
@@ -205,7 +231,9 @@ const tnRow = (name: string, c: readonly number[], M: number, K: number, o: Opti
 
 export const groupedGemmCases: readonly OpCase[] = [
   ...everyLayout.map((l) => ntRow(`${l}, M 24 K 20`, counts(l), 24, 20)),
-  ...everyLayout.map((l) => ntRow(`${l}, gathered SwiGLU, two bf16 segments`, counts(l), 28, 35, { gather: true, act: true, segments: 2, w: "bf16" })),
+  ...everyLayout.map((l) =>
+    ntRow(`${l}, gathered SwiGLU, two bf16 segments`, counts(l), 28, 35, { gather: true, act: true, segments: 2, w: "bf16" }),
+  ),
   ntRow("unaligned M 37 K 71", counts("uneven tail"), 37, 71),
   ntRow("three unequal segments", counts("uneven tail"), 38, 40, { segments: 3 }),
   ntRow("mixed f32 and bf16 experts", counts("uneven tail"), 50, 71, { w: "mixed", segments: 2 }),
@@ -215,7 +243,13 @@ export const groupedGemmCases: readonly OpCase[] = [
   ntRow("blocks", counts("many rows"), 192, 160, { w: "bf16" }),
   ntRow("SwiGLU blocks", counts("many rows"), 260, 96, { act: true, segments: 2, gather: true }),
   ntRow("bf16 compute", counts("uneven tail"), 50, 71, { bf16: true }),
-  ntRow("bf16 compute, bf16 weights, SwiGLU", counts("many rows"), 64, 128, { bf16: true, w: "bf16", act: true, segments: 2, gather: true }),
+  ntRow("bf16 compute, bf16 weights, SwiGLU", counts("many rows"), 64, 128, {
+    bf16: true,
+    w: "bf16",
+    act: true,
+    segments: 2,
+    gather: true,
+  }),
   ntRow("bf16 compute, mixed weights", counts("empty experts"), 48, 66, { bf16: true, w: "mixed" }),
   ntRow("K = 1", counts("uneven tail"), 9, 1),
   ntRow("M = 1", counts("uneven tail"), 1, 9),

@@ -66,13 +66,20 @@ export function perfRows(s: ModelSizes): readonly PerfRow[] {
   const { T, D, F, E, K, V } = s;
   const N = T * K;
   const size = bytesOf[s.weights];
-  const mats = (r: Random, count: number, rows: number, cols: number): HostTensor[] => Array.from({ length: count }, () => quick(r, [rows, cols], 0.05, s.weights));
+  const mats = (r: Random, count: number, rows: number, cols: number): HostTensor[] =>
+    Array.from({ length: count }, () => quick(r, [rows, cols], 0.05, s.weights));
   const grouped = { segments: 1, act: 0, precision: 0 };
   const upWeights = 2 * E * F * D * size;
   const downWeights = E * D * F * size;
   const groups = Array.from({ length: s.trained }, (_, i) => Math.floor((i * E) / s.trained));
   const trainedShare = s.trained / E;
-  const row = (op: string, name: string, flops: number, bytes: number, args: (r: Random) => Args): PerfRow => ({ op, name: `${s.name} ${name}`, args, flops, bytes });
+  const row = (op: string, name: string, flops: number, bytes: number, args: (r: Random) => Args): PerfRow => ({
+    op,
+    name: `${s.name} ${name}`,
+    args,
+    flops,
+    bytes,
+  });
   const dense = (mode: 0 | 1 | 2, name: string): PerfRow => {
     const [m, n, k] = mode === 2 ? [D, D, T] : [T, D, D];
     return row("gemm", name, 2 * m * n * k, 4 * (T * D * 2) + D * D * (mode === 2 ? 4 : size), (r) => ({
@@ -89,24 +96,91 @@ export function perfRows(s: ModelSizes): readonly PerfRow[] {
   return [
     row("grouped_gemm_nt", "gate and up, gathered, SwiGLU", 4 * N * D * F, 4 * (T * D + N * 3 * F) + upWeights, (r) => {
       const g = routing(s, r);
-      return { ...grouped, x: quick(r, [T, D]), rows: g.rows, w: mats(r, 2 * E, F, D), offsets: g.offsets, h: out([N, 2 * F]), y: out([N, F]), segments: 2, act: 1 };
+      return {
+        ...grouped,
+        x: quick(r, [T, D]),
+        rows: g.rows,
+        w: mats(r, 2 * E, F, D),
+        offsets: g.offsets,
+        h: out([N, 2 * F]),
+        y: out([N, F]),
+        segments: 2,
+        act: 1,
+      };
     }),
-    row("grouped_gemm_nt", "down", 2 * N * D * F, 4 * N * (D + F) + downWeights, (r) => ({ ...grouped, x: quick(r, [N, F]), w: mats(r, E, D, F), offsets: routing(s, r).offsets, y: out([N, D]) })),
+    row("grouped_gemm_nt", "down", 2 * N * D * F, 4 * N * (D + F) + downWeights, (r) => ({
+      ...grouped,
+      x: quick(r, [N, F]),
+      w: mats(r, E, D, F),
+      offsets: routing(s, r).offsets,
+      y: out([N, D]),
+    })),
     row("grouped_gemm_nn", "down backward with SwiGLU and gate", 2 * N * D * F, 4 * (T * D + N * 4 * F) + downWeights, (r) => {
       const g = routing(s, r);
-      return { ...grouped, dy: quick(r, [T, D]), rows: g.rows, w: mats(r, E, D, F), offsets: g.offsets, h: quick(r, [N, 2 * F]), gate: quick(r, [N]), dx: out([N, 2 * F]), dgate: out([N]), groups: [], act: 1 };
+      return {
+        ...grouped,
+        dy: quick(r, [T, D]),
+        rows: g.rows,
+        w: mats(r, E, D, F),
+        offsets: g.offsets,
+        h: quick(r, [N, 2 * F]),
+        gate: quick(r, [N]),
+        dx: out([N, 2 * F]),
+        dgate: out([N]),
+        groups: [],
+        act: 1,
+      };
     }),
     row("grouped_gemm_nn", "gate and up backward", 4 * N * D * F, 4 * N * (D + 2 * F) + upWeights, (r) => ({
-      ...grouped, dy: quick(r, [N, 2 * F]), w: mats(r, 2 * E, F, D), offsets: routing(s, r).offsets, dx: out([N, D]), groups: [], segments: 2,
+      ...grouped,
+      dy: quick(r, [N, 2 * F]),
+      w: mats(r, 2 * E, F, D),
+      offsets: routing(s, r).offsets,
+      dx: out([N, D]),
+      groups: [],
+      segments: 2,
     })),
-    row("grouped_gemm_tn", `gate and up gradients of ${s.trained}/${E} experts`, 4 * N * D * F * trainedShare, 4 * (N * 2 * F + T * D) * trainedShare + 16 * s.trained * F * D, (r) => {
-      const g = routing(s, r);
-      return { dy: quick(r, [N, 2 * F]), x: quick(r, [T, D]), x_rows: g.rows, offsets: g.offsets, dw: groups.flatMap(() => [zeros("f32", [F, D]), zeros("f32", [F, D])]), groups, segments: 2, x_act: 0, precision: 0 };
-    }),
-    row("grouped_gemm_tn", `down gradients of ${s.trained}/${E} experts`, 2 * N * D * F * trainedShare, 4 * (T * D + N * 2 * F) * trainedShare + 8 * s.trained * F * D, (r) => {
-      const g = routing(s, r);
-      return { dy: quick(r, [T, D]), dy_rows: g.rows, dy_scale: quick(r, [N]), x: quick(r, [N, 2 * F]), offsets: g.offsets, dw: groups.map(() => zeros("f32", [D, F])), groups, segments: 1, x_act: 1, precision: 0 };
-    }),
+    row(
+      "grouped_gemm_tn",
+      `gate and up gradients of ${s.trained}/${E} experts`,
+      4 * N * D * F * trainedShare,
+      4 * (N * 2 * F + T * D) * trainedShare + 16 * s.trained * F * D,
+      (r) => {
+        const g = routing(s, r);
+        return {
+          dy: quick(r, [N, 2 * F]),
+          x: quick(r, [T, D]),
+          x_rows: g.rows,
+          offsets: g.offsets,
+          dw: groups.flatMap(() => [zeros("f32", [F, D]), zeros("f32", [F, D])]),
+          groups,
+          segments: 2,
+          x_act: 0,
+          precision: 0,
+        };
+      },
+    ),
+    row(
+      "grouped_gemm_tn",
+      `down gradients of ${s.trained}/${E} experts`,
+      2 * N * D * F * trainedShare,
+      4 * (T * D + N * 2 * F) * trainedShare + 8 * s.trained * F * D,
+      (r) => {
+        const g = routing(s, r);
+        return {
+          dy: quick(r, [T, D]),
+          dy_rows: g.rows,
+          dy_scale: quick(r, [N]),
+          x: quick(r, [N, 2 * F]),
+          offsets: g.offsets,
+          dw: groups.map(() => zeros("f32", [D, F])),
+          groups,
+          segments: 1,
+          x_act: 1,
+          precision: 0,
+        };
+      },
+    ),
     row("combine", "weighted, into the residual stream", 2 * N * D, 4 * (N * D + 2 * T * D), combine(T, K, D, { accumulate: true })),
     row("topk_route", "softmax", 0, 8 * T * E, route(T, E, K)),
     row("route_backward", "softmax", 0, 8 * T * E, routeBackward(T, E, K, {}, { pos: true })),
@@ -115,7 +189,13 @@ export function perfRows(s: ModelSizes): readonly PerfRow[] {
     dense(1, "projection backward"),
     dense(2, "projection gradient"),
     row("rms_norm", "", 4 * T * D, 8 * T * D, rmsNorm(T, D)),
-    row("rms_norm_backward", "into the residual stream", 8 * T * D, 16 * T * D, rmsNormBackward(T, D, { accumulate: true, dweight: false })),
+    row(
+      "rms_norm_backward",
+      "into the residual stream",
+      8 * T * D,
+      16 * T * D,
+      rmsNormBackward(T, D, { accumulate: true, dweight: false }),
+    ),
     row("rope", "", 3 * T * s.heads * s.headDim, 8 * T * s.heads * s.headDim, (r) => ({ ...rope(T, s.heads, s.headDim, s.headDim)(r) })),
     row("attention", "causal", 4 * pairs * s.heads * s.headDim, 16 * T * s.heads * s.headDim, attention(heads)),
     // Softmax statistics by the cheap way: what the backward computes does not depend on their values.
@@ -124,10 +204,38 @@ export function perfRows(s: ModelSizes): readonly PerfRow[] {
       const forward = attention(heads)(r);
       const like = (name: string): HostTensor => out(tensor(forward, name).shape);
       const { out: _out, lse: _lse, ...rest } = forward;
-      return { ...small, ...rest, dout: quick(r, like("out").shape), out: quick(r, like("out").shape), lse: quick(r, [T, s.heads]), dq: like("q"), dk: like("k"), dv: like("v") };
+      return {
+        ...small,
+        ...rest,
+        dout: quick(r, like("out").shape),
+        out: quick(r, like("out").shape),
+        lse: quick(r, [T, s.heads]),
+        dq: like("q"),
+        dk: like("k"),
+        dv: like("v"),
+      };
     }),
-    row("linear_cross_entropy", "frozen head", 4 * T * V * D, 8 * T * D + V * D * size, (r) => ({ ...loss(1, 2, 1, { dw: false, labels: () => i32([0]) })(r), x: quick(r, [T, D]), w: quick(r, [V, D], 0.05, s.weights), labels: r.ints([T], V), row_loss: out([T]), dx: out([T, D]) })),
-    row("adamw", `${s.trained} experts`, 12 * 3 * s.trained * F * D, 28 * 3 * s.trained * F * D, adamw(groups.flatMap(() => [[F, D], [F, D], [D, F]]))),
+    row("linear_cross_entropy", "frozen head", 4 * T * V * D, 8 * T * D + V * D * size, (r) => ({
+      ...loss(1, 2, 1, { dw: false, labels: () => i32([0]) })(r),
+      x: quick(r, [T, D]),
+      w: quick(r, [V, D], 0.05, s.weights),
+      labels: r.ints([T], V),
+      row_loss: out([T]),
+      dx: out([T, D]),
+    })),
+    row(
+      "adamw",
+      `${s.trained} experts`,
+      12 * 3 * s.trained * F * D,
+      28 * 3 * s.trained * F * D,
+      adamw(
+        groups.flatMap(() => [
+          [F, D],
+          [F, D],
+          [D, F],
+        ]),
+      ),
+    ),
     row("add", "strided", T * D, 12 * T * D, (r) => ({ a: strided(quick(r, [T, D])), b: quick(r, [T, D]), y: out([T, D]), alpha: 1 })),
   ];
 }

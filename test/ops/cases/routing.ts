@@ -89,7 +89,11 @@ const routeRow = (name: string, T: number, E: number, K: number, rule?: Partial<
   expected: expectedRoute,
 });
 
-const repeated = (T: number, E: number, period: number) => (): HostTensor => f32([T, E], Array.from({ length: T * E }, (_, i) => ((i % E) % period) * 0.5));
+const repeated = (T: number, E: number, period: number) => (): HostTensor =>
+  f32(
+    [T, E],
+    Array.from({ length: T * E }, (_, i) => ((i % E) % period) * 0.5),
+  );
 
 export const routeCases: readonly OpCase[] = [
   routeRow("softmax", 40, 64, 6),
@@ -105,21 +109,52 @@ export const routeCases: readonly OpCase[] = [
   routeRow("-0 and 0 tie", 2, 4, 2, { score: 2 }, { logits: () => f32([2, 4], [-0, 0, -1, 0, 0, -0, -0, 0]) }),
   routeRow("large logits", 20, 33, 4, { renormalize: 1 }, { logits: (r) => r.normal([20, 33], 30) }),
   routeRow("equal huge logits", 3, 5, 2, {}, { logits: () => f32([3, 5], new Array<number>(15).fill(3e38)) }),
-  routeRow("sigmoid with bias, groups, top-2 sums, scaled", 40, 64, 8, { score: 1, n_group: 8, topk_group: 4, group_score: 1, renormalize: 1, norm_eps: 1e-20, scale: 2.5 }, { bias: true }),
-  routeRow("sigmoid with bias, groups dropped to -inf", 40, 64, 8, { score: 1, n_group: 8, topk_group: 2, group_score: 1, drop: 1, renormalize: 1, scale: 2.5 }, { bias: true }),
+  routeRow(
+    "sigmoid with bias, groups, top-2 sums, scaled",
+    40,
+    64,
+    8,
+    { score: 1, n_group: 8, topk_group: 4, group_score: 1, renormalize: 1, norm_eps: 1e-20, scale: 2.5 },
+    { bias: true },
+  ),
+  routeRow(
+    "sigmoid with bias, groups dropped to -inf",
+    40,
+    64,
+    8,
+    { score: 1, n_group: 8, topk_group: 2, group_score: 1, drop: 1, renormalize: 1, scale: 2.5 },
+    { bias: true },
+  ),
   routeRow("softmax groups by maximum", 40, 64, 6, { n_group: 8, topk_group: 3, scale: 16 }),
   routeRow("groups fill exactly", 10, 24, 6, { n_group: 8, topk_group: 2 }),
   routeRow("groups of one expert", 10, 6, 2, { n_group: 6, topk_group: 3 }),
   routeRow("softmax over the chosen", 40, 32, 4, { score: 2 }),
   routeRow("softmax over the chosen, bias", 40, 33, 4, { score: 2, renormalize: 1 }, { bias: true }),
   routeRow("softmax over the chosen, groups to 0", 20, 32, 4, { score: 2, n_group: 4, topk_group: 2 }),
-  routeRow("softmax over the chosen, negative logits, groups to 0", 20, 32, 10, { score: 2, n_group: 4, topk_group: 2 }, { logits: (r) => f32([20, 32], Array.from(r.normal([20, 32]).values, (x) => -5 - Math.abs(x))) }),
+  routeRow(
+    "softmax over the chosen, negative logits, groups to 0",
+    20,
+    32,
+    10,
+    { score: 2, n_group: 4, topk_group: 2 },
+    {
+      logits: (r) =>
+        f32(
+          [20, 32],
+          Array.from(r.normal([20, 32]).values, (x) => -5 - Math.abs(x)),
+        ),
+    },
+  ),
   routeRow("strided, no probs", 17, 61, 6, { renormalize: 1 }, { strided: true, probs: false }),
   routeRow("strided", 17, 61, 6, { score: 1 }, { strided: true }),
   routeRow("many tokens", 700, 64, 8, { renormalize: 1 }),
   routeRow("many experts", 12, 512, 10, {}),
 ];
-export const routeBase: OpCase = { op: "topk_route", name: "base", args: (r) => route(5, 8, 3, { n_group: 4, topk_group: 2, group_score: 1 }, { bias: true })(r) };
+export const routeBase: OpCase = {
+  op: "topk_route",
+  name: "base",
+  args: (r) => route(5, 8, 3, { n_group: 4, topk_group: 2, group_score: 1 }, { bias: true })(r),
+};
 
 // ---- route_backward -----------------------------------------------------------------------------------------------------
 
@@ -144,7 +179,14 @@ export function routeBackward(T: number, E: number, K: number, rule: Partial<Rul
     };
   };
 }
-const backRow = (name: string, T: number, E: number, K: number, rule?: Partial<Rule>, o?: { pos?: boolean; strided?: boolean }): OpCase => ({
+const backRow = (
+  name: string,
+  T: number,
+  E: number,
+  K: number,
+  rule?: Partial<Rule>,
+  o?: { pos?: boolean; strided?: boolean },
+): OpCase => ({
   op: "route_backward",
   name: `${name}, T ${T} E ${E} K ${K}`,
   args: routeBackward(T, E, K, rule, o),
@@ -159,7 +201,10 @@ export const backwardRules: readonly (readonly [string, Partial<Rule>])[] = [
   ["softmax over the chosen, renormalised with eps, scaled", { score: 2, renormalize: 1, norm_eps: 0.25, scale: 1.5 }],
 ];
 export const routeBackwardCases: readonly OpCase[] = [
-  ...backwardRules.flatMap(([name, rule]) => [backRow(name, 40, 61, 6, rule), backRow(`${name}, through pos`, 33, 16, 4, rule, { pos: true })]),
+  ...backwardRules.flatMap(([name, rule]) => [
+    backRow(name, 40, 61, 6, rule),
+    backRow(`${name}, through pos`, 33, 16, 4, rule, { pos: true }),
+  ]),
   backRow("one token", 1, 8, 2),
   backRow("no tokens", 0, 8, 2),
   backRow("all experts chosen", 9, 7, 7, { renormalize: 1 }),
@@ -182,7 +227,8 @@ function expectedBalance(a: Args): Record<string, ArrayLike<number>> {
       const f = (o[e + 1]! - o[e]!) / N;
       for (let t = 0; t < T; t++) {
         loss += (E * f * at(probs, t, e)) / T;
-        for (let j = 0; j < E; j++) dlogits[t * E + j]! += number(a, "coefficient") * E * f * at(probs, t, e) * ((j === e ? 1 : 0) - at(probs, t, j));
+        for (let j = 0; j < E; j++)
+          dlogits[t * E + j]! += number(a, "coefficient") * E * f * at(probs, t, e) * ((j === e ? 1 : 0) - at(probs, t, j));
       }
     }
   return has(a, "loss") ? { dlogits, loss: [loss] } : { dlogits };
@@ -201,7 +247,12 @@ export function loadBalance(T: number, counts: readonly number[], o: { loss?: bo
   };
 }
 const balanceRow = (name: string, T: number, counts: readonly number[], o?: Parameters<typeof loadBalance>[2]): OpCase => ({
-  op: "load_balance", name, args: loadBalance(T, counts, o), k: counts.length, expected: expectedBalance, eps: { loss: "f32" },
+  op: "load_balance",
+  name,
+  args: loadBalance(T, counts, o),
+  k: counts.length,
+  expected: expectedBalance,
+  eps: { loss: "f32" },
 });
 export const balanceCases: readonly OpCase[] = [
   balanceRow("skewed", 20, [30, 1, 0, 9, 0, 0, 20]),
@@ -212,7 +263,11 @@ export const balanceCases: readonly OpCase[] = [
   balanceRow("one token", 1, [0, 1, 1, 0]),
   balanceRow("no tokens", 0, [0, 0, 0]),
   balanceRow("coefficient 0", 5, [3, 1, 1], { coefficient: 0 }),
-  balanceRow("many tokens", 700, Array.from({ length: 61 }, (_, e) => e * 3)),
+  balanceRow(
+    "many tokens",
+    700,
+    Array.from({ length: 61 }, (_, e) => e * 3),
+  ),
 ];
 export const balanceBase: OpCase = { op: "load_balance", name: "base", args: loadBalance(4, [2, 0, 6]) };
 
@@ -228,7 +283,9 @@ function expectedSort(a: Args): Record<string, number[]> {
   order.forEach((slot, row) => (pos[slot] = row));
   const offsets = Array.from({ length: E + 1 }, (_, e) => order.filter((slot) => ids.values[slot]! < e).length);
   const tokens = order.map((slot) => Math.floor(slot / K));
-  return has(a, "gate") ? { offsets, tokens, pos, gate: order.map((slot) => tensor(a, "weights").values[slot]!) } : { offsets, tokens, pos };
+  return has(a, "gate")
+    ? { offsets, tokens, pos, gate: order.map((slot) => tensor(a, "weights").values[slot]!) }
+    : { offsets, tokens, pos };
 }
 export function sort(T: number, K: number, E: number, o: { ids?: (r: Random) => HostTensor; weights?: boolean; strided?: boolean } = {}) {
   return (r: Random): Args => {
@@ -243,7 +300,12 @@ export function sort(T: number, K: number, E: number, o: { ids?: (r: Random) => 
     };
   };
 }
-const sortRow = (name: string, T: number, K: number, E: number, o?: Parameters<typeof sort>[3]): OpCase => ({ op: "expert_sort", name, args: sort(T, K, E, o), expected: expectedSort });
+const sortRow = (name: string, T: number, K: number, E: number, o?: Parameters<typeof sort>[3]): OpCase => ({
+  op: "expert_sort",
+  name,
+  args: sort(T, K, E, o),
+  expected: expectedSort,
+});
 export const sortCases: readonly OpCase[] = [
   sortRow("64 experts", 100, 6, 64),
   sortRow("without weights", 33, 4, 10, { weights: false }),
@@ -281,7 +343,12 @@ export function count(T: number, K: number, E: number, o: { mask?: (r: Random) =
     };
   };
 }
-const countRow = (name: string, T: number, K: number, E: number, o?: Parameters<typeof count>[3]): OpCase => ({ op: "count_experts", name, args: count(T, K, E, o), expected: expectedCount });
+const countRow = (name: string, T: number, K: number, E: number, o?: Parameters<typeof count>[3]): OpCase => ({
+  op: "count_experts",
+  name,
+  args: count(T, K, E, o),
+  expected: expectedCount,
+});
 export const countCases: readonly OpCase[] = [
   countRow("64 experts", 200, 6, 64),
   countRow("added to earlier counts", 50, 2, 8, { started: true }),
@@ -302,7 +369,8 @@ function expectedCombine(a: Args): Record<string, Float64Array> {
   const D = colsOf(x);
   const y = a.accumulate === 1 ? Float64Array.from(tensor(a, "y").values) : new Float64Array(rowsOf(pos) * D);
   for (let t = 0; t < rowsOf(pos); t++)
-    for (let k = 0; k < colsOf(pos); k++) for (let d = 0; d < D; d++) y[t * D + d]! += (has(a, "weights") ? at(tensor(a, "weights"), t, k) : 1) * at(x, at(pos, t, k), d);
+    for (let k = 0; k < colsOf(pos); k++)
+      for (let d = 0; d < D; d++) y[t * D + d]! += (has(a, "weights") ? at(tensor(a, "weights"), t, k) : 1) * at(x, at(pos, t, k), d);
   return { y };
 }
 interface CombineOptions {
@@ -335,8 +403,19 @@ export function combineBackward(T: number, K: number, D: number, o: { dx?: boole
     };
   };
 }
-const combineRow = (name: string, T: number, K: number, D: number, o?: CombineOptions): OpCase => ({ op: "combine", name, args: combine(T, K, D, o), k: K + 1, expected: expectedCombine });
-const combineBackRow = (name: string, T: number, K: number, D: number, o?: Parameters<typeof combineBackward>[3]): OpCase => ({ op: "combine_backward", name, args: combineBackward(T, K, D, o), k: D });
+const combineRow = (name: string, T: number, K: number, D: number, o?: CombineOptions): OpCase => ({
+  op: "combine",
+  name,
+  args: combine(T, K, D, o),
+  k: K + 1,
+  expected: expectedCombine,
+});
+const combineBackRow = (name: string, T: number, K: number, D: number, o?: Parameters<typeof combineBackward>[3]): OpCase => ({
+  op: "combine_backward",
+  name,
+  args: combineBackward(T, K, D, o),
+  k: D,
+});
 export const combineCases: readonly OpCase[] = [
   combineRow("six of each token", 40, 6, 64),
   combineRow("unaligned", 33, 3, 71),
@@ -349,7 +428,13 @@ export const combineCases: readonly OpCase[] = [
   combineRow("no slots", 3, 0, 5),
   combineRow("no columns", 3, 2, 0),
   combineRow("many tokens", 600, 8, 130),
-  { op: "combine", name: "rows read twice and rows never read", args: (r) => ({ ...combine(9, 2, 17)(r), pos: r.ints([9, 2], 18) }), k: 2, expected: expectedCombine },
+  {
+    op: "combine",
+    name: "rows read twice and rows never read",
+    args: (r) => ({ ...combine(9, 2, 17)(r), pos: r.ints([9, 2], 18) }),
+    k: 2,
+    expected: expectedCombine,
+  },
   combineBackRow("both gradients", 40, 6, 64),
   combineBackRow("unaligned, strided", 33, 3, 71, { strided: true }),
   combineBackRow("dx only", 33, 3, 71, { dweights: false }),

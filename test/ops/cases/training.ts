@@ -82,7 +82,10 @@ const lossRow = (name: string, T: number, V: number, D: number, o?: LossOptions)
   eps: { loss: "f32", ...(o?.bf16 ? { dx: "bf16", dw: "bf16" } : {}) },
 });
 const none = (T: number) => (): HostTensor => i32(new Array<number>(T).fill(-100));
-const all = (T: number, V: number) => (r: Random): HostTensor => r.ints([T], V);
+const all =
+  (T: number, V: number) =>
+  (r: Random): HostTensor =>
+    r.ints([T], V);
 export const lossCases: readonly OpCase[] = [
   lossRow("some rows unsupervised", 40, 61, 37),
   lossRow("all rows supervised", 33, 64, 32, { labels: all(33, 64) }),
@@ -124,8 +127,17 @@ const normRow = (name: string, args: (r: Random) => Args): OpCase => ({
 export const gradNormCases: readonly OpCase[] = [
   normRow("several tensors", (r) => ({ grads: tensors(r, mixedShapes), norm: out([1], "f64") })),
   normRow("no tensors", () => ({ grads: [], norm: out([1], "f64") })),
-  normRow("large and small values", (r) => ({ grads: [...tensors(r, [[50, 20]], 1e18), ...tensors(r, [[50, 20]], 1e-18)], norm: out([1], "f64") })),
-  normRow("strided", (r) => ({ grads: tensors(r, [[9, 37], [4, 5]]).map((t) => strided(t)), norm: out([1], "f64") })),
+  normRow("large and small values", (r) => ({
+    grads: [...tensors(r, [[50, 20]], 1e18), ...tensors(r, [[50, 20]], 1e-18)],
+    norm: out([1], "f64"),
+  })),
+  normRow("strided", (r) => ({
+    grads: tensors(r, [
+      [9, 37],
+      [4, 5],
+    ]).map((t) => strided(t)),
+    norm: out([1], "f64"),
+  })),
   normRow("an infinite gradient", () => ({ grads: [f32([2], [1, Infinity])], norm: out([1], "f64") })),
   normRow("not a number", () => ({ grads: [f32([2], [1, NaN])], norm: out([1], "f64") })),
   normRow("many chunks", (r) => ({ grads: tensors(r, [[300, 700], [129, 130], [7]]), norm: out([1], "f64") })),
@@ -137,7 +149,11 @@ function expectedAdamw(a: Args): Record<string, Float64Array[]> {
   const skip = norm !== null && !Number.isFinite(norm);
   const clip = norm !== null && number(a, "max_norm") > 0 ? Math.min(1, number(a, "max_norm") / (norm + 1e-6)) : 1;
   const [b1, b2, lr] = [number(a, "beta1"), number(a, "beta2"), number(a, "lr")];
-  const [p, m, v] = ["params", "m", "v"].map((name) => list(a, name).map((t) => Float64Array.from(t.values))) as [Float64Array[], Float64Array[], Float64Array[]];
+  const [p, m, v] = ["params", "m", "v"].map((name) => list(a, name).map((t) => Float64Array.from(t.values))) as [
+    Float64Array[],
+    Float64Array[],
+    Float64Array[],
+  ];
   if (!skip)
     list(a, "grads").forEach((g, i) => {
       for (let j = 0; j < g.values.length; j++) {
@@ -179,7 +195,13 @@ export function adamw(shapes: readonly (readonly number[])[], o: AdamOptions = {
     };
   };
 }
-const adamRow = (name: string, shapes: readonly (readonly number[])[], o?: AdamOptions): OpCase => ({ op: "adamw", name, args: adamw(shapes, o), k: 4, expected: expectedAdamw });
+const adamRow = (name: string, shapes: readonly (readonly number[])[], o?: AdamOptions): OpCase => ({
+  op: "adamw",
+  name,
+  args: adamw(shapes, o),
+  k: 4,
+  expected: expectedAdamw,
+});
 export const adamwCases: readonly OpCase[] = [
   adamRow("first step", mixedShapes),
   adamRow("tenth step", mixedShapes, { step: 10 }),
@@ -191,7 +213,14 @@ export const adamwCases: readonly OpCase[] = [
   adamRow("NaN norm skips the step, even without a limit", mixedShapes, { norm: NaN, step: 3, maxNorm: 0 }),
   adamRow("no decay", mixedShapes, { decay: 0, step: 2 }),
   adamRow("lr 0 moves no parameter", mixedShapes, { lr: 0, step: 2 }),
-  adamRow("strided", [[9, 37], [2, 3, 5]], { strided: true, step: 2, norm: 3 }),
+  adamRow(
+    "strided",
+    [
+      [9, 37],
+      [2, 3, 5],
+    ],
+    { strided: true, step: 2, norm: 3 },
+  ),
   adamRow("no tensors", []),
   adamRow("one element", [[1]]),
   adamRow("many chunks", [[300, 700], [129, 130], [7]], { step: 5, norm: 700 }),
