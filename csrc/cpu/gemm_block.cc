@@ -1,7 +1,7 @@
-// The loop nest of all products: prepare A once, then for each panel: build it in L2, run all row tiles over it.
+// The loop nest of all products: prepare A once, then for each group of panels: build it in L2, run all row tiles over it.
 //
 // A is packed once per block (or read in place where its rows are short), a panel is built once per block, and while the
-// tiles of one panel run the memory of the next is fetched into L2. k is cut into chunks of KC only to bound the error of
+// tiles of one group run the memory of the next is fetched into L2. k is cut into chunks of KC only to bound the error of
 // long sums: partial sums stay in the tile.
 #include "gemm_block.h"
 
@@ -15,6 +15,14 @@ ESFT_INLINE int64_t aligned(int64_t bytes) { return (bytes + kAlign - 1) / kAlig
 // Rows up to this many bytes are read by the kernel as they lie; longer ones would fight for the same sets of L1.
 constexpr int64_t kRowBytes = 2048;
 constexpr int64_t kSpill = 64;  // packing writes one vector past its end
+
+// Panels are built in groups that stay in L2 together: a tile of A is read once per group, outputs are written in longer
+// runs, and weight columns are gathered from memory whole lines at a time.
+constexpr int64_t kGroupBytes = 384 << 10, kMaxGroup = 4;
+int64_t panel_group(PanelKind kind, int64_t k) {
+  const int64_t bytes = panel_bytes(kind, k), fit = kGroupBytes / (bytes > 0 ? bytes : 1);
+  return fit < 1 ? 1 : smaller(fit, kMaxGroup);
+}
 
 int64_t a_row_bytes(PanelKind kind, int64_t k) { return a_elements(kind, k) * 4; }
 
@@ -46,52 +54,61 @@ PreparedA prepare_a(const Block& b, int64_t tiles, void* scratch) {
   return {A_PACKED, static_cast<const char*>(scratch), 0};
 }
 
-void build_panel(const Block& b, int64_t p, void* out) {
+// Panels p .. p+count, one behind the other.
+void build_panels(const Block& b, int64_t p, int64_t count, void* out) {
   if (b.k == 0) return;
-  switch (b.source) {
-    case FROM_WEIGHT_ROWS:
-      if (b.out.kind == OUT_SWIGLU)
-        return panel_of_weight_rows(b.kind, b.w, p * W, b.n + p * W, b.n, 2 * b.n, b.k, out);
-      return panel_of_weight_rows(b.kind, b.w, p * NR, p * NR + W, b.n, b.n, b.k, out);
-    case FROM_WEIGHT_COLUMNS: return panel_of_weight_columns(b.kind, b.w, p * NR, smaller(NR, b.n - p * NR), b.k, out);
-    case FROM_ROWS: return panel_of_rows(b.kind, b.x, b.x_act, b.x_features, p * NR, smaller(NR, b.n - p * NR), b.k, out);
-    case FROM_PANELS: return;
+  const int64_t columns = smaller(count * NR, b.n - p * NR);
+  if (b.source == FROM_WEIGHT_COLUMNS) return panels_of_weight_columns(b.kind, b.w, p * NR, columns, b.k, out);
+  if (b.source == FROM_ROWS) return panels_of_rows(b.kind, b.x, b.x_act, b.x_features, p * NR, columns, b.k, out);
+  char* to = static_cast<char*>(out);
+  for (int64_t q = p; q < p + count; q++, to += panel_bytes(b.kind, b.k)) {
+    if (b.out.kind == OUT_SWIGLU)
+      panel_of_weight_rows(b.kind, b.w, q * W, b.n + q * W, b.n, 2 * b.n, b.k, to);
+    else
+      panel_of_weight_rows(b.kind, b.w, q * NR, q * NR + W, b.n, b.n, b.k, to);
   }
 }
 
-// Starts fetching the weights of panel p, spread over `blocks` calls.
-void fetch_panel(const Block& b, int64_t p, int64_t blocks, Prefetch* ahead) {
+struct Place {
+  const Segment* s;
+  int64_t row;
+};
+Place place_of(const Weights& w, int64_t row) {
+  const Segment* s = w.segments;
+  while (row >= s->rows) row -= s++->rows;
+  return {s, row};
+}
+int64_t pitch_of(const Segment& s) { return s.ld * (s.bf16 ? 2 : 4); }
+
+// Starts fetching the memory of panels p .. p+count, spread over `blocks` calls.
+void fetch_panels(const Block& b, int64_t p, int64_t count, int64_t blocks, Prefetch* ahead) {
   ahead->per_block = 0;
-  if (b.source == FROM_PANELS && blocks > 0 && b.panels->panel_bytes > 0) {
-    ahead->next = static_cast<const char*>(b.panels->data) + p * b.panels->panel_bytes;
-    ahead->lines = ahead->left = int32_t(b.panels->panel_bytes / 64);
-    ahead->rows = 1;
-    ahead->then = nullptr;
-    ahead->per_block = int32_t((ahead->lines + blocks - 1) / blocks);
-    return;
-  }
-  if (b.source > FROM_WEIGHT_COLUMNS || blocks <= 0 || b.k == 0) return;
-  const Segment* s = b.w.segments;
+  ahead->then = nullptr;
+  ahead->then_rows = 0;
+  if (blocks <= 0 || b.k == 0 || b.source == FROM_ROWS) return;
   const char *first, *second = nullptr;
-  int64_t rows, second_rows = 0, bytes;
-  if (b.source == FROM_WEIGHT_ROWS) {
+  int64_t rows = 1, second_rows = 0, bytes, pitch;
+  if (b.source == FROM_PANELS) {
+    first = static_cast<const char*>(b.panels->data) + p * b.panels->panel_bytes;
+    bytes = pitch = b.panels->panel_bytes * count;
+  } else if (b.source == FROM_WEIGHT_ROWS) {
     const bool paired = b.out.kind == OUT_SWIGLU;
-    int64_t n = paired ? p * W : p * NR;
-    const Segment* up = s;
-    for (int64_t i = n; i >= s->rows; i -= s->rows, n = i) s++;
-    bytes = b.k * (s->bf16 ? 2 : 4);
-    const int64_t pitch = s->ld * (s->bf16 ? 2 : 4);
-    first = static_cast<const char*>(s->data) + n * pitch;
-    rows = smaller(paired ? W : NR, s->rows - n);
+    const int64_t columns = count * (paired ? W : NR);
+    const Place at = place_of(b.w, p * (paired ? W : NR));
+    pitch = pitch_of(*at.s);
+    bytes = b.k * (at.s->bf16 ? 2 : 4);
+    first = static_cast<const char*>(at.s->data) + at.row * pitch;
+    rows = smaller(columns, at.s->rows - at.row);
     if (paired) {
-      int64_t j = b.n + p * W;
-      while (j >= up->rows) j -= up++->rows;
-      second = static_cast<const char*>(up->data) + j * pitch;
-      second_rows = smaller(W, up->rows - j);
+      const Place up = place_of(b.w, b.n + p * W);
+      second = static_cast<const char*>(up.s->data) + up.row * pitch_of(*up.s);
+      second_rows = smaller(columns, up.s->rows - up.row);
     }
   } else {
+    const Segment* s = b.w.segments;
     const int64_t size = s->bf16 ? 2 : 4;
-    bytes = smaller(NR, b.n - p * NR) * size;
+    pitch = pitch_of(*s);
+    bytes = smaller(count * NR, b.n - p * NR) * size;
     first = static_cast<const char*>(s->data) + p * NR * size;
     rows = s->rows;
     if (b.w.count > 1 && s[1].bf16 == s->bf16) {
@@ -100,13 +117,15 @@ void fetch_panel(const Block& b, int64_t p, int64_t blocks, Prefetch* ahead) {
     }
   }
   if (rows <= 0) return;
-  const int64_t pitch = s->ld * (s->bf16 ? 2 : 4), offset = reinterpret_cast<uintptr_t>(first) & 63;
+  const int64_t offset = reinterpret_cast<uintptr_t>(first) & 63;
   ahead->lines = ahead->left = int32_t((bytes + (pitch % 64 ? 63 : offset) + 63) / 64);
   ahead->jump = pitch - int64_t(ahead->lines) * 64;
   ahead->next = first - offset;
   ahead->rows = int32_t(rows);
-  ahead->then = second ? second - (reinterpret_cast<uintptr_t>(second) & 63) : nullptr;
-  ahead->then_rows = int32_t(second_rows);
+  if (second && second_rows > 0) {
+    ahead->then = second - (reinterpret_cast<uintptr_t>(second) & 63);
+    ahead->then_rows = int32_t(second_rows);
+  }
   ahead->per_block = int32_t((int64_t(ahead->lines) * (rows + second_rows) + blocks - 1) / blocks);
 }
 
@@ -124,6 +143,19 @@ void fetch_tile(const Block& b, int64_t i, int64_t mr, int64_t p, int64_t blocks
   ahead->rows = ahead->then_rows = int32_t(mr);
   ahead->then = h ? reinterpret_cast<const char*>(first + b.n) : nullptr;
   ahead->per_block = int32_t((ahead->lines * mr * (h ? 2 : 1) * 3 / 2 + blocks - 1) / blocks);
+}
+
+// Starts fetching the next tile's rows of an A that is read in place, over the kernels of this one.
+void fetch_rows(const char* rows, int64_t pitch, int64_t count, int64_t bytes, int64_t blocks, Prefetch* ahead) {
+  ahead->per_block = 0;
+  ahead->then = nullptr;
+  if (blocks <= 0 || count <= 0) return;
+  const int64_t offset = reinterpret_cast<uintptr_t>(rows) & 63;
+  ahead->lines = ahead->left = int32_t((bytes + (pitch % 64 ? 63 : offset) + 63) / 64);
+  ahead->jump = pitch - int64_t(ahead->lines) * 64;
+  ahead->next = rows - offset;
+  ahead->rows = int32_t(count);
+  ahead->per_block = int32_t((ahead->lines * count + blocks - 1) / blocks);
 }
 
 }  // namespace
@@ -162,15 +194,16 @@ Block block_part(const Block& b, int64_t m0, int64_t m1) {
 int64_t block_panels(const Block& b) { return b.out.kind == OUT_SWIGLU ? (b.n + W - 1) / W : (b.n + NR - 1) / NR; }
 
 size_t block_scratch(int64_t m, int64_t k, PanelKind kind, bool panel) {
-  return size_t(aligned(m * a_row_bytes(kind, k) + kSpill) + (panel ? aligned(panel_bytes(kind, k)) : 0) +
+  return size_t(aligned(m * a_row_bytes(kind, k) + kSpill) + (panel ? aligned(panel_bytes(kind, k) * panel_group(kind, k)) : 0) +
                 aligned(m * W * 4) + kMaxTileRows * NR * 4);
 }
 
 void run_block(const Block& b, int64_t p0, int64_t p1, void* scratch) {
+  if (b.m <= 0 || p0 >= p1) return;
   const int64_t per_tile = tile_rows(b.kind), tiles = (b.m + per_tile - 1) / per_tile;
   const int64_t row_bytes = a_row_bytes(b.kind, b.k), steps = panel_steps(b.kind, b.k);
-  const int64_t chunk = b.kind == PANEL_F32 ? KC : b.kind == PANEL_PAIR ? KC / 2 : KC;
-  if (b.m <= 0 || p0 >= p1) return;
+  const int64_t chunk = b.kind == PANEL_PAIR ? KC / 2 : KC;
+  const int64_t group = panel_group(b.kind, b.k);
 
   char* at = static_cast<char*>(scratch);
   char* a_scratch = at;
@@ -184,45 +217,52 @@ void run_block(const Block& b, int64_t p0, int64_t p1, void* scratch) {
   const PreparedA a = prepare_a(b, tiles, a_scratch);
   const bool dgate = b.out.kind == OUT_DSWIGLU && b.out.dgate;
   if (dgate) memset(sums, 0, size_t(b.m) * W * 4);
-  int64_t fetches = 0;  // fetch opportunities per panel
+  int64_t fetches = 0;  // fetch opportunities per tile and panel
   for (int64_t s = 0; s < steps; s += chunk) fetches += smaller(chunk, steps - s) / kPrefetchSteps;
-  const int64_t tile_fetches = fetches;
-  fetches *= tiles;
-
   const bool reads_outputs = b.out.add || b.out.kind == OUT_DSWIGLU;
+
+  const bool a_cold = reads_a_in_place(b) && !reads_outputs;
   Prefetch ahead = {}, tile_ahead = {};
-  for (int64_t p = p0; p < p1; p++) {
-    const char* panel = panel_scratch;
+  for (int64_t g0 = p0; g0 < p1; g0 += group) {
+    const int64_t count = smaller(group, p1 - g0);
+    const char* panels = panel_scratch;
+    int64_t pitch = panel_bytes(b.kind, b.k);
     if (b.source == FROM_PANELS) {
-      panel = static_cast<const char*>(b.panels->data) + p * b.panels->panel_bytes;
+      pitch = b.panels->panel_bytes;
+      panels = static_cast<const char*>(b.panels->data) + g0 * pitch;
     } else {
-      build_panel(b, p, panel_scratch);
+      build_panels(b, g0, count, panel_scratch);
     }
     ahead.per_block = 0;
-    if (p + 1 < p1) fetch_panel(b, p + 1, fetches, &ahead);
-    const bool direct = b.out.kind == OUT_PLAIN && (p + 1) * NR <= b.n && !b.out.bias && !b.out.past_caches;
-    int64_t i = 0;
-    for (int64_t t = 0; t < tiles; t++) {
+    if (g0 + count < p1) fetch_panels(b, g0 + count, smaller(group, p1 - g0 - count), fetches * tiles * count, &ahead);
+    for (int64_t t = 0, i = 0; t < tiles; t++) {
       const int64_t mr = tile_height(b.m, tiles, t);
       const MicroKernel kernel = micro_kernel(b.kind, a.access, int(mr));
-      MicroArgs g;
-      g.a = a.access == A_ROWS ? a.data + i * a.ld : a.data + i * row_bytes;
-      g.lda = a.ld;
-      g.panel = panel;
-      g.c = direct ? b.out.c + i * b.out.ldc + p * NR : tile;
-      g.ldc = direct ? b.out.ldc : NR;
-      g.add = direct && b.out.add;
-      g.panel_ahead = &ahead;
-      g.tile_ahead = &tile_ahead;
-      if (reads_outputs) fetch_tile(b, i, mr, p, tile_fetches, &tile_ahead);
-      for (int64_t s = 0; s < steps || s == 0; s += chunk) {
-        g.steps = smaller(chunk, steps - s);
-        kernel(g);
-        g.add = true;
-        g.a = static_cast<const char*>(g.a) + chunk * 4 * (b.kind == PANEL_PAIR ? 2 : 1) * (a.access == A_ROWS ? 1 : mr);
-        g.panel = static_cast<const char*>(g.panel) + chunk * NR * 4;
+      const char* a_tile = a.access == A_ROWS ? a.data + i * a.ld : a.data + i * row_bytes;
+      const int64_t a_chunk = chunk * 4 * (b.kind == PANEL_PAIR ? 2 : 1) * (a.access == A_ROWS ? 1 : mr);
+      if (a_cold && g0 == p0 && t + 1 < tiles)
+        fetch_rows(a.data + (i + mr) * a.ld, a.ld, tile_height(b.m, tiles, t + 1), b.k * 4, fetches * count, &tile_ahead);
+      for (int64_t p = g0; p < g0 + count; p++) {
+        const bool direct = b.out.kind == OUT_PLAIN && (p + 1) * NR <= b.n && !b.out.bias && !b.out.past_caches;
+        MicroArgs g;
+        g.a = a_tile;
+        g.lda = a.ld;
+        g.panel = panels + (p - g0) * pitch;
+        g.c = direct ? b.out.c + i * b.out.ldc + p * NR : tile;
+        g.ldc = direct ? b.out.ldc : NR;
+        g.add = direct && b.out.add;
+        g.panel_ahead = &ahead;
+        g.tile_ahead = &tile_ahead;
+        if (reads_outputs) fetch_tile(b, i, mr, p, fetches, &tile_ahead);
+        for (int64_t s = 0; s < steps || s == 0; s += chunk) {
+          g.steps = smaller(chunk, steps - s);
+          kernel(g);
+          g.add = true;
+          g.a = static_cast<const char*>(g.a) + a_chunk;
+          g.panel = static_cast<const char*>(g.panel) + chunk * NR * 4;
+        }
+        if (!direct) finish_tile(b, tile, i, mr, p, sums);
       }
-      if (!direct) finish_tile(b, tile, i, mr, p, sums);
       i += mr;
     }
   }

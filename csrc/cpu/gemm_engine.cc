@@ -35,13 +35,13 @@ Panels pack_panels(const Operand& b, int64_t k, int64_t n, int precision, void* 
   const Panels p = {memory, k, n, panel_bytes(kind, k), kind};
   const Segment s = segment_of(b, k, n);
   const Weights w = {&s, 1};
-  for (int64_t n0 = 0; k > 0 && n0 < n; n0 += NR) {
-    void* out = static_cast<char*>(memory) + n0 / NR * p.panel_bytes;
-    if (b.transposed)
-      panel_of_weight_rows(kind, w, n0, n0 + W, n, n, k, out);
-    else
-      panel_of_weight_columns(kind, w, n0, smaller(NR, n - n0), k, out);
+  if (k == 0) return p;
+  if (!b.transposed) {
+    panels_of_weight_columns(kind, w, 0, n, k, memory);
+    return p;
   }
+  for (int64_t n0 = 0; n0 < n; n0 += NR)
+    panel_of_weight_rows(kind, w, n0, n0 + W, n, n, k, static_cast<char*>(memory) + n0 / NR * p.panel_bytes);
   return p;
 }
 

@@ -176,75 +176,98 @@ void panel_of_weight_rows(PanelKind kind, const Weights& w, int64_t n0, int64_t 
   }
 }
 
-void panel_of_weight_columns(PanelKind kind, const Weights& w, int64_t n0, int64_t count, int64_t k, void* out_) {
+// Whole rows of all panels at a time: each row of memory is visited once.
+void panels_of_weight_columns(PanelKind kind, const Weights& w, int64_t n0, int64_t count, int64_t k, void* out_) {
   float* out = floats(out_);
+  const int64_t next_panel = panel_steps(kind, k) * NR;
   WeightCursor c = WeightCursor::make(w, 0);
   if (kind == PANEL_F32) {
     for (int64_t l = 0; l < k; l++, out += NR) {
       c.settle();
-      store(out, c.load_f32(n0, count));
-      store(out + W, c.load_f32(n0 + W, count - W));
+      for (int64_t n = 0, p = 0; n < count; n += NR, p += next_panel) {
+        store(out + p, c.load_f32(n0 + n, count - n));
+        store(out + p + W, c.load_f32(n0 + n + W, count - n - W));
+      }
       c.next();
     }
     return;
   }
 #if defined(__AVX512F__)
   if (all_bf16(w)) {
-    const __mmask32 mask = count >= NR ? ~0u : (1u << count) - 1;
     for (int64_t l = 0; l < k; l += 2, out += NR) {
       c.settle();
-      const vf r0 = (vf)_mm512_maskz_loadu_epi16(mask, reinterpret_cast<const uint16_t*>(c.row) + n0);
+      const uint16_t* row0 = reinterpret_cast<const uint16_t*>(c.row) + n0;
+      const uint16_t* row1 = row0;
       c.next();
-      vf r1 = {};
-      if (l + 1 < k) {
+      const bool two = l + 1 < k;
+      if (two) {
         c.settle();
-        r1 = (vf)_mm512_maskz_loadu_epi16(mask, reinterpret_cast<const uint16_t*>(c.row) + n0);
+        row1 = reinterpret_cast<const uint16_t*>(c.row) + n0;
         c.next();
       }
-      vf p0, p1;
-      zip_bf16(r0, r1, p0, p1);
-      store(out, p0);
-      store(out + W, p1);
+      for (int64_t n = 0, p = 0; n < count; n += NR, p += next_panel) {
+        const __mmask32 mask = count - n >= NR ? ~0u : (1u << (count - n)) - 1;
+        const vf r0 = (vf)_mm512_maskz_loadu_epi16(mask, row0 + n);
+        const vf r1 = (vf)_mm512_maskz_loadu_epi16(two ? mask : 0, row1 + n);
+        vf p0, p1;
+        zip_bf16(r0, r1, p0, p1);
+        store(out + p, p0);
+        store(out + p + W, p1);
+      }
     }
     return;
   }
 #endif
-  for (int64_t l = 0; l < k; l += 2, out += NR) {
-    c.settle();
-    const vf a0 = c.load_f32(n0, count), a1 = c.load_f32(n0 + W, count - W);
-    c.next();
-    vf b0 = {}, b1 = {};
-    if (l + 1 < k) {
+  for (int64_t n = 0; n < count; n += NR) {  // rounded pairs of f32 or mixed rows
+    const int64_t at = n0 + n, left = count - n;
+    float* row = out + n / NR * next_panel;
+    c = WeightCursor::make(w, 0);
+    for (int64_t l = 0; l < k; l += 2, row += NR) {
       c.settle();
-      b0 = c.load_f32(n0, count), b1 = c.load_f32(n0 + W, count - W);
+      const vf a0 = c.load_f32(at, left), a1 = c.load_f32(at + W, left - W);
       c.next();
+      vf b0 = {}, b1 = {};
+      if (l + 1 < k) {
+        c.settle();
+        b0 = c.load_f32(at, left), b1 = c.load_f32(at + W, left - W);
+        c.next();
+      }
+      store_pairs(row, a0, a1, b0, b1);
     }
-    store_pairs(out, a0, a1, b0, b1);
   }
 }
 
-void panel_of_rows(PanelKind kind, const Rows& x, bool act, int64_t K, int64_t n0, int64_t count, int64_t k, void* out_) {
+void panels_of_rows(PanelKind kind, const Rows& x, bool act, int64_t K, int64_t n0, int64_t count, int64_t k, void* out_) {
+  constexpr int64_t kAhead = 4;
   float* out = floats(out_);
-  const int64_t c0 = smaller(count, W), c1 = count - c0;
-  constexpr int64_t kAhead = 8;
-  auto part = [&](int64_t l, int64_t n, int64_t c) ESFT_LAMBDA -> vf {
+  const int64_t next_panel = panel_steps(kind, k) * NR;
+  auto part = [&](const float* p, int64_t c) ESFT_LAMBDA -> vf {
     if (c <= 0) return vf{};
-    const float* p = row_at(x, l) + n0 + n;
-    __builtin_prefetch(row_at(x, smaller(l + kAhead, k - 1)) + n0 + n, 0, 3);  // gathered rows, which no prefetcher foresees
-    __builtin_prefetch(p + NR, 0, 2);                                         // the next panel's part of this row
-    if (act) __builtin_prefetch(p + K + NR, 0, 2);
-    return act ? silu_times(load_n(p, c), load_n(p + K, c)) : load_n(p, c);
+    const int64_t n = smaller(c, W);
+    return act ? silu_times(load_n(p, n), load_n(p + K, n)) : load_n(p, n);
   };
-  if (kind == PANEL_F32) {
-    for (int64_t l = 0; l < k; l++, out += NR) {
-      store(out, part(l, 0, c0));
-      store(out + W, part(l, W, c1));
+  const int64_t per = kind == PANEL_F32 ? 1 : 2;
+  for (int64_t l = 0; l < k; l += per, out += NR) {
+    const bool two = per == 2 && l + 1 < k;
+    const float* row0 = row_at(x, l) + n0;
+    const float* row1 = row_at(x, two ? l + 1 : l) + n0;
+    const float* ahead0 = row_at(x, smaller(l + kAhead, k - 1)) + n0;  // gathered rows, which no prefetcher foresees
+    const float* ahead1 = row_at(x, smaller(l + kAhead + 1, k - 1)) + n0;
+    for (int64_t n = 0, p = 0; n < count; n += NR, p += next_panel) {
+      const int64_t left = count - n;
+      __builtin_prefetch(ahead0 + n, 0, 3);
+      __builtin_prefetch(ahead0 + n + W, 0, 3);
+      if (act) __builtin_prefetch(ahead0 + K + n, 0, 3), __builtin_prefetch(ahead0 + K + n + W, 0, 3);
+      const vf a0 = part(row0 + n, left), a1 = part(row0 + n + W, left - W);
+      if (kind == PANEL_F32) {
+        store(out + p, a0);
+        store(out + p + W, a1);
+      } else {
+        __builtin_prefetch(ahead1 + n, 0, 3);
+        __builtin_prefetch(ahead1 + n + W, 0, 3);
+        store_pairs(out + p, a0, a1, two ? part(row1 + n, left) : vf{}, two ? part(row1 + n + W, left - W) : vf{});
+      }
     }
-    return;
-  }
-  for (int64_t l = 0; l < k; l += 2, out += NR) {
-    const bool two = l + 1 < k;
-    store_pairs(out, part(l, 0, c0), part(l, W, c1), two ? part(l + 1, 0, c0) : vf{}, two ? part(l + 1, W, c1) : vf{});
   }
 }
 
