@@ -4,7 +4,7 @@ const { native, f32, opIndex } = require("./addon.cjs");
 
 const device = new native.Device("cpu", 1);
 const dispose = process.argv[2] === "dispose";
-(async () => {
+void (async () => {
   for (let i = 0; i < 600; i++) {
     const t = device.alloc(f32, [1024, 1024]);
     device.run(opIndex("fill"), { x: t, value: 1 });

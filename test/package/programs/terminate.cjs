@@ -10,7 +10,7 @@ if (!isMainThread) {
   device.synchronize().then(() => parentPort.postMessage("finished"));
   parentPort.postMessage("started");
 } else {
-  (async () => {
+  void (async () => {
     for (let i = 0; i < 4; i++) {
       const worker = new Worker(__filename);
       const messages = [];
