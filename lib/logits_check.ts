@@ -27,12 +27,23 @@ export interface LogitsCheckOptions {
 
 /** Token ids that are the same everywhere: a Weyl sequence over the vocabulary. */
 function tokenRows(vocab: number, rows: number, length: number): number[][] {
-  return Array.from({ length: rows }, (_, r) => Array.from({ length }, (_unused, t) => Math.floor(((r * length + t + 1) * 0.618033988749895) % 1 * vocab)));
+  return Array.from({ length: rows }, (_, r) =>
+    Array.from({ length }, (_unused, t) => Math.floor((((r * length + t + 1) * 0.618033988749895) % 1) * vocab)),
+  );
 }
 
 /** @throws LayoutError the adapter does not fit the base */
-export async function checkMergedLogits(baseDir: string, adapter: Adapter, mergedDir: string, options: LogitsCheckOptions = {}): Promise<LogitsCheck> {
-  const load = { checkWeights: false, ...(options.threads ? { threads: options.threads } : {}), ...(options.signal ? { signal: options.signal } : {}) };
+export async function checkMergedLogits(
+  baseDir: string,
+  adapter: Adapter,
+  mergedDir: string,
+  options: LogitsCheckOptions = {},
+): Promise<LogitsCheck> {
+  const load = {
+    checkWeights: false,
+    ...(options.threads ? { threads: options.threads } : {}),
+    ...(options.signal ? { signal: options.signal } : {}),
+  };
   const base = await MoeModel.fromPretrained(baseDir, load);
   try {
     const { spec, checkpoint } = base;
@@ -65,7 +76,15 @@ export async function checkMergedLogits(baseDir: string, adapter: Adapter, merge
           maxChange = Math.max(maxChange, Math.abs(row[i]! - b[i]!));
         }
       });
-      return { ok: different === 0, rows: rows.length, tokens: rows.reduce((n, r) => n + r.length, 0), values, different, maxAbs, maxChange };
+      return {
+        ok: different === 0,
+        rows: rows.length,
+        tokens: rows.reduce((n, r) => n + r.length, 0),
+        values,
+        different,
+        maxAbs,
+        maxChange,
+      };
     } finally {
       await merged[Symbol.asyncDispose]();
     }

@@ -42,23 +42,42 @@ export interface DataFlags {
 export function dataOptions(command: Command): Command {
   return command
     .option("--template <name>", '"tokenizer" (the checkpoint\'s chat template), "esft" (the official format), or a Jinja file')
-    .addOption(new Option("--shape <name>", "shape of the rows (default: each row's keys decide)").choices(["messages", "sharegpt", "alpaca", "prompt_completion", "text"]))
+    .addOption(
+      new Option("--shape <name>", "shape of the rows (default: each row's keys decide)").choices([
+        "messages",
+        "sharegpt",
+        "alpaca",
+        "prompt_completion",
+        "text",
+      ]),
+    )
     .addOption(new Option("--on-bad-row <what>", "rows that cannot be used (default: error)").choices(["error", "skip"]));
 }
 export function dataInput(flags: DataFlags, maxPositions?: number): DataInput {
   const { template, shape, onBadRow } = flags;
   const maxLength = flags.maxLength ?? (maxPositions === undefined ? undefined : Math.min(1024, maxPositions));
-  return { ...(template ? { template } : {}), ...(shape ? { shape } : {}), ...(onBadRow ? { onBadRow } : {}), ...(maxLength ? { maxLength } : {}) };
+  return {
+    ...(template ? { template } : {}),
+    ...(shape ? { shape } : {}),
+    ...(onBadRow ? { onBadRow } : {}),
+    ...(maxLength ? { maxLength } : {}),
+  };
 }
 
 /** The device kind to use. @throws ConfigError "cuda" in a build without it */
 export function deviceKind(device: MachineFlags["device"]): "cpu" {
-  if (device === "cuda") throw new ConfigError('device "cuda": this build has no CUDA backend; use --device cpu, or auto', { where: { key: "device" } });
+  if (device === "cuda")
+    throw new ConfigError('device "cuda": this build has no CUDA backend; use --device cpu, or auto', { where: { key: "device" } });
   return "cpu";
 }
 
 /** Opens a model and says where it computes. */
-export async function openModel(dir: string, flags: MachineFlags, terminal: Terminal, options: { readonly adapter?: string; readonly quiet?: boolean } = {}) {
+export async function openModel(
+  dir: string,
+  flags: MachineFlags,
+  terminal: Terminal,
+  options: { readonly adapter?: string; readonly quiet?: boolean } = {},
+) {
   const device = deviceKind(flags.device);
   const { MoeModel } = await import("../moe_model.ts");
   const model = await MoeModel.fromPretrained(dir, {
@@ -70,7 +89,9 @@ export async function openModel(dir: string, flags: MachineFlags, terminal: Term
   });
   if (!options.quiet) {
     const { instructionSet, threads } = model.device.info;
-    terminal.note(`device: cpu${flags.device === "auto" ? " (auto)" : ""}, ${instructionSet}, ${threads} thread${threads === 1 ? "" : "s"}, ${flags.precision}`);
+    terminal.note(
+      `device: cpu${flags.device === "auto" ? " (auto)" : ""}, ${instructionSet}, ${threads} thread${threads === 1 ? "" : "s"}, ${flags.precision}`,
+    );
   }
   return model;
 }

@@ -92,14 +92,24 @@ export async function runDemo(options: DemoOptions, terminal: Terminal): Promise
     await set.save(join(out, "experts.json"));
     const planned = esftTrainable(model.spec, set);
     say(`2. profile   ${count(profile.tokens)} tokens of the task "${TASK}", which pretraining never saw`);
-    say(`3. select    token score, p = ${p}: ${set.count} of ${profile.experts * profile.layers.length} experts, ${percent(planned.parameters / planned.totalParameters)} of the model`);
+    say(
+      `3. select    token score, p = ${p}: ${set.count} of ${profile.experts * profile.layers.length} experts, ${percent(planned.parameters / planned.totalParameters)} of the model`,
+    );
 
     const train = async (step: string, method: "esft" | "full"): Promise<Method & { adapter: Adapter }> => {
       const outDir = join(out, method);
       const request: EsftMethod | { type: "full" } = method === "esft" ? { type: "esft", experts: set } : { type: "full" };
       const run = model.train({
-        data: { file: trainFile, ...dataOptions }, method: request, outDir, signal,
-        steps: options.steps ?? STEPS, rowsPerStep: ROWS_PER_STEP, microBatch: ROWS_PER_STEP, seed: SEED, evalFraction: 0, keep: "last",
+        data: { file: trainFile, ...dataOptions },
+        method: request,
+        outDir,
+        signal,
+        steps: options.steps ?? STEPS,
+        rowsPerStep: ROWS_PER_STEP,
+        microBatch: ROWS_PER_STEP,
+        seed: SEED,
+        evalFraction: 0,
+        keep: "last",
         optimizer: { lr: LR[method], schedule: "cosine", warmupSteps: 5, minLrRatio: 0.1, weightDecay: 0 },
       });
       for await (const e of run) if (e.type === "step") terminal.progress(`${method}  ${progressLine(e)}`);
@@ -110,10 +120,19 @@ export async function runDemo(options: DemoOptions, terminal: Terminal): Promise
       const results = await evaluate(method);
       model.removeAdapter();
       const { parameters, totalParameters } = result.trainable;
-      say(`${step} ${result.step} steps of ${method === "esft" ? "ESFT" : "full fine-tuning"} in ${duration(result.seconds)}: loss on the task ${base[TASK]!.loss.toFixed(3)} → ${results[TASK]!.loss.toFixed(3)}`);
+      say(
+        `${step} ${result.step} steps of ${method === "esft" ? "ESFT" : "full fine-tuning"} in ${duration(result.seconds)}: loss on the task ${base[TASK]!.loss.toFixed(3)} → ${results[TASK]!.loss.toFixed(3)}`,
+      );
       return {
-        name: method, lr: LR[method], seconds: result.seconds, trainedParameters: parameters, share: parameters / totalParameters,
-        adapterBytes: adapter.bytes, stateBytes: parameters * 16, results, adapter,
+        name: method,
+        lr: LR[method],
+        seconds: result.seconds,
+        trainedParameters: parameters,
+        share: parameters / totalParameters,
+        adapterBytes: adapter.bytes,
+        stateBytes: parameters * 16,
+        results,
+        adapter,
       };
     };
     const esft = await train("4. train    ", "esft");
@@ -126,7 +145,10 @@ export async function runDemo(options: DemoOptions, terminal: Terminal): Promise
     const logits = await checkMergedLogits(dir, esft.adapter, merged, { signal });
     say("6. verify");
     check(`reread from disk: ${report.untouched} of ${report.tensors} tensors bit-equal to the base, the others to the adapter`, report.ok);
-    check("the experts that changed are the selected ones", Object.values(report.changedExperts).flat().length === set.count && report.slices.length === set.count * 3);
+    check(
+      "the experts that changed are the selected ones",
+      Object.values(report.changedExperts).flat().length === set.count && report.slices.length === set.count * 3,
+    );
     check("digest of the frozen weights: after training as before", digest === esft.adapter.frozenDigest);
     check(`logits of the merged model = base + adapter, bit for bit (${logits.values} values)`, logits.ok);
     check(`trained share ${percent(esft.share)} ≤ ${percent(MAX_SHARE)} of the model`, esft.share <= MAX_SHARE);
@@ -139,8 +161,20 @@ export async function runDemo(options: DemoOptions, terminal: Terminal): Promise
     const ok = checks.every((c) => c.ok);
     const plain = ({ adapter: _, ...m }: Method & { adapter: Adapter }): Method => m;
     const summary = {
-      model: dir, task: TASK, seed: SEED, steps: options.steps ?? STEPS, rowsPerStep: ROWS_PER_STEP, maxLength: MAX_LENGTH, p, experts: set.count,
-      device: { instructionSet, threads }, seconds, ok, checks, base, methods: [plain(esft), plain(full)],
+      model: dir,
+      task: TASK,
+      seed: SEED,
+      steps: options.steps ?? STEPS,
+      rowsPerStep: ROWS_PER_STEP,
+      maxLength: MAX_LENGTH,
+      p,
+      experts: set.count,
+      device: { instructionSet, threads },
+      seconds,
+      ok,
+      checks,
+      base,
+      methods: [plain(esft), plain(full)],
     };
     await writeFileAtomic(join(out, MARK), formatJson(summary));
     if (options.json) terminal.json(summary);
@@ -150,8 +184,12 @@ export async function runDemo(options: DemoOptions, terminal: Terminal): Promise
       say("");
       say(methodTable([esft, full]));
       say("");
-      say(`Same rows, order, ${summary.steps} steps and seed for both; each at its own best learning rate of a sweep. Loss: nats per answer token, held-out rows.`);
-      say(`adapter ${shown(join(out, "esft"))} · merged model ${shown(merged)} · figures ${shown(join(out, MARK))} · ${duration(seconds)} in all`);
+      say(
+        `Same rows, order, ${summary.steps} steps and seed for both; each at its own best learning rate of a sweep. Loss: nats per answer token, held-out rows.`,
+      );
+      say(
+        `adapter ${shown(join(out, "esft"))} · merged model ${shown(merged)} · figures ${shown(join(out, MARK))} · ${duration(seconds)} in all`,
+      );
     }
     return ok;
   } finally {
@@ -165,8 +203,10 @@ const shown = (path: string): string => relative(process.cwd(), path) || path;
 async function prepare(out: string): Promise<void> {
   const entries = await readdir(out).catch(() => [] as string[]);
   const ours = await stat(join(out, MARK)).then(() => true, () => false); // prettier-ignore
-  if (entries.length > 0 && !ours) throw new ConfigError(`${out} holds other files than the demo's; choose another --out`, { where: { key: "out", file: out } });
-  for (const name of ["esft", "full", "merged", "profile.json", "experts.json"]) await rm(join(out, name), { recursive: true, force: true });
+  if (entries.length > 0 && !ours)
+    throw new ConfigError(`${out} holds other files than the demo's; choose another --out`, { where: { key: "out", file: out } });
+  for (const name of ["esft", "full", "merged", "profile.json", "experts.json"])
+    await rm(join(out, name), { recursive: true, force: true });
   await mkdir(out, { recursive: true });
   // From here on the directory is known to be the demo's, however it ends.
   await writeFileAtomic(join(out, MARK), formatJson({ running: true }));
@@ -185,8 +225,13 @@ function choose(model: MoeModel, profile: Profile): { set: ExpertSet; p: number 
 function resultTable(rows: readonly string[], base: Readonly<Record<string, Evaluation>>, methods: readonly Method[]): string {
   const change = (x: number): string => `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(3)}`;
   const others = rows.slice(1);
-  const mean = (of: Readonly<Record<string, Evaluation>>, key: "loss" | "accuracy"): number => others.reduce((s, name) => s + of[name]![key], 0) / others.length;
-  const line = (label: string, loss: (of: Readonly<Record<string, Evaluation>>) => number, accuracy: (of: Readonly<Record<string, Evaluation>>) => number) => [
+  const mean = (of: Readonly<Record<string, Evaluation>>, key: "loss" | "accuracy"): number =>
+    others.reduce((s, name) => s + of[name]![key], 0) / others.length;
+  const line = (
+    label: string,
+    loss: (of: Readonly<Record<string, Evaluation>>) => number,
+    accuracy: (of: Readonly<Record<string, Evaluation>>) => number,
+  ) => [
     label,
     loss(base).toFixed(3),
     ...methods.flatMap((m) => [loss(m.results).toFixed(3), change(loss(m.results) - loss(base))]),
@@ -203,6 +248,14 @@ function resultTable(rows: readonly string[], base: Readonly<Record<string, Eval
 function methodTable(methods: readonly Method[]): string {
   return table(
     ["method", "learning rate", "time", "trained parameters", "share of model", "adapter", "training state"],
-    methods.map((m) => [m.name === "esft" ? "ESFT" : "full", m.lr.toExponential(), duration(m.seconds), count(m.trainedParameters), percent(m.share), bytes(m.adapterBytes), bytes(m.stateBytes)]),
+    methods.map((m) => [
+      m.name === "esft" ? "ESFT" : "full",
+      m.lr.toExponential(),
+      duration(m.seconds),
+      count(m.trainedParameters),
+      percent(m.share),
+      bytes(m.adapterBytes),
+      bytes(m.stateBytes),
+    ]),
   );
 }

@@ -4,6 +4,9 @@ import { createRequire } from "node:module";
 import { arch, availableParallelism, cpus, freemem, platform, release, totalmem } from "node:os";
 import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
+import { diagnoseSelection } from "../esft/diagnose.ts";
+import { ExpertSet } from "../esft/expert_set.ts";
+import { Profile } from "../esft/profile.ts";
 import { CheckFailed } from "./common.ts";
 import { bytes, pairs, table } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
@@ -15,7 +18,10 @@ export function registerDoctor(program: Command, terminal: Terminal): void {
     .command("doctor")
     .description("this machine and installation: platform, addon, instruction set, threads, memory, CUDA")
     .option("--json", "print JSON")
-    .addHelpText("after", "\nExamples:\n  esft doctor\n  esft doctor selection law.profile.json expert_cfg.json     # which rule made this selection?")
+    .addHelpText(
+      "after",
+      "\nExamples:\n  esft doctor\n  esft doctor selection law.profile.json expert_cfg.json     # which rule made this selection?",
+    )
     .action(async (flags: { json?: boolean }) => {
       const found = await examine();
       if (flags.json) terminal.json(found);
@@ -26,10 +32,18 @@ export function registerDoctor(program: Command, terminal: Terminal): void {
             ["platform", `${found.platform}-${found.arch}, ${found.libc}, kernel ${found.kernel}`],
             ["processor", `${found.processor}, ${found.processors} usable`],
             ["memory", `${bytes(found.memoryBytes)}, ${bytes(found.freeBytes)} free`],
-            ["addon", found.addon.ok ? `${found.addon.path} (ABI ${found.addon.abi}, ${found.addon.ops} ops)` : `NOT LOADED: ${found.addon.message}`],
+            [
+              "addon",
+              found.addon.ok
+                ? `${found.addon.path} (ABI ${found.addon.abi}, ${found.addon.ops} ops)`
+                : `NOT LOADED: ${found.addon.message}`,
+            ],
             ...(found.addon.ok
               ? ([
-                  ["instructions", `${found.addon.instructionSet}${found.addon.forced ? ` (ESFT_ISA=${found.addon.forced})` : ""}; available: ${found.addon.instructionSets.join(", ")}; bf16 products: ${found.addon.bf16Compute ? "yes" : "no"}`],
+                  [
+                    "instructions",
+                    `${found.addon.instructionSet}${found.addon.forced ? ` (ESFT_ISA=${found.addon.forced})` : ""}; available: ${found.addon.instructionSets.join(", ")}; bf16 products: ${found.addon.bf16Compute ? "yes" : "no"}`,
+                  ],
                   ["threads", String(found.addon.threads)],
                 ] as const)
               : []),
@@ -47,9 +61,6 @@ export function registerDoctor(program: Command, terminal: Terminal): void {
     .exitOverride()
     .action(async (profileFile: string, expertsFile: string, own: { json?: boolean }) => {
       const flags = { ...doctor.opts(), ...own };
-      const { Profile } = await import("../esft/profile.ts");
-      const { ExpertSet } = await import("../esft/expert_set.ts");
-      const { diagnoseSelection } = await import("../esft/diagnose.ts");
       const diagnosis = diagnoseSelection(await ExpertSet.load(expertsFile), await Profile.load(profileFile));
       if (flags.json) terminal.json(diagnosis);
       else {
@@ -57,7 +68,12 @@ export function registerDoctor(program: Command, terminal: Terminal): void {
         terminal.print(
           table(
             ["score", "normalisation", "layers explained", "p"],
-            diagnosis.hypotheses.map((h) => [h.score, h.normalization, `${h.layersExplained} of ${h.layers}`, h.p ? `(${h.p.above.toFixed(4)}, ${h.p.upTo.toFixed(4)}]` : "–"]),
+            diagnosis.hypotheses.map((h) => [
+              h.score,
+              h.normalization,
+              `${h.layersExplained} of ${h.layers}`,
+              h.p ? `(${h.p.above.toFixed(4)}, ${h.p.upTo.toFixed(4)}]` : "–",
+            ]),
             { left: [1] },
           ),
         );
@@ -70,7 +86,9 @@ export function registerDoctor(program: Command, terminal: Terminal): void {
     .description("build the native addon from source, for platforms without a prebuild (needs cmake and a C++17 compiler)")
     .addHelpText("after", "\nExample:\n  npx esft build")
     .action(() => {
-      const { sourceBuild } = createRequire(import.meta.url)("../../scripts/source-build.cjs") as { sourceBuild: () => { ok: boolean; message: string } };
+      const { sourceBuild } = createRequire(import.meta.url)("../../scripts/source-build.cjs") as {
+        sourceBuild: () => { ok: boolean; message: string };
+      };
       const { ok, message } = sourceBuild();
       if (ok) return terminal.print(message);
       terminal.note(message);
@@ -80,7 +98,17 @@ export function registerDoctor(program: Command, terminal: Terminal): void {
 
 type Addon =
   | { readonly ok: false; readonly message: string }
-  | { readonly ok: true; readonly path: string; readonly abi: number; readonly ops: number; readonly instructionSet: string; readonly instructionSets: readonly string[]; readonly forced: string | null; readonly threads: number; readonly bf16Compute: boolean };
+  | {
+      readonly ok: true;
+      readonly path: string;
+      readonly abi: number;
+      readonly ops: number;
+      readonly instructionSet: string;
+      readonly instructionSets: readonly string[];
+      readonly forced: string | null;
+      readonly threads: number;
+      readonly bf16Compute: boolean;
+    };
 
 async function examine() {
   const require = createRequire(import.meta.url);
@@ -113,7 +141,17 @@ async function addon(require: NodeJS.Require): Promise<Addon> {
     const device = new Device();
     const { instructionSet, threads, bf16Compute } = device.info;
     device.dispose();
-    return { ok: true, path, abi: native.abi, ops: native.ops.length, instructionSet, instructionSets: native.instructionSets, forced: process.env.ESFT_ISA ?? null, threads, bf16Compute };
+    return {
+      ok: true,
+      path,
+      abi: native.abi,
+      ops: native.ops.length,
+      instructionSet,
+      instructionSets: native.instructionSets,
+      forced: process.env.ESFT_ISA ?? null,
+      threads,
+      bf16Compute,
+    };
   } catch (error) {
     return { ok: false, message: error instanceof Error ? error.message : String(error) };
   }

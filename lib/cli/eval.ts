@@ -1,6 +1,7 @@
 // esft eval: held-out loss of a model, and of model + adapter beside it.
 
 import type { Command } from "commander";
+import { openAdapter } from "../esft/adapter_esft.ts";
 import type { Evaluation } from "../train/evaluate.ts";
 import { dataInput, dataOptions, machineOptions, openModel, wholeNumber } from "./common.ts";
 import type { DataFlags, MachineFlags } from "./common.ts";
@@ -27,11 +28,18 @@ export function registerEval(program: Command, terminal: Terminal): void {
     .option("--batch-tokens <n>", "tokens per forward", wholeNumber, 4096)
     .option("--json", "print JSON");
   machineOptions(dataOptions(command))
-    .addHelpText("after", "\nExamples:\n  esft eval ./OLMoE-1B-7B --data law.test.jsonl\n  esft eval ./OLMoE-1B-7B --adapter out/law --data law.test.jsonl general.jsonl --json")
+    .addHelpText(
+      "after",
+      "\nExamples:\n  esft eval ./OLMoE-1B-7B --data law.test.jsonl\n  esft eval ./OLMoE-1B-7B --adapter out/law --data law.test.jsonl general.jsonl --json",
+    )
     .action(async (dir: string, flags: Flags) => {
       const model = await openModel(dir, flags, terminal);
       try {
-        const options = { ...dataInput(flags, model.spec.maxPositions), batchTokens: flags.batchTokens, ...(flags.rows ? { rows: flags.rows } : {}) };
+        const options = {
+          ...dataInput(flags, model.spec.maxPositions),
+          batchTokens: flags.batchTokens,
+          ...(flags.rows ? { rows: flags.rows } : {}),
+        };
         const pass = async (name: string): Promise<Evaluation[]> => {
           const out: Evaluation[] = [];
           for (const file of flags.data)
@@ -44,22 +52,44 @@ export function registerEval(program: Command, terminal: Terminal): void {
           return out;
         };
         // The adapter is opened and checked before anything is computed.
-        const { openAdapter } = await import("../esft/adapter_esft.ts");
-        const adapter = flags.adapter === undefined ? null : await openAdapter(flags.adapter, { base: model.checkpoint, signal: terminal.signal });
+        const adapter =
+          flags.adapter === undefined ? null : await openAdapter(flags.adapter, { base: model.checkpoint, signal: terminal.signal });
         const base = await pass("base");
         if (adapter) await model.applyAdapter(adapter);
         const tuned = adapter ? await pass("adapter") : null;
         if (flags.json)
-          return terminal.json({ model: dir, adapter: flags.adapter ?? null, results: flags.data.map((file, i) => ({ data: file, base: base[i], ...(tuned ? { adapter: tuned[i], lossChange: tuned[i]!.loss - base[i]!.loss } : {}) })) });
+          return terminal.json({
+            model: dir,
+            adapter: flags.adapter ?? null,
+            results: flags.data.map((file, i) => ({
+              data: file,
+              base: base[i],
+              ...(tuned ? { adapter: tuned[i], lossChange: tuned[i]!.loss - base[i]!.loss } : {}),
+            })),
+          });
         terminal.print(
           tuned
             ? table(
                 ["data", "trained tokens", "base loss", "adapter loss", "change", "base accuracy", "adapter accuracy"],
-                flags.data.map((file, i) => [file, count(base[i]!.supervised), base[i]!.loss.toFixed(4), tuned[i]!.loss.toFixed(4), signed(tuned[i]!.loss - base[i]!.loss), percent(base[i]!.accuracy), percent(tuned[i]!.accuracy)]),
+                flags.data.map((file, i) => [
+                  file,
+                  count(base[i]!.supervised),
+                  base[i]!.loss.toFixed(4),
+                  tuned[i]!.loss.toFixed(4),
+                  signed(tuned[i]!.loss - base[i]!.loss),
+                  percent(base[i]!.accuracy),
+                  percent(tuned[i]!.accuracy),
+                ]),
               )
             : table(
                 ["data", "trained tokens", "loss", "perplexity", "accuracy"],
-                flags.data.map((file, i) => [file, count(base[i]!.supervised), base[i]!.loss.toFixed(4), base[i]!.perplexity.toFixed(3), percent(base[i]!.accuracy)]),
+                flags.data.map((file, i) => [
+                  file,
+                  count(base[i]!.supervised),
+                  base[i]!.loss.toFixed(4),
+                  base[i]!.perplexity.toFixed(3),
+                  percent(base[i]!.accuracy),
+                ]),
               ),
         );
       } finally {

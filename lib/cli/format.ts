@@ -38,7 +38,11 @@ export function duration(seconds: number): string {
 export type Cell = string | number;
 
 /** Columns padded to their widest cell; the first is left-aligned, the others right-aligned unless `left` names them. */
-export function table(header: readonly string[], rows: readonly (readonly Cell[])[], options: { readonly left?: readonly number[]; readonly indent?: string } = {}): string {
+export function table(
+  header: readonly string[],
+  rows: readonly (readonly Cell[])[],
+  options: { readonly left?: readonly number[]; readonly indent?: string } = {},
+): string {
   const all = [header, ...rows].map((row) => row.map(String));
   const width = header.map((_, c) => Math.max(...all.map((row) => displayWidth(row[c] ?? ""))));
   const isLeft = (c: number): boolean => c === 0 || (options.left?.includes(c) ?? false);
@@ -64,6 +68,7 @@ export function pairs(rows: readonly (readonly [string, Cell])[]): string {
 // East Asian wide characters take two columns.
 function displayWidth(text: string): number {
   let n = 0;
-  for (const ch of text) n += /[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff60\uffe0-\uffe6]/.test(ch) ? 2 : 1;
+  for (const ch of text)
+    n += /[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff60\uffe0-\uffe6]/.test(ch) ? 2 : 1;
   return n;
 }

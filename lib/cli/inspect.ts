@@ -1,7 +1,15 @@
 // esft inspect: what a checkpoint is and what training it would need, from headers alone.
 
+import { join } from "node:path";
 import { Option } from "commander";
 import type { Command } from "commander";
+import { ConfigError } from "../errors.ts";
+import { ExpertSet } from "../esft/expert_set.ts";
+import { openCheckpoint } from "../io/checkpoint.ts";
+import type { Checkpoint } from "../io/checkpoint.ts";
+import { modelSpec } from "../model/families/index.ts";
+import { moeLayers, moeOf } from "../model/spec.ts";
+import { esftTrainable, fullTrainable } from "../tune/trainable.ts";
 import { number, wholeNumber } from "./common.ts";
 import { bytes, count, pairs, percent, table } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
@@ -28,9 +36,11 @@ export function registerInspect(program: Command, terminal: Terminal): void {
     .option("--max-length <n>", "tokens per row in the estimate", wholeNumber, 1024)
     .option("--micro-batch <n>", "rows per forward and backward in the estimate (default: as many as make 4096 tokens)", wholeNumber)
     .option("--json", "print JSON")
-    .addHelpText("after", "\nExamples:\n  esft inspect ./OLMoE-1B-7B\n  esft inspect ./OLMoE-1B-7B --experts law.experts.json --max-length 4096 --json")
+    .addHelpText(
+      "after",
+      "\nExamples:\n  esft inspect ./OLMoE-1B-7B\n  esft inspect ./OLMoE-1B-7B --experts law.experts.json --max-length 4096 --json",
+    )
     .action(async (dir: string, flags: Flags) => {
-      const { openCheckpoint } = await import("../io/checkpoint.ts");
       const { inspectCheckpoint } = await import("../esft/inspect.ts");
       const checkpoint = await openCheckpoint(dir);
       const found = inspectCheckpoint(checkpoint);
@@ -39,37 +49,58 @@ export function registerInspect(program: Command, terminal: Terminal): void {
       const E = found.experts;
       terminal.print(
         pairs([
-          ["model", `${found.modelType}, ${found.layers} layers, hidden ${found.hidden}, vocabulary ${found.vocab}, ${found.maxPositions} positions`],
+          [
+            "model",
+            `${found.modelType}, ${found.layers} layers, hidden ${found.hidden}, vocabulary ${found.vocab}, ${found.maxPositions} positions`,
+          ],
           ["attention", found.attention],
-          ["experts", E === 0 ? "none (dense model)" : `${E} of width ${found.expertHidden} in ${found.moeLayers.length} layers (${ranges(found.moeLayers)}), ${count(found.expertParameters)} parameters each, stored ${found.expertLayout}`],
+          [
+            "experts",
+            E === 0
+              ? "none (dense model)"
+              : `${E} of width ${found.expertHidden} in ${found.moeLayers.length} layers (${ranges(found.moeLayers)}), ${count(found.expertParameters)} parameters each, stored ${found.expertLayout}`,
+          ],
           ["shared", found.sharedHidden === 0 ? "none" : `one expert of width ${found.sharedHidden}`],
           ["router", found.routerText],
           ["parameters", `${count(found.parameters)}, ${count(found.activeParameters)} active per token`],
-          ["files", `${found.shards} shard${found.shards === 1 ? "" : "s"}, ${found.tensors} tensors (${Object.entries(found.dtypes).map(([d, n]) => `${n} ${d}`).join(", ")}), ${bytes(found.bytes)}${found.unusedTensors > 0 ? `, ${found.unusedTensors} not used` : ""}`],
+          [
+            "files",
+            `${found.shards} shard${found.shards === 1 ? "" : "s"}, ${found.tensors} tensors (${Object.entries(found.dtypes)
+              .map(([d, n]) => `${n} ${d}`)
+              .join(", ")}), ${bytes(found.bytes)}${found.unusedTensors > 0 ? `, ${found.unusedTensors} not used` : ""}`,
+          ],
         ]),
       );
       terminal.print("");
-      terminal.print(table(["role", "tensors", "parameters", "share", "bytes"], found.roles.map((r) => [r.role, r.tensors, count(r.parameters), percent(r.parameters / found.parameters), bytes(r.bytes)])));
+      terminal.print(
+        table(
+          ["role", "tensors", "parameters", "share", "bytes"],
+          found.roles.map((r) => [r.role, r.tensors, count(r.parameters), percent(r.parameters / found.parameters), bytes(r.bytes)]),
+        ),
+      );
       if (training.length === 0) return;
       terminal.print("");
       terminal.print(`memory of training, micro-batches of ${training[0]!.tokensPerBatch} tokens, f32:`);
       terminal.print(
         table(
           ["what trains", "parameters", "share", "weights", "state", "activations", "total", "adapter"],
-          training.map((t) => [t.label, count(t.trainedParameters), percent(t.share), bytes(t.weightBytes), bytes(t.stateBytes), bytes(t.activationBytes), bytes(t.totalBytes), bytes(t.adapterBytes)]),
+          training.map((t) => [
+            t.label,
+            count(t.trainedParameters),
+            percent(t.share),
+            bytes(t.weightBytes),
+            bytes(t.stateBytes),
+            bytes(t.activationBytes),
+            bytes(t.totalBytes),
+            bytes(t.adapterBytes),
+          ]),
         ),
       );
     });
 }
 
-async function estimates(checkpoint: import("../io/checkpoint.ts").Checkpoint, flags: Flags) {
-  const { join } = await import("node:path");
-  const { ConfigError } = await import("../errors.ts");
-  const { modelSpec } = await import("../model/families/index.ts");
-  const { moeLayers, moeOf } = await import("../model/spec.ts");
+async function estimates(checkpoint: Checkpoint, flags: Flags) {
   const { estimateTraining } = await import("../esft/inspect.ts");
-  const { ExpertSet } = await import("../esft/expert_set.ts");
-  const { esftTrainable, fullTrainable } = await import("../tune/trainable.ts");
   const spec = modelSpec(checkpoint.config, join(checkpoint.dir, "config.json"));
   const layers = moeLayers(spec);
   const E = layers.length > 0 ? moeOf(spec, layers[0]!)!.experts.length : 0;
@@ -77,17 +108,20 @@ async function estimates(checkpoint: import("../io/checkpoint.ts").Checkpoint, f
   const tokens = length * (flags.microBatch ?? Math.max(1, Math.floor(4096 / length)));
   const given = [flags.experts, flags.expertsPerLayer, flags.share].filter((x) => x !== undefined).length;
   if (given > 1) throw new ConfigError("inspect: expected one of --experts, --experts-per-layer, --share");
-  const spread = (n: number) => new ExpertSet({ layers: layers.map((l) => [l, { ranked: Array.from({ length: n }, (_, i) => i) }] as const) });
-  const wanted: [string, InstanceType<typeof ExpertSet> | null][] = [];
+  const spread = (n: number) =>
+    new ExpertSet({ layers: layers.map((l) => [l, { ranked: Array.from({ length: n }, (_, i) => i) }] as const) });
+  const wanted: [string, ExpertSet | null][] = [];
   if (flags.method !== "full" && E > 0) {
     if (flags.experts !== undefined) {
       const set = await ExpertSet.load(flags.experts);
       wanted.push([`${set.count} experts of ${flags.experts}`, set]);
     } else if (flags.expertsPerLayer !== undefined) {
-      if (flags.expertsPerLayer < 1 || flags.expertsPerLayer > E) throw new ConfigError(`inspect: expected --experts-per-layer from 1 to ${E}, found ${flags.expertsPerLayer}`);
+      if (flags.expertsPerLayer < 1 || flags.expertsPerLayer > E)
+        throw new ConfigError(`inspect: expected --experts-per-layer from 1 to ${E}, found ${flags.expertsPerLayer}`);
       wanted.push([`${flags.expertsPerLayer} experts per layer`, spread(flags.expertsPerLayer)]);
     } else {
-      if (flags.share !== undefined && !(flags.share > 0 && flags.share <= 1)) throw new ConfigError(`inspect: expected --share in (0, 1], found ${flags.share}`);
+      if (flags.share !== undefined && !(flags.share > 0 && flags.share <= 1))
+        throw new ConfigError(`inspect: expected --share in (0, 1], found ${flags.share}`);
       for (const share of flags.share === undefined ? [0.05, 0.1, 0.2] : [flags.share]) {
         const n = Math.max(1, Math.round(share * E));
         wanted.push([`${n} of ${E} experts per layer`, spread(n)]);
@@ -95,7 +129,10 @@ async function estimates(checkpoint: import("../io/checkpoint.ts").Checkpoint, f
     }
   }
   if (flags.method !== "esft" && given === 0) wanted.push(["everything (full)", null]);
-  return wanted.map(([label, set]) => ({ label, ...estimateTraining(checkpoint, spec, set ? esftTrainable(spec, set) : fullTrainable(spec), tokens) }));
+  return wanted.map(([label, set]) => ({
+    label,
+    ...estimateTraining(checkpoint, spec, set ? esftTrainable(spec, set) : fullTrainable(spec), tokens),
+  }));
 }
 
 function ranges(layers: readonly number[]): string {

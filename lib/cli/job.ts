@@ -18,7 +18,8 @@ const isPlain = (x: unknown): x is Plain => typeof x === "object" && x !== null 
 export async function readJob(file: string | null, flags: Plain): Promise<Job> {
   const given = file === null ? {} : await readConfig(file);
   const job = merge(normalise(given), normalise(flags));
-  required(job, file);
+  const misspelt = jobSchema.safeParse(job).error?.issues.some((i) => i.code === "unrecognized_keys") ?? false;
+  if (!misspelt) required(job, file);
   return parseOptions(jobSchema, job, file ?? "train");
 }
 
@@ -27,12 +28,16 @@ export async function readRunJob(outDir: string, flags: Plain): Promise<Job> {
   const file = join(outDir, REQUEST);
   const request = await readConfig(file).catch((error: unknown) => {
     if ((error as { where?: Plain }).where?.["errno"] === "ENOENT")
-      throw new ConfigError(`${outDir}: expected a run directory with ${REQUEST}, found none; start a run with esft train`, { where: { file } });
+      throw new ConfigError(`${outDir}: expected a run directory with ${REQUEST}, found none; start a run with esft train`, {
+        where: { file },
+      });
     throw error;
   });
   const data = request["data"] as Plain | undefined;
   if (data?.["file"] === null || request["evalData"] === null)
-    throw new ConfigError(`${file}: the rows of this run came from memory, not from a file; resume it from the program that started it`, { where: { file } });
+    throw new ConfigError(`${file}: the rows of this run came from memory, not from a file; resume it from the program that started it`, {
+      where: { file },
+    });
   const method = request["method"] as Plain | undefined;
   const experts = method?.["experts"] === EXPERTS ? { method: { ...method, experts: join(outDir, EXPERTS) } } : {};
   return parseOptions(jobSchema, merge({ ...request, ...experts, outDir: resolve(outDir) }, normalise(flags)), file);
@@ -48,7 +53,10 @@ async function readConfig(file: string): Promise<Plain> {
   } catch (cause) {
     throw new ConfigError(`${file}: not YAML: ${(cause as Error).message.split("\n")[0]}`, { where: { file }, cause });
   }
-  if (!isPlain(value)) throw new ConfigError(`${file}: expected keys and values, found ${JSON.stringify(value)?.slice(0, 40) ?? "nothing"}`, { where: { file } });
+  if (!isPlain(value))
+    throw new ConfigError(`${file}: expected keys and values, found ${JSON.stringify(value)?.slice(0, 40) ?? "nothing"}`, {
+      where: { file },
+    });
   return value;
 }
 
@@ -77,5 +85,8 @@ function required(job: Plain, file: string | null): void {
     ["data.file", "--data FILE", isPlain(job["data"]) ? job["data"]["file"] : undefined],
     ["outDir", "--out DIR", job["outDir"]],
   ] as const)
-    if (found === undefined) throw new ConfigError(`${file ?? "train"}: ${key} is required (${flag}, or "${key.split(".")[0]}:" in a YAML file), found none`, { where: { key } });
+    if (found === undefined)
+      throw new ConfigError(`${file ?? "train"}: ${key} is required (${flag}, or "${key.split(".")[0]}:" in a YAML file), found none`, {
+        where: { key },
+      });
 }

@@ -1,6 +1,9 @@
 // esft merge: base + adapter → a checkpoint in the base's layout, verified on disk and by its logits.
 
 import type { Command } from "commander";
+import { openAdapter } from "../esft/adapter_esft.ts";
+import { mergeAdapter } from "../esft/merge.ts";
+import { openCheckpoint } from "../io/checkpoint.ts";
 import { byteProgress, CheckFailed, wholeNumber } from "./common.ts";
 import { bytes } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
@@ -26,25 +29,30 @@ export function registerMerge(program: Command, terminal: Terminal): void {
     .option("--no-logits", "skip comparing the logits of base + adapter with those of the merged model")
     .option("--threads <n>", "worker threads of the logits check", wholeNumber)
     .option("--json", "print the report as JSON")
-    .addHelpText("after", "\nExamples:\n  esft merge ./OLMoE-1B-7B --adapter out/law -o ./OLMoE-law\n  esft merge ./OLMoE-1B-7B --adapter out/law -o ./OLMoE-law --overwrite --json")
+    .addHelpText(
+      "after",
+      "\nExamples:\n  esft merge ./OLMoE-1B-7B --adapter out/law -o ./OLMoE-law\n  esft merge ./OLMoE-1B-7B --adapter out/law -o ./OLMoE-law --overwrite --json",
+    )
     .action(async (dir: string, flags: Flags) => {
-      const { openCheckpoint } = await import("../io/checkpoint.ts");
-      const { openAdapter } = await import("../esft/adapter_esft.ts");
-      const { mergeAdapter } = await import("../esft/merge.ts");
       const task = { signal: terminal.signal, onProgress: byteProgress(terminal) };
       const base = await openCheckpoint(dir);
       const adapter = await openAdapter(flags.adapter, { base, ...task });
       const report = await mergeAdapter(base, adapter, flags.output, { ...task, overwrite: flags.overwrite });
       const { checkMergedLogits } = await import("../logits_check.ts");
       const logits = flags.logits
-        ? await checkMergedLogits(dir, adapter, flags.output, { signal: terminal.signal, ...(flags.threads ? { threads: flags.threads } : {}) })
+        ? await checkMergedLogits(dir, adapter, flags.output, {
+            signal: terminal.signal,
+            ...(flags.threads ? { threads: flags.threads } : {}),
+          })
         : null;
       if (flags.json) {
         const { slices, ...rest } = report;
         terminal.json({ ...rest, output: flags.output, logits, slices });
       } else {
         terminal.print(`merged: ${flags.output} (${bytes(base.totalBytes)}, ${report.tensors} tensors)`);
-        terminal.print(`reread: ${report.untouched} tensors bit-equal to the base, ${report.slices.length} trained parts bit-equal to the adapter`);
+        terminal.print(
+          `reread: ${report.untouched} tensors bit-equal to the base, ${report.slices.length} trained parts bit-equal to the adapter`,
+        );
         terminal.print(deltaText(report, adapter));
         if (logits) terminal.print(logitsText(logits));
       }

@@ -1,7 +1,12 @@
 // esft preview: rows as the model will see them, token by token, with what is trained.
 
+import { readFile } from "node:fs/promises";
 import type { Command } from "commander";
-import { dataInput, dataOptions, wholeNumber } from "./common.ts";
+import { ioError } from "../io/atomic_file.ts";
+import { Dataset, formatPreview } from "../io/dataset.ts";
+import { compileChatTemplate } from "../io/template.ts";
+import { loadTokenizer } from "../io/tokenizer.ts";
+import { CheckFailed, dataInput, dataOptions, wholeNumber } from "./common.ts";
 import type { DataFlags } from "./common.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -15,13 +20,11 @@ export function registerPreview(program: Command, terminal: Terminal): void {
     .option("--lint", "read all rows and report what cannot be used")
     .option("--json", "print JSON");
   dataOptions(command)
-    .addHelpText("after", "\nExamples:\n  esft preview ./OLMoE-1B-7B law.jsonl -n 2\n  esft preview ./DeepSeek-V2-Lite law.jsonl --template esft --lint")
+    .addHelpText(
+      "after",
+      "\nExamples:\n  esft preview ./OLMoE-1B-7B law.jsonl -n 2\n  esft preview ./DeepSeek-V2-Lite law.jsonl --template esft --lint",
+    )
     .action(async (dir: string, data: string, flags: DataFlags & { rows: number; lint?: boolean; json?: boolean }) => {
-      const { readFile } = await import("node:fs/promises");
-      const { Dataset, formatPreview } = await import("../io/dataset.ts");
-      const { ioError } = await import("../io/atomic_file.ts");
-      const { loadTokenizer } = await import("../io/tokenizer.ts");
-      const { compileChatTemplate } = await import("../io/template.ts");
       const { template: name = "tokenizer", shape, onBadRow } = dataInput(flags);
       const tokenizer = await loadTokenizer(dir);
       const template =
@@ -31,12 +34,19 @@ export function registerPreview(program: Command, terminal: Terminal): void {
       const dataset = Dataset.fromFile(data, { onBadRow: flags.lint ? "skip" : (onBadRow ?? "error"), ...(shape ? { shape } : {}) });
       const previews = await dataset.preview(flags.rows, { tokenizer, template });
       const report = flags.lint ? await dataset.lint({ tokenizer, template }, { signal: terminal.signal }) : null;
-      const { CheckFailed } = await import("./common.ts");
-      if (flags.json) terminal.json({ previews, ...(report ? { report: { ...report, errors: report.errors.map((e) => ({ message: e.message, where: e.where })) } } : {}) });
+      if (flags.json)
+        terminal.json({
+          previews,
+          ...(report ? { report: { ...report, errors: report.errors.map((e) => ({ message: e.message, where: e.where })) } } : {}),
+        });
       else {
         for (const p of previews) terminal.print(formatPreview(p));
         if (report) {
-          terminal.print(`${report.rows} rows: ${report.good} usable, ${report.bad} not${Object.entries(report.warnings).map(([code, n]) => `; ${n} with warning ${code}`).join("")}`);
+          terminal.print(
+            `${report.rows} rows: ${report.good} usable, ${report.bad} not${Object.entries(report.warnings)
+              .map(([code, n]) => `; ${n} with warning ${code}`)
+              .join("")}`,
+          );
           for (const e of report.errors) terminal.print(`  ${e.message}`);
         }
       }

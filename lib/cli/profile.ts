@@ -2,7 +2,8 @@
 
 import { rm, stat } from "node:fs/promises";
 import type { Command } from "commander";
-import type { Profile } from "../esft/profile.ts";
+import { Profile } from "../esft/profile.ts";
+import { readTraces } from "../esft/traces.ts";
 import { dataInput, dataOptions, machineOptions, openModel, wholeNumber } from "./common.ts";
 import type { DataFlags, MachineFlags } from "./common.ts";
 import { count, duration, percent, table } from "./format.ts";
@@ -39,9 +40,13 @@ export function registerProfile(program: Command, terminal: Terminal): void {
     .option("--experts <n>", "with --from-traces: experts per layer (default: concluded from the logs)", wholeNumber)
     .option("--json", "print the scores of every expert as JSON");
   machineOptions(dataOptions(command))
-    .addHelpText("after", "\nExamples:\n  esft profile ./OLMoE-1B-7B law.jsonl -o law.profile.json --tokens 131072\n  esft profile --from-traces traces/law -o law.profile.json")
+    .addHelpText(
+      "after",
+      "\nExamples:\n  esft profile ./OLMoE-1B-7B law.jsonl -o law.profile.json --tokens 131072\n  esft profile --from-traces traces/law -o law.profile.json",
+    )
     .action(async (dir: string | undefined, data: string | undefined, flags: Flags) => {
-      const profile = flags.fromTraces === undefined ? await run(dir, data, flags, terminal, command) : await fromTraces(dir, flags, terminal, command);
+      const profile =
+        flags.fromTraces === undefined ? await run(dir, data, flags, terminal, command) : await fromTraces(dir, flags, terminal, command);
       await profile.save(flags.output);
       await rm(partialPath(flags), { force: true });
       if (flags.json) terminal.json({ ...scoresOf(profile), output: flags.output });
@@ -53,16 +58,21 @@ const partialPath = (flags: Flags): string => `${flags.output}.partial`;
 
 async function fromTraces(dir: string | undefined, flags: Flags, terminal: Terminal, command: Command): Promise<Profile> {
   if (dir !== undefined) command.error(`--from-traces takes no checkpoint, found ${dir}`);
-  const { readTraces } = await import("../esft/traces.ts");
   return readTraces(flags.fromTraces!, { topK: flags.topK, experts: flags.experts, signal: terminal.signal });
 }
 
-async function run(dir: string | undefined, data: string | undefined, flags: Flags, terminal: Terminal, command: Command): Promise<Profile> {
-  if (dir === undefined || data === undefined) return command.error("expected a checkpoint directory and a data file, or --from-traces DIR");
-  const { Profile: Loader } = await import("../esft/profile.ts");
+async function run(
+  dir: string | undefined,
+  data: string | undefined,
+  flags: Flags,
+  terminal: Terminal,
+  command: Command,
+): Promise<Profile> {
+  if (dir === undefined || data === undefined)
+    return command.error("expected a checkpoint directory and a data file, or --from-traces DIR");
   const partial = partialPath(flags);
   const found = !flags.restart && (await stat(partial).then(() => true, () => false)); // prettier-ignore
-  const resume = found ? await Loader.load(partial) : null;
+  const resume = found ? await Profile.load(partial) : null;
   const model = await openModel(dir, flags, terminal);
   try {
     if (resume) terminal.note(`going on from ${partial} (${count(resume.tokens)} tokens scored); --restart begins anew`);
@@ -80,9 +90,13 @@ async function run(dir: string | undefined, data: string | undefined, flags: Fla
         if (!terminal.signal.aborted && performance.now() - savedAt < SAVE_EVERY) return;
         await state.save(partial);
         savedAt = performance.now();
-        if (terminal.signal.aborted) terminal.note(`${partial} keeps ${count(state.tokens)} scored tokens; the same command goes on from there`);
+        if (terminal.signal.aborted)
+          terminal.note(`${partial} keeps ${count(state.tokens)} scored tokens; the same command goes on from there`);
       },
-      onProgress: (p) => terminal.progress(`profile ${count(p.done)} of ${count(p.total)} tokens  ${count(p.tokensPerSecond)} tok/s  ETA ${duration(p.etaSeconds)}`),
+      onProgress: (p) =>
+        terminal.progress(
+          `profile ${count(p.done)} of ${count(p.total)} tokens  ${count(p.tokensPerSecond)} tok/s  ETA ${duration(p.etaSeconds)}`,
+        ),
     });
   } finally {
     await model[Symbol.asyncDispose]();
@@ -92,7 +106,14 @@ async function run(dir: string | undefined, data: string | undefined, flags: Fla
 function scoresOf(profile: Profile) {
   const { source, model, data, seed, topK, experts, sequences } = profile.data;
   return {
-    source, model, data, seed, topK, experts, sequences, tokens: profile.tokens,
+    source,
+    model,
+    data,
+    seed,
+    topK,
+    experts,
+    sequences,
+    tokens: profile.tokens,
     layers: profile.layers.map((layer) => ({
       layer,
       tokenScores: [...profile.scores(layer, { score: "token" })],
@@ -103,7 +124,9 @@ function scoresOf(profile: Profile) {
 }
 
 function report(profile: Profile, output: string, terminal: Terminal): void {
-  terminal.print(`${count(profile.tokens)} tokens in ${count(profile.data.sequences)} sequences, ${profile.layers.length} layers of ${profile.experts} experts, top-${profile.data.topK}`);
+  terminal.print(
+    `${count(profile.tokens)} tokens in ${count(profile.data.sequences)} sequences, ${profile.layers.length} layers of ${profile.experts} experts, top-${profile.data.topK}`,
+  );
   terminal.print(
     table(
       ["layer", "best by token share", "best by gate", "for half of the tokens", "gate mass"],
@@ -114,7 +137,7 @@ function report(profile: Profile, output: string, terminal: Terminal): void {
         let sum = 0;
         let n = 0;
         while (sum < 0.5 && n < sorted.length) sum += sorted[n++]!;
-        return [layer, best(token), best(gate), `${n} experts`, profile.layerMass(layer).toFixed(3)];
+        return [layer, best(token, percent), best(gate, (x) => x.toFixed(3)), `${n} experts`, profile.layerMass(layer).toFixed(3)];
       }),
       { left: [1, 2] },
     ),
@@ -122,7 +145,7 @@ function report(profile: Profile, output: string, terminal: Terminal): void {
   terminal.print(`written: ${output}`);
 }
 
-function best(scores: Float64Array): string {
+function best(scores: Float64Array, show: (score: number) => string): string {
   const order = Array.from(scores, (s, e) => [e, s] as const).sort((a, b) => b[1] - a[1]);
-  return order.slice(0, 3).map(([e, s]) => `${e} (${percent(s)})`).join(", "); // prettier-ignore
+  return order.slice(0, 3).map(([e, s]) => `${e} (${show(s)})`).join(", "); // prettier-ignore
 }

@@ -67,7 +67,16 @@ function buildProgram(terminal: Terminal): Command {
       getErrHelpWidth: () => 100,
     });
   for (const register of [
-    registerInspect, registerProfile, registerSelect, registerTrain, registerEval, registerMerge, registerVerify, registerPreview, registerDoctor, registerDemo,
+    registerInspect,
+    registerProfile,
+    registerSelect,
+    registerTrain,
+    registerEval,
+    registerMerge,
+    registerVerify,
+    registerPreview,
+    registerDoctor,
+    registerDemo,
   ])
     register(program, terminal);
   program.addHelpText(
@@ -95,10 +104,17 @@ function usageMessage(error: CommanderError, program: Command, argv: readonly st
   if (flag !== undefined) {
     const valid = (command ?? program).options.flatMap((o) => (o.long ? [o.long] : []));
     const dotted = flag.includes(".");
-    const hint = nearest(flag, valid.filter((v) => v.includes(".") === dotted));
+    const hint = nearest(
+      flag,
+      valid.filter((v) => v.includes(".") === dotted),
+    );
     return `unknown option ${flag}${hint ? `; did you mean ${hint}?` : ""} (${help})`;
   }
   const [, name] = /unknown command '([^']*)'/.exec(text) ?? [];
-  if (name !== undefined) return `unknown command ${name}; did you mean ${nearest(name, program.commands.map((c) => c.name()))}? (${help})`;
+  if (name !== undefined)
+    return `unknown command ${name}; did you mean ${nearest(
+      name,
+      program.commands.map((c) => c.name()),
+    )}? (${help})`;
   return `${text} (${help})`;
 }

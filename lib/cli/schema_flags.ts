@@ -5,7 +5,15 @@ import { Option } from "commander";
 import type { Command } from "commander";
 
 interface Node {
-  readonly def: { readonly type: string; readonly innerType?: Node; readonly options?: readonly Node[]; readonly shape?: Record<string, Node>; readonly defaultValue?: unknown; readonly values?: readonly string[]; readonly entries?: Record<string, string> };
+  readonly def: {
+    readonly type: string;
+    readonly innerType?: Node;
+    readonly options?: readonly Node[];
+    readonly shape?: Record<string, Node>;
+    readonly defaultValue?: unknown;
+    readonly values?: readonly string[];
+    readonly entries?: Record<string, string>;
+  };
   readonly description?: string | undefined;
 }
 
@@ -38,7 +46,10 @@ function walk(node: Node, path: readonly string[], description: string | undefin
   }
   const key = path.join(".");
   const before = found.get(key);
-  const choices = [...(before?.choices ?? []), ...(type === "enum" ? Object.values(node.def.entries ?? {}) : type === "literal" ? (node.def.values ?? []) : [])];
+  const choices = [
+    ...(before?.choices ?? []),
+    ...(type === "enum" ? Object.values(node.def.entries ?? {}) : type === "literal" ? (node.def.values ?? []) : []),
+  ];
   const kind = choices.length > 0 ? "choice" : type === "number" ? "number" : type === "boolean" ? "boolean" : "string";
   found.set(key, { path, kind, choices, description: before?.description || text || "", initial });
 }
@@ -49,11 +60,18 @@ const kebab = (name: string): string => name.replace(/[A-Z]/g, (c) => `-${c.toLo
 export type FlagNames = Readonly<Record<string, string>>;
 
 /** Adds the flags; @returns what reads their values back as a (partial) object of the schema's shape */
-export function addSchemaFlags(command: Command, leaves: readonly Leaf[], names: FlagNames): (options: Readonly<Record<string, unknown>>) => Record<string, unknown> {
+export function addSchemaFlags(
+  command: Command,
+  leaves: readonly Leaf[],
+  names: FlagNames,
+): (options: Readonly<Record<string, unknown>>) => Record<string, unknown> {
   const byFlag: { attribute: string; leaf: Leaf }[] = [];
   const add = (name: string, leaf: Leaf, hidden: boolean): void => {
     const value = leaf.kind === "boolean" ? "[bool]" : leaf.kind === "number" ? "<n>" : leaf.kind === "choice" ? "<name>" : "<path>";
-    const notes = [...(leaf.kind === "choice" ? [leaf.choices.join(", ")] : []), ...(leaf.initial === undefined ? [] : [`default: ${String(leaf.initial)}`])];
+    const notes = [
+      ...(leaf.kind === "choice" ? [leaf.choices.join(", ")] : []),
+      ...(leaf.initial === undefined ? [] : [`default: ${String(leaf.initial)}`]),
+    ];
     const shown = leaf.description + (notes.length === 0 ? "" : ` (${notes.join("; ")})`);
     const option = new Option(`--${name} ${value}`, shown);
     if (hidden) option.hideHelp();

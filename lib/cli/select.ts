@@ -1,7 +1,14 @@
 // esft select: from a profile to the experts that train.
 
+import { join } from "node:path";
 import { Option } from "commander";
 import type { Command } from "commander";
+import { ConfigError } from "../errors.ts";
+import { Profile } from "../esft/profile.ts";
+import { openCheckpoint } from "../io/checkpoint.ts";
+import { modelSpec } from "../model/families/index.ts";
+import { expertParameters } from "../model/spec.ts";
+import { esftTrainable } from "../tune/trainable.ts";
 import type { SelectOptions } from "../esft/select.ts";
 import { number, wholeNumber } from "./common.ts";
 import { count, percent, table } from "./format.ts";
@@ -35,8 +42,16 @@ export function registerSelect(program: Command, terminal: Terminal): void {
     .option("--top-k-per-layer <n>", "instead of p: so many experts per layer", wholeNumber)
     .option("--max-params <n>", "instead of p: the best experts within so many parameters (needs --model or --expert-params)", number)
     .addOption(new Option("--compat <name>", "select exactly as the released configurations did").choices(["esft-2024"]))
-    .addOption(new Option("--gate-normalize <kind>", "gate scores as they are, or scaled to sum to 1 per layer").choices(["raw", "perLayer"]).default("raw"))
-    .addOption(new Option("--average <kind>", "mean over all tokens, or over the means of the sequences").choices(["tokens", "sequences"]).default("tokens"))
+    .addOption(
+      new Option("--gate-normalize <kind>", "gate scores as they are, or scaled to sum to 1 per layer")
+        .choices(["raw", "perLayer"])
+        .default("raw"),
+    )
+    .addOption(
+      new Option("--average <kind>", "mean over all tokens, or over the means of the sequences")
+        .choices(["tokens", "sequences"])
+        .default("tokens"),
+    )
     .option("--shared-experts", "also train the shared experts")
     .option("--non-expert-modules", "also train everything that is not a routed or shared expert")
     .addOption(new Option("--format <kind>", "ours, or the official expert_cfg.json").choices(["native", "esft"]).default("native"))
@@ -48,9 +63,13 @@ export function registerSelect(program: Command, terminal: Terminal): void {
       "\nExamples:\n  esft select law.profile.json --score token --p 0.2 -o law.experts.json\n  esft select law.profile.json --score token --p 0.2 --compat esft-2024 --format esft -o expert_cfg.json\n  esft select law.profile.json --score gate --max-params 500e6 --model ./OLMoE-1B-7B -o law.experts.json",
     )
     .action(async (file: string, flags: Flags) => {
-      const { Profile } = await import("../esft/profile.ts");
       const profile = await Profile.load(file);
       const { spec, expertParams } = await modelFacts(flags);
+      if (flags.maxParams !== undefined && expertParams === undefined) {
+        throw new ConfigError("select: --max-params needs the size of an expert: --model DIR or --expert-params N", {
+          where: { key: "expertParams" },
+        });
+      }
       const { sharedExperts, nonExpertModules, score, gateNormalize, average, p, compat, topKPerLayer, maxParams } = flags;
       const common = { score, gateNormalize, average, sharedExperts, nonExpertModules };
       // All rules that were asked for go in; the library refuses any number but one.
@@ -61,7 +80,6 @@ export function registerSelect(program: Command, terminal: Terminal): void {
       };
       const set = profile.select({ ...common, ...rules } as unknown as SelectOptions);
       if (spec) {
-        const { esftTrainable } = await import("../tune/trainable.ts");
         esftTrainable(spec, set);
       }
       if (flags.output !== undefined) await set.save(flags.output, { format: flags.format });
@@ -84,11 +102,19 @@ export function registerSelect(program: Command, terminal: Terminal): void {
       };
       for (const w of set.warnings) terminal.note(`warning: ${w}`);
       if (flags.json) return terminal.json({ ...set.toJSON(), summary: { layers: rows.map(({ ids: _, ...r }) => r), total } });
-      terminal.print(table(["layer", "experts", "tokens covered", "gate covered", "ids, best first"], rows.map((r) => [r.layer, `${r.experts} of ${E}`, percent(r.tokenShare), percent(r.gateShare), r.ids.join(" ")]), { left: [4] }));
+      terminal.print(
+        table(
+          ["layer", "experts", "tokens covered", "gate covered", "ids, best first"],
+          rows.map((r) => [r.layer, `${r.experts} of ${E}`, percent(r.tokenShare), percent(r.gateShare), r.ids.join(" ")]),
+          { left: [4] },
+        ),
+      );
       terminal.print(
         `total: ${total.experts} of ${total.of} experts (${percent(total.experts / total.of)}), ${percent(total.tokenShare)} of routed tokens, ${percent(total.gateShare)} of gate weight` +
           (total.parameters === undefined ? "" : `, ${count(total.parameters)} parameters`) +
-          [sharedExperts && "shared experts", nonExpertModules && "non-expert modules"].flatMap((x) => (x ? [`, and the ${x}`] : [])).join(""),
+          [sharedExperts && "shared experts", nonExpertModules && "non-expert modules"]
+            .flatMap((x) => (x ? [`, and the ${x}`] : []))
+            .join(""),
       );
       if (flags.output !== undefined) terminal.print(`written: ${flags.output}`);
     });
@@ -96,10 +122,6 @@ export function registerSelect(program: Command, terminal: Terminal): void {
 
 async function modelFacts(flags: Flags) {
   if (flags.model === undefined) return { spec: null, expertParams: flags.expertParams };
-  const { join } = await import("node:path");
-  const { openCheckpoint } = await import("../io/checkpoint.ts");
-  const { modelSpec } = await import("../model/families/index.ts");
-  const { expertParameters } = await import("../model/spec.ts");
   const { config, dir } = await openCheckpoint(flags.model);
   const spec = modelSpec(config, join(dir, "config.json"));
   return { spec, expertParams: flags.expertParams ?? expertParameters(spec) };

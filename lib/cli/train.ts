@@ -18,7 +18,21 @@ const NAMES: FlagNames = {
 };
 
 /** What the help shows first. */
-const FIRST = ["model", "data.file", "evalData", "method.type", "method.experts", "method.profile", "method.select.score", "method.select.p", "outDir", "steps", "optimizer.lr", "data.maxLength", "rowsPerStep"];
+const FIRST = [
+  "model",
+  "data.file",
+  "evalData",
+  "method.type",
+  "method.experts",
+  "method.profile",
+  "method.select.score",
+  "method.select.p",
+  "outDir",
+  "steps",
+  "optimizer.lr",
+  "data.maxLength",
+  "rowsPerStep",
+];
 
 export function registerTrain(program: Command, terminal: Terminal): void {
   const train = program
@@ -27,14 +41,19 @@ export function registerTrain(program: Command, terminal: Terminal): void {
     .argument("[config]", "YAML or JSON file with the same options; flags win");
   const leaves = leavesOf(jobSchema);
   const place = (path: string): number => (FIRST.includes(path) ? FIRST.indexOf(path) : FIRST.length);
-  const read = addSchemaFlags(train, leaves.toSorted((a, b) => place(a.path.join(".")) - place(b.path.join("."))), NAMES);
+  const read = addSchemaFlags(
+    train,
+    leaves.toSorted((a, b) => place(a.path.join(".")) - place(b.path.join("."))),
+    NAMES,
+  );
   train
     .option("--resume", "go on from the checkpoint in the run directory when there is one")
     .option("--json", "print the events as JSON lines")
     .addHelpText(
       "after",
       `
-Every option also has a dotted form (--optimizer.lr, --data.max-length) and is the key of the same name in YAML:
+Every option also has a dotted form (--optimizer.lr, --data.max-length) and is the key of the same
+name in YAML:
   model: ./OLMoE-1B-7B
   data: law.jsonl                 # or {file: law.jsonl, template: esft, maxLength: 4096}
   method: {type: esft, experts: law.experts.json}
@@ -48,7 +67,11 @@ An interrupt (Ctrl-C) writes a checkpoint and stops; esft resume goes on to the 
     )
     .action(async (config: string | undefined, flags: { resume?: boolean; json?: boolean }) => {
       const { readJob } = await import("./job.ts");
-      await runJob(await readJob(config ?? null, read(flags as Record<string, unknown>)), { ...flags, resume: flags.resume ?? false }, terminal);
+      await runJob(
+        await readJob(config ?? null, read(flags as Record<string, unknown>)),
+        { ...flags, resume: flags.resume ?? false },
+        terminal,
+      );
     });
 
   const resume = program
@@ -56,7 +79,11 @@ An interrupt (Ctrl-C) writes a checkpoint and stops; esft resume goes on to the 
     .description("go on with an interrupted run; the run directory holds all it needs")
     .argument("<dir>", "run directory (--out of esft train)");
   const mayChange = new Set(["steps", "saveEvery", "threads", "device", "model", "data.file"]);
-  const readChanges = addSchemaFlags(resume, leavesOf(jobSchema).filter((l) => mayChange.has(l.path.join("."))), NAMES);
+  const readChanges = addSchemaFlags(
+    resume,
+    leavesOf(jobSchema).filter((l) => mayChange.has(l.path.join("."))),
+    NAMES,
+  );
   resume
     .option("--json", "print the events as JSON lines")
     .addHelpText("after", "\nExamples:\n  esft resume out/law\n  esft resume out/law --model /new/place/of/OLMoE-1B-7B")
@@ -79,8 +106,18 @@ async function runJob(job: Job, flags: { readonly resume: boolean; readonly json
     const { adapter, trainable, best, firstEval, lastEval, seconds, step, tokens, reason } = result;
     if (flags.json)
       terminal.jsonLine({
-        type: "result", reason, step, tokens, seconds, best, firstEval, lastEval, outDir: result.outDir,
-        trainedParameters: trainable.parameters, share: trainable.parameters / trainable.totalParameters, adapterBytes: adapter?.bytes ?? null,
+        type: "result",
+        reason,
+        step,
+        tokens,
+        seconds,
+        best,
+        firstEval,
+        lastEval,
+        outDir: result.outDir,
+        trainedParameters: trainable.parameters,
+        share: trainable.parameters / trainable.totalParameters,
+        adapterBytes: adapter?.bytes ?? null,
       });
     if (reason === "interrupted" || !adapter) {
       terminal.note(`checkpoint at step ${step} in ${result.outDir}; go on with: esft resume ${result.outDir}`);
@@ -92,7 +129,9 @@ async function runJob(job: Job, flags: { readonly resume: boolean; readonly json
       `adapter: ${result.outDir} (${count(adapter.parameters)} parameters, ${percent(adapter.parameters / trainable.totalParameters)} of the model, ${bytes(adapter.bytes)})`,
     );
     if (firstEval !== null && lastEval !== null)
-      terminal.print(`held-out loss ${firstEval.toFixed(4)} → ${lastEval.toFixed(4)}${best ? `, best ${best.loss.toFixed(4)} at step ${best.step}${job.keep === "best" ? " (kept)" : ""}` : ""}`);
+      terminal.print(
+        `held-out loss ${firstEval.toFixed(4)} → ${lastEval.toFixed(4)}${best ? `, best ${best.loss.toFixed(4)} at step ${best.step}${job.keep === "best" ? " (kept)" : ""}` : ""}`,
+      );
     terminal.print(`${step} steps, ${count(tokens)} tokens, ${duration(seconds)}`);
   } finally {
     await model[Symbol.asyncDispose]();
@@ -112,7 +151,9 @@ function show(event: TrainEvent, terminal: Terminal): void {
       terminal.progress(progressLine(event), event.step === event.steps);
       return;
     case "eval":
-      terminal.note(`step ${event.step}: held-out loss ${event.loss.toFixed(4)}, accuracy ${percent(event.accuracy)}${event.best ? " (best)" : ""}`);
+      terminal.note(
+        `step ${event.step}: held-out loss ${event.loss.toFixed(4)}, accuracy ${percent(event.accuracy)}${event.best ? " (best)" : ""}`,
+      );
       return;
     case "warning":
       terminal.note(`warning: ${event.message}`);

@@ -1,6 +1,15 @@
 // esft verify: is this adapter whole and made for this base; is this merged model base + adapter and nothing else?
 
+import { stat } from "node:fs/promises";
+import { join } from "node:path";
 import type { Command } from "commander";
+import { ConfigError } from "../errors.ts";
+import { isAdapterDir } from "../esft/adapter.ts";
+import { openAdapter } from "../esft/adapter_esft.ts";
+import { frozenDigest } from "../esft/digest.ts";
+import { verifyMerge } from "../esft/merge.ts";
+import { openCheckpoint } from "../io/checkpoint.ts";
+import type { Checkpoint } from "../io/checkpoint.ts";
 import type { Adapter } from "../esft/adapter.ts";
 import type { MergeReport } from "../esft/merge.ts";
 import type { LogitsCheck } from "../logits_check.ts";
@@ -32,14 +41,11 @@ export function registerVerify(program: Command, terminal: Terminal): void {
     .option("--no-logits", "skip comparing logits (merged models)")
     .option("--tensors", "list every trained tensor")
     .option("--json", "print JSON")
-    .addHelpText("after", "\nExamples:\n  esft verify out/law --base ./OLMoE-1B-7B\n  esft verify ./OLMoE-law --base ./OLMoE-1B-7B --adapter out/law --json")
+    .addHelpText(
+      "after",
+      "\nExamples:\n  esft verify out/law --base ./OLMoE-1B-7B\n  esft verify ./OLMoE-law --base ./OLMoE-1B-7B --adapter out/law --json",
+    )
     .action(async (dir: string, flags: Flags) => {
-      const { isAdapterDir } = await import("../esft/adapter.ts");
-      const { openCheckpoint } = await import("../io/checkpoint.ts");
-      const { openAdapter } = await import("../esft/adapter_esft.ts");
-      const { ConfigError } = await import("../errors.ts");
-      const { stat } = await import("node:fs/promises");
-      const { join } = await import("node:path");
       const task = { signal: terminal.signal, onProgress: byteProgress(terminal) };
       const base = flags.base === undefined ? null : await openCheckpoint(flags.base);
       const official = (await stat(join(dir, "expert_cfg.json")).catch(() => null)) !== null;
@@ -49,18 +55,35 @@ export function registerVerify(program: Command, terminal: Terminal): void {
       if ((await isAdapterDir(dir)) || (official && flags.adapter === undefined)) {
         if (flags.adapter !== undefined) throw new ConfigError(`verify: ${dir} is an adapter; --adapter belongs to a merged model`);
         adapter = await openAdapter(dir, { ...task, ...(base ? { base } : {}) });
-        checks.push({ name: "tensors", ok: true, detail: `${adapter.tensors.size} tensors, ${count(adapter.parameters)} parameters, ${bytes(adapter.bytes)}: ${official ? "all finite" : "sha256 as in the manifest, all finite"}` });
+        checks.push({
+          name: "tensors",
+          ok: true,
+          detail: `${adapter.tensors.size} tensors, ${count(adapter.parameters)} parameters, ${bytes(adapter.bytes)}: ${official ? "all finite" : "sha256 as in the manifest, all finite"}`,
+        });
         if (base) {
-          checks.push({ name: "base", ok: true, detail: adapter.base.identity ? `made for this base (${adapter.base.identity.fingerprint.slice(0, 16)})` : "names and shapes fit this base (the adapter records no identity)" });
+          checks.push({
+            name: "base",
+            ok: true,
+            detail: adapter.base.identity
+              ? `made for this base (${adapter.base.identity.fingerprint.slice(0, 16)})`
+              : "names and shapes fit this base (the adapter records no identity)",
+          });
           checks.push(await digestCheck(adapter, base, "the base", task));
         }
       } else {
         if (flags.adapter === undefined || !base)
-          throw new ConfigError(`verify: ${dir} is not an adapter; a merged model needs --base DIR and --adapter DIR`, { where: { file: dir } });
-        const { verifyMerge } = await import("../esft/merge.ts");
+          throw new ConfigError(`verify: ${dir} is not an adapter; a merged model needs --base DIR and --adapter DIR`, {
+            where: { file: dir },
+          });
         adapter = await openAdapter(flags.adapter, { base, ...task });
         report = await verifyMerge(base, adapter, dir, task);
-        checks.push({ name: "bits", ok: report.ok, detail: report.ok ? `${report.untouched} of ${report.tensors} tensors bit-equal to the base, ${report.slices.length} trained parts bit-equal to the adapter` : report.mismatches.slice(0, 5).join("; ") });
+        checks.push({
+          name: "bits",
+          ok: report.ok,
+          detail: report.ok
+            ? `${report.untouched} of ${report.tensors} tensors bit-equal to the base, ${report.slices.length} trained parts bit-equal to the adapter`
+            : report.mismatches.slice(0, 5).join("; "),
+        });
         if (report.ok) {
           checks.push(await digestCheck(adapter, await openCheckpoint(dir), "the merged model", task));
           if (flags.logits) {
@@ -72,7 +95,15 @@ export function registerVerify(program: Command, terminal: Terminal): void {
       }
       const ok = checks.every((c) => c.ok);
       const trained = [...adapter.tensors].map(([key, t]) => ({ key, dtype: t.dtype, shape: t.shape }));
-      if (flags.json) terminal.json({ ok, dir, checks, experts: adapter.experts?.toJSON() ?? null, changedExperts: report?.changedExperts ?? null, tensors: trained });
+      if (flags.json)
+        terminal.json({
+          ok,
+          dir,
+          checks,
+          experts: adapter.experts?.toJSON() ?? null,
+          changedExperts: report?.changedExperts ?? null,
+          tensors: trained,
+        });
       else {
         for (const c of checks) terminal.print(`${c.ok ? "ok    " : "FAILED"} ${c.name.padEnd(7)} ${c.detail}`);
         if (report) terminal.print(deltaText(report, adapter));
@@ -83,15 +114,26 @@ export function registerVerify(program: Command, terminal: Terminal): void {
     });
 }
 
-async function digestCheck(adapter: Adapter, source: import("../io/checkpoint.ts").Checkpoint, what: string, task: { signal: AbortSignal }): Promise<Check> {
-  const { frozenDigest } = await import("../esft/digest.ts");
+async function digestCheck(adapter: Adapter, source: Checkpoint, what: string, task: { signal: AbortSignal }): Promise<Check> {
   const found = await frozenDigest(source, adapter.tensors.values(), task);
-  if (adapter.frozenDigest === undefined) return { name: "digest", ok: true, detail: `frozen weights of ${what}: ${found.slice(0, 16)} (the adapter records none to compare with)` };
+  if (adapter.frozenDigest === undefined)
+    return {
+      name: "digest",
+      ok: true,
+      detail: `frozen weights of ${what}: ${found.slice(0, 16)} (the adapter records none to compare with)`,
+    };
   const ok = found === adapter.frozenDigest;
-  return { name: "digest", ok, detail: ok ? `frozen weights of ${what} are those of training (${found.slice(0, 16)})` : `frozen weights of ${what}: expected ${adapter.frozenDigest}, found ${found}` };
+  return {
+    name: "digest",
+    ok,
+    detail: ok
+      ? `frozen weights of ${what} are those of training (${found.slice(0, 16)})`
+      : `frozen weights of ${what}: expected ${adapter.frozenDigest}, found ${found}`,
+  };
 }
 
-const planText = (adapter: Adapter): string => [...(adapter.experts?.layers ?? [])].map(([layer, { ids }]) => `layer ${layer}: ${ids.join(" ") || "none"}`).join("; ");
+const planText = (adapter: Adapter): string =>
+  [...(adapter.experts?.layers ?? [])].map(([layer, { ids }]) => `layer ${layer}: ${ids.join(" ") || "none"}`).join("; ");
 
 /** Changed experts beside the plan, and how far the weights moved. */
 export function deltaText(report: MergeReport, adapter: Adapter): string {

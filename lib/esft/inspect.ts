@@ -60,15 +60,24 @@ export function inspectCheckpoint(checkpoint: Checkpoint): Inspection {
   let expertTotal = 0;
   for (const { ref, shape, role } of parameterShapes(spec)) {
     const found = checkpoint.tensors.get(ref.name);
-    if (!found) throw new LayoutError(`${checkpoint.dir}: expected tensor "${ref.name}" [${shape.join(", ")}], found no such tensor`, { where: { file: checkpoint.dir, tensor: ref.name } });
+    if (!found)
+      throw new LayoutError(`${checkpoint.dir}: expected tensor "${ref.name}" [${shape.join(", ")}], found no such tensor`, {
+        where: { file: checkpoint.dir, tensor: ref.name },
+      });
     if (ref.index === undefined && ref.rows === undefined && found.shape.join() !== shape.join())
-      throw new LayoutError(`${found.path}: tensor "${ref.name}": expected [${shape.join(", ")}], found [${found.shape.join(", ")}]`, { where: { file: found.path, tensor: ref.name } });
+      throw new LayoutError(`${found.path}: tensor "${ref.name}": expected [${shape.join(", ")}], found [${found.shape.join(", ")}]`, {
+        where: { file: found.path, tensor: ref.name },
+      });
     used.add(ref.name);
     const n = product(shape);
     parameters += n;
     if (role === "expert") expertTotal += n;
     const size = roles.get(role) ?? { tensors: 0, parameters: 0, bytes: 0 };
-    roles.set(role, { tensors: size.tensors + 1, parameters: size.parameters + n, bytes: size.bytes + (tensorBytes(found.dtype, shape) ?? 0) });
+    roles.set(role, {
+      tensors: size.tensors + 1,
+      parameters: size.parameters + n,
+      bytes: size.bytes + (tensorBytes(found.dtype, shape) ?? 0),
+    });
   }
   const dtypes: Record<string, number> = {};
   for (const t of checkpoint.tensors.values()) dtypes[t.dtype] = (dtypes[t.dtype] ?? 0) + 1;
@@ -123,7 +132,12 @@ export interface TrainingEstimate {
 }
 
 /** Memory of training `trainable` with micro-batches of `tokensPerBatch` tokens, from headers alone. */
-export function estimateTraining(checkpoint: Checkpoint, spec: ModelSpec, trainable: TrainableSpec, tokensPerBatch: number): TrainingEstimate {
+export function estimateTraining(
+  checkpoint: Checkpoint,
+  spec: ModelSpec,
+  trainable: TrainableSpec,
+  tokensPerBatch: number,
+): TrainingEstimate {
   const trained = new Set(trainable.keys);
   let lowest = spec.layers.length;
   let adapterBytes = 0;
@@ -153,14 +167,17 @@ const product = (shape: readonly number[]): number => shape.reduce((a, b) => a *
 function attentionText(spec: ModelSpec): string {
   const a = spec.layers[0]?.attention;
   if (!a) return "none";
-  if (a.kind === "heads") return `${a.heads} heads of ${a.headDim}${a.kvHeads === a.heads ? "" : `, ${a.kvHeads} for keys and values`}${a.qNorm ? ", q and k normalised" : ""}`;
+  if (a.kind === "heads")
+    return `${a.heads} heads of ${a.headDim}${a.kvHeads === a.heads ? "" : `, ${a.kvHeads} for keys and values`}${a.qNorm ? ", q and k normalised" : ""}`;
   return `latent (MLA): ${a.heads} heads of ${a.nopeDim} + ${a.ropeDim} rotary, values ${a.vDim}, rank ${a.kvRank}${"a" in a.q ? `, queries rank ${a.q.a.out}` : ""}`;
 }
 
 function routerText(rule: RouteRule, topK: number, bias: boolean): string {
   return [
     `${rule.score === "softmaxTopk" ? "softmax over the chosen" : rule.score}, top-${topK}`,
-    ...(rule.groups > 1 ? [`from the best ${rule.topkGroups} of ${rule.groups} groups (${rule.groupScore === "max" ? "by maximum" : "by the sum of two"})`] : []),
+    ...(rule.groups > 1
+      ? [`from the best ${rule.topkGroups} of ${rule.groups} groups (${rule.groupScore === "max" ? "by maximum" : "by the sum of two"})`]
+      : []),
     ...(bias ? ["selection bias"] : []),
     rule.renormalize ? "weights renormalised" : "weights not renormalised",
     ...(rule.scale === 1 ? [] : [`scaled by ${rule.scale}`]),

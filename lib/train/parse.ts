@@ -35,7 +35,8 @@ function keysAt(schema: unknown, path: readonly PropertyKey[]): string[] {
 export function parseOptions<S extends z.ZodType>(schema: S, value: unknown, source: string): z.output<S> {
   const result = schema.safeParse(value);
   if (result.success) return result.data;
-  const issue = result.error.issues[0]!;
+  // A misspelt key explains the missing one better than the other way round.
+  const issue = result.error.issues.find((i) => i.code === "unrecognized_keys") ?? result.error.issues[0]!;
   const at = [source, ...issue.path.map(String)].filter((s) => s !== "").join(".");
   if (issue.code === "unrecognized_keys") {
     const key = issue.keys[0]!;

@@ -168,7 +168,7 @@ async function execute(model: MoeModel, request: TrainRequest, emit: (e: TrainEv
   // A run to resume keeps its request until its checkpoint was accepted ("start").
   const resuming = await hasCheckpoint(outDir);
   if (!resuming) await keep();
-  let kept: Promise<void> | null = null;
+  let kept = Promise.resolve();
   try {
     const summary = await runTraining({
       model: model.transformer, trainable, train, heldOut, options, outDir, base: identity.contents ?? identity.fingerprint,
