@@ -8,7 +8,8 @@ import { openCheckpoint } from "../lib/io/checkpoint.ts";
 import { hostBatch } from "../lib/model/batch.ts";
 import { modelSpec } from "../lib/model/families/index.ts";
 import { Parameters } from "../lib/model/parameters.ts";
-import { moeLayers, moeOf, refKey } from "../lib/model/spec.ts";
+import { sliceKey } from "../lib/io/tensor_slice.ts";
+import { moeLayers, moeOf } from "../lib/model/spec.ts";
 import { Transformer } from "../lib/model/transformer.ts";
 import type { Precision } from "../lib/ops.ts";
 import type { Device } from "../lib/tensor.ts";
@@ -60,7 +61,7 @@ async function setup(device: Device, name: keyof typeof configs, mode: "esft" | 
     mode === "full"
       ? fullTrainable(spec).keys
       : moeLayers(spec).flatMap((l) =>
-          Array.from({ length: TRAINED }, (_, e) => Object.values(moeOf(spec, l)!.experts[e]!).map((ref) => refKey(ref))).flat(),
+          Array.from({ length: TRAINED }, (_, e) => Object.values(moeOf(spec, l)!.experts[e]!).map((ref) => sliceKey(ref))).flat(),
         );
   const optimizer = new AdamW(device, params.train(keys), { beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1, clipNorm: 1 });
   return {

@@ -20,10 +20,11 @@ import type { Dtype, SafetensorsFile } from "../io/safetensors.ts";
 import { openSafetensors, tensorBytes } from "../io/safetensors.ts";
 import type { TensorEntry } from "../io/safetensors_writer.ts";
 import { writeSafetensors } from "../io/safetensors_writer.ts";
+import type { TensorSlice } from "../io/tensor_slice.ts";
+import { placeSlices, sliceKey } from "../io/tensor_slice.ts";
 import { modelCard } from "./adapter_card.ts";
 import { ExpertSet } from "./expert_set.ts";
-import type { TensorSlice } from "./slice.ts";
-import { partOf, placeSlices, roleOf, sliceKey } from "./slice.ts";
+import { partOf, roleOf } from "./tensor_role.ts";
 
 const FLOATS = ["F32", "BF16", "F16", "F64"] as const;
 const Size = z.int().min(0);

@@ -5,8 +5,8 @@ import type { LongTask } from "../io/atomic_file.ts";
 import { throwIfAborted } from "../io/atomic_file.ts";
 import type { Dtype } from "../io/safetensors.ts";
 import { tensorBytes } from "../io/safetensors.ts";
-import type { TensorSlice } from "./slice.ts";
-import { frozenRanges, placeSlices } from "./slice.ts";
+import type { TensorSlice } from "../io/tensor_slice.ts";
+import { frozenRanges, placeSlices } from "../io/tensor_slice.ts";
 
 /** Anything that can stream named tensors: a Checkpoint, or weights read back from a device. */
 export interface TensorSource {

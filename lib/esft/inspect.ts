@@ -3,9 +3,10 @@
 import { join } from "node:path";
 import type { Checkpoint } from "../io/checkpoint.ts";
 import { tensorBytes } from "../io/safetensors.ts";
+import { sliceKey } from "../io/tensor_slice.ts";
 import { modelSpec } from "../model/families/index.ts";
 import type { ModelSpec, ParameterRole } from "../model/spec.ts";
-import { expertParameters, moeLayers, moeOf, parameterShapes, refKey } from "../model/spec.ts";
+import { expertParameters, moeLayers, moeOf, parameterShapes } from "../model/spec.ts";
 import { estimateActivations } from "../model/transformer.ts";
 import type { RouteRule } from "../ops.ts";
 import type { TrainableSpec } from "../tune/trainable.ts";
@@ -83,7 +84,7 @@ export function inspectCheckpoint(checkpoint: Checkpoint): Inspection {
   for (const t of checkpoint.tensors.values()) dtypes[t.dtype] = (dtypes[t.dtype] ?? 0) + 1;
   const experts = moe?.experts.length ?? 0;
   const activeExperts = moe ? (expertTotal / experts) * moe.topK : 0;
-  const head = refKey(spec.head) === refKey(spec.embedding) ? spec.vocab * spec.hidden : 0; // tied: the table is the head too
+  const head = sliceKey(spec.head) === sliceKey(spec.embedding) ? spec.vocab * spec.hidden : 0; // tied: the table is the head too
   return {
     dir: checkpoint.dir,
     modelType: spec.modelType,
@@ -142,7 +143,7 @@ export function estimateTraining(
   let lowest = spec.layers.length;
   let adapterBytes = 0;
   for (const { ref, shape, layer } of parameterShapes(spec)) {
-    if (!trained.has(refKey(ref))) continue;
+    if (!trained.has(sliceKey(ref))) continue;
     lowest = Math.min(lowest, Math.max(0, layer));
     adapterBytes += tensorBytes(checkpoint.tensors.get(ref.name)!.dtype, shape) ?? 0;
   }

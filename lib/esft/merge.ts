@@ -14,9 +14,10 @@ import { openCheckpoint } from "../io/checkpoint.ts";
 import { readFileRange } from "../io/safetensors.ts";
 import type { TensorEntry } from "../io/safetensors_writer.ts";
 import { writeSafetensors } from "../io/safetensors_writer.ts";
+import type { PlacedSlice } from "../io/tensor_slice.ts";
+import { frozenRanges, placeSlices, sliceKey } from "../io/tensor_slice.ts";
 import type { Adapter, AdapterTensor } from "./adapter.ts";
-import type { PlacedSlice } from "./slice.ts";
-import { frozenRanges, placeSlices, roleOf, sliceKey } from "./slice.ts";
+import { roleOf } from "./tensor_role.ts";
 
 export interface MergeOptions extends LongTask {
   /** Replace an existing, non-empty output directory. Default false. */

@@ -6,15 +6,17 @@
 
 import { LayoutError, MemoryError, NonFiniteError } from "../errors.ts";
 import type { Checkpoint } from "../io/checkpoint.ts";
+import type { TensorSlice } from "../io/tensor_slice.ts";
+import { sliceKey } from "../io/tensor_slice.ts";
 import * as ops from "../ops.ts";
 import type { Device, DType } from "../tensor.ts";
 import { MappedFile, Tensor, TensorList } from "../tensor.ts";
-import type { ModelSpec, ParameterRole, TensorRef } from "./spec.ts";
-import { parameterShapes, refKey } from "./spec.ts";
+import type { ModelSpec, ParameterRole } from "./spec.ts";
+import { parameterShapes } from "./spec.ts";
 
 export interface Parameter {
   readonly key: string;
-  readonly ref: TensorRef;
+  readonly ref: TensorSlice;
   readonly shape: readonly number[];
   readonly role: ParameterRole;
   /** Decoder layer, −1 for the embedding, the layer count for final norm and head. */
@@ -93,16 +95,16 @@ export class Parameters {
         wholes.set(ref.name, whole);
       }
       const base = slice(whole, ref, shape, info.path);
-      const key = refKey(ref);
+      const key = sliceKey(ref);
       byKey.set(key, { key, ref, shape, role, layer, base, master: null, grad: null, value: base });
     }
     return new Parameters(device, byKey, [...files.values()]);
   }
 
   /** The parameter of a ref that the spec names. */
-  get(ref: TensorRef): Parameter {
-    const p = this.byKey.get(refKey(ref));
-    if (!p) throw new LayoutError(`the model has no parameter "${refKey(ref)}"`, { where: { tensor: refKey(ref) } });
+  get(ref: TensorSlice): Parameter {
+    const p = this.byKey.get(sliceKey(ref));
+    if (!p) throw new LayoutError(`the model has no parameter "${sliceKey(ref)}"`, { where: { tensor: sliceKey(ref) } });
     return p;
   }
   byName(key: string): Parameter | undefined {
@@ -111,15 +113,15 @@ export class Parameters {
   all(): Parameter[] {
     return [...this.byKey.values()];
   }
-  value(ref: TensorRef): Tensor {
+  value(ref: TensorSlice): Tensor {
     return this.get(ref).value;
   }
-  trains(ref: TensorRef | undefined): boolean {
+  trains(ref: TensorSlice | undefined): boolean {
     return ref !== undefined && this.get(ref).master !== null;
   }
 
   /** A cached operand list of the current values (or gradients) of `refs`. */
-  list(name: string, refs: () => readonly TensorRef[], what: "value" | "grad" = "value"): TensorList {
+  list(name: string, refs: () => readonly TensorSlice[], what: "value" | "grad" = "value"): TensorList {
     const key = `${this.version}`;
     const cached = this.lists.get(`${what} ${name}`);
     if (cached?.key === key) return cached.list;
@@ -239,9 +241,9 @@ function firstNonFinite(values: Float32Array): number {
   return -1;
 }
 
-function slice(whole: Tensor, ref: TensorRef, shape: readonly number[], path: string): Tensor {
+function slice(whole: Tensor, ref: TensorSlice, shape: readonly number[], path: string): Tensor {
   const fail = (expected: string): never => {
-    throw new LayoutError(`${path}: tensor "${refKey(ref)}" must be ${expected}, found [${whole.shape.join(", ")}]`, {
+    throw new LayoutError(`${path}: tensor "${sliceKey(ref)}" must be ${expected}, found [${whole.shape.join(", ")}]`, {
       where: { file: path, tensor: ref.name },
     });
   };

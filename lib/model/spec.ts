@@ -1,32 +1,19 @@
 // ModelSpec: a neutral description of a Mixture-of-Experts decoder. Layers are written once over it; a model family is a
 // data file (families/*.ts) that turns config.json into a ModelSpec. Nothing outside families/ knows a family's name.
 
+import type { TensorSlice } from "../io/tensor_slice.ts";
+import { sliceKey } from "../io/tensor_slice.ts";
 import type { RouteRule } from "../ops.ts";
 
-/** A matrix or vector in the checkpoint: a whole tensor, or slice `index` of a fused one, or rows [begin, end) of that. */
-export interface TensorRef {
-  readonly name: string;
-  /** Index along the first dimension of a stacked tensor (experts). */
-  readonly index?: number;
-  /** Row range of the (sliced) matrix, e.g. the gate half of a fused gate|up tensor. */
-  readonly rows?: readonly [number, number];
-}
-
-/** One string per parameter: `name`, `name[3]`, `name[3,0:16]` or `name[0:16]`. */
-export function refKey(ref: TensorRef): string {
-  const parts = [...(ref.index === undefined ? [] : [`${ref.index}`]), ...(ref.rows ? [`${ref.rows[0]}:${ref.rows[1]}`] : [])];
-  return parts.length > 0 ? `${ref.name}[${parts.join(",")}]` : ref.name;
-}
-
 export interface LinearSpec {
-  readonly weight: TensorRef;
-  readonly bias?: TensorRef;
+  readonly weight: TensorSlice;
+  readonly bias?: TensorSlice;
   readonly in: number;
   readonly out: number;
 }
 
 export interface NormSpec {
-  readonly weight: TensorRef;
+  readonly weight: TensorSlice;
   readonly size: number;
   readonly eps: number;
 }
@@ -80,15 +67,15 @@ export type AttentionSpec = HeadsAttentionSpec | LatentAttentionSpec;
 export interface MlpSpec {
   readonly kind: "dense";
   readonly hidden: number;
-  readonly gate: TensorRef;
-  readonly up: TensorRef;
-  readonly down: TensorRef;
+  readonly gate: TensorSlice;
+  readonly up: TensorSlice;
+  readonly down: TensorSlice;
 }
 
 export interface ExpertWeights {
-  readonly gate: TensorRef;
-  readonly up: TensorRef;
-  readonly down: TensorRef;
+  readonly gate: TensorSlice;
+  readonly up: TensorSlice;
+  readonly down: TensorSlice;
 }
 
 export interface MoeSpec {
@@ -96,9 +83,9 @@ export interface MoeSpec {
   readonly experts: readonly ExpertWeights[];
   readonly topK: number;
   readonly expertHidden: number;
-  readonly router: TensorRef;
+  readonly router: TensorSlice;
   /** Added to the scores for choosing only. */
-  readonly selectionBias?: TensorRef;
+  readonly selectionBias?: TensorSlice;
   readonly rule: RouteRule;
   /** Always-on MLP added to the routed output. */
   readonly shared?: MlpSpec;
@@ -116,11 +103,11 @@ export interface ModelSpec {
   readonly vocab: number;
   readonly hidden: number;
   readonly maxPositions: number;
-  readonly embedding: TensorRef;
+  readonly embedding: TensorSlice;
   readonly layers: readonly LayerSpec[];
   readonly finalNorm: NormSpec;
   /** The embedding's ref when tied. */
-  readonly head: TensorRef;
+  readonly head: TensorSlice;
   readonly bosId?: number;
   readonly eosIds: readonly number[];
 }
@@ -143,13 +130,13 @@ export function expertParameters(spec: ModelSpec): number {
 }
 
 /** Every parameter of the model with its shape, in a fixed order, tied ones once. */
-export function parameterShapes(spec: ModelSpec): { ref: TensorRef; shape: number[]; role: ParameterRole; layer: number }[] {
-  const out: { ref: TensorRef; shape: number[]; role: ParameterRole; layer: number }[] = [];
+export function parameterShapes(spec: ModelSpec): { ref: TensorSlice; shape: number[]; role: ParameterRole; layer: number }[] {
+  const out: { ref: TensorSlice; shape: number[]; role: ParameterRole; layer: number }[] = [];
   const D = spec.hidden;
   const seen = new Set<string>();
-  const add = (ref: TensorRef, shape: number[], role: ParameterRole, layer: number): void => {
-    if (seen.has(refKey(ref))) return;
-    seen.add(refKey(ref));
+  const add = (ref: TensorSlice, shape: number[], role: ParameterRole, layer: number): void => {
+    if (seen.has(sliceKey(ref))) return;
+    seen.add(sliceKey(ref));
     out.push({ ref, shape, role, layer });
   };
   const linear = (l: LinearSpec, role: ParameterRole, layer: number): void => {
@@ -157,7 +144,7 @@ export function parameterShapes(spec: ModelSpec): { ref: TensorRef; shape: numbe
     if (l.bias) add(l.bias, [l.out], role, layer);
   };
   const norm = (n: NormSpec, layer: number): void => add(n.weight, [n.size], "norm", layer);
-  const mlp = (m: { gate: TensorRef; up: TensorRef; down: TensorRef }, F: number, role: ParameterRole, layer: number): void => {
+  const mlp = (m: { gate: TensorSlice; up: TensorSlice; down: TensorSlice }, F: number, role: ParameterRole, layer: number): void => {
     add(m.gate, [F, D], role, layer);
     add(m.up, [F, D], role, layer);
     add(m.down, [D, F], role, layer);

@@ -1,8 +1,9 @@
 // Share of routed slots that meet a trained expert, counted where routing happens.
 
+import { sliceKey } from "../io/tensor_slice.ts";
 import type { RouteObserver } from "../model/moe.ts";
 import type { Transformer } from "../model/transformer.ts";
-import { moeLayers, moeOf, refKey } from "../model/spec.ts";
+import { moeLayers, moeOf } from "../model/spec.ts";
 import * as ops from "../ops.ts";
 import type { Tensor } from "../tensor.ts";
 
@@ -18,7 +19,7 @@ export class Coverage {
   /** Null when no routed expert is frozen: coverage would always be 1. */
   static of(model: Transformer): Coverage | null {
     const layers = moeLayers(model.spec);
-    const frozen = layers.some((l) => moeOf(model.spec, l)!.experts.some((e) => model.params.byName(refKey(e.down))?.master === null));
+    const frozen = layers.some((l) => moeOf(model.spec, l)!.experts.some((e) => model.params.byName(sliceKey(e.down))?.master === null));
     return frozen ? new Coverage(model, layers) : null;
   }
 

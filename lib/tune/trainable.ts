@@ -3,12 +3,13 @@
 
 import { ConfigError } from "../errors.ts";
 import type { ExpertSet } from "../esft/expert_set.ts";
+import { sliceKey } from "../io/tensor_slice.ts";
 import type { ModelSpec, ParameterRole } from "../model/spec.ts";
-import { moeLayers, moeOf, parameterShapes, refKey } from "../model/spec.ts";
+import { moeLayers, moeOf, parameterShapes } from "../model/spec.ts";
 
 export interface TrainableSpec {
   readonly type: "esft" | "full";
-  /** Parameter keys (lib/model/spec.ts refKey), in model order. */
+  /** Parameter keys (sliceKey of their place in the checkpoint), in model order. */
   readonly keys: readonly string[];
   /** Selected experts, for ESFT. */
   readonly experts: ExpertSet | null;
@@ -31,7 +32,7 @@ export function esftTrainable(spec: ModelSpec, experts: ExpertSet): TrainableSpe
   for (const l of layers)
     for (const e of experts.ids(l)) {
       const { gate, up, down } = moeOf(spec, l)!.experts[e]!;
-      for (const ref of [gate, up, down]) selected.add(refKey(ref));
+      for (const ref of [gate, up, down]) selected.add(sliceKey(ref));
     }
   return trainable(spec, "esft", experts, (role, key) =>
     role === "expert" ? selected.has(key) : role === "shared" ? experts.sharedExperts : experts.nonExpertModules && nonExpertRoles.has(role),
@@ -55,8 +56,8 @@ function trainable(
   for (const { ref, shape, role } of parameterShapes(spec)) {
     const n = shape.reduce((a, b) => a * b, 1);
     totalParameters += n;
-    if (!chosen(role, refKey(ref))) continue;
-    keys.push(refKey(ref));
+    if (!chosen(role, sliceKey(ref))) continue;
+    keys.push(sliceKey(ref));
     parameters += n;
   }
   if (keys.length === 0) throw new ConfigError("nothing to train: the selection is empty");

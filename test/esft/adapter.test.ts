@@ -11,7 +11,7 @@ import { openAdapter, saveEsftAdapter } from "../../lib/esft/adapter_esft.ts";
 import { frozenDigest } from "../../lib/esft/digest.ts";
 import { ExpertSet } from "../../lib/esft/expert_set.ts";
 import { mergeAdapter, verifyMerge } from "../../lib/esft/merge.ts";
-import { placeSlice, sliceKey } from "../../lib/esft/slice.ts";
+import { placeSlice, sliceKey } from "../../lib/io/tensor_slice.ts";
 import { openSafetensors } from "../../lib/io/safetensors.ts";
 import { castFloats, decodeFloats, encodeFloats } from "../../lib/io/bf16.ts";
 import type { Checkpoint } from "../../lib/io/checkpoint.ts";

@@ -6,11 +6,13 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { openCheckpoint } from "../../lib/io/checkpoint.ts";
 import { openSafetensors } from "../../lib/io/safetensors.ts";
+import type { TensorSlice } from "../../lib/io/tensor_slice.ts";
+import { sliceKey } from "../../lib/io/tensor_slice.ts";
 import { hostBatch, shiftLabels } from "../../lib/model/batch.ts";
 import type { HostBatch } from "../../lib/model/batch.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
 import { Parameters } from "../../lib/model/parameters.ts";
-import { moeOf, refKey } from "../../lib/model/spec.ts";
+import { moeOf } from "../../lib/model/spec.ts";
 import type { ModelSpec } from "../../lib/model/spec.ts";
 import { Transformer } from "../../lib/model/transformer.ts";
 import type { Device, Tensor } from "../../lib/tensor.ts";
@@ -230,7 +232,7 @@ async function checkGradients(
   params.freeze();
 }
 
-function offsetOf(ref: { index?: number; rows?: readonly [number, number] }, shape: readonly number[], total: number): number {
+function offsetOf(ref: TensorSlice, shape: readonly number[], total: number): number {
   if (total === 0) return 0;
   const cols = shape.slice(1).reduce((a, b) => a * b, 1);
   const perItem = ref.index === undefined ? 0 : Math.max(shape[0]!, ref.rows ? shape[0]! * 2 : shape[0]!) * cols;
@@ -240,7 +242,7 @@ function offsetOf(ref: { index?: number; rows?: readonly [number, number] }, sha
 function expertKeys(spec: ModelSpec, experts: Readonly<Record<string, number[]>>): string[] {
   return Object.entries(experts).flatMap(([layer, ids]) => {
     const moe = moeOf(spec, Number(layer))!;
-    return ids.flatMap((e) => [moe.experts[e]!.gate, moe.experts[e]!.up, moe.experts[e]!.down].map(refKey));
+    return ids.flatMap((e) => [moe.experts[e]!.gate, moe.experts[e]!.up, moe.experts[e]!.down].map(sliceKey));
   });
 }
 

@@ -6,11 +6,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openCheckpoint } from "../../lib/io/checkpoint.ts";
+import { sliceKey } from "../../lib/io/tensor_slice.ts";
 import { hostBatch } from "../../lib/model/batch.ts";
 import type { BatchRow } from "../../lib/model/batch.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
 import { Parameters } from "../../lib/model/parameters.ts";
-import { moeOf, refKey } from "../../lib/model/spec.ts";
+import { moeOf } from "../../lib/model/spec.ts";
 import type { ModelSpec } from "../../lib/model/spec.ts";
 import { Transformer } from "../../lib/model/transformer.ts";
 import { Device } from "../../lib/tensor.ts";
@@ -18,7 +19,7 @@ import { fullTrainable } from "../../lib/tune/trainable.ts";
 import { normals, tinyDeepseek, tinyOlmoe, writeTinyModel } from "../support/tiny_model.ts";
 
 const expertKeys = (spec: ModelSpec, layer: number, ids: number[]): string[] =>
-  ids.flatMap((e) => Object.values(moeOf(spec, layer)!.experts[e]!).map((ref) => refKey(ref)));
+  ids.flatMap((e) => Object.values(moeOf(spec, layer)!.experts[e]!).map((ref) => sliceKey(ref)));
 
 function randomRows(count: number, length: number, seed: number): BatchRow[] {
   const normal = normals(seed);

@@ -1,4 +1,5 @@
-// A trained part of a base tensor: the whole of it, one expert of a fused tensor, or some rows of that.
+// A part of a checkpoint's tensor that is a matrix or vector of its own: the whole of it, one expert of a fused tensor, or some rows
+// of that. The model names its parameters so, an adapter what it trained.
 //
 //   { name }                      per-expert checkpoints: the tensor itself
 //   { name, index }               fused [E, …]: entry `index` along the first dimension, shape […]
@@ -7,13 +8,15 @@
 //
 // Each is one contiguous byte range, which is all that digest and merge need to know.
 import { LayoutError } from "../errors.ts";
-import type { Dtype } from "../io/safetensors.ts";
-import { tensorBytes } from "../io/safetensors.ts";
+import type { Dtype } from "./safetensors.ts";
+import { tensorBytes } from "./safetensors.ts";
 
 export interface TensorSlice {
-  /** Name in the base checkpoint. */
+  /** Name in the checkpoint. */
   readonly name: string;
+  /** Index along the first dimension of a stacked tensor (experts). */
   readonly index?: number | undefined;
+  /** Row range of the (indexed) matrix, e.g. the gate half of a fused gate|up tensor. */
   readonly rows?: readonly [begin: number, end: number] | undefined;
 }
 
@@ -83,16 +86,3 @@ export function frozenRanges(bytes: number, placed: readonly PlacedSlice[] | und
   if (at < bytes) gaps.push({ begin: at, end: bytes });
   return gaps;
 }
-
-export type TensorRole = { readonly kind: "expert"; readonly layer: number; readonly expert: number } | { readonly kind: "shared" } | { readonly kind: "other" };
-
-/** What a slice belongs to, from the naming that all Hugging Face MoE checkpoints share. */
-export function roleOf(s: TensorSlice): TensorRole {
-  const layer = /(?:^|\.)(?:layers|blocks)\.(\d+)\./.exec(s.name)?.[1];
-  const expert = s.index ?? /\.experts\.(\d+)\./.exec(s.name)?.[1];
-  if (layer !== undefined && expert !== undefined) return { kind: "expert", layer: Number(layer), expert: Number(expert) };
-  return { kind: /shared_(expert|mlp)/.test(s.name) ? "shared" : "other" };
-}
-
-/** The same for all experts of a layer: the name with the expert number, and the slice with its index, left out. */
-export const partOf = (s: TensorSlice): string => sliceKey({ ...s, name: s.name.replace(/\.experts\.\d+\./, ".experts.*."), ...(s.index === undefined ? {} : { index: -1 }) });
