@@ -17,6 +17,8 @@ export interface BenchCase {
   readonly flops?: number;
   /** Bytes that must move, for memory-bound ops. */
   readonly bytes?: number;
+  /** Sizes of a dense product, for the oracles. */
+  readonly product?: { readonly M: number; readonly N: number; readonly K: number };
   /** Tokens of a call, for rates. */
   readonly tokens?: number;
   readonly setup: (device: Device) => Promise<Running>;

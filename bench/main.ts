@@ -12,6 +12,7 @@ import { Device } from "../lib/tensor.ts";
 import type { BenchCase } from "./case.ts";
 import { layerCases } from "./layer_cases.ts";
 import { opCases } from "./op_cases.ts";
+import { Oracles } from "./oracle.ts";
 import { PeakMeter } from "./peak.ts";
 import type { Ceiling } from "./peak.ts";
 import { Peer } from "./peer.ts";
@@ -47,6 +48,8 @@ interface Row {
   readonly share: number | null;
   readonly ceiling: Ceiling | null;
   readonly peer: { readonly id: string; readonly ms: number; readonly speedup: number } | null;
+  /** Our speed over other libraries' on the same product: median of per-round ratios. */
+  readonly oracles: Readonly<Record<string, number>>;
   readonly rounds: number;
 }
 
@@ -54,6 +57,7 @@ const threads = Number(values.threads);
 const rounds = Number(values.rounds);
 const device = new Device({ kind: "cpu", threads });
 const meter = PeakMeter.start();
+const oracles = cases.some((c) => c.product) ? await Oracles.start() : null;
 const peer = values.peer ? await Peer.start(values.peer, threads) : null;
 const load = loadavg()[0]!;
 console.log(`${device.info.name}, ${device.info.instructionSet}, ${threads} threads, load ${load.toFixed(1)}${peer ? `, torch ${peer.version}` : ""}`);
@@ -82,9 +86,15 @@ async function measure(c: BenchCase): Promise<Row> {
   }
   const own: number[] = [];
   const ceilings: Ceiling[] = [];
+  const ratios: Record<string, number[]> = {};
   for (let r = 0; r < rounds; r++) {
     if (meter) ceilings.push(await meter.sample(threads));
     own.push(await timeSlice(running.run, calls));
+    if (c.product && oracles)
+      for (const name of oracles.names) {
+        const other = await oracles.gflops(name, threads, c.product.M, c.product.N, c.product.K, 30);
+        if (other !== null) (ratios[name] ??= []).push(c.flops! / own.at(-1)! / 1e6 / other);
+      }
     for (const contender of contenders) contender.ms.push(median((await peer!.run(contender.id, 3)) ?? [Number.NaN]));
   }
   running.dispose();
@@ -106,6 +116,7 @@ async function measure(c: BenchCase): Promise<Row> {
     share,
     ceiling: meter ? { f32: median(ceilings.map((x) => x.f32)), bf16: median(ceilings.map((x) => x.bf16)), copy: median(ceilings.map((x) => x.copy)) } : null,
     peer: fastest ? { id: fastest.id, ms: median(fastest.ms), speedup: median(own.map((t, r) => fastest.ms[r]! / t)) } : null,
+    oracles: Object.fromEntries(Object.entries(ratios).map(([name, r]) => [name, median(r)])),
     rounds,
   };
 }
@@ -114,7 +125,8 @@ function show(row: Row): string {
   const rate = row.gflops !== null ? `${row.gflops.toFixed(0)} GFLOP/s` : row.gbs !== null ? `${row.gbs.toFixed(1)} GB/s` : "";
   const tokens = row.tokensPerSecond === null ? "" : `${(row.tokensPerSecond / 1000).toFixed(2)}k tok/s`;
   const share = row.share === null ? "" : `${(row.share * 100).toFixed(0)} % of ${row.gflops !== null ? "peak" : "copy"}`;
-  const against = row.peer ? `${row.peer.speedup.toFixed(2)}× ${row.peer.id.split("/").at(-1)} (${row.peer.ms.toFixed(2)} ms)` : "";
+  const others = Object.entries(row.oracles).map(([name, r]) => `${r.toFixed(2)}× ${name}`);
+  const against = others.length > 0 && !row.peer ? others.join("  ") : row.peer ? `${row.peer.speedup.toFixed(2)}× ${row.peer.id.split("/").at(-1)} (${row.peer.ms.toFixed(2)} ms)` : "";
   return `${row.id.padEnd(40)} ${row.ms.toFixed(3).padStart(9)} ms  ${rate.padStart(13)}  ${tokens.padStart(13)}  ${share.padStart(14)}  ${against}`;
 }
 
@@ -131,5 +143,6 @@ for (const c of cases) {
 if (values.json)
   writeFileSync(values.json, `${JSON.stringify({ machine: device.info, threads, load, torch: peer?.version ?? null, date: new Date().toISOString(), rows }, null, 1)}\n`);
 meter?.stop();
+oracles?.stop();
 peer?.stop();
 device.dispose();

@@ -36,7 +36,7 @@ function start(device: Device): Bench & { dispose(): void } {
   };
 }
 
-function op(id: string, precision: Precision, cost: { flops?: number; bytes?: number; tokens?: number }, make: (b: Bench) => () => void): BenchCase {
+function op(id: string, precision: Precision, cost: Pick<BenchCase, "flops" | "bytes" | "tokens" | "product">, make: (b: Bench) => () => void): BenchCase {
   return {
     id,
     precision,
@@ -56,7 +56,7 @@ function gemmCases(): BenchCase[] {
     for (const M of [16, 64, 192, 1024])
       for (const [precision, weights] of [["f32", "f32"], ["f32", "bf16"], ["bf16", "bf16"]] as const)
         cases.push(
-          op(`gemm/${K}x${N}/${precision}${precision !== weights ? "-bf16w" : ""}/M${M}`, precision, { flops: 2 * M * N * K }, (b) => {
+          op(`gemm/${K}x${N}/${precision}${precision !== weights ? "-bf16w" : ""}/M${M}`, precision, { flops: 2 * M * N * K, ...(precision === "f32" ? { product: { M, N, K } } : {}) }, (b) => {
             const a = b.f32([M, K]);
             const w = weights === "f32" ? b.f32([N, K]) : b.bf16([N, K]);
             const c = b.empty([M, N]);
