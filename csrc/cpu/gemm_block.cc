@@ -18,6 +18,7 @@ constexpr int64_t kSpill = 64;  // packing writes one vector past its end
 
 // Panels are built in groups that stay in L2 together: a tile of A is read once per group, outputs are written in longer
 // runs, and weight columns are gathered from memory whole lines at a time.
+constexpr int64_t kLate = 6;  // tiles before the end of a group at which fetching its successor starts
 constexpr int64_t kGroupBytes = 384 << 10, kMaxGroup = 4;
 int64_t panel_group(PanelKind kind, int64_t k) {
   const int64_t bytes = panel_bytes(kind, k), fit = kGroupBytes / (bytes > 0 ? bytes : 1);
@@ -234,7 +235,6 @@ void run_block(const Block& b, int64_t p0, int64_t p1, void* scratch) {
       build_panels(b, g0, count, panel_scratch);
     }
     ahead.per_block = 0;
-    if (g0 + count < p1) fetch_panels(b, g0 + count, smaller(group, p1 - g0 - count), fetches * tiles * count, &ahead);
     for (int64_t t = 0, i = 0; t < tiles; t++) {
       const int64_t mr = tile_height(b.m, tiles, t);
       const MicroKernel kernel = micro_kernel(b.kind, a.access, int(mr));
@@ -242,6 +242,9 @@ void run_block(const Block& b, int64_t p0, int64_t p1, void* scratch) {
       const int64_t a_chunk = chunk * 4 * (b.kind == PANEL_PAIR ? 2 : 1) * (a.access == A_ROWS ? 1 : mr);
       if (a_cold && g0 == p0 && t + 1 < tiles)
         fetch_rows(a.data + (i + mr) * a.ld, a.ld, tile_height(b.m, tiles, t + 1), b.k * 4, fetches * count, &tile_ahead);
+      // Late enough that the lines are still in L2 when the panels are built from them.
+      if (t == (tiles > kLate ? tiles - kLate : 0) && g0 + count < p1)
+        fetch_panels(b, g0 + count, smaller(group, p1 - g0 - count), fetches * (tiles - t) * count, &ahead);
       for (int64_t p = g0; p < g0 + count; p++) {
         const bool direct = b.out.kind == OUT_PLAIN && (p + 1) * NR <= b.n && !b.out.bias && !b.out.past_caches;
         MicroArgs g;
