@@ -1,7 +1,7 @@
 // What a run tells: the same objects go to the iterator, to events.jsonl and to the progress line.
 
 import { appendFile, readFile } from "node:fs/promises";
-import { writeFileAtomic } from "../io/atomic_file.ts";
+import { ioError, writeFileAtomic } from "../io/atomic_file.ts";
 
 export interface StepEvent {
   readonly type: "step";
@@ -70,7 +70,9 @@ export class EventLog {
     this.path = path;
   }
   async append(event: TrainEvent): Promise<void> {
-    await appendFile(this.path, `${JSON.stringify({ ...event, time: new Date().toISOString() })}\n`);
+    await appendFile(this.path, `${JSON.stringify({ ...event, time: new Date().toISOString() })}\n`).catch((error: unknown) => {
+      throw ioError(error, `cannot write ${this.path}`, { file: this.path });
+    });
   }
   /** Drops what was logged after `step` (a killed run continues from its checkpoint), and half lines. */
   async rewind(step: number): Promise<void> {
