@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import { KernelError } from "./errors.ts";
 
 export interface NativeTensor {
-  readonly disposed: boolean;
+  isDisposed(): boolean;
   view(byteOffset: number, dtype: number, shape: readonly number[], ld?: number): NativeTensor;
   read(): Promise<ArrayBuffer>;
   write(data: NodeJS.TypedArray): void;
@@ -18,7 +18,7 @@ export interface NativeTensorList {
 }
 
 export interface NativeMappedFile {
-  readonly bytes: number;
+  byteLength(): number;
   dispose(): void;
 }
 

@@ -144,7 +144,7 @@ export class Tensor {
     return this.size * dtypeBytes[this.dtype];
   }
   get disposed(): boolean {
-    return this.handle.disposed;
+    return this.handle.isDisposed();
   }
 
   /** A view of the same memory: `offset` in elements of `dtype` from this tensor's first element. */
@@ -272,7 +272,7 @@ export class MappedFile {
     this.handle = guarded(() => new native.MappedFile(path));
   }
   get bytes(): number {
-    return this.handle.bytes;
+    return this.handle.byteLength();
   }
   dispose(): void {
     this.handle.dispose();

@@ -13,6 +13,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   data->tensor = Napi::Persistent(tensor);
   data->tensor_list = Napi::Persistent(list);
   data->mapped_file = Napi::Persistent(mapped);
+  data->array_buffer = Napi::Persistent(env.Global().Get("ArrayBuffer").As<Napi::Function>());
   env.SetInstanceData(data);
   env.AddCleanupHook([devices = data->open_devices] { devices->close_all(); });
   exports.Set("Device", device);

@@ -86,14 +86,15 @@ std::string js_type(const Napi::Value& v) {
   }
 }
 
-void same_device(const char* op, const char* name, DeviceWrap* device, const std::shared_ptr<DeviceOwner>& owner, bool mapped) {
-  if (owner && owner != device->owner) fail(op, name, "a tensor of the same device", "a tensor of another device");
-  if (mapped && !device->owner->device->info().host_memory) fail(op, name, "in device memory", "a mapped file (upload it first)");
+using Owner = std::shared_ptr<DeviceOwner>;
+void same_device(const char* op, const char* name, const Owner& device, const Owner& owner, bool mapped) {
+  if (owner && owner != device) fail(op, name, "a tensor of the same device", "a tensor of another device");
+  if (mapped && !device->device->info().host_memory) fail(op, name, "in device memory", "a mapped file (upload it first)");
 }
 
 }  // namespace
 
-void run_op(Napi::Env env, DeviceWrap* device, int64_t index, const Napi::Object& args) {
+void run_op(const std::shared_ptr<DeviceOwner>& device, int64_t index, const Napi::Object& args) {
   if (index < 0 || index >= ESFT_OP_COUNT) fail("run", "op", format("in 0..%d", int(ESFT_OP_COUNT) - 1), std::to_string(index));
   const OpInfo& info = kOps[index];
   const char* op = info.name;
@@ -147,7 +148,7 @@ void run_op(Napi::Env env, DeviceWrap* device, int64_t index, const Napi::Object
         if (!absent) {
           TensorListWrap* w = TensorListWrap::unwrap(v);
           if (!w) fail(op, f.name, "a TensorList", js_type(v));
-          if (!w->items) throw Error(esft_status(kDisposed), op, f.name, std::string(op) + ": " + f.name + " was disposed");
+          if (!w->items) throw Error(kDisposed, op, f.name, std::string(op) + ": " + f.name + " was disposed");
           same_device(op, f.name, device, w->owner, false);
           if (writes(f.kind) && w->items->any_read_only) fail(op, f.name, "writable tensors", "a read-only mapped tensor");
           list = {w->items->tensors.data(), int64_t(w->items->tensors.size())};
@@ -163,7 +164,7 @@ void run_op(Napi::Env env, DeviceWrap* device, int64_t index, const Napi::Object
         if (!absent) {
           TensorWrap* w = TensorWrap::unwrap(v);
           if (!w) fail(op, f.name, "a Tensor", js_type(v));
-          if (w->disposed()) throw Error(esft_status(kDisposed), op, f.name, std::string(op) + ": " + f.name + " was disposed");
+          if (w->disposed()) throw Error(kDisposed, op, f.name, std::string(op) + ": " + f.name + " was disposed");
           same_device(op, f.name, device, w->owner, w->buffer->mapped);
           if (writes(f.kind) && w->buffer->read_only) fail(op, f.name, "writable", "a read-only mapped tensor");
           t = w->tensor;
@@ -175,20 +176,25 @@ void run_op(Napi::Env env, DeviceWrap* device, int64_t index, const Napi::Object
     }
   }
   info.check(call->args());
-  std::shared_ptr<Device> d = device->owner->device;
+  std::shared_ptr<Device> d = device->device;
   if (!d->backend()->run[index])
     fail_status(ESFT_UNSUPPORTED, op, "device", std::string("not supported by the ") + d->backend()->name + " backend");
   Device* raw = d.get();
   d->submit([raw, call](Failure& f) {
+    const char* op = kOps[call->op].name;
+    for (const auto& b : call->buffers)
+      if (b->mapped && !b->still_whole(op, f)) return;
+    for (const auto& list : call->lists)
+      for (const Buffer* b : list->files)
+        if (!b->still_whole(op, f)) return;
     char err[2048] = "";
     int status = raw->backend()->run[call->op](raw->handle(), call->args(), err, sizeof err);
     if (status != ESFT_OK) {
       f.status = status;
-      f.op = kOps[call->op].name;
+      f.op = op;
       f.message = err;
     }
   });
-  (void)env;
 }
 
 Napi::Array op_schema(Napi::Env env) {

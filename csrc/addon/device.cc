@@ -7,6 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <system_error>
+
 #include "../core/check.h"
 
 namespace esft {
@@ -19,7 +21,11 @@ std::shared_ptr<Device> Device::open(const esft_backend* backend, int index, int
   if (status != ESFT_OK) throw Error(esft_status(status), "open", "device", err);
   status = backend->info(d->handle_, &d->info_, err, sizeof err);
   if (status != ESFT_OK) throw Error(esft_status(status), "info", "device", err);
-  d->thread_ = std::thread([p = d.get()] { p->thread_main(); });
+  try {
+    d->thread_ = std::thread([p = d.get()] { p->thread_main(); });
+  } catch (const std::system_error& e) {
+    throw Error(ESFT_DEVICE_FAULT, "open", "device", std::string("open: cannot start the device's thread: ") + e.what());
+  }
   return d;
 }
 
@@ -47,7 +53,8 @@ void Device::push(Job job) {
       return;
     }
   }
-  if (job.done) job.done({ESFT_DEVICE_FAULT, "", "the device was disposed"});
+  if (!job.done) throw Error(ESFT_DISPOSED, "submit", "device", "the device was disposed");
+  job.done({ESFT_DISPOSED, "", "the device was disposed"});
 }
 
 void Device::submit(std::function<void(Failure&)> run) { push({std::move(run), nullptr, 0}); }
@@ -72,7 +79,7 @@ void Device::thread_main() {
         std::deque<Job> dropped;
         dropped.swap(queue_);
         lock.unlock();
-        Failure disposed{ESFT_DEVICE_FAULT, "", "the device was disposed before this finished"};
+        Failure disposed{ESFT_DISPOSED, "", "the device was disposed before this finished"};
         for (Job& j : dropped)
           if (j.done) j.done(disposed);
         return;
@@ -96,11 +103,21 @@ void Device::thread_main() {
 }
 
 Buffer::~Buffer() {
+  if (file >= 0) ::close(file);
   if (!data) return;
   if (mapped)
     munmap(data, bytes);
   else if (device)
     device->backend()->free(device->handle(), data, bytes);
+}
+
+bool Buffer::still_whole(const char* op, Failure& f) const {
+  struct stat st;
+  if (file < 0 || fstat(file, &st) != 0 || size_t(st.st_size) >= bytes) return true;
+  f = {ESFT_DEVICE_FAULT, op,
+       format("%s: the file %s shrank from %zu to %lld bytes while it was in use; open the model again", op, path.c_str(), bytes,
+              (long long)st.st_size)};
+  return false;
 }
 
 std::shared_ptr<Buffer> allocate_buffer(const std::shared_ptr<Device>& device, size_t bytes) {
@@ -117,27 +134,21 @@ std::shared_ptr<Buffer> map_file(const std::string& path) {
   auto io_error = [&](const char* what) {
     throw Error(ESFT_DEVICE_FAULT, "map", "path", std::string("cannot ") + what + " " + path + ": " + strerror(errno));
   };
-  int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) io_error("open");
-  struct stat st;
-  if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
-    if (!S_ISREG(st.st_mode)) errno = EINVAL;
-    close(fd);
-    io_error("map (not a regular file)");
-  }
+  if (path.find('\0') != std::string::npos) fail("map", "path", "a path", "one with a zero byte");
   auto b = std::make_shared<Buffer>();
-  b->bytes = size_t(st.st_size);
   b->read_only = true;
   b->mapped = true;
-  if (b->bytes > 0) {
-    void* p = mmap(nullptr, b->bytes, PROT_READ, MAP_SHARED, fd, 0);
-    if (p == MAP_FAILED) {
-      close(fd);
-      io_error("map");
-    }
-    b->data = p;
-  }
-  close(fd);
+  b->path = path;
+  b->file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe must not block
+  if (b->file < 0) io_error("open");
+  struct stat st;
+  if (fstat(b->file, &st) != 0) io_error("map");
+  if (!S_ISREG(st.st_mode)) fail("map", "path", "a regular file", "something else at " + path);
+  if (st.st_size == 0) return b;
+  void* p = mmap(nullptr, size_t(st.st_size), PROT_READ, MAP_SHARED, b->file, 0);
+  if (p == MAP_FAILED) io_error("map");
+  b->data = p;
+  b->bytes = size_t(st.st_size);
   return b;
 }
 

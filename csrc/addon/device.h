@@ -31,9 +31,10 @@ class Device {
   esft_device* handle() const { return handle_; }
   const esft_device_info& info() const { return info_; }
 
-  // `run` executes on the device thread; it fills Failure when it fails.
+  // `run` executes on the device thread; it fills Failure when it fails. Throws Error after close().
   void submit(std::function<void(Failure&)> run);
   // `done` executes on the device thread after all earlier jobs; it receives the failure that poisoned the queue, or status 0.
+  // After close() it is called at once, with a failure.
   void submit_wait(std::function<void(Failure&)> run, std::function<void(const Failure&)> done);
   void acknowledge();
   void close();  // finishes the running job, fails the rest, stops the thread; never called on the device thread
@@ -76,7 +77,13 @@ struct Buffer {
   size_t bytes = 0;
   bool read_only = false;
   bool mapped = false;
+  int file = -1;  // of a mapped file, for still_whole
+  std::string path;
   ~Buffer();
+
+  // False, and f filled, when a mapped file was cut: touching the lost pages would end the process. Asked on the device thread
+  // right before the bytes are used, which leaves a window of microseconds to whoever truncates files that are in use.
+  bool still_whole(const char* op, Failure& f) const;
 };
 
 std::shared_ptr<Buffer> allocate_buffer(const std::shared_ptr<Device>& device, size_t bytes);  // throws Error

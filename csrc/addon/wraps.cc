@@ -38,8 +38,7 @@ esft_tensor shape_of(const char* op, const Napi::Value& dtype_value, const Napi:
     int64_t s = to_int(a.Get(uint32_t(i)), op, "shape");
     if (s < 0) fail(op, "shape", "sizes >= 0", std::to_string(s));
     t.shape[i] = s;
-    if (__builtin_mul_overflow(n, s > 0 ? s : 1, &n) || n > (int64_t(1) << 46))
-      fail(op, "shape", "at most 2^46 elements", "more");
+    if (__builtin_mul_overflow(n, s > 0 ? s : 1, &n) || n > (int64_t(1) << 46)) fail(op, "shape", "at most 2^46 elements", "more");
   }
   t.ld = cols(t);
   return t;
@@ -107,7 +106,7 @@ Napi::Function TensorWrap::define(Napi::Env env) {
   return DefineClass(env, "NativeTensor",
                      {InstanceMethod<&TensorWrap::view>("view"), InstanceMethod<&TensorWrap::read>("read"),
                       InstanceMethod<&TensorWrap::write>("write"), InstanceMethod<&TensorWrap::dispose>("dispose"),
-                      InstanceAccessor<&TensorWrap::get_disposed>("disposed")});
+                      InstanceMethod<&TensorWrap::is_disposed>("isDisposed")});
 }
 
 TensorWrap* TensorWrap::unwrap(const Napi::Value& v) { return unwrap_tagged<TensorWrap>(v, kTensorTag); }
@@ -117,8 +116,8 @@ TensorWrap::TensorWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Tensor
   info.This().As<Napi::Object>().TypeTag(&kTensorTag);
 }
 
-Napi::Object TensorWrap::make(Napi::Env env, std::shared_ptr<DeviceOwner> owner, std::shared_ptr<Buffer> buffer, const esft_tensor& t,
-                              bool root) {
+Napi::Object TensorWrap::make(Napi::Env env, std::shared_ptr<DeviceOwner> owner, std::shared_ptr<Buffer> buffer,
+                              const esft_tensor& t, bool root) {
   Napi::Object o = env.GetInstanceData<AddonData>()->tensor.New({});
   TensorWrap* w = Unwrap(o);
   w->owner = std::move(owner);
@@ -144,22 +143,24 @@ Napi::Value TensorWrap::dispose(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-Napi::Value TensorWrap::get_disposed(const Napi::CallbackInfo& info) { return Napi::Boolean::New(info.Env(), disposed()); }
+Napi::Value TensorWrap::is_disposed(const Napi::CallbackInfo& info) { return Napi::Boolean::New(info.Env(), disposed()); }
 
 Napi::Value TensorWrap::view(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   return translated(env, [&]() -> Napi::Value {
     const char* op = "view";
-    if (disposed()) throw Error(esft_status(kDisposed), op, "tensor", "view: the tensor was disposed");
     // Arguments: byte offset from this tensor's first element, dtype, shape, row stride in elements (optional).
     int64_t offset = to_int(info[0], op, "byteOffset");
     esft_tensor t = shape_of(op, info[1], info[2]);
     if (!info[3].IsUndefined()) t.ld = to_int(info[3], op, "ld");
-    if (t.ld < cols(t)) fail(op, "ld", ">= " + std::to_string(cols(t)), std::to_string(t.ld));
+    if (disposed()) throw Error(kDisposed, op, "tensor", "view: the tensor was disposed");
+    if (t.ld < cols(t) || t.ld > (int64_t(1) << 46)) fail(op, "ld", ">= " + std::to_string(cols(t)), std::to_string(t.ld));
     int64_t size = dtype_size(t.dtype), r = rows(t), span = 0;
-    if (offset < 0 || offset % size) fail(op, "byteOffset", "a multiple of " + std::to_string(size) + ", not negative", std::to_string(offset));
+    if (offset < 0 || offset % size)
+      fail(op, "byteOffset", "a multiple of " + std::to_string(size) + ", not negative", std::to_string(offset));
     if (r > 0 && cols(t) > 0) {
-      if (__builtin_mul_overflow(r - 1, t.ld, &span) || span > (int64_t(1) << 46)) fail(op, "ld", "inside the tensor", std::to_string(t.ld));
+      if (__builtin_mul_overflow(r - 1, t.ld, &span) || span > (int64_t(1) << 46))
+        fail(op, "ld", "inside the tensor", std::to_string(t.ld));
       span = (span + cols(t)) * size;
     }
     int64_t own = numel(tensor) == 0 ? 0 : ((rows(tensor) - 1) * tensor.ld + cols(tensor)) * dtype_size(tensor.dtype);
@@ -172,12 +173,40 @@ Napi::Value TensorWrap::view(const Napi::CallbackInfo& info) {
   });
 }
 
+namespace {
+// napi_create_arraybuffer ends the process when there is no memory; the constructor throws.
+Napi::ArrayBuffer new_array_buffer(Napi::Env env, int64_t bytes) {
+  Napi::Value v;
+  try {
+    v = env.GetInstanceData<AddonData>()->array_buffer.New({Napi::Number::New(env, double(bytes))});
+  } catch (const Napi::Error& e) {
+    fail_status(ESFT_NO_MEMORY, "read", "bytes", format("an array of %lld bytes: ", (long long)bytes) + e.Message());
+  }
+  if (!v.IsArrayBuffer() || v.As<Napi::ArrayBuffer>().ByteLength() != size_t(bytes))
+    fail_status(ESFT_NO_MEMORY, "read", "bytes", "the ArrayBuffer constructor was replaced");
+  return v.As<Napi::ArrayBuffer>();
+}
+
+// The bytes of any typed array, shared and resizable ones included; null when `v` is none.
+const char* array_bytes(Napi::Env env, const Napi::Value& v, int64_t* bytes) {
+  if (!v.IsTypedArray()) return nullptr;
+  napi_typedarray_type type = napi_typedarray_type(-1);
+  size_t length = 0;
+  void* data = nullptr;
+  if (napi_get_typedarray_info(env, v, &type, &length, &data, nullptr, nullptr) != napi_ok) return nullptr;
+  static const int8_t kBytes[] = {1, 1, 1, 2, 2, 4, 4, 4, 8, 8, 8};  // in the order of napi_typedarray_type
+  if (int(type) < 0 || int(type) >= int(sizeof kBytes)) return nullptr;
+  *bytes = int64_t(length) * kBytes[type];
+  return data ? static_cast<const char*>(data) : "";
+}
+}  // namespace
+
 Napi::Value TensorWrap::read(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   return translated(env, [&]() -> Napi::Value {
-    if (disposed()) throw Error(esft_status(kDisposed), "read", "tensor", "read: the tensor was disposed");
+    if (disposed()) throw Error(kDisposed, "read", "tensor", "read: the tensor was disposed");
     int64_t es = dtype_size(tensor.dtype), bytes = numel(tensor) * es;
-    Napi::ArrayBuffer out = Napi::ArrayBuffer::New(env, size_t(bytes));
+    Napi::ArrayBuffer out = new_array_buffer(env, bytes);
     char* dst = static_cast<char*>(out.Data());  // owned by V8, out of JavaScript's reach until the promise resolves
     Napi::Promise promise(env, nullptr);
     std::shared_ptr<Device> d = owner->device;
@@ -190,16 +219,14 @@ Napi::Value TensorWrap::read(const Napi::CallbackInfo& info) {
         [raw, t, keep, dst, es](Failure& f) {
           char err[512] = "";
           int status = ESFT_OK;
-          if (numel(t) == 0) return;
-          if (keep->mapped || contiguous(t)) {
-            if (keep->mapped && contiguous(t)) memcpy(dst, t.data, size_t(numel(t) * es));
-            else if (keep->mapped)
-              for (int64_t r = 0; r < rows(t); r++) memcpy(dst + r * cols(t) * es, static_cast<char*>(t.data) + r * t.ld * es, size_t(cols(t) * es));
-            else status = raw->backend()->download(raw->handle(), dst, t.data, size_t(numel(t) * es), err, sizeof err);
-          } else {
-            for (int64_t r = 0; r < rows(t) && status == ESFT_OK; r++)
-              status = raw->backend()->download(raw->handle(), dst + r * cols(t) * es, static_cast<char*>(t.data) + r * t.ld * es,
-                                                size_t(cols(t) * es), err, sizeof err);
+          if (numel(t) == 0 || !keep->still_whole("read", f)) return;
+          const int64_t n = contiguous(t) ? 1 : rows(t), row_bytes = (contiguous(t) ? numel(t) : cols(t)) * es;
+          for (int64_t r = 0; r < n && status == ESFT_OK; r++) {
+            const char* src = static_cast<char*>(t.data) + r * t.ld * es;
+            if (keep->mapped)
+              memcpy(dst + r * row_bytes, src, size_t(row_bytes));
+            else
+              status = raw->backend()->download(raw->handle(), dst + r * row_bytes, src, size_t(row_bytes), err, sizeof err);
           }
           if (status == ESFT_OK) status = raw->backend()->synchronize(raw->handle(), err, sizeof err);
           if (status != ESFT_OK) f = {status, "read", err};
@@ -213,14 +240,14 @@ Napi::Value TensorWrap::write(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   return translated(env, [&]() -> Napi::Value {
     const char* op = "write";
-    if (disposed()) throw Error(esft_status(kDisposed), op, "tensor", "write: the tensor was disposed");
+    if (disposed()) throw Error(kDisposed, op, "tensor", "write: the tensor was disposed");
     if (buffer->read_only) fail(op, "tensor", "writable", "a read-only mapped tensor");
-    if (!info[0].IsTypedArray()) fail(op, "data", "a typed array", "something else");
-    Napi::TypedArray a = info[0].As<Napi::TypedArray>();
-    int64_t es = dtype_size(tensor.dtype), bytes = numel(tensor) * es;
-    if (int64_t(a.ByteLength()) != bytes) fail(op, "data", std::to_string(bytes) + " bytes for " + describe(tensor), std::to_string(a.ByteLength()) + " bytes");
+    int64_t es = dtype_size(tensor.dtype), bytes = numel(tensor) * es, given = 0;
+    const char* src = array_bytes(env, info[0], &given);
+    if (!src) fail(op, "data", "a typed array", "something else");
+    if (given != bytes)
+      fail(op, "data", std::to_string(bytes) + " bytes for " + describe(tensor), std::to_string(given) + " bytes");
     if (bytes == 0) return env.Undefined();
-    const char* src = static_cast<const char*>(a.ArrayBuffer().Data()) + a.ByteOffset();
     auto copy = std::make_shared<std::vector<char>>(src, src + bytes);  // the caller's array may change or move meanwhile
     esft_tensor t = tensor;
     std::shared_ptr<Buffer> keep = buffer;
@@ -250,11 +277,13 @@ TensorListWrap::TensorListWrap(const Napi::CallbackInfo& info) : Napi::ObjectWra
     const char* op = "TensorList";
     if (!info[0].IsArray()) fail(op, "tensors", "an array of Tensor", "something else");
     Napi::Array a = info[0].As<Napi::Array>();
+    const uint32_t n = a.Length();
+    if (n > (1u << 24)) fail(op, "tensors", "at most 2^24", std::to_string(n));
     auto list = std::make_shared<Items>();
-    for (uint32_t i = 0; i < a.Length(); i++) {
+    for (uint32_t i = 0; i < n; i++) {
       TensorWrap* w = TensorWrap::unwrap(a.Get(i));
       if (!w) fail(op, "tensors", "Tensors", format("something else at index %u", i));
-      if (w->disposed()) throw Error(esft_status(kDisposed), op, "tensors", format("TensorList: tensor %u was disposed", i));
+      if (w->disposed()) throw Error(kDisposed, op, "tensors", format("TensorList: tensor %u was disposed", i));
       if (w->owner) {
         if (owner && owner != w->owner) fail(op, "tensors", "of one device", format("another device at index %u", i));
         owner = w->owner;
@@ -262,6 +291,8 @@ TensorListWrap::TensorListWrap(const Napi::CallbackInfo& info) : Napi::ObjectWra
       list->tensors.push_back(w->tensor);
       list->buffers.push_back(w->buffer);
       list->any_read_only = list->any_read_only || w->buffer->read_only;
+      if (w->buffer->mapped && std::find(list->files.begin(), list->files.end(), w->buffer.get()) == list->files.end())
+        list->files.push_back(w->buffer.get());
     }
     items = std::move(list);
   });
@@ -277,8 +308,9 @@ Napi::Value TensorListWrap::dispose(const Napi::CallbackInfo& info) {
 // ---- MappedFile -----------------------------------------------------------------------------------------------------
 
 Napi::Function MappedFileWrap::define(Napi::Env env) {
-  return DefineClass(env, "NativeMappedFile",
-                     {InstanceMethod<&MappedFileWrap::dispose>("dispose"), InstanceAccessor<&MappedFileWrap::get_bytes>("bytes")});
+  return DefineClass(
+      env, "NativeMappedFile",
+      {InstanceMethod<&MappedFileWrap::dispose>("dispose"), InstanceMethod<&MappedFileWrap::byte_length>("byteLength")});
 }
 MappedFileWrap* MappedFileWrap::unwrap(const Napi::Value& v) { return unwrap_tagged<MappedFileWrap>(v, kMapTag); }
 
@@ -293,7 +325,7 @@ Napi::Value MappedFileWrap::dispose(const Napi::CallbackInfo& info) {
   buffer.reset();
   return info.Env().Undefined();
 }
-Napi::Value MappedFileWrap::get_bytes(const Napi::CallbackInfo& info) {
+Napi::Value MappedFileWrap::byte_length(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), buffer ? double(buffer->bytes) : 0);
 }
 
@@ -333,14 +365,14 @@ DeviceWrap::DeviceWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Device
 
 namespace {
 void require_open(const std::shared_ptr<DeviceOwner>& owner, const char* op) {
-  if (!owner) throw Error(esft_status(kDisposed), op, "device", std::string(op) + ": the device was disposed");
+  if (!owner) throw Error(kDisposed, op, "device", std::string(op) + ": the device was disposed");
 }
 }  // namespace
 
 Napi::Value DeviceWrap::alloc(const Napi::CallbackInfo& info) {
   return translated(info.Env(), [&]() -> Napi::Value {
-    require_open(owner, "alloc");
     esft_tensor t = shape_of("alloc", info[0], info[1]);
+    require_open(owner, "alloc");
     auto buffer = allocate_buffer(owner->device, size_t(numel(t) * dtype_size(t.dtype)));
     t.data = buffer->data;
     return TensorWrap::make(info.Env(), owner, buffer, t, true);
@@ -350,15 +382,16 @@ Napi::Value DeviceWrap::alloc(const Napi::CallbackInfo& info) {
 Napi::Value DeviceWrap::from_map(const Napi::CallbackInfo& info) {
   return translated(info.Env(), [&]() -> Napi::Value {
     const char* op = "map";
-    require_open(owner, op);
     MappedFileWrap* m = MappedFileWrap::unwrap(info[0]);
     if (!m) fail(op, "file", "a MappedFile", "something else");
-    if (!m->buffer) throw Error(esft_status(kDisposed), op, "file", "map: the file was disposed");
     int64_t offset = to_int(info[1], op, "byteOffset");
     esft_tensor t = shape_of(op, info[2], info[3]);
+    require_open(owner, op);
+    if (!m->buffer) throw Error(kDisposed, op, "file", "map: the file was disposed");
     int64_t bytes = numel(t) * dtype_size(t.dtype), size = int64_t(m->buffer->bytes);
     if (offset < 0 || offset > size || bytes > size - offset)
-      fail(op, "byteOffset", format("inside the file's %lld bytes", (long long)size), format("bytes %lld..%lld", (long long)offset, (long long)(offset + bytes)));
+      fail(op, "byteOffset", format("inside the file's %lld bytes", (long long)size),
+           format("%lld bytes from %lld", (long long)bytes, (long long)offset));
     if (offset % dtype_size(t.dtype)) fail(op, "byteOffset", "aligned to the dtype", std::to_string(offset));
     t.data = static_cast<char*>(m->buffer->data) + offset;
     if (bytes == 0) t.data = const_cast<char*>("");
@@ -370,7 +403,8 @@ Napi::Value DeviceWrap::run(const Napi::CallbackInfo& info) {
   return translated(info.Env(), [&]() -> Napi::Value {
     require_open(owner, "run");
     if (!info[1].IsObject()) fail("run", "args", "an object", "something else");
-    run_op(info.Env(), this, to_int(info[0], "run", "op"), info[1].As<Napi::Object>());
+    const std::shared_ptr<DeviceOwner> keep = owner;  // a getter of the arguments may dispose this device
+    run_op(keep, to_int(info[0], "run", "op"), info[1].As<Napi::Object>());
     return info.Env().Undefined();
   });
 }

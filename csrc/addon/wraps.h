@@ -25,18 +25,27 @@ class OpenDevices {
 struct AddonData {
   std::shared_ptr<OpenDevices> open_devices = std::make_shared<OpenDevices>();
   Napi::FunctionReference device, tensor, tensor_list, mapped_file;
+  Napi::FunctionReference array_buffer;  // the constructor as it was when the addon was loaded
 };
 
-// Turns an Error into a JavaScript Error with {status, op, argument}; lib/native.ts makes it a KernelError.
+// User code (getters, proxies) runs whenever a property of an argument is read and may dispose anything. So every method reads
+// all its arguments first, then checks what they stand for, then acts. Methods, unlike accessors, are bound to their class by
+// V8: that is why there is no accessor here.
+
+// Turns an Error into a JavaScript Error with {status, op, argument}; lib/tensor.ts makes it a KernelError.
 Napi::Error to_js(Napi::Env env, int status, const std::string& op, const std::string& argument, const std::string& message);
 template <class F>
 auto translated(Napi::Env env, F f) -> decltype(f()) {
   try {
     return f();
+  } catch (const Napi::Error&) {
+    throw;
   } catch (const Error& e) {
     throw to_js(env, e.status, e.op, e.argument, e.message);
   } catch (const std::bad_alloc&) {
     throw to_js(env, ESFT_NO_MEMORY, "", "", "out of memory");
+  } catch (const std::exception& e) {
+    throw to_js(env, ESFT_DEVICE_FAULT, "", "", e.what());
   }
 }
 constexpr esft_status kDisposed = ESFT_DISPOSED;
@@ -62,9 +71,9 @@ class TensorWrap : public Napi::ObjectWrap<TensorWrap> {
  private:
   Napi::Value view(const Napi::CallbackInfo& info);     // (elementOffset, shape, ld?, dtype?)
   Napi::Value read(const Napi::CallbackInfo& info);     // () → Promise<ArrayBuffer>
-  Napi::Value write(const Napi::CallbackInfo& info);    // (typed array | ArrayBuffer view)
+  Napi::Value write(const Napi::CallbackInfo& info);    // (typed array)
   Napi::Value dispose(const Napi::CallbackInfo& info);
-  Napi::Value get_disposed(const Napi::CallbackInfo& info);
+  Napi::Value is_disposed(const Napi::CallbackInfo& info);
   bool root_ = false;
   int64_t accounted_ = 0;
 };
@@ -78,6 +87,7 @@ class TensorListWrap : public Napi::ObjectWrap<TensorListWrap> {
   struct Items {
     std::vector<esft_tensor> tensors;
     std::vector<std::shared_ptr<Buffer>> buffers;
+    std::vector<Buffer*> files;  // the mapped ones among them, once each
     bool any_read_only = false;
   };
   std::shared_ptr<Items> items;  // null after dispose
@@ -96,7 +106,7 @@ class MappedFileWrap : public Napi::ObjectWrap<MappedFileWrap> {
 
  private:
   Napi::Value dispose(const Napi::CallbackInfo& info);
-  Napi::Value get_bytes(const Napi::CallbackInfo& info);
+  Napi::Value byte_length(const Napi::CallbackInfo& info);
 };
 
 class DeviceWrap : public Napi::ObjectWrap<DeviceWrap> {
@@ -108,8 +118,8 @@ class DeviceWrap : public Napi::ObjectWrap<DeviceWrap> {
 
  private:
   Napi::Value alloc(const Napi::CallbackInfo& info);        // (dtype, shape) → Tensor
-  Napi::Value from_map(const Napi::CallbackInfo& info);     // (MappedFile, byteOffset, dtype, shape) → Tensor (host-memory devices)
-  Napi::Value run(const Napi::CallbackInfo& info);          // (op index, args object)
+  Napi::Value from_map(const Napi::CallbackInfo& info);  // (MappedFile, byteOffset, dtype, shape) → Tensor (host-memory devices)
+  Napi::Value run(const Napi::CallbackInfo& info);  // (op index, args object)
   Napi::Value synchronize(const Napi::CallbackInfo& info);  // → Promise<void>
   Napi::Value dispose(const Napi::CallbackInfo& info);
   Napi::Value info_object(const Napi::CallbackInfo& info);
@@ -122,7 +132,7 @@ void pending_keep(Pending* p, Napi::Value result);  // value to resolve with (ke
 void pending_done(Pending* p, const Failure& failure);
 
 // bind_ops.cc: fills the argument struct of op `index` from a JavaScript object, checks it and submits it.
-void run_op(Napi::Env env, DeviceWrap* device, int64_t index, const Napi::Object& args);
+void run_op(const std::shared_ptr<DeviceOwner>& device, int64_t index, const Napi::Object& args);
 Napi::Array op_schema(Napi::Env env);
 
 }  // namespace esft

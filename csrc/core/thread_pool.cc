@@ -30,10 +30,17 @@ int default_threads() {
 }
 
 ThreadPool::ThreadPool(int threads) : threads_(threads < 1 ? 1 : threads) {
-  for (int w = 1; w < threads_; w++) workers_.emplace_back([this, w] { worker_main(w); });
+  try {
+    for (int w = 1; w < threads_; w++) workers_.emplace_back([this, w] { worker_main(w); });
+  } catch (...) {
+    stop();  // the destructor does not run, and a vector of running threads ends the process
+    throw;
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stop_.store(true);

@@ -16,7 +16,7 @@ namespace esft {
 class ThreadPool {
  public:
   typedef void (*TaskFn)(void* data, int64_t index, int worker);
-  explicit ThreadPool(int threads);
+  explicit ThreadPool(int threads);  // throws std::system_error when the system grants no more threads
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   int threads() const { return threads_; }
@@ -24,6 +24,7 @@ class ThreadPool {
 
  private:
   void worker_main(int worker);
+  void stop();
   void work(int worker);
   int threads_;
   std::vector<std::thread> workers_;

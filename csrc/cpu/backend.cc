@@ -9,6 +9,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "../core/check.h"
@@ -18,10 +19,18 @@
 
 namespace esft {
 namespace cpu {
-namespace avx512bf16 { extern const Kernels kernels; }
-namespace avx512 { extern const Kernels kernels; }
-namespace avx2 { extern const Kernels kernels; }
-namespace baseline { extern const Kernels kernels; }
+namespace avx512bf16 {
+extern const Kernels kernels;
+}
+namespace avx512 {
+extern const Kernels kernels;
+}
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace baseline {
+extern const Kernels kernels;
+}
 }  // namespace cpu
 
 namespace {
@@ -151,7 +160,11 @@ int open_device(int32_t index, int32_t threads, esft_device** out, char* err, si
     if (index != 0) fail("open", "index", "0 (there is one CPU device)", std::to_string(index));
     if (threads < 0 || threads > 1024) fail("open", "threads", "in 1..1024, or 0 for one per processor", std::to_string(threads));
     int t = kReference ? 1 : threads > 0 ? threads : default_threads();
-    *out = reinterpret_cast<esft_device*>(new CpuDevice(kReference ? nullptr : choose_isa(), t));
+    try {
+      *out = reinterpret_cast<esft_device*>(new CpuDevice(kReference ? nullptr : choose_isa(), t));
+    } catch (const std::system_error& e) {
+      fail_status(ESFT_DEVICE_FAULT, "open", "threads", format("cannot start %d threads (%s); use fewer", t, e.what()));
+    }
   });
 }
 
@@ -197,9 +210,13 @@ int device_synchronize(esft_device*, char*, size_t) { return ESFT_OK; }
 
 // precision 1 (operands rounded to bf16) needs bf16 dot products; emulating it would be slower than f32, silently.
 template <class A>
-auto precision_of(const A& a, int) -> decltype(a.precision) { return a.precision; }
+auto precision_of(const A& a, int) -> decltype(a.precision) {
+  return a.precision;
+}
 template <class A>
-int64_t precision_of(const A&, long) { return 0; }
+int64_t precision_of(const A&, long) {
+  return 0;
+}
 
 #define ESFT_RUN(op)                                                                                              \
   int cpu_run_##op(esft_device* d, const void* args, char* err, size_t n) {                                       \
@@ -233,9 +250,9 @@ const esft_run_fn kRefRun[ESFT_OP_COUNT] = {
 #undef ESFT_ENTRY
 };
 
-const esft_backend kCpu = {ESFT_ABI,   "cpu",      open_device<false>, close_device, device_info, device_alloc,
+const esft_backend kCpu = {ESFT_ABI,    "cpu",      open_device<false>, close_device,       device_info, device_alloc,
                            device_free, copy_bytes, copy_bytes,         device_synchronize, kCpuRun};
-const esft_backend kRef = {ESFT_ABI,   "ref",      open_device<true>, close_device, device_info, device_alloc,
+const esft_backend kRef = {ESFT_ABI,    "ref",      open_device<true>, close_device,       device_info, device_alloc,
                            device_free, copy_bytes, copy_bytes,        device_synchronize, kRefRun};
 
 }  // namespace
