@@ -249,16 +249,14 @@ function resultTable(rows: readonly string[], base: Readonly<Record<string, Eval
 function methodTable(methods: readonly Method[]): string {
   return table(
     ["method", "learning rate", "time", "trained parameters", "share of model", "adapter", "training state"],
-    [
-      ...methods.map((m) => [
-        m.name === "esft" ? "ESFT" : "full",
-        m.lr.toExponential(),
-        duration(m.seconds),
-        count(m.trainedParameters),
-        percent(m.share),
-        bytes(m.adapterBytes),
-        bytes(m.stateBytes),
-      ]),
-    ],
+    methods.map((m) => [
+      m.name === "esft" ? "ESFT" : "full",
+      m.lr.toExponential(),
+      duration(m.seconds),
+      count(m.trainedParameters),
+      percent(m.share),
+      bytes(m.adapterBytes),
+      bytes(m.stateBytes),
+    ]),
   );
 }
