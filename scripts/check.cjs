@@ -44,7 +44,7 @@ const steps = [
     () => {
       const tool = clangFormat();
       if (!tool) return "skipped";
-      const files = filesUnder(["csrc", "bench", "test/native"], [".cc", ".h"]);
+      const files = filesUnder(["csrc", "bench", "test"], [".cc", ".h"]);
       if (fix) return run(tool, ["-i", ...files]).status;
       const { status, stderr } = run(tool, ["--dry-run", "-Werror", ...files], "pipe");
       const places = stderr.matchAll(/^(.+?):(\d+):\d+: error/gm);

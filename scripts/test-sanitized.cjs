@@ -1,4 +1,4 @@
-// npm run test:asan [-- vitest arguments]: the native tests on an addon built with AddressSanitizer and UBSan (build-asan/).
+// npm run test:asan [-- vitest arguments]: the tests of native code on an addon built with AddressSanitizer and UBSan (build-asan/).
 // Two instruction sets are built: the portable one and the best of this machine. Any finding ends the test process.
 "use strict";
 const { execFileSync, spawnSync } = require("node:child_process");
