@@ -235,6 +235,23 @@ static int bench_gemm(int threads, const char* filter, int rounds) {
         g.precision = precision;
         return [g, &ctx] { kernels::gemm(g, ctx); };
       };
+      call(0, false, 0)();  // packed and per-call panels must give the same bits
+      std::vector<float> want(y, y + M * N);
+      kernels::multiply(kernels::f32_operand(x, K), M, panels, y, N, false, scratch);
+      bool same = memcmp(want.data(), y, want.size() * 4) == 0;
+      kernels::product(kernels::f32_operand(x, K), kernels::f32_operand(w, K, true), M, N, K, y, N, false, 0, scratch);
+      same = same && memcmp(want.data(), y, want.size() * 4) == 0;
+      if (K > 64) {  // first 64 of k, columns from the second panel on
+        const auto part = kernels::slice_panels(panels, 64, kernels::NR, N);
+        kernels::multiply(kernels::f32_operand(x, K), M, part, y, N - kernels::NR, false, scratch);
+        double sum = 0;
+        for (int64_t k = 0; k < 64; k++) sum += double(x[(M - 1) * K + k]) * w[(N - 1) * K + k];
+        same = same && fabs(y[M * (N - kernels::NR) - 1] - sum) < 1e-4;
+      }
+      if (!same) {
+        printf("%s M%ld: packed and per-call products differ\n", label, long(M));
+        return 1;
+      }
       std::vector<Contender> all;
       const int64_t fma_n = 40000, dot_n = 40000;
       auto peak = [&](void (*loop)(int64_t), int64_t n) {

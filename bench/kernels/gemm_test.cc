@@ -243,6 +243,7 @@ int main(int argc, char** argv) {
           test_gemm(isa, 210, 136, 1500, mode, dtype, true, true, precision);
           test_gemm(isa, 37, 333, 2001, mode, dtype, false, true, precision);
           test_gemm(isa, 400, 64, 700, mode, dtype, false, false, precision);
+          test_gemm(isa, 19, 40, 6001, mode, dtype, true, true, precision);
           test_gemm(isa, 0, 5, 5, mode, dtype, false, false, precision);
           test_gemm(isa, 5, 0, 5, mode, dtype, false, false, precision);
         }
@@ -257,6 +258,7 @@ int main(int argc, char** argv) {
               test_moe(isa, {9, 33, 7, 8, 2, S, d0, d1, precision, gather}, seed++);
               test_moe(isa, {150, 96, 80, 3, 4, S, d0, d1, precision, gather}, seed++);
             }
+    test_moe(isa, {500, 48, 3000, 1, 12, 2, ESFT_BF16, ESFT_BF16, 0, true}, seed++);
     test_moe(isa, {300, 640, 176, 4, 3, 2, ESFT_BF16, ESFT_BF16, isa.bf16_dot, true}, seed++);
     printf("%s: %s\n", isa.name, failures == before ? "ok" : "FAILED");
   }

@@ -2,7 +2,7 @@
 //
 // A is packed once per block (or read in place where its rows are short), a panel is built once per block, and while the
 // tiles of one group run the memory of the next is fetched into L2. k is cut into chunks of KC only to bound the error of
-// long sums: partial sums stay in the tile.
+// long sums (partial sums stay in the tile), and into passes of about 4 KC where a panel would outgrow L2.
 #include "gemm_block.h"
 
 namespace esft::cpu::ESFT_ISA {
@@ -18,6 +18,7 @@ constexpr int64_t kSpill = 64;  // packing writes one vector past its end
 
 // Panels are built in groups that stay in L2 together: a tile of A is read once per group, outputs are written in longer
 // runs, and weight columns are gathered from memory whole lines at a time.
+constexpr int64_t kPassK = 4 * KC;
 constexpr int64_t kLate = 6;  // tiles before the end of a group at which fetching its successor starts
 constexpr int64_t kGroupBytes = 384 << 10, kMaxGroup = 4;
 int64_t panel_group(PanelKind kind, int64_t k) {
@@ -59,14 +60,14 @@ PreparedA prepare_a(const Block& b, int64_t tiles, void* scratch) {
 void build_panels(const Block& b, int64_t p, int64_t count, void* out) {
   if (b.k == 0) return;
   const int64_t columns = smaller(count * NR, b.n - p * NR);
-  if (b.source == FROM_WEIGHT_COLUMNS) return panels_of_weight_columns(b.kind, b.w, p * NR, columns, b.k, out);
+  if (b.source == FROM_WEIGHT_COLUMNS) return panels_of_weight_columns(b.kind, b.w, p * NR, columns, b.k0, b.k, out);
   if (b.source == FROM_ROWS) return panels_of_rows(b.kind, b.x, b.x_act, b.x_features, p * NR, columns, b.k, out);
   char* to = static_cast<char*>(out);
   for (int64_t q = p; q < p + count; q++, to += panel_bytes(b.kind, b.k)) {
     if (b.out.kind == OUT_SWIGLU)
-      panel_of_weight_rows(b.kind, b.w, q * W, b.n + q * W, b.n, 2 * b.n, b.k, to);
+      panel_of_weight_rows(b.kind, b.w, q * W, b.n + q * W, b.n, 2 * b.n, b.k0, b.k, to);
     else
-      panel_of_weight_rows(b.kind, b.w, q * NR, q * NR + W, b.n, b.n, b.k, to);
+      panel_of_weight_rows(b.kind, b.w, q * NR, q * NR + W, b.n, b.n, b.k0, b.k, to);
   }
 }
 
@@ -98,23 +99,24 @@ void fetch_panels(const Block& b, int64_t p, int64_t count, int64_t blocks, Pref
     const Place at = place_of(b.w, p * (paired ? W : NR));
     pitch = pitch_of(*at.s);
     bytes = b.k * (at.s->bf16 ? 2 : 4);
-    first = static_cast<const char*>(at.s->data) + at.row * pitch;
+    first = static_cast<const char*>(at.s->data) + at.row * pitch + b.k0 * (at.s->bf16 ? 2 : 4);
     rows = smaller(columns, at.s->rows - at.row);
     if (paired) {
       const Place up = place_of(b.w, b.n + p * W);
-      second = static_cast<const char*>(up.s->data) + up.row * pitch_of(*up.s);
+      second = static_cast<const char*>(up.s->data) + up.row * pitch_of(*up.s) + b.k0 * (up.s->bf16 ? 2 : 4);
       second_rows = smaller(columns, up.s->rows - up.row);
     }
   } else {
-    const Segment* s = b.w.segments;
+    const Place at = place_of(b.w, b.k0);
+    const Segment* s = at.s;
     const int64_t size = s->bf16 ? 2 : 4;
     pitch = pitch_of(*s);
     bytes = smaller(count * NR, b.n - p * NR) * size;
-    first = static_cast<const char*>(s->data) + p * NR * size;
-    rows = s->rows;
-    if (b.w.count > 1 && s[1].bf16 == s->bf16) {
+    first = static_cast<const char*>(s->data) + at.row * pitch + p * NR * size;
+    rows = smaller(b.k, s->rows - at.row);
+    if (rows < b.k && s[1].bf16 == s->bf16) {
       second = static_cast<const char*>(s[1].data) + p * NR * size;
-      second_rows = s[1].rows;
+      second_rows = smaller(b.k - rows, s[1].rows);
     }
   }
   if (rows <= 0) return;
@@ -199,8 +201,13 @@ size_t block_scratch(int64_t m, int64_t k, PanelKind kind, bool panel) {
                 aligned(m * W * 4) + kMaxTileRows * NR * 4);
 }
 
-void run_block(const Block& b, int64_t p0, int64_t p1, void* scratch) {
-  if (b.m <= 0 || p0 >= p1) return;
+int64_t pass_k(int64_t k, OutputKind kind) {
+  if (kind != OUT_PLAIN || k <= kPassK) return k;
+  const int64_t passes = (k + kPassK - 1) / kPassK;
+  return ((k + passes - 1) / passes + 63) / 64 * 64;
+}
+
+static void run_pass(const Block& b, int64_t p0, int64_t p1, void* scratch) {
   const int64_t per_tile = tile_rows(b.kind), tiles = (b.m + per_tile - 1) / per_tile;
   const int64_t row_bytes = a_row_bytes(b.kind, b.k), steps = panel_steps(b.kind, b.k);
   const int64_t chunk = b.kind == PANEL_PAIR ? KC / 2 : KC;
@@ -272,6 +279,34 @@ void run_block(const Block& b, int64_t p0, int64_t p1, void* scratch) {
   if (dgate)
     for (int64_t i = 0; i < b.m; i++) b.out.dgate[i] = hsum(load(sums + i * W));
   if (b.out.past_caches) stream_fence();
+}
+
+void run_block(const Block& b, int64_t p0, int64_t p1, void* scratch) {
+  if (b.m <= 0 || p0 >= p1) return;
+  const int64_t step = pass_k(b.k, b.out.kind);
+  if (step == b.k) return run_pass(b, p0, p1, scratch);
+  for (int64_t k = 0; k < b.k; k += step) {
+    Block pass = b;
+    pass.k = smaller(step, b.k - k);
+    pass.k0 = b.k0 + k;
+    if (b.a_columns) {
+      pass.a = rows_from(b.a, k);
+      if (b.a_scale) pass.a_scale = b.a_scale + k;
+    } else {
+      pass.a.data = b.a.data + k;
+    }
+    Panels panels;
+    if (b.source == FROM_ROWS) pass.x = rows_from(b.x, k);
+    if (b.source == FROM_PANELS) {
+      panels = *b.panels;
+      panels.data = static_cast<const char*>(panels.data) + panel_bytes(b.kind, k);
+      pass.panels = &panels;
+    }
+    pass.out.add = b.out.add || k > 0;
+    pass.out.past_caches = false;
+    if (k + step < b.k) pass.out.bias = nullptr;
+    run_pass(pass, p0, p1, scratch);
+  }
 }
 
 }  // namespace esft::cpu::ESFT_ISA

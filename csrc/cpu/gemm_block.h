@@ -36,6 +36,7 @@ enum PanelSource : int32_t {
 struct Block {
   PanelKind kind;
   int64_t m, n, k;        // n: columns of the product; OUT_SWIGLU: features, i.e. half of them
+  int64_t k0;             // FROM_WEIGHT_*: where the block's k starts in the weight
   Rows a;                 // m rows of k, or (a_columns) k rows of m
   bool a_columns;
   const float* a_scale;   // a_columns: factor per row of memory, optional
@@ -54,7 +55,9 @@ PanelKind panel_kind(bool all_bf16, int64_t precision, int64_t m);
 int64_t block_panels(const Block& b);
 bool reads_a_in_place(const Block& b);                       // rows short enough, nothing to gather or round
 Block block_part(const Block& b, int64_t m0, int64_t m1);    // rows m0 .. m1 of the block
-size_t block_scratch(int64_t m, int64_t k, PanelKind kind, bool panel);  // panel: it builds panels itself
+// k of one pass: long plain products run in several, adding into c, so that panels stay in L2.
+int64_t pass_k(int64_t k, OutputKind kind);
+size_t block_scratch(int64_t m, int64_t k, PanelKind kind, bool panel);  // k: of one pass; panel: it builds panels itself
 // Panels p0 .. p1 of the block.
 void run_block(const Block& b, int64_t p0, int64_t p1, void* scratch);
 

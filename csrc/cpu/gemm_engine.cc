@@ -37,11 +37,11 @@ Panels pack_panels(const Operand& b, int64_t k, int64_t n, int precision, void* 
   const Weights w = {&s, 1};
   if (k == 0) return p;
   if (!b.transposed) {
-    panels_of_weight_columns(kind, w, 0, n, k, memory);
+    panels_of_weight_columns(kind, w, 0, n, 0, k, memory);
     return p;
   }
   for (int64_t n0 = 0; n0 < n; n0 += NR)
-    panel_of_weight_rows(kind, w, n0, n0 + W, n, n, k, static_cast<char*>(memory) + n0 / NR * p.panel_bytes);
+    panel_of_weight_rows(kind, w, n0, n0 + W, n, n, 0, k, static_cast<char*>(memory) + n0 / NR * p.panel_bytes);
   return p;
 }
 
@@ -49,7 +49,7 @@ Panels slice_panels(const Panels& b, int64_t k, int64_t n0, int64_t n1) {
   return {static_cast<const char*>(b.data) + n0 / NR * b.panel_bytes, k, n1 - n0, b.panel_bytes, b.kind};
 }
 
-size_t multiply_scratch(int64_t m, int64_t k) { return block_scratch(m, k + 1, PANEL_F32, false); }
+size_t multiply_scratch(int64_t m, int64_t k) { return block_scratch(m, pass_k(k, OUT_PLAIN) + 1, PANEL_F32, false); }
 
 void multiply(const Operand& a, int64_t m, const Panels& panels, float* c, int64_t ldc, bool add, void* scratch) {
   Block b = block_of(a, m, panels.n, panels.k, c, ldc, add);
@@ -59,7 +59,7 @@ void multiply(const Operand& a, int64_t m, const Panels& panels, float* c, int64
   run_block(b, 0, block_panels(b), scratch);
 }
 
-size_t product_scratch(int64_t m, int64_t k) { return block_scratch(m, k + 1, PANEL_F32, true); }
+size_t product_scratch(int64_t m, int64_t k) { return block_scratch(m, pass_k(k, OUT_PLAIN) + 1, PANEL_F32, true); }
 
 void product(const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, float* c, int64_t ldc, bool add,
              int precision, void* scratch) {

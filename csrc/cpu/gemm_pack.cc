@@ -132,8 +132,8 @@ ESFT_INLINE void store_pairs(float* out, vf lo0, vf lo1, vf hi0, vf hi1) {
 
 }  // namespace
 
-void panel_of_weight_rows(PanelKind kind, const Weights& w, int64_t n0, int64_t n1, int64_t limit0, int64_t limit1, int64_t k,
-                          void* out) {
+void panel_of_weight_rows(PanelKind kind, const Weights& w, int64_t n0, int64_t n1, int64_t limit0, int64_t limit1, int64_t k0,
+                          int64_t k, void* out) {
   for (int half = 0; half < 2; half++) {
     const int64_t first = half ? n1 : n0, limit = half ? limit1 : limit0;
     const void* row[W];
@@ -142,7 +142,7 @@ void panel_of_weight_rows(PanelKind kind, const Weights& w, int64_t n0, int64_t 
     WeightCursor c = WeightCursor::make(w, first < limit ? first : limit - 1);
     for (int64_t i = 0; i < W; i++) {
       c.settle();
-      row[i] = c.row;
+      row[i] = c.row + k0 * (c.bf16 ? 2 : 4);
       bf16[i] = c.bf16;
       wide += c.bf16;
       if (first + i + 1 < limit) c.next();
@@ -181,10 +181,10 @@ void panel_of_weight_rows(PanelKind kind, const Weights& w, int64_t n0, int64_t 
 ESFT_INLINE void fetch_row(const void* p, int64_t pitch) { __builtin_prefetch(static_cast<const char*>(p) + 16 * pitch, 0, 3); }
 
 // Whole rows of all panels at a time: each row of memory is visited once.
-void panels_of_weight_columns(PanelKind kind, const Weights& w, int64_t n0, int64_t count, int64_t k, void* out_) {
+void panels_of_weight_columns(PanelKind kind, const Weights& w, int64_t n0, int64_t count, int64_t k0, int64_t k, void* out_) {
   float* out = floats(out_);
   const int64_t next_panel = panel_steps(kind, k) * NR;
-  WeightCursor c = WeightCursor::make(w, 0);
+  WeightCursor c = WeightCursor::make(w, k0);
   if (kind == PANEL_F32) {
     for (int64_t l = 0; l < k; l++, out += NR) {
       c.settle();
@@ -228,7 +228,7 @@ void panels_of_weight_columns(PanelKind kind, const Weights& w, int64_t n0, int6
   for (int64_t n = 0; n < count; n += NR) {  // rounded pairs of f32 or mixed rows
     const int64_t at = n0 + n, left = count - n;
     float* row = out + n / NR * next_panel;
-    c = WeightCursor::make(w, 0);
+    c = WeightCursor::make(w, k0);
     for (int64_t l = 0; l < k; l += 2, row += NR) {
       c.settle();
       const vf a0 = c.load_f32(at, left), a1 = c.load_f32(at + W, left - W);

@@ -50,11 +50,11 @@ void pack_columns(PanelKind kind, const Rows& a, const float* scale, int64_t m, 
 // pack_rows and pack_columns write up to W floats past their end.
 
 // Panel from weight rows = columns of B (y = x·Wᵀ): two halves of W rows each, from n0 and n1 on; columns of a half past its
-// limit repeat the last one.
-void panel_of_weight_rows(PanelKind kind, const Weights& w, int64_t n0, int64_t n1, int64_t limit0, int64_t limit1, int64_t k,
-                          void* out);
+// limit repeat the last one. k0: first k of the weight.
+void panel_of_weight_rows(PanelKind kind, const Weights& w, int64_t n0, int64_t n1, int64_t limit0, int64_t limit1, int64_t k0,
+                          int64_t k, void* out);
 // Consecutive panels from columns n0 .. n0+count of the weight (dx = dy·W): k runs over the stacked rows.
-void panels_of_weight_columns(PanelKind kind, const Weights& w, int64_t n0, int64_t count, int64_t k, void* out);
+void panels_of_weight_columns(PanelKind kind, const Weights& w, int64_t n0, int64_t count, int64_t k0, int64_t k, void* out);
 // Consecutive panels from columns of gathered f32 rows (dW = dyᵀ·x); act: the rows are h = gate | up, K each, and silu(gate)·up
 // is taken.
 void panels_of_rows(PanelKind kind, const Rows& x, bool act, int64_t K, int64_t n0, int64_t count, int64_t k, void* out);

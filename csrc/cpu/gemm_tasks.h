@@ -106,7 +106,7 @@ static void run_blocks(Context& ctx, const Block* blocks, int64_t count, Task* t
     if (count == 1) r.parts = threads == 1 ? 1 : 2 * threads;  // alone: every cut packs something twice
     if (r.parts < 1) r.parts = 1;
     r.rows_only = b.out.dgate != nullptr;
-    r.row_bytes = a_elements(b.kind, b.k) * 4;
+    r.row_bytes = a_elements(b.kind, pass_k(b.k, b.out.kind)) * 4;
     r.a_in_place = reads_a_in_place(b);
     cut(list, i, b.m, block_panels(b), r);
   }
@@ -114,7 +114,7 @@ static void run_blocks(Context& ctx, const Block* blocks, int64_t count, Task* t
   size_t scratch = 0;
   for (int64_t i = 0; i < list.count; i++) {
     const Block& b = blocks[list.tasks[i].item];
-    const size_t s = block_scratch(list.tasks[i].m1 - list.tasks[i].m0, b.k, b.kind, b.source != FROM_PANELS);
+    const size_t s = block_scratch(list.tasks[i].m1 - list.tasks[i].m0, pass_k(b.k, b.out.kind), b.kind, b.source != FROM_PANELS);
     if (s > scratch) scratch = s;
   }
   auto run = [&](int64_t i, int worker) {
