@@ -6,6 +6,7 @@ import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Dataset, MoeModel } from "../../lib/index.ts";
 import { tinyDeepseek, toyRows, writeTinyModel } from "../support/tiny_model.ts";
 import { cli, scratch, spawnCli, writeRows } from "./support.ts";
 
@@ -98,6 +99,20 @@ describe("interrupted runs", () => {
     expect((await cli(["resume", at("moved")])).code).toBe(0);
     sameFiles("moved", "straight");
   });
+});
+
+it("says that a run over rows in memory cannot be resumed from the command line", async () => {
+  using model = await MoeModel.fromPretrained(at("model"));
+  const data = Dataset.fromRows(toyRows(20));
+  await model.train({
+    data: { maxLength: 64 },
+    dataset: data,
+    method: { type: "esft", experts: at("c.json") },
+    outDir: at("memory"),
+    steps: 1,
+    rowsPerStep: 1,
+  }).result;
+  expect((await cli(["resume", at("memory")])).err).toMatch(/ERR_CONFIG.*the rows of this run came from memory/);
 });
 
 const disk = at("disk");
