@@ -1,4 +1,4 @@
-// npm run bench -- [FILTER] [--threads N] [--rounds N] [--peer PYTHON] [--json FILE] [--list]
+// npm run bench -- [FILTER] [--threads N] [--rounds N] [--peer PYTHON [--variants RE]] [--json FILE] [--list]
 //
 // FILTER is a regular expression on case ids (gemm/…, attention/…, head/…, layer/…, step/…, adamw/…). Every round runs each
 // contender of a case once, with the machine's ceilings measured between rounds, so that all figures of a row belong to the
@@ -25,6 +25,7 @@ const { values, positionals } = parseArgs({
     threads: { type: "string", default: String(availableParallelism()) },
     rounds: { type: "string", default: "12" },
     peer: { type: "string" },
+    variants: { type: "string", default: "." },
     json: { type: "string" },
     list: { type: "boolean", default: false },
   },
@@ -77,7 +78,7 @@ async function measure(c: BenchCase): Promise<Row> {
   const calls = Math.max(1, Math.min(200, Math.round(60 / (await timeSlice(running.run, 1)))));
   let contenders: { id: string; ms: number[] }[] = [];
   if (peer) {
-    for (const id of peer.variants(c.id)) {
+    for (const id of peer.variants(c.id).filter((v) => new RegExp(values.variants).test(v))) {
       const ms = await peer.run(id, 3);
       if (ms) contenders.push({ id, ms: [median(ms)] });
     }
