@@ -111,7 +111,9 @@ try {
     if (process.platform === "linux" && check("prebuild carries its C library's name", existsSync(file))) checkBinary(file);
     const pack = run("npm", ["pack", "--json", "--pack-destination", work]);
     if (check("npm pack", pack.ok, pack.why)) {
-      const [packed] = JSON.parse(pack.stdout.slice(pack.stdout.search(/^\[$/m)));
+      // npm 11 prints a list, npm 12 an object by package name; the output of `prepare` comes first.
+      const start = [...pack.stdout.matchAll(/^[[{]$/gm)].at(-1).index;
+      const packed = Object.values(JSON.parse(pack.stdout.slice(start)))[0];
       checkTarball(packed);
       checkInstalled(path.join(work, packed.filename));
     }
