@@ -39,7 +39,7 @@ void gemm(const esft_gemm_args& a, Context& ctx) {
   Segment segment;
   const Block whole = whole_product(a, &segment);
   if (whole.m == 0 || whole.n == 0) return;
-  const int64_t bound = tasks_bound(1, whole.m, 2 * ctx.threads());
+  const int64_t bound = tasks_bound(1, whole.m, ctx.threads());
   run_blocks(ctx, &whole, 1, static_cast<Task*>(ctx.shared_scratch(size_t(bound) * sizeof(Task))));
 }
 

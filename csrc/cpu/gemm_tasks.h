@@ -19,6 +19,9 @@ struct TaskList {
 
 // What one call is cut into where sizes allow: enough for largest-first to even out, few enough to keep panels shared.
 constexpr int64_t kTasksPerThread = 8;
+// The last tasks decide how long threads wait for each other: the smallest ones are cut into kTailParts each.
+constexpr int64_t kTailTasks = 2;  // per thread
+constexpr int64_t kTailParts = 4;
 // Below this many multiply-adds a second thread costs more than it brings.
 constexpr int64_t kSerialWork = int64_t(1) << 20;
 
@@ -40,8 +43,10 @@ ESFT_INLINE int64_t block_rows(int64_t row_bytes) {
   return r < kMinRows ? kMinRows : r;
 }
 
-// Room for the tasks of `items` products with `rows` rows together, wanting `parts` parts together.
-ESFT_INLINE int64_t tasks_bound(int64_t items, int64_t rows, int64_t parts) { return 2 * (3 * items + parts + rows / kMinRows); }
+// Room for the tasks of `items` products with `rows` rows together.
+ESFT_INLINE int64_t tasks_bound(int64_t items, int64_t rows, int64_t threads) {
+  return 2 * (3 * items + (kTasksPerThread + 2) * threads + rows / kMinRows) + kTailTasks * kTailParts * threads;
+}
 
 // Appends the tasks of one product of m rows and `panels` panels.
 static void cut(TaskList& list, int64_t item, int64_t m, int64_t panels, const CutRule& r) {
@@ -89,6 +94,24 @@ static void largest_first(TaskList& list) {
   }
 }
 
+static void cut_tail(TaskList& list, const Block* blocks, int64_t threads) {
+  const int64_t tail = smaller(kTailTasks * threads, list.count);
+  const int64_t first = list.count - tail;
+  for (int64_t i = first; i < first + tail; i++) {
+    const Task t = list.tasks[i];
+    const bool by_rows = blocks[t.item].out.dgate != nullptr;
+    // A part keeps enough panels to pay for packing A again, or enough rows to pay for building the panels again.
+    const int64_t length = by_rows ? t.m1 - t.m0 : t.p1 - t.p0, parts = smaller(kTailParts, length / (by_rows ? 48 : 3));
+    for (int64_t q = 1; q < parts; q++) {
+      Task part = t;
+      (by_rows ? part.m0 : part.p0) += length * q / parts;
+      (by_rows ? part.m1 : part.p1) = (by_rows ? t.m0 : t.p0) + length * (q + 1) / parts;
+      list.tasks[list.count++] = part;
+    }
+    if (parts > 1) (by_rows ? list.tasks[i].m1 : list.tasks[i].p1) = (by_rows ? t.m0 : t.p0) + length / parts;
+  }
+}
+
 ESFT_INLINE int64_t work_of(const Block& b) { return b.m * b.n * (b.out.kind == OUT_SWIGLU ? 2 : 1) * b.k; }
 
 // Cuts the blocks (whole products) into `tasks` and runs them.
@@ -103,14 +126,20 @@ static void run_blocks(Context& ctx, const Block* blocks, int64_t count, Task* t
     r.panel_columns = NR;
     r.k = b.k;
     r.parts = threads == 1 ? 1 : work_of(b) * threads * kTasksPerThread / total;
-    if (count == 1) r.parts = threads == 1 ? 1 : 2 * threads;  // alone: every cut packs something twice
     if (r.parts < 1) r.parts = 1;
     r.rows_only = b.out.dgate != nullptr;
     r.row_bytes = a_elements(b.kind, pass_k(b.k, b.out.kind)) * 4;
+    if (count == 1 && threads > 1) {  // alone: every cut packs something twice, and equal parts must come out even
+      const int64_t least = (b.m + block_rows(r.row_bytes) - 1) / block_rows(r.row_bytes);
+      r.parts = ((least > 2 * threads ? least : 2 * threads) + threads - 1) / threads * threads;
+    }
     r.a_in_place = reads_a_in_place(b);
     cut(list, i, b.m, block_panels(b), r);
   }
-  if (threads > 1) largest_first(list);
+  if (threads > 1 && count > 1) {
+    largest_first(list);
+    cut_tail(list, blocks, threads);
+  }
   size_t scratch = 0;
   for (int64_t i = 0; i < list.count; i++) {
     const Block& b = blocks[list.tasks[i].item];

@@ -19,7 +19,7 @@ struct Plan {
 
 // items products of at most `rows` rows together, with `segments` weight segments.
 Plan make_plan(Context& ctx, int64_t items, int64_t segments, int64_t rows) {
-  const int64_t bound = tasks_bound(items, rows, (kTasksPerThread + 2) * ctx.threads());
+  const int64_t bound = tasks_bound(items, rows, ctx.threads());
   const size_t blocks_bytes = size_t(items) * sizeof(Block), segments_bytes = size_t(segments) * sizeof(Segment);
   char* p = static_cast<char*>(ctx.shared_scratch(blocks_bytes + segments_bytes + size_t(bound) * sizeof(Task)));
   return {reinterpret_cast<Block*>(p), 0, reinterpret_cast<Segment*>(p + blocks_bytes),
