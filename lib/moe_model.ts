@@ -2,14 +2,15 @@
 
 import { readFile } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
-import { ConfigError, DisposedError } from "./errors.ts";
-import { Adapter } from "./esft/adapter.ts";
+import { ConfigError, DataError, DisposedError, NonFiniteError } from "./errors.ts";
+import type { Adapter } from "./esft/adapter.ts";
 import { openAdapter } from "./esft/adapter_esft.ts";
 import type { ExpertSet } from "./esft/expert_set.ts";
 import { profileExamples } from "./esft/profiler.ts";
 import type { ProfileOptions } from "./esft/profiler.ts";
 import type { Profile } from "./esft/profile.ts";
 import type { LongTask } from "./io/atomic_file.ts";
+import { ioError, throwIfAborted } from "./io/atomic_file.ts";
 import { decodeFloats } from "./io/bf16.ts";
 import { openCheckpoint } from "./io/checkpoint.ts";
 import type { Checkpoint } from "./io/checkpoint.ts";
@@ -24,6 +25,7 @@ import { compileChatTemplate } from "./io/template.ts";
 import { assertVocabulary, loadTokenizer } from "./io/tokenizer.ts";
 import type { Tokenizer } from "./io/tokenizer.ts";
 import { hostBatch } from "./model/batch.ts";
+import { CHECK_WEIGHTS } from "./model/non_finite.ts";
 import { modelSpec } from "./model/families/index.ts";
 import { Parameters } from "./model/parameters.ts";
 import type { ModelSpec } from "./model/spec.ts";
@@ -43,9 +45,11 @@ import type { TrainRequest } from "./train/run.ts";
 export type DataSource = Dataset | Examples | string;
 
 export interface LoadOptions extends LongTask {
-  /** "auto": the best device of this machine (today the CPU). "ref": every op as plain loops, for tests. */
+  /** "auto" (default): the best device of this machine (today the CPU). "ref": every op as plain loops, for tests. */
   readonly device?: "auto" | "cpu" | "ref";
+  /** Worker threads; default: one per processor this process may use. Results do not depend on it. */
   readonly threads?: number;
+  /** Operands of the matrix products: "f32" (default, exact) or "bf16" (needs AVX512-BF16). */
   readonly precision?: Precision;
   /** Adapter directory (ours or the official layout) to apply. */
   readonly adapter?: string;
@@ -53,6 +57,7 @@ export interface LoadOptions extends LongTask {
   readonly checkWeights?: boolean;
 }
 
+/** A model on a device. One thing runs at a time: while it trains, profiles, evaluates or generates, everything else is refused. */
 export class MoeModel {
   readonly dir: string;
   readonly spec: ModelSpec;
@@ -64,7 +69,8 @@ export class MoeModel {
   private identityCache: BaseIdentity | null = null;
   private applied: Tensor[] = [];
   private disposed = false;
-  private training = false;
+  /** What runs: activations, loss sums and the choice of what trains exist once. */
+  private busy: string | null = null;
 
   private constructor(dir: string, spec: ModelSpec, checkpoint: Checkpoint, device: Device, params: Parameters, transformer: Transformer) {
     this.dir = dir;
@@ -76,35 +82,52 @@ export class MoeModel {
   }
 
   /**
-   * Opens a Hugging Face checkpoint directory. Frozen weights stay in the mapped files.
-   * @throws ConfigError · LayoutError · NonFiniteError · IoError
+   * Opens a Hugging Face checkpoint directory. Frozen weights stay in the mapped files, which must not be changed while in use.
+   * @throws ConfigError unknown architecture or options · LayoutError the weights are not what config.json says · NonFiniteError NaN or
+   * infinity, naming the tensor · IoError · AbortError
    */
   static async fromPretrained(dir: string, options: LoadOptions = {}): Promise<MoeModel> {
     const path = resolve(dir);
+    const { device: where = "auto", precision = "f32", threads } = options;
+    expectOneOf("device", where, ["auto", "cpu", "ref"]);
+    expectOneOf("precision", precision, ["f32", "bf16"]);
     const checkpoint = await openCheckpoint(path);
     const spec = modelSpec(checkpoint.config, join(path, "config.json"));
-    const kind = options.device === "ref" ? "ref" : "cpu";
-    const device = new Device({ kind, ...(options.threads === undefined ? {} : { threads: options.threads }) });
+    const device = new Device({ kind: where === "ref" ? "ref" : "cpu", ...(threads === undefined ? {} : { threads }) });
+    let params: Parameters | null = null;
     try {
-      const params = await Parameters.load(device, spec, checkpoint);
-      if (options.checkWeights ?? checkpoint.totalBytes <= 2 ** 31) await params.checkFinite(options.signal);
-      const transformer = new Transformer(spec, device, params, options.precision ?? "f32");
+      params = await Parameters.load(device, spec, checkpoint);
+      if (options.checkWeights ?? checkpoint.totalBytes <= 2 ** 31) await params.checkFinite(options);
+      const transformer = new Transformer(spec, device, params, precision);
       const model = new MoeModel(path, spec, checkpoint, device, params, transformer);
       if (options.adapter !== undefined) await model.applyAdapter(options.adapter, options);
       return model;
     } catch (error) {
+      params?.dispose();
       device.dispose();
       throw error;
     }
   }
 
+  /** The checkpoint's directory name. */
   get name(): string {
     return basename(this.dir);
   }
 
   private open(): void {
     if (this.disposed) throw new DisposedError(`the model ${this.dir} was disposed`);
-    if (this.training) throw new ConfigError(`the model ${this.dir} is training; wait for the run, or open the checkpoint a second time`);
+    if (this.busy)
+      throw new ConfigError(`the model ${this.dir} is busy (${this.busy}); wait for the end, or open the checkpoint a second time`);
+  }
+
+  private async exclusive<T>(what: string, work: () => Promise<T>): Promise<T> {
+    this.open();
+    this.busy = what;
+    try {
+      return await work();
+    } finally {
+      this.busy = null;
+    }
   }
 
   /** The checkpoint's tokenizer. @throws ConfigError none there, or ids beyond the model's vocabulary */
@@ -117,74 +140,122 @@ export class MoeModel {
     return this.tokenizerCache;
   }
 
-  /** Hash that tells this base from any other. */
+  /** Hash that tells this base from any other; computed once. Reads every byte up to 1 GiB, samples above. */
   async identity(task: LongTask = {}): Promise<BaseIdentity> {
     this.identityCache ??= (await hashCheckpoint(this.checkpoint, task)).identity;
     return this.identityCache;
   }
 
-  /** Rows → token ids and labels, by the checkpoint's tokenizer and the chosen template. */
-  async encode(data: DataSource, options: DataInput = {}, task: { signal?: AbortSignal | undefined } = {}): Promise<{ examples: Examples; report: DatasetReport | null }> {
+  /**
+   * Rows → token ids and labels, by the checkpoint's tokenizer and the chosen template. Examples pass as they are.
+   * @throws DataError a row that cannot be used, with file and line · ConfigError · AbortError
+   */
+  async encode(
+    data: DataSource,
+    options: DataInput = {},
+    task: { signal?: AbortSignal | undefined } = {},
+  ): Promise<{ examples: Examples; report: DatasetReport | null }> {
     if (data instanceof Examples) return { examples: data, report: null };
     const o = parseOptions(dataSchema, options, "data");
-    const dataset = typeof data === "string" ? Dataset.fromFile(data, { onBadRow: o.onBadRow, ...(o.shape ? { shape: o.shape } : {}) }) : data;
-    const template =
-      o.template === "tokenizer" || o.template === "esft" ? o.template : compileChatTemplate(await readFile(o.template, "utf8"));
+    const dataset =
+      typeof data === "string" ? Dataset.fromFile(data, { onBadRow: o.onBadRow, ...(o.shape ? { shape: o.shape } : {}) }) : data;
+    const template = o.template === "tokenizer" || o.template === "esft" ? o.template : compileChatTemplate(await readTemplate(o.template));
     return dataset.encode({ tokenizer: await this.tokenizer(), template }, task.signal ? { signal: task.signal } : {});
   }
 
-  /** Scores every routed expert on a task. */
-  async profile(
-    data: DataSource,
-    options: Partial<Omit<ProfileOptions, "model" | "data">> & { data?: DataInput } = {},
-  ): Promise<Profile> {
-    this.open();
-    const { data: dataInput, ...rest } = options;
-    const o = parseOptions(dataSchema, dataInput ?? {}, "data");
-    const { examples } = await this.encode(data, dataInput, { signal: options.signal });
-    const file = typeof data === "string" ? data : data.file;
-    return profileExamples(this.transformer, examples, {
-      tokens: 131_072,
-      seed: 1,
-      maxLength: Math.min(o.maxLength, this.spec.maxPositions),
-      ...rest,
-      model: { name: this.name, fingerprint: (await this.identity()).fingerprint },
-      data: { ...(file ? { name: basename(file) } : {}), sha256: examples.fingerprint() },
+  /**
+   * Scores every routed expert on a task: how often and with what gate weight `tokens` tokens (default 131072) of it are routed there.
+   * @throws ConfigError no sparse layer, or a partial profile of other data · DataError · NonFiniteError · AbortError after `onPartial`
+   */
+  async profile(data: DataSource, options: Partial<Omit<ProfileOptions, "model" | "data">> & { data?: DataInput } = {}): Promise<Profile> {
+    return this.exclusive("profiling", async () => {
+      const { data: dataInput, ...rest } = options;
+      const o = parseOptions(dataSchema, dataInput ?? {}, "data");
+      const { examples } = await this.encode(data, dataInput, { signal: options.signal });
+      const file = typeof data === "string" ? data : data.file;
+      const measured =
+        this.applied.length > 0
+          ? { name: `${this.name} with an adapter` }
+          : { name: this.name, fingerprint: (await this.identity({ signal: options.signal })).fingerprint };
+      return profileExamples(this.transformer, examples, {
+        tokens: 131_072,
+        seed: 1,
+        maxLength: Math.min(o.maxLength, this.spec.maxPositions),
+        ...rest,
+        model: measured,
+        data: { ...(file ? { name: basename(file) } : {}), sha256: examples.fingerprint() },
+      });
     });
   }
 
-  /** Held-out loss, perplexity and token accuracy. */
+  /**
+   * Loss (mean over supervised tokens, nats), perplexity and token accuracy. `batchTokens`: tokens per forward (default 4096), `rows`:
+   * only the first so many.
+   * @throws DataError a bad row, or nothing supervised · NonFiniteError · ConfigError · AbortError
+   */
   async evaluate(
     data: DataSource,
     options: DataInput & { batchTokens?: number; rows?: number } = {},
     task: { signal?: AbortSignal; onProgress?: (p: { done: number; total: number }) => void } = {},
   ): Promise<Evaluation> {
-    this.open();
-    const { batchTokens = 4096, rows: limit, ...dataOptions } = options;
-    const o = parseOptions(dataSchema, dataOptions, "data");
-    const { examples } = await this.encode(data, dataOptions, task);
-    const kept = limit && limit < examples.length ? examples.subset(Array.from({ length: limit }, (_, i) => i)) : examples;
-    const stream = new BatchStream(kept, { packing: o.packing === "esft" ? "document" : o.packing, maxLength: o.maxLength, onOverflow: o.onOverflow, seed: 0, shuffle: false, rowsPerBatch: 1 });
-    return evaluateRows(this.transformer, [...stream.rows()], Math.max(batchTokens, o.maxLength), task);
-  }
-
-  /** Starts a training run; it progresses whether or not its events are read. */
-  train(request: TrainRequest): TrainingRun {
-    this.open();
-    this.training = true;
-    return new TrainingRun(this, request, () => {
-      this.training = false;
+    return this.exclusive("evaluating", async () => {
+      const { batchTokens = 4096, rows: limit, ...dataOptions } = options;
+      expectWhole("evaluate.batchTokens", batchTokens);
+      expectWhole("evaluate.rows", limit);
+      const o = parseOptions(dataSchema, dataOptions, "data");
+      const { examples } = await this.encode(data, dataOptions, task);
+      const kept = limit !== undefined && limit < examples.length ? examples.subset(Array.from({ length: limit }, (_, i) => i)) : examples;
+      const stream = new BatchStream(kept, {
+        packing: o.packing === "esft" ? "document" : o.packing,
+        maxLength: o.maxLength,
+        onOverflow: o.onOverflow,
+        seed: 0,
+        shuffle: false,
+        rowsPerBatch: 1,
+      });
+      const result = await evaluateRows(this.transformer, [...stream.rows()], Math.max(batchTokens, o.maxLength), task);
+      if (result.supervised === 0) throw new DataError("evaluation: expected supervised tokens, found none in these rows");
+      if (!Number.isFinite(result.loss)) throw new NonFiniteError(`evaluation: the loss is ${result.loss}: ${CHECK_WEIGHTS}`);
+      return result;
     });
   }
 
-  /** Replaces weights by an adapter's; undo with removeAdapter. @throws LayoutError another base, unknown tensors */
-  async applyAdapter(adapter: Adapter | string, task: LongTask = {}): Promise<Adapter> {
+  /**
+   * Starts a training run; it progresses whether or not its events are read. The base weights are never changed, the result is an
+   * adapter in request.outDir.
+   * @throws ConfigError an adapter is applied (training starts from the base), or another run is in progress; the run itself rejects
+   * with ConfigError, DataError, MemoryError before anything is allocated, NonFiniteError or IoError
+   */
+  train(request: TrainRequest): TrainingRun {
     this.open();
+    if (this.applied.length > 0)
+      throw new ConfigError(
+        "an adapter is applied, training starts from the base weights: removeAdapter() first, or merge the adapter and train the merged model",
+        {
+          where: { key: "adapter" },
+        },
+      );
+    this.busy = "training";
+    return new TrainingRun(this, request, () => {
+      this.busy = null;
+    });
+  }
+
+  /**
+   * Replaces weights by an adapter's (instead of those of one applied before); undo with removeAdapter. All tensors or none.
+   * @throws LayoutError another base, unknown tensors, damaged files · NonFiniteError · AbortError
+   */
+  async applyAdapter(adapter: Adapter | string, task: LongTask = {}): Promise<Adapter> {
+    return this.exclusive("applying an adapter", () => this.replaceWeights(adapter, task));
+  }
+
+  private async replaceWeights(adapter: Adapter | string, task: LongTask): Promise<Adapter> {
     const loaded = typeof adapter === "string" ? await openAdapter(adapter, { base: this.checkpoint, ...task }) : adapter;
     if (typeof adapter !== "string") await loaded.checkBase(this.checkpoint, task);
     const values = new Map<string, Tensor>();
     try {
       for (const [key, t] of loaded.tensors) {
+        throwIfAborted(task.signal, "applying the adapter");
         const bytes = await loaded.read(key);
         const tensor =
           t.dtype === "BF16"
@@ -197,32 +268,44 @@ export class MoeModel {
       for (const t of values.values()) t.dispose();
       throw error;
     }
-    this.applied.push(...values.values());
+    for (const t of this.applied) t.dispose();
+    this.applied = [...values.values()];
     return loaded;
   }
 
-  /** The base model again. */
+  /** The base model again; does nothing when no adapter is applied. */
   removeAdapter(): void {
+    this.open();
     this.params.restore();
     for (const t of this.applied) t.dispose();
     this.applied = [];
   }
 
-  /** Greedy continuation of token ids (whole forward per token: for checks and samples, not for serving). */
-  async generate(ids: readonly number[], options: { maxTokens: number; stop?: readonly number[]; signal?: AbortSignal }): Promise<number[]> {
-    this.open();
-    const all = [...ids];
-    const stop = new Set(options.stop ?? this.spec.eosIds);
-    while (all.length < ids.length + options.maxTokens) {
-      options.signal?.throwIfAborted();
-      const logits = await this.transformer.lastLogits(hostBatch([{ ids: all, targets: all.map(() => -100) }]));
-      const best = logits.reduce((b, x, i) => (x > logits[b]! ? i : b), 0);
-      if (stop.has(best)) break;
-      all.push(best);
-    }
-    return all.slice(ids.length);
+  /**
+   * Greedy continuation of token ids, without the prompt (whole forward per token: for checks and samples, not for serving). Ends
+   * before a `stop` id (default: the model's end-of-sequence ids).
+   */
+  async generate(
+    ids: readonly number[],
+    options: { maxTokens: number; stop?: readonly number[]; signal?: AbortSignal },
+  ): Promise<number[]> {
+    return this.exclusive("generating", async () => {
+      const all = [...ids];
+      const stop = new Set(options.stop ?? this.spec.eosIds);
+      this.transformer.prepare(Math.min(ids.length + options.maxTokens, this.spec.maxPositions), false);
+      while (all.length < ids.length + options.maxTokens) {
+        throwIfAborted(options.signal, "generation");
+        const logits = await this.transformer.lastLogits(hostBatch([{ ids: all, targets: all.map(() => -100) }]));
+        const best = logits.reduce((b, x, i) => (x > logits[b]! ? i : b), 0);
+        if (!Number.isFinite(logits[best]!)) throw new NonFiniteError(`generation: the logits after ${all.length} tokens are not finite`);
+        if (stop.has(best)) break;
+        all.push(best);
+      }
+      return all.slice(ids.length);
+    });
   }
 
+  /** Frees everything at once; a run in progress rejects. `await using` waits for pending work first. */
   dispose(): void {
     if (this.disposed) return;
     this.disposed = true;
@@ -238,6 +321,24 @@ export class MoeModel {
     await this.device.synchronize().catch(() => undefined);
     this.dispose();
   }
+}
+
+async function readTemplate(path: string): Promise<string> {
+  return readFile(path, "utf8").catch((error: unknown) => {
+    throw ioError(error, `cannot read the chat template ${path}`, { file: path });
+  });
+}
+
+function expectWhole(key: string, value: number | undefined): void {
+  if (value !== undefined && !(Number.isSafeInteger(value) && value >= 1))
+    throw new ConfigError(`${key} must be a whole number above 0, found ${value}`, { where: { key } });
+}
+
+function expectOneOf(key: string, value: string, allowed: readonly string[]): void {
+  if (!allowed.includes(value))
+    throw new ConfigError(`${key} must be ${allowed.map((a) => `"${a}"`).join(" or ")}, found ${JSON.stringify(value)}`, {
+      where: { key },
+    });
 }
 
 export type { ExpertSet };

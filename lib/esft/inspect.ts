@@ -140,15 +140,13 @@ export function estimateTraining(
   tokensPerBatch: number,
 ): TrainingEstimate {
   const trained = new Set(trainable.keys);
-  let lowest = spec.layers.length;
   let adapterBytes = 0;
-  for (const { ref, shape, layer } of parameterShapes(spec)) {
+  for (const { ref, shape } of parameterShapes(spec)) {
     if (!trained.has(sliceKey(ref))) continue;
-    lowest = Math.min(lowest, Math.max(0, layer));
     adapterBytes += tensorBytes(checkpoint.tensors.get(ref.name)!.dtype, shape) ?? 0;
   }
   const stateBytes = trainable.parameters * 16;
-  const activationBytes = estimateActivations(spec, tokensPerBatch, lowest).bytes;
+  const activationBytes = estimateActivations(spec, tokensPerBatch, trainable.lowestLayer).bytes;
   return {
     method: trainable.type,
     trainedParameters: trainable.parameters,
@@ -158,7 +156,7 @@ export function estimateTraining(
     activationBytes,
     totalBytes: checkpoint.totalBytes + stateBytes + activationBytes,
     adapterBytes,
-    lowestLayer: lowest,
+    lowestLayer: trainable.lowestLayer,
     tokensPerBatch,
   };
 }

@@ -1,11 +1,13 @@
 // Affinity profiling: runs the task through the model and accumulates, fused into routing, how often and how strongly every
 // routed expert is used (counts i64, gate sums f64). Resumable: partial sums and the data position are saved together.
 
-import { ConfigError } from "../errors.ts";
+import { ConfigError, NonFiniteError } from "../errors.ts";
+import { throwIfAborted } from "../io/atomic_file.ts";
 import type { Examples } from "../io/dataset_examples.ts";
 import { fit } from "../io/packing.ts";
 import { shuffledIndices } from "../io/random_shuffle.ts";
 import { hostBatch } from "../model/batch.ts";
+import { CHECK_WEIGHTS, explainNonFinite } from "../model/non_finite.ts";
 import { moeLayers, moeOf } from "../model/spec.ts";
 import type { Transformer } from "../model/transformer.ts";
 import * as ops from "../ops.ts";
@@ -23,7 +25,7 @@ export interface ProfileOptions {
   readonly data?: { readonly name?: string; readonly sha256?: string };
   /** Where an earlier, interrupted profile stopped: its sums are kept and its place is taken up. */
   readonly resume?: Profile | null;
-  /** Called with the state so far every `partialEvery` batches. */
+  /** Called with the state so far every `partialEvery` batches (default 64), and before an abort. */
   readonly onPartial?: (partial: Profile) => Promise<void>;
   readonly partialEvery?: number;
   readonly signal?: AbortSignal | undefined;
@@ -44,19 +46,29 @@ interface ResumeState {
 
 /**
  * Scores every token (prompt, response and special tokens, as the official profiling does) of examples in a seeded random order.
- * Examples are documents of their own: they never see each other.
+ * Examples are documents of their own: they never see each other. Interrupted and resumed, the sums are those of one uninterrupted
+ * run, bit for bit: batches are a function of the place in the order, and f64 sums are saved exactly.
+ * @throws ConfigError · DataError · NonFiniteError the routing gave NaN · AbortError
  */
 export async function profileExamples(model: Transformer, examples: Examples, options: ProfileOptions): Promise<Profile> {
   const { spec, device } = model;
   const layers = moeLayers(spec);
-  if (layers.length === 0) throw new ConfigError(`profiling needs a Mixture-of-Experts model; this ${spec.modelType} model has no sparse layer`);
+  for (const key of ["tokens", "maxLength", "batchTokens", "partialEvery"] as const) {
+    const value = options[key];
+    if (value !== undefined && !(Number.isSafeInteger(value) && value >= 1))
+      throw new ConfigError(`profile.${key} must be a whole number above 0, found ${value}`, { where: { key } });
+  }
+  if (layers.length === 0)
+    throw new ConfigError(`profiling needs a Mixture-of-Experts model; this ${spec.modelType} model has no sparse layer`);
   const first = moeOf(spec, layers[0]!)!;
   const E = first.experts.length;
   const K = first.topK;
   for (const l of layers) {
     const moe = moeOf(spec, l)!;
     if (moe.experts.length !== E || moe.topK !== K)
-      throw new ConfigError(`profiling expects the same experts in every sparse layer; layer ${l} has ${moe.experts.length} (top-${moe.topK}), layer ${layers[0]} ${E} (top-${K})`);
+      throw new ConfigError(
+        `profiling expects the same experts in every sparse layer; layer ${l} has ${moe.experts.length} (top-${moe.topK}), layer ${layers[0]} ${E} (top-${K})`,
+      );
   }
   const rowOf = new Map(layers.map((l, i) => [l, i]));
   const order = shuffledIndices(examples.length, options.seed, 0);
@@ -68,10 +80,14 @@ export async function profileExamples(model: Transformer, examples: Examples, op
   if (options.resume) {
     const state = options.resume.data.resume as ResumeState | undefined;
     if (!state || state.examples !== fingerprint)
-      throw new ConfigError("the partial profile belongs to other data or options; profile from the start, or use the same ones", { where: { key: "resume" } });
+      throw new ConfigError("the partial profile belongs to other data or options; profile from the start, or use the same ones", {
+        where: { key: "resume" },
+      });
     const measured = options.resume.data.model?.fingerprint;
     if (measured !== options.model?.fingerprint)
-      throw new ConfigError("the partial profile belongs to another model; profile from the start", { where: { key: "resume", expected: options.model?.fingerprint, found: measured } });
+      throw new ConfigError("the partial profile belongs to another model; profile from the start", {
+        where: { key: "resume", expected: options.model?.fingerprint, found: measured },
+      });
     next = state.next;
     tokens = options.resume.tokens;
     sequences = options.resume.data.sequences;
@@ -84,6 +100,11 @@ export async function profileExamples(model: Transformer, examples: Examples, op
   const snapshot = async (resume: boolean): Promise<Profile> => {
     const c = await counts.readI64();
     const g = await gates.readF64();
+    const bad = g.findIndex((x) => !Number.isFinite(x));
+    if (bad >= 0) {
+      const layer = layers[Math.floor(bad / E)]!;
+      throw new NonFiniteError(`profile: the gate weights of layer ${layer} are not finite: ${CHECK_WEIGHTS}`, { where: { layer } });
+    }
     return new Profile({
       source: "model",
       ...(options.model ? { model: options.model } : {}),
@@ -112,7 +133,7 @@ export async function profileExamples(model: Transformer, examples: Examples, op
     while (next < examples.length && tokens < options.tokens) {
       if (options.signal?.aborted) {
         await options.onPartial?.(await snapshot(true));
-        options.signal.throwIfAborted();
+        throwIfAborted(options.signal, "profiling");
       }
       const rows = [];
       let size = 0;
@@ -131,7 +152,9 @@ export async function profileExamples(model: Transformer, examples: Examples, op
           ops.countExperts(device, { ids, weights, counts: view.counts, gateSums: view.gates });
         },
       });
-      await device.synchronize();
+      await device.synchronize().catch((error: unknown) => {
+        throw explainNonFinite(error, "profile", CHECK_WEIGHTS);
+      });
       tokens += size;
       sequences += rows.length;
       batches++;

@@ -30,8 +30,16 @@ export class HeadsAttention {
     this.saved = new Set(Object.keys(slots));
     this.backwardSlots = { dAttention: f32(Q), dq: f32(Q), dk: f32(KV), dv: f32(KV) };
     this.layout = {
-      heads, kvHeads, kDim: headDim, kOffset: 0, kStride: headDim, vDim: headDim, vOffset: 0, vStride: headDim,
-      window: 0, scale: spec.scale,
+      heads,
+      kvHeads,
+      kDim: headDim,
+      kOffset: 0,
+      kStride: headDim,
+      vDim: headDim,
+      vOffset: 0,
+      vStride: headDim,
+      window: 0,
+      scale: spec.scale,
     };
   }
 
@@ -58,8 +66,14 @@ export class HeadsAttention {
     ops.rope(device, { x: q, positions, cos, sin, y: q, heads: spec.heads, interleaved });
     ops.rope(device, { x: k, positions, cos, sin, y: k, heads: spec.kvHeads, interleaved });
     ops.attention(device, {
-      q, k, v, docStart: run.batch.docStart, out: s["out"]!, lse: run.keep ? s["lse"]! : null,
-      layout: this.layout, precision: run.precision,
+      q,
+      k,
+      v,
+      docStart: run.batch.docStart,
+      out: s["out"]!,
+      lse: run.keep ? s["lse"]! : null,
+      layout: this.layout,
+      precision: run.precision,
     });
     linearForward(run, spec.o, s["out"]!, y);
   }
@@ -67,8 +81,11 @@ export class HeadsAttention {
   /** True when a weight of this attention trains. */
   trains(run: Pick<RunContext, "params">): boolean {
     const { spec } = this;
-    return [spec.q, spec.k, spec.v, spec.o].some((l) => run.params.trains(l.weight) || run.params.trains(l.bias)) ||
-      run.params.trains(spec.qNorm?.weight) || run.params.trains(spec.kNorm?.weight);
+    return (
+      [spec.q, spec.k, spec.v, spec.o].some((l) => run.params.trains(l.weight) || run.params.trains(l.bias)) ||
+      run.params.trains(spec.qNorm?.weight) ||
+      run.params.trains(spec.kNorm?.weight)
+    );
   }
 
   /** dy: gradient of the projected output. dxn: gradient of the normalised input, overwritten, or null when not wanted. */
@@ -80,8 +97,18 @@ export class HeadsAttention {
     linearBackward(run, spec.o, dy, s["out"]!, dAttention);
     const [dq, dk, dv] = [b["dq"]!, b["dk"]!, b["dv"]!];
     ops.attentionBackward(device, {
-      dout: dAttention, q: s["q"]!, k: s["k"]!, v: s["v"]!, docStart, out: s["out"]!, lse: s["lse"]!, dq, dk, dv,
-      layout: this.layout, precision: run.precision,
+      dout: dAttention,
+      q: s["q"]!,
+      k: s["k"]!,
+      v: s["v"]!,
+      docStart,
+      out: s["out"]!,
+      lse: s["lse"]!,
+      dq,
+      dk,
+      dv,
+      layout: this.layout,
+      precision: run.precision,
     });
     const { cos, sin } = rope;
     const { interleaved } = spec.rope;

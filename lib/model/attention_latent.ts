@@ -44,8 +44,16 @@ export class LatentAttention {
       ...("a" in spec.q ? { dqLow: f32(spec.q.a.out) } : {}),
     };
     this.layout = {
-      heads, kvHeads: heads, kDim: nopeDim, kOffset: 0, kStride: nopeDim + vDim,
-      vDim, vOffset: nopeDim, vStride: nopeDim + vDim, window: 0, scale: spec.scale,
+      heads,
+      kvHeads: heads,
+      kDim: nopeDim,
+      kOffset: 0,
+      kStride: nopeDim + vDim,
+      vDim,
+      vOffset: nopeDim,
+      vStride: nopeDim + vDim,
+      window: 0,
+      scale: spec.scale,
     };
   }
 
@@ -67,13 +75,26 @@ export class LatentAttention {
     linearForward(run, spec.kvA, xn, compressed);
     normForward(run, spec.kvNorm, compressed.columns(0, spec.kvRank), s["latent"]!, s["latentRstd"]!);
     ops.rope(device, {
-      x: compressed.columns(spec.kvRank, spec.kvRank + spec.ropeDim), positions, cos, sin, y: s["kRope"]!, heads: 1, interleaved,
+      x: compressed.columns(spec.kvRank, spec.kvRank + spec.ropeDim),
+      positions,
+      cos,
+      sin,
+      y: s["kRope"]!,
+      heads: 1,
+      interleaved,
     });
     const kv = s["kv"]!;
     linearForward(run, spec.kvB, s["latent"]!, kv);
     ops.attention(device, {
-      q, k: kv, v: kv, kShared: s["kRope"]!, docStart, out: s["out"]!, lse: run.keep ? s["lse"]! : null,
-      layout: this.layout, precision: run.precision,
+      q,
+      k: kv,
+      v: kv,
+      kShared: s["kRope"]!,
+      docStart,
+      out: s["out"]!,
+      lse: run.keep ? s["lse"]! : null,
+      layout: this.layout,
+      precision: run.precision,
     });
     linearForward(run, spec.o, s["out"]!, y);
   }
@@ -81,8 +102,11 @@ export class LatentAttention {
   trains(run: Pick<RunContext, "params">): boolean {
     const { spec } = this;
     const q = "a" in spec.q ? [spec.q.a, spec.q.b] : [spec.q];
-    return [...q, spec.kvA, spec.kvB, spec.o].some((l) => run.params.trains(l.weight) || run.params.trains(l.bias)) ||
-      run.params.trains(spec.kvNorm.weight) || ("a" in spec.q && run.params.trains(spec.q.norm.weight));
+    return (
+      [...q, spec.kvA, spec.kvB, spec.o].some((l) => run.params.trains(l.weight) || run.params.trains(l.bias)) ||
+      run.params.trains(spec.kvNorm.weight) ||
+      ("a" in spec.q && run.params.trains(spec.q.norm.weight))
+    );
   }
 
   backward(run: RunContext, rope: RopeTable, dy: Tensor, xn: Tensor, s: Slots, b: Slots, dxn: Tensor | null): void {
@@ -94,8 +118,20 @@ export class LatentAttention {
     const [dq, dkv, dkRope, dCompressed] = [b["dq"]!, b["dkv"]!, b["dkRope"]!, b["dCompressed"]!];
     linearBackward(run, spec.o, dy, s["out"]!, b["dAttention"]!);
     ops.attentionBackward(device, {
-      dout: b["dAttention"]!, q: s["q"]!, k: s["kv"]!, v: s["kv"]!, kShared: s["kRope"]!, docStart,
-      out: s["out"]!, lse: s["lse"]!, dq, dk: dkv, dv: dkv, dkShared: dkRope, layout: this.layout, precision: run.precision,
+      dout: b["dAttention"]!,
+      q: s["q"]!,
+      k: s["kv"]!,
+      v: s["kv"]!,
+      kShared: s["kRope"]!,
+      docStart,
+      out: s["out"]!,
+      lse: s["lse"]!,
+      dq,
+      dk: dkv,
+      dv: dkv,
+      dkShared: dkRope,
+      layout: this.layout,
+      precision: run.precision,
     });
     ops.rope(device, { x: dq, positions, cos, sin, y: dq, heads: spec.heads, offset: spec.nopeDim, interleaved, inverse: true });
     if ("a" in spec.q) {
@@ -106,9 +142,24 @@ export class LatentAttention {
 
     linearBackward(run, spec.kvB, dkv, s["latent"]!, b["dLatent"]!);
     const compressed = s["compressed"]!;
-    normBackward(run, spec.kvNorm, b["dLatent"]!, compressed.columns(0, spec.kvRank), s["latentRstd"]!, dCompressed.columns(0, spec.kvRank), false);
+    normBackward(
+      run,
+      spec.kvNorm,
+      b["dLatent"]!,
+      compressed.columns(0, spec.kvRank),
+      s["latentRstd"]!,
+      dCompressed.columns(0, spec.kvRank),
+      false,
+    );
     ops.rope(device, {
-      x: dkRope, positions, cos, sin, y: dCompressed.columns(spec.kvRank, spec.kvRank + spec.ropeDim), heads: 1, interleaved, inverse: true,
+      x: dkRope,
+      positions,
+      cos,
+      sin,
+      y: dCompressed.columns(spec.kvRank, spec.kvRank + spec.ropeDim),
+      heads: 1,
+      interleaved,
+      inverse: true,
     });
     linearBackward(run, spec.kvA, dCompressed, xn, dxn, true);
   }

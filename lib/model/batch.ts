@@ -70,7 +70,7 @@ export class BatchBuffers {
     this.all = Array.from({ length: 4 }, () => this.device.empty("i32", [capacity]));
   }
 
-  /** @throws DataError token id outside the vocabulary, or an empty batch */
+  /** @throws DataError token id or label outside the vocabulary, or an empty batch */
   upload(host: HostBatch, vocab: number): { batch: Batch; targets: Tensor; maxPosition: number } {
     const T = host.ids.length;
     if (T === 0) throw new DataError("a batch must have at least one token, found none");
@@ -78,8 +78,16 @@ export class BatchBuffers {
     for (let t = 0; t < T; t++) {
       const id = host.ids[t]!;
       if (id < 0 || id >= vocab)
-        throw new DataError(`token id ${id} at position ${t} is outside the model's vocabulary of ${vocab}; the tokenizer does not belong to this model`, {
-          where: { token: id, vocab },
+        throw new DataError(
+          `token id ${id} at position ${t} is outside the model's vocabulary of ${vocab}; the tokenizer does not belong to this model`,
+          {
+            where: { token: id, vocab },
+          },
+        );
+      const target = host.targets[t]!;
+      if (target !== -100 && (target < 0 || target >= vocab))
+        throw new DataError(`label ${target} at position ${t} is neither −100 nor inside the model's vocabulary of ${vocab}`, {
+          where: { label: target, vocab },
         });
       if (host.positions[t]! > maxPosition) maxPosition = host.positions[t]!;
     }

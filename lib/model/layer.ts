@@ -44,14 +44,7 @@ export function linearForward(run: RunContext, l: LinearSpec, x: Tensor, y: Tens
 }
 
 /** dW += dyᵀ·x (when it trains), dx (+)= dy·W (when wanted). */
-export function linearBackward(
-  run: RunContext,
-  l: LinearSpec,
-  dy: Tensor,
-  x: Tensor,
-  dx: Tensor | null,
-  accumulate = false,
-): void {
+export function linearBackward(run: RunContext, l: LinearSpec, dy: Tensor, x: Tensor, dx: Tensor | null, accumulate = false): void {
   const { device, params, precision } = run;
   const dw = params.get(l.weight).grad;
   if (dw) ops.gemm(device, "tn", { a: dy, b: x, c: dw, accumulate: true, precision });

@@ -1,6 +1,8 @@
 // A gated MLP that every token passes: a dense layer or the shared expert. It is an expert with all tokens and gate weight 1,
 // so it runs on the grouped kernels with their fused SwiGLU epilogues.
 
+import { LayoutError } from "../errors.ts";
+import { sliceKey } from "../io/tensor_slice.ts";
 import * as ops from "../ops.ts";
 import type { Tensor } from "../tensor.ts";
 import { f32 } from "./layer.ts";
@@ -32,10 +34,16 @@ export class Mlp {
     const [h, a, offsets] = [s[`${this.prefix}H`]!, s[`${this.prefix}A`]!, s[`${this.prefix}Offsets`]!];
     offsets.write([0, run.batch.tokens]);
     ops.groupedGemmNt(device, {
-      x: xn, w: params.list(`gateUp ${gate.name}`, () => [gate, up]), segments: 2, offsets, swiglu: true,
-      h: run.keep ? h : null, y: a, precision,
+      x: xn,
+      w: params.list(`gateUp ${sliceKey(gate)}`, () => [gate, up]),
+      segments: 2,
+      offsets,
+      swiglu: true,
+      h: run.keep ? h : null,
+      y: a,
+      precision,
     });
-    ops.groupedGemmNt(device, { x: a, w: params.list(`down ${down.name}`, () => [down]), offsets, y, precision });
+    ops.groupedGemmNt(device, { x: a, w: params.list(`down ${sliceKey(down)}`, () => [down]), offsets, y, precision });
   }
 
   trains(run: Pick<RunContext, "params">): boolean {
@@ -50,13 +58,28 @@ export class Mlp {
     const [h, offsets] = [s[`${this.prefix}H`]!, s[`${this.prefix}Offsets`]!];
     if (params.trains(down))
       ops.groupedGemmTn(device, {
-        dy, x: h, swigluX: true, offsets, dw: params.list(`down ${down.name}`, () => [down], "grad"), groups: [0], precision,
+        dy,
+        x: h,
+        swigluX: true,
+        offsets,
+        dw: params.list(`down ${sliceKey(down)}`, () => [down], "grad"),
+        groups: [0],
+        precision,
       });
-    ops.groupedGemmNn(device, { dy, w: params.list(`down ${down.name}`, () => [down]), offsets, h, dx: h, swiglu: true, precision });
-    if (params.trains(gate) !== params.trains(up)) throw new Error("gate and up of an MLP train together");
+    ops.groupedGemmNn(device, { dy, w: params.list(`down ${sliceKey(down)}`, () => [down]), offsets, h, dx: h, swiglu: true, precision });
+    if (params.trains(gate) !== params.trains(up))
+      throw new LayoutError(`"${sliceKey(gate)}" and "${sliceKey(up)}" of an MLP train together or not at all`, {
+        where: { tensor: sliceKey(gate) },
+      });
     if (params.trains(gate))
       ops.groupedGemmTn(device, {
-        dy: h, x: xn, offsets, dw: params.list(`gateUp ${gate.name}`, () => [gate, up], "grad"), segments: 2, groups: [0], precision,
+        dy: h,
+        x: xn,
+        offsets,
+        dw: params.list(`gateUp ${sliceKey(gate)}`, () => [gate, up], "grad"),
+        segments: 2,
+        groups: [0],
+        precision,
       });
     if (dxn) {
       ops.gemm(device, "nn", { a: h.columns(0, hidden), b: params.value(gate), c: dxn, accumulate: true, precision });

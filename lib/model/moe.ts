@@ -57,13 +57,25 @@ export class Moe {
     // Router arithmetic is always exact f32.
     ops.gemm(device, "nt", { a: xn, b: params.value(spec.router), c: s["logits"]! });
     ops.topkRoute(device, {
-      logits: s["logits"]!, bias: spec.selectionBias ? params.value(spec.selectionBias) : null,
-      ids, weights, probs: run.keep ? s["probs"]! : null, rule: spec.rule,
+      logits: s["logits"]!,
+      bias: spec.selectionBias ? params.value(spec.selectionBias) : null,
+      ids,
+      weights,
+      probs: run.keep ? s["probs"]! : null,
+      rule: spec.rule,
     });
     observe?.(this.layer, ids, weights);
     ops.expertSort(device, { ids, weights, offsets, tokens, pos, gate: s["gate"]! });
     ops.groupedGemmNt(device, {
-      x: xn, rows: tokens, w: this.gateUp(run), segments: 2, offsets, swiglu: true, h: run.keep ? s["h"]! : null, y: s["a"]!, precision,
+      x: xn,
+      rows: tokens,
+      w: this.gateUp(run),
+      segments: 2,
+      offsets,
+      swiglu: true,
+      h: run.keep ? s["h"]! : null,
+      y: s["a"]!,
+      precision,
     });
     ops.groupedGemmNt(device, { x: s["a"]!, w: this.down(run), offsets, y: s["yRouted"]!, precision });
     if (this.shared) this.shared.forward(run, xn, s, y);
@@ -102,18 +114,48 @@ export class Moe {
 
     if (groups.length > 0)
       ops.groupedGemmTn(device, {
-        dy, dyRows: tokens, dyScale: gate, x: h, swigluX: true, offsets,
-        dw: params.list(`down ${this.layer}`, refs((e) => [e.down]), "grad"), groups, precision,
+        dy,
+        dyRows: tokens,
+        dyScale: gate,
+        x: h,
+        swigluX: true,
+        offsets,
+        dw: params.list(
+          `down ${this.layer}`,
+          refs((e) => [e.down]),
+          "grad",
+        ),
+        groups,
+        precision,
       });
     if (all || groups.length > 0)
       ops.groupedGemmNn(device, {
-        dy, rows: tokens, w: this.down(run), offsets, h, gate, dx: h, dgate: all ? b["dgate"]! : null,
-        groups: all ? [] : groups, swiglu: true, precision,
+        dy,
+        rows: tokens,
+        w: this.down(run),
+        offsets,
+        h,
+        gate,
+        dx: h,
+        dgate: all ? b["dgate"]! : null,
+        groups: all ? [] : groups,
+        swiglu: true,
+        precision,
       });
     if (groups.length > 0)
       ops.groupedGemmTn(device, {
-        dy: h, x: xn, xRows: tokens, offsets,
-        dw: params.list(`gateUp ${this.layer}`, refs((e) => [e.gate, e.up]), "grad"), segments: 2, groups, precision,
+        dy: h,
+        x: xn,
+        xRows: tokens,
+        offsets,
+        dw: params.list(
+          `gateUp ${this.layer}`,
+          refs((e) => [e.gate, e.up]),
+          "grad",
+        ),
+        segments: 2,
+        groups,
+        precision,
       });
     if (dxn) {
       ops.groupedGemmNn(device, { dy: h, w: this.gateUp(run), segments: 2, offsets, dx: b["dxRouted"]!, precision });
@@ -122,7 +164,13 @@ export class Moe {
     if (all) {
       const dlogits = b["dlogits"]!;
       ops.routeBackward(device, {
-        dweights: b["dgate"]!, pos, probs: s["probs"]!, ids: s["ids"]!, weights: s["weights"]!, dlogits, rule: spec.rule,
+        dweights: b["dgate"]!,
+        pos,
+        probs: s["probs"]!,
+        ids: s["ids"]!,
+        weights: s["weights"]!,
+        dlogits,
+        rule: spec.rule,
       });
       if (run.balance > 0 && trainsRouter && spec.rule.score === "softmax")
         ops.loadBalance(device, { probs: s["probs"]!, offsets, dlogits, coefficient: run.balance });

@@ -4,13 +4,15 @@
 // A parameter that trains gets an f32 master copy, a gradient and the two AdamW moments; these four live in one flat tensor
 // each ("compact": their size follows what trains, nothing exists for the rest).
 
-import { LayoutError, MemoryError, NonFiniteError } from "../errors.ts";
+import { ConfigError, LayoutError, MemoryError, NonFiniteError } from "../errors.ts";
+import type { LongTask } from "../io/atomic_file.ts";
+import { throwIfAborted } from "../io/atomic_file.ts";
 import type { Checkpoint } from "../io/checkpoint.ts";
 import type { TensorSlice } from "../io/tensor_slice.ts";
 import { sliceKey } from "../io/tensor_slice.ts";
 import * as ops from "../ops.ts";
-import type { Device, DType } from "../tensor.ts";
-import { MappedFile, Tensor, TensorList } from "../tensor.ts";
+import type { Device, DType, Tensor } from "../tensor.ts";
+import { MappedFile, TensorList } from "../tensor.ts";
 import type { ModelSpec, ParameterRole } from "./spec.ts";
 import { parameterShapes } from "./spec.ts";
 
@@ -47,8 +49,8 @@ export class Parameters {
   readonly device: Device;
   private readonly byKey: Map<string, Parameter>;
   private readonly files: MappedFile[];
-  private readonly lists = new Map<string, { key: string; list: TensorList }>();
-  private version = 0;
+  private readonly lists = new Map<string, TensorList>();
+  private overridden = false;
   /** Changes whenever another set of parameters trains. */
   epoch = 0;
   state: TrainingState | null = null;
@@ -65,6 +67,20 @@ export class Parameters {
    */
   static async load(device: Device, spec: ModelSpec, checkpoint: Checkpoint): Promise<Parameters> {
     const files = new Map<string, MappedFile>();
+    try {
+      return new Parameters(device, await Parameters.resolve(device, spec, checkpoint, files), [...files.values()]);
+    } catch (error) {
+      for (const file of files.values()) file.dispose();
+      throw error;
+    }
+  }
+
+  private static async resolve(
+    device: Device,
+    spec: ModelSpec,
+    checkpoint: Checkpoint,
+    files: Map<string, MappedFile>,
+  ): Promise<Map<string, Parameter>> {
     const wholes = new Map<string, Tensor>();
     const byKey = new Map<string, Parameter>();
     for (const { ref, shape, role, layer } of parameterShapes(spec)) {
@@ -76,7 +92,14 @@ export class Parameters {
           { where: { file: checkpoint.dir, tensor: ref.name } },
         );
       if (info.dtype !== "F32" && info.dtype !== "BF16")
-        throw new LayoutError(`${info.path}: tensor "${ref.name}" must be F32 or BF16, found ${info.dtype}; convert the checkpoint to bf16 first`, {
+        throw new LayoutError(
+          `${info.path}: tensor "${ref.name}" must be F32 or BF16, found ${info.dtype}; convert the checkpoint to bf16 first`,
+          {
+            where: { file: info.path, tensor: ref.name },
+          },
+        );
+      if (info.shape.length > 4)
+        throw new LayoutError(`${info.path}: tensor "${ref.name}" must be [${shape.join(", ")}], found [${info.shape.join(", ")}]`, {
           where: { file: info.path, tensor: ref.name },
         });
       const dtype: DType = info.dtype === "F32" ? "f32" : "bf16";
@@ -98,7 +121,7 @@ export class Parameters {
       const key = sliceKey(ref);
       byKey.set(key, { key, ref, shape, role, layer, base, master: null, grad: null, value: base });
     }
-    return new Parameters(device, byKey, [...files.values()]);
+    return byKey;
   }
 
   /** The parameter of a ref that the spec names. */
@@ -120,12 +143,10 @@ export class Parameters {
     return ref !== undefined && this.get(ref).master !== null;
   }
 
-  /** A cached operand list of the current values (or gradients) of `refs`. */
+  /** A cached operand list of the current values (or gradients) of `refs`; valid until the values change. */
   list(name: string, refs: () => readonly TensorSlice[], what: "value" | "grad" = "value"): TensorList {
-    const key = `${this.version}`;
     const cached = this.lists.get(`${what} ${name}`);
-    if (cached?.key === key) return cached.list;
-    cached?.list.dispose();
+    if (cached) return cached;
     const tensors = refs().map((ref) => {
       const p = this.get(ref);
       if (what === "value") return p.value;
@@ -133,17 +154,31 @@ export class Parameters {
       return p.grad;
     });
     const list = new TensorList(tensors);
-    this.lists.set(`${what} ${name}`, { key, list });
+    this.lists.set(`${what} ${name}`, list);
     return list;
   }
 
-  /** Chooses what trains: allocates master copies (from the base values), gradients and moments. Replaces an earlier choice. */
+  /** Values changed: lists of the old ones would keep their memory. */
+  private dropLists(): void {
+    for (const list of this.lists.values()) list.dispose();
+    this.lists.clear();
+  }
+
+  /**
+   * Chooses what trains: allocates master copies (from the base values), gradients and moments. Replaces an earlier choice.
+   * @throws ConfigError values are replaced by `override`: masters start from the base, so the two do not go together
+   */
   train(keys: Iterable<string>): TrainingState {
+    if (this.overridden)
+      throw new ConfigError(
+        "cannot train while an adapter is applied: training starts from the base weights; remove the adapter, or merge it and train the merged model",
+      );
     this.freeze();
     const parameters = [...new Set(keys)].map((key) => {
       const p = this.byKey.get(key);
       if (!p) throw new LayoutError(`cannot train "${key}": the model has no such parameter`, { where: { tensor: key } });
-      if (p.role === "selectionBias") throw new LayoutError(`cannot train "${key}": a selection bias has no gradient`, { where: { tensor: key } });
+      if (p.role === "selectionBias")
+        throw new LayoutError(`cannot train "${key}": a selection bias has no gradient`, { where: { tensor: key } });
       return p;
     });
     const offsets: number[] = [];
@@ -152,10 +187,11 @@ export class Parameters {
       offsets.push(size);
       size += Math.ceil(p.shape.reduce((a, b) => a * b, 1) / PAD) * PAD;
     }
-    let flat: Tensor[];
+    const flat: Tensor[] = [];
     try {
-      flat = [0, 1, 2, 3].map(() => this.device.empty("f32", [size]));
+      for (let i = 0; i < 4; i++) flat.push(this.device.empty("f32", [size]));
     } catch (error) {
+      for (const t of flat) t.dispose();
       throw new MemoryError(
         `training state: ${((size * 16) / 2 ** 30).toFixed(2)} GiB for ${size} parameters (master, gradient, two moments) could not be allocated; ` +
           `train fewer experts (smaller p, maxTrainableParams), or use a machine with more memory`,
@@ -169,7 +205,7 @@ export class Parameters {
       p.value = p.master;
       ops.cast(this.device, { x: p.base, y: p.master });
     });
-    this.version++;
+    this.dropLists();
     this.epoch++;
     this.state = { parameters, offsets, size, master, grad, m, v };
     return this.state;
@@ -187,46 +223,60 @@ export class Parameters {
     }
     for (const t of [this.state.master, this.state.grad, this.state.m, this.state.v]) t.dispose();
     this.state = null;
-    this.version++;
+    this.dropLists();
     this.epoch++;
   }
 
-  /** Replaces values without training them (an adapter at inference). Undo with freeze or `restore`. */
+  /** Replaces values without training them (an adapter at inference), all or none; what was replaced before is restored. Undo with `restore`. */
   override(values: ReadonlyMap<string, Tensor>): void {
-    for (const [key, tensor] of values) {
+    if (this.state) throw new ConfigError("cannot replace values while parameters train");
+    const pairs = [...values].map(([key, tensor]) => {
       const p = this.byKey.get(key);
       if (!p) throw new LayoutError(`cannot replace "${key}": the model has no such parameter`, { where: { tensor: key } });
       if (tensor.shape.join() !== p.shape.join())
-        throw new LayoutError(`cannot replace "${key}": expected shape [${p.shape.join(", ")}], found [${tensor.shape.join(", ")}]`, { where: { tensor: key } });
-      p.value = tensor;
-    }
-    this.version++;
+        throw new LayoutError(`cannot replace "${key}": expected shape [${p.shape.join(", ")}], found [${tensor.shape.join(", ")}]`, {
+          where: { tensor: key },
+        });
+      return [p, tensor] as const;
+    });
+    this.restore();
+    for (const [p, tensor] of pairs) p.value = tensor;
+    this.overridden = true;
+    this.dropLists();
   }
+  /** Undoes `override`; the replacing tensors belong to the caller. */
   restore(): void {
     for (const p of this.byKey.values()) p.value = p.master ?? p.base;
-    this.version++;
+    this.overridden = false;
+    this.dropLists();
   }
 
   /**
    * Reads every base tensor once and refuses NaN and infinity.
-   * @throws NonFiniteError naming the first bad tensor
+   * @throws NonFiniteError naming the first bad tensor and element · AbortError
    */
-  async checkFinite(signal?: AbortSignal): Promise<void> {
+  async checkFinite(task: LongTask = {}): Promise<void> {
+    const total = this.all().reduce((n, p) => n + p.base.bytes, 0);
+    let done = 0;
     for (const p of this.byKey.values()) {
-      signal?.throwIfAborted();
+      throwIfAborted(task.signal, "checking the weights");
+      task.onProgress?.({ phase: "check weights", done, total, unit: "bytes" });
+      done += p.base.bytes;
       const values = await p.base.readF32();
       const bad = firstNonFinite(values);
       if (bad >= 0)
-        throw new NonFiniteError(`weights: tensor "${p.key}" holds ${values[bad]} at element ${bad}; the checkpoint is damaged, fetch it again`, {
-          where: { tensor: p.key, element: bad },
-        });
+        throw new NonFiniteError(
+          `weights: tensor "${p.key}" holds ${values[bad]} at element ${bad}; the checkpoint is damaged, fetch it again`,
+          {
+            where: { tensor: p.key, element: bad },
+          },
+        );
     }
   }
 
   dispose(): void {
     this.freeze();
-    for (const { list } of this.lists.values()) list.dispose();
-    this.lists.clear();
+    this.dropLists();
     for (const p of this.byKey.values()) {
       if (p.value !== p.base) p.value.dispose();
       p.base.dispose();

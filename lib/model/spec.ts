@@ -183,5 +183,4 @@ export function parameterShapes(spec: ModelSpec): { ref: TensorSlice; shape: num
   return out;
 }
 
-export type ParameterRole =
-  | "embedding" | "attention" | "norm" | "router" | "selectionBias" | "expert" | "shared" | "dense" | "head";
+export type ParameterRole = "embedding" | "attention" | "norm" | "router" | "selectionBias" | "expert" | "shared" | "dense" | "head";

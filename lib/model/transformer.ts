@@ -36,7 +36,10 @@ export class Transformer {
   readonly device: Device;
   readonly params: Parameters;
   precision: Precision;
-  /** Weight of the load-balancing loss of routers that train (0 = off, the default: a frozen router needs none). */
+  /**
+   * Weight of the load-balancing loss of routers that train, per token and in units of `gradScale` (0 = off, the default: a frozen
+   * router needs none): its gradient is balance · gradScale · tokens · ∂loss_b of each micro-batch.
+   */
   balance = 0;
   private readonly blocks: Block[];
   private readonly ropes: RopeTables;
@@ -53,10 +56,9 @@ export class Transformer {
     this.params = params;
     this.precision = precision;
     if (precision === "bf16" && !device.info.bf16Compute)
-      throw new ConfigError(
-        `precision "bf16" needs AVX512-BF16; this device runs ${device.info.instructionSet}: use precision "f32"`,
-        { where: { key: "precision" } },
-      );
+      throw new ConfigError(`precision "bf16" needs AVX512-BF16; this device runs ${device.info.instructionSet}: use precision "f32"`, {
+        where: { key: "precision" },
+      });
     this.blocks = blocksOf(spec);
     this.ropes = new RopeTables(device);
     this.outer = outerSlots(spec.hidden);
@@ -67,14 +69,10 @@ export class Transformer {
   /** Lowest layer whose activations a backward needs: 0 when the embedding trains, the layer count when only norm or head do. */
   lowestTrained(): number {
     if (!this.params.state) return Number.POSITIVE_INFINITY;
-    if (this.params.trains(this.spec.embedding) && this.embeddingNeedsDx()) return 0;
+    if (this.params.trains(this.spec.embedding)) return 0;
     const l = this.blocks.findIndex((b) => b.trains(this.params));
     return l < 0 ? this.blocks.length : l;
   }
-  private embeddingNeedsDx(): boolean {
-    return this.params.trains(this.spec.embedding);
-  }
-
   /** The plan for batches of up to `capacity` tokens, not allocated: to print and to check against the machine. */
   describePlan(capacity: number, training: boolean): ActivationPlan {
     return planActivations(this.blocks, this.outer, capacity, training ? this.lowestTrained() : Number.POSITIVE_INFINITY);
@@ -84,21 +82,33 @@ export class Transformer {
   prepare(capacity: number, training: boolean): void {
     const keepFrom = training ? this.lowestTrained() : Number.POSITIVE_INFINITY;
     // A plan that keeps more than is asked for serves too: evaluation runs inside a training run's plan.
-    if (this.plan && this.planned.capacity >= capacity && this.planned.keepFrom <= keepFrom && this.planned.epoch === this.params.epoch) return;
-    this.plan?.dispose();
-    this.buffers?.dispose();
-    this.plan = this.describePlan(capacity, training);
-    this.plan.allocate(this.device);
+    if (this.plan && this.planned.capacity >= capacity && this.planned.keepFrom <= keepFrom && this.planned.epoch === this.params.epoch)
+      return;
+    this.release();
+    const plan = this.describePlan(capacity, training);
+    plan.allocate(this.device);
+    this.plan = plan;
     this.buffers = new BatchBuffers(this.device, capacity);
     this.planned = { capacity, keepFrom, epoch: this.params.epoch };
+  }
+
+  /** Gives the activations' memory back; the next pass plans anew. */
+  release(): void {
+    this.plan?.dispose();
+    this.buffers?.dispose();
+    this.plan = null;
+    this.buffers = null;
   }
 
   private upload(host: HostBatch): { batch: Batch; targets: Tensor; ropes: (l: number) => RopeTable } {
     const { batch, targets, maxPosition } = this.buffers!.upload(host, this.spec.vocab);
     if (maxPosition >= this.spec.maxPositions)
-      throw new ConfigError(`a document of ${maxPosition + 1} tokens exceeds the model's ${this.spec.maxPositions} positions; use a shorter maxLength`, {
-        where: { key: "maxLength" },
-      });
+      throw new ConfigError(
+        `a document of ${maxPosition + 1} tokens exceeds the model's ${this.spec.maxPositions} positions; use a shorter maxLength`,
+        {
+          where: { key: "maxLength" },
+        },
+      );
     return { batch, targets, ropes: (l) => this.ropes.get(this.spec.layers[l]!.attention.rope, maxPosition + 1) };
   }
 
@@ -149,7 +159,11 @@ export class Transformer {
     const outer = this.bind("model", this.outer, batch.tokens);
     this.runForward(this.context(batch, false), ropes, outer, hooks);
     ops.linearCrossEntropy(this.device, {
-      x: outer["xf"]!, w: this.params.value(this.spec.head), labels: targets, loss: this.lossSum, correct: this.correct,
+      x: outer["xf"]!,
+      w: this.params.value(this.spec.head),
+      labels: targets,
+      loss: this.lossSum,
+      correct: this.correct,
       precision: this.precision,
     });
   }
@@ -170,8 +184,15 @@ export class Transformer {
     const lowest = this.planned.keepFrom;
     const belowHead = lowest < L || params.trains(spec.finalNorm.weight);
     ops.linearCrossEntropy(device, {
-      x: outer["xf"]!, w: params.value(spec.head), labels: targets, loss: this.lossSum, correct: this.correct,
-      dx: belowHead ? outer["dxf"]! : null, dw: params.get(spec.head).grad, gradScale, precision: this.precision,
+      x: outer["xf"]!,
+      w: params.value(spec.head),
+      labels: targets,
+      loss: this.lossSum,
+      correct: this.correct,
+      dx: belowHead ? outer["dxf"]! : null,
+      dw: params.get(spec.head).grad,
+      gradScale,
+      precision: this.precision,
     });
     if (!belowHead) return;
     const dx = outer["dx"]!;
@@ -220,18 +241,23 @@ export class Transformer {
   }
 
   dispose(): void {
-    this.plan?.dispose();
-    this.buffers?.dispose();
+    this.release();
     this.ropes.dispose();
     this.lossSum.dispose();
     this.correct.dispose();
-    this.plan = null;
-    this.buffers = null;
   }
 }
 
 const blocksOf = (spec: ModelSpec): Block[] => spec.layers.map((layer, i) => new Block(layer, i, spec.hidden));
-const outerSlots = (D: number): SlotTable => ({ xEven: f32(D), xOdd: f32(D), xFinal: f32(D), finalRstd: f32(0), xf: f32(D), dx: f32(D), dxf: f32(D) });
+const outerSlots = (D: number): SlotTable => ({
+  xEven: f32(D),
+  xOdd: f32(D),
+  xFinal: f32(D),
+  finalRstd: f32(0),
+  xf: f32(D),
+  dx: f32(D),
+  dxf: f32(D),
+});
 
 function planActivations(blocks: readonly Block[], outer: SlotTable, capacity: number, keepFrom: number): ActivationPlan {
   const plan = new ActivationPlan(capacity);

@@ -1,7 +1,9 @@
 // Held-out loss: mean over supervised tokens, whatever the batching.
 
 import type { PackedRow } from "../io/packing.ts";
+import { throwIfAborted } from "../io/atomic_file.ts";
 import { hostBatch } from "../model/batch.ts";
+import { CHECK_WEIGHTS, explainNonFinite } from "../model/non_finite.ts";
 import type { Transformer } from "../model/transformer.ts";
 
 export interface Evaluation {
@@ -14,6 +16,7 @@ export interface Evaluation {
   readonly supervised: number;
 }
 
+/** Forward and loss over `rows`, at most `tokensPerBatch` at a time (a longer row alone). @throws AbortError · DataError · KernelError */
 export async function evaluateRows(
   model: Transformer,
   rows: readonly PackedRow[],
@@ -22,10 +25,13 @@ export async function evaluateRows(
 ): Promise<Evaluation> {
   let tokens = 0;
   let supervised = 0;
+  const longest = rows.reduce((n, row) => Math.max(n, row.ids.length), 0);
+  const all = rows.reduce((n, row) => n + row.ids.length, 0);
+  if (all > 0) model.prepare(Math.max(longest, Math.min(tokensPerBatch, all)), false);
   model.resetLoss();
   let at = 0;
   while (at < rows.length) {
-    options.signal?.throwIfAborted();
+    throwIfAborted(options.signal, "evaluation");
     const chunk: PackedRow[] = [];
     let size = 0;
     while (at < rows.length && (chunk.length === 0 || size + rows[at]!.ids.length <= tokensPerBatch)) {
@@ -36,7 +42,9 @@ export async function evaluateRows(
     model.evaluate(host);
     tokens += size;
     supervised += host.supervised;
-    await model.device.synchronize();
+    await model.device.synchronize().catch((error: unknown) => {
+      throw explainNonFinite(error, "evaluation", CHECK_WEIGHTS);
+    });
     options.onProgress?.({ done: at, total: rows.length });
   }
   const sums = await model.readLoss();

@@ -15,6 +15,8 @@ export interface TrainableSpec {
   readonly experts: ExpertSet | null;
   readonly parameters: number;
   readonly totalParameters: number;
+  /** Lowest decoder layer whose activations a backward needs: 0 with the embedding, the layer count with norm or head alone. */
+  readonly lowestLayer: number;
 }
 
 const nonExpertRoles: ReadonlySet<ParameterRole> = new Set(["embedding", "attention", "norm", "router", "dense", "head"]);
@@ -35,7 +37,11 @@ export function esftTrainable(spec: ModelSpec, experts: ExpertSet): TrainableSpe
       for (const ref of [gate, up, down]) selected.add(sliceKey(ref));
     }
   return trainable(spec, "esft", experts, (role, key) =>
-    role === "expert" ? selected.has(key) : role === "shared" ? experts.sharedExperts : experts.nonExpertModules && nonExpertRoles.has(role),
+    role === "expert"
+      ? selected.has(key)
+      : role === "shared"
+        ? experts.sharedExperts
+        : experts.nonExpertModules && nonExpertRoles.has(role),
   );
 }
 
@@ -53,13 +59,15 @@ function trainable(
   const keys: string[] = [];
   let parameters = 0;
   let totalParameters = 0;
-  for (const { ref, shape, role } of parameterShapes(spec)) {
+  let lowestLayer = spec.layers.length;
+  for (const { ref, shape, role, layer } of parameterShapes(spec)) {
     const n = shape.reduce((a, b) => a * b, 1);
     totalParameters += n;
     if (!chosen(role, sliceKey(ref))) continue;
     keys.push(sliceKey(ref));
     parameters += n;
+    lowestLayer = Math.min(lowestLayer, Math.max(0, layer));
   }
   if (keys.length === 0) throw new ConfigError("nothing to train: the selection is empty");
-  return { type, keys, experts, parameters, totalParameters };
+  return { type, keys, experts, parameters, totalParameters, lowestLayer };
 }

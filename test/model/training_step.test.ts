@@ -42,7 +42,11 @@ describe.each([
   });
   afterAll(() => rm(dir, { recursive: true, force: true }));
 
-  async function gradients(keys: (spec: ModelSpec) => Iterable<string>, batches: readonly (readonly BatchRow[])[], threads = 2): Promise<Map<string, Float32Array>> {
+  async function gradients(
+    keys: (spec: ModelSpec) => Iterable<string>,
+    batches: readonly (readonly BatchRow[])[],
+    threads = 2,
+  ): Promise<Map<string, Float32Array>> {
     const device = new Device({ kind: "cpu", threads });
     const checkpoint = await openCheckpoint(dir);
     const spec = modelSpec(checkpoint.config, dir);
@@ -96,7 +100,8 @@ describe.each([
     const one = await gradients((spec) => fullTrainable(spec).keys, rows, 1);
     for (const threads of [2, 3]) {
       const more = await gradients((spec) => fullTrainable(spec).keys, rows, threads);
-      for (const [key, grad] of more) expect(Buffer.compare(Buffer.from(grad.buffer), Buffer.from(one.get(key)!.buffer)), `${key}, ${threads} threads`).toBe(0);
+      for (const [key, grad] of more)
+        expect(Buffer.compare(Buffer.from(grad.buffer), Buffer.from(one.get(key)!.buffer)), `${key}, ${threads} threads`).toBe(0);
     }
   });
 
@@ -107,7 +112,13 @@ describe.each([
     const params = await Parameters.load(device, spec, checkpoint);
     const model = new Transformer(spec, device, params);
     params.train(expertKeys(spec, layer, [1]));
-    const saved = new Set(model.describePlan(64, true).table().filter((row) => row.lifetime === "saved").map((row) => row.owner));
+    const saved = new Set(
+      model
+        .describePlan(64, true)
+        .table()
+        .filter((row) => row.lifetime === "saved")
+        .map((row) => row.owner),
+    );
     expect([...saved]).toEqual([`layer ${layer}`]);
     model.dispose();
     params.dispose();

@@ -60,7 +60,8 @@ export class ConfigReader {
   /** Refuses a field that would change the computation and is not supported. */
   requireValue(key: string, allowed: readonly unknown[]): void {
     const v = this.config[key];
-    if (v !== undefined && !allowed.some((a) => a === v)) this.fail(key, `${allowed.map((a) => JSON.stringify(a)).join(" or ")} (nothing else is supported)`);
+    if (v !== undefined && !allowed.some((a) => a === v))
+      this.fail(key, `${allowed.map((a) => JSON.stringify(a)).join(" or ")} (nothing else is supported)`);
   }
   eosIds(): number[] {
     const v = this.config["eos_token_id"];

@@ -43,7 +43,8 @@ function validate(spec: ModelSpec, source: string): void {
   spec.layers.forEach((layer, l) => {
     const a = layer.attention;
     if (a.kind === "heads") {
-      if (a.heads % a.kvHeads !== 0) fail(`layer ${l}: num_attention_heads ${a.heads} must be a multiple of num_key_value_heads ${a.kvHeads}`);
+      if (a.heads % a.kvHeads !== 0)
+        fail(`layer ${l}: num_attention_heads ${a.heads} must be a multiple of num_key_value_heads ${a.kvHeads}`);
       if (!Number.isInteger(a.headDim) || a.headDim % 2 !== 0) fail(`layer ${l}: head_dim ${a.headDim} must be an even integer`);
     } else if (a.ropeDim % 2 !== 0) fail(`layer ${l}: qk_rope_head_dim ${a.ropeDim} must be even`);
     if (layer.mlp.kind === "moe") {

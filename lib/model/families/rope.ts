@@ -65,8 +65,7 @@ function yarn(reader: ConfigReader, p: ConfigReader, dim: number, theta: number,
   const attentionFactor =
     p.numberOrNull("attention_factor") ??
     (mscale && mscaleAll ? yarnMscale(factor, mscale) / yarnMscale(factor, mscaleAll) : yarnMscale(factor));
-  const correction = (rotations: number): number =>
-    (dim * Math.log(original / (rotations * 2 * Math.PI))) / (2 * Math.log(theta));
+  const correction = (rotations: number): number => (dim * Math.log(original / (rotations * 2 * Math.PI))) / (2 * Math.log(theta));
   let low = correction(p.numberOrNull("beta_fast") ?? 32);
   let high = correction(p.numberOrNull("beta_slow") ?? 1);
   if (p.bool("truncate", true)) {

@@ -1,0 +1,131 @@
+// MoeModel as a whole: what it refuses, adapters put on and taken off, one thing at a time, memory given back, NaN weights named.
+// No GPU. Alone: npx vitest run test/moe_model.test.ts
+
+import { cp, mkdtemp, open, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Adapter, Dataset, ExpertSet, MoeModel } from "../lib/index.ts";
+import { Examples } from "../lib/io/dataset_examples.ts";
+import { openSafetensors } from "../lib/io/safetensors.ts";
+import { tinyDeepseek, toyRows, writeTinyModel } from "./support/tiny_model.ts";
+
+let root: string;
+let model: MoeModel;
+const at = (...parts: string[]): string => join(root, ...parts);
+const rows = Dataset.fromRows(toyRows(24));
+const data = { maxLength: 64 } as const;
+
+async function trainAdapter(outDir: string, layers: [number, number[]][], seed: number): Promise<Adapter> {
+  const experts = new ExpertSet({ layers: layers.map(([l, ranked]) => [l, { ranked }] as const) });
+  const run = model.train({ dataset: rows, method: { type: "esft", experts }, outDir: at(outDir), steps: 4, rowsPerStep: 4, seed, evalFraction: 0, optimizer: { lr: 0.05 }, data }); // prettier-ignore
+  return (await run.result).adapter!;
+}
+beforeAll(async () => {
+  root = await mkdtemp(join(tmpdir(), "esft-model-"));
+  await writeTinyModel(at("model"), tinyDeepseek);
+  model = await MoeModel.fromPretrained(at("model"), { threads: 2 });
+});
+afterAll(async () => {
+  model.dispose();
+  await rm(root, { recursive: true, force: true });
+});
+
+describe("adapters", () => {
+  it("go on, replace each other, and come off without a trace", async () => {
+    const one = await trainAdapter("one", [[1, [0, 3]]], 1);
+    const two = await trainAdapter("two", [[2, [5]]], 2);
+    const loss = async (): Promise<number> => (await model.evaluate(rows, data)).loss;
+    const base = await loss();
+    await model.applyAdapter(at("one"));
+    const withOne = await loss();
+    await model.applyAdapter(two);
+    const withTwo = await loss();
+    expect(new Set([base, withOne, withTwo]).size).toBe(3);
+    // Not a mixture: the second alone gives the same.
+    model.removeAdapter();
+    expect(await loss()).toBe(base);
+    await model.applyAdapter(two);
+    expect(await loss()).toBe(withTwo);
+    // An adapter that does not fit changes nothing.
+    const foreign = new Adapter({
+      ...one,
+      experts: null,
+      tensors: [{ name: "model.norm.weight", dtype: "F32", shape: [3], read: async () => new Uint8Array(12) }],
+    });
+    await expect(model.applyAdapter(foreign)).rejects.toMatchObject({ code: "ERR_LAYOUT" });
+    expect(await loss()).toBe(withTwo);
+    const profile = await model.profile(rows, { tokens: 100, data });
+    expect(profile.data.model).toEqual({ name: "model with an adapter" });
+    expect(() => model.train({ dataset: rows, method: { type: "full" }, outDir: at("never") })).toThrow(/an adapter is applied/);
+    model.removeAdapter();
+    model.removeAdapter();
+    expect(await loss()).toBe(base);
+  });
+
+  it("stop at a signal", async () => {
+    await expect(model.applyAdapter(at("one"), { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: "ERR_ABORTED" });
+  });
+});
+
+describe("one thing at a time", () => {
+  it("refuses what would meet in the same activations", async () => {
+    const running = model.evaluate(rows, data);
+    await expect(model.evaluate(rows, data)).rejects.toMatchObject({ code: "ERR_CONFIG", message: /busy \(evaluating\)/ });
+    expect(() => model.removeAdapter()).toThrow(/busy/);
+    await running;
+    const run = model.train({ dataset: rows, method: { type: "full" }, outDir: at("busy"), steps: 1, evalFraction: 0, data });
+    await expect(model.profile(rows)).rejects.toThrow(/busy \(training\)/);
+    await run.result;
+    expect((await model.generate([5, 6, 7], { maxTokens: 3, stop: [] })).length).toBe(3);
+  });
+
+  it("after a run nothing of it is left in the model", async () => {
+    expect(model.params.state).toBeNull();
+    expect(model.params.all().every((p) => p.value === p.base && p.grad === null && p.master === null)).toBe(true);
+  });
+});
+
+describe("opening", () => {
+  it("names the tensor and the element of a weight that is NaN", async () => {
+    await cp(at("model"), at("nan"), { recursive: true });
+    const name = "model.layers.1.mlp.experts.3.up_proj.weight";
+    const { begin } = (await openSafetensors(at("nan/model.safetensors"))).tensors.get(name)!;
+    const file = await open(at("nan/model.safetensors"), "r+");
+    await file.write(Uint8Array.of(0xc0, 0x7f), 0, 2, begin + 2 * 17);
+    await file.close();
+    await expect(MoeModel.fromPretrained(at("nan"))).rejects.toMatchObject({
+      code: "ERR_NON_FINITE",
+      where: { tensor: name, element: 17 },
+    });
+    using unchecked = await MoeModel.fromPretrained(at("nan"), { checkWeights: false });
+    await expect(unchecked.evaluate(rows, data)).rejects.toMatchObject({ code: "ERR_NON_FINITE", message: /checkWeights/ });
+    await expect(unchecked.profile(rows, { tokens: 2000, data })).rejects.toMatchObject({ code: "ERR_NON_FINITE" });
+  });
+
+  it("refuses a tokenizer with ids that the model does not have, and such ids themselves", async () => {
+    await writeTinyModel(at("small"), { ...tinyDeepseek, vocab_size: 100 });
+    using small = await MoeModel.fromPretrained(at("small"), { threads: 1 });
+    await expect(small.tokenizer()).rejects.toMatchObject({ code: "ERR_CONFIG" });
+    const { examples } = await model.encode(rows);
+    expect(examples).toBeInstanceOf(Examples);
+    await expect(small.evaluate(examples, data)).rejects.toMatchObject({
+      code: "ERR_DATA",
+      message: /outside the model's vocabulary of 100/,
+    });
+  });
+
+  it("refuses devices and precisions that it does not know", async () => {
+    const bad = { device: "cuda", precision: "fp16" };
+    for (const [key, value] of Object.entries(bad))
+      await expect(MoeModel.fromPretrained(at("model"), { [key]: value })).rejects.toMatchObject({ code: "ERR_CONFIG", where: { key } });
+    await expect(MoeModel.fromPretrained(at("model"), { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: "ERR_ABORTED" });
+  });
+
+  it("gives up its files when it is disposed, however often", async () => {
+    const short = await MoeModel.fromPretrained(at("model"), { threads: 1 });
+    await short[Symbol.asyncDispose]();
+    short.dispose();
+    await expect(short.evaluate(rows, data)).rejects.toMatchObject({ code: "ERR_DISPOSED" });
+  });
+});
