@@ -1,5 +1,6 @@
 // A run's full state on disk, so that a killed run resumes to the same bits: f32 masters and moments of what trains, the
-// optimizer's step, the data cursor, the best held-out loss. Written atomically; the previous one stays until the new one is whole.
+// optimizer's step, the data cursor, the best held-out loss. Its files change together (writeGroupAtomic): at every moment the
+// directory holds one whole state, the previous one or the new one.
 //
 //   <outDir>/checkpoint/state.safetensors   master, m, v (flat) · <outDir>/checkpoint/run.json
 
@@ -7,7 +8,7 @@ import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { ConfigError, LayoutError } from "../errors.ts";
-import { writeDirectoryAtomic, writeFileAtomic } from "../io/atomic_file.ts";
+import { finishGroup, writeFileAtomic, writeGroupAtomic } from "../io/atomic_file.ts";
 import { checkSchema, formatJson, readJsonFile } from "../io/json_file.ts";
 import { openSafetensors } from "../io/safetensors.ts";
 import { writeSafetensors } from "../io/safetensors_writer.ts";
@@ -17,6 +18,10 @@ const Run = z.strictObject({
   format: z.literal("esft-run"),
   version: z.literal(1),
   step: z.int().min(0),
+  /** The held-out loss of this step was taken (or none is due). */
+  evaluated: z.boolean(),
+  /** Updates skipped in a row for a non-finite gradient. */
+  skipped: z.int().min(0),
   optimizerSteps: z.int().min(0),
   cursor: z.strictObject({ epoch: z.int(), row: z.int(), fingerprint: z.string() }),
   /** Hash of everything that must not change between the parts of a run. */
@@ -31,12 +36,17 @@ const Run = z.strictObject({
 export type RunState = z.output<typeof Run>;
 
 const FOLDER = "checkpoint";
+const GROUP = "checkpoint";
+const STATE = "state.safetensors";
+const CHUNK = 1 << 24; // elements moved at a time: 64 MiB
 
 export function checkpointDir(outDir: string): string {
   return join(outDir, FOLDER);
 }
 
+/** Completes a save that was interrupted after its commit point, and says whether there is a checkpoint. */
 export async function hasCheckpoint(outDir: string): Promise<boolean> {
+  await finishGroup(checkpointDir(outDir), GROUP);
   return stat(join(checkpointDir(outDir), "run.json")).then(
     () => true,
     () => false,
@@ -55,25 +65,32 @@ export async function saveCheckpoint(
     ...run,
     parameters: state.parameters.map((p, i) => ({ key: p.key, shape: [...p.shape], offset: state.offsets[i]! })),
   };
-  await writeDirectoryAtomic(
+  await writeGroupAtomic(
     dir,
+    GROUP,
     async (temp) => {
       const entries = (["master", "m", "v"] as const).map((name) => ({
         name,
         dtype: "F32" as const,
         shape: [state.size],
-        data: async () => new Uint8Array(await state[name].readBytes()),
+        data: async function* () {
+          for (let at = 0; at < state.size; at += CHUNK) {
+            using part = state[name].view(at, [Math.min(CHUNK, state.size - at)]);
+            yield new Uint8Array(await part.readBytes());
+          }
+        },
       }));
-      await writeSafetensors(join(temp, "state.safetensors"), entries, { metadata: { format: "esft-run" } });
+      await writeSafetensors(join(temp, STATE), entries, { metadata: { format: "esft-run" }, hash: false });
       await writeFileAtomic(join(temp, "run.json"), formatJson(manifest));
     },
-    { bytes: state.size * 12, replace: true },
+    { bytes: state.size * 12 },
   );
   return dir;
 }
 
 /** Reads and checks run.json only. */
 export async function readRunState(outDir: string): Promise<RunState> {
+  await finishGroup(checkpointDir(outDir), GROUP);
   const path = join(checkpointDir(outDir), "run.json");
   return checkSchema(Run, await readJsonFile(path, LayoutError), path);
 }
@@ -90,15 +107,23 @@ export async function restoreCheckpoint(outDir: string, state: TrainingState, fi
   const found = run.parameters.map((p) => `${p.key} ${p.shape.join("x")} ${p.offset}`).join("\n");
   const wanted = state.parameters.map((p, i) => `${p.key} ${p.shape.join("x")} ${state.offsets[i]}`).join("\n");
   if (found !== wanted) throw new LayoutError(`${dir}: the checkpoint trains other parameters than this run`, { where: { file: dir } });
-  const file = await openSafetensors(join(dir, "state.safetensors"));
+  const file = await openSafetensors(join(dir, STATE));
   for (const name of ["master", "m", "v"] as const) {
     const info = file.tensors.get(name);
     if (!info || info.dtype !== "F32" || info.shape.join() !== String(state.size))
-      throw new LayoutError(`${file.path}: tensor "${name}" must be F32 [${state.size}], found ${info ? `${info.dtype} [${info.shape.join(", ")}]` : "nothing"}`, {
-        where: { file: file.path, tensor: name },
-      });
-    const bytes = await file.read(name);
-    state[name].write(new Float32Array(bytes.slice().buffer));
+      throw new LayoutError(
+        `${file.path}: tensor "${name}" must be F32 [${state.size}], found ${info ? `${info.dtype} [${info.shape.join(", ")}]` : "nothing"}`,
+        {
+          where: { file: file.path, tensor: name },
+        },
+      );
+    let at = 0;
+    for await (const bytes of file.chunks(name, CHUNK * 4)) {
+      const values = new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+      using part = state[name].view(at, [values.length]);
+      part.write(values);
+      at += values.length;
+    }
   }
   return run;
 }

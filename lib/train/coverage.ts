@@ -40,7 +40,10 @@ export class Coverage {
     const row = this.rowOf.get(layer)!;
     const E = moeOf(this.model.spec, layer)!.experts.length;
     ops.countExperts(this.model.device, {
-      ids, weights, counts: this.counts.view(row * this.experts, [E]), gateSums: this.gates.view(row * this.experts, [E]),
+      ids,
+      weights,
+      counts: this.counts.view(row * this.experts, [E]),
+      gateSums: this.gates.view(row * this.experts, [E]),
     });
   };
 

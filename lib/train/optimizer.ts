@@ -47,7 +47,15 @@ export class AdamW {
     const { beta1, beta2, eps, weightDecay, clipNorm } = this.options;
     ops.gradNorm(this.device, { grads: this.lists.grads, norm: this.norm });
     ops.adamw(this.device, {
-      ...this.lists, norm: this.norm, maxNorm: clipNorm, lr, beta1, beta2, eps, weightDecay, step: this.steps,
+      ...this.lists,
+      norm: this.norm,
+      maxNorm: clipNorm,
+      lr,
+      beta1,
+      beta2,
+      eps,
+      weightDecay,
+      step: this.steps,
     });
   }
 

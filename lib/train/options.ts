@@ -43,12 +43,18 @@ export const optimizerSchema = z.strictObject({
 });
 
 export const dataSchema = z.strictObject({
-  shape: z.enum(["messages", "sharegpt", "alpaca", "prompt_completion", "text"]).optional().describe("shape of the rows (default: each row's keys decide)"),
+  shape: z
+    .enum(["messages", "sharegpt", "alpaca", "prompt_completion", "text"])
+    .optional()
+    .describe("shape of the rows (default: each row's keys decide)"),
   template: z
     .string()
     .default("tokenizer")
     .describe('"tokenizer" (the checkpoint\'s chat template), "esft" (the official format), or a Jinja file'),
-  packing: z.enum(["document", "esft", "none"]).default("document").describe("rows of several documents that do not see each other, the paper's concatenation, or none"),
+  packing: z
+    .enum(["document", "esft", "none"])
+    .default("document")
+    .describe("rows of several documents that do not see each other, the paper's concatenation, or none"),
   maxLength: z.int().min(2).default(1024).describe("tokens per row"),
   onOverflow: z.enum(["error", "drop", "truncateLeft", "truncateRight"]).default("truncateRight").describe("examples longer than a row"),
   onBadRow: z.enum(["error", "skip"]).default("error").describe("rows that cannot be used"),
@@ -57,7 +63,11 @@ export const dataSchema = z.strictObject({
 export const trainSchema = z.strictObject({
   steps: z.int().min(1).default(500).describe("updates to do"),
   rowsPerStep: z.int().min(1).default(32).describe("rows (of at most max-length tokens) per update"),
-  microBatch: z.int().min(1).optional().describe("rows per forward and backward; gradients accumulate (default: as many as make 4096 tokens)"),
+  microBatch: z
+    .int()
+    .min(1)
+    .optional()
+    .describe("rows per forward and backward; gradients accumulate (default: as many as make 4096 tokens)"),
   seed: z.int().min(0).default(1).describe("order of the data, held-out split"),
   evalFraction: z.number().min(0).lt(1).default(0.02).describe("held-out share of the data when no eval data is given; 0 = none"),
   evalEvery: z.int().min(0).default(100).describe("held-out loss every so many steps, and at the end; 0 = only at start and end"),

@@ -20,7 +20,9 @@ export function nearest(word: string, valid: readonly string[]): string | undefi
 }
 
 function keysAt(schema: unknown, path: readonly PropertyKey[]): string[] {
-  let s = schema as { shape?: Record<string, unknown>; unwrap?: () => unknown; options?: unknown[]; def?: { innerType?: unknown } } | undefined;
+  let s = schema as
+    | { shape?: Record<string, unknown>; unwrap?: () => unknown; options?: unknown[]; def?: { innerType?: unknown } }
+    | undefined;
   const unwrap = (x: typeof s): typeof s => {
     while (x && !x.shape && !x.options && x.def?.innerType) x = x.def.innerType as typeof s;
     return x;
@@ -48,5 +50,7 @@ export function parseOptions<S extends z.ZodType>(schema: S, value: unknown, sou
   }
   let found: unknown = value;
   for (const key of issue.path) found = (found as Record<PropertyKey, unknown> | undefined)?.[key];
-  throw new ConfigError(`${at}: ${issue.message}, found ${JSON.stringify(found) ?? "nothing"}`, { where: { key: issue.path.map(String).join(".") } });
+  throw new ConfigError(`${at}: ${issue.message}, found ${JSON.stringify(found) ?? "nothing"}`, {
+    where: { key: issue.path.map(String).join(".") },
+  });
 }

@@ -8,12 +8,13 @@
 
 import { mkdir, rm, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { ConfigError, LayoutError } from "../errors.ts";
+import { AbortError, ConfigError, LayoutError } from "../errors.ts";
 import { Adapter } from "../esft/adapter.ts";
 import type { AdapterTensor } from "../esft/adapter.ts";
 import { frozenDigest } from "../esft/digest.ts";
 import { ExpertSet } from "../esft/expert_set.ts";
 import { Profile } from "../esft/profile.ts";
+import type { LongTask } from "../io/atomic_file.ts";
 import { writeFileAtomic } from "../io/atomic_file.ts";
 import { f32ToBf16 } from "../io/bf16.ts";
 import { Dataset } from "../io/dataset.ts";
@@ -26,10 +27,11 @@ import { esftTrainable, fullTrainable } from "../tune/trainable.ts";
 import { hasCheckpoint } from "./checkpoint.ts";
 import { EventQueue } from "./events.ts";
 import type { TrainEvent } from "./events.ts";
+import { availableMemory, requireMemory } from "./memory_plan.ts";
 import { parseOptions } from "./parse.ts";
 import { methodSchema, trainSchema } from "./options.ts";
 import type { DataInput, SelectInput, TrainInput, TrainOptions } from "./options.ts";
-import { runTraining } from "./trainer.ts";
+import { microBatchOf, runTraining } from "./trainer.ts";
 import type { TrainSummary } from "./trainer.ts";
 
 export interface EsftMethod {
@@ -55,13 +57,15 @@ export interface TrainRequest extends Omit<TrainInput, "data"> {
   readonly outDir: string;
   /** true: go on from outDir's checkpoint when there is one. */
   readonly resume?: boolean;
-  /** Fires = checkpoint, then stop. */
-  readonly signal?: AbortSignal;
+  /** Fires = checkpoint, then stop: the result says "interrupted". Before the first step, AbortError. */
+  readonly signal?: AbortSignal | undefined;
+  /** Hashing the base, before and after; the run itself tells its progress by events. */
+  readonly onProgress?: LongTask["onProgress"];
 }
 
 export interface TrainResult extends TrainSummary {
   readonly outDir: string;
-  /** What the run delivers; null when it was interrupted before the end. */
+  /** What the run delivers, as saved in outDir; null when it was interrupted before the end. */
   readonly adapter: Adapter | null;
   readonly trainable: TrainableSpec;
 }
@@ -69,6 +73,10 @@ export interface TrainResult extends TrainSummary {
 export const REQUEST = "request.json";
 export const EXPERTS = "experts.json";
 
+/**
+ * A run in progress: iterate its events, await its `result`. It goes on whether or not anyone iterates; an error ends the iteration
+ * and rejects `result`, with everything up to the last checkpoint on disk.
+ */
 export class TrainingRun implements AsyncIterable<TrainEvent> {
   readonly result: Promise<TrainResult>;
   private readonly queue = new EventQueue();
@@ -98,12 +106,14 @@ async function expertsOf(model: MoeModel, method: EsftMethod, warn: (message: st
       { where: { key: "method.experts" } },
     );
   if (experts !== undefined) {
-    if (select !== undefined) throw new ConfigError("train.method.select: expected with a profile only, found experts too", { where: { key: "method.select" } });
+    if (select !== undefined)
+      throw new ConfigError("train.method.select: expected with a profile only, found experts too", { where: { key: "method.select" } });
     return typeof experts === "string" ? ExpertSet.load(experts) : experts;
   }
   const loaded = typeof profile === "string" ? await Profile.load(profile) : profile!;
   const measured = loaded.data.model?.fingerprint;
-  if (measured !== undefined && measured !== (await model.identity()).fingerprint) warn("the profile was measured on another checkpoint than the one to train");
+  if (measured !== undefined && measured !== (await model.identity()).fingerprint)
+    warn("the profile was measured on another checkpoint than the one to train");
   const rule = { ...select, expertParams: expertParameters(model.spec) };
   return loaded.select(rule as Parameters<Profile["select"]>[0]);
 }
@@ -117,18 +127,31 @@ async function trainableOf(model: MoeModel, method: TrainRequest["method"], warn
   for (const w of set.warnings) warn(w);
   return esftTrainable(
     model.spec,
-    set.with({ sharedExperts: method.sharedExperts ?? set.sharedExperts, nonExpertModules: method.nonExpertModules ?? set.nonExpertModules }),
+    set.with({
+      sharedExperts: method.sharedExperts ?? set.sharedExperts,
+      nonExpertModules: method.nonExpertModules ?? set.nonExpertModules,
+    }),
   );
 }
 
 /** request.json: a job (lib/train/options.ts jobSchema) with absolute paths; null where rows came from memory. */
-async function keepRequest(model: MoeModel, trainable: TrainableSpec, options: TrainOptions, files: { data: string | null; evalData: string | null | undefined }, outDir: string): Promise<void> {
+async function keepRequest(
+  model: MoeModel,
+  trainable: TrainableSpec,
+  options: TrainOptions,
+  files: { data: string | null; evalData: string | null | undefined },
+  outDir: string,
+): Promise<void> {
   const path = (file: string | null): string | null => (file === null ? null : resolve(file));
   const { template } = options.data;
   const request = {
     model: model.dir,
     ...options,
-    data: { ...options.data, template: template === "tokenizer" || template === "esft" ? template : resolve(template), file: path(files.data) },
+    data: {
+      ...options.data,
+      template: template === "tokenizer" || template === "esft" ? template : resolve(template),
+      file: path(files.data),
+    },
     ...(files.evalData === undefined ? {} : { evalData: path(files.evalData) }),
     method: { type: trainable.type, ...(trainable.experts ? { experts: EXPERTS } : {}) },
     outDir: ".",
@@ -139,18 +162,38 @@ async function keepRequest(model: MoeModel, trainable: TrainableSpec, options: T
   await writeFileAtomic(join(outDir, REQUEST), formatJson(request));
 }
 
+/** What outDir holds decides whether a run may begin there. @returns true: go on from its checkpoint */
+async function resumes(outDir: string, resume: boolean): Promise<boolean> {
+  const place = { where: { key: "outDir", file: outDir } };
+  const checkpoint = await hasCheckpoint(outDir);
+  if (checkpoint && !resume)
+    throw new ConfigError(
+      `${outDir} holds a run already; resume it ("esft resume ${outDir}", resume: true), or choose another outDir`,
+      place,
+    );
+  if (!checkpoint && (await isFinished(outDir)))
+    throw new ConfigError(`${outDir} holds an adapter already and no checkpoint to go on from; choose another outDir`, place);
+  return checkpoint;
+}
+
 async function execute(model: MoeModel, request: TrainRequest, emit: (e: TrainEvent) => void): Promise<TrainResult> {
-  const { data, dataset, evalData, evalDataset, method, outDir, resume, signal, ...rest } = request;
+  const { data, dataset, evalData, evalDataset, method, outDir, resume, signal, onProgress, ...rest } = request;
   const { file, ...dataOptions } = isSource(data) || data === undefined ? { file: undefined } : data;
   const source = isSource(data) ? data : (dataset ?? file);
-  if (source === undefined) throw new ConfigError("train.data: expected rows to train on (a JSONL file, a Dataset or Examples), found none", { where: { key: "data" } });
+  if (source === undefined)
+    throw new ConfigError("train.data: expected rows to train on (a JSONL file, a Dataset or Examples), found none", {
+      where: { key: "data" },
+    });
   const evalSource = evalData ?? evalDataset;
   const options = parseOptions(trainSchema, { ...rest, data: dataOptions }, "train");
   if (options.data.maxLength > model.spec.maxPositions)
-    throw new ConfigError(`train.data.maxLength ${options.data.maxLength} exceeds the model's ${model.spec.maxPositions} positions`, { where: { key: "data.maxLength" } });
+    throw new ConfigError(`train.data.maxLength ${options.data.maxLength} exceeds the model's ${model.spec.maxPositions} positions`, {
+      where: { key: "data.maxLength" },
+    });
   const warn = (message: string): void => emit({ type: "warning", step: 0, message });
+  const resuming = await resumes(outDir, resume ?? false);
   const trainable = await trainableOf(model, method, warn);
-  const task = signal ? { signal } : {};
+  const task = { signal, onProgress };
   const all = (await model.encode(source, options.data, task)).examples;
   let train = all;
   let heldOut = null;
@@ -160,19 +203,29 @@ async function execute(model: MoeModel, request: TrainRequest, emit: (e: TrainEv
     train = parts.train;
     heldOut = parts.heldOut.length > 0 ? parts.heldOut : null;
   }
-  const identity = await model.identity();
-  const tokenizer = await model.tokenizer();
-  const build = (summary: Partial<TrainSummary>, digest?: string): Adapter => makeAdapter(model, trainable, options, identity, summary, digest);
+  const identity = await model.identity(task);
+  const tokenizer = options.data.packing === "esft" ? await model.tokenizer() : null; // the paper's packing pads
+  const memory = { spec: model.spec, trainable, microBatch: microBatchOf(options), maxLength: options.data.maxLength };
+  model.transformer.release();
+  requireMemory(memory, await availableMemory());
+  const build = (summary: Partial<TrainSummary>, digest?: string): Adapter =>
+    makeAdapter(model, trainable, options, identity, summary, digest);
   const files = { data: fileOf(source), evalData: evalSource === undefined ? undefined : fileOf(evalSource) };
   const keep = (): Promise<void> => keepRequest(model, trainable, options, files, outDir);
   // A run to resume keeps its request until its checkpoint was accepted ("start").
-  const resuming = await hasCheckpoint(outDir);
   if (!resuming) await keep();
   let kept = Promise.resolve();
   try {
     const summary = await runTraining({
-      model: model.transformer, trainable, train, heldOut, options, outDir, base: identity.contents ?? identity.fingerprint,
-      padId: tokenizer.padId ?? tokenizer.eosId ?? 0, resume: resume ?? false, signal,
+      model: model.transformer,
+      trainable,
+      train,
+      heldOut,
+      options,
+      outDir,
+      base: identity.contents ?? identity.fingerprint,
+      padId: tokenizer?.padId ?? tokenizer?.eosId ?? 0,
+      signal,
       emit: (e) => {
         if (e.type === "start" && resuming) (kept = keep()).catch(() => undefined);
         emit(e);
@@ -182,21 +235,47 @@ async function execute(model: MoeModel, request: TrainRequest, emit: (e: TrainEv
       },
     });
     await kept;
-    if (summary.reason === "interrupted") return { ...summary, outDir, adapter: null, trainable };
-    const digest = await frozenDigest(model.checkpoint, trainable.keys.map((k) => model.params.byName(k)!.ref));
+    const interrupted = (): TrainResult => ({ ...summary, reason: "interrupted", outDir, adapter: null, trainable });
+    if (summary.reason === "interrupted") return interrupted();
+    let digest: string;
+    try {
+      digest = await frozenDigest(
+        model.checkpoint,
+        trainable.keys.map((k) => model.params.byName(k)!.ref),
+        task,
+      );
+    } catch (error) {
+      if (error instanceof AbortError) return interrupted(); // all steps are done and kept: a resumed run delivers
+      throw error;
+    }
+    if (options.keep === "best" && summary.best?.step === 0)
+      emit({
+        type: "warning",
+        step: summary.step,
+        message: "the held-out loss never fell below the base model's; the adapter is that of the last step",
+      });
     const useBest = options.keep === "best" && summary.best !== null && summary.best.step > 0 && summary.best.step < summary.step;
     if (useBest) {
       // Delivered already when the run was finished once (and resumed, perhaps with more steps): best/ is gone then.
       const best = await Adapter.load((await isFinished(join(outDir, "best"))) ? join(outDir, "best") : outDir);
       if (best.training?.["step"] !== summary.best!.step)
-        throw new LayoutError(`${outDir}: expected the best adapter of step ${summary.best!.step}, found ${best.training?.["step"] === undefined ? "none" : `step ${JSON.stringify(best.training["step"])}`}; train again, or resume with keep "last"`, { where: { file: outDir } });
-      await new Adapter({ ...best, tensors: best.tensors.values(), training: facts(options, { ...summary, step: summary.best!.step }), frozenDigest: digest }).save(outDir);
+        throw new LayoutError(
+          `${outDir}: expected the best adapter of step ${summary.best!.step}, found ${best.training?.["step"] === undefined ? "none" : `step ${JSON.stringify(best.training["step"])}`}; train again, or resume with keep "last"`,
+          { where: { file: outDir } },
+        );
+      await new Adapter({
+        ...best,
+        tensors: best.tensors.values(),
+        training: facts(options, { ...summary, step: summary.best!.step }),
+        frozenDigest: digest,
+      }).save(outDir);
     } else await build(summary, digest).save(outDir);
     await rm(join(outDir, "best"), { recursive: true, force: true });
     return { ...summary, outDir, adapter: await Adapter.load(outDir), trainable };
   } finally {
     await model.device.synchronize().catch(() => undefined);
     model.params.freeze();
+    model.transformer.release();
   }
 }
 

@@ -1,4 +1,5 @@
-// Learning rate over steps: linear warm-up from 0, then constant, linear or cosine decay to lr · minRatio at the last step.
+// Learning rate over steps: linear warm-up from 0, then constant, linear or cosine decay that would reach
+// lr · minRatio with the update after the last one.
 
 export type ScheduleKind = "constant" | "linear" | "cosine";
 

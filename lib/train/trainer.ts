@@ -3,13 +3,14 @@
 
 import { join } from "node:path";
 import { mkdir } from "node:fs/promises";
-import { ConfigError, NonFiniteError } from "../errors.ts";
-import { throwIfAborted } from "../io/atomic_file.ts";
+import { AbortError, ConfigError, NonFiniteError } from "../errors.ts";
 import { sha256 } from "../io/hash.ts";
+import { sliceKey } from "../io/tensor_slice.ts";
 import type { Examples } from "../io/dataset_examples.ts";
 import { BatchStream } from "../io/packing_batches.ts";
 import type { PackedRow } from "../io/packing.ts";
 import { hostBatch } from "../model/batch.ts";
+import { CHECK_WEIGHTS, explainNonFinite } from "../model/non_finite.ts";
 import type { Transformer } from "../model/transformer.ts";
 import type { TrainingState } from "../model/parameters.ts";
 import type { TrainableSpec } from "../tune/trainable.ts";
@@ -19,6 +20,7 @@ import { Coverage } from "./coverage.ts";
 import { EventLog } from "./events.ts";
 import type { TrainEvent } from "./events.ts";
 import { evaluateRows } from "./evaluate.ts";
+import type { Evaluation } from "./evaluate.ts";
 import { AdamW } from "./optimizer.ts";
 import type { TrainOptions } from "./options.ts";
 import { learningRate } from "./schedule.ts";
@@ -36,7 +38,7 @@ export interface TrainerInit {
   /** Identity of the base model, for the run fingerprint. */
   readonly base: string;
   readonly padId: number;
-  readonly resume: boolean;
+  /** Fires = checkpoint, then stop. */
   readonly signal?: AbortSignal | undefined;
   readonly emit: (event: TrainEvent) => void;
   /** Called when the held-out loss reached a new minimum: keeps the trained values. */
@@ -53,17 +55,26 @@ export interface TrainSummary {
   readonly seconds: number;
 }
 
+/** Rows per forward and backward. */
+export function microBatchOf(options: TrainOptions): number {
+  return Math.min(options.rowsPerStep, options.microBatch ?? Math.max(1, Math.floor(4096 / options.data.maxLength)));
+}
+
 export async function runTraining(init: TrainerInit): Promise<TrainSummary> {
   const { model, trainable, options, outDir } = init;
   const { device } = model;
+  if (options.auxLoss > 0) requireBalancedRouter(model, trainable, options.auxLoss);
   await mkdir(outDir, { recursive: true });
   const state = model.params.train(trainable.keys);
   const o = options.optimizer;
-  const optimizer = new AdamW(device, state, { beta1: o.beta1, beta2: o.beta2, eps: o.eps, weightDecay: o.weightDecay, clipNorm: o.clipNorm });
+  const optimizer = new AdamW(device, state, {
+    beta1: o.beta1,
+    beta2: o.beta2,
+    eps: o.eps,
+    weightDecay: o.weightDecay,
+    clipNorm: o.clipNorm,
+  });
   const coverage = Coverage.of(model);
-  if (options.auxLoss > 0 && !state.parameters.some((p) => p.role === "router"))
-    throw new ConfigError(`auxLoss ${options.auxLoss} has no effect: the router does not train; set it to 0, or train the non-expert modules`, { where: { key: "auxLoss" } });
-  model.balance = options.auxLoss;
   try {
     return await new Loop(init, state, optimizer, coverage).run();
   } finally {
@@ -72,6 +83,17 @@ export async function runTraining(init: TrainerInit): Promise<TrainSummary> {
     optimizer.dispose();
     coverage?.dispose();
   }
+}
+
+function requireBalancedRouter(model: Transformer, trainable: TrainableSpec, auxLoss: number): void {
+  const trained = new Set(trainable.keys);
+  const routers = model.spec.layers.flatMap(({ mlp }) => (mlp.kind === "moe" && trained.has(sliceKey(mlp.router)) ? [mlp.rule.score] : []));
+  const fail = (why: string): never => {
+    throw new ConfigError(`auxLoss ${auxLoss} has no effect: ${why}`, { where: { key: "auxLoss" } });
+  };
+  if (routers.length === 0) fail("the router does not train; set it to 0, or train the non-expert modules");
+  if (routers.some((score) => score !== "softmax"))
+    fail(`the load-balancing loss is that of softmax routers, this model's score is ${routers[0]}; set it to 0`);
 }
 
 class Loop {
@@ -92,6 +114,9 @@ class Loop {
   private secondsBefore = 0;
   private startedAt = 0;
   private skipped = 0;
+  /** The held-out loss of this step is still to be taken: before the first update, and where an interrupt cut it short. */
+  private evalDue = true;
+  private savedStep = -1;
 
   constructor(init: TrainerInit, state: TrainingState, optimizer: AdamW, coverage: Coverage | null) {
     const { options, train, heldOut } = init;
@@ -104,14 +129,23 @@ class Loop {
     const stream = { packing, maxLength, onOverflow, seed: options.seed, ...esft };
     this.stream = new BatchStream(train, { ...stream, rowsPerBatch: options.rowsPerStep });
     const evalRows = heldOut ? [...new BatchStream(heldOut, { ...stream, rowsPerBatch: 1, shuffle: false }).rows()] : [];
-    this.heldOut = options.evalRows > 0 ? evalRows.slice(0, options.evalRows) : evalRows;
-    this.microBatch = Math.min(options.rowsPerStep, options.microBatch ?? Math.max(1, Math.floor(4096 / maxLength)));
+    const chosen = options.evalRows > 0 ? evalRows.slice(0, options.evalRows) : evalRows;
+    this.heldOut = chosen.some((row) => row.supervised > 0) ? chosen : [];
+    this.microBatch = microBatchOf(options);
     this.log = new EventLog(join(init.outDir, "events.jsonl"));
     // Steps may be extended on resume with a constant schedule; everything else must stay.
     const { steps: _steps, saveEvery: _saveEvery, ...fixed } = options;
     const scheduleSteps = options.optimizer.schedule === "constant" ? null : options.steps;
     this.fingerprint = sha256(
-      JSON.stringify([fixed, scheduleSteps, init.base, init.trainable.type, init.trainable.keys, this.stream.fingerprint, init.model.precision]),
+      JSON.stringify([
+        fixed,
+        scheduleSteps,
+        init.base,
+        init.trainable.type,
+        init.trainable.keys,
+        this.stream.fingerprint,
+        init.model.precision,
+      ]),
     );
   }
 
@@ -126,36 +160,40 @@ class Loop {
   async run(): Promise<TrainSummary> {
     const { init, state } = this;
     const { options, outDir, trainable, model, signal } = init;
-    if (await hasCheckpoint(outDir)) {
-      if (!init.resume)
-        throw new ConfigError(`${outDir} holds a run already; resume it ("esft resume ${outDir}", resume: true), or choose another outDir`, {
-          where: { key: "outDir", file: outDir },
-        });
-      await this.restore(await restoreCheckpoint(outDir, state, this.fingerprint));
-    }
+    if (await hasCheckpoint(outDir)) await this.restore(await restoreCheckpoint(outDir, state, this.fingerprint));
+    else await this.log.rewind(-1); // of a run that was killed before its first checkpoint
     this.startedAt = performance.now();
     const capacity = this.microBatch * options.data.maxLength;
     model.prepare(capacity, true);
     await this.emit({
-      type: "start", step: this.step, steps: options.steps, method: trainable.type,
-      trainedParameters: trainable.parameters, totalParameters: trainable.totalParameters,
-      activationBytes: model.describePlan(capacity, true).bytes, stateBytes: state.size * 16,
-      examples: init.train.length, heldOut: init.heldOut?.length ?? 0,
-      device: model.device.info.instructionSet, precision: model.precision,
+      type: "start",
+      step: this.step,
+      steps: options.steps,
+      method: trainable.type,
+      trainedParameters: trainable.parameters,
+      totalParameters: trainable.totalParameters,
+      activationBytes: model.describePlan(capacity, true).bytes,
+      stateBytes: state.size * 16,
+      examples: init.train.length,
+      heldOut: init.heldOut?.length ?? 0,
+      device: model.device.info.instructionSet,
+      precision: model.precision,
     });
-    if (this.step === 0) await this.evaluate();
     let reason: TrainSummary["reason"] = "finished";
-    while (this.step < options.steps) {
-      if (signal?.aborted) {
+    for (;;) {
+      if (this.evalDue) await this.evaluate();
+      const last = this.step === options.steps;
+      const saveDue = last || (this.step > 0 && this.step % options.saveEvery === 0);
+      if (!this.evalDue && saveDue && this.savedStep !== this.step) await this.save();
+      if (!this.evalDue && last) break;
+      if (this.evalDue || signal?.aborted) {
         reason = "interrupted";
+        await this.save();
         break;
       }
       await this.update();
-      const last = this.step === options.steps;
-      if (last || (options.evalEvery > 0 && this.step % options.evalEvery === 0)) await this.evaluate();
-      if (last || this.step % options.saveEvery === 0) await this.save();
+      this.evalDue = this.step === options.steps || (options.evalEvery > 0 && this.step % options.evalEvery === 0);
     }
-    if (reason === "interrupted") await this.save();
     const seconds = this.seconds;
     await this.emit({ type: "done", step: this.step, reason, seconds });
     const { best, firstEval, lastEval, tokens } = this;
@@ -163,9 +201,18 @@ class Loop {
   }
 
   private async restore(run: RunState): Promise<void> {
+    const { steps } = this.init.options;
+    if (run.step > steps)
+      throw new ConfigError(
+        `${this.init.outDir}: the run is at step ${run.step} already, beyond ${steps}; ask for at least ${run.step} steps`,
+        { where: { key: "steps" } },
+      );
     this.stream.restore(run.cursor);
     this.optimizer.steps = run.optimizerSteps;
     this.step = run.step;
+    this.savedStep = run.step;
+    this.evalDue = !run.evaluated;
+    this.skipped = run.skipped;
     this.best = run.best;
     this.firstEval = run.firstEval;
     this.lastEval = run.lastEval;
@@ -175,11 +222,22 @@ class Loop {
   }
 
   private async save(): Promise<void> {
-    const { step, best, firstEval, lastEval, tokens, seconds, fingerprint } = this;
+    const { step, best, firstEval, lastEval, tokens, seconds, fingerprint, skipped } = this;
     const { cursor } = this.stream;
     const path = await saveCheckpoint(this.init.outDir, this.state, {
-      step, optimizerSteps: this.optimizer.steps, cursor, fingerprint, best, firstEval, lastEval, tokens, seconds,
+      step,
+      evaluated: !this.evalDue,
+      skipped,
+      optimizerSteps: this.optimizer.steps,
+      cursor,
+      fingerprint,
+      best,
+      firstEval,
+      lastEval,
+      tokens,
+      seconds,
     });
+    this.savedStep = step;
     await this.emit({ type: "checkpoint", step, path });
   }
 
@@ -188,35 +246,60 @@ class Loop {
     const began = performance.now();
     const batch = this.stream.next();
     const lr = learningRate(
-      { kind: options.optimizer.schedule, lr: options.optimizer.lr, warmupSteps: options.optimizer.warmupSteps, totalSteps: options.steps, minRatio: options.optimizer.minLrRatio },
+      {
+        kind: options.optimizer.schedule,
+        lr: options.optimizer.lr,
+        warmupSteps: options.optimizer.warmupSteps,
+        totalSteps: options.steps,
+        minRatio: options.optimizer.minLrRatio,
+      },
       this.step,
     );
     model.resetLoss();
     this.coverage?.reset();
     this.optimizer.zeroGrad();
-    // The loss is the mean over all supervised tokens of the step, however they fall into micro-batches.
+    // The loss is the mean over all supervised tokens of the step, however they fall into micro-batches; the balancing loss is a
+    // mean over all tokens.
+    model.balance = (options.auxLoss * batch.supervised) / batch.tokens;
     const hooks = this.coverage ? { onRoute: this.coverage.observe } : {};
     for (let at = 0; at < batch.rows.length; at += this.microBatch) {
       const host = hostBatch(batch.rows.slice(at, at + this.microBatch));
       model.forwardBackward(host, 1 / Math.max(1, batch.supervised), this.microBatch * options.data.maxLength, hooks);
     }
     this.optimizer.step(lr);
-    const [{ loss, correct }, gradNorm, coverage] = await Promise.all([model.readLoss(), this.optimizer.readNorm(), this.coverage?.read()]);
+    const [{ loss, correct }, gradNorm, coverage] = await Promise.all([
+      model.readLoss(),
+      this.optimizer.readNorm(),
+      this.coverage?.read(),
+    ]).catch((error: unknown) => {
+      const during = explainNonFinite(error, `step ${this.step + 1}`, CHECK_WEIGHTS);
+      throw this.step > 0 && during instanceof NonFiniteError ? this.diverged(during) : during;
+    });
     this.step++;
     this.tokens += batch.tokens;
-    if (!Number.isFinite(gradNorm) || !Number.isFinite(loss)) await this.handleNonFinite(loss, gradNorm);
-    else this.skipped = 0;
+    if (Number.isFinite(gradNorm)) this.skipped = 0;
+    else await this.handleNonFinite(loss / Math.max(1, batch.supervised), gradNorm);
     const seconds = (performance.now() - began) / 1000;
     const left = options.steps - this.step;
     await this.emit({
-      type: "step", step: this.step, steps: options.steps, loss: loss / Math.max(1, batch.supervised), accuracy: correct / Math.max(1, batch.supervised),
-      tokens: batch.tokens, supervised: batch.supervised, gradNorm, lr, epoch: batch.epoch,
+      type: "step",
+      step: this.step,
+      steps: options.steps,
+      loss: loss / Math.max(1, batch.supervised),
+      accuracy: correct / Math.max(1, batch.supervised),
+      tokens: batch.tokens,
+      supervised: batch.supervised,
+      gradNorm,
+      lr,
+      epoch: batch.epoch,
       ...(coverage === undefined ? {} : { coverage }),
-      seconds, tokensPerSecond: batch.tokens / seconds, etaSeconds: (this.seconds / this.step) * left,
+      seconds,
+      tokensPerSecond: batch.tokens / seconds,
+      etaSeconds: (this.seconds / this.step) * left,
     });
   }
 
-  /** The update was skipped on the device; says which gradient is bad and gives up when it does not stop. */
+  /** The device skipped the update: weights and moments are untouched. Says which gradient is bad, gives up when it does not stop. */
   private async handleNonFinite(loss: number, gradNorm: number): Promise<void> {
     this.optimizer.steps--;
     this.skipped++;
@@ -236,11 +319,32 @@ class Loop {
       });
   }
 
+  private diverged(cause: NonFiniteError): NonFiniteError {
+    const kept = this.savedStep < 0 ? "no checkpoint was written yet" : `the checkpoint of step ${this.savedStep} is intact`;
+    return new NonFiniteError(
+      `after ${this.step} steps the trained weights have diverged (${cause.message.split(":", 2).join(":")}); ${kept}. Lower the learning rate, or set clipNorm`,
+      { where: { ...cause.where, step: this.step }, cause },
+    );
+  }
+
+  /** Leaves `evalDue` set when the signal fired before the end. */
   private async evaluate(): Promise<void> {
-    if (this.heldOut.length === 0) return;
     const { model, signal, options } = this.init;
-    throwIfAborted(signal?.aborted && this.step === 0 ? signal : undefined, "training");
-    const { loss, accuracy, supervised } = await evaluateRows(model, this.heldOut, this.microBatch * options.data.maxLength);
+    const measure = async (): Promise<Evaluation | null> => {
+      try {
+        return await evaluateRows(model, this.heldOut, this.microBatch * options.data.maxLength, { signal });
+      } catch (error) {
+        if (error instanceof AbortError) return null;
+        throw this.step > 0 && error instanceof NonFiniteError ? this.diverged(error) : error;
+      }
+    };
+    const result = this.heldOut.length === 0 ? "none" : await measure();
+    if (result === null) return;
+    this.evalDue = false;
+    if (result === "none") return;
+    const { loss, accuracy, supervised } = result;
+    if (this.step === 0 && !Number.isFinite(loss))
+      throw new NonFiniteError(`the held-out loss before the first step is ${loss}: ${CHECK_WEIGHTS}`, { where: { step: 0 } });
     const best = Number.isFinite(loss) && (this.best === null || loss < this.best.loss);
     if (best) this.best = { step: this.step, loss };
     this.firstEval ??= loss;

@@ -1,7 +1,7 @@
 // A training run as a user starts it: held-out loss falls, frozen weights stay, an interrupted run resumes to the same bits,
 // threads do not matter, bad options are refused. No GPU. Alone: npx vitest run test/train/run.test.ts
 
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readFile, rename, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -18,7 +18,12 @@ beforeAll(async () => {
 });
 afterAll(() => rm(root, { recursive: true, force: true }));
 
-const experts = new ExpertSet({ layers: [[1, { ranked: [0, 3] }], [2, { ranked: [5] }]] });
+const experts = new ExpertSet({
+  layers: [
+    [1, { ranked: [0, 3] }],
+    [2, { ranked: [5] }],
+  ],
+});
 
 function request(outDir: string, more: Partial<TrainRequest> = {}): TrainRequest {
   return {
@@ -90,13 +95,22 @@ describe("training run", () => {
   });
 
   it("refuses to resume with other options, and to write over a run", async () => {
-    await expect(train("whole")).rejects.toMatchObject({ code: "ERR_CONFIG", message: expect.stringContaining("holds a run already") as string });
-    await expect(train("whole", { resume: true, seed: 2 })).rejects.toMatchObject({ code: "ERR_CONFIG", message: expect.stringContaining("other options") as string });
+    await expect(train("whole")).rejects.toMatchObject({
+      code: "ERR_CONFIG",
+      message: expect.stringContaining("holds a run already") as string,
+    });
+    await expect(train("whole", { resume: true, seed: 2 })).rejects.toMatchObject({
+      code: "ERR_CONFIG",
+      message: expect.stringContaining("other options") as string,
+    });
   });
 
   it("names the nearest key for an unknown option", async () => {
     const bad = { evalEvry: 3 } as Partial<TrainRequest>;
-    await expect(train("bad", bad)).rejects.toMatchObject({ code: "ERR_CONFIG", message: expect.stringContaining('did you mean "evalEvery"') as string });
+    await expect(train("bad", bad)).rejects.toMatchObject({
+      code: "ERR_CONFIG",
+      message: expect.stringContaining('did you mean "evalEvery"') as string,
+    });
   });
 
   it("keeps the best adapter by held-out loss", async () => {
@@ -104,5 +118,111 @@ describe("training run", () => {
     const evals = events.filter((e) => e.type === "eval");
     const best = evals.reduce((a, b) => (b.loss < a.loss ? b : a));
     expect(result.best).toEqual({ step: best.step, loss: best.loss });
+  });
+
+  it("interrupted while it evaluates (first, in the middle, last) or delivers, resumes to the same bits", async () => {
+    const best = { keep: "best", optimizer: { lr: 0.2, clipNorm: 0 }, evalEvery: 3 } as const;
+    for (const [name, more] of [
+      ["last", {}],
+      ["best", best],
+    ] as const) {
+      await train(`through-${name}`, more);
+      // An abort in the handler of the event before it fires when the evaluation, or the delivery, has begun.
+      const moments: [string, (e: TrainEvent) => boolean][] = [
+        ["first", (e) => e.type === "start"],
+        ["middle", (e) => e.type === "step" && e.step === (name === "best" ? 6 : 8)],
+        ["final", (e) => e.type === "step" && e.step === 12],
+        ["delivery", (e) => e.type === "done"],
+      ];
+      for (const [moment, fires] of moments) {
+        const out = `${moment}-${name}`;
+        const stop = new AbortController();
+        const { result } = await train(out, { ...more, signal: stop.signal }, 2, (e) => fires(e) && stop.abort(new Error("stop")));
+        expect([result.reason, result.adapter], out).toEqual(["interrupted", null]);
+        if (moment === "first") expect(result.step).toBe(0);
+        await train(out, { ...more, resume: true });
+        for (const file of ["adapter.safetensors", "adapter.json"])
+          expect(
+            Buffer.compare(await readFile(join(root, out, file)), await readFile(join(root, `through-${name}`, file))),
+            `${out} ${file}`,
+          ).toBe(0);
+      }
+    }
+  });
+
+  it("completes a checkpoint whose files were being put in place when the process was killed", async () => {
+    const stop = new AbortController();
+    await train("torn", { signal: stop.signal }, 2, (e) => e.type === "step" && e.step === 5 && stop.abort(new Error("stop")));
+    const dir = join(root, "torn/checkpoint");
+    const next = join(dir, ".checkpoint.next");
+    // The newer state waits behind the commit point, half of it moved; the older one is what lies there.
+    await mkdir(next);
+    await rename(join(dir, "run.json"), join(next, "run.json"));
+    const { events } = await train("torn", { resume: true });
+    expect(events.find((e) => e.type === "start")!.step).toBe(5);
+    expect(Buffer.compare(await adapterBytes("torn"), await adapterBytes("through-last"))).toBe(0);
+    await expect(stat(next)).rejects.toThrow("ENOENT");
+  });
+
+  it("begins a log anew when a run was killed before its first checkpoint", async () => {
+    await mkdir(join(root, "early"));
+    await cp(join(root, "torn/events.jsonl"), join(root, "early/events.jsonl"));
+    const { events } = await train("early", { steps: 2 });
+    const logged = (await readFile(join(root, "early/events.jsonl"), "utf8")).trim().split("\n");
+    expect(logged.length).toBe(events.length);
+  });
+
+  it("refuses fewer steps than done, and an adapter's directory without a checkpoint", async () => {
+    await expect(train("torn", { resume: true, steps: 3 })).rejects.toMatchObject({ code: "ERR_CONFIG" });
+    await cp(join(root, "torn"), join(root, "kept"), { recursive: true });
+    await rm(join(root, "kept/checkpoint"), { recursive: true });
+    for (const resume of [true, false])
+      await expect(train("kept", { resume })).rejects.toMatchObject({
+        code: "ERR_CONFIG",
+        message: expect.stringContaining("holds an adapter already") as string,
+      });
+  });
+
+  const burst = { optimizer: { lr: 1e30, clipNorm: 0 }, evalEvery: 0, steps: 30 } as const;
+  const top = new ExpertSet({ layers: [[2, { ranked: [0, 1, 2, 3, 4, 5, 6, 7] }]] });
+
+  it("says at which step the weights diverged, when routing meets it first", async () => {
+    await expect(train("diverged", burst)).rejects.toMatchObject({
+      code: "ERR_NON_FINITE",
+      message: expect.stringMatching(/after 1 steps the trained weights have diverged.*no checkpoint/) as string,
+    });
+  });
+
+  it("skips updates with non-finite gradients and gives up after five, saying where", async () => {
+    const model = await MoeModel.fromPretrained(join(root, "model"), { threads: 2 });
+    const run = model.train(request("burst", { ...burst, method: { type: "esft", experts: top }, saveEvery: 1 }));
+    const events: TrainEvent[] = [];
+    for await (const e of run) events.push(e);
+    await expect(run.result).rejects.toMatchObject({
+      code: "ERR_NON_FINITE",
+      message: expect.stringMatching(/5 steps in a row/) as string,
+    });
+    expect(events.filter((e) => e.type === "warning").length).toBe(5);
+    // What was saved is finite all the same, and the model is free and unchanged.
+    const state = await readFile(join(root, "burst/checkpoint/run.json"), "utf8");
+    expect(JSON.parse(state)).toMatchObject({ skipped: 4 });
+    const { loss } = await model.evaluate(Dataset.fromRows(toyRows(8)), { maxLength: 64 });
+    expect(loss).toBeLessThan(10);
+    model.dispose();
+  });
+
+  it("refuses what does not fit in memory before it allocates or writes anything", async () => {
+    const huge = { rowsPerStep: 100_000_000, microBatch: 100_000_000, data: { maxLength: 256 } };
+    await expect(train("huge", huge)).rejects.toMatchObject({
+      code: "ERR_MEMORY",
+      message: expect.stringMatching(/needs .*TiB.*are available.*1\. microBatch \d+/) as string,
+    });
+    await expect(stat(join(root, "huge"))).rejects.toThrow("ENOENT");
+  });
+
+  it("refuses a balancing loss that nothing would feel", async () => {
+    await expect(train("aux", { auxLoss: 0.01 })).rejects.toMatchObject({ code: "ERR_CONFIG", where: { key: "auxLoss" } });
+    const { result } = await train("aux", { auxLoss: 0.01, method: { type: "esft", experts, nonExpertModules: true }, steps: 2 });
+    expect(result.reason).toBe("finished");
   });
 });

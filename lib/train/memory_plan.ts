@@ -1,0 +1,129 @@
+// Is there memory for a run? Asked before anything is allocated, because an operating system that overcommits kills late.
+//
+//   needed     activations of one micro-batch (the plan's table) + 16 bytes per trained parameter (f32 master, gradient, two moments)
+//   available  what the machine can give without swapping, and every control group this process is in
+// Frozen weights are mapped files: page cache that comes and goes, not counted.
+
+import { readFile } from "node:fs/promises";
+import { freemem } from "node:os";
+import { dirname, join } from "node:path";
+import { MemoryError } from "../errors.ts";
+import type { ModelSpec } from "../model/spec.ts";
+import { estimateActivations } from "../model/transformer.ts";
+import type { TrainableSpec } from "../tune/trainable.ts";
+
+/** Bytes per trained parameter: master, gradient, first and second moment. */
+export const STATE_BYTES = 16;
+
+export interface MemoryPlan {
+  readonly activationBytes: number;
+  readonly stateBytes: number;
+  readonly bytes: number;
+}
+
+/** What a run with micro-batches of `tokens` tokens allocates. */
+export function planMemory(spec: ModelSpec, trainable: TrainableSpec, tokens: number): MemoryPlan {
+  const activationBytes = estimateActivations(spec, tokens, trainable.lowestLayer).bytes;
+  const stateBytes = trainable.parameters * STATE_BYTES;
+  return { activationBytes, stateBytes, bytes: activationBytes + stateBytes };
+}
+
+export interface MemoryRequest {
+  readonly spec: ModelSpec;
+  readonly trainable: TrainableSpec;
+  /** Rows per micro-batch and their longest length. */
+  readonly microBatch: number;
+  readonly maxLength: number;
+}
+
+/** @throws MemoryError the plan exceeds `available` bytes: what is needed, what is there, and the three cheapest fixes */
+export function requireMemory(request: MemoryRequest, available: number): MemoryPlan {
+  const { spec, trainable, microBatch, maxLength } = request;
+  const plan = planMemory(spec, trainable, microBatch * maxLength);
+  if (plan.bytes <= available) return plan;
+  const fixes = cheapestFixes(request, available).map((fix, i) => `${i + 1}. ${fix}`);
+  throw new MemoryError(
+    `training needs ${size(plan.bytes)} (${size(plan.stateBytes)} for ${trainable.parameters} trained parameters, ${size(plan.activationBytes)} of ` +
+      `activations for ${microBatch} × ${maxLength} tokens), ${size(available)} are available. Cheapest fixes: ${fixes.join("; ")}`,
+    { where: { neededBytes: plan.bytes, availableBytes: available, stateBytes: plan.stateBytes, activationBytes: plan.activationBytes } },
+  );
+}
+
+/** In the order of what they cost: nothing but time, cut rows, fewer trained parameters. Each with the memory it leads to. */
+function cheapestFixes({ spec, trainable, microBatch, maxLength }: MemoryRequest, available: number): string[] {
+  const need = (rows: number, length: number): number => planMemory(spec, trainable, rows * length).bytes;
+  const verdict = (bytes: number): string => `${size(bytes)}${bytes <= available ? "" : ", still too much"}`;
+  const fixes: string[] = [];
+  let rows = microBatch;
+  while (rows > 1 && need(rows, maxLength) > available) rows = Math.floor(rows / 2);
+  if (rows < microBatch)
+    fixes.push(`microBatch ${rows} instead of ${microBatch} (same result up to rounding): ${verdict(need(rows, maxLength))}`);
+  const shortest = (of: number): number => {
+    let length = maxLength;
+    while (length > 16 && need(of, length) > available) length = Math.ceil(length / 2);
+    return length;
+  };
+  const same = need(microBatch, shortest(microBatch)) <= available ? microBatch : 1;
+  const length = shortest(same);
+  if (length < maxLength)
+    fixes.push(
+      `data.maxLength ${length} instead of ${maxLength}${same === microBatch ? "" : " with microBatch 1"}: ${verdict(need(same, length))}`,
+    );
+  const smallest = planMemory(spec, trainable, maxLength).activationBytes;
+  const fit = Math.floor((available - smallest) / STATE_BYTES);
+  if (trainable.type === "full") fixes.push(`method esft instead of full: only selected experts cost ${STATE_BYTES} bytes per parameter`);
+  else if (fit > 0 && fit < trainable.parameters)
+    fixes.push(`fewer experts: select with maxTrainableParams ${fit} instead of ${trainable.parameters} parameters, or a smaller p`);
+  fixes.push("a machine (or a memory limit of its container) with more memory");
+  return fixes.slice(0, 3);
+}
+
+function size(bytes: number): string {
+  const units = ["KiB", "MiB", "GiB", "TiB"];
+  let value = Math.max(0, bytes) / 1024;
+  let u = 0;
+  while (value >= 1024 && u + 1 < units.length) {
+    value /= 1024;
+    u++;
+  }
+  return `${value.toFixed(value < 10 ? 2 : 1)} ${units[u]}`;
+}
+
+/** Bytes this process may still allocate: free memory and reclaimable cache, within the limits of its control groups. */
+export async function availableMemory(): Promise<number> {
+  let available = freemem(); // on Linux MemAvailable: includes the page cache that can be dropped
+  for (const left of await controlGroupRoom()) available = Math.min(available, left);
+  return Math.max(0, available);
+}
+
+const readNumber = async (path: string): Promise<number | null> => {
+  const text = await readFile(path, "utf8").catch(() => "");
+  return /^\d+\s*$/.test(text) ? Number(text) : null; // "max" and absent files: no limit
+};
+
+/** Room in every limited group from this process's one up to the root: limit − usage, where file cache counts as free. */
+async function controlGroupRoom(root = "/sys/fs/cgroup"): Promise<number[]> {
+  const rooms: number[] = [];
+  const groups = await readFile("/proc/self/cgroup", "utf8").catch(() => "");
+  for (const line of groups.split("\n")) {
+    const [, controllers, path] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
+    if (path === undefined || controllers === undefined) continue;
+    const second = controllers === "";
+    if (!second && !controllers.split(",").includes("memory")) continue;
+    const base = second ? root : join(root, "memory");
+    const files = second ? ["memory.max", "memory.current"] : ["memory.limit_in_bytes", "memory.usage_in_bytes"];
+    // Inside a container the path may be that of the host: the groups that can be seen from here are read.
+    for (let at = path; ; at = dirname(at)) {
+      const folder = join(base, at);
+      const [limit, used] = await Promise.all(files.map((file) => readNumber(join(folder, file))));
+      if (limit !== null && limit !== undefined && used !== null && used !== undefined && limit < 2 ** 60) {
+        const stat = await readFile(join(folder, "memory.stat"), "utf8").catch(() => "");
+        const cache = [...stat.matchAll(/^(?:total_)?(?:in)?active_file (\d+)$/gm)].map((m) => Number(m[1]));
+        const own = second ? cache : cache.slice(-2); // v1 lists own and total_ values; the totals come last
+        rooms.push(limit - used + own.reduce((a, b) => a + b, 0));
+      }
+      if (at === "/" || at === "." || at === "") break;
+    }
+  }
+  return rooms;
+}
