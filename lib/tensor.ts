@@ -3,7 +3,7 @@
 // An op call validates, enqueues and returns; only `await device.synchronize()` and `await tensor.read()` wait. A failed op
 // surfaces there as a KernelError. Everything that owns memory has dispose(); garbage collection is only a safety net.
 
-import { DisposedError, EsftError, KernelError, MemoryError } from "./errors.ts";
+import { ConfigError, DisposedError, EsftError, KernelError, MemoryError } from "./errors.ts";
 import { native } from "./native.ts";
 import type { NativeDevice, NativeDeviceInfo, NativeMappedFile, NativeTensor, NativeTensorList } from "./native.ts";
 
@@ -55,31 +55,65 @@ export interface DeviceOptions {
 
 type Operand = Tensor | TensorList | readonly number[] | number | undefined | null;
 
-/** One device: a native thread with an ordered queue. */
+function threadsFromEnvironment(): number {
+  const text = process.env["ESFT_THREADS"] ?? "";
+  if (!/^\d*$/.test(text))
+    throw new ConfigError(`ESFT_THREADS must be a number of threads, found "${text}"`, { where: { key: "ESFT_THREADS" } });
+  return Number(text);
+}
+
+/**
+ * One device: a native thread with an ordered queue. Disposing it drops what was not done yet (waits reject with DisposedError); its
+ * tensors can be disposed before or after. `await using` waits for the queue first.
+ */
 export class Device {
   readonly handle: NativeDevice;
+  /** What it is: name, instruction set, threads, memory (bytes), whether mapped files can be operands. */
   readonly info: NativeDeviceInfo;
 
+  /** @throws KernelError unknown kind, a number of threads out of 1..1024 or more than the system grants, ESFT_ISA of another machine */
   constructor(options: DeviceOptions = {}) {
-    this.handle = guarded(() => new native.Device(options.kind ?? "cpu", options.threads ?? Number(process.env.ESFT_THREADS ?? 0)));
+    const threads = options.threads ?? threadsFromEnvironment();
+    this.handle = guarded(() => new native.Device(options.kind ?? "cpu", threads));
     this.info = this.handle.info();
   }
 
-  /** New zero-filled tensor. */
+  /** New zero-filled tensor; at most 4 dimensions. @throws MemoryError · KernelError · DisposedError */
   empty(dtype: DType, shape: readonly number[]): Tensor {
-    return new Tensor(this, guarded(() => this.handle.alloc(dtypeCode[dtype], shape)), dtype, shape, true);
+    return new Tensor(
+      this,
+      guarded(() => this.handle.alloc(dtypeCode[dtype], shape)),
+      dtype,
+      shape,
+      true,
+    );
   }
 
   /** New tensor with the values of `data` (bf16 as Uint16Array, i64 as BigInt64Array). */
   tensor(dtype: DType, shape: readonly number[], data: NodeJS.TypedArray | readonly number[]): Tensor {
     const t = this.empty(dtype, shape);
-    t.write(data);
+    try {
+      t.write(data);
+    } catch (error) {
+      t.dispose();
+      throw error;
+    }
     return t;
   }
 
-  /** A read-only tensor straight in a mapped file; only on devices that share host memory. `byteOffset` must be aligned. */
+  /**
+   * A read-only tensor straight in a mapped file, on devices that share host memory (`info.hostMemory`). `byteOffset` is a multiple of
+   * the element size. The file must not change while it is used: one that shrinks is reported by the ops that meet it.
+   * @throws KernelError outside the file, not aligned, or a device with its own memory
+   */
   mapped(file: MappedFile, byteOffset: number, dtype: DType, shape: readonly number[]): Tensor {
-    return new Tensor(this, guarded(() => this.handle.fromMap(file.handle, byteOffset, dtypeCode[dtype], shape)), dtype, shape, false);
+    return new Tensor(
+      this,
+      guarded(() => this.handle.fromMap(file.handle, byteOffset, dtypeCode[dtype], shape)),
+      dtype,
+      shape,
+      false,
+    );
   }
 
   /** A list of tensors as one operand. The list keeps its items' memory alive. */
@@ -87,7 +121,7 @@ export class Device {
     return new TensorList(tensors);
   }
 
-  /** Resolves when everything submitted so far is done; rejects with the first failure. */
+  /** Resolves when everything submitted so far is done; rejects with the first failure: KernelError, MemoryError or DisposedError. */
   async synchronize(): Promise<void> {
     try {
       await this.handle.synchronize();
@@ -116,6 +150,10 @@ export class Device {
   [Symbol.dispose](): void {
     this.dispose();
   }
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.synchronize().catch(() => undefined);
+    this.dispose();
+  }
 }
 
 /** Device memory with a dtype and a shape; rows (all but the last dimension) may be `ld` elements apart. */
@@ -126,8 +164,10 @@ export class Tensor {
   readonly shape: readonly number[];
   /** True when dispose() frees memory (views and mapped tensors only drop their reference). */
   readonly owns: boolean;
+  /** Elements from one row to the next. */
   readonly ld: number;
 
+  /** Made by Device.empty, tensor and mapped, and by view. */
   constructor(device: Device, handle: NativeTensor, dtype: DType, shape: readonly number[], owns: boolean, ld?: number) {
     this.device = device;
     this.handle = handle;
@@ -137,9 +177,11 @@ export class Tensor {
     this.ld = ld ?? shape.at(-1) ?? 1;
   }
 
+  /** Elements. */
   get size(): number {
     return this.shape.reduce((a, b) => a * b, 1);
   }
+  /** Bytes of the elements (not of the gaps between rows). */
   get bytes(): number {
     return this.size * dtypeBytes[this.dtype];
   }
@@ -147,7 +189,10 @@ export class Tensor {
     return this.handle.isDisposed();
   }
 
-  /** A view of the same memory: `offset` in elements of `dtype` from this tensor's first element. */
+  /**
+   * A view of the same memory, which it keeps alive: `offset` in elements of `dtype` from this tensor's first element.
+   * @throws KernelError not inside this tensor, or not aligned · DisposedError
+   */
   view(offset: number, shape: readonly number[], options: { ld?: number; dtype?: DType } = {}): Tensor {
     const dtype = options.dtype ?? this.dtype;
     const handle = guarded(() => this.handle.view(offset * dtypeBytes[dtype], dtypeCode[dtype], shape, options.ld));
@@ -172,7 +217,7 @@ export class Tensor {
     return this.view(0, shape);
   }
 
-  /** Copies `data` into the tensor; the caller may change the array at once. */
+  /** Copies `data` (as many bytes as the tensor has) into the tensor, in the order of the queue; the caller may change the array at once. */
   write(data: NodeJS.TypedArray | readonly number[]): void {
     const typed = ArrayBuffer.isView(data) ? data : fromNumbers(this.dtype, data);
     guarded(() => this.handle.write(typed));
@@ -202,6 +247,7 @@ export class Tensor {
     throw new KernelError(`readF32: tensor must be f32 or bf16, received ${this.dtype}`);
   }
 
+  /** The values of an i32 tensor; the other dtypes likewise. @throws KernelError another dtype, or a failed op before */
   async readI32(): Promise<Int32Array> {
     this.expect("i32");
     return new Int32Array(await this.readBytes());
@@ -247,7 +293,7 @@ function fromNumbers(dtype: DType, data: readonly number[]): NodeJS.TypedArray {
   }
 }
 
-/** Several tensors as one operand of an op (expert weights, optimizer groups). */
+/** Several tensors of one device as one operand of an op (expert weights, optimizer groups); keeps their memory alive. */
 export class TensorList {
   readonly handle: NativeTensorList;
   readonly tensors: readonly Tensor[];
@@ -267,6 +313,7 @@ export class TensorList {
 export class MappedFile {
   readonly handle: NativeMappedFile;
   readonly path: string;
+  /** @throws KernelError it cannot be opened, or is no regular file */
   constructor(path: string) {
     this.path = path;
     this.handle = guarded(() => new native.MappedFile(path));
