@@ -122,6 +122,13 @@ describe("opening", () => {
     await expect(MoeModel.fromPretrained(at("model"), { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: "ERR_ABORTED" });
   });
 
+  it("disposed while it trains, the run rejects and nothing else happens", async () => {
+    const short = await MoeModel.fromPretrained(at("model"), { threads: 1 });
+    const run = short.train({ dataset: rows, method: { type: "full" }, outDir: at("cut"), steps: 50, evalFraction: 0, data });
+    for await (const event of run) if (event.type === "step" && event.step === 2) short.dispose();
+    await expect(run.result).rejects.toMatchObject({ code: "ERR_DISPOSED" });
+  });
+
   it("gives up its files when it is disposed, however often", async () => {
     const short = await MoeModel.fromPretrained(at("model"), { threads: 1 });
     await short[Symbol.asyncDispose]();

@@ -108,7 +108,10 @@ async function expertsOf(model: MoeModel, method: EsftMethod, warn: (message: st
   if (experts !== undefined) {
     if (select !== undefined)
       throw new ConfigError("train.method.select: expected with a profile only, found experts too", { where: { key: "method.select" } });
-    return typeof experts === "string" ? ExpertSet.load(experts) : experts;
+    const set = typeof experts === "string" ? await ExpertSet.load(experts) : experts;
+    if (set.base !== undefined && set.base !== (await model.identity()).fingerprint)
+      warn("the experts were selected on another checkpoint than the one to train");
+    return set;
   }
   const loaded = typeof profile === "string" ? await Profile.load(profile) : profile!;
   const measured = loaded.data.model?.fingerprint;

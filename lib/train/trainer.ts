@@ -144,6 +144,7 @@ class Loop {
         init.trainable.type,
         init.trainable.keys,
         this.stream.fingerprint,
+        heldOut?.fingerprint() ?? null,
         init.model.precision,
       ]),
     );

@@ -99,6 +99,8 @@ describe("training run", () => {
       code: "ERR_CONFIG",
       message: expect.stringContaining("holds a run already") as string,
     });
+    const evalDataset = Dataset.fromRows(toyRows(9, 4));
+    await expect(train("whole", { resume: true, evalDataset })).rejects.toMatchObject({ code: "ERR_CONFIG" });
     await expect(train("whole", { resume: true, seed: 2 })).rejects.toMatchObject({
       code: "ERR_CONFIG",
       message: expect.stringContaining("other options") as string,
