@@ -84,11 +84,12 @@ ESFT_INLINE void step(Sums<MR>& acc, const Source<MR, kRows>& a, const char* row
 }
 
 // The walker's lines for the next block of steps.
+template <int kLocality>  // 2: L2, 3: L1
 ESFT_INLINE void fetch(Prefetch* p) {
   const char* next = p->next;
   int32_t left = p->left;
   for (int i = p->per_block; i > 0; i--) {
-    __builtin_prefetch(next, 0, 2);
+    __builtin_prefetch(next, 0, kLocality);
     next += 64;
     if (--left == 0) {
       next += p->jump;
@@ -119,8 +120,8 @@ void micro(const MicroArgs& g) {
   const char* row = static_cast<const char*>(g.panel);
   int64_t steps = g.steps;
   while (steps >= kPrefetchSteps) {
-    if (g.panel_ahead->per_block) fetch(g.panel_ahead);
-    if (g.tile_ahead->per_block) fetch(g.tile_ahead);
+    if (g.panel_ahead->per_block) fetch<2>(g.panel_ahead);
+    if (g.tile_ahead->per_block) fetch<3>(g.tile_ahead);
     for (int j = 0; j < kPrefetchSteps / kUnroll; j++) {
 #pragma GCC unroll 4
       for (int s = 0; s < kUnroll; s++) step<MR, kKind, kRows>(acc, a, row + s * NR * 4, s);

@@ -14,7 +14,7 @@ enum AccessA : int32_t {
   A_ROWS = 1,    // element (i, k) at a[i*lda + k]: rows short enough to share L1
 };
 
-// Cache lines fetched into L2 while the kernel computes, walked row by row in one or two runs of rows (gate and up).
+// Cache lines fetched while the kernel computes, walked row by row in one or two runs of rows (gate and up).
 struct Prefetch {
   const char* next;
   int64_t jump;       // from the last line of a row to the first of the following row
@@ -35,8 +35,8 @@ struct MicroArgs {
   float* c;
   int64_t ldc;
   bool add;         // c += instead of c =
-  Prefetch* panel_ahead;  // the next panel's source
-  Prefetch* tile_ahead;   // what finishing this tile will read
+  Prefetch* panel_ahead;  // the next panels' source, into L2
+  Prefetch* tile_ahead;   // what finishing this tile, or the next tile's rows of A, will read: into L1
 };
 typedef void (*MicroKernel)(const MicroArgs&);
 
