@@ -16,10 +16,12 @@ ESFT_INLINE int64_t aligned(int64_t bytes) { return (bytes + kAlign - 1) / kAlig
 constexpr int64_t kRowBytes = 2048;
 constexpr int64_t kSpill = 64;  // packing writes one vector past its end
 
+// k of the longest pass of a plain product.
+constexpr int64_t kPassK = 4 * KC;
+// Tiles before the end of a group at which fetching its successor starts.
+constexpr int64_t kLate = 6;
 // Panels are built in groups that stay in L2 together: a tile of A is read once per group, outputs are written in longer
 // runs, and weight columns are gathered from memory whole lines at a time.
-constexpr int64_t kPassK = 4 * KC;
-constexpr int64_t kLate = 6;  // tiles before the end of a group at which fetching its successor starts
 constexpr int64_t kGroupBytes = 384 << 10, kMaxGroup = 4;
 int64_t panel_group(PanelKind kind, int64_t k) {
   const int64_t bytes = panel_bytes(kind, k), fit = kGroupBytes / (bytes > 0 ? bytes : 1);
@@ -176,8 +178,9 @@ PanelKind panel_kind(bool all_bf16, int64_t precision, int64_t m) {
 }
 
 bool reads_a_in_place(const Block& b) {
+  // Rows a multiple of 4 KB apart (a head's slice of a wide matrix) would share one set of L1: those are copied as well.
   return !b.a_columns && !b.a.index && b.kind != PANEL_DOT && a_elements(b.kind, b.k) == b.k &&
-         a_row_bytes(b.kind, b.k) <= kRowBytes;
+         a_row_bytes(b.kind, b.k) <= kRowBytes && b.a.ld % 1024 != 0;
 }
 
 Block block_part(const Block& b, int64_t m0, int64_t m1) {
