@@ -14,7 +14,13 @@ const shapes = {
 } as const;
 const modes = ["fwd", "dx", "esft", "full"] as const;
 
-async function setup(device: Device, name: keyof typeof shapes, mode: (typeof modes)[number], precision: Precision, skew: boolean): Promise<Running> {
+async function setup(
+  device: Device,
+  name: keyof typeof shapes,
+  mode: (typeof modes)[number],
+  precision: Precision,
+  skew: boolean,
+): Promise<Running> {
   const { D, F, E, K, T } = shapes[name];
   const N = T * K;
   const trained = mode === "full" ? E : mode === "esft" ? shapes[name].trained : 0;
@@ -36,20 +42,33 @@ async function setup(device: Device, name: keyof typeof shapes, mode: (typeof mo
   const noise = uniform(T * E, 1);
   if (skew) {
     const u = uniform(2 * E, 0.5);
-    const popularity = Array.from({ length: E }, (_, e) => Math.sqrt(-2 * Math.log(0.5 + u[2 * e]! + 1e-9)) * Math.cos(2 * Math.PI * u[2 * e + 1]!));
+    const popularity = Array.from(
+      { length: E },
+      (_, e) => Math.sqrt(-2 * Math.log(0.5 + u[2 * e]! + 1e-9)) * Math.cos(2 * Math.PI * u[2 * e + 1]!),
+    );
     for (let i = 0; i < noise.length; i++) noise[i]! += popularity[i % E]! * 0.5;
   }
   const logits = hold(device.tensor("f32", [T, E], noise));
   const ids = hold(device.empty("i32", [T, K]));
   const weights = empty([T, K]);
   ops.topkRoute(device, {
-    logits, ids, weights,
+    logits,
+    ids,
+    weights,
     rule: { score: "softmax", groups: 1, topkGroups: 1, groupScore: "max", dropped: "zero", renormalize: false, normEps: 0, scale: 1 },
   });
   const offsets = hold(device.empty("i32", [E + 1]));
   const tokens = hold(device.empty("i32", [N]));
   const pos = hold(device.empty("i32", [T, K]));
-  const [gate, dgate, h, a, yRouted, y, dx] = [empty([N]), empty([N]), empty([N, 2 * F]), empty([N, F]), empty([N, D]), empty([T, D]), empty([T, D])];
+  const [gate, dgate, h, a, yRouted, y, dx] = [
+    empty([N]),
+    empty([N]),
+    empty([N, 2 * F]),
+    empty([N, F]),
+    empty([N, D]),
+    empty([T, D]),
+    empty([T, D]),
+  ];
   const groups = Array.from({ length: trained }, (_, e) => e);
   const dGateUp = hold(device.list(groups.flatMap(() => [empty([F, D]), empty([F, D])])));
   const dDown = hold(device.list(groups.map(() => empty([D, F]))));
@@ -57,7 +76,17 @@ async function setup(device: Device, name: keyof typeof shapes, mode: (typeof mo
   return {
     run: () => {
       ops.expertSort(device, { ids, weights, offsets, tokens, pos, gate });
-      ops.groupedGemmNt(device, { x, rows: tokens, w: gateUp, segments: 2, offsets, swiglu: true, h: mode === "fwd" ? null : h, y: a, precision });
+      ops.groupedGemmNt(device, {
+        x,
+        rows: tokens,
+        w: gateUp,
+        segments: 2,
+        offsets,
+        swiglu: true,
+        h: mode === "fwd" ? null : h,
+        y: a,
+        precision,
+      });
       ops.groupedGemmNt(device, { x: a, w: down, offsets, y: yRouted, precision });
       ops.combine(device, { x: yRouted, pos, weights, y });
       if (mode === "fwd") return;

@@ -61,7 +61,9 @@ const meter = PeakMeter.start();
 const oracles = cases.some((c) => c.product) ? await Oracles.start() : null;
 const peer = values.peer ? await Peer.start(values.peer, threads) : null;
 const load = loadavg()[0]!;
-console.log(`${device.info.name}, ${device.info.instructionSet}, ${threads} threads, load ${load.toFixed(1)}${peer ? `, torch ${peer.version}` : ""}`);
+console.log(
+  `${device.info.name}, ${device.info.instructionSet}, ${threads} threads, load ${load.toFixed(1)}${peer ? `, torch ${peer.version}` : ""}`,
+);
 if (load > availableParallelism()) console.log("warning: the machine is busy; figures of this run are not to be quoted");
 
 /** Calls per round so that a slice lasts long enough for the clock. */
@@ -83,7 +85,10 @@ async function measure(c: BenchCase): Promise<Row> {
       if (ms) contenders.push({ id, ms: [median(ms)] });
     }
     // The two fastest go on; the others have shown that they are slower.
-    contenders = contenders.sort((a, b) => a.ms[0]! - b.ms[0]!).slice(0, 2).map(({ id }) => ({ id, ms: [] }));
+    contenders = contenders
+      .sort((a, b) => a.ms[0]! - b.ms[0]!)
+      .slice(0, 2)
+      .map(({ id }) => ({ id, ms: [] }));
   }
   const own: number[] = [];
   const ceilings: Ceiling[] = [];
@@ -115,7 +120,9 @@ async function measure(c: BenchCase): Promise<Row> {
     gbs,
     tokensPerSecond: c.tokens ? (c.tokens / ms) * 1000 : null,
     share,
-    ceiling: meter ? { f32: median(ceilings.map((x) => x.f32)), bf16: median(ceilings.map((x) => x.bf16)), copy: median(ceilings.map((x) => x.copy)) } : null,
+    ceiling: meter
+      ? { f32: median(ceilings.map((x) => x.f32)), bf16: median(ceilings.map((x) => x.bf16)), copy: median(ceilings.map((x) => x.copy)) }
+      : null,
     peer: fastest ? { id: fastest.id, ms: median(fastest.ms), speedup: median(own.map((t, r) => fastest.ms[r]! / t)) } : null,
     oracles: Object.fromEntries(Object.entries(ratios).map(([name, r]) => [name, median(r)])),
     rounds,
@@ -127,7 +134,12 @@ function show(row: Row): string {
   const tokens = row.tokensPerSecond === null ? "" : `${(row.tokensPerSecond / 1000).toFixed(2)}k tok/s`;
   const share = row.share === null ? "" : `${(row.share * 100).toFixed(0)} % of ${row.gflops !== null ? "peak" : "copy"}`;
   const others = Object.entries(row.oracles).map(([name, r]) => `${r.toFixed(2)}× ${name}`);
-  const against = others.length > 0 && !row.peer ? others.join("  ") : row.peer ? `${row.peer.speedup.toFixed(2)}× ${row.peer.id.split("/").at(-1)} (${row.peer.ms.toFixed(2)} ms)` : "";
+  const against =
+    others.length > 0 && !row.peer
+      ? others.join("  ")
+      : row.peer
+        ? `${row.peer.speedup.toFixed(2)}× ${row.peer.id.split("/").at(-1)} (${row.peer.ms.toFixed(2)} ms)`
+        : "";
   return `${row.id.padEnd(40)} ${row.ms.toFixed(3).padStart(9)} ms  ${rate.padStart(13)}  ${tokens.padStart(13)}  ${share.padStart(14)}  ${against}`;
 }
 
@@ -142,7 +154,10 @@ for (const c of cases) {
   console.log(show(row));
 }
 if (values.json)
-  writeFileSync(values.json, `${JSON.stringify({ machine: device.info, threads, load, torch: peer?.version ?? null, date: new Date().toISOString(), rows }, null, 1)}\n`);
+  writeFileSync(
+    values.json,
+    `${JSON.stringify({ machine: device.info, threads, load, torch: peer?.version ?? null, date: new Date().toISOString(), rows }, null, 1)}\n`,
+  );
 meter?.stop();
 oracles?.stop();
 peer?.stop();

@@ -29,14 +29,26 @@ function start(device: Device): Bench & { dispose(): void } {
     f32: (shape, scale = 1) => hold(device.tensor("f32", shape, uniform(size(shape), scale))),
     bf16: (shape, scale = 1) => hold(device.tensor("bf16", shape, f32ToBf16(uniform(size(shape), scale)))),
     empty: (shape, dtype = "f32") => hold(device.empty(dtype, shape)),
-    i32: (shape, value) => hold(device.tensor("i32", shape, Int32Array.from({ length: size(shape) }, (_, i) => value(i)))),
+    i32: (shape, value) =>
+      hold(
+        device.tensor(
+          "i32",
+          shape,
+          Int32Array.from({ length: size(shape) }, (_, i) => value(i)),
+        ),
+      ),
     dispose: () => {
       for (const k of keep.toReversed()) k.dispose();
     },
   };
 }
 
-function op(id: string, precision: Precision, cost: Pick<BenchCase, "flops" | "bytes" | "tokens" | "product">, make: (b: Bench) => () => void): BenchCase {
+function op(
+  id: string,
+  precision: Precision,
+  cost: Pick<BenchCase, "flops" | "bytes" | "tokens" | "product">,
+  make: (b: Bench) => () => void,
+): BenchCase {
   return {
     id,
     precision,
@@ -52,23 +64,44 @@ function op(id: string, precision: Precision, cost: Pick<BenchCase, "flops" | "b
 
 function gemmCases(): BenchCase[] {
   const cases: BenchCase[] = [];
-  for (const [K, N] of [[2048, 1408], [1408, 2048], [2048, 2048], [512, 512], [256, 256], [256, 128]] as const)
+  for (const [K, N] of [
+    [2048, 1408],
+    [1408, 2048],
+    [2048, 2048],
+    [512, 512],
+    [256, 256],
+    [256, 128],
+  ] as const)
     for (const M of [16, 64, 192, 1024])
-      for (const [precision, weights] of [["f32", "f32"], ["f32", "bf16"], ["bf16", "bf16"]] as const)
+      for (const [precision, weights] of [
+        ["f32", "f32"],
+        ["f32", "bf16"],
+        ["bf16", "bf16"],
+      ] as const)
         cases.push(
-          op(`gemm/${K}x${N}/${precision}${precision !== weights ? "-bf16w" : ""}/M${M}`, precision, { flops: 2 * M * N * K, ...(precision === "f32" ? { product: { M, N, K } } : {}) }, (b) => {
-            const a = b.f32([M, K]);
-            const w = weights === "f32" ? b.f32([N, K]) : b.bf16([N, K]);
-            const c = b.empty([M, N]);
-            return () => ops.gemm(b.device, "nt", { a, b: w, c, precision });
-          }),
+          op(
+            `gemm/${K}x${N}/${precision}${precision !== weights ? "-bf16w" : ""}/M${M}`,
+            precision,
+            { flops: 2 * M * N * K, ...(precision === "f32" ? { product: { M, N, K } } : {}) },
+            (b) => {
+              const a = b.f32([M, K]);
+              const w = weights === "f32" ? b.f32([N, K]) : b.bf16([N, K]);
+              const c = b.empty([M, N]);
+              return () => ops.gemm(b.device, "nt", { a, b: w, c, precision });
+            },
+          ),
         );
   return cases;
 }
 
 function attentionCases(): BenchCase[] {
   const cases: BenchCase[] = [];
-  for (const [hd, S] of [[64, 512], [64, 2048], [128, 512], [128, 2048]] as const)
+  for (const [hd, S] of [
+    [64, 512],
+    [64, 2048],
+    [128, 512],
+    [128, 2048],
+  ] as const)
     for (const precision of ["f32", "bf16"] as const)
       for (const mode of ["fwd", "bwd"] as const) {
         const heads = 4;
@@ -81,7 +114,18 @@ function attentionCases(): BenchCase[] {
             const [q, k, v, dout] = [b.f32([T, C]), b.f32([T, C]), b.f32([T, C]), b.f32([T, C])];
             const [out, lse, dq, dk, dv] = [b.empty([T, C]), b.empty([T, heads]), b.empty([T, C]), b.empty([T, C]), b.empty([T, C])];
             const docStart = b.i32([T], (t) => Math.floor(t / S) * S);
-            const layout = { heads, kvHeads: heads, kDim: hd, kOffset: 0, kStride: hd, vDim: hd, vOffset: 0, vStride: hd, window: 0, scale: hd ** -0.5 };
+            const layout = {
+              heads,
+              kvHeads: heads,
+              kDim: hd,
+              kOffset: 0,
+              kStride: hd,
+              vDim: hd,
+              vOffset: 0,
+              vStride: hd,
+              window: 0,
+              scale: hd ** -0.5,
+            };
             ops.attention(b.device, { q, k, v, docStart, out, lse, layout, precision });
             return mode === "fwd"
               ? () => ops.attention(b.device, { q, k, v, docStart, out, lse, layout, precision })
@@ -94,7 +138,10 @@ function attentionCases(): BenchCase[] {
 
 function headCases(): BenchCase[] {
   const cases: BenchCase[] = [];
-  for (const [T, D, V] of [[4096, 256, 8192], [1024, 2048, 32768]] as const)
+  for (const [T, D, V] of [
+    [4096, 256, 8192],
+    [1024, 2048, 32768],
+  ] as const)
     for (const precision of ["f32", "bf16"] as const)
       cases.push(
         op(`head/d${D}-V${V}/${precision}/train`, precision, { flops: 4 * T * D * V, tokens: T }, (b) => {
@@ -114,7 +161,16 @@ function memoryCases(): BenchCase[] {
   const D = 2048;
   const [E, K, F] = [64, 6, 1408];
   const n = 16 * 1024 * 1024;
-  const rule = { score: "softmax", groups: 1, topkGroups: 1, groupScore: "max", dropped: "zero", renormalize: false, normEps: 0, scale: 1 } as const;
+  const rule = {
+    score: "softmax",
+    groups: 1,
+    topkGroups: 1,
+    groupScore: "max",
+    dropped: "zero",
+    renormalize: false,
+    normEps: 0,
+    scale: 1,
+  } as const;
   return [
     op(`rms_norm/${T}x${D}`, "f32", { bytes: T * D * 8 }, (b) => {
       const [x, weight, y, rstd] = [b.f32([T, D]), b.f32([D]), b.empty([T, D]), b.empty([T])];
@@ -164,7 +220,19 @@ function memoryCases(): BenchCase[] {
     op(`adamw/${n}`, "f32", { bytes: n * 28 }, (b) => {
       const [p, g, m, v] = [b.f32([n]), b.f32([n]), b.empty([n]), b.empty([n])].map((t) => b.hold(b.device.list([t])));
       return () =>
-        ops.adamw(b.device, { params: p!, grads: g!, m: m!, v: v!, maxNorm: 0, lr: 1e-5, beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1, step: 1 });
+        ops.adamw(b.device, {
+          params: p!,
+          grads: g!,
+          m: m!,
+          v: v!,
+          maxNorm: 0,
+          lr: 1e-5,
+          beta1: 0.9,
+          beta2: 0.95,
+          eps: 1e-8,
+          weightDecay: 0.1,
+          step: 1,
+        });
     }),
     op(`grad_norm/${n}`, "f32", { bytes: n * 4 }, (b) => {
       const grads = b.hold(b.device.list([b.f32([n])]));

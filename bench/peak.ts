@@ -30,7 +30,9 @@ export class PeakMeter {
     const binary = "build/bench/peak";
     mkdirSync("build/bench", { recursive: true });
     if (!existsSync(binary) || statSync(binary).mtimeMs < statSync(source).mtimeMs) {
-      const built = spawnSync("g++", ["-std=c++17", "-O3", "-ffp-contract=fast", ...isaFlags(), source, "-o", binary, "-lpthread"], { stdio: "inherit" });
+      const built = spawnSync("g++", ["-std=c++17", "-O3", "-ffp-contract=fast", ...isaFlags(), source, "-o", binary, "-lpthread"], {
+        stdio: "inherit",
+      });
       if (built.status !== 0) return null;
     }
     return new PeakMeter(new LineProcess(binary, []));

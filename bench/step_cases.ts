@@ -20,23 +20,49 @@ import { uniform } from "./case.ts";
 import type { BenchCase, Running } from "./case.ts";
 
 const common = {
-  hidden_size: 256, num_hidden_layers: 4, num_attention_heads: 4, num_key_value_heads: 4, num_experts_per_tok: 4,
-  max_position_embeddings: 2048, vocab_size: 8192, hidden_act: "silu", rope_theta: 10000, tie_word_embeddings: false,
-  attention_bias: false, norm_topk_prob: false,
+  hidden_size: 256,
+  num_hidden_layers: 4,
+  num_attention_heads: 4,
+  num_key_value_heads: 4,
+  num_experts_per_tok: 4,
+  max_position_embeddings: 2048,
+  vocab_size: 8192,
+  hidden_act: "silu",
+  rope_theta: 10000,
+  tie_word_embeddings: false,
+  attention_bias: false,
+  norm_topk_prob: false,
 };
 const configs = {
   olmoe: { ...common, model_type: "olmoe", intermediate_size: 128, num_experts: 32, clip_qkv: null, rms_norm_eps: 1e-5 },
   "deepseek-v2": {
-    ...common, model_type: "deepseek_v2", intermediate_size: 512, moe_intermediate_size: 128, n_routed_experts: 32, n_shared_experts: 1,
-    first_k_dense_replace: 0, q_lora_rank: null, kv_lora_rank: 128, qk_nope_head_dim: 64, qk_rope_head_dim: 32, v_head_dim: 64,
-    topk_method: "greedy", routed_scaling_factor: 1, rms_norm_eps: 1e-6,
+    ...common,
+    model_type: "deepseek_v2",
+    intermediate_size: 512,
+    moe_intermediate_size: 128,
+    n_routed_experts: 32,
+    n_shared_experts: 1,
+    first_k_dense_replace: 0,
+    q_lora_rank: null,
+    kv_lora_rank: 128,
+    qk_nope_head_dim: 64,
+    qk_rope_head_dim: 32,
+    v_head_dim: 64,
+    topk_method: "greedy",
+    routed_scaling_factor: 1,
+    rms_norm_eps: 1e-6,
   },
 } as const;
 const ROWS = 8;
 const LENGTH = 512;
 const TRAINED = 5;
 
-async function setup(device: Device, name: keyof typeof configs, mode: "esft" | "full" | "forward", precision: Precision): Promise<Running> {
+async function setup(
+  device: Device,
+  name: keyof typeof configs,
+  mode: "esft" | "full" | "forward",
+  precision: Precision,
+): Promise<Running> {
   const dir = mkdtempSync(join(tmpdir(), "esft-bench-"));
   await writeTinyModel(dir, configs[name], { tokenizer: false });
   const checkpoint = await openCheckpoint(dir);
@@ -81,6 +107,11 @@ export function stepCases(): BenchCase[] {
   for (const name of ["olmoe", "deepseek-v2"] as const)
     for (const precision of ["f32", "bf16"] as const)
       for (const mode of ["esft", "full", "forward"] as const)
-        cases.push({ id: `step/${name}/${precision}/${mode}`, precision, tokens: ROWS * LENGTH, setup: (device) => setup(device, name, mode, precision) });
+        cases.push({
+          id: `step/${name}/${precision}/${mode}`,
+          precision,
+          tokens: ROWS * LENGTH,
+          setup: (device) => setup(device, name, mode, precision),
+        });
   return cases;
 }

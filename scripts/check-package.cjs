@@ -18,7 +18,12 @@ function check(name, ok, detail = "") {
 }
 
 function run(command, args, options = {}) {
-  const { status, signal, stdout, stderr, error } = spawnSync(command, args, { cwd: root, encoding: "utf8", maxBuffer: 1 << 26, ...options });
+  const { status, signal, stdout, stderr, error } = spawnSync(command, args, {
+    cwd: root,
+    encoding: "utf8",
+    maxBuffer: 1 << 26,
+    ...options,
+  });
   const text = error ? String(error) : `${stderr ?? ""}`.trim();
   const why = status === 0 ? "" : `${signal ?? `exit ${status}`}: ${text.split("\n").slice(-12).join("\n")}`;
   return { ok: status === 0, stdout: stdout ?? "", stderr: text, why };
@@ -30,7 +35,11 @@ function checkBinary(file) {
   if (!check("objdump reads the addon", headers.ok, headers.why)) return;
   const needed = [...headers.stdout.matchAll(/NEEDED\s+(\S+)/g)].map((m) => m[1]);
   const allowed = /^(libc|libm|libdl|libpthread|librt|libgcc_s|libstdc\+\+|ld-linux.*)\.so/;
-  check("needs system libraries only", needed.every((name) => allowed.test(name)), needed.join(" "));
+  check(
+    "needs system libraries only",
+    needed.every((name) => allowed.test(name)),
+    needed.join(" "),
+  );
   const symbols = run("objdump", ["-T", file]).stdout;
   const versions = [...symbols.matchAll(/GLIBC_(\d+)\.(\d+)/g)].map((m) => [Number(m[1]), Number(m[2])]);
   const newest = versions.reduce((a, b) => (b[0] > a[0] || (b[0] === a[0] && b[1] > a[1]) ? b : a), [2, 0]);
@@ -45,8 +54,14 @@ function checkBinary(file) {
 function checkTarball(packed) {
   const files = packed.files.map((f) => f.path);
   const has = (file) => check(`tarball has ${file}`, files.includes(file));
-  ["dist/index.js", "dist/index.d.ts", "dist/cli/main.js", "CMakeLists.txt", "csrc/addon/addon.cc", "scripts/source-build.cjs"].forEach(has);
-  if (process.platform === "linux") check("tarball has the prebuild", files.some((f) => f.startsWith(`prebuilds/linux-${process.arch}/esft.`)));
+  ["dist/index.js", "dist/index.d.ts", "dist/cli/main.js", "CMakeLists.txt", "csrc/addon/addon.cc", "scripts/source-build.cjs"].forEach(
+    has,
+  );
+  if (process.platform === "linux")
+    check(
+      "tarball has the prebuild",
+      files.some((f) => f.startsWith(`prebuilds/linux-${process.arch}/esft.`)),
+    );
   if (existsSync(path.join(root, "examples/embedded/config.json"))) has("examples/embedded/config.json");
   const foreign = files.filter((f) => f === "binding.gyp" || f.endsWith(".map") || /^(test|bench|build|lib|node_modules|\.)/.test(f));
   check("tarball has nothing foreign", foreign.length === 0, foreign.slice(0, 5).join(" "));
@@ -61,7 +76,9 @@ function bareEnvironment() {
   mkdirSync(bin);
   symlinkSync(process.execPath, path.join(bin, "node"));
   for (const name of ["npm", "npx", "sh"]) {
-    const found = process.env.PATH.split(path.delimiter).map((dir) => path.join(dir, name)).find(existsSync);
+    const found = process.env.PATH.split(path.delimiter)
+      .map((dir) => path.join(dir, name))
+      .find(existsSync);
     if (found) symlinkSync(realpathSync(found), path.join(bin, name));
   }
   const keep = Object.entries(process.env).filter(([name]) => !/^npm_/i.test(name) && !name.startsWith("ESFT_"));
@@ -95,7 +112,11 @@ function checkInstalled(tarball) {
   check("esft doctor", doctor.ok, doctor.why);
   rmSync(path.join(app, "node_modules/esft/prebuilds"), { recursive: true });
   const without = op();
-  check("without a binary the error says what to do", !without.ok && without.stderr.includes("npx esft build"), without.ok ? "it loaded" : "");
+  check(
+    "without a binary the error says what to do",
+    !without.ok && without.stderr.includes("npx esft build"),
+    without.ok ? "it loaded" : "",
+  );
   if (!process.argv.includes("--source")) return;
   const built = run("node", ["node_modules/esft/dist/cli/main.js", "build"], { cwd: app });
   check("esft build makes one from the tarball", built.ok, built.why);

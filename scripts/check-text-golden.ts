@@ -101,7 +101,11 @@ async function checkTokenizer(folders: Folders, name: string): Promise<CheckedRo
     readonly skip: string;
   }
   const tally = new Tally();
-  const golden = json(folders.root, "tokenizers", name, "cases.json") as unknown as { cases: Case[]; decode?: Case[]; unencodable?: Case[] };
+  const golden = json(folders.root, "tokenizers", name, "cases.json") as unknown as {
+    cases: Case[];
+    decode?: Case[];
+    unencodable?: Case[];
+  };
   const tokenizer = await findTokenizer(folders, name);
   for (const c of golden.cases) {
     const { ids, tokens } = tokenizer.encodeTokens(c.text);
@@ -150,7 +154,12 @@ interface TemplateCase {
   readonly coerced?: { readonly text: string; readonly prompt: string };
 }
 
-function checkTemplate(folders: Folders, entry: TemplateEntry & { cases: readonly TemplateCase[] }, conversations: Readonly<Record<string, ConversationEntry>>, clock: Date): CheckedRow {
+function checkTemplate(
+  folders: Folders,
+  entry: TemplateEntry & { cases: readonly TemplateCase[] },
+  conversations: Readonly<Record<string, ConversationEntry>>,
+  clock: Date,
+): CheckedRow {
   const tally = new Tally();
   const template = readTemplate(folders, entry.file);
   for (const c of entry.cases) {
@@ -170,12 +179,20 @@ function checkTemplate(folders: Folders, entry: TemplateEntry & { cases: readonl
       const raw = attempt(() => template.render(messages, { ...render, addGenerationPrompt: key === "prompt" }));
       tally.same(`${where} as given`, typeof want === "string" ? want : want.error, raw instanceof DataError ? raw.where["kind"] : raw);
     }
-    if (c.spans !== undefined && typeof attempt(() => template.render(messages, render)) === "string") checkSpans(tally, c, template, messages, render, entry.stops);
+    if (c.spans !== undefined && typeof attempt(() => template.render(messages, render)) === "string")
+      checkSpans(tally, c, template, messages, render, entry.stops);
   }
   return tally.row(`templates/${entry.name}`);
 }
 
-function checkSpans(tally: Tally, c: TemplateCase, template: ChatTemplate, messages: readonly Message[], render: RenderOptions, stops: readonly string[]): void {
+function checkSpans(
+  tally: Tally,
+  c: TemplateCase,
+  template: ChatTemplate,
+  messages: readonly Message[],
+  render: RenderOptions,
+  stops: readonly string[],
+): void {
   const full = template.render(messages, render);
   for (const want of c.spans ?? []) {
     const span = assistantSpan({ template, messages, full, stops, render }, want.message);
@@ -228,7 +245,11 @@ async function checkMasks(folders: Folders, entries: ReadonlyMap<string, Templat
     );
     const { code, key } = c.refuse ?? {};
     const want = c.refuse === undefined ? { text: c.text, inputIds: c.input_ids, labels: c.labels, warnings: c.warnings } : { code, key };
-    tally.same(where, want, got instanceof DataError ? refusal(got) : { text: got.text, inputIds: got.inputIds, labels: got.labels, warnings: got.warnings });
+    tally.same(
+      where,
+      want,
+      got instanceof DataError ? refusal(got) : { text: got.text, inputIds: got.inputIds, labels: got.labels, warnings: got.warnings },
+    );
   }
   return tally.row("masks.json");
 }
@@ -252,7 +273,14 @@ async function checkPacking(folders: Folders): Promise<CheckedRow> {
     readonly error?: string;
   }
   const tally = new Tally();
-  const golden = json(folders.root, "esft_packing.json") as unknown as { tokenizer: string; ids: { pad: number }; order: string[]; examples: Example[]; packed: Packed[]; synthetic: Packed[] };
+  const golden = json(folders.root, "esft_packing.json") as unknown as {
+    tokenizer: string;
+    ids: { pad: number };
+    order: string[];
+    examples: Example[];
+    packed: Packed[];
+    synthetic: Packed[];
+  };
   const tokenizer = await findTokenizer(folders, golden.tokenizer);
   const examples = new Map<string, { inputIds: readonly number[]; labels: readonly number[] }>();
   for (const e of golden.examples) {
@@ -262,7 +290,12 @@ async function checkPacking(folders: Folders): Promise<CheckedRow> {
     else tally.same(e.name, { inputIds: e.input_ids, labels: e.labels }, got instanceof DataError ? got.message : got);
     if (e.input_ids !== undefined && e.labels !== undefined) examples.set(e.name, { inputIds: e.input_ids, labels: e.labels });
   }
-  const check = (where: string, p: Packed, buffer: readonly { inputIds: readonly number[]; labels: readonly number[] }[], padId: number): void => {
+  const check = (
+    where: string,
+    p: Packed,
+    buffer: readonly { inputIds: readonly number[]; labels: readonly number[] }[],
+    padId: number,
+  ): void => {
     const random = new PythonRandom(p.seed);
     const draws: number[] = [];
     const draw = (): number => {
@@ -271,7 +304,11 @@ async function checkPacking(folders: Folders): Promise<CheckedRow> {
     };
     const rows = packEsft(buffer, { length: p.length, ratio: p.ratio, padId, draw });
     tally.same(`${where} draws`, p.draws, draws);
-    tally.same(`${where} rows`, { ids: p.input_ids, labels: p.labels }, { ids: rows.map((r) => r.inputIds), labels: rows.map((r) => r.labels) });
+    tally.same(
+      `${where} rows`,
+      { ids: p.input_ids, labels: p.labels },
+      { ids: rows.map((r) => r.inputIds), labels: rows.map((r) => r.labels) },
+    );
   };
   const buffer = golden.order.map((name) => examples.get(name) as { inputIds: number[]; labels: number[] });
   golden.packed.forEach((p, i) => check(`packed ${i}`, p, buffer, golden.ids.pad));
@@ -308,7 +345,9 @@ function checkDatasets(folders: Folders): CheckedRow {
     return { rows, errors };
   };
   golden.good.forEach((g, i) => tally.same(`good ${i}`, { rows: [{ line: 1, shape: g.shape, row: g.row }], errors: [] }, read(g.line)));
-  golden.bad.forEach((b, i) => tally.same(`bad ${i} ${b.line}`, { rows: [], errors: [{ line: 1, code: b.code, key: b.key }] }, read(b.line)));
+  golden.bad.forEach((b, i) =>
+    tally.same(`bad ${i} ${b.line}`, { rows: [], errors: [{ line: 1, code: b.code, key: b.key }] }, read(b.line)),
+  );
   if (golden.file !== undefined) {
     const errors = golden.file.errors.map(({ line, code, key }) => ({ line, code, key }));
     tally.same("file", { rows: golden.file.rows, errors }, read(golden.file.text));
@@ -316,7 +355,10 @@ function checkDatasets(folders: Folders): CheckedRow {
   return tally.row("datasets.json");
 }
 
-export async function checkTextGolden(root: string, more: { tokenizers?: readonly string[]; templates?: readonly string[] } = {}): Promise<CheckedRow[]> {
+export async function checkTextGolden(
+  root: string,
+  more: { tokenizers?: readonly string[]; templates?: readonly string[] } = {},
+): Promise<CheckedRow[]> {
   const folders: Folders = {
     root,
     tokenizers: [join(root, "tokenizers"), ...(more.tokenizers ?? [])],
@@ -333,11 +375,16 @@ export async function checkTextGolden(root: string, more: { tokenizers?: readonl
   for (const dir of folders.templates) {
     if (!existsSync(join(dir, "sources.json"))) continue;
     const sources = json(dir, "sources.json") as unknown as { templates?: TemplateEntry[] } | TemplateEntry[];
-    for (const entry of Array.isArray(sources) ? sources : (sources.templates ?? [])) entries.set(entry.name, { ...entry, bos: entry.bos ?? null, eos: entry.eos ?? null });
+    for (const entry of Array.isArray(sources) ? sources : (sources.templates ?? []))
+      entries.set(entry.name, { ...entry, bos: entry.bos ?? null, eos: entry.eos ?? null });
   }
   let clock = new Date(2025, 5, 15, 12, 0, 0);
   if (has("templates.json")) {
-    const golden = json(root, "templates.json") as unknown as { clock: string; conversations: Record<string, ConversationEntry>; templates: (TemplateEntry & { cases: TemplateCase[] })[] };
+    const golden = json(root, "templates.json") as unknown as {
+      clock: string;
+      conversations: Record<string, ConversationEntry>;
+      templates: (TemplateEntry & { cases: TemplateCase[] })[];
+    };
     clock = new Date(golden.clock);
     for (const entry of golden.templates) {
       entries.set(entry.name, entry);
@@ -359,7 +406,9 @@ async function main(args: readonly string[]): Promise<number> {
   }
   const rows = await checkTextGolden(root, { tokenizers: option("tokenizers"), templates: option("templates") });
   for (const { name, compared, failures } of rows) {
-    console.log(`${failures.length === 0 ? "pass" : "FAIL"}  ${name.padEnd(28)} ${String(compared).padStart(6)} compared  ${String(failures.length).padStart(4)} different`);
+    console.log(
+      `${failures.length === 0 ? "pass" : "FAIL"}  ${name.padEnd(28)} ${String(compared).padStart(6)} compared  ${String(failures.length).padStart(4)} different`,
+    );
     for (const failure of failures.slice(0, 5)) console.log(`    ${failure}`);
     if (failures.length > 5) console.log(`    … and ${failures.length - 5} more`);
   }

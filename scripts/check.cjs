@@ -60,7 +60,11 @@ const results = steps.map(([name, step]) => {
   console.log(`── ${name}`);
   const started = Date.now();
   const status = step();
-  return { name, result: status === 0 ? "ok" : status === "skipped" ? "SKIPPED" : "FAILED", seconds: ((Date.now() - started) / 1000).toFixed(1) };
+  return {
+    name,
+    result: status === 0 ? "ok" : status === "skipped" ? "SKIPPED" : "FAILED",
+    seconds: ((Date.now() - started) / 1000).toFixed(1),
+  };
 });
 
 const long = filesUnder(["lib", "csrc", "test", "bench", "scripts", "examples"], [".ts", ".cjs", ".cc", ".h", ".py"])

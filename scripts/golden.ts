@@ -10,7 +10,12 @@ import { checkFamily } from "../test/golden/family.ts";
 
 const { positionals, values } = parseArgs({
   allowPositionals: true,
-  options: { only: { type: "boolean" }, device: { type: "string", default: "cpu" }, threads: { type: "string" }, verbose: { type: "boolean" } },
+  options: {
+    only: { type: "boolean" },
+    device: { type: "string", default: "cpu" },
+    threads: { type: "string" },
+    verbose: { type: "boolean" },
+  },
 });
 const [dir, ...only] = positionals;
 if (!dir || (only.length > 0 && !values.only)) {
@@ -25,14 +30,20 @@ const folders = (await readdir(dir, { withFileTypes: true }))
 const unknown = only.filter((name) => !folders.includes(name));
 if (unknown.length > 0) console.error(`no fixture folder ${unknown.join(", ")} under ${dir}`);
 
-const device = new Device({ kind: values.device === "ref" ? "ref" : "cpu", ...(values.threads ? { threads: Number(values.threads) } : {}) });
+const device = new Device({
+  kind: values.device === "ref" ? "ref" : "cpu",
+  ...(values.threads ? { threads: Number(values.threads) } : {}),
+});
 console.log(`device: ${device.info.instructionSet}, ${device.info.threads} threads`);
 let passed = 0;
 for (const name of folders) {
   const report = await checkFamily(device, join(dir, name), name);
   if (report.ok) passed++;
   const show = values.verbose ? report.checks : report.checks.filter((c) => !c.ok || c.limit > 0);
-  const cells = show.map((c) => `${c.ok ? "" : "FAIL "}${c.name} ${c.error === 0 ? "0" : c.error.toExponential(1)}${c.ok && !values.verbose ? "" : ` (limit ${c.limit}${c.detail ? `, ${c.detail}` : ""})`}`);
+  const cells = show.map(
+    (c) =>
+      `${c.ok ? "" : "FAIL "}${c.name} ${c.error === 0 ? "0" : c.error.toExponential(1)}${c.ok && !values.verbose ? "" : ` (limit ${c.limit}${c.detail ? `, ${c.detail}` : ""})`}`,
+  );
   console.log(`${report.ok ? "pass" : "FAIL"}  ${name.padEnd(20)} ${report.failure ?? ""}${cells.join(" · ")}`);
 }
 device.dispose();

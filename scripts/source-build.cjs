@@ -13,7 +13,10 @@ const root = path.resolve(__dirname, "..");
 function sourceBuild() {
   const missing = ["cmake"].filter((tool) => spawnSync(tool, ["--version"], { stdio: "ignore" }).error);
   if (missing.length > 0) {
-    return { ok: false, message: `esft build: ${missing.join(", ")} not found on PATH; install cmake >= 3.24 and a C++17 compiler (g++ >= 10 or clang)` };
+    return {
+      ok: false,
+      message: `esft build: ${missing.join(", ")} not found on PATH; install cmake >= 3.24 and a C++17 compiler (g++ >= 10 or clang)`,
+    };
   }
   const out = path.join(root, "build-cmake", "Source");
   try {

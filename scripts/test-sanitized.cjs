@@ -34,9 +34,13 @@ run("cmake", ["--build", out, "--parallel", String(os.availableParallelism())]);
 const compiler = /^CMAKE_CXX_COMPILER:\w+=(.*)$/m.exec(readFileSync(path.join(out, "CMakeCache.txt"), "utf8"))?.[1] ?? "g++";
 const library = (name) => realpathSync(execFileSync(compiler, [`-print-file-name=${name}`], { encoding: "utf8" }).trim());
 const chosen = process.argv.slice(2);
-run(process.execPath, [path.join("node_modules", "vitest", "vitest.mjs"), "run", ...(chosen.length > 0 ? chosen : ["test/ops", "test/addon", "test/native"])], {
-  LD_PRELOAD: [library("libasan.so"), library("libstdc++.so.6")].join(":"),
-  ASAN_OPTIONS: "detect_leaks=0:abort_on_error=1:handle_segv=1:allocator_may_return_null=1",
-  UBSAN_OPTIONS: "print_stacktrace=1:halt_on_error=1",
-  ESFT_NATIVE: path.join(root, "build-asan", "esft.node"),
-});
+run(
+  process.execPath,
+  [path.join("node_modules", "vitest", "vitest.mjs"), "run", ...(chosen.length > 0 ? chosen : ["test/ops", "test/addon", "test/native"])],
+  {
+    LD_PRELOAD: [library("libasan.so"), library("libstdc++.so.6")].join(":"),
+    ASAN_OPTIONS: "detect_leaks=0:abort_on_error=1:handle_segv=1:allocator_may_return_null=1",
+    UBSAN_OPTIONS: "print_stacktrace=1:halt_on_error=1",
+    ESFT_NATIVE: path.join(root, "build-asan", "esft.node"),
+  },
+);

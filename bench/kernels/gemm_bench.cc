@@ -201,8 +201,9 @@ static int bench_gemm(int threads, const char* filter, int rounds) {
   const bool oracle = false;
 #endif
   if (!oracle) printf("oneDNN not found (libdnnl.so.2 and headers): its columns are missing\n");
-  printf("%-10s %5s |%7s %7s |%6s %6s %6s %6s |%6s %6s %6s |%6s %6s | own/1dnn: f32 call, f32 packed, bw call, dp call, dp packed\n", "KxN", "M",
-         "fma", "dot", "f32", "f32 pk", "bw nt", "bw nn", "dp nt", "dp nn", "dp pk", "1dnn", "1dnn16");
+  printf(
+      "%-10s %5s |%7s %7s |%6s %6s %6s %6s |%6s %6s %6s |%6s %6s | own/1dnn: f32 call, f32 packed, bw call, dp call, dp packed\n",
+      "KxN", "M", "fma", "dot", "f32", "f32 pk", "bw nt", "bw nn", "dp nt", "dp nn", "dp pk", "1dnn", "1dnn16");
   const int64_t shapes[][2] = {{2048, 1408}, {1408, 2048}, {2048, 2048}, {512, 512}, {256, 256}, {256, 128}, {128, 256}};
   for (auto& s : shapes)
     for (int64_t M : {16, 32, 64, 192, 256, 384, 1024}) {
@@ -255,20 +256,20 @@ static int bench_gemm(int threads, const char* filter, int rounds) {
       std::vector<Contender> all;
       const int64_t fma_n = 40000, dot_n = 40000;
       auto peak = [&](void (*loop)(int64_t), int64_t n) {
-        return [&ctx, loop, n, threads] {
-          esft::cpu::parallel_for(ctx, threads, [=](int64_t, int) { loop(n); });
-        };
+        return [&ctx, loop, n, threads] { esft::cpu::parallel_for(ctx, threads, [=](int64_t, int) { loop(n); }); };
       };
       all.push_back({"fma", fma_flops(fma_n) * threads, peak(fma_loop, fma_n), {}, 1});
       all.push_back({"dot", dot_flops(dot_n) * threads, peak(dot_loop, dot_n), {}, 1});
       all.push_back({"f32", flops, call(0, false, 0), {}, 1});
-      all.push_back({"f32 pk", flops, [&] { kernels::multiply(kernels::f32_operand(x, K), M, panels, y, N, false, scratch); }, {}, 1});
+      all.push_back(
+          {"f32 pk", flops, [&] { kernels::multiply(kernels::f32_operand(x, K), M, panels, y, N, false, scratch); }, {}, 1});
       all.push_back({"bw nt", flops, call(0, true, 0), {}, 1});
       all.push_back({"bw nn", flops, call(1, true, 0), {}, 1});
       if (panels16.kind == kernels::PANEL_DOT) {
         all.push_back({"dp nt", flops, call(0, true, 1), {}, 1});
         all.push_back({"dp nn", flops, call(1, true, 1), {}, 1});
-        all.push_back({"dp pk", flops, [&] { kernels::multiply(kernels::f32_operand(x, K), M, panels16, y, N, false, scratch); }, {}, 1});
+        all.push_back(
+            {"dp pk", flops, [&] { kernels::multiply(kernels::f32_operand(x, K), M, panels16, y, N, false, scratch); }, {}, 1});
       }
 #if HAVE_DNNL
       if (oracle)
@@ -288,12 +289,21 @@ static int bench_gemm(int threads, const char* filter, int rounds) {
       };
       const double d = best("1dnn"), d16 = best("1dnn16");
       printf("%-10s %5ld |%7.0f %7.0f |%6.0f %6.0f %6.0f %6.0f |%6.0f %6.0f %6.0f |%6.0f %6.0f | ", label, long(M), best("fma"),
-             best("dot"), best("f32"), best("f32 pk"), best("bw nt"), best("bw nn"), best("dp nt"), best("dp nn"), best("dp pk"), d, d16);
-      if (d > 0) printf("%.2f %.2f %.2f %.2f %.2f", best("f32") / d, best("f32 pk") / d, best("bw nt") / d, best("dp nt") / d16, best("dp pk") / d16);
+             best("dot"), best("f32"), best("f32 pk"), best("bw nt"), best("bw nn"), best("dp nt"), best("dp nn"), best("dp pk"), d,
+             d16);
+      if (d > 0)
+        printf("%.2f %.2f %.2f %.2f %.2f", best("f32") / d, best("f32 pk") / d, best("bw nt") / d, best("dp nt") / d16,
+               best("dp pk") / d16);
       printf("\n");
       fflush(stdout);
-      for (auto [p, n] : {std::pair<void*, size_t>{x, M * K * 4}, {w, N * K * 4}, {xh, M * K * 2}, {wh, N * K * 2}, {y, M * N * 4},
-                          {pk, kernels::panels_bytes(K, N)}, {pk16, kernels::panels_bytes(K, N)}, {scratch, kernels::product_scratch(M, K)}})
+      for (auto [p, n] : {std::pair<void*, size_t>{x, M * K * 4},
+                          {w, N * K * 4},
+                          {xh, M * K * 2},
+                          {wh, N * K * 2},
+                          {y, M * N * 4},
+                          {pk, kernels::panels_bytes(K, N)},
+                          {pk16, kernels::panels_bytes(K, N)},
+                          {scratch, kernels::product_scratch(M, K)}})
         munmap(p, n + (2 << 20));
     }
   return 0;
@@ -410,8 +420,8 @@ static int bench_layer(int threads, int64_t D, int64_t F, int64_t T, int64_t E, 
   const double flops = forward + back + grad;
   const double share[7] = {2 * unit, unit, 0, grad / 3, unit, 2 * unit, grad * 2 / 3};
   const char* names[7] = {"up", "down", "combine", "tn down", "nn down", "nn up", "tn up+combine"};
-  printf("layer d%ld f%ld T%ld top-%ld/%ld, %d threads%s: %.2f GFLOP per step\n", long(D), long(F), long(T), long(K), long(E), threads,
-         mapped ? ", weights on 4 KB pages" : "", flops * 1e-9);
+  printf("layer d%ld f%ld T%ld top-%ld/%ld, %d threads%s: %.2f GFLOP per step\n", long(D), long(F), long(T), long(K), long(E),
+         threads, mapped ? ", weights on 4 KB pages" : "", flops * 1e-9);
   for (int precision = 0; precision <= 1; precision++) {
 #if !defined(__AVX512BF16__)
     if (precision) break;
@@ -433,12 +443,15 @@ static int bench_layer(int threads, int64_t D, int64_t F, int64_t T, int64_t E, 
       total += t;
       tok.push_back(double(T) / t), peak.push_back(p), ratio.push_back(flops / t / p);
     }
-    printf("  %s: tok/s median %.0f best %.0f; GF/s median %.0f best %.0f; peak median %.0f best %.0f; share median %.3f, p90/p90 %.3f\n",
-           precision ? "bf16" : "f32 ", percentile(tok, 0.5), percentile(tok, 1), percentile(tok, 0.5) * flops / double(T) * 1e-9,
-           percentile(tok, 1) * flops / double(T) * 1e-9, percentile(peak, 0.5) * 1e-9, percentile(peak, 1) * 1e-9, percentile(ratio, 0.5),
-           percentile(tok, 0.9) * flops / double(T) / percentile(peak, 0.9));
+    printf(
+        "  %s: tok/s median %.0f best %.0f; GF/s median %.0f best %.0f; peak median %.0f best %.0f; share median %.3f, p90/p90 "
+        "%.3f\n",
+        precision ? "bf16" : "f32 ", percentile(tok, 0.5), percentile(tok, 1), percentile(tok, 0.5) * flops / double(T) * 1e-9,
+        percentile(tok, 1) * flops / double(T) * 1e-9, percentile(peak, 0.5) * 1e-9, percentile(peak, 1) * 1e-9,
+        percentile(ratio, 0.5), percentile(tok, 0.9) * flops / double(T) / percentile(peak, 0.9));
     printf("       ");
-    for (int i = 0; i < 7; i++) printf(" %s %.1f%% %.0f;", names[i], 100 * seconds[i] / total, share[i] * rounds / seconds[i] * 1e-9);
+    for (int i = 0; i < 7; i++)
+      printf(" %s %.1f%% %.0f;", names[i], 100 * seconds[i] / total, share[i] * rounds / seconds[i] * 1e-9);
     printf("\n");
   }
   return 0;
@@ -450,7 +463,8 @@ int main(int argc, char** argv) {
   if (what == "gemm") return bench_gemm(threads, argc > 3 ? argv[3] : nullptr, argc > 4 ? atoi(argv[4]) : 30);
   if (what == "layer") {
     auto number = [&](int i, int64_t otherwise) { return argc > i ? atoll(argv[i]) : otherwise; };
-    return bench_layer(threads, number(3, 256), number(4, 128), number(5, 4096), number(6, 64), number(7, 6), int(number(8, 20)), number(9, 0) != 0);
+    return bench_layer(threads, number(3, 256), number(4, 128), number(5, 4096), number(6, 64), number(7, 6), int(number(8, 20)),
+                       number(9, 0) != 0);
   }
   printf("usage: gemm_bench gemm [threads] [KxN,M filter] [rounds]\n       gemm_bench layer [threads] [d f T E K rounds mapped]\n");
   return 2;

@@ -50,7 +50,10 @@ struct WeightSet {
     for (int64_t i = 0; i < rows * ld; i++) {
       const float f = r.uniform() * 0.5f;
       const uint16_t h = to_bf16(f);
-      if (dtype == ESFT_BF16) memcpy(p + i * 2, &h, 2); else memcpy(p + i * 4, &f, 4);
+      if (dtype == ESFT_BF16)
+        memcpy(p + i * 2, &h, 2);
+      else
+        memcpy(p + i * 4, &f, 4);
     }
     items.push_back(matrix(p, dtype, rows, cols, ld));
   }
@@ -77,7 +80,8 @@ static void on_threads(const char* what, const Isa& isa, const std::string& shap
 
 static double limit_of(int64_t precision, int64_t k) { return precision ? 1e-5 + 2e-8 * k : 2e-6; }
 
-static void test_gemm(const Isa& isa, int64_t M, int64_t N, int64_t K, int mode, int dtype, bool accumulate, bool bias, int precision) {
+static void test_gemm(const Isa& isa, int64_t M, int64_t N, int64_t K, int mode, int dtype, bool accumulate, bool bias,
+                      int precision) {
   Random r;
   r.s += M * 131 + N * 17 + K + mode;
   const int64_t pad = (M + N + K) % 3;
@@ -107,7 +111,13 @@ static void test_gemm(const Isa& isa, int64_t M, int64_t N, int64_t K, int mode,
   expect("gemm overrun", isa.name, shape, !c.intact(M * (N + pad)), 0);
 }
 
-struct MoeShape { int64_t T, D, F, E, K; int S; int dtype0, dtype1; int precision; bool gather; };
+struct MoeShape {
+  int64_t T, D, F, E, K;
+  int S;
+  int dtype0, dtype1;
+  int precision;
+  bool gather;
+};
 
 static void test_moe(const Isa& isa, const MoeShape& m, uint64_t seed) {
   Random r;
@@ -128,8 +138,8 @@ static void test_moe(const Isa& isa, const MoeShape& m, uint64_t seed) {
     down.add(r, e % 2 ? m.dtype1 : m.dtype0, m.D, m.F, m.F);
   }
   char shape[160];
-  snprintf(shape, sizeof shape, "T%ld D%ld F%ld E%ld K%ld S%d dtypes %d %d precision %d gather %d", long(m.T), long(m.D),
-           long(m.F), long(m.E), long(m.K), m.S, m.dtype0, m.dtype1, m.precision, m.gather);
+  snprintf(shape, sizeof shape, "T%ld D%ld F%ld E%ld K%ld S%d dtypes %d %d precision %d gather %d", long(m.T), long(m.D), long(m.F),
+           long(m.E), long(m.K), m.S, m.dtype0, m.dtype1, m.precision, m.gather);
   const int64_t xr = m.gather ? m.T : N;
   Buffer x(xr * m.D), h(N * 2 * m.F), act(N * m.F), y(N * m.D);
   Buffer wh(N * 2 * m.F), wact(N * m.F), wy(N * m.D);
@@ -140,7 +150,8 @@ static void test_moe(const Isa& isa, const MoeShape& m, uint64_t seed) {
   auto f32 = [](Buffer& b, int64_t rr, int64_t cc) { return matrix(b.data(), ESFT_F32, rr, cc); };
 
   esft_grouped_gemm_nt_args nt = {};
-  nt.x = f32(x, xr, m.D), nt.rows = index, nt.w = up.list(), nt.offsets = off, nt.segments = m.S, nt.act = 1, nt.precision = m.precision;
+  nt.x = f32(x, xr, m.D), nt.rows = index, nt.w = up.list(), nt.offsets = off, nt.segments = m.S, nt.act = 1,
+  nt.precision = m.precision;
   nt.h = f32(wh, N, 2 * m.F), nt.y = f32(wact, N, m.F);
   esft::ref_grouped_gemm_nt(nt);
   nt.h = f32(h, N, 2 * m.F), nt.y = f32(act, N, m.F);
@@ -154,7 +165,8 @@ static void test_moe(const Isa& isa, const MoeShape& m, uint64_t seed) {
   expect("nt act, no h", isa.name, shape, memcmp(act.data(), act2.data(), N * m.F * 4) != 0, 0);
 
   esft_grouped_gemm_nt_args dn = {};
-  dn.x = f32(wact, N, m.F), dn.rows = absent(), dn.w = down.list(), dn.offsets = off, dn.h = absent(), dn.segments = 1, dn.precision = m.precision;
+  dn.x = f32(wact, N, m.F), dn.rows = absent(), dn.w = down.list(), dn.offsets = off, dn.h = absent(), dn.segments = 1,
+  dn.precision = m.precision;
   dn.y = f32(wy, N, m.D);
   esft::ref_grouped_gemm_nt(dn);
   dn.y = f32(y, N, m.D);

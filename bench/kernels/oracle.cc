@@ -11,7 +11,8 @@
 #include <algorithm>
 #include <vector>
 
-typedef int (*dnnl_sgemm_t)(char, char, int64_t, int64_t, int64_t, float, const float*, int64_t, const float*, int64_t, float, float*, int64_t);
+typedef int (*dnnl_sgemm_t)(char, char, int64_t, int64_t, int64_t, float, const float*, int64_t, const float*, int64_t, float,
+                            float*, int64_t);
 typedef void (*cblas_sgemm_t)(int, int, int, int, int, int, float, const float*, int, const float*, int, float, float*, int);
 
 static double now() {
@@ -58,7 +59,8 @@ int main() {
         if (auto set = reinterpret_cast<void (*)(int)>(dlsym(blas, "openblas_set_num_threads"))) set(threads);
       call = [](void* p) {
         const Args& b = *static_cast<Args*>(p);
-        reinterpret_cast<cblas_sgemm_t>(b.f)(101, 111, 112, int(b.M), int(b.N), int(b.K), 1.0f, b.x, int(b.K), b.w, int(b.K), 0.0f, b.y, int(b.N));
+        reinterpret_cast<cblas_sgemm_t>(b.f)(101, 111, 112, int(b.M), int(b.N), int(b.K), 1.0f, b.x, int(b.K), b.w, int(b.K), 0.0f,
+                                             b.y, int(b.N));
       };
     }
     if (!a.f) {

@@ -82,7 +82,8 @@ int main() {
     bf16 = rate(threads, s, [](int) { dot_loop(); }) * kLoop * 14 * 64 * 1e-9;
 #endif
     const size_t part = bytes / size_t(threads);
-    const double copy = rate(threads, s, [&](int t) { memcpy(b.data() + part * t, a.data() + part * t, part); }) * double(part) * 2 * 1e-9;
+    const double copy =
+        rate(threads, s, [&](int t) { memcpy(b.data() + part * t, a.data() + part * t, part); }) * double(part) * 2 * 1e-9;
     printf("{\"f32\": %.2f, \"bf16\": %.2f, \"copy\": %.2f}\n", f32, bf16, copy);
     fflush(stdout);
   }

@@ -82,14 +82,16 @@ void expect_float_weight(const char* op, const char* argument, const esft_tensor
 
 void expect_matrix(const char* op, const char* argument, const esft_tensor& t, int64_t r, int64_t c) {
   if (t.rank < 1 || (r >= 0 && rows(t) != r) || (c >= 0 && cols(t) != c)) {
-    std::string e = "[" + (r < 0 ? std::string("*") : std::to_string(r)) + ", " + (c < 0 ? std::string("*") : std::to_string(c)) + "]";
+    std::string e =
+        "[" + (r < 0 ? std::string("*") : std::to_string(r)) + ", " + (c < 0 ? std::string("*") : std::to_string(c)) + "]";
     fail(op, argument, e, describe(t));
   }
 }
 
 void expect_vector(const char* op, const char* argument, const esft_tensor& t, int64_t n) {
   if (t.rank < 1 || (n >= 0 && numel(t) != n) || !contiguous(t))
-    fail(op, argument, (n < 0 ? std::string("a contiguous vector") : "contiguous with " + std::to_string(n) + " elements"), describe(t));
+    fail(op, argument, (n < 0 ? std::string("a contiguous vector") : "contiguous with " + std::to_string(n) + " elements"),
+         describe(t));
 }
 
 void expect_range(const char* op, const char* argument, int64_t v, int64_t lo, int64_t hi) {
@@ -105,7 +107,10 @@ void expect_no_alias(const char* op, const char* an, const esft_tensor& a, const
   if (a.ld == b.ld && a.dtype == b.dtype && rows(a) > 1 && rows(b) > 1) {
     int64_t es = dtype_size(a.dtype), pitch = a.ld * es;
     int64_t delta = int64_t((begin(b) - begin(a)) % uint64_t(pitch));
-    if (begin(b) < begin(a)) { delta = pitch - int64_t((begin(a) - begin(b)) % uint64_t(pitch)); if (delta == pitch) delta = 0; }
+    if (begin(b) < begin(a)) {
+      delta = pitch - int64_t((begin(a) - begin(b)) % uint64_t(pitch));
+      if (delta == pitch) delta = 0;
+    }
     if (delta >= cols(a) * es && delta + cols(b) * es <= pitch) return;  // disjoint columns
   }
   fail(op, an, std::string("memory apart from ") + bn, "overlapping memory");

@@ -49,11 +49,15 @@ static inline bool contiguous(const esft_tensor& t) { return rows(t) <= 1 || t.l
 // Expectations on one tensor; a negative size means "any".
 void expect_dtype(const char* op, const char* argument, const esft_tensor& t, int32_t dtype);
 void expect_float_weight(const char* op, const char* argument, const esft_tensor& t);  // f32 or bf16
-void expect_matrix(const char* op, const char* argument, const esft_tensor& t, int64_t rows, int64_t cols);  // rows x cols view, any rank >= 1
-void expect_vector(const char* op, const char* argument, const esft_tensor& t, int64_t n);                    // numel == n, contiguous
+void expect_matrix(const char* op, const char* argument, const esft_tensor& t, int64_t rows,
+                   int64_t cols);  // rows x cols view, any rank >= 1
+void expect_vector(const char* op, const char* argument, const esft_tensor& t, int64_t n);  // numel == n, contiguous
 void expect_range(const char* op, const char* argument, int64_t value, int64_t lo, int64_t hi);
 void expect_no_alias(const char* op, const char* a_name, const esft_tensor& a, const char* b_name, const esft_tensor& b);
 
-template <class T> static inline T* data(const esft_tensor& t) { return static_cast<T*>(t.data); }
+template <class T>
+static inline T* data(const esft_tensor& t) {
+  return static_cast<T*>(t.data);
+}
 
 }  // namespace esft

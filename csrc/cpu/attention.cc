@@ -88,7 +88,8 @@ struct Forward {
   }
 
   // One row of scores: columns [lo, hi) are seen; P gets zeros in the rest of [start, end), all multiples of W.
-  void softmax_row(const float* s, float* p, int64_t start, int64_t end, int64_t lo, int64_t hi, float* m, float* l, float* alpha) const {
+  void softmax_row(const float* s, float* p, int64_t start, int64_t end, int64_t lo, int64_t hi, float* m, float* l,
+                   float* alpha) const {
     if (hi <= lo) {
       *alpha = 1.0f;
       for (int64_t j = start; j < end; j += W) put(p, j, vf{});
@@ -167,7 +168,8 @@ struct Forward {
           const int64_t hi = imin(k1, te) - k0, lo = imax(0, first[t] - k0);  // of the tile: the last row's and the first's
           if (hi <= lo) continue;
           const int64_t start = lo / NR * NR, end = up(hi, W), slot = i * z.queries + (t - b.t0);
-          product<P, kRows>(rows, hi - start, z.units, w.q + slot * z.as, z.as, w.kt + start / NR * ks_, ks_, w.s + start, z.sld, kZero);
+          product<P, kRows>(rows, hi - start, z.units, w.q + slot * z.as, z.as, w.kt + start / NR * ks_, ks_, w.s + start, z.sld,
+                            kZero);
           for (int64_t r = 0; r < rows; r++)
             softmax_row(w.s + r * z.sld, w.p + r * z.sld, start, end, imax(0, first[t + r] - k0), imin(hi, t + r + 1 - k0),
                         w.m + slot + r, w.l + slot + r, w.alpha + r);

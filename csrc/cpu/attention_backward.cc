@@ -133,29 +133,33 @@ struct Backward {
   }
 
   // One query head, queries [t, te), keys [k0, k1).
-  void block(const BackwardScratch& w, int64_t h, int64_t t0, int64_t te, int64_t k0, int64_t k1, float* dq_rows, int64_t dq_ld) const {
+  void block(const BackwardScratch& w, int64_t h, int64_t t0, int64_t te, int64_t k0, int64_t k1, float* dq_rows,
+             int64_t dq_ld) const {
     const int64_t aq = g.dqp / P::pair, av = g.dvp / P::pair, n = te - t0, part = even_part(n), ldr = ld / P::pair;
     const int64_t panel_keys = keys / P::pair * NR, panel_queries = kQueries / P::pair * NR;
     pack_queries(w, h, t0, n);
     for (int64_t r = 0; r < n; r += part) {
       const int64_t t = t0 + r, m = imin(part, n - r), hi = imin(k1, t + m) - k0, lo = imax(0, first[t] - k0), start = lo / NR * NR;
       if (hi > lo) {
-        product<P, kRows>(m, hi - start, cdiv(g.dq, P::pair), w.qa + r * aq, aq, w.kt + start * aq, NR * aq, w.s + r * ld + start, ld, kZero);
-        product<P, kRows>(m, hi - start, cdiv(g.dv, P::pair), w.oa + r * av, av, w.vt + start * av, NR * av, w.dp + r * ld + start, ld, kZero);
+        product<P, kRows>(m, hi - start, cdiv(g.dq, P::pair), w.qa + r * aq, aq, w.kt + start * aq, NR * aq, w.s + r * ld + start,
+                          ld, kZero);
+        product<P, kRows>(m, hi - start, cdiv(g.dv, P::pair), w.oa + r * av, av, w.vt + start * av, NR * av, w.dp + r * ld + start,
+                          ld, kZero);
       }
       for (int64_t i = r; i < r + m; i += P::pair) {
         Row rows[2];
         for (int e = 0; e < P::pair; e++) {
           const int64_t x = t0 + imin(i + e, n - 1);
-          rows[e] = Row{w.s + (i + e) * ld, w.dp + (i + e) * ld, lse2[h * g.T + x], delta[h * g.T + x], imax(0, first[x] - k0), imin(hi, x + 1 - k0)};
+          rows[e] = Row{w.s + (i + e) * ld, w.dp + (i + e) * ld,    lse2[h * g.T + x],
+                        delta[h * g.T + x], imax(0, first[x] - k0), imin(hi, x + 1 - k0)};
           if (i + e >= n) rows[e].hi = 0;  // the last row of an odd block has no partner
         }
         // A tile of keys reads up to MR columns beyond the last key of its first row.
         probabilities(rows, w.pc + i / P::pair * ld, w.dsc + i / P::pair * ld, w.dsr + i * ldr, up(imin(hi + MR, keys), W));
       }
       if (hi <= lo) continue;
-      product<P, kRows>(m, g.dq, cdiv(hi - start, P::pair), w.dsr + r * ldr + start / P::pair, ldr, w.kb + start / P::pair * NR, panel_keys,
-                        w.dq, g.dqp, kZero);
+      product<P, kRows>(m, g.dq, cdiv(hi - start, P::pair), w.dsr + r * ldr + start / P::pair, ldr, w.kb + start / P::pair * NR,
+                        panel_keys, w.dq, g.dqp, kZero);
       const vf scale = splat(g.scale);
       for (int64_t i = 0; i < m; i++) {
         float* y = dq_rows + (t + i) * dq_ld + h * g.dq;
@@ -173,7 +177,8 @@ struct Backward {
     }
   }
 
-  static void write_rows(const Matrix& y, int64_t row, int64_t col, int64_t n, int64_t d, const float* x, int64_t pitch, float factor) {
+  static void write_rows(const Matrix& y, int64_t row, int64_t col, int64_t n, int64_t d, const float* x, int64_t pitch,
+                         float factor) {
     const vf f = splat(factor);
     for (int64_t r = 0; r < n; r++) {
       float* o = y.at(row + r, col);

@@ -95,8 +95,8 @@ struct BF16 {
   // Two rows in bf16, one after the other, and interleaved: lane j = (bf16(lo[j]), bf16(hi[j])).
   ESFT_INLINE __m512i both(vf lo, vf hi) { return (__m512i)_mm512_cvtne2ps_pbh((__m512)hi, (__m512)lo); }
   ESFT_INLINE vf interleave(__m512i v) {
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
-                                           3, 18, 2, 17, 1, 16, 0);
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
+                                           19, 3, 18, 2, 17, 1, 16, 0);
     return (vf)_mm512_maskz_permutexvar_epi16(-1, order, v);
   }
   ESFT_INLINE vf zip(vf lo, vf hi) { return interleave(both(lo, hi)); }
@@ -160,7 +160,7 @@ template <class P, Side S>
 ESFT_INLINE TileFn tile_for(int64_t m, bool wide) {
 #define ESFT_TILE(M) {tile<P, S, M, 1>, tile<P, S, M, 2>}
   static const TileFn table[MR][2] = {
-      ESFT_TILE(1), ESFT_TILE(2), ESFT_TILE(3), ESFT_TILE(4), ESFT_TILE(5), ESFT_TILE(6),
+      ESFT_TILE(1), ESFT_TILE(2), ESFT_TILE(3), ESFT_TILE(4),  ESFT_TILE(5),  ESFT_TILE(6),
 #if defined(__AVX512F__)
       ESFT_TILE(7), ESFT_TILE(8), ESFT_TILE(9), ESFT_TILE(10), ESFT_TILE(11), ESFT_TILE(12), ESFT_TILE(13), ESFT_TILE(14),
 #endif

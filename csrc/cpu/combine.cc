@@ -72,7 +72,8 @@ void combine_backward(const esft_combine_backward_args& a, Context& ctx) {
         const int64_t row = row_of<int32_t>(a.pos, t)[k];
         if (wants_w) {
           const float* x = row_of<float>(a.x, row);
-          row_of<float>(a.dweights, t)[k] = reduce(D, [=](int64_t i, int64_t m) ESFT_LAMBDA { return load_n(dy + i, m) * load_n(x + i, m); });
+          row_of<float>(a.dweights, t)[k] =
+              reduce(D, [=](int64_t i, int64_t m) ESFT_LAMBDA { return load_n(dy + i, m) * load_n(x + i, m); });
         }
         if (wants_x) {
           const vf w = splat(row_of<float>(a.weights, t)[k]);

@@ -10,10 +10,10 @@ namespace {
 // Floats between a load and its prefetch where arithmetic is long enough to hide the memory behind it.
 constexpr int64_t kAhead = 512;
 
-struct Shape { int64_t R, C; };
-ESFT_INLINE Shape shape_of(const esft_tensor& y, bool flat) {
-  return flat ? Shape{1, numel(y)} : Shape{rows(y), cols(y)};
-}
+struct Shape {
+  int64_t R, C;
+};
+ESFT_INLINE Shape shape_of(const esft_tensor& y, bool flat) { return flat ? Shape{1, numel(y)} : Shape{rows(y), cols(y)}; }
 
 // y[r, c] = f(x0[r, c], x1[r, c]); unary ops pass x twice, which costs nothing once inlined.
 template <class F>
@@ -168,7 +168,8 @@ void cast(const esft_cast_args& a, Context& ctx) {
   } else if (a.y.dtype == ESFT_F32) {
     for_segments(ctx, s.R, s.C, [&](int64_t r, int64_t c, int64_t n) {
       const uint16_t* x = row_of<uint16_t>(a.x, r) + c;
-      map(row_of<float>(a.y, r) + c, n, nt, [=](int64_t i, int64_t m) ESFT_LAMBDA { return m == W ? load_bf16(x + i) : load_bf16_part(x + i, m); });
+      map(row_of<float>(a.y, r) + c, n, nt,
+          [=](int64_t i, int64_t m) ESFT_LAMBDA { return m == W ? load_bf16(x + i) : load_bf16_part(x + i, m); });
     });
   } else {
     for_segments(ctx, s.R, s.C, [&](int64_t r, int64_t c, int64_t n) {

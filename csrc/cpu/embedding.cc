@@ -17,7 +17,8 @@ void embedding(const esft_embedding_args& a, Context& ctx) {
       float* y = row_of<float>(a.y, t);
       if (half) {
         const uint16_t* x = row_of<uint16_t>(a.table, ids[t]);
-        map(y, D, nt, [=](int64_t i, int64_t m) ESFT_LAMBDA { return scale * (m == W ? load_bf16(x + i) : load_bf16_part(x + i, m)); });
+        map(y, D, nt,
+            [=](int64_t i, int64_t m) ESFT_LAMBDA { return scale * (m == W ? load_bf16(x + i) : load_bf16_part(x + i, m)); });
       } else {
         const float* x = row_of<float>(a.table, ids[t]);
         map(y, D, nt, [=](int64_t i, int64_t m) ESFT_LAMBDA { return scale * load_n(x + i, m); });

@@ -61,8 +61,8 @@ void multiply(const Operand& a, int64_t m, const Panels& panels, float* c, int64
 
 size_t product_scratch(int64_t m, int64_t k) { return block_scratch(m, pass_k(k, OUT_PLAIN) + 1, PANEL_F32, true); }
 
-void product(const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, float* c, int64_t ldc, bool add,
-             int precision, void* scratch) {
+void product(const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, float* c, int64_t ldc, bool add, int precision,
+             void* scratch) {
   Block block = block_of(a, m, n, k, c, ldc, add);
   block.kind = panel_kind(b.bf16, precision, m);
   block.source = b.transposed ? FROM_WEIGHT_ROWS : FROM_WEIGHT_COLUMNS;

@@ -53,7 +53,7 @@ size_t multiply_scratch(int64_t m, int64_t k);
 void multiply(const Operand& a, int64_t m, const Panels& b, float* c, int64_t ldc, bool add, void* scratch);
 
 size_t product_scratch(int64_t m, int64_t k);
-void product(const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, float* c, int64_t ldc, bool add,
-             int precision, void* scratch);
+void product(const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, float* c, int64_t ldc, bool add, int precision,
+             void* scratch);
 
 }  // namespace esft::cpu::ESFT_ISA

@@ -60,8 +60,8 @@ static void cut(TaskList& list, int64_t item, int64_t m, int64_t panels, const C
     if (bn > panels) bn = panels;
     // Elements built and packed beyond one pass, plus what falls short of the wanted number of parts.
     const int64_t pieces = bm * bn, missing = pieces < r.parts ? r.parts - pieces : 0;
-    const int64_t extra = (bm - 1) * panels * r.panel_columns + (r.a_in_place ? 0 : (bn - 1) * m) +
-                          missing * m * panels * r.panel_columns / 64;
+    const int64_t extra =
+        (bm - 1) * panels * r.panel_columns + (r.a_in_place ? 0 : (bn - 1) * m) + missing * m * panels * r.panel_columns / 64;
     if (best < 0 || extra < best) best = extra, best_m = bm, best_n = bn;
   }
   for (int64_t i = 0; i < best_m; i++)

@@ -25,8 +25,10 @@ ESFT_INLINE void transpose(vf (&r)[W]) {
   }
 #pragma GCC unroll 8
   for (int i = 0; i < 4; i++) {
-    const __m512 a = _mm512_maskz_shuffle_f32x4(kAll16, u[i], u[i + 4], 0x88), b = _mm512_maskz_shuffle_f32x4(kAll16, u[i], u[i + 4], 0xdd);
-    const __m512 c = _mm512_maskz_shuffle_f32x4(kAll16, u[i + 8], u[i + 12], 0x88), d = _mm512_maskz_shuffle_f32x4(kAll16, u[i + 8], u[i + 12], 0xdd);
+    const __m512 a = _mm512_maskz_shuffle_f32x4(kAll16, u[i], u[i + 4], 0x88),
+                 b = _mm512_maskz_shuffle_f32x4(kAll16, u[i], u[i + 4], 0xdd);
+    const __m512 c = _mm512_maskz_shuffle_f32x4(kAll16, u[i + 8], u[i + 12], 0x88),
+                 d = _mm512_maskz_shuffle_f32x4(kAll16, u[i + 8], u[i + 12], 0xdd);
     r[i] = (vf)_mm512_maskz_shuffle_f32x4(kAll16, a, c, 0x88);
     r[i + 8] = (vf)_mm512_maskz_shuffle_f32x4(kAll16, a, c, 0xdd);
     r[i + 4] = (vf)_mm512_maskz_shuffle_f32x4(kAll16, b, d, 0x88);

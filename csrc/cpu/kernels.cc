@@ -7,15 +7,14 @@
 namespace esft::cpu::ESFT_ISA {
 
 extern const Kernels kernels;
-const Kernels kernels = {
-    ESFT_STR(ESFT_ISA),
+const Kernels kernels = {ESFT_STR(ESFT_ISA),
 #if defined(__AVX512BF16__)
-    true,
+                         true,
 #else
-    false,
+                         false,
 #endif
 #define ESFT_KERNEL_ENTRY(op) op,
-    ESFT_OPS(ESFT_KERNEL_ENTRY)
+                         ESFT_OPS(ESFT_KERNEL_ENTRY)
 #undef ESFT_KERNEL_ENTRY
 };
 

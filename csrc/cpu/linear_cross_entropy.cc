@@ -181,10 +181,9 @@ void linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& ctx)
       const int64_t i0 = task / column_blocks * row_block, i1 = min_of(m, i0 + row_block);
       const int64_t d = task % column_blocks * column_block, n = min_of(column_block, D - d);
       for (int64_t v = 0; v < V; v += kDepth)
-        product(f32_operand(c.z + i0 * ldz + v, ldz), weights(v, d, false), i1 - i0, n, min_of(kDepth, V - v), c.dx + i0 * D + d, D, v > 0,
-                precision, w);
-      for (int64_t i = i0; i < i1; i++)
-        scale_row(row_of<float>(a.dx, index[i]) + d, c.dx + i * D + d, n, c.factor[i]);
+        product(f32_operand(c.z + i0 * ldz + v, ldz), weights(v, d, false), i1 - i0, n, min_of(kDepth, V - v), c.dx + i0 * D + d, D,
+                v > 0, precision, w);
+      for (int64_t i = i0; i < i1; i++) scale_row(row_of<float>(a.dx, index[i]) + d, c.dx + i * D + d, n, c.factor[i]);
     });
   }
   *static_cast<double*>(a.loss.data) += loss;

@@ -39,8 +39,10 @@ struct ListSplit {
     int64_t lo = 0, hi = count - 1;
     while (lo < hi) {
       const int64_t mid = (lo + hi + 1) / 2;
-      if (first[mid] <= task) lo = mid;
-      else hi = mid - 1;
+      if (first[mid] <= task)
+        lo = mid;
+      else
+        hi = mid - 1;
     }
     return lo;
   }
@@ -68,9 +70,8 @@ void grad_norm(const esft_grad_norm_args& a, Context& ctx) {
   for_chunks(ctx, list.tasks(), 1, kTaskElements, [&](int64_t task, int64_t, int) {
     const int64_t item = list.tensor_of(task);
     double sum = 0;
-    split_at(item).run(task - list.first[item], [&](int64_t r, int64_t c, int64_t n) {
-      sum += sum_squares(row_of<float>(a.grads.items[item], r) + c, n);
-    });
+    split_at(item).run(task - list.first[item],
+                       [&](int64_t r, int64_t c, int64_t n) { sum += sum_squares(row_of<float>(a.grads.items[item], r) + c, n); });
     partial[task] = sum;
   });
   double total = 0;
@@ -85,9 +86,11 @@ void adamw(const esft_adamw_args& a, Context& ctx) {
     if (!__builtin_isfinite(norm)) return;
     if (a.max_norm > 0 && a.max_norm < norm + 1e-6) clip_by = a.max_norm / (norm + 1e-6);
   }
-  const double step = double(a.step), correction1 = 1.0 - __builtin_pow(a.beta1, step), correction2 = 1.0 - __builtin_pow(a.beta2, step);
+  const double step = double(a.step), correction1 = 1.0 - __builtin_pow(a.beta1, step),
+               correction2 = 1.0 - __builtin_pow(a.beta2, step);
   const vf clip = splat(float(clip_by)), decay = splat(float(a.lr * a.weight_decay)), eps = splat(float(a.eps));
-  const vf b1 = splat(float(a.beta1)), rest1 = splat(float(1.0 - a.beta1)), b2 = splat(float(a.beta2)), rest2 = splat(float(1.0 - a.beta2));
+  const vf b1 = splat(float(a.beta1)), rest1 = splat(float(1.0 - a.beta1)), b2 = splat(float(a.beta2)),
+           rest2 = splat(float(1.0 - a.beta2));
   const vf rate = splat(float(a.lr / correction1)), inv_root2 = splat(float(1.0 / __builtin_sqrt(correction2)));
 
   auto split_at = [&](int64_t i) {

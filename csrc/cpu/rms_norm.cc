@@ -61,7 +61,9 @@ void rms_norm_backward(const esft_rms_norm_backward_args& a, Context& ctx) {
       if (!wants_x) continue;
       const float k = rstd * (dot * rstd / float(C));
       float* dx = row_of<float>(a.dx, r);
-      auto gradient = [=](int64_t i, int64_t m) ESFT_LAMBDA { return splat(rstd) * (load_n(dy + i, m) * load_n(w + i, m) - load_n(x + i, m) * splat(k)); };
+      auto gradient = [=](int64_t i, int64_t m) ESFT_LAMBDA {
+        return splat(rstd) * (load_n(dy + i, m) * load_n(w + i, m) - load_n(x + i, m) * splat(k));
+      };
       if (a.accumulate)
         map(dx, C, false, [=](int64_t i, int64_t m) ESFT_LAMBDA { return load_n(dx + i, m) + gradient(i, m); });
       else

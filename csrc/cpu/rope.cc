@@ -52,7 +52,8 @@ void rope(const esft_rope_args& a, Context& ctx) {
           });
         } else {
           auto step = [=](int64_t i, int64_t m) ESFT_LAMBDA {
-            const vf p = load_n(x + i, m), q = load_n(x + half + i, m), c = load_n(cos + i, m), s = splat(sign) * load_n(sin + i, m);
+            const vf p = load_n(x + i, m), q = load_n(x + half + i, m), c = load_n(cos + i, m),
+                     s = splat(sign) * load_n(sin + i, m);
             store_n(y + i, p * c - q * s, m);
             store_n(y + half + i, p * s + q * c, m);
           };

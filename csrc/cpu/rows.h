@@ -20,7 +20,9 @@ ESFT_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 ESFT_INLINE int64_t round_up(int64_t n, int64_t m) { return ceil_div(n, m) * m; }
 
 template <class T>
-ESFT_INLINE T* row_of(const esft_tensor& t, int64_t row) { return static_cast<T*>(t.data) + row * t.ld; }
+ESFT_INLINE T* row_of(const esft_tensor& t, int64_t row) {
+  return static_cast<T*>(t.data) + row * t.ld;
+}
 
 // f(begin, end, worker) over [0, n) in chunks; work = elements moved per index.
 template <class F>
@@ -38,12 +40,15 @@ static void for_chunks(Context& ctx, int64_t n, int64_t chunk, int64_t work, F f
 ESFT_INLINE int64_t rows_per_task(int64_t work) { return max_of(1, kTaskElements / max_of(work, 1)); }
 
 template <class F>
-static void for_rows(Context& ctx, int64_t R, int64_t work, F f) { for_chunks(ctx, R, rows_per_task(work), work, f); }
+static void for_rows(Context& ctx, int64_t R, int64_t work, F f) {
+  for_chunks(ctx, R, rows_per_task(work), work, f);
+}
 
 // A matrix cut into tasks of about kTaskElements: many short rows, or a piece of a long one.
 struct Split {
   int64_t R, C, segments, rows, tasks;
-  Split(int64_t R, int64_t C) : R(R), C(C), segments(ceil_div(C, kTaskElements)), rows(rows_per_task(C)), tasks(ceil_div(R, rows) * segments) {}
+  Split(int64_t R, int64_t C)
+      : R(R), C(C), segments(ceil_div(C, kTaskElements)), rows(rows_per_task(C)), tasks(ceil_div(R, rows) * segments) {}
   // f(row, first column, columns)
   template <class F>
   ESFT_LAMBDA void run(int64_t task, F f) const {

@@ -24,7 +24,8 @@ int64_t take_largest(float* c, int64_t n) {
     for (int64_t i = block; i < min_of(n, block + 64); i += W) found |= uint64_t(lane_bits(load(c + i) == best)) << (i - block);
     if (!found) continue;
     const int64_t index = block + __builtin_ctzll(found), first = index / W * W;
-    store(c + first, select(lanes == int32_t(index - first), splat(kNaN), load(c + first)));  // whole, so that the next load forwards
+    store(c + first,
+          select(lanes == int32_t(index - first), splat(kNaN), load(c + first)));  // whole, so that the next load forwards
     return index;
   }
   return 0;
@@ -135,8 +136,8 @@ void check_bias(const esft_tensor& bias) {
   const float* logits = row_of<float>(a.logits, t);
   int64_t e = 0;
   while (__builtin_isfinite(logits[e])) e++;
-  fail_with(ESFT_BAD_ARGUMENT, "topk_route", "logits", "logits[%lld, %lld] must be finite, received %g (token %lld)",
-            (long long)t, (long long)e, double(logits[e]), (long long)t);
+  fail_with(ESFT_BAD_ARGUMENT, "topk_route", "logits", "logits[%lld, %lld] must be finite, received %g (token %lld)", (long long)t,
+            (long long)e, double(logits[e]), (long long)t);
 }
 
 }  // namespace

@@ -16,7 +16,7 @@ void expect_ints(const char* op, const char* argument, const esft_ints& ints, in
 
 void expect_finite(const char* op, const char* argument, double value);
 void expect_not_negative(const char* op, const char* argument, double value);  // finite and >= 0
-void expect_flag(const char* op, const char* argument, int64_t value);         // 0 or 1
+void expect_flag(const char* op, const char* argument, int64_t value);  // 0 or 1
 void expect_scalar(const char* op, const char* argument, const esft_tensor& t, int32_t dtype);  // one element
 void expect_absent(const char* op, const char* argument, const esft_tensor& t, const char* when);
 void expect_f32(const char* op, const char* argument, const esft_tensor& t, int64_t rows, int64_t cols);
@@ -27,7 +27,10 @@ void expect_f32_vector(const char* op, const char* argument, const esft_tensor& 
 void expect_same_or_apart(const char* op, const char* an, const esft_tensor& a, const char* bn, const esft_tensor& b);
 bool same_view(const esft_tensor& a, const esft_tensor& b);
 
-struct Named { const char* name; const esft_tensor& t; };
+struct Named {
+  const char* name;
+  const esft_tensor& t;
+};
 void expect_apart(const char* op, Named out, std::initializer_list<Named> others);
 // Items of a list apart from each other, and from one tensor.
 void expect_list_disjoint(const char* op, const char* argument, const esft_tensor_list& list);

@@ -42,9 +42,12 @@ void expect_kv_apart(const char* op, const esft_attention_backward_args& a) {
   }
   for (int64_t i = 0, j = 0; i < a.kv_heads && j < a.kv_heads;) {
     const int64_t k = a.k_offset + i * a.k_stride, v = a.v_offset + j * a.v_stride;
-    if (k < v + a.v_dim && v < k + a.k_dim) fail(op, "dk", "columns apart from dv", format("head %lld of dk over head %lld of dv", (long long)i, (long long)j));
-    if (k < v) i++;
-    else j++;
+    if (k < v + a.v_dim && v < k + a.k_dim)
+      fail(op, "dk", "columns apart from dv", format("head %lld of dk over head %lld of dv", (long long)i, (long long)j));
+    if (k < v)
+      i++;
+    else
+      j++;
   }
 }
 
@@ -53,7 +56,8 @@ void expect_kv_apart(const char* op, const esft_attention_backward_args& a) {
 void check_attention(const esft_attention_args& a) {
   ESFT_BEGIN_CHECK(attention)
   check_layout(kOp, a);
-  expect_apart(kOp, {"out", a.out}, {{"q", a.q}, {"k", a.k}, {"v", a.v}, {"k_shared", a.k_shared}, {"doc_start", a.doc_start}, {"lse", a.lse}});
+  expect_apart(kOp, {"out", a.out},
+               {{"q", a.q}, {"k", a.k}, {"v", a.v}, {"k_shared", a.k_shared}, {"doc_start", a.doc_start}, {"lse", a.lse}});
   expect_apart(kOp, {"lse", a.lse}, {{"q", a.q}, {"k", a.k}, {"v", a.v}, {"k_shared", a.k_shared}, {"doc_start", a.doc_start}});
 }
 
@@ -70,8 +74,15 @@ void check_attention_backward(const esft_attention_backward_args& a) {
   }
   const Named outputs[] = {{"dq", a.dq}, {"dk", a.dk}, {"dv", a.dv}, {"dk_shared", a.dk_shared}};
   for (const Named& o : outputs)
-    expect_apart(kOp, o, {{"dout", a.dout}, {"q", a.q}, {"k", a.k}, {"v", a.v}, {"k_shared", a.k_shared},
-                          {"doc_start", a.doc_start}, {"out", a.out}, {"lse", a.lse}});
+    expect_apart(kOp, o,
+                 {{"dout", a.dout},
+                  {"q", a.q},
+                  {"k", a.k},
+                  {"v", a.v},
+                  {"k_shared", a.k_shared},
+                  {"doc_start", a.doc_start},
+                  {"out", a.out},
+                  {"lse", a.lse}});
   expect_apart(kOp, {"dq", a.dq}, {{"dk", a.dk}, {"dv", a.dv}, {"dk_shared", a.dk_shared}});
   expect_apart(kOp, {"dk_shared", a.dk_shared}, {{"dk", a.dk}, {"dv", a.dv}});
   expect_kv_apart(kOp, a);

@@ -80,16 +80,20 @@ void ref_attention_backward(const esft_attention_backward_args& a) {
         for (int64_t i = 0; i < w.dq; i++) {
           dq[t * a.heads * w.dq + w.q_col(h, i)] += a.scale * ds * w.k(j, h, i);
           const double d = a.scale * ds * w.q(t, h, i);
-          if (i < a.k_dim) dk[j * dk_width + g * a.k_dim + i] += d;
-          else shared[j * w.dr + i - a.k_dim] += d;
+          if (i < a.k_dim)
+            dk[j * dk_width + g * a.k_dim + i] += d;
+          else
+            shared[j * w.dr + i - a.k_dim] += d;
         }
       }
     }
   for (int64_t t = 0; t < T; t++) {
     for (int64_t c = 0; c < a.heads * w.dq; c++) f32_row(a.dq, t)[c] = float(dq[t * a.heads * w.dq + c]);
     for (int64_t g = 0; g < a.kv_heads; g++) {
-      for (int64_t i = 0; i < a.k_dim; i++) f32_row(a.dk, t)[a.k_offset + g * a.k_stride + i] = float(dk[t * dk_width + g * a.k_dim + i]);
-      for (int64_t i = 0; i < a.v_dim; i++) f32_row(a.dv, t)[a.v_offset + g * a.v_stride + i] = float(dv[t * dv_width + g * a.v_dim + i]);
+      for (int64_t i = 0; i < a.k_dim; i++)
+        f32_row(a.dk, t)[a.k_offset + g * a.k_stride + i] = float(dk[t * dk_width + g * a.k_dim + i]);
+      for (int64_t i = 0; i < a.v_dim; i++)
+        f32_row(a.dv, t)[a.v_offset + g * a.v_stride + i] = float(dv[t * dv_width + g * a.v_dim + i]);
     }
     for (int64_t i = 0; present(a.dk_shared) && i < w.dr; i++) f32_row(a.dk_shared, t)[i] = float(shared[t * w.dr + i]);
   }

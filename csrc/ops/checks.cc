@@ -45,7 +45,8 @@ void expect_ints(const char* op, const char* argument, const esft_ints& ints, in
     if (v < 0 || v >= limit)
       fail(op, argument, format("ids in 0..%lld", (long long)limit - 1), format("%lld at position %lld", v, (long long)i));
     if (i && v <= ints.items[i - 1])
-      fail(op, argument, "ascending without repeats", format("%lld after %lld at position %lld", v, (long long)ints.items[i - 1], (long long)i));
+      fail(op, argument, "ascending without repeats",
+           format("%lld after %lld at position %lld", v, (long long)ints.items[i - 1], (long long)i));
   }
 }
 
@@ -131,8 +132,7 @@ void check_indices(const char* op, const char* argument, const esft_tensor& inde
   for (int64_t r = 0; r < rows(index); r++) {
     const int32_t* row = data<int32_t>(index) + r * index.ld;
     for (int64_t c = 0; c < cols(index); c++)
-      if (row[c] < 0 || row[c] >= limit)
-        bad_index(op, argument, index, r, c, format("in 0..%lld", (long long)limit - 1), row[c]);
+      if (row[c] < 0 || row[c] >= limit) bad_index(op, argument, index, r, c, format("in 0..%lld", (long long)limit - 1), row[c]);
   }
 }
 
@@ -148,7 +148,8 @@ void check_doc_start(const char* op, const char* argument, const esft_tensor& do
   for (int64_t t = 0; t < numel(doc_start); t++) {
     const int64_t lo = t ? s[t - 1] : 0;
     if (s[t] < lo || s[t] > t)
-      bad_index(op, argument, doc_start, 0, t, format("in %lld..%lld (not before its predecessor, not after itself)", (long long)lo, (long long)t), s[t]);
+      bad_index(op, argument, doc_start, 0, t,
+                format("in %lld..%lld (not before its predecessor, not after itself)", (long long)lo, (long long)t), s[t]);
   }
 }
 

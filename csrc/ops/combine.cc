@@ -24,7 +24,8 @@ void check_combine_backward(const esft_combine_backward_args& a) {
   expect_matrix(kOp, "pos", a.pos, rows(a.dy), -1);
   expect_f32(kOp, "weights", a.weights, rows(a.pos), cols(a.pos));
   if (present(a.dx)) {
-    if (numel(a.pos) != rows(a.x)) fail(kOp, "pos", format("a permutation of %lld rows for dx", (long long)rows(a.x)), describe(a.pos));
+    if (numel(a.pos) != rows(a.x))
+      fail(kOp, "pos", format("a permutation of %lld rows for dx", (long long)rows(a.x)), describe(a.pos));
     expect_f32(kOp, "dx", a.dx, rows(a.x), cols(a.x));
     expect_apart(kOp, {"dx", a.dx}, {{"dy", a.dy}, {"x", a.x}, {"pos", a.pos}, {"weights", a.weights}, {"dweights", a.dweights}});
   }

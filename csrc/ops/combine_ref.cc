@@ -17,8 +17,10 @@ void ref_combine(const esft_combine_args& a) {
 }
 
 void ref_combine_backward(const esft_combine_backward_args& a) {
-  if (present(a.dx)) check_permutation("combine_backward", "pos", a.pos, rows(a.x));
-  else check_indices("combine_backward", "pos", a.pos, rows(a.x));
+  if (present(a.dx))
+    check_permutation("combine_backward", "pos", a.pos, rows(a.x));
+  else
+    check_indices("combine_backward", "pos", a.pos, rows(a.x));
   const int64_t T = rows(a.dy), D = cols(a.dy), K = cols(a.pos);
   for (int64_t t = 0; t < T; t++)
     for (int64_t k = 0; k < K; k++) {

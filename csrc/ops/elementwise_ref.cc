@@ -69,8 +69,10 @@ void ref_cast(const esft_cast_args& a) {
   for (int64_t r = 0; r < rows(a.x); r++)
     for (int64_t c = 0; c < cols(a.x); c++) {
       const int64_t from = r * a.x.ld + c, to = r * a.y.ld + c;
-      if (a.x.dtype == a.y.dtype) std::memmove(data<char>(a.y) + to * size, data<char>(a.x) + from * size, size);
-      else put(a.y, to, vat(a.x, from));
+      if (a.x.dtype == a.y.dtype)
+        std::memmove(data<char>(a.y) + to * size, data<char>(a.x) + from * size, size);
+      else
+        put(a.y, to, vat(a.x, from));
     }
 }
 

@@ -18,7 +18,8 @@ void check_expert_sort(const esft_expert_sort_args& a) {
     expect_f32(kOp, "weights", a.weights, T, K);
     expect_f32_vector(kOp, "gate", a.gate, N);
   }
-  expect_apart(kOp, {"offsets", a.offsets}, {{"ids", a.ids}, {"weights", a.weights}, {"tokens", a.tokens}, {"pos", a.pos}, {"gate", a.gate}});
+  expect_apart(kOp, {"offsets", a.offsets},
+               {{"ids", a.ids}, {"weights", a.weights}, {"tokens", a.tokens}, {"pos", a.pos}, {"gate", a.gate}});
   expect_apart(kOp, {"tokens", a.tokens}, {{"ids", a.ids}, {"weights", a.weights}, {"pos", a.pos}, {"gate", a.gate}});
   expect_apart(kOp, {"pos", a.pos}, {{"ids", a.ids}, {"weights", a.weights}, {"gate", a.gate}});
   expect_apart(kOp, {"gate", a.gate}, {{"ids", a.ids}, {"weights", a.weights}});

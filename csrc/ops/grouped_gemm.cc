@@ -12,7 +12,8 @@ int64_t experts(const char* op, const esft_tensor& offsets) {
 }
 
 // Item i of the weight list; `count` items, and every expert's segment like expert 0's. Returns the summed rows.
-int64_t expect_weights(const char* op, const char* argument, const esft_tensor_list& w, int64_t groups, int64_t segments, int64_t k) {
+int64_t expect_weights(const char* op, const char* argument, const esft_tensor_list& w, int64_t groups, int64_t segments,
+                       int64_t k) {
   if (w.count != groups * segments)
     fail(op, argument, format("%lld x %lld matrices", (long long)groups, (long long)segments), std::to_string(w.count));
   int64_t m = 0;
@@ -26,9 +27,12 @@ int64_t expect_weights(const char* op, const char* argument, const esft_tensor_l
 }
 
 // Rows of an operand: all n of them in order, or gathered by `index`.
-void expect_gather(const char* op, const char* argument, const esft_tensor& x, const char* index_name, const esft_tensor& index, int64_t n) {
-  if (present(index)) expect_i32(op, index_name, index, n);
-  else expect_matrix(op, argument, x, n, -1);
+void expect_gather(const char* op, const char* argument, const esft_tensor& x, const char* index_name, const esft_tensor& index,
+                   int64_t n) {
+  if (present(index))
+    expect_i32(op, index_name, index, n);
+  else
+    expect_matrix(op, argument, x, n, -1);
   expect_range(op, argument, rows(x), 0, kMaxI32);
 }
 
@@ -113,8 +117,9 @@ void check_grouped_gemm_tn(const esft_grouped_gemm_tn_args& a) {
   for (int64_t i = 0; i < a.dw.count; i++) {
     const std::string name = "dw[" + std::to_string(i) + "]";
     expect_dtype(kOp, name.c_str(), a.dw.items[i], ESFT_F32);
-    expect_apart(kOp, {name.c_str(), a.dw.items[i]},
-                 {{"dy", a.dy}, {"dy_rows", a.dy_rows}, {"dy_scale", a.dy_scale}, {"x", a.x}, {"x_rows", a.x_rows}, {"offsets", a.offsets}});
+    expect_apart(
+        kOp, {name.c_str(), a.dw.items[i]},
+        {{"dy", a.dy}, {"dy_rows", a.dy_rows}, {"dy_scale", a.dy_scale}, {"x", a.x}, {"x_rows", a.x_rows}, {"offsets", a.offsets}});
   }
   expect_list_disjoint(kOp, "dw", a.dw);
 }

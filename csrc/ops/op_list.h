@@ -25,5 +25,5 @@ enum esft_op {
 #define ESFT_OP_ENUM(name) ESFT_OP_##name,
   ESFT_OPS(ESFT_OP_ENUM)
 #undef ESFT_OP_ENUM
-  ESFT_OP_COUNT
+      ESFT_OP_COUNT
 };

@@ -22,9 +22,13 @@ void check_adamw(const esft_adamw_args& a) {
   expect_not_negative(kOp, "weight_decay", a.weight_decay);
   expect_range(kOp, "step", a.step, 1, kMaxI32);
   if (present(a.norm)) expect_scalar(kOp, "norm", a.norm, ESFT_F64);
-  struct { const char* name; const esft_tensor_list& list; } lists[] = {{"params", a.params}, {"grads", a.grads}, {"m", a.m}, {"v", a.v}};
+  struct {
+    const char* name;
+    const esft_tensor_list& list;
+  } lists[] = {{"params", a.params}, {"grads", a.grads}, {"m", a.m}, {"v", a.v}};
   for (auto& l : lists) {
-    if (l.list.count != a.params.count) fail(kOp, l.name, format("as long as params (%lld)", (long long)a.params.count), std::to_string(l.list.count));
+    if (l.list.count != a.params.count)
+      fail(kOp, l.name, format("as long as params (%lld)", (long long)a.params.count), std::to_string(l.list.count));
     for (int64_t i = 0; i < l.list.count; i++) {
       const esft_tensor &t = l.list.items[i], &p = a.params.items[i];
       expect_dtype(kOp, item(l.name, i).c_str(), t, ESFT_F32);

@@ -26,9 +26,11 @@ void check_topk_route(const esft_topk_route_args& a) {
   expect_range(kOp, "topk_group", a.topk_group, 1, a.n_group);
   if (a.n_group > 1) {
     const int64_t size = E / a.n_group;
-    if (a.group_score == 1 && size < 2) fail(kOp, "n_group", "groups of at least 2 experts for group_score 1", std::to_string(a.n_group));
+    if (a.group_score == 1 && size < 2)
+      fail(kOp, "n_group", "groups of at least 2 experts for group_score 1", std::to_string(a.n_group));
     if (K > a.topk_group * size)
-      fail(kOp, "ids", format("[T, K] with K <= %lld, the experts of topk_group groups", (long long)(a.topk_group * size)), describe(a.ids));
+      fail(kOp, "ids", format("[T, K] with K <= %lld, the experts of topk_group groups", (long long)(a.topk_group * size)),
+           describe(a.ids));
   }
   expect_apart(kOp, {"ids", a.ids}, {{"logits", a.logits}, {"bias", a.bias}, {"weights", a.weights}, {"probs", a.probs}});
   expect_apart(kOp, {"weights", a.weights}, {{"logits", a.logits}, {"bias", a.bias}, {"probs", a.probs}});

@@ -21,7 +21,6 @@ void softmax(const float* z, int64_t n, float* out) {
   for (int64_t i = 0; i < n; i++) out[i] = float(std::exp(double(z[i] - top)) / sum);
 }
 
-
 // The largest value not taken yet (the lower index on ties), which then is. -inf may be a value: it does not mean taken.
 size_t take_best(const std::vector<float>& v, std::vector<char>& taken) {
   size_t best = v.size();
@@ -73,8 +72,10 @@ void ref_topk_route(const esft_topk_route_args& a) {
       data<int32_t>(a.ids)[t * a.ids.ld + k] = int32_t(best);
       chosen[k] = s[best];
     }
-    if (a.score == 2) softmax(chosen.data(), K, w.data());
-    else w = chosen;
+    if (a.score == 2)
+      softmax(chosen.data(), K, w.data());
+    else
+      w = chosen;
     double sum = a.norm_eps;
     for (int64_t k = 0; k < K; k++) sum += w[k];
     for (int64_t k = 0; k < K; k++) f32_row(a.weights, t)[k] = float((a.renormalize ? w[k] / sum : double(w[k])) * a.scale);
@@ -92,8 +93,10 @@ void ref_route_backward(const esft_route_backward_args& a) {
     float* dlogits = f32_row(a.dlogits, t);
     double sum = a.norm_eps;
     for (int64_t k = 0; k < K; k++) {
-      if (a.score != 2) u[k] = f32_row(a.probs, t)[i32_at(a.ids, t, k)];
-      else u[k] = a.scale == 0 ? 0 : w[k] / a.scale * (a.renormalize ? 1 + a.norm_eps : 1);
+      if (a.score != 2)
+        u[k] = f32_row(a.probs, t)[i32_at(a.ids, t, k)];
+      else
+        u[k] = a.scale == 0 ? 0 : w[k] / a.scale * (a.renormalize ? 1 + a.norm_eps : 1);
       sum += u[k];
       const float dw = present(a.pos) ? data<float>(a.dweights)[i32_at(a.pos, t, k)] : f32_row(a.dweights, t)[k];
       du[k] = a.scale * dw;

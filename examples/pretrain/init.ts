@@ -36,7 +36,12 @@ const entries = tensors.map(({ name, shape, std }): TensorEntry => {
     // Each tensor has its own stream: its values do not depend on which other tensors there are.
     data: () => {
       const rng = new Rng(`init/${values.seed}/${name}`);
-      return Promise.resolve(encodeFloats(Float32Array.from({ length: size }, () => (std === "ones" ? 1 : std * rng.normal())), dtype));
+      return Promise.resolve(
+        encodeFloats(
+          Float32Array.from({ length: size }, () => (std === "ones" ? 1 : std * rng.normal())),
+          dtype,
+        ),
+      );
     },
   };
 });

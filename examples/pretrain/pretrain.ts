@@ -74,7 +74,9 @@ const run = model.train({
 });
 for await (const e of run) {
   if (e.type === "step" && (e.step % 10 === 0 || e.step <= 5))
-    console.log(`step ${e.step}/${e.steps}  loss ${e.loss.toFixed(4)}  acc ${e.accuracy.toFixed(3)}  norm ${e.gradNorm.toFixed(2)}  ${Math.round(e.tokensPerSecond)} tok/s  eta ${Math.round(e.etaSeconds)} s`);
+    console.log(
+      `step ${e.step}/${e.steps}  loss ${e.loss.toFixed(4)}  acc ${e.accuracy.toFixed(3)}  norm ${e.gradNorm.toFixed(2)}  ${Math.round(e.tokensPerSecond)} tok/s  eta ${Math.round(e.etaSeconds)} s`,
+    );
   else if (e.type !== "step") console.log(JSON.stringify(e));
 }
 const result = await run.result;
@@ -82,6 +84,7 @@ if (result.adapter) {
   const base = await openCheckpoint(values.init);
   const report = await mergeAdapter(base, result.adapter, values.out, { overwrite: true });
   console.log(`merged ${report.tensors} tensors into ${values.out}: ${report.ok ? "verified" : "NOT VERIFIED"}`);
-  for (const f of ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]) await copyFile(join("examples/embedded", f), join(values.out, f));
+  for (const f of ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"])
+    await copyFile(join("examples/embedded", f), join(values.out, f));
 }
 model.dispose();

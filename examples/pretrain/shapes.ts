@@ -88,7 +88,9 @@ function printTable(config: ModelConfig): void {
   console.log(`${"total".padEnd(12)}${String(total).padStart(10)}   ${((2 * total) / 1e6).toFixed(2)} MB as bf16`);
   console.log(`${"active".padEnd(12)}${String(total - idle - embedding).padStart(10)}   per token, without the embedding table`);
   const limit = Math.floor((0.15 * total) / expert);
-  console.log(`one expert   ${expert} (${((100 * expert) / total).toFixed(2)} %): 15 % of the model is ${limit} experts, ${(limit / config.num_hidden_layers).toFixed(1)} per layer`);
+  console.log(
+    `one expert   ${expert} (${((100 * expert) / total).toFixed(2)} %): 15 % of the model is ${limit} experts, ${(limit / config.num_hidden_layers).toFixed(1)} per layer`,
+  );
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) printTable(readConfig());

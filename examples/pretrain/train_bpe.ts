@@ -94,4 +94,6 @@ write(
   2,
 );
 write("special_tokens_map.json", { bos_token: "<|bos|>", eos_token: "<|end|>", pad_token: "<|pad|>" }, 2);
-console.log(`${model.tokens.length} tokens, ${model.merges.length} merges in ${((performance.now() - started) / 1000).toFixed(1)} s -> ${values.out}`);
+console.log(
+  `${model.tokens.length} tokens, ${model.merges.length} merges in ${((performance.now() - started) / 1000).toFixed(1)} s -> ${values.out}`,
+);

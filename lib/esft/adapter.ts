@@ -120,8 +120,10 @@ export class Adapter {
     const keyed = [...init.tensors].map((t) => [sliceKey(t), t] as const).sort(([a], [b]) => (a < b ? -1 : 1));
     this.tensors = new Map(keyed);
     for (const [i, [key, t]] of keyed.entries()) {
-      if (keyed[i - 1]?.[0] === key) throw new LayoutError(`adapter: expected each tensor once, found "${key}" twice`, { where: { tensor: key } });
-      if (!(FLOATS as readonly string[]).includes(t.dtype)) throw new LayoutError(`adapter: tensor "${key}": expected ${FLOATS.join(", ")}, found ${t.dtype}`, { where: { tensor: key } });
+      if (keyed[i - 1]?.[0] === key)
+        throw new LayoutError(`adapter: expected each tensor once, found "${key}" twice`, { where: { tensor: key } });
+      if (!(FLOATS as readonly string[]).includes(t.dtype))
+        throw new LayoutError(`adapter: tensor "${key}": expected ${FLOATS.join(", ")}, found ${t.dtype}`, { where: { tensor: key } });
     }
     if (keyed.length === 0) throw new LayoutError("adapter: expected trained tensors, found none");
     if (this.experts) checkExperts(this.tensors.values(), this.experts, []);
@@ -147,9 +149,16 @@ export class Adapter {
     if (!t) throw new LayoutError(`adapter: expected tensor "${key}", found ${this.tensors.size} others`, { where: { tensor: key } });
     const bytes = await t.read();
     const expected = tensorBytes(t.dtype, t.shape);
-    if (bytes.byteLength !== expected) throw new LayoutError(`adapter: tensor "${key}": expected ${expected} bytes for ${t.dtype} [${t.shape.join(", ")}], found ${bytes.byteLength}`, { where: { tensor: key } });
+    if (bytes.byteLength !== expected)
+      throw new LayoutError(
+        `adapter: tensor "${key}": expected ${expected} bytes for ${t.dtype} [${t.shape.join(", ")}], found ${bytes.byteLength}`,
+        { where: { tensor: key } },
+      );
     const bad = firstNonFinite(bytes, t.dtype);
-    if (bad !== -1) throw new NonFiniteError(`adapter: tensor "${key}": expected finite weights, found NaN or infinity at element ${bad}`, { where: { tensor: key, element: bad } });
+    if (bad !== -1)
+      throw new NonFiniteError(`adapter: tensor "${key}": expected finite weights, found NaN or infinity at element ${bad}`, {
+        where: { tensor: key, element: bad },
+      });
     return bytes;
   }
 
@@ -162,14 +171,20 @@ export class Adapter {
     if (identity) {
       const found = (await hashCheckpoint(base, options)).identity;
       if (!sameBase(identity, found))
-        throw new LayoutError(`${base.dir}: this is an adapter for another base${this.base.name ? ` (${this.base.name})` : ""}: expected ${shownIdentity(identity)}, found ${shownIdentity(found)}`, {
-          where: { file: base.dir, expected: identity.fingerprint, found: found.fingerprint },
-        });
+        throw new LayoutError(
+          `${base.dir}: this is an adapter for another base${this.base.name ? ` (${this.base.name})` : ""}: expected ${shownIdentity(identity)}, found ${shownIdentity(found)}`,
+          {
+            where: { file: base.dir, expected: identity.fingerprint, found: found.fingerprint },
+          },
+        );
     }
     for (const list of placeSlices(this.tensors.values(), base.tensors).values())
       for (const { slice, shape } of list)
         if (slice.shape.join() !== shape.join())
-          throw new LayoutError(`adapter: tensor "${sliceKey(slice)}": expected shape [${shape.join(", ")}] as in ${base.dir}, found [${slice.shape.join(", ")}]`, { where: { tensor: sliceKey(slice) } });
+          throw new LayoutError(
+            `adapter: tensor "${sliceKey(slice)}": expected shape [${shape.join(", ")}] as in ${base.dir}, found [${slice.shape.join(", ")}]`,
+            { where: { tensor: sliceKey(slice) } },
+          );
     if (this.experts) checkExperts(this.tensors.values(), this.experts, base.tensors.keys());
   }
 
@@ -184,8 +199,14 @@ export class Adapter {
       for (const [i, shard] of shards.entries()) {
         const file = shards.length === 1 ? "adapter.safetensors" : `adapter-${pad5(i + 1)}-of-${pad5(shards.length)}.safetensors`;
         const entries: TensorEntry[] = shard.map(([key, t]) => ({ name: key, dtype: t.dtype, shape: t.shape, data: () => this.read(key) }));
-        const progress = options.onProgress && ((p: { done: number }) => options.onProgress?.({ phase: "save", done: before + p.done, total: this.bytes, unit: "bytes" }));
-        const written = await writeSafetensors(join(temp, file), entries, { metadata: { format: "pt", esft: "adapter" }, signal: options.signal, onProgress: progress });
+        const progress =
+          options.onProgress &&
+          ((p: { done: number }) => options.onProgress?.({ phase: "save", done: before + p.done, total: this.bytes, unit: "bytes" }));
+        const written = await writeSafetensors(join(temp, file), entries, {
+          metadata: { format: "pt", esft: "adapter" },
+          signal: options.signal,
+          onProgress: progress,
+        });
         before += written.bytes;
         for (const [key, t] of shard) {
           tensors.push({
@@ -240,7 +261,14 @@ export class Adapter {
     const adapter = new Adapter({
       ...manifest,
       experts: manifest.experts ? ExpertSet.fromJSON(manifest.experts, `${path}: experts`) : null,
-      tensors: manifest.tensors.map((t) => ({ name: t.name, index: t.index, rows: t.rows, dtype: t.dtype, shape: t.shape, read: () => files.get(t.file)!.read(sliceKey(t)) })),
+      tensors: manifest.tensors.map((t) => ({
+        name: t.name,
+        index: t.index,
+        rows: t.rows,
+        dtype: t.dtype,
+        shape: t.shape,
+        read: () => files.get(t.file)!.read(sliceKey(t)),
+      })),
     });
     if (options.base) await adapter.checkBase(options.base, options);
     if (options.verify ?? true) await verifyTensors(dir, adapter, manifest, options);
@@ -253,20 +281,32 @@ async function openFiles(dir: string, manifest: AdapterManifest): Promise<Map<st
   const files = new Map<string, SafetensorsFile>();
   for (const t of manifest.tensors) {
     if (t.file !== basename(t.file) || !isOwnFile(t.file) || t.file === INDEX)
-      throw new LayoutError(`${join(dir, MANIFEST)}: tensor "${sliceKey(t)}": expected the name of an adapter file in the same directory, found ${JSON.stringify(t.file)}`, { where: { file: dir, tensor: sliceKey(t) } });
+      throw new LayoutError(
+        `${join(dir, MANIFEST)}: tensor "${sliceKey(t)}": expected the name of an adapter file in the same directory, found ${JSON.stringify(t.file)}`,
+        { where: { file: dir, tensor: sliceKey(t) } },
+      );
     if (!files.has(t.file)) files.set(t.file, await openSafetensors(join(dir, t.file)));
   }
   const listed = new Set(manifest.tensors.map((t) => `${t.file}\n${sliceKey(t)}`));
   for (const [name, file] of files)
     for (const key of file.tensors.keys())
-      if (!listed.has(`${name}\n${key}`)) throw new LayoutError(`${file.path}: expected only tensors that ${MANIFEST} lists, found "${key}"`, { where: { file: file.path, tensor: key } });
+      if (!listed.has(`${name}\n${key}`))
+        throw new LayoutError(`${file.path}: expected only tensors that ${MANIFEST} lists, found "${key}"`, {
+          where: { file: file.path, tensor: key },
+        });
   for (const t of manifest.tensors) {
     const file = files.get(t.file)!;
     const found = file.tensors.get(sliceKey(t));
     const expected = `${t.dtype} [${t.shape.join(", ")}]`;
-    if (!found) throw new LayoutError(`${file.path}: expected tensor "${sliceKey(t)}" ${expected}, found no such tensor`, { where: { file: file.path, tensor: sliceKey(t) } });
+    if (!found)
+      throw new LayoutError(`${file.path}: expected tensor "${sliceKey(t)}" ${expected}, found no such tensor`, {
+        where: { file: file.path, tensor: sliceKey(t) },
+      });
     if (`${found.dtype} [${found.shape.join(", ")}]` !== expected)
-      throw new LayoutError(`${file.path}: tensor "${sliceKey(t)}": expected ${expected}, found ${found.dtype} [${found.shape.join(", ")}]`, { where: { file: file.path, tensor: sliceKey(t) } });
+      throw new LayoutError(
+        `${file.path}: tensor "${sliceKey(t)}": expected ${expected}, found ${found.dtype} [${found.shape.join(", ")}]`,
+        { where: { file: file.path, tensor: sliceKey(t) } },
+      );
   }
   return files;
 }
@@ -279,7 +319,10 @@ async function verifyTensors(dir: string, adapter: Adapter, manifest: AdapterMan
     const bytes = await adapter.read(key);
     const found = sha256(bytes);
     if (found !== t.sha256)
-      throw new LayoutError(`${join(dir, t.file)}: tensor "${key}": expected sha256 ${t.sha256}, found ${found}; the file was damaged or changed after saving`, { where: { file: join(dir, t.file), tensor: key } });
+      throw new LayoutError(
+        `${join(dir, t.file)}: tensor "${key}": expected sha256 ${t.sha256}, found ${found}; the file was damaged or changed after saving`,
+        { where: { file: join(dir, t.file), tensor: key } },
+      );
     done += bytes.byteLength;
     options.onProgress?.({ phase: "verify adapter", done, total: adapter.bytes, unit: "bytes" });
   }
@@ -295,11 +338,17 @@ function checkExperts(tensors: Iterable<TensorSlice>, experts: ExpertSet, baseNa
     const key = sliceKey(t);
     if (role.kind === "expert") {
       if (!experts.has(role.layer, role.expert))
-        throw new LayoutError(`adapter: expected tensors of the selected experts only, found "${key}" of layer ${role.layer}, expert ${role.expert}`, { where: { tensor: key, layer: role.layer, expert: role.expert } });
+        throw new LayoutError(
+          `adapter: expected tensors of the selected experts only, found "${key}" of layer ${role.layer}, expert ${role.expert}`,
+          { where: { tensor: key, layer: role.layer, expert: role.expert } },
+        );
       see(role.layer, partOf(t));
       have.add(`${role.layer}/${role.expert}/${partOf(t)}`);
     } else if (!(role.kind === "shared" ? experts.sharedExperts : experts.nonExpertModules)) {
-      throw new LayoutError(`adapter: expected no tensors of ${role.kind === "shared" ? "shared experts" : "non-expert modules"} since the expert set does not train them, found "${key}"`, { where: { tensor: key } });
+      throw new LayoutError(
+        `adapter: expected no tensors of ${role.kind === "shared" ? "shared experts" : "non-expert modules"} since the expert set does not train them, found "${key}"`,
+        { where: { tensor: key } },
+      );
     }
   }
   for (const name of baseNames) {
@@ -309,7 +358,10 @@ function checkExperts(tensors: Iterable<TensorSlice>, experts: ExpertSet, baseNa
   for (const [layer, { ids }] of experts.layers)
     for (const expert of ids) {
       const missing = [...(parts.get(layer) ?? ["any tensor"])].find((part) => !have.has(`${layer}/${expert}/${part}`));
-      if (missing !== undefined) throw new LayoutError(`adapter: layer ${layer}, expert ${expert}: expected ${missing} of every selected expert, found none`, { where: { layer, expert, tensor: missing } });
+      if (missing !== undefined)
+        throw new LayoutError(`adapter: layer ${layer}, expert ${expert}: expected ${missing} of every selected expert, found none`, {
+          where: { layer, expert, tensor: missing },
+        });
     }
 }
 
@@ -337,8 +389,7 @@ function packageVersion(): string {
 
 /** True when `dir` holds an adapter in our layout (also one whose save was interrupted after its commit point). */
 export async function isAdapterDir(dir: string): Promise<boolean> {
-  for (const name of [MANIFEST, join(`.${GROUP}.next`, MANIFEST)])
-    if (await isFile(join(dir, name))) return true;
+  for (const name of [MANIFEST, join(`.${GROUP}.next`, MANIFEST)]) if (await isFile(join(dir, name))) return true;
   return false;
 }
 

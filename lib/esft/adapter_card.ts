@@ -26,12 +26,21 @@ export function modelCard(adapter: Adapter): string {
     "```",
   ];
   if (experts && experts.count > 0) {
-    lines.push("", "## Experts", "", `${experts.count} experts${experts.rule ? `, selected by \`${JSON.stringify(experts.rule)}\`` : ""}.`, "", "| layer | experts |", "|---|---|");
+    lines.push(
+      "",
+      "## Experts",
+      "",
+      `${experts.count} experts${experts.rule ? `, selected by \`${JSON.stringify(experts.rule)}\`` : ""}.`,
+      "",
+      "| layer | experts |",
+      "|---|---|",
+    );
     for (const [layer, { ids }] of experts.layers) lines.push(`| ${layer} | ${ids.join(", ") || "none"} |`);
   }
   if (training) {
     lines.push("", "## Training", "", "| | |", "|---|---|");
-    for (const [key, value] of Object.entries(training)) lines.push(`| ${key} | ${typeof value === "string" ? value.replaceAll("|", "\\|") : JSON.stringify(value)} |`);
+    for (const [key, value] of Object.entries(training))
+      lines.push(`| ${key} | ${typeof value === "string" ? value.replaceAll("|", "\\|") : JSON.stringify(value)} |`);
   }
   return `${lines.join("\n")}\n`;
 }

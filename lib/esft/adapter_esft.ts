@@ -23,7 +23,9 @@ export async function openAdapter(dir: string, options: LoadAdapterOptions = {})
     throw ioError(error, `cannot open the adapter ${dir}`, { file: dir });
   });
   if (names.includes(CONFIG)) return loadEsftAdapter(dir, options);
-  throw new LayoutError(`${dir}: expected an adapter (adapter.json, or ${CONFIG} of the official layout), found neither`, { where: { file: dir } });
+  throw new LayoutError(`${dir}: expected an adapter (adapter.json, or ${CONFIG} of the official layout), found neither`, {
+    where: { file: dir },
+  });
 }
 
 /** Loads an adapter in the official layout. @throws LayoutError, NonFiniteError, ConfigError, IoError */
@@ -34,11 +36,20 @@ export async function loadEsftAdapter(dir: string, options: LoadAdapterOptions =
     const opened = await openSafetensors(join(dir, file));
     for (const t of opened.tensors.values()) {
       const name = /^layers\.\d+\./.test(t.name) && !options.base?.tensors.has(t.name) ? `model.${t.name}` : t.name;
-      if (tensors.has(name)) throw new LayoutError(`${opened.path}: expected each tensor once, found "${name}" twice`, { where: { file: opened.path, tensor: name } });
+      if (tensors.has(name))
+        throw new LayoutError(`${opened.path}: expected each tensor once, found "${name}" twice`, {
+          where: { file: opened.path, tensor: name },
+        });
       tensors.set(name, { name, dtype: t.dtype, shape: t.shape, read: () => opened.read(t.name) });
     }
   }
-  const adapter = new Adapter({ method: { type: "esft" }, base: { identity: null }, experts, tensors: tensors.values(), createdBy: "official ESFT layout" });
+  const adapter = new Adapter({
+    method: { type: "esft" },
+    base: { identity: null },
+    experts,
+    tensors: tensors.values(),
+    createdBy: "official ESFT layout",
+  });
   if (options.base) await adapter.checkBase(options.base, options);
   if (options.verify ?? true)
     for (const key of adapter.tensors.keys()) {
@@ -70,7 +81,11 @@ export async function saveEsftAdapter(adapter: Adapter, dir: string, options: Sa
   const { experts } = adapter;
   if (!experts) throw new LayoutError("the official ESFT layout needs an expert set, found an adapter without one");
   const sliced = [...adapter.tensors].find(([, t]) => t.index !== undefined || t.rows);
-  if (sliced) throw new LayoutError(`the official ESFT layout holds whole per-expert tensors, found "${sliced[0]}", a slice of a fused tensor; save in the native layout instead`, { where: { tensor: sliced[0] } });
+  if (sliced)
+    throw new LayoutError(
+      `the official ESFT layout holds whole per-expert tensors, found "${sliced[0]}", a slice of a fused tensor; save in the native layout instead`,
+      { where: { tensor: sliced[0] } },
+    );
 
   const max = options.maxShardBytes ?? 4_000_000_000;
   const shards: string[][] = [[]];
@@ -99,7 +114,8 @@ export async function saveEsftAdapter(adapter: Adapter, dir: string, options: Sa
         });
         await writeSafetensors(join(temp, file), entries, { ...options, metadata: { format: "pt" } });
       }
-      if (shards.length > 1) await writeFileAtomic(join(temp, INDEX_FILE), formatJson({ metadata: { total_size: adapter.bytes }, weight_map: weightMap }));
+      if (shards.length > 1)
+        await writeFileAtomic(join(temp, INDEX_FILE), formatJson({ metadata: { total_size: adapter.bytes }, weight_map: weightMap }));
       await writeFileAtomic(join(temp, CONFIG), experts.toEsftConfig());
     },
     { bytes: adapter.bytes, owned: (name) => /^model(-\d{5}-of-\d{5})?\.safetensors$/.test(name) || name === INDEX_FILE },

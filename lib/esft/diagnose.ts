@@ -33,7 +33,8 @@ export interface SelectionDiagnosis {
 export function diagnoseSelection(experts: ExpertSet, profile: Profile): SelectionDiagnosis {
   const hypotheses: SelectionHypothesis[] = [];
   for (const score of ["token", "gate"] as const)
-    for (const normalization of ["esft-2024", "per-layer", "axis-0"] as const) hypotheses.push(explain(experts, profile, normalization, score));
+    for (const normalization of ["esft-2024", "per-layer", "axis-0"] as const)
+      hypotheses.push(explain(experts, profile, normalization, score));
   hypotheses.sort((a, b) => b.layersExplained - a.layersExplained); // stable: ties keep the order above
   const best = hypotheses[0]!;
   const verdict = best.layers > 0 && best.layersExplained >= 0.9 * best.layers ? best.normalization : "unknown";
@@ -43,7 +44,8 @@ export function diagnoseSelection(experts: ExpertSet, profile: Profile): Selecti
 function describe(verdict: SelectionDiagnosis["verdict"], best: SelectionHypothesis): string {
   const explained = `${best.layersExplained} of ${best.layers} layers`;
   const p = best.p ? ` with p in (${best.p.above.toFixed(4)}, ${best.p.upTo.toFixed(4)}]` : "";
-  if (verdict === "unknown") return `no known rule explains this selection; the closest (${best.score} scores, ${best.normalization}) explains ${explained}. Was it made from another profile?`;
+  if (verdict === "unknown")
+    return `no known rule explains this selection; the closest (${best.score} scores, ${best.normalization}) explains ${explained}. Was it made from another profile?`;
   if (verdict === "axis-0")
     return `this selection was made by normalising each expert over the layers (sum over axis 0, a defect of the published script) instead of each layer over its experts: it explains ${explained}${p}. Select again from the profile`;
   return `${best.score} scores, taken per layer${verdict === "esft-2024" ? " and rounded to 4 decimals as in the released configs" : ""}, explain ${explained}${p}`;

@@ -21,7 +21,9 @@ export interface TensorSource {
  */
 export async function frozenDigest(source: TensorSource, trained: Iterable<TensorSlice>, options: LongTask = {}): Promise<string> {
   const placed = placeSlices(trained, source.tensors);
-  const list = [...source.tensors].sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, t]) => ({ name, ...t, ranges: frozenRanges(tensorBytes(t.dtype, t.shape)!, placed.get(name)) }));
+  const list = [...source.tensors]
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([name, t]) => ({ name, ...t, ranges: frozenRanges(tensorBytes(t.dtype, t.shape)!, placed.get(name)) }));
   const total = list.reduce((n, t) => n + t.ranges.reduce((m, r) => m + r.end - r.begin, 0), 0);
   const hash = createHash("sha256");
   let done = 0;

@@ -48,7 +48,9 @@ export type EsftExpertConfig = z.output<typeof Official>;
 export type SelectionRule = Readonly<Record<string, z.output<typeof JsonValue>>>;
 
 export interface ExpertSetInit {
-  readonly layers: Iterable<readonly [layer: number, experts: { readonly ranked: readonly number[]; readonly scores?: readonly number[] | undefined }]>;
+  readonly layers: Iterable<
+    readonly [layer: number, experts: { readonly ranked: readonly number[]; readonly scores?: readonly number[] | undefined }]
+  >;
   readonly sharedExperts?: boolean | undefined;
   readonly nonExpertModules?: boolean | undefined;
   /** How the set came about: score, p, compat …; for records only. */
@@ -77,9 +79,13 @@ export class ExpertSet {
       const ids = [...ranked].sort((a, b) => a - b);
       for (const [i, id] of ids.entries()) {
         if (!isId(id)) throw new ConfigError(`expert set, layer ${layer}: expected expert ids >= 0, found ${id}`, { where });
-        if (id === ids[i - 1]) throw new ConfigError(`expert set, layer ${layer}: expected each expert once, found ${id} twice`, { where: { layer, expert: id } });
+        if (id === ids[i - 1])
+          throw new ConfigError(`expert set, layer ${layer}: expected each expert once, found ${id} twice`, {
+            where: { layer, expert: id },
+          });
       }
-      if (scores && scores.length !== ranked.length) throw new ConfigError(`expert set, layer ${layer}: expected ${ranked.length} scores, found ${scores.length}`, { where });
+      if (scores && scores.length !== ranked.length)
+        throw new ConfigError(`expert set, layer ${layer}: expected ${ranked.length} scores, found ${scores.length}`, { where });
       layers.set(layer, { ids, ranked: [...ranked], ...(scores ? { scores: [...scores] } : {}) });
     }
     this.layers = layers;
@@ -113,7 +119,8 @@ export class ExpertSet {
 
   /** True when both select the same experts and switches, whatever the order and rule. */
   equals(other: ExpertSet): boolean {
-    const flat = (s: ExpertSet) => JSON.stringify([[...s.layers].filter(([, e]) => e.ids.length > 0).map(([l, e]) => [l, e.ids]), s.sharedExperts, s.nonExpertModules]);
+    const flat = (s: ExpertSet) =>
+      JSON.stringify([[...s.layers].filter(([, e]) => e.ids.length > 0).map(([l, e]) => [l, e.ids]), s.sharedExperts, s.nonExpertModules]);
     return flat(this) === flat(other);
   }
 
@@ -122,12 +129,19 @@ export class ExpertSet {
     const sparse = new Set(layout.layers);
     for (const [layer, { ids }] of this.layers) {
       if (!sparse.has(layer))
-        throw new ConfigError(`expert set: expected layers with routed experts (${ranges(layout.layers)}), found layer ${layer}; was it made for another model?`, { where: { layer } });
+        throw new ConfigError(
+          `expert set: expected layers with routed experts (${ranges(layout.layers)}), found layer ${layer}; was it made for another model?`,
+          { where: { layer } },
+        );
       const beyond = ids.find((id) => id >= layout.experts);
       if (beyond !== undefined)
-        throw new ConfigError(`expert set, layer ${layer}: expected expert ids below ${layout.experts}, found ${beyond}; was it made for another model?`, { where: { layer, expert: beyond } });
+        throw new ConfigError(
+          `expert set, layer ${layer}: expected expert ids below ${layout.experts}, found ${beyond}; was it made for another model?`,
+          { where: { layer, expert: beyond } },
+        );
     }
-    if (this.count === 0 && !this.sharedExperts && !this.nonExpertModules) throw new ConfigError(`expert set: expected something to train, found no expert and both switches off`);
+    if (this.count === 0 && !this.sharedExperts && !this.nonExpertModules)
+      throw new ConfigError(`expert set: expected something to train, found no expert and both switches off`);
   }
 
   toJSON(): ExpertSetJson {

@@ -56,7 +56,10 @@ type Placed = PlacedSlice & { readonly slice: AdapterTensor };
  * base's dtype · IoError
  */
 export async function mergeAdapter(base: Checkpoint, adapter: Adapter, outDir: string, options: MergeOptions = {}): Promise<MergeReport> {
-  if (resolve(outDir) === resolve(base.dir)) throw new ConfigError(`expected an output folder other than the base ${base.dir}; the base is never overwritten`, { where: { file: outDir } });
+  if (resolve(outDir) === resolve(base.dir))
+    throw new ConfigError(`expected an output folder other than the base ${base.dir}; the base is never overwritten`, {
+      where: { file: outDir },
+    });
   // Only a model may be replaced by a model: an existing folder of anything else fails here.
   if (options.overwrite && (await hasEntries(outDir))) await openCheckpoint(outDir);
   await adapter.checkBase(base, options);
@@ -70,7 +73,12 @@ export async function mergeAdapter(base: Checkpoint, adapter: Adapter, outDir: s
       for (const shard of base.shards) {
         const entries = shard.tensors.map((t): TensorEntry => {
           const slices = placed.get(t.name);
-          return { name: t.name, dtype: t.dtype, shape: t.shape, data: slices ? () => overlay(base, t, slices, adapter) : () => base.chunks(t.name) };
+          return {
+            name: t.name,
+            dtype: t.dtype,
+            shape: t.shape,
+            data: slices ? () => overlay(base, t, slices, adapter) : () => base.chunks(t.name),
+          };
         });
         const from = before;
         const written = await writeSafetensors(join(temp, shard.file), entries, {
@@ -86,7 +94,11 @@ export async function mergeAdapter(base: Checkpoint, adapter: Adapter, outDir: s
           throw ioError(error, `cannot copy ${file}`, { file: join(base.dir, file) });
         });
       const report = await verifyMerge(base, adapter, temp, options);
-      if (!report.ok) throw new LayoutError(`${outDir}: the merged model does not verify and was discarded: ${report.mismatches.slice(0, 3).join("; ")}`, { where: { file: outDir } });
+      if (!report.ok)
+        throw new LayoutError(
+          `${outDir}: the merged model does not verify and was discarded: ${report.mismatches.slice(0, 3).join("; ")}`,
+          { where: { file: outDir } },
+        );
       return report;
     },
     { bytes, replace: options.overwrite ?? false },
@@ -98,7 +110,12 @@ async function hasEntries(dir: string): Promise<boolean> {
 }
 
 /** The tensor's bytes with the adapter's slices in place. */
-async function* overlay(base: Checkpoint, tensor: CheckpointTensor, slices: readonly Placed[], adapter: Adapter): AsyncGenerator<Uint8Array> {
+async function* overlay(
+  base: Checkpoint,
+  tensor: CheckpointTensor,
+  slices: readonly Placed[],
+  adapter: Adapter,
+): AsyncGenerator<Uint8Array> {
   const ranges = [...frozenRanges(tensor.end - tensor.begin, slices), ...slices].sort((a, b) => a.begin - b.begin);
   for (const range of ranges) {
     if ("slice" in range) yield castTo(await adapter.read(sliceKey(range.slice)), range.slice, tensor);
@@ -112,10 +129,16 @@ function castTo(bytes: Uint8Array, from: AdapterTensor, tensor: CheckpointTensor
   try {
     cast = castFloats(bytes, from.dtype, tensor.dtype);
   } catch (error) {
-    throw new LayoutError(`${tensor.path}: tensor "${key}": cannot merge ${from.dtype} into ${tensor.dtype}; merge into a dequantised base`, { where: { file: tensor.path, tensor: key }, cause: error });
+    throw new LayoutError(
+      `${tensor.path}: tensor "${key}": cannot merge ${from.dtype} into ${tensor.dtype}; merge into a dequantised base`,
+      { where: { file: tensor.path, tensor: key }, cause: error },
+    );
   }
   const bad = firstNonFinite(cast, tensor.dtype);
-  if (bad !== -1) throw new NonFiniteError(`tensor "${key}": element ${bad} overflows the base's dtype ${tensor.dtype}`, { where: { tensor: key, element: bad } });
+  if (bad !== -1)
+    throw new NonFiniteError(`tensor "${key}": element ${bad} overflows the base's dtype ${tensor.dtype}`, {
+      where: { tensor: key, element: bad },
+    });
   return cast;
 }
 
@@ -164,11 +187,13 @@ export async function verifyMerge(base: Checkpoint, adapter: Adapter, mergedDir:
     }
     for (const s of own) {
       const found = await bytesOf(m, s.begin, s.end);
-      if (!equalBytes(found, castTo(await adapter.read(sliceKey(s.slice)), s.slice, b))) fault(`tensor "${sliceKey(s.slice)}" differs from the adapter`);
+      if (!equalBytes(found, castTo(await adapter.read(sliceKey(s.slice)), s.slice, b)))
+        fault(`tensor "${sliceKey(s.slice)}" differs from the adapter`);
       const delta = compare(sliceKey(s.slice), decodeFloats(await bytesOf(b, s.begin, s.end), b.dtype), decodeFloats(found, b.dtype));
       slices.push(delta);
       const role = roleOf(s.slice);
-      if (delta.changed > 0 && role.kind === "expert") changedExperts.set(role.layer, (changedExperts.get(role.layer) ?? new Set()).add(role.expert));
+      if (delta.changed > 0 && role.kind === "expert")
+        changedExperts.set(role.layer, (changedExperts.get(role.layer) ?? new Set()).add(role.expert));
       done += s.end - s.begin;
       options.onProgress?.({ phase: "verify", done, total: base.totalBytes, unit: "bytes" });
     }

@@ -74,7 +74,8 @@ export class Profile {
         throw new ConfigError(`${file}, layer ${l.layer}: ${message}`, { where: { file, layer: l.layer } });
       };
       if (byLayer.has(l.layer)) fail("expected each layer once, found it twice");
-      for (const [key, values] of Object.entries(l)) if (Array.isArray(values) && values.length !== E) fail(`expected ${E} values in ${key}, found ${values.length}`);
+      for (const [key, values] of Object.entries(l))
+        if (Array.isArray(values) && values.length !== E) fail(`expected ${E} values in ${key}, found ${values.length}`);
       const slots = sum(l.counts);
       if (slots !== K * l.tokens) fail(`expected counts to add up to ${K} experts × ${l.tokens} tokens = ${K * l.tokens}, found ${slots}`);
       byLayer.set(l.layer, l);
@@ -100,7 +101,8 @@ export class Profile {
   /** One layer's sums. @throws ConfigError the layer was not profiled */
   layer(layer: number): ProfileLayer {
     const found = this.#byLayer.get(layer);
-    if (!found) throw new ConfigError(`profile: expected one of the layers ${this.layers.join(", ")}, found ${layer}`, { where: { layer } });
+    if (!found)
+      throw new ConfigError(`profile: expected one of the layers ${this.layers.join(", ")}, found ${layer}`, { where: { layer } });
     return found;
   }
 
@@ -112,10 +114,17 @@ export class Profile {
     let values: Float64Array;
     if (options.average === "sequences") {
       const sums = options.score === "token" ? l.sequenceTokenSums : l.sequenceGateSums;
-      if (!sums || sequences === 0) throw new ConfigError(`profile, layer ${layer}: average "sequences" needs per-sequence sums, which this profile does not hold; use "tokens"`, { where: { layer } });
+      if (!sums || sequences === 0)
+        throw new ConfigError(
+          `profile, layer ${layer}: average "sequences" needs per-sequence sums, which this profile does not hold; use "tokens"`,
+          { where: { layer } },
+        );
       values = Float64Array.from(sums, (s) => s / sequences);
     } else {
-      values = options.score === "token" ? Float64Array.from(l.counts, (c) => c / (K * l.tokens)) : Float64Array.from(l.gateSums, (s) => s / l.tokens);
+      values =
+        options.score === "token"
+          ? Float64Array.from(l.counts, (c) => c / (K * l.tokens))
+          : Float64Array.from(l.gateSums, (s) => s / l.tokens);
     }
     if (options.score === "gate" && options.gateNormalize === "perLayer") {
       const mass = sum(values);
@@ -138,8 +147,11 @@ export class Profile {
   static merge(parts: readonly Profile[]): Profile {
     const [first, ...rest] = parts;
     if (!first) throw new ConfigError("expected at least one profile to merge, found none");
-    const identity = (p: Profile) => JSON.stringify([p.data.source, p.data.model?.fingerprint, p.data.normTopkProb, p.data.topK, p.data.experts, p.layers]);
-    for (const p of rest) if (identity(p) !== identity(first)) throw new ConfigError(`cannot merge profiles of different models: expected ${identity(first)}, found ${identity(p)}`);
+    const identity = (p: Profile) =>
+      JSON.stringify([p.data.source, p.data.model?.fingerprint, p.data.normTopkProb, p.data.topK, p.data.experts, p.layers]);
+    for (const p of rest)
+      if (identity(p) !== identity(first))
+        throw new ConfigError(`cannot merge profiles of different models: expected ${identity(first)}, found ${identity(p)}`);
     const layers = first.layers.map((layer): ProfileLayer => {
       const all = parts.map((p) => p.layer(layer));
       const add = (key: "counts" | "gateSums" | "sequenceTokenSums" | "sequenceGateSums") => {

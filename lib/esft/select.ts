@@ -52,19 +52,25 @@ const SLACK = 1e-12;
  * @example const experts = selectExperts(profile, { score: "token", p: 0.2 });
  */
 export function selectExperts(profile: Profile, options: SelectOptions): ExpertSet {
-  const score: ScoreOptions = { score: options.score ?? "token", gateNormalize: options.gateNormalize ?? "raw", average: options.average ?? "tokens" };
+  const score: ScoreOptions = {
+    score: options.score ?? "token",
+    gateNormalize: options.gateNormalize ?? "raw",
+    average: options.average ?? "tokens",
+  };
   oneOf("score", score.score, ["token", "gate"]);
   oneOf("gateNormalize", score.gateNormalize, ["raw", "perLayer"]);
   oneOf("average", score.average, ["tokens", "sequences"]);
   const given = ["p", "topKPerLayer", "maxTrainableParams"].filter((k) => (options as unknown as Record<string, unknown>)[k] !== undefined);
-  if (given.length !== 1) throw new ConfigError(`selection: expected exactly one of p, topKPerLayer, maxTrainableParams, found ${given.join(" and ") || "none"}`);
+  if (given.length !== 1)
+    throw new ConfigError(`selection: expected exactly one of p, topKPerLayer, maxTrainableParams, found ${given.join(" and ") || "none"}`);
 
   const warnings: string[] = [];
-  const chosen = "p" in options && options.p !== undefined
-    ? byP(profile, score, options, warnings)
-    : "topKPerLayer" in options && options.topKPerLayer !== undefined
-      ? byTopK(profile, score, options)
-      : byBudget(profile, score, options as SelectByBudget, warnings);
+  const chosen =
+    "p" in options && options.p !== undefined
+      ? byP(profile, score, options, warnings)
+      : "topKPerLayer" in options && options.topKPerLayer !== undefined
+        ? byTopK(profile, score, options)
+        : byBudget(profile, score, options as SelectByBudget, warnings);
   return new ExpertSet({
     layers: [...chosen].map(([layer, r]) => [layer, { ranked: r.ids, scores: r.scores }] as const),
     sharedExperts: options.sharedExperts,
@@ -79,7 +85,8 @@ function byP(profile: Profile, score: ScoreOptions, { p, compat }: SelectByP, wa
   checkP(p);
   if (compat !== undefined) {
     oneOf("compat", compat, ["esft-2024"]);
-    if (score.gateNormalize === "perLayer" || score.average === "sequences") throw new ConfigError(`selection: compat "esft-2024" knows only raw scores averaged over tokens; drop gateNormalize and average`);
+    if (score.gateNormalize === "perLayer" || score.average === "sequences")
+      throw new ConfigError(`selection: compat "esft-2024" knows only raw scores averaged over tokens; drop gateNormalize and average`);
   }
   const slack = compat ? 0 : SLACK;
   return eachLayer(profile, (layer) => {
@@ -89,13 +96,17 @@ function byP(profile: Profile, score: ScoreOptions, { p, compat }: SelectByP, wa
     let n = 0;
     let sum = 0;
     while (n < ranking.length && sum < p - slack) sum += scores[ranking[n++]!]!;
-    if (sum < p - slack && sum < 0.999) warnings.push(`layer ${layer}: ${score.score} scores sum to ${sum.toFixed(4)}, below p = ${p}: all ${n} experts are selected`);
+    if (sum < p - slack && sum < 0.999)
+      warnings.push(`layer ${layer}: ${score.score} scores sum to ${sum.toFixed(4)}, below p = ${p}: all ${n} experts are selected`);
     return take(ranking, scores, n);
   });
 }
 
 function byTopK(profile: Profile, score: ScoreOptions, { topKPerLayer: n }: SelectTopK): Map<number, Ranked> {
-  if (!Number.isSafeInteger(n) || n < 1 || n > profile.experts) throw new ConfigError(`selection: expected topKPerLayer from 1 to ${profile.experts}, found ${n}`, { where: { option: "topKPerLayer" } });
+  if (!Number.isSafeInteger(n) || n < 1 || n > profile.experts)
+    throw new ConfigError(`selection: expected topKPerLayer from 1 to ${profile.experts}, found ${n}`, {
+      where: { option: "topKPerLayer" },
+    });
   return eachLayer(profile, (layer) => {
     const scores = profile.scores(layer, score);
     return take(rank(scores), scores, n);
@@ -104,10 +115,14 @@ function byTopK(profile: Profile, score: ScoreOptions, { topKPerLayer: n }: Sele
 
 function byBudget(profile: Profile, score: ScoreOptions, options: SelectByBudget, warnings: string[]): Map<number, Ranked> {
   const budget = options.maxTrainableParams;
-  if (!(budget > 0) || !Number.isFinite(budget)) throw new ConfigError(`selection: expected maxTrainableParams above 0, found ${budget}`, { where: { option: "maxTrainableParams" } });
+  if (!(budget > 0) || !Number.isFinite(budget))
+    throw new ConfigError(`selection: expected maxTrainableParams above 0, found ${budget}`, { where: { option: "maxTrainableParams" } });
   const costOf = (layer: number): number => {
     const cost = typeof options.expertParams === "number" ? options.expertParams : options.expertParams?.get(layer);
-    if (cost === undefined || !Number.isSafeInteger(cost) || cost < 1) throw new ConfigError(`selection: expected expertParams >= 1 for layer ${layer}, found ${cost}`, { where: { option: "expertParams", layer } });
+    if (cost === undefined || !Number.isSafeInteger(cost) || cost < 1)
+      throw new ConfigError(`selection: expected expertParams >= 1 for layer ${layer}, found ${cost}`, {
+        where: { option: "expertParams", layer },
+      });
     return cost;
   };
   const all: { layer: number; id: number; score: number; cost: number }[] = [];
@@ -125,7 +140,11 @@ function byBudget(profile: Profile, score: ScoreOptions, options: SelectByBudget
     chosen.get(e.layer)!.ids.push(e.id);
     chosen.get(e.layer)!.scores.push(e.score);
   }
-  if (spent === 0) throw new ConfigError(`selection: expected maxTrainableParams of at least one expert (${Math.min(...all.map((e) => e.cost))}), found ${budget}`, { where: { option: "maxTrainableParams" } });
+  if (spent === 0)
+    throw new ConfigError(
+      `selection: expected maxTrainableParams of at least one expert (${Math.min(...all.map((e) => e.cost))}), found ${budget}`,
+      { where: { option: "maxTrainableParams" } },
+    );
   const empty = [...chosen].filter(([, r]) => r.ids.length === 0).map(([layer]) => layer);
   if (empty.length > 0) warnings.push(`the budget leaves layer${empty.length > 1 ? "s" : ""} ${empty.join(", ")} without a trained expert`);
   return chosen;
@@ -137,11 +156,13 @@ function byBudget(profile: Profile, score: ScoreOptions, options: SelectByBudget
  */
 export function selectRandom(like: ExpertSet, options: { readonly experts: number; readonly seed: number }): ExpertSet {
   const { experts: E, seed } = options;
-  if (!Number.isSafeInteger(seed) || seed < 0) throw new ConfigError(`selection: expected a seed >= 0, found ${seed}`, { where: { option: "seed" } });
+  if (!Number.isSafeInteger(seed) || seed < 0)
+    throw new ConfigError(`selection: expected a seed >= 0, found ${seed}`, { where: { option: "seed" } });
   const next = splitmix64(BigInt(seed));
   return new ExpertSet({
     layers: [...like.layers].map(([layer, { ids }]) => {
-      if (ids.length > E) throw new ConfigError(`selection, layer ${layer}: expected at most ${E} experts, found ${ids.length}`, { where: { layer } });
+      if (ids.length > E)
+        throw new ConfigError(`selection, layer ${layer}: expected at most ${E} experts, found ${ids.length}`, { where: { layer } });
       const pool = Array.from({ length: E }, (_, i) => i);
       for (let i = 0; i < ids.length; i++) {
         const j = i + Number(next() % BigInt(E - i)); // bias below 2^-50
@@ -175,11 +196,16 @@ export function roundHalfEven4(x: number): number {
 }
 
 function checkP(p: number): void {
-  if (!(typeof p === "number" && p > 0 && p <= 1)) throw new ConfigError(`selection: expected p in (0, 1], found ${p}`, { where: { option: "p" } });
+  if (!(typeof p === "number" && p > 0 && p <= 1))
+    throw new ConfigError(`selection: expected p in (0, 1], found ${p}`, { where: { option: "p" } });
 }
 
 function oneOf(option: string, value: unknown, allowed: readonly string[]): void {
-  if (!allowed.includes(value as string)) throw new ConfigError(`selection: expected ${option} to be ${allowed.map((a) => `"${a}"`).join(" or ")}, found ${JSON.stringify(value)}`, { where: { option } });
+  if (!allowed.includes(value as string))
+    throw new ConfigError(
+      `selection: expected ${option} to be ${allowed.map((a) => `"${a}"`).join(" or ")}, found ${JSON.stringify(value)}`,
+      { where: { option } },
+    );
 }
 
 function eachLayer(profile: Profile, choose: (layer: number) => Ranked): Map<number, Ranked> {
@@ -198,7 +224,9 @@ function ruleOf(score: ScoreOptions, options: SelectOptions): SelectionRule {
     ...(score.score === "gate" ? { gateNormalize: score.gateNormalize ?? "raw" } : {}),
     ...("p" in options && options.p !== undefined ? { p: options.p, ...(options.compat ? { compat: options.compat } : {}) } : {}),
     ...("topKPerLayer" in options && options.topKPerLayer !== undefined ? { topKPerLayer: options.topKPerLayer } : {}),
-    ...("maxTrainableParams" in options && options.maxTrainableParams !== undefined ? { maxTrainableParams: options.maxTrainableParams } : {}),
+    ...("maxTrainableParams" in options && options.maxTrainableParams !== undefined
+      ? { maxTrainableParams: options.maxTrainableParams }
+      : {}),
   };
 }
 

@@ -3,7 +3,10 @@
 import type { TensorSlice } from "../io/tensor_slice.ts";
 import { sliceKey } from "../io/tensor_slice.ts";
 
-export type TensorRole = { readonly kind: "expert"; readonly layer: number; readonly expert: number } | { readonly kind: "shared" } | { readonly kind: "other" };
+export type TensorRole =
+  | { readonly kind: "expert"; readonly layer: number; readonly expert: number }
+  | { readonly kind: "shared" }
+  | { readonly kind: "other" };
 
 /** What a slice belongs to, from the naming that all Hugging Face MoE checkpoints share. */
 export function roleOf(s: TensorSlice): TensorRole {
@@ -14,4 +17,5 @@ export function roleOf(s: TensorSlice): TensorRole {
 }
 
 /** The same for all experts of a layer: the name with the expert number, and the slice with its index, left out. */
-export const partOf = (s: TensorSlice): string => sliceKey({ ...s, name: s.name.replace(/\.experts\.\d+\./, ".experts.*."), ...(s.index === undefined ? {} : { index: -1 }) });
+export const partOf = (s: TensorSlice): string =>
+  sliceKey({ ...s, name: s.name.replace(/\.experts\.\d+\./, ".experts.*."), ...(s.index === undefined ? {} : { index: -1 }) });

@@ -40,13 +40,23 @@ const MAX_ID = 65_535;
 export async function readTraces(dir: string, options: TraceOptions = {}): Promise<Profile> {
   for (const key of ["topK", "experts"] as const) {
     const value = options[key];
-    if (value !== undefined && (!Number.isSafeInteger(value) || value < 1)) throw new ConfigError(`traces: expected ${key} >= 1, found ${value}`, { where: { option: key } });
+    if (value !== undefined && (!Number.isSafeInteger(value) || value < 1))
+      throw new ConfigError(`traces: expected ${key} >= 1, found ${value}`, { where: { option: key } });
   }
   const files = await findTraces(dir);
   const topK = new TopKEvidence(options.topK);
   const layers: Accumulated[] = [];
   for (const [layer, paths] of files) {
-    const sums: Accumulated = { layer, slots: 0, lines: 0, maxId: -1, counts: [], gateSums: [], sequenceTokenSums: [], sequenceGateSums: [] };
+    const sums: Accumulated = {
+      layer,
+      slots: 0,
+      lines: 0,
+      maxId: -1,
+      counts: [],
+      gateSums: [],
+      sequenceTokenSums: [],
+      sequenceGateSums: [],
+    };
     for (const path of paths) await readTraceFile(path, sums, topK, options);
     layers.push(sums);
   }
@@ -107,15 +117,20 @@ async function readTraceFile(path: string, sums: Accumulated, topK: TopKEvidence
       throwIfAborted(options.signal, `reading ${path}`);
       const bytes = Buffer.concat([rest, chunk as Buffer]);
       let at = 0;
-      for (let end; (end = bytes.indexOf(10, at)) !== -1; at = end + 1) addLine(bytes.subarray(at, end), { path, line: ++line }, sums, topK);
+      for (let end; (end = bytes.indexOf(10, at)) !== -1; at = end + 1)
+        addLine(bytes.subarray(at, end), { path, line: ++line }, sums, topK);
       rest = bytes.subarray(at);
-      if (rest.length > 1 << 28) throw new DataError(`${path}:${line + 1}: expected lines below 256 MiB; is this a routing log?`, { where: { file: path, line: line + 1 } });
+      if (rest.length > 1 << 28)
+        throw new DataError(`${path}:${line + 1}: expected lines below 256 MiB; is this a routing log?`, {
+          where: { file: path, line: line + 1 },
+        });
     }
   } catch (error) {
     throw ioError(error, `cannot read ${path}`, { file: path });
   }
   if (rest.length > 0) addLine(rest, { path, line: ++line }, sums, topK);
-  if (sums.lines === linesBefore) throw new DataError(`${path}: expected at least one line, found an empty file`, { where: { file: path } });
+  if (sums.lines === linesBefore)
+    throw new DataError(`${path}: expected at least one line, found an empty file`, { where: { file: path } });
 }
 
 interface Place {
@@ -128,7 +143,11 @@ function addLine(bytes: Buffer, place: Place, sums: Accumulated, topK: TopKEvide
     throw new DataError(`${place.path}:${place.line}: ${message}`, { where: { file: place.path, line: place.line } });
   };
   const [idText, weightText, extra] = bytes.toString("latin1").replace(/\r$/, "").split("\t\t");
-  if (!idText || !weightText || extra !== undefined) return fail("expected expert ids, two tabs, gate weights; found " + (extra === undefined ? "no pair of tabs between two lists" : "more than one pair of tabs"));
+  if (!idText || !weightText || extra !== undefined)
+    return fail(
+      "expected expert ids, two tabs, gate weights; found " +
+        (extra === undefined ? "no pair of tabs between two lists" : "more than one pair of tabs"),
+    );
   const ids = idText.split("\t").map((text) => {
     const id = /^\d{1,5}$/.test(text) ? Number(text) : -1;
     return id >= 0 && id <= MAX_ID ? id : fail(`expected expert ids from 0 to ${MAX_ID}, found ${JSON.stringify(text.slice(0, 40))}`);
@@ -183,7 +202,8 @@ class TopKEvidence {
       const K = this.#given;
       if (ids.length % K !== 0) fail(`expected a multiple of topK = ${K} expert ids, found ${ids.length}`);
       const twice = firstRepeat(ids, K);
-      if (twice !== -1) fail(`expected ${K} different experts per token, found expert ${ids[twice]} twice in token ${Math.floor(twice / K)}`);
+      if (twice !== -1)
+        fail(`expected ${K} different experts per token, found expert ${ids[twice]} twice in token ${Math.floor(twice / K)}`);
       return;
     }
     const candidates = this.#candidates ?? divisors(ids.length);
@@ -200,7 +220,10 @@ class TopKEvidence {
       let logChance = 0;
       for (let i = k; i < K; i++) logChance += Math.log((E - i) / (E - (i % k)));
       if (logChance * groups > Math.log(1e-6))
-        throw new ConfigError(`${dir}: cannot tell from ${this.#slots} expert ids whether each token has ${K} or ${k} experts; say which with topK (--top-k)`, { where: { file: dir, option: "topK" } });
+        throw new ConfigError(
+          `${dir}: cannot tell from ${this.#slots} expert ids whether each token has ${K} or ${k} experts; say which with topK (--top-k)`,
+          { where: { file: dir, option: "topK" } },
+        );
     }
     return K;
   }
@@ -233,8 +256,11 @@ function inferExperts(dir: string, layers: readonly Accumulated[]): number {
   const E = Math.max(...layers.map((l) => l.maxId)) + 1;
   const using = layers.filter((l) => l.maxId === E - 1).length;
   if (using * 2 <= layers.length)
-    throw new ConfigError(`${dir}: cannot tell how many experts a layer has: the highest id is ${E - 1}, used in only ${using} of ${layers.length} layers; say how many with experts (--experts)`, {
-      where: { file: dir, option: "experts" },
-    });
+    throw new ConfigError(
+      `${dir}: cannot tell how many experts a layer has: the highest id is ${E - 1}, used in only ${using} of ${layers.length} layers; say how many with experts (--experts)`,
+      {
+        where: { file: dir, option: "experts" },
+      },
+    );
   return E;
 }

@@ -62,7 +62,8 @@ async function writeError(error: unknown, path: string, neededBytes: number | un
 }
 
 function diskFull(path: string, needed: number | undefined, free: number | undefined, errno: string, cause?: unknown): IoError {
-  const why = errno === "EDQUOT" ? "the disk quota is used up" : errno === "EFBIG" ? "the file would exceed the size limit" : "the disk is full";
+  const why =
+    errno === "EDQUOT" ? "the disk quota is used up" : errno === "EFBIG" ? "the file would exceed the size limit" : "the disk is full";
   return new IoError(
     `cannot write ${path}: ${why}: needs ${needed === undefined ? "an unknown number of" : needed} bytes, ${free ?? "an unknown number of"} bytes free; ` +
       `nothing was left behind. Free some space or choose another folder`,
@@ -92,7 +93,11 @@ export interface Sink {
 }
 
 /** Writes one file completely or not at all; `fill` may stream. `bytes` (when known) is checked against free space first. */
-export async function writeFileAtomic(path: string, content: string | Uint8Array | ((sink: Sink) => Promise<void>), options: { bytes?: number } = {}): Promise<void> {
+export async function writeFileAtomic(
+  path: string,
+  content: string | Uint8Array | ((sink: Sink) => Promise<void>),
+  options: { bytes?: number } = {},
+): Promise<void> {
   const folder = dirname(resolve(path));
   const temp = join(folder, tempName(basename(path)));
   const body = typeof content === "string" ? Buffer.from(content) : content;
@@ -124,7 +129,7 @@ function fileSink(file: FileHandle): Sink {
     },
     async write(bytes) {
       // One write call moves at most 2^31-1 bytes and may be short.
-      for (let at = 0; at < bytes.byteLength; ) {
+      for (let at = 0; at < bytes.byteLength;) {
         const { bytesWritten } = await file.write(bytes, at, Math.min(bytes.byteLength - at, 1 << 30));
         at += bytesWritten;
         written += bytesWritten;
@@ -137,7 +142,11 @@ function fileSink(file: FileHandle): Sink {
  * Fills a temporary sibling of `dir` and renames it into place. `dir` may be absent or empty; with `replace` an existing
  * directory is moved aside, swapped and deleted.
  */
-export async function writeDirectoryAtomic<T>(dir: string, fill: (temp: string) => Promise<T>, options: { bytes?: number; replace?: boolean } = {}): Promise<T> {
+export async function writeDirectoryAtomic<T>(
+  dir: string,
+  fill: (temp: string) => Promise<T>,
+  options: { bytes?: number; replace?: boolean } = {},
+): Promise<T> {
   const target = resolve(dir);
   const parent = dirname(target);
   const temp = join(parent, tempName(basename(target)));
@@ -197,8 +206,7 @@ export async function writeGroupAtomic<T>(
     await rename(temp, next); // the commit point
     await syncFolder(dir);
     await finishGroup(dir, group);
-    for (const name of await readdir(dir))
-      if (options.owned?.(name) && !names.includes(name)) await rm(join(dir, name), { force: true });
+    for (const name of await readdir(dir)) if (options.owned?.(name) && !names.includes(name)) await rm(join(dir, name), { force: true });
     return result;
   } catch (error) {
     await rm(temp, { recursive: true, force: true }).catch(() => undefined);

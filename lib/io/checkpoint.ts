@@ -62,7 +62,10 @@ export async function openCheckpoint(dir: string): Promise<Checkpoint> {
     const own: CheckpointTensor[] = [];
     for (const info of opened.tensors.values()) {
       const other = tensors.get(info.name);
-      if (other) throw new LayoutError(`${path}: tensor "${info.name}": expected each tensor in one shard, found it in ${other.file} too`, { where: { file: path, tensor: info.name } });
+      if (other)
+        throw new LayoutError(`${path}: tensor "${info.name}": expected each tensor in one shard, found it in ${other.file} too`, {
+          where: { file: path, tensor: info.name },
+        });
       const tensor = { ...info, file, path };
       tensors.set(info.name, tensor);
       own.push(tensor);
@@ -73,15 +76,21 @@ export async function openCheckpoint(dir: string): Promise<Checkpoint> {
   for (const [name, file] of weightMap) {
     const found = tensors.get(name);
     if (found?.file === file) continue;
-    throw new LayoutError(`${join(dir, INDEX_FILE)}: tensor "${name}": expected in ${file}, found ${found ? `in ${found.file}` : "in no shard"}`, {
-      where: { file: join(dir, INDEX_FILE), tensor: name },
-    });
+    throw new LayoutError(
+      `${join(dir, INDEX_FILE)}: tensor "${name}": expected in ${file}, found ${found ? `in ${found.file}` : "in no shard"}`,
+      {
+        where: { file: join(dir, INDEX_FILE), tensor: name },
+      },
+    );
   }
   if (tensors.size === 0) throw new LayoutError(`${dir}: expected model weights, found no tensor`, { where: { file: dir } });
 
   const find = (name: string): CheckpointTensor => {
     const tensor = tensors.get(name);
-    if (!tensor) throw new LayoutError(`${dir}: expected tensor "${name}", found ${tensors.size} tensors without it`, { where: { file: dir, tensor: name } });
+    if (!tensor)
+      throw new LayoutError(`${dir}: expected tensor "${name}", found ${tensors.size} tensors without it`, {
+        where: { file: dir, tensor: name },
+      });
     return tensor;
   };
   return {
@@ -105,7 +114,8 @@ export async function openCheckpoint(dir: string): Promise<Checkpoint> {
 
 async function listFiles(dir: string): Promise<string[]> {
   try {
-    if (!(await stat(dir)).isDirectory()) throw new LayoutError(`${dir}: expected a checkpoint directory, found a file`, { where: { file: dir } });
+    if (!(await stat(dir)).isDirectory())
+      throw new LayoutError(`${dir}: expected a checkpoint directory, found a file`, { where: { file: dir } });
     const entries = await readdir(dir, { withFileTypes: true });
     return entries.filter((e) => !e.isDirectory()).map((e) => e.name).sort(); // prettier-ignore
   } catch (error) {
@@ -115,18 +125,26 @@ async function listFiles(dir: string): Promise<string[]> {
 
 async function readConfig(dir: string, names: readonly string[]): Promise<Record<string, unknown>> {
   const path = join(dir, "config.json");
-  if (!names.includes("config.json")) throw new ConfigError(`${dir}: expected a config.json beside the weights, found none; is this a Hugging Face model directory?`, { where: { file: path } });
+  if (!names.includes("config.json"))
+    throw new ConfigError(`${dir}: expected a config.json beside the weights, found none; is this a Hugging Face model directory?`, {
+      where: { file: path },
+    });
   const config = await readJsonFile(path, ConfigError);
-  if (typeof config !== "object" || config === null || Array.isArray(config)) throw new ConfigError(`${path}: expected a JSON object, found ${JSON.stringify(config)?.slice(0, 40)}`, { where: { file: path } });
+  if (typeof config !== "object" || config === null || Array.isArray(config))
+    throw new ConfigError(`${path}: expected a JSON object, found ${JSON.stringify(config)?.slice(0, 40)}`, { where: { file: path } });
   return config as Record<string, unknown>;
 }
 
-async function findShards(dir: string, names: readonly string[]): Promise<{ files: string[]; indexFile: string | null; weightMap: Map<string, string> }> {
+async function findShards(
+  dir: string,
+  names: readonly string[],
+): Promise<{ files: string[]; indexFile: string | null; weightMap: Map<string, string> }> {
   if (names.includes(SINGLE)) return { files: [SINGLE], indexFile: null, weightMap: new Map() };
   if (!names.includes(INDEX_FILE)) {
     const pickled = names.some((n) => /\.(bin|pt|pth)$/.test(n));
     throw new LayoutError(
-      `${dir}: expected ${SINGLE} or ${INDEX_FILE}, found neither` + (pickled ? "; pickled PyTorch weights are not read: convert them to safetensors first" : ""),
+      `${dir}: expected ${SINGLE} or ${INDEX_FILE}, found neither` +
+        (pickled ? "; pickled PyTorch weights are not read: convert them to safetensors first" : ""),
       { where: { file: dir } },
     );
   }
@@ -139,19 +157,26 @@ export async function readShardIndex(dir: string, indexFile: string): Promise<Ma
   const path = join(dir, indexFile);
   const index = await readJsonFile(path, LayoutError, { maxBytes: 100_000_000 });
   const map = typeof index === "object" && index !== null ? (index as { weight_map?: unknown }).weight_map : undefined;
-  if (typeof map !== "object" || map === null || Array.isArray(map)) throw new LayoutError(`${path}: expected an object "weight_map", found none`, { where: { file: path } });
+  if (typeof map !== "object" || map === null || Array.isArray(map))
+    throw new LayoutError(`${path}: expected an object "weight_map", found none`, { where: { file: path } });
   const weightMap = new Map<string, string>();
   const files = new Set<string>();
   for (const [name, file] of Object.entries(map)) {
     if (typeof file !== "string" || !isPlainShardName(file))
-      throw new LayoutError(`${path}: tensor "${name}": expected the name of a .safetensors file in the same directory, found ${JSON.stringify(file)}`, { where: { file: path, tensor: name } });
+      throw new LayoutError(
+        `${path}: tensor "${name}": expected the name of a .safetensors file in the same directory, found ${JSON.stringify(file)}`,
+        { where: { file: path, tensor: name } },
+      );
     weightMap.set(name, file);
     files.add(file);
   }
   if (files.size === 0) throw new LayoutError(`${path}: expected tensors in "weight_map", found none`, { where: { file: path } });
   const present = new Set(await listFiles(dir));
   for (const file of files)
-    if (!present.has(file)) throw new LayoutError(`${path}: expected the shard ${file} in ${dir}, found no such file; is the download complete?`, { where: { file: join(dir, file) } });
+    if (!present.has(file))
+      throw new LayoutError(`${path}: expected the shard ${file} in ${dir}, found no such file; is the download complete?`, {
+        where: { file: join(dir, file) },
+      });
   return weightMap;
 }
 

@@ -88,7 +88,8 @@ export class Dataset {
 
   private constructor(file: string | null, options: DatasetOptions, read: () => AsyncIterable<ReadRow> | Iterable<ReadRow>) {
     const bad = options.onBadRow ?? "error";
-    if (bad !== "error" && bad !== "skip") throw new ConfigError(`onBadRow must be "error" or "skip", not ${JSON.stringify(bad)}`, { where: { key: "onBadRow" } });
+    if (bad !== "error" && bad !== "skip")
+      throw new ConfigError(`onBadRow must be "error" or "skip", not ${JSON.stringify(bad)}`, { where: { key: "onBadRow" } });
     this.file = file;
     this.#read = read;
     this.#onBadRow = bad;
@@ -122,7 +123,9 @@ export class Dataset {
     const name = this.file ?? "the given rows";
     if (report.bad > 0 && this.#onBadRow === "error") throw summary(name, report);
     if (result.examples.length === 0) {
-      throw new DataError(`${name}: no usable row (${report.rows} rows, ${report.bad} bad)`, { where: { rule: "empty", key: "", ...(this.file === null ? {} : { file: this.file }) } });
+      throw new DataError(`${name}: no usable row (${report.rows} rows, ${report.bad} bad)`, {
+        where: { rule: "empty", key: "", ...(this.file === null ? {} : { file: this.file }) },
+      });
     }
     return result;
   }
@@ -137,7 +140,8 @@ export class Dataset {
     const errors: DataError[] = [];
     const count = (table: Record<string, number>, key: string): void => void (table[key] = (table[key] ?? 0) + 1);
     for await (const read of this.rows()) {
-      if (reading.signal?.aborted === true) throw new AbortError(`reading ${this.file ?? "the rows"} was stopped after ${tally.rows} rows`, { cause: reading.signal.reason });
+      if (reading.signal?.aborted === true)
+        throw new AbortError(`reading ${this.file ?? "the rows"} was stopped after ${tally.rows} rows`, { cause: reading.signal.reason });
       tally.rows++;
       const item = encoder === null || !read.ok ? { ...read, example: null } : encodeRow(read, encoder, this.file);
       if (item.ok) {
@@ -205,7 +209,8 @@ function rowEncoder(options: EncodingOptions): RowEncoder {
   const { tokenizer } = options;
   const wanted = options.template ?? "tokenizer";
   const { trainOn = "all" } = options;
-  if (trainOn !== "all" && trainOn !== "last") throw new ConfigError(`trainOn must be "all" or "last", not ${JSON.stringify(trainOn)}`, { where: { key: "trainOn" } });
+  if (trainOn !== "all" && trainOn !== "last")
+    throw new ConfigError(`trainOn must be "all" or "last", not ${JSON.stringify(trainOn)}`, { where: { key: "trainOn" } });
   const templateFor = (hasTools: boolean): ChatTemplate => {
     if (wanted instanceof ChatTemplate) return wanted;
     if (typeof wanted === "object") return compileChatTemplate(wanted.source);
@@ -263,7 +268,9 @@ function summary(name: string, report: DatasetReport): DataError {
 
 /** A preview as text: one line per run of tokens, marked with what is trained (`+`) and what is not (`·`). */
 export function formatPreview(preview: Preview): string {
-  const lines = [`line ${preview.line} (${preview.shape}): ${preview.tokens.length} tokens, ${preview.tokens.filter((t) => t.supervised).length} trained`];
+  const lines = [
+    `line ${preview.line} (${preview.shape}): ${preview.tokens.length} tokens, ${preview.tokens.filter((t) => t.supervised).length} trained`,
+  ];
   let run: PreviewToken[] = [];
   const flush = (): void => {
     if (run.length === 0) return;

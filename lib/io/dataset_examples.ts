@@ -79,7 +79,8 @@ export class Examples {
   }
 
   #index(i: number): number {
-    if (!Number.isInteger(i) || i < 0 || i >= this.length) throw new ConfigError(`example ${i} does not exist; there are ${this.length}`, { where: { argument: "i" } });
+    if (!Number.isInteger(i) || i < 0 || i >= this.length)
+      throw new ConfigError(`example ${i} does not exist; there are ${this.length}`, { where: { argument: "i" } });
     return this.#store.order?.[i] ?? i;
   }
 
@@ -129,7 +130,8 @@ export class Examples {
 
   /** A held-out part chosen by seed: `fraction` of the examples, at least one when there are two or more. Order is kept in both. */
   split(fraction: number, seed: number): { readonly train: Examples; readonly heldOut: Examples } {
-    if (!(fraction >= 0 && fraction < 1)) throw new ConfigError(`the held-out fraction must be in [0, 1), not ${fraction}`, { where: { key: "fraction" } });
+    if (!(fraction >= 0 && fraction < 1))
+      throw new ConfigError(`the held-out fraction must be in [0, 1), not ${fraction}`, { where: { key: "fraction" } });
     const n = fraction === 0 || this.length < 2 ? 0 : Math.min(this.length - 1, Math.max(1, Math.round(this.length * fraction)));
     const chosen = new Set<number>();
     const random = new ShuffleRandom(seed, HELD_OUT_STREAM);

@@ -7,7 +7,9 @@ import { pythonStrip } from "./python_text.ts";
 import { parseJson, type JsonValue } from "./python_text_json.ts";
 import { normaliseRow, type Row, type Shape } from "./rows.ts";
 
-export type ReadRow = { readonly ok: true; readonly line: number; readonly row: Row } | { readonly ok: false; readonly line: number; readonly error: DataError };
+export type ReadRow =
+  | { readonly ok: true; readonly line: number; readonly row: Row }
+  | { readonly ok: false; readonly line: number; readonly error: DataError };
 
 export interface RowSource {
   readonly shape?: Shape | undefined;
@@ -41,7 +43,10 @@ function guarded(line: number, source: RowSource, read: () => Row): ReadRow {
 /** The same complaint with its place: "file:line: …". */
 export function locate(error: DataError, line: number, file: string | undefined): DataError {
   const place = file === undefined ? `row ${line}` : `${file}:${line}`;
-  return new DataError(`${place}: ${error.message}`, { cause: error.cause, where: { ...error.where, ...(file === undefined ? {} : { file }), line } });
+  return new DataError(`${place}: ${error.message}`, {
+    cause: error.cause,
+    where: { ...error.where, ...(file === undefined ? {} : { file }), line },
+  });
 }
 
 /** All rows of a text that is already in memory. */
@@ -100,7 +105,8 @@ async function* fileLines(file: string): AsyncGenerator<Uint8Array> {
       }
       if (at < chunk.length) parts.push(chunk.subarray(at));
       held += chunk.length - at;
-      if (held > MAX_LINE) throw new DataError(`${file}: a line is longer than ${MAX_LINE} bytes; is this JSONL?`, { where: { file, rule: "json" } });
+      if (held > MAX_LINE)
+        throw new DataError(`${file}: a line is longer than ${MAX_LINE} bytes; is this JSONL?`, { where: { file, rule: "json" } });
     }
   } catch (cause) {
     if (cause instanceof DataError) throw cause;

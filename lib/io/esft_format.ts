@@ -14,14 +14,17 @@ import { ConfigError } from "../errors.ts";
 export function encodeEsft(messages: readonly Message[], tokenizer: Tokenizer): Encoded {
   const { bosId, eosId } = tokenizer;
   if (bosId === null || eosId === null) {
-    throw new ConfigError(`the ESFT format needs a bos_token and an eos_token; the tokenizer in ${tokenizer.dir} lacks one`, { where: { file: tokenizer.dir } });
+    throw new ConfigError(`the ESFT format needs a bos_token and an eos_token; the tokenizer in ${tokenizer.dir} lacks one`, {
+      where: { file: tokenizer.dir },
+    });
   }
   const inputIds: number[] = messages.length === 0 ? [] : [bosId];
   const labels = [...inputIds];
   messages.forEach((message, i) => {
     const key = `messages[${i}]`;
     const { role, content } = message;
-    if (role !== "user" && role !== "assistant") refuse("role", `${key}.role`, `the ESFT format knows user and assistant, not ${JSON.stringify(role)}`);
+    if (role !== "user" && role !== "assistant")
+      refuse("role", `${key}.role`, `the ESFT format knows user and assistant, not ${JSON.stringify(role)}`);
     if (typeof content !== "string") return refuse("type", `${key}.content`, "the ESFT format needs a text");
     const text = pythonStrip(content);
     const piece = role === "user" ? tokenizer.encode(`User: ${text}\n\nAssistant:`) : [...tokenizer.encode(` ${text}`), eosId];
@@ -50,7 +53,8 @@ export interface EsftPackingOptions {
  */
 export function packEsft(examples: Iterable<Encoded>, options: EsftPackingOptions): Encoded[] {
   const { length, ratio, padId, draw } = options;
-  if (!Number.isInteger(length) || length < 1) throw new ConfigError(`row length must be a positive integer, not ${length}`, { where: { key: "length" } });
+  if (!Number.isInteger(length) || length < 1)
+    throw new ConfigError(`row length must be a positive integer, not ${length}`, { where: { key: "length" } });
   const rows: Encoded[] = [];
   let inputIds: number[] = [];
   let labels: number[] = [];

@@ -34,7 +34,10 @@ export function sortedTensors(checkpoint: Checkpoint): CheckpointTensor[] {
 }
 
 /** Hashes a checkpoint; `tensors` holds per-tensor sha256 when contents were hashed. */
-export async function hashCheckpoint(checkpoint: Checkpoint, options: HashOptions = {}): Promise<{ identity: BaseIdentity; tensors: ReadonlyMap<string, string> | null }> {
+export async function hashCheckpoint(
+  checkpoint: Checkpoint,
+  options: HashOptions = {},
+): Promise<{ identity: BaseIdentity; tensors: ReadonlyMap<string, string> | null }> {
   const all = options.contents ?? checkpoint.totalBytes <= FULL_HASH_BYTES;
   const fingerprint = createHash("sha256");
   const contents = createHash("sha256");
@@ -77,7 +80,8 @@ async function sampleDigest(t: CheckpointTensor): Promise<string> {
   if (bytes <= 3 * WINDOW) {
     hash.update(await readFileRange(t.path, t.begin, t.end));
   } else {
-    for (const at of [0, Math.floor((bytes - WINDOW) / 2), bytes - WINDOW]) hash.update(await readFileRange(t.path, t.begin + at, t.begin + at + WINDOW));
+    for (const at of [0, Math.floor((bytes - WINDOW) / 2), bytes - WINDOW])
+      hash.update(await readFileRange(t.path, t.begin + at, t.begin + at + WINDOW));
   }
   return hash.digest("hex");
 }
@@ -89,7 +93,8 @@ export function sameBase(a: BaseIdentity, b: BaseIdentity): boolean {
 }
 
 /** Short form for messages. */
-export const shownIdentity = (i: BaseIdentity) => `${i.fingerprint.slice(0, 16)}${i.contents ? `/${i.contents.slice(0, 16)}` : ""} (${i.tensors} tensors, ${i.bytes} bytes)`;
+export const shownIdentity = (i: BaseIdentity) =>
+  `${i.fingerprint.slice(0, 16)}${i.contents ? `/${i.contents.slice(0, 16)}` : ""} (${i.tensors} tensors, ${i.bytes} bytes)`;
 
 /** sha256 (hex) of bytes or text. */
 export const sha256 = (content: string | Uint8Array) => createHash("sha256").update(content).digest("hex");

@@ -84,7 +84,8 @@ export async function readJsonFile(
     const file = await open(path, "r");
     try {
       const info = await file.stat();
-      if (!info.isFile()) throw new Failure(`${path}: expected a JSON file, found something that is not a regular file`, { where: { file: path } });
+      if (!info.isFile())
+        throw new Failure(`${path}: expected a JSON file, found something that is not a regular file`, { where: { file: path } });
       if (info.size > maxBytes)
         throw new Failure(`${path}: expected at most ${maxBytes} bytes of JSON, found ${info.size}`, { where: { file: path } });
       bytes = await file.readFile();

@@ -50,7 +50,13 @@ export function encodeConversation(options: ConversationOptions): EncodedConvers
 
   // one clock for all prefixes: a template that writes the time must write the same one in each
   const clock = { now: new Date() };
-  const render: RenderOptions = { bosToken: tokenizer.bosToken, eosToken: tokenizer.eosToken, ...clock, ...options.render, tools: options.tools ?? null };
+  const render: RenderOptions = {
+    bosToken: tokenizer.bosToken,
+    eosToken: tokenizer.eosToken,
+    ...clock,
+    ...options.render,
+    tools: options.tools ?? null,
+  };
   const given = options.messages.map(withoutFlags);
   const messages = options.adapt === true ? template.adapt(given, render) : given;
   const text = template.render(messages, render);
@@ -64,7 +70,10 @@ export function encodeConversation(options: ConversationOptions): EncodedConvers
     const key = `messages[${i}]`;
     const span = assistantSpan(request, i);
     if (!span.ok) {
-      const fix = span.why === "unstable" ? '; train only the last answer (trainOn: "last", or train: false on the earlier ones)' : "; mark it train: false, or use another template";
+      const fix =
+        span.why === "unstable"
+          ? '; train only the last answer (trainOn: "last", or train: false on the earlier ones)'
+          : "; mark it train: false, or use another template";
       return refuse("prefix", key, span.says + fix);
     }
     if (span.stop === null && span.follow === null) warnings.push({ code: "stop-untrained", key });
@@ -81,7 +90,8 @@ function encode(tokenizer: Tokenizer, text: string): number[] {
   try {
     return tokenizer.encode(text);
   } catch (error) {
-    if (error instanceof DataError && error.where["rule"] === "surrogate") refuse("surrogate", "messages", "the conversation holds a lone surrogate", error);
+    if (error instanceof DataError && error.where["rule"] === "surrogate")
+      refuse("surrogate", "messages", "the conversation holds a lone surrogate", error);
     throw error;
   }
 }

@@ -92,12 +92,18 @@ function isSupervised(example: Encoded): boolean {
 }
 
 /** Examples chosen and cut by the options, as indices into `examples`, with the report. */
-export function usableExamples(examples: Examples, options: PackingOptions): { readonly usable: Uint32Array; readonly report: PackingReport } {
+export function usableExamples(
+  examples: Examples,
+  options: PackingOptions,
+): { readonly usable: Uint32Array; readonly report: PackingReport } {
   const { maxLength } = options;
   const how = options.onOverflow ?? "error";
-  if (!Number.isInteger(maxLength) || maxLength < 2) throw new ConfigError(`maxLength must be an integer of at least 2, not ${maxLength}`, { where: { key: "maxLength" } });
+  if (!Number.isInteger(maxLength) || maxLength < 2)
+    throw new ConfigError(`maxLength must be an integer of at least 2, not ${maxLength}`, { where: { key: "maxLength" } });
   if (!["error", "drop", "truncateLeft", "truncateRight"].includes(how)) {
-    throw new ConfigError(`onOverflow must be "error", "drop", "truncateLeft" or "truncateRight", not ${JSON.stringify(how)}`, { where: { key: "onOverflow" } });
+    throw new ConfigError(`onOverflow must be "error", "drop", "truncateLeft" or "truncateRight", not ${JSON.stringify(how)}`, {
+      where: { key: "onOverflow" },
+    });
   }
   const usable: number[] = [];
   const long: number[] = [];
@@ -114,13 +120,24 @@ export function usableExamples(examples: Examples, options: PackingOptions): { r
     const longest = long.reduce((max, i) => Math.max(max, examples.size(i)), 0);
     throw new DataError(
       `${long.length} of ${examples.length} examples are longer than maxLength ${maxLength}: the first at ${examples.place(first)} has ${examples.size(first)} tokens, the longest ${longest}; raise maxLength, or set onOverflow to "drop", "truncateLeft" or "truncateRight"`,
-      { where: { rule: "overflow", line: examples.line(first), ...(examples.file === null ? {} : { file: examples.file }), maxLength, found: longest } },
+      {
+        where: {
+          rule: "overflow",
+          line: examples.line(first),
+          ...(examples.file === null ? {} : { file: examples.file }),
+          maxLength,
+          found: longest,
+        },
+      },
     );
   }
   if (usable.length === 0) {
-    throw new DataError(`no example is left: ${examples.length} given, ${long.length} longer than maxLength ${maxLength}, ${unsupervised} without a supervised token`, {
-      where: { rule: "nothing-to-learn", maxLength },
-    });
+    throw new DataError(
+      `no example is left: ${examples.length} given, ${long.length} longer than maxLength ${maxLength}, ${unsupervised} without a supervised token`,
+      {
+        where: { rule: "nothing-to-learn", maxLength },
+      },
+    );
   }
   const dropped = how === "drop" ? long.length : 0;
   const truncated = how === "drop" ? 0 : long.length;
@@ -159,7 +176,10 @@ export function planRows(order: Iterable<number>, size: (i: number) => number, m
 /** The paper's rows over all examples in file order: fixed length, padded, one causal sequence without document masks. */
 export function esftRows(examples: Examples, options: PackingOptions): PackedRow[] {
   const { ratio = 0.2, seed = 5934875, padId } = options.esft ?? {};
-  if (padId === undefined) throw new ConfigError('packing "esft" needs esft.padId (the tokenizer\'s pad token, or eos as in DeepSeek-V2)', { where: { key: "esft.padId" } });
+  if (padId === undefined)
+    throw new ConfigError('packing "esft" needs esft.padId (the tokenizer\'s pad token, or eos as in DeepSeek-V2)', {
+      where: { key: "esft.padId" },
+    });
   const random = new PythonRandom(seed);
   const rows = packEsft(examples, { length: options.maxLength, ratio, padId, draw: () => random.random() });
   return rows.map(({ inputIds, labels }) => packDocuments([{ inputIds, labels }]));

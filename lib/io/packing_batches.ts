@@ -5,7 +5,16 @@
 
 import { ConfigError } from "../errors.ts";
 import type { Examples } from "./dataset_examples.ts";
-import { esftRows, fit, packDocuments, planRows, usableExamples, type PackedRow, type PackingOptions, type PackingReport } from "./packing.ts";
+import {
+  esftRows,
+  fit,
+  packDocuments,
+  planRows,
+  usableExamples,
+  type PackedRow,
+  type PackingOptions,
+  type PackingReport,
+} from "./packing.ts";
 import { shuffledIndices } from "./random_shuffle.ts";
 
 export interface BatchOptions extends PackingOptions {
@@ -44,10 +53,13 @@ export class BatchStream {
 
   constructor(examples: Examples, options: BatchOptions) {
     const { rowsPerBatch, seed } = options;
-    if (!Number.isInteger(rowsPerBatch) || rowsPerBatch < 1) throw new ConfigError(`rowsPerBatch must be a positive integer, not ${rowsPerBatch}`, { where: { key: "rowsPerBatch" } });
+    if (!Number.isInteger(rowsPerBatch) || rowsPerBatch < 1)
+      throw new ConfigError(`rowsPerBatch must be a positive integer, not ${rowsPerBatch}`, { where: { key: "rowsPerBatch" } });
     if (!Number.isSafeInteger(seed)) throw new ConfigError(`seed must be an integer, not ${seed}`, { where: { key: "seed" } });
     if (!["document", "none", "esft"].includes(options.packing ?? "document")) {
-      throw new ConfigError(`packing must be "document", "esft" or "none", not ${JSON.stringify(options.packing)}`, { where: { key: "packing" } });
+      throw new ConfigError(`packing must be "document", "esft" or "none", not ${JSON.stringify(options.packing)}`, {
+        where: { key: "packing" },
+      });
     }
     this.#examples = examples;
     this.#options = options;
@@ -120,11 +132,20 @@ export class BatchStream {
   /** Continues where `cursor` stood. Refuses a cursor of other data or options. */
   restore(cursor: BatchCursor): void {
     if (cursor.fingerprint !== this.fingerprint) {
-      throw new ConfigError("the data, tokenizer or packing options differ from those of the run to resume; use the same ones, or start a new run", {
-        where: { key: "data", expected: cursor.fingerprint, found: this.fingerprint },
-      });
+      throw new ConfigError(
+        "the data, tokenizer or packing options differ from those of the run to resume; use the same ones, or start a new run",
+        {
+          where: { key: "data", expected: cursor.fingerprint, found: this.fingerprint },
+        },
+      );
     }
-    if (!Number.isInteger(cursor.epoch) || cursor.epoch < 0 || !Number.isInteger(cursor.row) || cursor.row < 0 || cursor.row > this.rowsInEpoch(cursor.epoch)) {
+    if (
+      !Number.isInteger(cursor.epoch) ||
+      cursor.epoch < 0 ||
+      !Number.isInteger(cursor.row) ||
+      cursor.row < 0 ||
+      cursor.row > this.rowsInEpoch(cursor.epoch)
+    ) {
       throw new ConfigError(`the data cursor (epoch ${cursor.epoch}, row ${cursor.row}) does not exist`, { where: { key: "cursor" } });
     }
     this.#epoch = cursor.epoch;

@@ -135,7 +135,13 @@ export function dumpJson(value: JsonValue, options: DumpOptions = {}, depth = 0)
   if (typeof value === "number") return Number.isInteger(value) ? String(value) : pythonFloatRepr(value);
   if (value instanceof ExactNumber) return value.isFloat ? pythonFloatRepr(Number(value.text)) : BigInt(value.text).toString();
   if (Array.isArray(value)) {
-    return joinJson("[", "]", value.map((v) => dumpJson(v, options, depth + 1)), depth, options);
+    return joinJson(
+      "[",
+      "]",
+      value.map((v) => dumpJson(v, options, depth + 1)),
+      depth,
+      options,
+    );
   }
   const entries = value instanceof Map ? Array.from(value) : Object.entries(value);
   const colon = options.separators?.[1] ?? ": ";

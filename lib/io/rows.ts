@@ -13,7 +13,9 @@ export interface Conversation {
   readonly messages: readonly Message[];
   readonly tools?: readonly JsonValue[];
 }
-export type Row = { readonly shape: Exclude<Shape, "text">; readonly row: Conversation } | { readonly shape: "text"; readonly text: string };
+export type Row =
+  | { readonly shape: Exclude<Shape, "text">; readonly row: Conversation }
+  | { readonly shape: "text"; readonly text: string };
 
 const ROLES = ["system", "developer", "user", "assistant", "tool"];
 const SPEAKERS: ReadonlyMap<string, string> = new Map([
@@ -84,13 +86,15 @@ export function normaliseRow(value: JsonValue, shape?: Shape): Row {
   // Plain text only when the caller asks for it: among conversations a row {"text": …} is a mistake (datasets.json says so).
   if (shape === "text") return { shape: "text", text: need(row, "text", "string") };
   const found = shape === undefined ? KEYS.find(([key]) => Object.hasOwn(row, key)) : KEYS.find(([, s]) => s === shape);
-  if (found === undefined) return refuse("unknown-shape", "", `no messages, conversations, instruction or prompt/completion in keys ${keys.join(", ")}`);
+  if (found === undefined)
+    return refuse("unknown-shape", "", `no messages, conversations, instruction or prompt/completion in keys ${keys.join(", ")}`);
   const [key, name] = found;
   let messages = { messages: fromMessages, sharegpt: fromSharegpt, alpaca: fromAlpaca, prompt_completion: fromPromptCompletion }[name](row);
   const system = name === "messages" ? undefined : maybe(row, "system", "string");
   if (system !== undefined && system !== "") messages = [{ role: "system", content: system }, ...messages];
   const tools = readTools(row["tools"]);
-  if (!messages.some((m) => m.role === "assistant" && m["train"] !== false)) refuse("nothing-to-learn", key, "no assistant message is trained on");
+  if (!messages.some((m) => m.role === "assistant" && m["train"] !== false))
+    refuse("nothing-to-learn", key, "no assistant message is trained on");
   return { shape: name, row: tools === undefined ? { messages } : { messages, tools } };
 }
 
@@ -167,9 +171,15 @@ function fromSharegpt(row: JsonObject): Message[] {
     const { from: _from, value: _value, ...rest } = m;
     const who = need(m, "from", "string", at);
     const value = need(m, "value", "string", at);
-    if (who === "function_call") return readMessage({ ...rest, role: "assistant", content: null, tool_calls: readCalls(value, `${at}.value`) }, at);
+    if (who === "function_call")
+      return readMessage({ ...rest, role: "assistant", content: null, tool_calls: readCalls(value, `${at}.value`) }, at);
     const role = SPEAKERS.get(who);
-    if (role === undefined) return refuse("role", `${at}.from`, `unknown speaker ${JSON.stringify(who)}; known: ${[...SPEAKERS.keys(), "function_call"].join(", ")}`);
+    if (role === undefined)
+      return refuse(
+        "role",
+        `${at}.from`,
+        `unknown speaker ${JSON.stringify(who)}; known: ${[...SPEAKERS.keys(), "function_call"].join(", ")}`,
+      );
     return readMessage({ ...rest, role, content: value }, at);
   });
 }
@@ -202,7 +212,11 @@ function fromAlpaca(row: JsonObject): Message[] {
       { role: "assistant", content: turn[1] as string },
     ];
   });
-  return [...turns, { role: "user", content: input === "" ? instruction : `${instruction}\n${input}` }, { role: "assistant", content: output }];
+  return [
+    ...turns,
+    { role: "user", content: input === "" ? instruction : `${instruction}\n${input}` },
+    { role: "assistant", content: output },
+  ];
 }
 
 function fromPromptCompletion(row: JsonObject): Message[] {

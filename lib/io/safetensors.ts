@@ -52,7 +52,10 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
   const { tensors, metadata } = parseSafetensorsHeader(header, { path, size });
   const find = (name: string): TensorInfo => {
     const tensor = tensors.get(name);
-    if (!tensor) throw new LayoutError(`${path}: expected tensor "${name}", found ${tensors.size} tensors without it`, { where: { file: path, tensor: name } });
+    if (!tensor)
+      throw new LayoutError(`${path}: expected tensor "${name}", found ${tensors.size} tensors without it`, {
+        where: { file: path, tensor: name },
+      });
     return tensor;
   };
   return {
@@ -69,14 +72,25 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
 async function readHeader(path: string): Promise<{ header: Uint8Array; size: number }> {
   return withFile(path, async (file) => {
     const info = await file.stat();
-    if (!info.isFile()) throw new LayoutError(`${path}: expected a safetensors file, found something that is not a regular file`, { where: { file: path } });
-    if (info.size < 8) throw new LayoutError(`${path}: expected at least the 8 bytes of the header length, found ${info.size} bytes; the file is truncated`, { where: { file: path } });
+    if (!info.isFile())
+      throw new LayoutError(`${path}: expected a safetensors file, found something that is not a regular file`, { where: { file: path } });
+    if (info.size < 8)
+      throw new LayoutError(
+        `${path}: expected at least the 8 bytes of the header length, found ${info.size} bytes; the file is truncated`,
+        { where: { file: path } },
+      );
     const prefix = new DataView((await readExactly(file, path, 0, 8)).buffer);
     const length = prefix.getBigUint64(0, true);
     if (length > BigInt(MAX_HEADER_BYTES))
-      throw new LayoutError(`${path}: expected a header of at most ${MAX_HEADER_BYTES} bytes, found a length of ${length}; this is not a safetensors file`, { where: { file: path } });
+      throw new LayoutError(
+        `${path}: expected a header of at most ${MAX_HEADER_BYTES} bytes, found a length of ${length}; this is not a safetensors file`,
+        { where: { file: path } },
+      );
     if (8 + Number(length) > info.size)
-      throw new LayoutError(`${path}: expected a header of ${length} bytes, found only ${info.size - 8} bytes after its length; the file is truncated`, { where: { file: path } });
+      throw new LayoutError(
+        `${path}: expected a header of ${length} bytes, found only ${info.size - 8} bytes after its length; the file is truncated`,
+        { where: { file: path } },
+      );
     return { header: await readExactly(file, path, 8, 8 + Number(length)), size: info.size };
   });
 }
@@ -88,7 +102,9 @@ export function parseSafetensorsHeader(
 ): { tensors: Map<string, TensorInfo>; metadata: Record<string, string> } {
   const { path } = place;
   const fail = (message: string, tensor?: string): never => {
-    throw new LayoutError(`${path}: ${tensor === undefined ? "" : `tensor ${shown(tensor)}: `}${message}`, { where: { file: path, tensor } });
+    throw new LayoutError(`${path}: ${tensor === undefined ? "" : `tensor ${shown(tensor)}: `}${message}`, {
+      where: { file: path, tensor },
+    });
   };
   let json: unknown;
   try {
@@ -113,7 +129,8 @@ export function parseSafetensorsHeader(
   let before = "";
   for (const t of list) {
     const found = `found data_offsets [${t.begin - dataBegin}, ${t.end - dataBegin}]`;
-    if (t.begin < at) fail(`expected data after that of ${shown(before)}, which ends at ${at - dataBegin}, ${found}; the two overlap`, t.name);
+    if (t.begin < at)
+      fail(`expected data after that of ${shown(before)}, which ends at ${at - dataBegin}, ${found}; the two overlap`, t.name);
     if (t.begin > at) fail(`expected data to begin at ${at - dataBegin}, ${found}; bytes in between belong to no tensor`, t.name);
     at = t.end;
     before = t.name;
@@ -134,7 +151,8 @@ function checkMetadata(value: unknown, fail: Fail): Record<string, string> {
 function checkTensor(name: string, value: unknown, dataBegin: number, dataBytes: number, fail: Fail): TensorInfo {
   if (!isObject(value)) return fail(`expected an object with dtype, shape and data_offsets, found ${kind(value)}`, name);
   for (const key of Object.keys(value))
-    if (key !== "dtype" && key !== "shape" && key !== "data_offsets") fail(`expected only dtype, shape and data_offsets, found ${shown(key)}`, name);
+    if (key !== "dtype" && key !== "shape" && key !== "data_offsets")
+      fail(`expected only dtype, shape and data_offsets, found ${shown(key)}`, name);
   const { dtype, shape, data_offsets: offsets } = value;
   if (typeof dtype !== "string" || !Object.hasOwn(DTYPE_BITS, dtype))
     return fail(`expected a dtype among ${Object.keys(DTYPE_BITS).join(", ")}, found ${shown(dtype)}`, name);
@@ -146,8 +164,10 @@ function checkTensor(name: string, value: unknown, dataBegin: number, dataBytes:
   if (begin > end) fail(`expected data_offsets with begin <= end, found [${begin}, ${end}]`, name);
   if (end > dataBytes) fail(`expected data within the ${dataBytes} data bytes of the file, found data_offsets [${begin}, ${end}]`, name);
   const bytes = tensorBytes(dtype as Dtype, shape);
-  if (bytes === null) return fail(`expected a shape whose ${dtype} elements fill whole bytes and can be counted exactly, found ${shown(shape)}`, name);
-  if (bytes !== end - begin) fail(`expected ${bytes} bytes for ${dtype} [${shape.join(", ")}], found data_offsets of ${end - begin} bytes`, name);
+  if (bytes === null)
+    return fail(`expected a shape whose ${dtype} elements fill whole bytes and can be counted exactly, found ${shown(shape)}`, name);
+  if (bytes !== end - begin)
+    fail(`expected ${bytes} bytes for ${dtype} [${shape.join(", ")}], found data_offsets of ${end - begin} bytes`, name);
   return { name, dtype: dtype as Dtype, shape: shape as number[], begin: dataBegin + begin, end: dataBegin + end };
 }
 
@@ -174,7 +194,10 @@ const shown = (v: unknown) => {
 export async function readTensor(path: string, tensor: TensorInfo): Promise<Uint8Array> {
   const bytes = tensor.end - tensor.begin;
   if (bytes > constants.MAX_LENGTH)
-    throw new MemoryError(`${path}: tensor "${tensor.name}" has ${bytes} bytes, one buffer holds at most ${constants.MAX_LENGTH}; read it in chunks`, { where: { file: path, tensor: tensor.name } });
+    throw new MemoryError(
+      `${path}: tensor "${tensor.name}" has ${bytes} bytes, one buffer holds at most ${constants.MAX_LENGTH}; read it in chunks`,
+      { where: { file: path, tensor: tensor.name } },
+    );
   return withFile(path, (file) => readExactly(file, path, tensor.begin, tensor.end));
 }
 
@@ -182,7 +205,8 @@ export async function readTensor(path: string, tensor: TensorInfo): Promise<Uint
 export async function* readChunks(path: string, tensor: TensorInfo, chunkBytes = 8 * 1024 * 1024): AsyncGenerator<Uint8Array> {
   const file = await openForRead(path);
   try {
-    for (let at = tensor.begin; at < tensor.end; at += chunkBytes) yield await readExactly(file, path, at, Math.min(at + chunkBytes, tensor.end));
+    for (let at = tensor.begin; at < tensor.end; at += chunkBytes)
+      yield await readExactly(file, path, at, Math.min(at + chunkBytes, tensor.end));
   } finally {
     await file.close();
   }
@@ -212,12 +236,16 @@ async function openForRead(path: string): Promise<FileHandle> {
 
 async function readExactly(file: FileHandle, path: string, begin: number, end: number): Promise<Uint8Array<ArrayBuffer>> {
   const bytes = new Uint8Array(end - begin);
-  for (let at = 0; at < bytes.length; ) {
+  for (let at = 0; at < bytes.length;) {
     // One read moves at most 2^31-1 bytes.
     const got = await file.read(bytes, at, Math.min(bytes.length - at, 1 << 30), begin + at).catch((error: unknown) => {
       throw ioError(error, `cannot read ${path}`, { file: path });
     });
-    if (got.bytesRead === 0) throw new LayoutError(`${path}: expected data up to byte ${end}, found the end of the file at ${begin + at}; it changed while it was read`, { where: { file: path } });
+    if (got.bytesRead === 0)
+      throw new LayoutError(
+        `${path}: expected data up to byte ${end}, found the end of the file at ${begin + at}; it changed while it was read`,
+        { where: { file: path } },
+      );
     at += got.bytesRead;
   }
   return bytes;

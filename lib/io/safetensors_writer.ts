@@ -67,11 +67,18 @@ async function* pieces(entry: TensorEntry): AsyncGenerator<Uint8Array> {
 }
 
 const wrongSize = (path: string, entry: TensorEntry, expected: number, found: string) =>
-  new LayoutError(`${path}: tensor "${entry.name}": expected ${expected} bytes for ${entry.dtype} [${entry.shape.join(", ")}], found ${found}`, {
-    where: { file: path, tensor: entry.name },
-  });
+  new LayoutError(
+    `${path}: tensor "${entry.name}": expected ${expected} bytes for ${entry.dtype} [${entry.shape.join(", ")}], found ${found}`,
+    {
+      where: { file: path, tensor: entry.name },
+    },
+  );
 
-function buildHeader(path: string, entries: readonly TensorEntry[], metadata?: Readonly<Record<string, string>>): { header: Uint8Array; dataBytes: number } {
+function buildHeader(
+  path: string,
+  entries: readonly TensorEntry[],
+  metadata?: Readonly<Record<string, string>>,
+): { header: Uint8Array; dataBytes: number } {
   // Serialised by hand: an object would reorder names that look like integers.
   const parts: string[] = [];
   if (metadata && Object.keys(metadata).length > 0) parts.push(`"__metadata__":${JSON.stringify(metadata)}`);
@@ -79,15 +86,24 @@ function buildHeader(path: string, entries: readonly TensorEntry[], metadata?: R
   let at = 0;
   for (const { name, dtype, shape } of entries) {
     const bytes = tensorBytes(dtype, shape);
-    if (bytes === null) throw new LayoutError(`${path}: tensor "${name}": ${dtype} [${shape.join(", ")}] is too large or does not fill whole bytes`, { where: { file: path, tensor: name } });
-    if (name === "__metadata__" || names.has(name)) throw new LayoutError(`${path}: expected unique tensor names, found "${name}" twice or reserved`, { where: { file: path, tensor: name } });
+    if (bytes === null)
+      throw new LayoutError(`${path}: tensor "${name}": ${dtype} [${shape.join(", ")}] is too large or does not fill whole bytes`, {
+        where: { file: path, tensor: name },
+      });
+    if (name === "__metadata__" || names.has(name))
+      throw new LayoutError(`${path}: expected unique tensor names, found "${name}" twice or reserved`, {
+        where: { file: path, tensor: name },
+      });
     names.add(name);
     parts.push(`${JSON.stringify(name)}:{"dtype":"${dtype}","shape":[${shape.join(",")}],"data_offsets":[${at},${at + bytes}]}`);
     at += bytes;
   }
   const json = Buffer.from(`{${parts.join(",")}}`);
   const padded = Math.ceil(json.byteLength / 8) * 8;
-  if (padded > MAX_HEADER_BYTES) throw new ConfigError(`${path}: the header would have ${padded} bytes, more than ${MAX_HEADER_BYTES}; write several files`, { where: { file: path } });
+  if (padded > MAX_HEADER_BYTES)
+    throw new ConfigError(`${path}: the header would have ${padded} bytes, more than ${MAX_HEADER_BYTES}; write several files`, {
+      where: { file: path },
+    });
   const header = Buffer.alloc(8 + padded, " ");
   header.writeBigUInt64LE(BigInt(padded), 0);
   json.copy(header, 8);

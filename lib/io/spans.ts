@@ -36,9 +36,15 @@ export function assistantSpan(request: SpanRequest, i: number): Span {
     extended = i + 1 === messages.length ? full : template.render(messages.slice(0, i + 1), { ...render, addGenerationPrompt: false });
   } catch (error) {
     if (!(error instanceof DataError)) throw error;
-    return { ok: false, message: i, why: "render", says: `the template cannot render the messages before it: ${String(error.where["says"])}` };
+    return {
+      ok: false,
+      message: i,
+      why: "render",
+      says: `the template cannot render the messages before it: ${String(error.where["says"])}`,
+    };
   }
-  if (!extended.startsWith(prompt)) return { ok: false, message: i, why: "prompt", says: "its rendering does not start with the generation prompt" };
+  if (!extended.startsWith(prompt))
+    return { ok: false, message: i, why: "prompt", says: "its rendering does not start with the generation prompt" };
   if (!full.startsWith(extended)) return { ok: false, message: i, why: "unstable", says: "later messages change how it is rendered" };
   const ending = pythonStrip(extended.slice(prompt.length), "right");
   const stop = stops.find((s) => ending.endsWith(s)) ?? null;

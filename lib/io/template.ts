@@ -98,7 +98,10 @@ function context(messages: readonly Message[], options: RenderOptions): Map<stri
         throw new Raised(print(args.positional[0] ?? null));
       }),
     ],
-    ["strftime_now", new Callable("strftime_now", (args) => strftime(now, needText(bind(args, "strftime_now", ["format"], 1)[0], "format")))],
+    [
+      "strftime_now",
+      new Callable("strftime_now", (args) => strftime(now, needText(bind(args, "strftime_now", ["format"], 1)[0], "format"))),
+    ],
   ]);
   if (options.bosToken != null) names.set("bos_token", options.bosToken);
   if (options.eosToken != null) names.set("eos_token", options.eosToken);

@@ -10,7 +10,11 @@ interface Of<T extends string> {
 export type Ident = Of<"Identifier"> & { readonly value: string };
 export type Call = Of<"CallExpression"> & { readonly callee: Expr; readonly args: readonly Arg[] };
 export type KeywordArg = Of<"KeywordArgumentExpression"> & { readonly key: Ident; readonly value: Expr };
-export type Arg = Expr | KeywordArg | (Of<"SpreadExpression"> & { readonly argument: Expr }) | (Of<"KeywordSpreadExpression"> & { readonly argument: Expr });
+export type Arg =
+  | Expr
+  | KeywordArg
+  | (Of<"SpreadExpression"> & { readonly argument: Expr })
+  | (Of<"KeywordSpreadExpression"> & { readonly argument: Expr });
 export type Tuple = Of<"TupleLiteral"> & { readonly value: readonly Expr[] };
 export type Slice = Of<"SliceExpression"> & { readonly start?: Expr; readonly stop?: Expr; readonly step?: Expr };
 export type Select = Of<"SelectExpression"> & { readonly lhs: Expr; readonly test: Expr };
@@ -36,10 +40,19 @@ export type Expr =
 export type Stmt =
   | Expr
   | (Of<"If"> & { readonly test: Expr; readonly body: readonly Stmt[]; readonly alternate: readonly Stmt[] })
-  | (Of<"For"> & { readonly loopvar: Ident | Tuple; readonly iterable: Expr; readonly body: readonly Stmt[]; readonly defaultBlock: readonly Stmt[] })
+  | (Of<"For"> & {
+      readonly loopvar: Ident | Tuple;
+      readonly iterable: Expr;
+      readonly body: readonly Stmt[];
+      readonly defaultBlock: readonly Stmt[];
+    })
   | (Of<"Set"> & { readonly assignee: Expr; readonly value: Expr | null; readonly body: readonly Stmt[] })
   | (Of<"Macro"> & { readonly name: Ident; readonly args: readonly (Ident | KeywordArg)[]; readonly body: readonly Stmt[] })
-  | (Of<"CallStatement"> & { readonly call: Call; readonly callerArgs: readonly (Ident | KeywordArg)[] | null; readonly body: readonly Stmt[] })
+  | (Of<"CallStatement"> & {
+      readonly call: Call;
+      readonly callerArgs: readonly (Ident | KeywordArg)[] | null;
+      readonly body: readonly Stmt[];
+    })
   | (Of<"FilterStatement"> & { readonly filter: Ident | Call; readonly body: readonly Stmt[] })
   | (Of<"Comment"> & { readonly value: string })
   | Of<"Break">
@@ -63,7 +76,20 @@ type Token = ReturnType<typeof tokenize>[number];
 
 /** Tests with an argument reach the evaluator as filters of this name, because the parser knows only tests without one. */
 export const TEST_PREFIX = "__is_";
-const TESTS_WITH_ARGUMENT = new Set(["divisibleby", "sameas", "eq", "equalto", "ne", "lt", "lessthan", "le", "gt", "greaterthan", "ge", "in"]);
+const TESTS_WITH_ARGUMENT = new Set([
+  "divisibleby",
+  "sameas",
+  "eq",
+  "equalto",
+  "ne",
+  "lt",
+  "lessthan",
+  "le",
+  "gt",
+  "greaterthan",
+  "ge",
+  "in",
+]);
 
 // `a is [not] eq(b)`, `a is eq b`, `a is in [b]`  →  a | __is_[not_]eq(b)
 function rewriteTests(tokens: readonly Token[]): Token[] {
@@ -115,7 +141,8 @@ function refuseChainedComparisons(tokens: readonly { readonly type: string; read
       compared.push(false);
       if (token.type === "OpenStatement") statement = tokens[i + 1]?.value ?? "";
     } else if (CLOSING.has(token.type)) compared.pop();
-    else if (SEPARATORS.has(token.type) || (token.type === "Identifier" && SEPARATING_WORDS.has(token.value))) compared[compared.length - 1] = false;
+    else if (SEPARATORS.has(token.type) || (token.type === "Identifier" && SEPARATING_WORDS.has(token.value)))
+      compared[compared.length - 1] = false;
     else if (token.type === "ComparisonBinaryOperator" || (token.type === "Identifier" && token.value === "in")) {
       if (token.value === "in" && statement === "for" && compared.length === 2 && compared[1] === false) return; // the `in` of the loop itself
       if (compared.at(-1) === true) {

@@ -1,6 +1,20 @@
 // Global functions of the template language, and the `loop` variable.
 
-import { bind, Callable, equals, fail, lazy, Namespace, needInteger, orElse, tuple, Undefined, type Args, type Dict, type Value } from "./template_values.ts";
+import {
+  bind,
+  Callable,
+  equals,
+  fail,
+  lazy,
+  Namespace,
+  needInteger,
+  orElse,
+  tuple,
+  Undefined,
+  type Args,
+  type Dict,
+  type Value,
+} from "./template_values.ts";
 
 const RANGE_LIMIT = 100_000; // as jinja2's sandbox
 
@@ -18,7 +32,12 @@ export function loopVariable(items: readonly Value[], i: number, seen: { last: V
     ["depth0", 0],
     ["previtem", orElse(items[i - 1], new Undefined("there is no previous item"))],
     ["nextitem", orElse(items[i + 1], new Undefined("there is no next item"))],
-    ["cycle", new Callable("cycle", ({ positional }) => (positional.length === 0 ? fail("no items for cycling given") : (positional[i % positional.length] as Value)))],
+    [
+      "cycle",
+      new Callable("cycle", ({ positional }) =>
+        positional.length === 0 ? fail("no items for cycling given") : (positional[i % positional.length] as Value),
+      ),
+    ],
     [
       "changed",
       new Callable("changed", ({ positional }) => {

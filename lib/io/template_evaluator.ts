@@ -1,7 +1,18 @@
 // Evaluates a parsed chat template with Python's semantics, as jinja2's ImmutableSandboxedEnvironment does
 // (trim_blocks, lstrip_blocks, loop controls; no autoescape).
 
-import { TEST_PREFIX, type Arg, type Call, type Expr, type Ident, type KeywordArg, type Member, type Slice, type Stmt, type Tuple as TupleNode } from "./template_ast.ts";
+import {
+  TEST_PREFIX,
+  type Arg,
+  type Call,
+  type Expr,
+  type Ident,
+  type KeywordArg,
+  type Member,
+  type Slice,
+  type Stmt,
+  type Tuple as TupleNode,
+} from "./template_ast.ts";
 import { BUILTINS, loopVariable } from "./template_builtins.ts";
 import { buildFilters, findTest, type Filter } from "./template_filters.ts";
 import { method } from "./template_methods.ts";
@@ -110,7 +121,12 @@ export class Evaluator {
       case "CallStatement": {
         const caller = this.#macro("caller", node.callerArgs ?? [], node.body, scope);
         const args = this.#args(node.call.args, scope);
-        return this.#text(this.#invoke(this.#eval(node.call.callee, scope), { positional: args.positional, named: new Map([...args.named, ["caller", caller]]) }));
+        return this.#text(
+          this.#invoke(this.#eval(node.call.callee, scope), {
+            positional: args.positional,
+            named: new Map([...args.named, ["caller", caller]]),
+          }),
+        );
       }
       case "FilterStatement":
         return this.#text(this.#applyFilter(this.#block(node.body, new Scope(scope)), node.filter, scope));
@@ -186,7 +202,8 @@ export class Evaluator {
       });
       const extra = positional.slice(names.length);
       if (extra.length > 0 && !mentions(body, "varargs")) fail(`macro '${name}' takes not more than ${names.length} argument(s)`);
-      if (rest.size > 0 && !mentions(body, "kwargs")) fail(`macro '${name}' takes no keyword argument '${Array.from(rest.keys())[0] ?? ""}'`);
+      if (rest.size > 0 && !mentions(body, "kwargs"))
+        fail(`macro '${name}' takes no keyword argument '${Array.from(rest.keys())[0] ?? ""}'`);
       frame.names.set("varargs", tuple(...extra));
       frame.names.set("kwargs", new Map(rest));
       try {

@@ -36,7 +36,6 @@ export type Test = (value: Value, args: readonly Value[]) => boolean;
 /** `obj.name` / `obj[name]` with jinja2's rules, given by the evaluator. */
 export type GetAttribute = (value: Value, name: Value) => Value;
 
-
 export const TESTS: Readonly<Record<string, Test>> = {
   defined: (v) => !(v instanceof Undefined),
   undefined: (v) => v instanceof Undefined,
@@ -50,7 +49,11 @@ export const TESTS: Readonly<Record<string, Test>> = {
   false: (v) => v === false,
   mapping: (v) => v instanceof Map,
   iterable: (v) => typeof v === "string" || Array.isArray(v) || v instanceof Map || v instanceof Undefined,
-  sequence: (v) => typeof v === "string" || (Array.isArray(v) && (!(v instanceof Lazy) || v.kind === "range")) || v instanceof Map || v instanceof Undefined,
+  sequence: (v) =>
+    typeof v === "string" ||
+    (Array.isArray(v) && (!(v instanceof Lazy) || v.kind === "range")) ||
+    v instanceof Map ||
+    v instanceof Undefined,
   callable: (v) => v instanceof Callable,
   odd: (v) => Math.abs(needInteger(v, "odd")) % 2 === 1,
   even: (v) => needInteger(v, "even") % 2 === 0,
@@ -66,7 +69,17 @@ export const TESTS: Readonly<Record<string, Test>> = {
   gt: (v, [other]) => compare(defined(v), defined(other ?? null)) > 0,
   ge: (v, [other]) => compare(defined(v), defined(other ?? null)) >= 0,
 };
-const TEST_ALIASES: Readonly<Record<string, string>> = { equalto: "eq", "==": "eq", "!=": "ne", lessthan: "lt", "<": "lt", "<=": "le", greaterthan: "gt", ">": "gt", ">=": "ge" };
+const TEST_ALIASES: Readonly<Record<string, string>> = {
+  equalto: "eq",
+  "==": "eq",
+  "!=": "ne",
+  lessthan: "lt",
+  "<": "lt",
+  "<=": "le",
+  greaterthan: "gt",
+  ">": "gt",
+  ">=": "ge",
+};
 
 export function findTest(name: string): Test {
   const key = TEST_ALIASES[name] ?? name;
@@ -81,7 +94,8 @@ function getter(attribute: Value | undefined, get: GetAttribute): (v: Value) => 
   return (v) => path.reduce<Value>((at, part) => get(at, part), v);
 }
 
-const foldCase = (v: Value, caseSensitive: Value | undefined): Value => (typeof v === "string" && !isTrue(caseSensitive ?? false) ? v.toLowerCase() : v);
+const foldCase = (v: Value, caseSensitive: Value | undefined): Value =>
+  typeof v === "string" && !isTrue(caseSensitive ?? false) ? v.toLowerCase() : v;
 
 /** map, select and reject take anything false (None too) for an empty list. */
 const itemsOf = (value: Value): Value[] => (isTrue(value) ? iterate(value) : []);
@@ -98,7 +112,9 @@ function extreme(sign: number, get: GetAttribute): Filter {
     const key = getter(attribute, get);
     const items = iterate(value);
     if (items.length === 0) return new Undefined("No aggregated item, sequence was empty.");
-    return items.reduce((best, item) => (sign * compare(foldCase(key(item), caseSensitive), foldCase(key(best), caseSensitive)) < 0 ? item : best));
+    return items.reduce((best, item) =>
+      sign * compare(foldCase(key(item), caseSensitive), foldCase(key(best), caseSensitive)) < 0 ? item : best,
+    );
   };
 }
 
@@ -106,7 +122,13 @@ function selecting(wanted: boolean, byAttribute: boolean, get: GetAttribute): Fi
   return (value, { positional }) => {
     const rest = byAttribute ? positional.slice(1) : positional;
     const pick = byAttribute ? getter(positional[0] ?? fail("selectattr needs an attribute"), get) : (v: Value): Value => v;
-    const test = rest[0] === undefined ? isTrue : ((t) => (v: Value) => t(v, rest.slice(1)))(findTest(needText(rest[0], "test")));
+    const test =
+      rest[0] === undefined
+        ? isTrue
+        : (
+            (t) => (v: Value) =>
+              t(v, rest.slice(1))
+          )(findTest(needText(rest[0], "test")));
     return lazy(itemsOf(value).filter((v) => test(pick(v)) === wanted));
   };
 }
@@ -125,7 +147,9 @@ function indent(value: Value, args: Args): Value {
   const [width, first, blank] = bind(args, "indent", ["width", "first", "blank"]);
   const margin = typeof width === "string" ? width : " ".repeat(width === undefined ? 4 : needInteger(width, "width"));
   const lines = print(value).split("\n");
-  return lines.map((line, i) => ((i === 0 && !isTrue(first ?? false)) || (i > 0 && line === "" && !isTrue(blank ?? false)) ? line : margin + line)).join("\n");
+  return lines
+    .map((line, i) => ((i === 0 && !isTrue(first ?? false)) || (i > 0 && line === "" && !isTrue(blank ?? false)) ? line : margin + line))
+    .join("\n");
 }
 
 function tojson(value: Value, args: Args): Value {
@@ -208,10 +232,18 @@ export function buildFilters(get: GetAttribute): (name: string) => Filter {
     },
     indent,
     int: toInteger,
-    items: (v) => (v instanceof Undefined ? lazy([]) : v instanceof Map ? lazy(Array.from(v, ([k, item]) => tuple(k, item))) : fail("Can only get item pairs from a mapping.")),
+    items: (v) =>
+      v instanceof Undefined
+        ? lazy([])
+        : v instanceof Map
+          ? lazy(Array.from(v, ([k, item]) => tuple(k, item)))
+          : fail("Can only get item pairs from a mapping."),
     join: (v, args) => {
       const [by, attribute] = bind(args, "join", ["d", "attribute"]);
-      return iterate(v).map(getter(attribute, get)).map(print).join(by === undefined ? "" : print(by));
+      return iterate(v)
+        .map(getter(attribute, get))
+        .map(print)
+        .join(by === undefined ? "" : print(by));
     },
     last: (v) => orElse(iterate(v).at(-1), new Undefined("No last item, sequence was empty.")),
     length,
@@ -238,7 +270,12 @@ export function buildFilters(get: GetAttribute): (name: string) => Filter {
     rejectattr: selecting(false, true, get),
     replace: (v, args) => {
       const [from, to, count] = bind(args, "replace", ["old", "new", "count"], 2);
-      return replaceText(print(v), print(from ?? null), print(to ?? null), count === undefined || count === null ? -1 : needInteger(count, "count"));
+      return replaceText(
+        print(v),
+        print(from ?? null),
+        print(to ?? null),
+        count === undefined || count === null ? -1 : needInteger(count, "count"),
+      );
     },
     reverse: (v) => (typeof v === "string" ? Array.from(v).reverse().join("") : lazy(iterate(v).reverse())),
     round: rounded,
@@ -255,7 +292,10 @@ export function buildFilters(get: GetAttribute): (name: string) => Filter {
       const [attribute, start] = bind(args, "sum", ["attribute", "start"]);
       const values = iterate(v).map(getter(attribute, get));
       const isFloat = values.some((x) => x instanceof Float) || start instanceof Float;
-      const total = values.reduce<number>((a, x) => a + (asNumber(x) ?? fail(`sum needs numbers, not ${typeName(x)}`)), asNumber(start ?? 0) ?? 0);
+      const total = values.reduce<number>(
+        (a, x) => a + (asNumber(x) ?? fail(`sum needs numbers, not ${typeName(x)}`)),
+        asNumber(start ?? 0) ?? 0,
+      );
       return isFloat ? new Float(total) : total;
     },
     title: (v) => print(v).replace(/[^-\s({[<]+/g, (word) => capitalize(word)),
@@ -275,7 +315,10 @@ export function buildFilters(get: GetAttribute): (name: string) => Filter {
       return lazy(unique);
     },
     upper: (v) => print(v).toUpperCase(),
-    urlencode: (v) => encodeURIComponent(print(v)).replace(/[!'()*]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`).replaceAll("%2F", "/"),
+    urlencode: (v) =>
+      encodeURIComponent(print(v))
+        .replace(/[!'()*]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`)
+        .replaceAll("%2F", "/"),
     wordcount: (v) => print(v).match(/[\p{L}\p{N}_]+/gu)?.length ?? 0,
   };
   const aliases: Readonly<Record<string, string>> = { d: "default", e: "escape", count: "length" };
@@ -285,4 +328,3 @@ export function buildFilters(get: GetAttribute): (name: string) => Filter {
   };
   return find;
 }
-

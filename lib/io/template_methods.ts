@@ -2,7 +2,22 @@
 
 import { PYTHON_SPACE, pythonRsplit, pythonSplit, pythonSplitLines, pythonStrip, type StripSide } from "./python_text.ts";
 import { formatPercent } from "./template_format.ts";
-import { bind, Callable, equals, fail, iterate, lazy, Lazy, needInteger, needText, toKey, tuple, type Args, type Dict, type Value } from "./template_values.ts";
+import {
+  bind,
+  Callable,
+  equals,
+  fail,
+  iterate,
+  lazy,
+  Lazy,
+  needInteger,
+  needText,
+  toKey,
+  tuple,
+  type Args,
+  type Dict,
+  type Value,
+} from "./template_values.ts";
 
 type Method<T> = (self: T, args: Args) => Value;
 
@@ -59,7 +74,12 @@ function pad(side: "left" | "right" | "both", name: string): Method<string> {
     const [width, fill] = bind(args, name, ["width", "fillchar"], 1);
     const missing = Math.max(0, needInteger(width, "width") - Array.from(self).length);
     const char = fill === undefined ? " " : needText(fill, "fillchar");
-    const left = side === "left" ? missing : side === "right" ? 0 : Math.floor(missing / 2) + (missing % 2 === 1 && needInteger(width, "width") % 2 === 1 ? 1 : 0);
+    const left =
+      side === "left"
+        ? missing
+        : side === "right"
+          ? 0
+          : Math.floor(missing / 2) + (missing % 2 === 1 && needInteger(width, "width") % 2 === 1 ? 1 : 0);
     return char.repeat(left) + self + char.repeat(missing - left);
   };
 }
@@ -84,12 +104,14 @@ export function replaceText(text: string, from: string, to: string, count = -1):
   return parts.slice(0, joined + 1).join(to) + (joined + 1 < parts.length ? from + parts.slice(joined + 1).join(from) : "");
 }
 
-const partition = (name: string, last: boolean): Method<string> => (self, args) => {
-  const sep = needText(bind(args, name, ["sep"], 1)[0], "sep");
-  const at = last ? self.lastIndexOf(sep) : self.indexOf(sep);
-  if (at < 0) return last ? tuple("", "", self) : tuple(self, "", "");
-  return tuple(self.slice(0, at), sep, self.slice(at + sep.length));
-};
+const partition =
+  (name: string, last: boolean): Method<string> =>
+  (self, args) => {
+    const sep = needText(bind(args, name, ["sep"], 1)[0], "sep");
+    const at = last ? self.lastIndexOf(sep) : self.indexOf(sep);
+    if (at < 0) return last ? tuple("", "", self) : tuple(self, "", "");
+    return tuple(self.slice(0, at), sep, self.slice(at + sep.length));
+  };
 
 const STRING: Readonly<Record<string, Method<string>>> = {
   strip: strip("both", "strip"),
@@ -167,7 +189,11 @@ const DICT: Readonly<Record<string, Method<Dict>>> = {
     const k = toKey(key ?? null);
     return self.has(k) ? (self.get(k) as Value) : (otherwise ?? null);
   },
-  items: (self) => lazy(Array.from(self, ([key, value]) => tuple(key, value)), "dict_items"),
+  items: (self) =>
+    lazy(
+      Array.from(self, ([key, value]) => tuple(key, value)),
+      "dict_items",
+    ),
   keys: (self) => lazy(Array.from(self.keys()), "dict_keys"),
   values: (self) => lazy(Array.from(self.values()), "dict_values"),
   copy: (self) => new Map(self),
@@ -206,4 +232,3 @@ export function method(value: Value, name: string): Callable | undefined {
   if (Array.isArray(value) && !(value instanceof Lazy)) return bound(value, LIST) ?? refuse("list");
   return undefined;
 }
-

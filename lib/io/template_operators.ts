@@ -1,7 +1,21 @@
 // Operators of the template language with Python's meaning: arithmetic, repetition, formatting, slices.
 
 import { formatPercent } from "./template_format.ts";
-import { asNumber, defined, fail, Float, integer, isTrue, Lazy, lazy, Tuple, tuple, typeName, Undefined, type Value } from "./template_values.ts";
+import {
+  asNumber,
+  defined,
+  fail,
+  Float,
+  integer,
+  isTrue,
+  Lazy,
+  lazy,
+  Tuple,
+  tuple,
+  typeName,
+  Undefined,
+  type Value,
+} from "./template_values.ts";
 
 /** The most characters a template may produce, whole or by one repetition. */
 export const OUTPUT_LIMIT = 256 * 2 ** 20;
@@ -51,7 +65,15 @@ export function arithmetic(operator: string, a: Value, b: Value): Value {
     }
   }
   if (operator === "+" && typeof a === "string" && typeof b === "string") return a + b;
-  if (operator === "+" && Array.isArray(a) && Array.isArray(b) && !(a instanceof Lazy) && !(b instanceof Lazy) && a instanceof Tuple === b instanceof Tuple) return a instanceof Tuple ? tuple(...a, ...b) : [...a, ...b];
+  if (
+    operator === "+" &&
+    Array.isArray(a) &&
+    Array.isArray(b) &&
+    !(a instanceof Lazy) &&
+    !(b instanceof Lazy) &&
+    a instanceof Tuple === b instanceof Tuple
+  )
+    return a instanceof Tuple ? tuple(...a, ...b) : [...a, ...b];
   if (operator === "%" && typeof a === "string") return formatPercent(a, b instanceof Tuple ? b : [b]);
   if (operator === "*" && (typeof a === "string" || Array.isArray(a)) && typeof b === "number") return repeat(a, b);
   if (operator === "*" && (typeof b === "string" || Array.isArray(b)) && typeof a === "number") return repeat(b, a);

@@ -134,8 +134,10 @@ export function repr(value: Value): string {
   if (typeof value === "string") return pythonStringRepr(value);
   if (value instanceof Float) return pythonFloatRepr(value.value);
   if (value instanceof Tuple) return `(${value.map(repr).join(", ")}${value.length === 1 ? "," : ""})`;
-  if (value instanceof Lazy && (value.kind === "generator" || value.kind === "range")) return fail(`printing a ${value.kind} has no useful text; add |list`);
-  if (Array.isArray(value)) return value instanceof Lazy ? `${value.kind}([${value.map(repr).join(", ")}])` : `[${value.map(repr).join(", ")}]`;
+  if (value instanceof Lazy && (value.kind === "generator" || value.kind === "range"))
+    return fail(`printing a ${value.kind} has no useful text; add |list`);
+  if (Array.isArray(value))
+    return value instanceof Lazy ? `${value.kind}([${value.map(repr).join(", ")}])` : `[${value.map(repr).join(", ")}]`;
   if (value instanceof Map) return `{${Array.from(value, ([k, v]) => `${repr(k)}: ${repr(v)}`).join(", ")}}`;
   if (value instanceof Undefined) return "Undefined";
   return fail(`printing a ${typeName(value)} has no portable text`);
@@ -215,7 +217,9 @@ export function iterate(value: Value): Value[] {
 
 export function contains(container: Value, item: Value): boolean {
   if (typeof container === "string") {
-    return typeof item === "string" ? container.includes(item) : fail(`'in <string>' requires string as left operand, not ${typeName(item)}`);
+    return typeof item === "string"
+      ? container.includes(item)
+      : fail(`'in <string>' requires string as left operand, not ${typeName(item)}`);
   }
   if (Array.isArray(container)) return iterate(container).some((v) => equals(v, item));
   if (container instanceof Map) return container.has(toKey(item));
@@ -223,7 +227,8 @@ export function contains(container: Value, item: Value): boolean {
 }
 
 export function toKey(value: Value): Key {
-  if (value === null || typeof value === "string" || typeof value === "boolean" || typeof value === "number" || typeof value === "bigint") return value;
+  if (value === null || typeof value === "string" || typeof value === "boolean" || typeof value === "number" || typeof value === "bigint")
+    return value;
   return fail(`unhashable or unsupported dictionary key of type '${typeName(value)}'`);
 }
 
@@ -238,7 +243,13 @@ export function dump(value: Value, options: DumpOptions, depth = 0): string {
   }
   if (value instanceof Lazy) return fail(`Object of type ${value.kind} is not JSON serializable; add |list`);
   if (Array.isArray(value)) {
-    return joinJson("[", "]", value.map((v) => dump(v, options, depth + 1)), depth, options);
+    return joinJson(
+      "[",
+      "]",
+      value.map((v) => dump(v, options, depth + 1)),
+      depth,
+      options,
+    );
   }
   if (!(value instanceof Map)) return fail(`Object of type ${typeName(value)} is not JSON serializable`);
   const entries = Array.from(value);
@@ -253,7 +264,8 @@ export function dump(value: Value, options: DumpOptions, depth = 0): string {
 
 /** Binds arguments to parameter names as Python does; absent ones are undefined. */
 export function bind(args: Args, name: string, parameters: readonly string[], required = 0): (Value | undefined)[] {
-  if (args.positional.length > parameters.length) fail(`${name}() takes at most ${parameters.length} arguments (${args.positional.length} given)`);
+  if (args.positional.length > parameters.length)
+    fail(`${name}() takes at most ${parameters.length} arguments (${args.positional.length} given)`);
   const out: (Value | undefined)[] = parameters.map((_, i) => args.positional[i]);
   for (const [key, value] of args.named) {
     const at = parameters.indexOf(key);

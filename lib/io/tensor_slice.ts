@@ -36,7 +36,9 @@ export interface PlacedSlice {
 /** Shape and byte range of a slice of a tensor. @throws LayoutError the slice is outside the tensor */
 export function placeSlice(s: TensorSlice, tensor: { readonly dtype: Dtype; readonly shape: readonly number[] }): PlacedSlice {
   const fail = (expected: string): never => {
-    throw new LayoutError(`tensor "${s.name}" ${tensor.dtype} [${tensor.shape.join(", ")}]: expected ${expected}, found ${sliceKey(s)}`, { where: { tensor: s.name } });
+    throw new LayoutError(`tensor "${s.name}" ${tensor.dtype} [${tensor.shape.join(", ")}]: expected ${expected}, found ${sliceKey(s)}`, {
+      where: { tensor: s.name },
+    });
   };
   let shape = tensor.shape;
   let first = 0; // in units of the remaining shape's rows
@@ -62,14 +64,20 @@ export function placeSlices<S extends TensorSlice>(
   const byName = new Map<string, (PlacedSlice & { readonly slice: S })[]>();
   for (const slice of slices) {
     const tensor = tensors.get(slice.name);
-    if (!tensor) throw new LayoutError(`expected tensor "${slice.name}" in the base model, found no such tensor; is the adapter for another base?`, { where: { tensor: slice.name } });
+    if (!tensor)
+      throw new LayoutError(`expected tensor "${slice.name}" in the base model, found no such tensor; is the adapter for another base?`, {
+        where: { tensor: slice.name },
+      });
     byName.set(slice.name, [...(byName.get(slice.name) ?? []), { ...placeSlice(slice, tensor), slice }]);
   }
   for (const list of byName.values()) {
     list.sort((a, b) => a.begin - b.begin);
     for (const [i, s] of list.entries()) {
       const before = list[i - 1];
-      if (before && s.begin < before.end) throw new LayoutError(`expected slices that do not overlap, found ${sliceKey(before.slice)} and ${sliceKey(s.slice)}`, { where: { tensor: s.slice.name } });
+      if (before && s.begin < before.end)
+        throw new LayoutError(`expected slices that do not overlap, found ${sliceKey(before.slice)} and ${sliceKey(s.slice)}`, {
+          where: { tensor: s.slice.name },
+        });
     }
   }
   return byName;

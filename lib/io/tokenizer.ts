@@ -96,9 +96,12 @@ export class Tokenizer {
     for (const { content, id, special } of added) {
       const known = this.#model.vocab.get(content);
       if (id < 0 || id >= 2 ** 26 || (known !== undefined && known !== id)) {
-        throw new ConfigError(`tokenizer.json: the added token ${JSON.stringify(content)} has id ${id}, but model.vocab says ${known ?? "nothing"}`, {
-          where: { key: "added_tokens", file: this.dir },
-        });
+        throw new ConfigError(
+          `tokenizer.json: the added token ${JSON.stringify(content)} has id ${id}, but model.vocab says ${known ?? "nothing"}`,
+          {
+            where: { key: "added_tokens", file: this.dir },
+          },
+        );
       }
       ids.set(content, id);
       this.#tokens[id] = content;
@@ -111,7 +114,9 @@ export class Tokenizer {
     if (token === null) return null;
     const id = this.#ids.get(token);
     if (id !== undefined) return id;
-    throw new ConfigError(`tokenizer_config.json: ${key} is ${JSON.stringify(token)}, which tokenizer.json does not have`, { where: { key, file: this.dir } });
+    throw new ConfigError(`tokenizer_config.json: ${key} is ${JSON.stringify(token)}, which tokenizer.json does not have`, {
+      where: { key, file: this.dir },
+    });
   }
 
   /** The chat template by name; without a name "tool_use" when there are tools and it exists, else "default". */
@@ -213,9 +218,12 @@ function buildModel(config: unknown): TokenModel {
     case "WordLevel":
       return new WordLevelModel(c);
     default:
-      throw new ConfigError(`tokenizer.json: unsupported model ${JSON.stringify(c["type"])}; supported: BPE, Unigram, WordPiece, WordLevel`, {
-        where: { key: "model.type" },
-      });
+      throw new ConfigError(
+        `tokenizer.json: unsupported model ${JSON.stringify(c["type"])}; supported: BPE, Unigram, WordPiece, WordLevel`,
+        {
+          where: { key: "model.type" },
+        },
+      );
   }
 }
 

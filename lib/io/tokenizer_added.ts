@@ -30,7 +30,9 @@ export function readAddedTokens(list: unknown): AddedToken[] {
   return list.map((raw: unknown, i) => {
     const t = raw as Record<string, unknown>;
     if (typeof t?.["content"] !== "string" || !Number.isInteger(t["id"])) {
-      throw new ConfigError(`tokenizer.json: added_tokens[${i}] needs an integer id and a text content`, { where: { key: `added_tokens[${i}]` } });
+      throw new ConfigError(`tokenizer.json: added_tokens[${i}] needs an integer id and a text content`, {
+        where: { key: `added_tokens[${i}]` },
+      });
     }
     const flag = (name: string, otherwise: boolean): boolean => (typeof t[name] === "boolean" ? (t[name] as boolean) : otherwise);
     const special = flag("special", false);
@@ -89,7 +91,7 @@ export class AddedTokenMatcher {
     if (this.#root.next.size === 0) return text === "" ? [] : [{ text }];
     const out: Section[] = [];
     let done = 0;
-    for (let i = 0; i < text.length; ) {
+    for (let i = 0; i < text.length;) {
       const found = this.#longestAt(text, i);
       if (found === null || found.token === null) {
         i++;

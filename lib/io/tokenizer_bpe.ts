@@ -27,7 +27,9 @@ export class BpeModel implements TokenModel {
   constructor(c: Config) {
     this.vocab = readVocab(c["vocab"]);
     if (typeof c["dropout"] === "number" && c["dropout"] > 0) {
-      throw new ConfigError("tokenizer.json: model.dropout is set, which makes every encoding random; remove it", { where: { key: "model.dropout" } });
+      throw new ConfigError("tokenizer.json: model.dropout is set, which makes every encoding random; remove it", {
+        where: { key: "model.dropout" },
+      });
     }
     this.#prefix = String(c["continuing_subword_prefix"] ?? "");
     this.#suffix = String(c["end_of_word_suffix"] ?? "");
@@ -42,17 +44,21 @@ export class BpeModel implements TokenModel {
 
   #need(token: string, key: string): number {
     const id = this.vocab.get(token);
-    if (id === undefined) throw new ConfigError(`tokenizer.json: ${key} names ${JSON.stringify(token)}, which is not in model.vocab`, { where: { key } });
+    if (id === undefined)
+      throw new ConfigError(`tokenizer.json: ${key} names ${JSON.stringify(token)}, which is not in model.vocab`, { where: { key } });
     return id;
   }
 
   #readMerges(merges: unknown): void {
     if (!Array.isArray(merges)) throw new ConfigError("tokenizer.json: model.merges must be an array", { where: { key: "model.merges" } });
-    if (merges.length >= 2 ** 21) throw new ConfigError(`tokenizer.json: ${merges.length} merges; at most 2^21 are supported`, { where: { key: "model.merges" } });
+    if (merges.length >= 2 ** 21)
+      throw new ConfigError(`tokenizer.json: ${merges.length} merges; at most 2^21 are supported`, { where: { key: "model.merges" } });
     merges.forEach((merge: unknown, rank) => {
       const pair: unknown = typeof merge === "string" ? merge.split(" ") : merge;
       if (!Array.isArray(pair) || pair.length !== 2 || typeof pair[0] !== "string" || typeof pair[1] !== "string") {
-        throw new ConfigError(`tokenizer.json: model.merges[${rank}] must be a pair of tokens, not ${JSON.stringify(merge)}`, { where: { key: `model.merges[${rank}]` } });
+        throw new ConfigError(`tokenizer.json: model.merges[${rank}] must be a pair of tokens, not ${JSON.stringify(merge)}`, {
+          where: { key: `model.merges[${rank}]` },
+        });
       }
       const key = `model.merges[${rank}]`;
       const left = this.#need(pair[0], key);
@@ -87,7 +93,7 @@ export class BpeModel implements TokenModel {
   #symbols(word: string): number[] {
     const ids: number[] = [];
     let pendingUnk = false;
-    for (let i = 0; i < word.length; ) {
+    for (let i = 0; i < word.length;) {
       let s = String.fromCodePoint(word.codePointAt(i) as number);
       const first = i === 0;
       i += s.length;

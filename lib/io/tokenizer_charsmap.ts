@@ -12,7 +12,9 @@ export function precompiledNormalizer(charsmap: unknown, where: string): (text: 
   const bytes = typeof charsmap === "string" ? Buffer.from(charsmap, "base64") : Buffer.alloc(0);
   const trieBytes = bytes.length >= 4 ? bytes.readUInt32LE(0) : 0;
   if (trieBytes === 0 || trieBytes % 4 !== 0 || 4 + trieBytes > bytes.length) {
-    throw new ConfigError(`tokenizer.json: ${where}.precompiled_charsmap is not a character map`, { where: { key: `${where}.precompiled_charsmap` } });
+    throw new ConfigError(`tokenizer.json: ${where}.precompiled_charsmap is not a character map`, {
+      where: { key: `${where}.precompiled_charsmap` },
+    });
   }
   const units = Uint32Array.from({ length: trieBytes / 4 }, (_, i) => bytes.readUInt32LE(4 + 4 * i));
   const texts = bytes.subarray(4 + trieBytes);

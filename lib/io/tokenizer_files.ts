@@ -67,7 +67,9 @@ function tokenText(value: unknown, name: string, dir: string): string | null {
   if (typeof value === "string") return value;
   const content = (value as { content?: unknown }).content;
   if (typeof content === "string") return content;
-  throw new ConfigError(`${join(dir, "tokenizer_config.json")}: ${name} must be a text or an object with content`, { where: { file: dir, key: name } });
+  throw new ConfigError(`${join(dir, "tokenizer_config.json")}: ${name} must be a text or an object with content`, {
+    where: { file: dir, key: name },
+  });
 }
 
 // Precedence as in transformers: chat_template.jinja, then chat_template.json, then tokenizer_config.json.

@@ -17,9 +17,12 @@ export function readVocab(vocab: unknown): ReadonlyMap<string, number> {
   const out = new Map<string, number>();
   for (const [token, id] of Object.entries(vocab)) {
     if (!Number.isInteger(id) || (id as number) < 0 || (id as number) >= 2 ** 26) {
-      throw new ConfigError(`tokenizer.json: model.vocab[${JSON.stringify(token)}] is ${JSON.stringify(id)}; an id must be an integer in [0, 2^26)`, {
-        where: { key: "model.vocab" },
-      });
+      throw new ConfigError(
+        `tokenizer.json: model.vocab[${JSON.stringify(token)}] is ${JSON.stringify(id)}; an id must be an integer in [0, 2^26)`,
+        {
+          where: { key: "model.vocab" },
+        },
+      );
     }
     out.set(token, id as number);
   }

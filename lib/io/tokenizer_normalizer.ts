@@ -9,7 +9,8 @@ export type Normalizer = (text: string) => string;
 
 type Config = Readonly<Record<string, unknown>>;
 
-const CJK = /[\u4e00-\u9fff\u3400-\u4dbf\u{20000}-\u{2a6df}\u{2a700}-\u{2b73f}\u{2b740}-\u{2b81f}\u{2b920}-\u{2ceaf}\uf900-\ufaff\u{2f800}-\u{2fa1f}]/gu;
+const CJK =
+  /[\u4e00-\u9fff\u3400-\u4dbf\u{20000}-\u{2a6df}\u{2a700}-\u{2b73f}\u{2b740}-\u{2b81f}\u{2b920}-\u{2ceaf}\uf900-\ufaff\u{2f800}-\u{2fa1f}]/gu;
 const STRIP_LEFT = new RegExp(`^[${WHITE_SPACE}]+`, "u");
 const SPACE_CHAR = new RegExp(`[${WHITE_SPACE}]`, "gu");
 
@@ -25,7 +26,9 @@ export function buildNormalizer(config: unknown, where = "normalizer"): Normaliz
       return (text) => text.normalize(form);
     }
     case "Sequence": {
-      const list = (c["normalizers"] as unknown[]).map((n, i) => buildNormalizer(n, `${where}.normalizers[${i}]`)).filter((n) => n !== null);
+      const list = (c["normalizers"] as unknown[])
+        .map((n, i) => buildNormalizer(n, `${where}.normalizers[${i}]`))
+        .filter((n) => n !== null);
       return list.length === 0 ? null : (text) => list.reduce((t, normalize) => normalize(t), text);
     }
     case "Replace": {

@@ -7,7 +7,9 @@ import { ConfigError } from "../errors.ts";
 
 // The package's declarations lack file extensions, so its exports are untyped under "nodenext".
 const { SplitPreTokenizer } = library as unknown as {
-  SplitPreTokenizer: new (config: { type: string; pattern: { Regex: string }; behavior: string; invert: boolean }) => { readonly pattern: RegExp | null };
+  SplitPreTokenizer: new (config: { type: string; pattern: { Regex: string }; behavior: string; invert: boolean }) => {
+    readonly pattern: RegExp | null;
+  };
 };
 
 export const WHITE_SPACE = "\\p{White_Space}"; // char::is_whitespace; JavaScript's \s adds U+FEFF and lacks U+0085
@@ -43,7 +45,10 @@ export function compilePattern(pattern: unknown, where: string): RegExp {
 
 // Oniguruma folds case by Unicode inside (?i:…): s also matches U+017F, k also U+212A. The translation folds ASCII only.
 function withUnicodeFolding(source: string): string {
-  return source.replace(/\(\?i:([^()[\]\\]*)\)/g, (_, body: string) => `(?i:${body.replace(/s/gi, "[sS\u017f]").replace(/k/gi, "[kK\u212a]")})`);
+  return source.replace(
+    /\(\?i:([^()[\]\\]*)\)/g,
+    (_, body: string) => `(?i:${body.replace(/s/gi, "[sS\u017f]").replace(/k/gi, "[kK\u212a]")})`,
+  );
 }
 
 export function escapeRegExp(text: string): string {

@@ -40,12 +40,16 @@ function template(c: Config, where: string): Surround {
   let seen = 0;
   for (const item of c["single"] as { SpecialToken?: { id: string }; Sequence?: { id: string } }[]) {
     if (item.Sequence !== undefined) {
-      if (item.Sequence.id !== "A" || ++seen > 1) throw new ConfigError(`tokenizer.json: ${where}.single must hold the sequence A once`, { where: { key: where } });
+      if (item.Sequence.id !== "A" || ++seen > 1)
+        throw new ConfigError(`tokenizer.json: ${where}.single must hold the sequence A once`, { where: { key: where } });
       continue;
     }
     const name = item.SpecialToken?.id ?? "";
     const ids = table[name]?.ids;
-    if (!Array.isArray(ids)) throw new ConfigError(`tokenizer.json: ${where}.special_tokens lacks ${JSON.stringify(name)}`, { where: { key: `${where}.special_tokens` } });
+    if (!Array.isArray(ids))
+      throw new ConfigError(`tokenizer.json: ${where}.special_tokens lacks ${JSON.stringify(name)}`, {
+        where: { key: `${where}.special_tokens` },
+      });
     (seen === 0 ? before : after).push(...(ids as number[]));
   }
   if (seen === 0) throw new ConfigError(`tokenizer.json: ${where}.single must hold the sequence A once`, { where: { key: where } });

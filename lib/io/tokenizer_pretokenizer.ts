@@ -26,7 +26,9 @@ export function buildPreTokenizer(config: unknown, where = "pre_tokenizer"): Pre
   const c = config as Config;
   switch (c["type"]) {
     case "Sequence": {
-      const list = (c["pretokenizers"] as unknown[]).map((p, i) => buildPreTokenizer(p, `${where}.pretokenizers[${i}]`)).filter((p) => p !== null);
+      const list = (c["pretokenizers"] as unknown[])
+        .map((p, i) => buildPreTokenizer(p, `${where}.pretokenizers[${i}]`))
+        .filter((p) => p !== null);
       return list.length === 0 ? null : (input) => list.reduce((words, step) => step(words), input);
     }
     case "ByteLevel":
@@ -61,7 +63,9 @@ export function buildPreTokenizer(config: unknown, where = "pre_tokenizer"): Pre
 function behavior(given: unknown, where: string): Behavior {
   const found = BEHAVIORS.find((b) => b === given);
   if (found === undefined) {
-    throw new ConfigError(`tokenizer.json: ${where}.behavior is ${JSON.stringify(given)}; known: ${BEHAVIORS.join(", ")}`, { where: { key: `${where}.behavior` } });
+    throw new ConfigError(`tokenizer.json: ${where}.behavior is ${JSON.stringify(given)}; known: ${BEHAVIORS.join(", ")}`, {
+      where: { key: `${where}.behavior` },
+    });
   }
   return found;
 }
@@ -131,7 +135,9 @@ function byteLevel(addPrefixSpace: boolean, useRegex: boolean): PreTokenizer {
 export function prependScheme(c: Config, where: string): "always" | "first" | "never" {
   const scheme = c["prepend_scheme"] ?? (c["add_prefix_space"] === false ? "never" : "always");
   if (scheme === "always" || scheme === "first" || scheme === "never") return scheme;
-  throw new ConfigError(`tokenizer.json: ${where}.prepend_scheme is ${JSON.stringify(scheme)}; known: always, first, never`, { where: { key: where } });
+  throw new ConfigError(`tokenizer.json: ${where}.prepend_scheme is ${JSON.stringify(scheme)}; known: always, first, never`, {
+    where: { key: where },
+  });
 }
 
 function metaspace(c: Config, where: string): PreTokenizer {

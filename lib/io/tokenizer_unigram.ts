@@ -23,7 +23,8 @@ export class UnigramModel implements TokenModel {
 
   constructor(c: Config) {
     const entries = c["vocab"];
-    if (!Array.isArray(entries)) throw new ConfigError("tokenizer.json: model.vocab of a Unigram model must be an array", { where: { key: "model.vocab" } });
+    if (!Array.isArray(entries))
+      throw new ConfigError("tokenizer.json: model.vocab of a Unigram model must be an array", { where: { key: "model.vocab" } });
     const vocab = new Map<string, number>();
     entries.forEach((entry: unknown, id) => {
       const [token, score] = entry as [unknown, unknown];
@@ -84,7 +85,7 @@ export class UnigramModel implements TokenModel {
       if (!single) offer(start, start + 1, this.#unknown(chars[start] as string), this.#unkScore);
     }
     const pieces: { start: number; end: number; unk: boolean }[] = [];
-    for (let end = n; end > 0; ) {
+    for (let end = n; end > 0;) {
       const start = from[end] as number;
       const unk = ids[end] === this.#unkId;
       const last = pieces.at(-1);
@@ -97,7 +98,9 @@ export class UnigramModel implements TokenModel {
 
   #unknown(char: string): number {
     if (this.#unkId !== null) return this.#unkId;
-    throw new ConfigError(`tokenizer.json: ${JSON.stringify(char)} is not in the vocabulary and model.unk_id is not set`, { where: { key: "model.unk_id" } });
+    throw new ConfigError(`tokenizer.json: ${JSON.stringify(char)} is not in the vocabulary and model.unk_id is not set`, {
+      where: { key: "model.unk_id" },
+    });
   }
 
   #emit(piece: string, out: number[]): void {

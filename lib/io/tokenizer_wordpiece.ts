@@ -21,7 +21,7 @@ export class WordPieceModel implements TokenModel {
   encode(word: string, out: number[]): void {
     const chars = Array.from(word);
     const ids: number[] = [];
-    for (let start = 0; start < chars.length && chars.length <= this.#maxChars; ) {
+    for (let start = 0; start < chars.length && chars.length <= this.#maxChars;) {
       let end = chars.length;
       let id: number | undefined;
       for (; end > start; end--) {
@@ -57,7 +57,9 @@ export class WordLevelModel implements TokenModel {
 function unknownId(vocab: ReadonlyMap<string, number>, token: unknown): number {
   const id = typeof token === "string" ? vocab.get(token) : undefined;
   if (id === undefined) {
-    throw new ConfigError(`tokenizer.json: model.unk_token ${JSON.stringify(token)} is not in model.vocab`, { where: { key: "model.unk_token" } });
+    throw new ConfigError(`tokenizer.json: model.unk_token ${JSON.stringify(token)} is not in model.vocab`, {
+      where: { key: "model.unk_token" },
+    });
   }
   return id;
 }

@@ -1,6 +1,17 @@
 // Adapters (both layouts), merge and its verification, frozen digest, on tiny per-expert, sharded and fused checkpoints, in
 // every dtype. No GPU. Run alone: npx vitest run test/esft/adapter.test.ts
-import { copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, describe, expect, it, vi } from "vitest";
@@ -60,7 +71,15 @@ async function makeTensors(base: Checkpoint, dtype: Dtype = "F32", of: ExpertSet
 async function makeAdapter(base: Checkpoint, over: Partial<ConstructorParameters<typeof Adapter>[0]> = {}): Promise<Adapter> {
   const { identity } = await hashCheckpoint(base);
   const tensors = await makeTensors(base);
-  return new Adapter({ method: { type: "esft", p: 0.2 }, base: { name: "tiny", identity }, experts, tensors, training: { steps: 20, loss: 1.5 }, frozenDigest: await frozenDigest(base, tensors), ...over });
+  return new Adapter({
+    method: { type: "esft", p: 0.2 },
+    base: { name: "tiny", identity },
+    experts,
+    tensors,
+    training: { steps: 20, loss: 1.5 },
+    frozenDigest: await frozenDigest(base, tensors),
+    ...over,
+  });
 }
 
 describe.each([
@@ -80,7 +99,12 @@ describe.each([
     expect([...loaded.tensors.keys()]).toEqual([...adapter.tensors.keys()]);
     for (const key of adapter.tensors.keys()) expect(await loaded.read(key)).toEqual(await adapter.read(key));
     expect(loaded.experts!.equals(experts)).toBe(true);
-    expect(loaded).toMatchObject({ method: { type: "esft", p: 0.2 }, base: adapter.base, training: { steps: 20 }, frozenDigest: adapter.frozenDigest });
+    expect(loaded).toMatchObject({
+      method: { type: "esft", p: 0.2 },
+      base: adapter.base,
+      training: { steps: 20 },
+      frozenDigest: adapter.frozenDigest,
+    });
 
     const out = join(fresh(), "merged");
     const report = await mergeAdapter(base, loaded, out);
@@ -199,16 +223,26 @@ describe("Adapter.load refuses", () => {
     expect(readdirSync(join(dir, ".."))).toEqual([]);
     const esft = fresh();
     writeFileSync(join(esft, "expert_cfg.json"), experts.toEsftConfig());
-    await writeSafetensors(join(esft, "model.safetensors"), await Promise.all(tensors.map(async (t) => ({ name: t.name, dtype: t.dtype, shape: t.shape, data: await t.read() }))));
+    await writeSafetensors(
+      join(esft, "model.safetensors"),
+      await Promise.all(tensors.map(async (t) => ({ name: t.name, dtype: t.dtype, shape: t.shape, data: await t.read() }))),
+    );
     await expect(openAdapter(esft, { base })).rejects.toThrow(/NaN or infinity at element 7/);
   });
 
   it("experts that were not selected, half experts, unselected kinds of tensors", async () => {
     const base = await makeBase();
     const all = await makeTensors(base);
-    const named = (name: string): AdapterTensor => ({ name, dtype: "F32", shape: [8, 8], read: async () => encodeFloats(floats(64, 1), "F32") });
+    const named = (name: string): AdapterTensor => ({
+      name,
+      dtype: "F32",
+      shape: [8, 8],
+      read: async () => encodeFloats(floats(64, 1), "F32"),
+    });
     const make = (tensors: AdapterTensor[], e = experts) => makeAdapter(base, { tensors, experts: e, frozenDigest: undefined });
-    await expect(make([...all, named("model.layers.1.mlp.experts.1.up_proj.weight")])).rejects.toThrow(/selected experts only, found .*expert 1/);
+    await expect(make([...all, named("model.layers.1.mlp.experts.1.up_proj.weight")])).rejects.toThrow(
+      /selected experts only, found .*expert 1/,
+    );
     await expect(make(all.slice(1))).rejects.toThrow(/layer 1, expert 0: expected .*of every selected expert/);
     await expect(make([])).rejects.toThrow(/found none/);
     await expect(make([...all, named("model.layers.1.self_attn.q_proj.weight")])).rejects.toThrow(/non-expert modules/);
@@ -216,9 +250,15 @@ describe("Adapter.load refuses", () => {
     const open = await make([...all, named("model.layers.1.self_attn.q_proj.weight")], experts.with({ nonExpertModules: true }));
     await open.checkBase(base);
     // Consistent in itself, but the base's experts have a third part.
-    await expect((await make(all.filter((t) => !t.name.includes("up_proj")))).checkBase(base)).rejects.toThrow(/up_proj.* of every selected expert/);
-    await expect((await make([...all, named("model.absent.weight")], experts.with({ nonExpertModules: true }))).checkBase(base)).rejects.toThrow(/found no such tensor/);
-    await expect((await make([...all, named("model.embed_tokens.weight")], experts.with({ nonExpertModules: true }))).checkBase(base)).rejects.toThrow(/expected shape \[10, 8\].*found \[8, 8\]/);
+    await expect((await make(all.filter((t) => !t.name.includes("up_proj")))).checkBase(base)).rejects.toThrow(
+      /up_proj.* of every selected expert/,
+    );
+    await expect(
+      (await make([...all, named("model.absent.weight")], experts.with({ nonExpertModules: true }))).checkBase(base),
+    ).rejects.toThrow(/found no such tensor/);
+    await expect(
+      (await make([...all, named("model.embed_tokens.weight")], experts.with({ nonExpertModules: true }))).checkBase(base),
+    ).rejects.toThrow(/expected shape \[10, 8\].*found \[8, 8\]/);
   });
 });
 
@@ -286,7 +326,9 @@ describe("official ESFT layout", () => {
     const adapter = await makeAdapter(base);
     const dir = join(fresh(), "esft");
     await saveEsftAdapter(adapter, dir, { maxShardBytes: 700 });
-    expect(readFileSync(join(dir, "expert_cfg.json"), "utf8")).toBe('{"experts": {"1": [2, 0], "2": [3]}, "shared_experts": false, "non_expert_modules": false}');
+    expect(readFileSync(join(dir, "expert_cfg.json"), "utf8")).toBe(
+      '{"experts": {"1": [2, 0], "2": [3]}, "shared_experts": false, "non_expert_modules": false}',
+    );
     const loaded = await openAdapter(dir, { base });
     expect(loaded.base.identity).toBeNull();
     for (const key of adapter.tensors.keys()) expect(await loaded.read(key)).toEqual(await adapter.read(key));
@@ -322,7 +364,10 @@ describe("merge refuses", () => {
     expect(readdirSync(taken)).toEqual(["thesis.tex"]);
 
     const half = await makeBase({ dtype: "F16" });
-    const huge = (await makeTensors(half)).map((t) => ({ ...t, read: async () => encodeFloats(new Float32Array(t.shape.reduce((a, b) => a * b, 1)).fill(1e6), "F32") }));
+    const huge = (await makeTensors(half)).map((t) => ({
+      ...t,
+      read: async () => encodeFloats(new Float32Array(t.shape.reduce((a, b) => a * b, 1)).fill(1e6), "F32"),
+    }));
     const out = join(fresh(), "m");
     await expect(mergeAdapter(half, await makeAdapter(half, { tensors: huge }), out)).rejects.toThrow(NonFiniteError);
     await expect(mergeAdapter(base, adapter, out, { signal: AbortSignal.abort() })).rejects.toThrow(AbortError);
@@ -342,7 +387,15 @@ describe("slices and digest", () => {
     expect(placeSlice({ name: "w", index: 2, rows: [1, 3] }, t)).toEqual({ shape: [2, 5], begin: 130, end: 150 });
     expect(placeSlice({ name: "w", rows: [1, 2] }, t)).toEqual({ shape: [1, 6, 5], begin: 60, end: 120 });
     expect(placeSlice({ name: "b", index: 1 }, { dtype: "F32", shape: [3] })).toEqual({ shape: [], begin: 4, end: 8 });
-    for (const s of [{ index: 4 }, { index: -1 }, { index: 1.5 }, { rows: [0, 5] as const }, { rows: [2, 2] as const }, { index: 0, rows: [0, 7] as const }]) expect(() => placeSlice({ name: "w", ...s }, t)).toThrow(LayoutError);
+    for (const s of [
+      { index: 4 },
+      { index: -1 },
+      { index: 1.5 },
+      { rows: [0, 5] as const },
+      { rows: [2, 2] as const },
+      { index: 0, rows: [0, 7] as const },
+    ])
+      expect(() => placeSlice({ name: "w", ...s }, t)).toThrow(LayoutError);
     expect(() => placeSlice({ name: "s", index: 0 }, { dtype: "F32", shape: [] })).toThrow(LayoutError);
     expect(sliceKey({ name: "w", index: 2, rows: [1, 3] })).toBe("w[2,1:3]");
   });
@@ -350,7 +403,12 @@ describe("slices and digest", () => {
   it("refuse to overlap", async () => {
     const base = await makeBase({ fused: true });
     const name = "model.layers.1.mlp.experts.gate_up_proj";
-    await expect(frozenDigest(base, [{ name, index: 1 }, { name, index: 1, rows: [0, 2] }])).rejects.toThrow(/do not overlap/);
+    await expect(
+      frozenDigest(base, [
+        { name, index: 1 },
+        { name, index: 1, rows: [0, 2] },
+      ]),
+    ).rejects.toThrow(/do not overlap/);
     await expect(frozenDigest(base, [{ name: "absent" }])).rejects.toThrow(/no such tensor/);
   });
 
@@ -380,7 +438,9 @@ const families = join(process.env.ESFT_SHARED ?? join(import.meta.dirname, "../.
 describe.skipIf(!existsSync(families))("weights trained by the reference, in every published layout (skipped without ../shared)", () => {
   it.each(existsSync(families) ? readdirSync(families) : [])("%s: adapter, merge, verification", async (family) => {
     const base = await openCheckpoint(join(families, family));
-    const golden = JSON.parse(readFileSync(join(base.dir, "golden.json"), "utf8")) as { esft: { experts: Record<string, number[]>; moved: string[] } };
+    const golden = JSON.parse(readFileSync(join(base.dir, "golden.json"), "utf8")) as {
+      esft: { experts: Record<string, number[]>; moved: string[] };
+    };
     const trained = await openSafetensors(join(base.dir, "golden.safetensors"));
     const set = new ExpertSet({ layers: Object.entries(golden.esft.experts).map(([l, ranked]) => [Number(l), { ranked }] as const) });
     const tensors: AdapterTensor[] = [];
@@ -391,15 +451,28 @@ describe.skipIf(!existsSync(families))("weights trained by the reference, in eve
       else
         for (const index of set.ids(Number(/layers\.(\d+)\./.exec(name)![1]))) {
           const placed = placeSlice({ name, index }, t);
-          tensors.push({ name, index, dtype: t.dtype, shape: placed.shape, read: async () => (await read()).slice(placed.begin, placed.end) });
+          tensors.push({
+            name,
+            index,
+            dtype: t.dtype,
+            shape: placed.shape,
+            read: async () => (await read()).slice(placed.begin, placed.end),
+          });
         }
     }
-    const adapter = new Adapter({ method: { type: "esft" }, base: { identity: (await hashCheckpoint(base)).identity }, experts: set, tensors });
+    const adapter = new Adapter({
+      method: { type: "esft" },
+      base: { identity: (await hashCheckpoint(base)).identity },
+      experts: set,
+      tensors,
+    });
     const dir = join(fresh(), "a");
     await adapter.save(dir);
     const report = await mergeAdapter(base, await Adapter.load(dir, { base }), join(dir, "../m"));
     expect(report.ok).toBe(true);
-    expect([...new Set(report.slices.filter((s) => s.changed > 0).map((s) => s.key.replace(/\[\d+\]$/, "")))].sort()).toEqual([...golden.esft.moved].sort());
+    expect([...new Set(report.slices.filter((s) => s.changed > 0).map((s) => s.key.replace(/\[\d+\]$/, "")))].sort()).toEqual(
+      [...golden.esft.moved].sort(),
+    );
     for (const [layer, ids] of Object.entries(report.changedExperts)) expect(ids).toEqual(set.ids(Number(layer)));
   });
 });

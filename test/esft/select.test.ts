@@ -152,7 +152,9 @@ describe("ExpertSet", () => {
     const ours = await ExpertSet.load(join(root, "ours.json"));
     expect(ours.toJSON()).toEqual(set.toJSON());
     await set.save(join(root, "esft.json"), { format: "esft" });
-    expect(readFileSync(join(root, "esft.json"), "utf8")).toBe('{"experts": {"1": [], "10": [3], "2": [5, 1]}, "shared_experts": true, "non_expert_modules": false}');
+    expect(readFileSync(join(root, "esft.json"), "utf8")).toBe(
+      '{"experts": {"1": [], "10": [3], "2": [5, 1]}, "shared_experts": true, "non_expert_modules": false}',
+    );
     const official = await ExpertSet.load(join(root, "esft.json"));
     expect(official.equals(set)).toBe(true);
     expect(official.layers.get(2)).toMatchObject({ ids: [1, 5], ranked: [5, 1] });

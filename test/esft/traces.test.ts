@@ -7,7 +7,7 @@ import { describe, expect, it } from "vitest";
 import { ConfigError, DataError, IoError } from "../../lib/errors.ts";
 import { diagnoseSelection, normalizedScores } from "../../lib/esft/diagnose.ts";
 import { ExpertSet } from "../../lib/esft/expert_set.ts";
-import { Profile } from "../../lib/esft/profile.ts";
+import type { Profile } from "../../lib/esft/profile.ts";
 import { rank, roundHalfEven4 } from "../../lib/esft/select.ts";
 import { readTraces } from "../../lib/esft/traces.ts";
 import { tempDir } from "../io/fixture.ts";
@@ -39,7 +39,8 @@ describe("readTraces", () => {
         expect(profile.scores(layer, { score: "gate" })[e]).toBeCloseTo(gate / 120, 12);
         const mean = rows.reduce((s, [ids]) => s + ids.filter((i) => i === e).length / ids.length, 0) / rows.length;
         expect(profile.scores(layer, { score: "token", average: "sequences" })[e]).toBeCloseTo(mean, 14);
-        const meanGate = rows.reduce((s, [ids, w]) => s + ids.reduce((a, id, i) => a + (id === e ? w[i]! : 0), 0) / (ids.length / 2), 0) / rows.length;
+        const meanGate =
+          rows.reduce((s, [ids, w]) => s + ids.reduce((a, id, i) => a + (id === e ? w[i]! : 0), 0) / (ids.length / 2), 0) / rows.length;
         expect(profile.scores(layer, { score: "gate", average: "sequences" })[e]).toBeCloseTo(meanGate, 12);
       }
     }
@@ -47,7 +48,10 @@ describe("readTraces", () => {
 
   it("reads rank folders, CRLF and a last line without newline as one", async () => {
     const text = readFileSync(join(tiny, "expert_weights_1.txt"), "utf8").split("\n").slice(0, 4);
-    const split = traceDir({ "rank_0/expert_weights_1.txt": `${text[0]}\r\n${text[1]}`, "rank_1/expert_weights_1.txt": `${text[2]}\n${text[3]}\n` });
+    const split = traceDir({
+      "rank_0/expert_weights_1.txt": `${text[0]}\r\n${text[1]}`,
+      "rank_1/expert_weights_1.txt": `${text[2]}\n${text[3]}\n`,
+    });
     const whole = traceDir({ "expert_weights_1.txt": `${text.join("\n")}\n` });
     expect((await readTraces(split, { topK: 2 })).data.layers).toEqual((await readTraces(whole, { topK: 2 })).data.layers);
   });
@@ -77,7 +81,12 @@ describe("readTraces", () => {
   });
 
   it("refuses incomplete layers, empty folders and bad options", async () => {
-    await expect(readTraces(traceDir({ "expert_weights_1.txt": line([1, 2]) + line([3, 4]), "expert_weights_2.txt": line([1, 2]) }), { topK: 2, experts: 8 })).rejects.toThrow(/same tokens in every layer/);
+    await expect(
+      readTraces(traceDir({ "expert_weights_1.txt": line([1, 2]) + line([3, 4]), "expert_weights_2.txt": line([1, 2]) }), {
+        topK: 2,
+        experts: 8,
+      }),
+    ).rejects.toThrow(/same tokens in every layer/);
     await expect(readTraces(traceDir({ "summary.json": "{}" }))).rejects.toThrow(/expected files expert_weights_<layer>.txt/);
     await expect(readTraces(join(root, "absent"))).rejects.toThrow(IoError);
     await expect(readTraces(tiny, { topK: 0 })).rejects.toThrow(ConfigError);
@@ -89,7 +98,11 @@ describe("readTraces", () => {
     await expect(readTraces(few)).rejects.toThrow(/each token has 6 or \d experts; say which with topK/);
     expect((await readTraces(few, { topK: 3 })).tokens).toBe(2);
     const rows = Array.from({ length: 60 }, (_, i) => line([i % 5, (i + 1) % 5])).join("");
-    const three = traceDir({ "expert_weights_0.txt": line([6, 7]) + rows, "expert_weights_1.txt": line([0, 1]) + rows, "expert_weights_2.txt": line([0, 1]) + rows });
+    const three = traceDir({
+      "expert_weights_0.txt": line([6, 7]) + rows,
+      "expert_weights_1.txt": line([0, 1]) + rows,
+      "expert_weights_2.txt": line([0, 1]) + rows,
+    });
     await expect(readTraces(three, { topK: 2 })).rejects.toThrow(/how many experts/);
     expect((await readTraces(three, { topK: 2, experts: 8 })).experts).toBe(8);
   });
@@ -110,7 +123,10 @@ describe.skipIf(!available).each(tasks)("released logs: %s", (task) => {
     execFileSync("tar", ["xJf", join(data, "traces", `${task}.tar.xz`), "-C", dir]);
     profile = await readTraces(join(dir, task));
     expect([profile.data.topK, profile.experts, profile.layers.length]).toEqual([6, 64, 26]);
-    const released = JSON.parse(readFileSync(join(data, `configs/${task}.summary.json`), "utf8")) as Record<string, Record<string, Record<string, number>>>;
+    const released = JSON.parse(readFileSync(join(data, `configs/${task}.summary.json`), "utf8")) as Record<
+      string,
+      Record<string, Record<string, number>>
+    >;
     for (const layer of profile.layers)
       for (const score of ["token", "gate"] as const)
         expect(Array.from(profile.scores(layer, { score }), roundHalfEven4)).toEqual(Object.values(released[`${score}_scores`]![layer]!));
@@ -136,7 +152,10 @@ describe.skipIf(!available).each(tasks)("released logs: %s", (task) => {
       }),
     });
     expect(script.count).toBe(total.axis0);
-    expect(diagnoseSelection(script, profile)).toMatchObject({ verdict: "axis-0", hypotheses: [{ score: "token", layersExplained: 26 }, {}, {}, {}, {}, {}] });
+    expect(diagnoseSelection(script, profile)).toMatchObject({
+      verdict: "axis-0",
+      hypotheses: [{ score: "token", layersExplained: 26 }, {}, {}, {}, {}, {}],
+    });
     expect(diagnoseSelection(profile.select({ score: "token", p: 0.2, compat: "esft-2024" }), profile).verdict).toBe("esft-2024");
     expect(diagnoseSelection(profile.select({ score: "gate", p: 0.1 }), profile).verdict).not.toMatch(/axis|unknown/);
   });

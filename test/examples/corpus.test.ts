@@ -46,7 +46,8 @@ describe("generate", () => {
   it("shows no train content in eval rows", () => {
     for (const { name } of ALL) {
       // Turns of conversations and lines or sentences of documents, as units of content.
-      const units = (rows: readonly Row[]): Set<string> => new Set([...turns(rows).map((turn) => turn.join(" ⇒ ")), ...rows.map((row) => JSON.stringify(row))]);
+      const units = (rows: readonly Row[]): Set<string> =>
+        new Set([...turns(rows).map((turn) => turn.join(" ⇒ ")), ...rows.map((row) => JSON.stringify(row))]);
       const train = units(generate(name, 1, 4000));
       const shared = [...units(generate(name, 2, 150, "eval"))].filter((unit) => train.has(unit));
       // A lookup's later turns repeat ("Value of Ben?" → "blue") over other tables; the tables themselves are disjoint.
@@ -73,9 +74,15 @@ describe("answers", () => {
       const sum = groups(/(\d+) (\+|-|\*|plus|minus|times) (\d+)/, text);
       if (sum) expect(Number(answer)).toBe(value(...(sum as [string, string, string])));
       const words = groups(/\b([a-z]+) (plus|minus) ([a-z]+)\b/, text);
-      if (words) expect(small.indexOf(answer)).toBe(value(String(small.indexOf(words[0] as string)), words[1] as string, String(small.indexOf(words[2] as string))));
+      if (words)
+        expect(small.indexOf(answer)).toBe(
+          value(String(small.indexOf(words[0] as string)), words[1] as string, String(small.indexOf(words[2] as string))),
+        );
       const story = groups(/has (\d+) (?:\w+)\. .*(gets|gives|holds) (\d+)/, text);
-      if (story) expect(Number(answer)).toBe(value(story[0] as string, { gets: "+", gives: "-", holds: "*" }[story[1] as string] as string, story[2] as string));
+      if (story)
+        expect(Number(answer)).toBe(
+          value(story[0] as string, { gets: "+", gives: "-", holds: "*" }[story[1] as string] as string, story[2] as string),
+        );
       return sum !== null || words !== null || story !== null;
     };
     for (const [question, answer] of turns(rows)) expect(check(question, answer), question).toBe(true);
@@ -84,9 +91,17 @@ describe("answers", () => {
 
   it("strings: every edit does what it says", () => {
     const plain: Record<string, string> = {
-      "Sort from low to high": "sort", "Sort from high to low": "sort down", "Turn the order around": "reverse", "Write in capital letters": "uppercase",
-      "Write in small letters": "lowercase", "Spell the word": "spell", "Give the first word": "first", "Give the last word": "last",
-      "Count the words": "count", "Join with dashes": "join", "Say each word twice": "double",
+      "Sort from low to high": "sort",
+      "Sort from high to low": "sort down",
+      "Turn the order around": "reverse",
+      "Write in capital letters": "uppercase",
+      "Write in small letters": "lowercase",
+      "Spell the word": "spell",
+      "Give the first word": "first",
+      "Give the last word": "last",
+      "Count the words": "count",
+      "Join with dashes": "join",
+      "Say each word twice": "double",
     };
     const edits: Record<string, (words: string[]) => string> = {
       sort: (words) => (/\d/.test(words[0] ?? "") ? words.toSorted((a, b) => Number(a) - Number(b)) : words.toSorted()).join(" "),
@@ -121,13 +136,26 @@ describe("answers", () => {
     const week = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split(" ");
     const at = <T>(list: readonly T[], i: number): T => list[((i % list.length) + list.length) % list.length] as T;
     const checks: [RegExp, (g: string[], answer: string) => void][] = [
-      [/^Today is (\w+)\. Which day is it in (\d+)/, ([day, n], answer) => expect(answer).toBe(at(week, week.indexOf(day as string) + Number(n)))],
-      [/^Today is (\w+)\. Which day was it (\d+)/, ([day, n], answer) => expect(answer).toBe(at(week, week.indexOf(day as string) - Number(n)))],
-      [/^Write (\d+) (\w+) (\d+) as/, ([d, m, y], answer) => expect(answer).toBe(`${y}-${String(months.indexOf(m as string) + 1).padStart(2, "0")}-${(d as string).padStart(2, "0")}`)],
+      [
+        /^Today is (\w+)\. Which day is it in (\d+)/,
+        ([day, n], answer) => expect(answer).toBe(at(week, week.indexOf(day as string) + Number(n))),
+      ],
+      [
+        /^Today is (\w+)\. Which day was it (\d+)/,
+        ([day, n], answer) => expect(answer).toBe(at(week, week.indexOf(day as string) - Number(n))),
+      ],
+      [
+        /^Write (\d+) (\w+) (\d+) as/,
+        ([d, m, y], answer) =>
+          expect(answer).toBe(`${y}-${String(months.indexOf(m as string) + 1).padStart(2, "0")}-${(d as string).padStart(2, "0")}`),
+      ],
       [/^Write (\d+)-(\d+)-(\d+) in/, ([y, m, d], answer) => expect(answer).toBe(`${Number(d)} ${months[Number(m) - 1]} ${y}`)],
       [/from (\d+) \w+ to (\d+)/, ([a, b], answer) => expect(Number(answer)).toBe(Number(b) - Number(a))],
       [/^Which date is (\d+) days? after (\S+)\?/, ([n, from], answer) => expect(dayOf(answer)).toBe(dayOf(from as string) + Number(n))],
-      [/^Which month is (\d+) months? after (\w+)/, ([n, m], answer) => expect(answer).toBe(at(months, months.indexOf(m as string) + Number(n)))],
+      [
+        /^Which month is (\d+) months? after (\w+)/,
+        ([n, m], answer) => expect(answer).toBe(at(months, months.indexOf(m as string) + Number(n))),
+      ],
     ];
     for (const [question, answer] of turns(both("dates"))) {
       const check = checks.find(([pattern]) => pattern.test(question));
@@ -139,9 +167,26 @@ describe("answers", () => {
 
   it("units: amounts are equal, comparisons hold, clocks run", () => {
     const inSmallest: Record<string, [kind: string, size: number]> = {
-      km: ["length", 1e6], m: ["length", 1e3], cm: ["length", 10], mm: ["length", 1], t: ["weight", 1e6], kg: ["weight", 1e3], g: ["weight", 1],
-      l: ["volume", 1e3], ml: ["volume", 1], euros: ["money", 100], cents: ["money", 1], weeks: ["time", 604800], days: ["time", 86400],
-      hours: ["time", 3600], minutes: ["time", 60], seconds: ["time", 1], years: ["age", 12], months: ["age", 1], dozens: ["eggs", 12], eggs: ["eggs", 1],
+      km: ["length", 1e6],
+      m: ["length", 1e3],
+      cm: ["length", 10],
+      mm: ["length", 1],
+      t: ["weight", 1e6],
+      kg: ["weight", 1e3],
+      g: ["weight", 1],
+      l: ["volume", 1e3],
+      ml: ["volume", 1],
+      euros: ["money", 100],
+      cents: ["money", 1],
+      weeks: ["time", 604800],
+      days: ["time", 86400],
+      hours: ["time", 3600],
+      minutes: ["time", 60],
+      seconds: ["time", 1],
+      years: ["age", 12],
+      months: ["age", 1],
+      dozens: ["eggs", 12],
+      eggs: ["eggs", 1],
     };
     const amount = (text: string): { kind: string; size: number } => {
       const [n, unit] = text.split(" ") as [string, string];
@@ -151,7 +196,9 @@ describe("answers", () => {
     for (const [question, answer] of turns(both("units"))) {
       const same = groups(/^(?:Convert|How many \w+ are) (\d+ \w+)/, question);
       const which = groups(/^Which is more, (\d+ \w+) or (\d+ \w+)\?/, question);
-      const clock = groups(/^It is (\d+):(\d+)\. What time is it (\d+) minutes later\?/, question)?.map(Number) as [number, number, number] | undefined;
+      const clock = groups(/^It is (\d+):(\d+)\. What time is it (\d+) minutes later\?/, question)?.map(Number) as
+        | [number, number, number]
+        | undefined;
       if (same) expect(amount(answer)).toEqual(amount(same[0] as string));
       else if (which) expect(amount(answer).size).toBe(Math.max(...which.map((text) => amount(text).size)));
       else if (clock) {
@@ -184,7 +231,9 @@ describe("answers", () => {
       }
       const text = question.replace(/^(Evaluate|True or false): | = \?$/g, "");
       const parity = groups(/^(\d+) is (even|odd)$/, text);
-      const code = parity ? `${parity[0]} % 2 === ${parity[1] === "even" ? 0 : 1}` : text.replaceAll("and", "&&").replaceAll("or", "||").replaceAll("not", "!");
+      const code = parity
+        ? `${parity[0]} % 2 === ${parity[1] === "even" ? 0 : 1}`
+        : text.replaceAll("and", "&&").replaceAll("or", "||").replaceAll("not", "!");
       expect(String(runInNewContext(code)), question).toBe(answer);
     }
   });
@@ -215,7 +264,15 @@ describe("answers", () => {
         if (key !== undefined) expect(table).toContain(`${key}: ${answer}\n`);
         else if (value !== undefined) expect(table).toContain(`${answer}: ${value}\n`);
         else {
-          const cells = table.trim().split("\n").map((line) => line.split("|").slice(1, -1).map((cell) => cell.trim()));
+          const cells = table
+            .trim()
+            .split("\n")
+            .map((line) =>
+              line
+                .split("|")
+                .slice(1, -1)
+                .map((cell) => cell.trim()),
+            );
           const column = (name: string | undefined): number => (cells[0] ?? []).indexOf(name ?? "");
           const [what, who] = groups(/^How many (\w+) has (\w+)\?$/, ask) ?? [];
           const [most] = groups(/^Who has the most (\w+)\?$/, ask) ?? [];

@@ -25,8 +25,18 @@ const render = (messages: readonly { role: string; content: string }[], prompt =
 
 describe("trainBpe", () => {
   it("merges the most frequent pair first, ties to the lower ids", () => {
-    const { tokens, merges } = trainBpe(new Map([["abab", 3], ["cd", 6], ["xy", 1]]), { specials: ["<s>"], vocabSize: 259 });
-    expect(merges).toEqual([["a", "b"], ["c", "d"]]);
+    const { tokens, merges } = trainBpe(
+      new Map([
+        ["abab", 3],
+        ["cd", 6],
+        ["xy", 1],
+      ]),
+      { specials: ["<s>"], vocabSize: 259 },
+    );
+    expect(merges).toEqual([
+      ["a", "b"],
+      ["c", "d"],
+    ]);
     expect(tokens.slice(0, 1)).toEqual(["<s>"]);
     expect(tokens.slice(257)).toEqual(["ab", "cd"]);
   });
@@ -49,8 +59,24 @@ describe("the embedded tokenizer", () => {
 
   it("gives back any text", () => {
     const texts = [
-      " ", "\n\n\n  x", " \t\r\nx", "it's don't", "12345 6.78e-9 ٣٤٥ ½ Ⅷ", "e\u0301 é ﬁ", "中文abc中 文。，！", "かな カナ 한국어", "🙂👩‍👩‍👧‍👦 🇩🇪", "\ufeffx \ufeff y",
-      "a\u0085b\u00a0c\u3000d\u200be", "<|user|>hi<|end|><|user |>", "\u0000\u0001\u007f", "עברית العربية ไทย हिन्दी", "a   b    c\n   d", "𠀀𪛖 㐀 鿿 一", "x\u2028y\u2029z", "ÄÖÜß ẞ ſ",
+      " ",
+      "\n\n\n  x",
+      " \t\r\nx",
+      "it's don't",
+      "12345 6.78e-9 ٣٤٥ ½ Ⅷ",
+      "e\u0301 é ﬁ",
+      "中文abc中 文。，！",
+      "かな カナ 한국어",
+      "🙂👩‍👩‍👧‍👦 🇩🇪",
+      "\ufeffx \ufeff y",
+      "a\u0085b\u00a0c\u3000d\u200be",
+      "<|user|>hi<|end|><|user |>",
+      "\u0000\u0001\u007f",
+      "עברית العربية ไทย हिन्दी",
+      "a   b    c\n   d",
+      "𠀀𪛖 㐀 鿿 一",
+      "x\u2028y\u2029z",
+      "ÄÖÜß ẞ ſ",
     ];
     for (const text of texts) expect(decode(encode(text))).toBe(text);
     for (const { name } of [...DOMAINS, TASK]) {

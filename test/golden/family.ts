@@ -170,7 +170,12 @@ function sortSlots(ids: Int32Array, weights: Float32Array, k: number): void {
   }
 }
 
-async function checkPacked(checks: Checks, model: Transformer, golden: GoldenJson, expected: (name: string) => Promise<Float32Array>): Promise<void> {
+async function checkPacked(
+  checks: Checks,
+  model: Transformer,
+  golden: GoldenJson,
+  expected: (name: string) => Promise<Float32Array>,
+): Promise<void> {
   const { documents, loss, supervised } = golden.packed;
   const ids: number[] = [];
   const targets: number[] = [];
@@ -211,7 +216,12 @@ async function checkGradients(
 ): Promise<void> {
   const { params } = model;
   const host = batchOf(golden.batches[0]!);
-  params.train(params.all().filter((p) => p.role !== "selectionBias").map((p) => p.key));
+  params.train(
+    params
+      .all()
+      .filter((p) => p.role !== "selectionBias")
+      .map((p) => p.key),
+  );
   model.resetLoss();
   model.forwardBackward(host, 1 / host.supervised);
   checks.add("training loss", Math.abs((await model.readLoss()).loss / host.supervised / golden.loss - 1), tolerance.loss);
@@ -246,14 +256,23 @@ function expertKeys(spec: ModelSpec, experts: Readonly<Record<string, number[]>>
   });
 }
 
-async function checkEsft(checks: Checks, model: Transformer, golden: GoldenJson, expected: (name: string) => Promise<Float32Array>): Promise<void> {
+async function checkEsft(
+  checks: Checks,
+  model: Transformer,
+  golden: GoldenJson,
+  expected: (name: string) => Promise<Float32Array>,
+): Promise<void> {
   const { params, device, spec } = model;
   const { esft } = golden;
   const { optimizer: o } = esft;
   const keys = expertKeys(spec, esft.experts);
   const state = params.train(keys);
   const optimizer = new AdamW(device, state, {
-    beta1: o.betas[0], beta2: o.betas[1], eps: o.eps, weightDecay: o.weight_decay, clipNorm: o.clip_norm,
+    beta1: o.betas[0],
+    beta2: o.betas[1],
+    eps: o.eps,
+    weightDecay: o.weight_decay,
+    clipNorm: o.clip_norm,
   });
   for (let step = 0; step < esft.steps; step++) {
     const host = batchOf(golden.batches[step % golden.batches.length]!);
@@ -265,7 +284,12 @@ async function checkEsft(checks: Checks, model: Transformer, golden: GoldenJson,
     const limit = step < 5 ? tolerance.curveFirstFive : tolerance.curve;
     const label = step < 5 ? "ESFT losses 1-5" : "ESFT losses 6-20";
     checks.add(label, Math.abs(loss / esft.losses[step]! - 1), limit, `step ${step}`);
-    checks.add("ESFT grad norms", Math.abs((await optimizer.readNorm()) / esft.grad_norms[step]! - 1), step < 5 ? 1e-4 : 1e-2, `step ${step}`);
+    checks.add(
+      "ESFT grad norms",
+      Math.abs((await optimizer.readNorm()) / esft.grad_norms[step]! - 1),
+      step < 5 ? 1e-4 : 1e-2,
+      `step ${step}`,
+    );
   }
   const moved: string[] = [];
   for (const p of state.parameters) {

@@ -66,11 +66,14 @@ describe("openCheckpoint", () => {
     await expect(openCheckpoint(folder)).rejects.toThrow(LayoutError);
   });
 
-  it.each(["[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', "{", '{"weight_map": {"a": "x.safetensors", "a": "y.safetensors"}}'])("refuses the index %s", async (text) => {
-    const dir = await make({ shards: 2 });
-    writeFileSync(join(dir, INDEX), text);
-    await expect(openCheckpoint(dir)).rejects.toThrow(LayoutError);
-  });
+  it.each(["[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', "{", '{"weight_map": {"a": "x.safetensors", "a": "y.safetensors"}}'])(
+    "refuses the index %s",
+    async (text) => {
+      const dir = await make({ shards: 2 });
+      writeFileSync(join(dir, INDEX), text);
+      await expect(openCheckpoint(dir)).rejects.toThrow(LayoutError);
+    },
+  );
 
   it.each(["", "{", "[]", "null", '{"a": 1, "a": 2}'])("a broken config.json is a ConfigError: %j", async (text) => {
     const dir = await make();
@@ -105,7 +108,8 @@ describe("hashCheckpoint", () => {
     const bytes = readFileSync(path);
     bytes[bytes.length - 1]! ^= 1;
     writeFileSync(path, bytes);
-    for (const other of [dir, await make({ seed: 2 }), await make({ dtype: "F32" })]) expect(sameBase(full.identity, (await hashCheckpoint(await openCheckpoint(other))).identity)).toBe(false);
+    for (const other of [dir, await make({ seed: 2 }), await make({ dtype: "F32" })])
+      expect(sameBase(full.identity, (await hashCheckpoint(await openCheckpoint(other))).identity)).toBe(false);
   });
 });
 

@@ -14,8 +14,17 @@ beforeAll(async () => {
 });
 afterAll(() => rm(dir, { recursive: true }));
 
-const CHATML = { source: "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}" };
-const good = (text: string): string => JSON.stringify({ messages: [{ role: "user", content: "Hi" }, { role: "assistant", content: text }] });
+const CHATML = {
+  source:
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}",
+};
+const good = (text: string): string =>
+  JSON.stringify({
+    messages: [
+      { role: "user", content: "Hi" },
+      { role: "assistant", content: text },
+    ],
+  });
 
 async function file(name: string, content: string | Buffer): Promise<string> {
   await writeFile(join(dir, name), content);
@@ -25,17 +34,35 @@ async function file(name: string, content: string | Buffer): Promise<string> {
 describe("files", () => {
   test("BOM, CRLF, blank lines, no last newline, long lines, invalid UTF-8", async () => {
     const long = "x".repeat(3_000_000); // longer than a read chunk
-    const path = await file("a.jsonl", Buffer.concat([Buffer.from(`\ufeff${good("1")}\r\n\r\n \t\n${good(long)}\nnot json\n`), Buffer.from([0x22, 0xff, 0x22, 10]), Buffer.from(good("3"))]));
+    const path = await file(
+      "a.jsonl",
+      Buffer.concat([
+        Buffer.from(`\ufeff${good("1")}\r\n\r\n \t\n${good(long)}\nnot json\n`),
+        Buffer.from([0x22, 0xff, 0x22, 10]),
+        Buffer.from(good("3")),
+      ]),
+    );
     const seen: unknown[] = [];
-    for await (const row of Dataset.fromFile(path).rows()) seen.push(row.ok ? [row.line, row.row.shape] : [row.line, row.error.where["rule"], row.error.where["file"]]);
-    expect(seen).toEqual([[1, "messages"], [4, "messages"], [5, "json", path], [6, "json", path], [7, "messages"]]);
+    for await (const row of Dataset.fromFile(path).rows())
+      seen.push(row.ok ? [row.line, row.row.shape] : [row.line, row.error.where["rule"], row.error.where["file"]]);
+    expect(seen).toEqual([
+      [1, "messages"],
+      [4, "messages"],
+      [5, "json", path],
+      [6, "json", path],
+      [7, "messages"],
+    ]);
   });
 
   test("a bad row refuses the dataset and every one is named", async () => {
     const path = await file("b.jsonl", [good("1"), "{", '{"messages": []}', '{"text": "x"}', good("2")].join("\n"));
-    const error = await Dataset.fromFile(path).encode({ tokenizer, template: CHATML }).catch((e: unknown) => e);
+    const error = await Dataset.fromFile(path)
+      .encode({ tokenizer, template: CHATML })
+      .catch((e: unknown) => e);
     expect(error).toBeInstanceOf(DataError);
-    expect((error as DataError).message).toMatch(/3 of 5 rows cannot be used[\s\S]*b\.jsonl:2: [\s\S]*b\.jsonl:3: messages: messages is empty \[empty\][\s\S]*b\.jsonl:4/);
+    expect((error as DataError).message).toMatch(
+      /3 of 5 rows cannot be used[\s\S]*b\.jsonl:2: [\s\S]*b\.jsonl:3: messages: messages is empty \[empty\][\s\S]*b\.jsonl:4/,
+    );
     expect((error as DataError).where).toMatchObject({ file: path, line: 2, rule: "json", bad: 3, rows: 5 });
   });
 
@@ -48,8 +75,15 @@ describe("files", () => {
   });
 
   test("lint also finds what only the template can refuse", async () => {
-    const source = "{% if messages|length > 2 %}{{ raise_exception('too long') }}{% endif %}{{ messages[0].content }}{% if messages|length > 1 %}{{ messages[1].content }}{% endif %}";
-    const three = JSON.stringify({ messages: [{ role: "user", content: "a" }, { role: "user", content: "b" }, { role: "assistant", content: "c" }] });
+    const source =
+      "{% if messages|length > 2 %}{{ raise_exception('too long') }}{% endif %}{{ messages[0].content }}{% if messages|length > 1 %}{{ messages[1].content }}{% endif %}";
+    const three = JSON.stringify({
+      messages: [
+        { role: "user", content: "a" },
+        { role: "user", content: "b" },
+        { role: "assistant", content: "c" },
+      ],
+    });
     const path = await file("d.jsonl", `${good("1")}\n${three}\n`);
     expect((await Dataset.fromFile(path).lint()).bad).toBe(0);
     const report = await Dataset.fromFile(path).lint({ tokenizer, template: { source } });
@@ -65,7 +99,9 @@ describe("files", () => {
 
   test("reading can be stopped", async () => {
     const path = await file("f.jsonl", good("1"));
-    await expect(Dataset.fromFile(path).encode({ tokenizer, template: CHATML }, { signal: AbortSignal.abort() })).rejects.toThrow(AbortError);
+    await expect(Dataset.fromFile(path).encode({ tokenizer, template: CHATML }, { signal: AbortSignal.abort() })).rejects.toThrow(
+      AbortError,
+    );
   });
 });
 
@@ -108,16 +144,22 @@ describe("rows in memory", () => {
 
   test("null content of a tool call is adapted and counted, not printed as None", async () => {
     const call = { role: "assistant", content: null, tool_calls: [{ function: { name: "f", arguments: {} } }] };
-    const { examples, report } = await Dataset.fromRows([{ messages: [{ role: "user", content: "x" }, call] }]).encode({ tokenizer, template: CHATML });
+    const { examples, report } = await Dataset.fromRows([{ messages: [{ role: "user", content: "x" }, call] }]).encode({
+      tokenizer,
+      template: CHATML,
+    });
     expect(tokenizer.decode(examples.get(0).inputIds)).not.toContain("None");
     expect(report.warnings).toEqual({ adapted: 1 });
   });
 
   test("templates that rewrite earlier turns can be trained on the last answer", async () => {
-    const source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token if loop.last and m.role == 'assistant' }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+    const source =
+      "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token if loop.last and m.role == 'assistant' }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
     const turns = ["a", "b", "c", "d"].map((content, i) => ({ role: i % 2 === 0 ? "user" : "assistant", content }));
     const data = Dataset.fromRows([{ messages: turns }]);
-    await expect(data.encode({ tokenizer, template: { source } })).rejects.toThrow(/later messages change how it is rendered; train only the last answer/);
+    await expect(data.encode({ tokenizer, template: { source } })).rejects.toThrow(
+      /later messages change how it is rendered; train only the last answer/,
+    );
     const { examples } = await data.encode({ tokenizer, template: { source }, trainOn: "last" });
     expect(tokenizer.decode(Array.from(examples.get(0).labels).filter((l) => l !== -100))).toBe(`d${tokenizer.eosToken}`);
   });

@@ -55,7 +55,12 @@ export async function tinyCheckpoint(dir: string, options: TinyOptions = {}): Pr
     if (fused) shapes.push([`${at}.mlp.experts.gate_up_proj`, [EXPERTS, 2 * F, D]], [`${at}.mlp.experts.down_proj`, [EXPERTS, D, F]]);
     else
       for (let e = 0; e < EXPERTS; e++)
-        for (const [part, shape] of [["down_proj", [D, F]], ["gate_proj", [F, D]], ["up_proj", [F, D]]] as const) // prettier-ignore
+        for (const [part, shape] of [
+          ["down_proj", [D, F]],
+          ["gate_proj", [F, D]],
+          ["up_proj", [F, D]],
+        ] as const)
+          // prettier-ignore
           shapes.push([`${at}.mlp.experts.${e}.${part}.weight`, [...shape]]);
   }
   const entries = shapes.map(([name, shape], i) => ({ name, dtype, shape, data: encodeFloats(floats(shape.reduce((a, b) => a * b, 1), seed * 1000 + i), dtype) })); // prettier-ignore

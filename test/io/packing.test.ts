@@ -42,7 +42,9 @@ test("the plan holds every example once and never overflows", () => {
 describe("overflow", () => {
   const examples = make([5, 30, 8]);
   test("is an error by default, with place and fix", () => {
-    expect(() => new BatchStream(examples, options())).toThrow(/1 of 3 examples are longer than maxLength 16: the first at data.jsonl:2 has 30 tokens.*onOverflow/);
+    expect(() => new BatchStream(examples, options())).toThrow(
+      /1 of 3 examples are longer than maxLength 16: the first at data.jsonl:2 has 30 tokens.*onOverflow/,
+    );
   });
   test("drop, truncateLeft, truncateRight", () => {
     const ids = (how: "drop" | "truncateLeft" | "truncateRight"): { rows: number[]; report: unknown } => {
@@ -55,7 +57,11 @@ describe("overflow", () => {
   });
   test("an answer that is cut away altogether is counted, not trained", () => {
     expect(new BatchStream(make([30, 25], 20), options({ onOverflow: "truncateLeft" })).report.unsupervised).toBe(0);
-    expect(new BatchStream(make([30, 40], 35), options({ onOverflow: "truncateLeft" })).report).toMatchObject({ used: 1, unsupervised: 1, truncated: 2 });
+    expect(new BatchStream(make([30, 40], 35), options({ onOverflow: "truncateLeft" })).report).toMatchObject({
+      used: 1,
+      unsupervised: 1,
+      truncated: 2,
+    });
     expect(() => new BatchStream(make([30], 20), options({ onOverflow: "truncateRight" }))).toThrow(DataError);
   });
 });
@@ -96,7 +102,14 @@ describe("batches", () => {
   });
 
   test("options are checked", () => {
-    for (const bad of [{ maxLength: 1 }, { rowsPerBatch: 0 }, { seed: 0.5 }, { packing: "tight" as never }, { onOverflow: "cut" as never }, { packing: "esft" as const }]) {
+    for (const bad of [
+      { maxLength: 1 },
+      { rowsPerBatch: 0 },
+      { seed: 0.5 },
+      { packing: "tight" as never },
+      { onOverflow: "cut" as never },
+      { packing: "esft" as const },
+    ]) {
       expect(() => new BatchStream(examples, options(bad))).toThrow(ConfigError);
     }
   });

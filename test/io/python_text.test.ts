@@ -43,8 +43,17 @@ describe("text as Python sees it", () => {
 
   test("JSON keeps what Python keeps", () => {
     expect(parseJson('{"a": 1, "b": [1.5, "x"]}')).toEqual({ a: 1, b: [1.5, "x"] });
-    expect(parseJson('[1.0, 1e3, 12345678901234567890]')).toEqual([new ExactNumber("1.0"), new ExactNumber("1e3"), new ExactNumber("12345678901234567890")]);
-    for (const text of ['{"a": 1.0, "b": -0.0, "c": 1000.0}', '{"10": 1, "2": {"1": "x"}}', "[12345678901234567890, 1.5, true, null]", '"\\u0001é👍\\""']) {
+    expect(parseJson("[1.0, 1e3, 12345678901234567890]")).toEqual([
+      new ExactNumber("1.0"),
+      new ExactNumber("1e3"),
+      new ExactNumber("12345678901234567890"),
+    ]);
+    for (const text of [
+      '{"a": 1.0, "b": -0.0, "c": 1000.0}',
+      '{"10": 1, "2": {"1": "x"}}',
+      "[12345678901234567890, 1.5, true, null]",
+      '"\\u0001é👍\\""',
+    ]) {
       expect(dumpJson(parseJson(text))).toBe(text);
     }
     expect(dumpJson(parseJson('{"x" : [1.0,2 , {"3":""}]}'))).toBe('{"x": [1.0, 2, {"3": ""}]}');

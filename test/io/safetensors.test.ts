@@ -20,7 +20,9 @@ const f32 = (shape: unknown, offsets: unknown, dtype: unknown = "F32") => ({ dty
 describe("openSafetensors", () => {
   it("reads tensors, metadata, unaligned data, scalars and empty tensors", async () => {
     const data = Buffer.from(floats(7, 1).buffer);
-    const path = file(rawSafetensors({ __metadata__: { format: "pt" }, b: f32([2, 3], [4, 28]), a: f32([], [0, 4]), none: f32([0, 9], [28, 28]) }, data));
+    const path = file(
+      rawSafetensors({ __metadata__: { format: "pt" }, b: f32([2, 3], [4, 28]), a: f32([], [0, 4]), none: f32([0, 9], [28, 28]) }, data),
+    );
     const opened = await openSafetensors(path);
     expect(opened.metadata).toEqual({ format: "pt" });
     expect([...opened.tensors.keys()]).toEqual(["a", "b", "none"]);
@@ -37,15 +39,27 @@ describe("openSafetensors", () => {
     ["empty file", Buffer.alloc(0), /8 bytes of the header length, found 0/],
     ["cut in the length", Buffer.alloc(5), /found 5 bytes/],
     ["header cut", rawSafetensors({ a: f32([1], [0, 4]) }, 4).subarray(0, 20), /truncated/],
-    ["huge header length", Buffer.from([255, 255, 255, 255, 255, 255, 255, 255, 123]), /at most 100000000 bytes, found a length of 18446744073709551615/],
+    [
+      "huge header length",
+      Buffer.from([255, 255, 255, 255, 255, 255, 255, 255, 123]),
+      /at most 100000000 bytes, found a length of 18446744073709551615/,
+    ],
     ["header length above the cap", Buffer.from([0, 225, 245, 6, 0, 0, 0, 0, 123]), /at most 100000000/],
     ["no header", rawSafetensors(""), /first byte/],
     ["not JSON", rawSafetensors("{nope}"), /JSON header/],
     ["header is an array", rawSafetensors("[1]"), /first byte/],
     ["byte order mark", rawSafetensors("\ufeff{}"), /first byte/],
-    ["invalid UTF-8", rawSafetensors("").fill(0, 8) && Buffer.concat([Buffer.from([4, 0, 0, 0, 0, 0, 0, 0]), Buffer.from([123, 34, 255, 125])]), /JSON header/],
+    [
+      "invalid UTF-8",
+      rawSafetensors("").fill(0, 8) && Buffer.concat([Buffer.from([4, 0, 0, 0, 0, 0, 0, 0]), Buffer.from([123, 34, 255, 125])]),
+      /JSON header/,
+    ],
     ["deep nesting", rawSafetensors(`{"a":${"[".repeat(10_000)}${"]".repeat(10_000)}}`), /nesting deeper/],
-    ["duplicate tensor", rawSafetensors(`{"a":${JSON.stringify(f32([1], [0, 4]))},"\\u0061":${JSON.stringify(f32([1], [0, 4]))}}`, 4), /duplicate key "a"/],
+    [
+      "duplicate tensor",
+      rawSafetensors(`{"a":${JSON.stringify(f32([1], [0, 4]))},"\\u0061":${JSON.stringify(f32([1], [0, 4]))}}`, 4),
+      /duplicate key "a"/,
+    ],
     ["duplicate field", rawSafetensors(`{"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}`, 4), /duplicate key "dtype"/],
     ["metadata not strings", rawSafetensors({ __metadata__: { n: 3 } }), /expected a string under "n", found a value of type number/],
     ["metadata an array", rawSafetensors({ __metadata__: ["x"] }), /expected an object of strings/],
@@ -55,11 +69,27 @@ describe("openSafetensors", () => {
     ["inherited dtype", rawSafetensors({ a: f32([1], [0, 4], "constructor") }, 4), /expected a dtype/],
     ["negative size", rawSafetensors({ a: f32([-1], [0, 4]) }, 4), /non-negative integers, found \[-1\]/],
     ["fractional size", rawSafetensors({ a: f32([1.5], [0, 6]) }, 6), /non-negative integers/],
-    ["size beyond exact integers", rawSafetensors(`{"a":{"dtype":"F32","shape":[9007199254740993],"data_offsets":[0,4]}}`, 4), /non-negative integers/],
+    [
+      "size beyond exact integers",
+      rawSafetensors(`{"a":{"dtype":"F32","shape":[9007199254740993],"data_offsets":[0,4]}}`, 4),
+      /non-negative integers/,
+    ],
     ["infinite size", rawSafetensors(`{"a":{"dtype":"F32","shape":[1e999],"data_offsets":[0,4]}}`, 4), /non-negative integers/],
     ["overflowing product", rawSafetensors({ a: f32([2 ** 40, 2 ** 40], [0, 4]) }, 4), /counted exactly/],
     ["product that wraps to the truth", rawSafetensors({ a: f32([2 ** 32, 2 ** 32, 1], [0, 0]) }), /counted exactly/],
-    ["huge rank", rawSafetensors({ a: f32(Array.from({ length: 40 }, () => 1), [0, 4]) }, 4), /at most 32 dimensions, found 40/],
+    [
+      "huge rank",
+      rawSafetensors(
+        {
+          a: f32(
+            Array.from({ length: 40 }, () => 1),
+            [0, 4],
+          ),
+        },
+        4,
+      ),
+      /at most 32 dimensions, found 40/,
+    ],
     ["one offset", rawSafetensors({ a: f32([1], [0]) }, 4), /data_offsets \[begin, end\]/],
     ["negative offset", rawSafetensors({ a: f32([1], [-4, 0]) }, 4), /non-negative/],
     ["reversed offsets", rawSafetensors({ a: f32([1], [4, 0]) }, 4), /begin <= end/],
@@ -95,7 +125,10 @@ describe("openSafetensors", () => {
   });
 
   it("survives any mutation of a valid header: it opens or gives a LayoutError", async () => {
-    const good = rawSafetensors({ __metadata__: { format: "pt" }, "x.weight": f32([2, 3], [0, 24]), y: f32([4], [24, 32], "BF16"), z: f32([], [32, 33], "U8") }, 33);
+    const good = rawSafetensors(
+      { __metadata__: { format: "pt" }, "x.weight": f32([2, 3], [0, 24]), y: f32([4], [24, 32], "BF16"), z: f32([], [32, 33], "U8") },
+      33,
+    );
     const headerEnd = good.length - 33;
     let seed = 7;
     const random = (n: number) => ((seed = (Math.imul(seed, 1103515245) + 12345) >>> 0) >>> 8) % n;
@@ -108,7 +141,8 @@ describe("openSafetensors", () => {
         if (how === 0) bytes[at] = random(256);
         else if (how === 1) bytes[at] = '0123456789-.e"[]{},:'.charCodeAt(random(20));
         else if (how === 2) bytes = Buffer.concat([bytes.subarray(0, at), bytes.subarray(at + random(9))]);
-        else if (how === 3) bytes = Buffer.concat([bytes.subarray(0, at), bytes.subarray(random(bytes.length), random(bytes.length)), bytes.subarray(at)]);
+        else if (how === 3)
+          bytes = Buffer.concat([bytes.subarray(0, at), bytes.subarray(random(bytes.length), random(bytes.length)), bytes.subarray(at)]);
         else bytes = bytes.subarray(0, random(bytes.length + 1));
         if (bytes.length === 0) bytes = Buffer.alloc(1);
       }

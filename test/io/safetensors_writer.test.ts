@@ -33,7 +33,9 @@ describe("writeSafetensors", () => {
   it.each([3, 9])("refuses data of %i bytes where 6 are due and leaves the old file", async (n) => {
     const dir = fresh();
     writeFileSync(join(dir, "m.safetensors"), "old");
-    await expect(writeSafetensors(join(dir, "m.safetensors"), [{ ...entry("a", 6), data: new Uint8Array(n) }])).rejects.toThrow(LayoutError);
+    await expect(writeSafetensors(join(dir, "m.safetensors"), [{ ...entry("a", 6), data: new Uint8Array(n) }])).rejects.toThrow(
+      LayoutError,
+    );
     expect(readdirSync(dir)).toEqual(["m.safetensors"]);
     expect(readFileSync(join(dir, "m.safetensors"), "utf8")).toBe("old");
   });
@@ -46,7 +48,10 @@ describe("writeSafetensors", () => {
   it("stops at an abort and leaves nothing", async () => {
     const dir = fresh();
     const controller = new AbortController();
-    const work = writeSafetensors(join(dir, "m"), [entry("a", 10), entry("b", 10)], { signal: controller.signal, onProgress: () => controller.abort() });
+    const work = writeSafetensors(join(dir, "m"), [entry("a", 10), entry("b", 10)], {
+      signal: controller.signal,
+      onProgress: () => controller.abort(),
+    });
     await expect(work).rejects.toThrow(AbortError);
     expect(readdirSync(dir)).toEqual([]);
   });
@@ -76,7 +81,9 @@ describe("writeSafetensors", () => {
     }
     try {
       // Announced size: refused before writing. Unannounced (a file of unknown length): ENOSPC on the way.
-      await expect(writeSafetensors(join(disk, "m"), [entry("a", 5 * MB)])).rejects.toThrow(/disk is full: needs 5\d+ bytes, \d+ bytes free/);
+      await expect(writeSafetensors(join(disk, "m"), [entry("a", 5 * MB)])).rejects.toThrow(
+        /disk is full: needs 5\d+ bytes, \d+ bytes free/,
+      );
       const grow = writeFileAtomic(join(disk, "m"), async (sink) => {
         for (let i = 0; i < 5; i++) await sink.write(new Uint8Array(MB));
       });
@@ -141,7 +148,9 @@ describe("atomic files", () => {
 
 describe("16-bit floats", () => {
   it("bf16 rounds to nearest even and keeps NaN, infinities and signed zeros", () => {
-    const bits = new Uint32Array([0x3f808000, 0x3f818000, 0x3f808001, 0x7f7fffff, 0x7f800000, 0xff800000, 0x7f800001, 0xffffffff, 0x80000000, 0x00000001]);
+    const bits = new Uint32Array([
+      0x3f808000, 0x3f818000, 0x3f808001, 0x7f7fffff, 0x7f800000, 0xff800000, 0x7f800001, 0xffffffff, 0x80000000, 0x00000001,
+    ]);
     const out = f32ToBf16(new Float32Array(bits.buffer));
     expect([...out].map((h) => h.toString(16))).toEqual(["3f80", "3f82", "3f81", "7f80", "7f80", "ff80", "7fc0", "ffff", "8000", "0"]);
   });

@@ -31,7 +31,12 @@ describe("Python's semantics", () => {
     ["{{ undefined_name }}{{ undefined_name is defined }}{{ undefined_name|default('d') }}", "Falsed"],
     ["{{ big }}{{ big + 1 }}", "1234567890123456789012345678901234567891"],
   ])("%s", (source, text) => {
-    expect(render(source, '{"s": "\\u0085\\ufeffx\\u001c", "d": {"b": 1.0, "10": [true, null], "2": "é"}, "e": {"items": 5}, "big": 12345678901234567890}')).toBe(text);
+    expect(
+      render(
+        source,
+        '{"s": "\\u0085\\ufeffx\\u001c", "d": {"b": 1.0, "10": [true, null], "2": "é"}, "e": {"items": 5}, "big": 12345678901234567890}',
+      ),
+    ).toBe(text);
   });
 
   test.each([
@@ -65,7 +70,11 @@ describe("Python's semantics", () => {
 });
 
 describe("messages in the form the template takes", () => {
-  const call = (args: JsonObject | string): Message => ({ role: "assistant", content: null, tool_calls: [{ function: { name: "f", arguments: args } }] });
+  const call = (args: JsonObject | string): Message => ({
+    role: "assistant",
+    content: null,
+    tool_calls: [{ function: { name: "f", arguments: args } }],
+  });
 
   test("null content becomes empty where None would be printed, and only there", () => {
     const messages = [user, call({ x: 1 })];
@@ -77,7 +86,8 @@ describe("messages in the form the template takes", () => {
   test("tool arguments in the other form", () => {
     const text = "{% for m in messages %}{{ m.tool_calls[0].function.arguments + '' if m.tool_calls }}{% endfor %}";
     expect(renderChat(text, [call({ x: 1, y: "é" })])).toBe('{"x": 1, "y": "é"}');
-    const object = "{% for m in messages %}{% for k, v in m.tool_calls[0].function.arguments.items() %}{{ k }}={{ v }}{% endfor %}{% endfor %}";
+    const object =
+      "{% for m in messages %}{% for k, v in m.tool_calls[0].function.arguments.items() %}{{ k }}={{ v }}{% endfor %}{% endfor %}";
     expect(renderChat(object, [call('{"x": 1.0}')])).toBe("x=1.0");
     expect(() => renderChat(object, [call("not json")])).toThrow(/no attribute 'items'/);
   });

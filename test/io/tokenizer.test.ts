@@ -21,7 +21,17 @@ function make(parts: Record<string, unknown> = {}, config: Partial<ConstructorPa
     decoder: { type: "Fuse" },
     ...parts,
   };
-  return new Tokenizer({ dir: "memory", tokenizer, bosToken: null, eosToken: null, padToken: null, addBosToken: false, chatTemplates: new Map(), stopIds: [], ...config });
+  return new Tokenizer({
+    dir: "memory",
+    tokenizer,
+    bosToken: null,
+    eosToken: null,
+    padToken: null,
+    addBosToken: false,
+    chatTemplates: new Map(),
+    stopIds: [],
+    ...config,
+  });
 }
 
 describe("loading", () => {
@@ -78,7 +88,9 @@ describe("encoding", () => {
     expect(t.encode("abcab")).toEqual([3, 2, 3]);
     expect(t.encode("azb")).toEqual([0, 4, 1]);
     expect(t.encode("zz")).toEqual([4, 4]);
-    expect(make({ model: { type: "BPE", vocab: { a: 0, "<unk>": 4 }, merges: [], unk_token: "<unk>", fuse_unk: true } }).encode("zza")).toEqual([4, 0]);
+    expect(
+      make({ model: { type: "BPE", vocab: { a: 0, "<unk>": 4 }, merges: [], unk_token: "<unk>", fuse_unk: true } }).encode("zza"),
+    ).toEqual([4, 0]);
   });
 
   test("flags of added tokens use Unicode white space", () => {
@@ -98,7 +110,11 @@ describe("encoding", () => {
 
   test("BOS of raw text only where it is asked for and missing", () => {
     const bos = { added_tokens: [{ id: 5, content: "<s>", special: true }] };
-    const adds = { type: "TemplateProcessing", single: [{ SpecialToken: { id: "<s>" } }, { Sequence: { id: "A" } }], special_tokens: { "<s>": { ids: [5] } } };
+    const adds = {
+      type: "TemplateProcessing",
+      single: [{ SpecialToken: { id: "<s>" } }, { Sequence: { id: "A" } }],
+      special_tokens: { "<s>": { ids: [5] } },
+    };
     expect(make(bos, { bosToken: "<s>" }).encodeRaw("a")).toEqual([0]);
     expect(make(bos, { bosToken: "<s>", addBosToken: true }).encodeRaw("a")).toEqual([5, 0]);
     expect(make({ ...bos, post_processor: adds }, { bosToken: "<s>", addBosToken: true }).encodeRaw("a")).toEqual([5, 0]);

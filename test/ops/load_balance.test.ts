@@ -49,7 +49,12 @@ async function run(kind: "cpu" | "ref", threads: number, T: number, E: number, K
 }
 
 describe("load_balance", () => {
-  it.each([[1, 4, 2], [7, 8, 2], [300, 33, 4], [1000, 64, 6]])("T %i, E %i, K %i: cpu equals the reference on 1 and 3 threads", async (T, E, K) => {
+  it.each([
+    [1, 4, 2],
+    [7, 8, 2],
+    [300, 33, 4],
+    [1000, 64, 6],
+  ])("T %i, E %i, K %i: cpu equals the reference on 1 and 3 threads", async (T, E, K) => {
     const ref = await run("ref", 1, T, E, K, 0.3);
     const one = await run("cpu", 1, T, E, K, 0.3);
     const three = await run("cpu", 3, T, E, K, 0.3);
@@ -77,8 +82,12 @@ describe("load_balance", () => {
   it("refuses offsets that do not fit the experts", () => {
     const device = new Device({ kind: "cpu", threads: 1 });
     const t = (shape: number[]) => device.empty("f32", shape);
-    expect(() => loadBalance(device, { probs: t([3, 4]), offsets: device.empty("i32", [4]), dlogits: t([3, 4]), coefficient: 1 })).toThrow(/load_balance: offsets/);
-    expect(() => loadBalance(device, { probs: t([3, 5]), offsets: device.empty("i32", [5]), dlogits: t([3, 4]), coefficient: 1 })).toThrow(/load_balance: probs/);
+    expect(() => loadBalance(device, { probs: t([3, 4]), offsets: device.empty("i32", [4]), dlogits: t([3, 4]), coefficient: 1 })).toThrow(
+      /load_balance: offsets/,
+    );
+    expect(() => loadBalance(device, { probs: t([3, 5]), offsets: device.empty("i32", [5]), dlogits: t([3, 4]), coefficient: 1 })).toThrow(
+      /load_balance: probs/,
+    );
     device.dispose();
   });
 });

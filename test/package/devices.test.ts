@@ -101,5 +101,6 @@ it.each([
   );
   expect(failure).toMatchObject({ name: "KernelError" });
   const { message } = failure as Error;
-  for (const part of [process.platform, process.version, file, "npm run build:native", "npx esft build", "Cause: "]) expect(message).toContain(part);
+  for (const part of [process.platform, process.version, file, "npm run build:native", "npx esft build", "Cause: "])
+    expect(message).toContain(part);
 });

@@ -8,19 +8,60 @@ import { modelSpec } from "../../lib/model/families/index.ts";
 import { parameterShapes } from "../../lib/model/spec.ts";
 
 export const tinyDeepseek = {
-  model_type: "deepseek_v2", architectures: ["DeepseekV2ForCausalLM"], hidden_size: 48, intermediate_size: 64, moe_intermediate_size: 24,
-  num_hidden_layers: 3, num_attention_heads: 3, num_key_value_heads: 3, qk_nope_head_dim: 16, qk_rope_head_dim: 8, v_head_dim: 16,
-  kv_lora_rank: 24, q_lora_rank: null, n_routed_experts: 8, num_experts_per_tok: 3, n_shared_experts: 1, first_k_dense_replace: 1,
-  norm_topk_prob: false, routed_scaling_factor: 1, topk_method: "greedy", n_group: 1, topk_group: 1, hidden_act: "silu",
-  max_position_embeddings: 256, rms_norm_eps: 1e-6, rope_theta: 10000, tie_word_embeddings: false, attention_bias: false,
-  vocab_size: 2048, bos_token_id: 1, eos_token_id: 2,
+  model_type: "deepseek_v2",
+  architectures: ["DeepseekV2ForCausalLM"],
+  hidden_size: 48,
+  intermediate_size: 64,
+  moe_intermediate_size: 24,
+  num_hidden_layers: 3,
+  num_attention_heads: 3,
+  num_key_value_heads: 3,
+  qk_nope_head_dim: 16,
+  qk_rope_head_dim: 8,
+  v_head_dim: 16,
+  kv_lora_rank: 24,
+  q_lora_rank: null,
+  n_routed_experts: 8,
+  num_experts_per_tok: 3,
+  n_shared_experts: 1,
+  first_k_dense_replace: 1,
+  norm_topk_prob: false,
+  routed_scaling_factor: 1,
+  topk_method: "greedy",
+  n_group: 1,
+  topk_group: 1,
+  hidden_act: "silu",
+  max_position_embeddings: 256,
+  rms_norm_eps: 1e-6,
+  rope_theta: 10000,
+  tie_word_embeddings: false,
+  attention_bias: false,
+  vocab_size: 2048,
+  bos_token_id: 1,
+  eos_token_id: 2,
 } as const;
 
 export const tinyOlmoe = {
-  model_type: "olmoe", architectures: ["OlmoeForCausalLM"], hidden_size: 40, intermediate_size: 24, num_hidden_layers: 2,
-  num_attention_heads: 4, num_key_value_heads: 2, num_experts: 6, num_experts_per_tok: 2, norm_topk_prob: false, clip_qkv: null,
-  hidden_act: "silu", attention_bias: false, max_position_embeddings: 256, rms_norm_eps: 1e-5, rope_theta: 10000,
-  tie_word_embeddings: false, vocab_size: 2048, bos_token_id: 1, eos_token_id: 2,
+  model_type: "olmoe",
+  architectures: ["OlmoeForCausalLM"],
+  hidden_size: 40,
+  intermediate_size: 24,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  num_experts: 6,
+  num_experts_per_tok: 2,
+  norm_topk_prob: false,
+  clip_qkv: null,
+  hidden_act: "silu",
+  attention_bias: false,
+  max_position_embeddings: 256,
+  rms_norm_eps: 1e-5,
+  rope_theta: 10000,
+  tie_word_embeddings: false,
+  vocab_size: 2048,
+  bos_token_id: 1,
+  eos_token_id: 2,
 } as const;
 
 /** Small deterministic generator (mulberry32) with a normal transform. */
@@ -59,7 +100,8 @@ export async function writeTinyModel(dir: string, config: Readonly<Record<string
   });
   await writeSafetensors(join(dir, "model.safetensors"), entries, { metadata: { format: "pt" } });
   if (options.tokenizer ?? true)
-    for (const f of ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]) await copyFile(join("examples/embedded", f), join(dir, f));
+    for (const f of ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"])
+      await copyFile(join("examples/embedded", f), join(dir, f));
 }
 
 /** Chat rows of a learnable toy task. */
@@ -68,6 +110,11 @@ export function toyRows(count: number, seed = 1): { messages: { role: string; co
   return Array.from({ length: count }, () => {
     const a = Math.floor(Math.abs(normal()) * 20);
     const b = Math.floor(Math.abs(normal()) * 20);
-    return { messages: [{ role: "user", content: `add ${a} and ${b}` }, { role: "assistant", content: `the sum is ${a + b}.` }] };
+    return {
+      messages: [
+        { role: "user", content: `add ${a} and ${b}` },
+        { role: "assistant", content: `the sum is ${a + b}.` },
+      ],
+    };
   });
 }

@@ -30,14 +30,8 @@ function drawBooking(rng: Rng): Fact {
       `On ${date} we leave ${from} for ${to}: ${n} ${noun} on the ${kind}.`,
       `I would like to take the ${kind} ${route}, ${date}, ${n} ${noun}.`,
     ],
-    cancel: [
-      `I no longer need the ${n} ${noun} on the ${kind} ${route} on ${date}.`,
-      `Drop my ${kind} ${route}, ${date}, ${n} ${noun}.`,
-    ],
-    ask: [
-      `Are ${n} ${noun} free on the ${kind} ${route} on ${date}?`,
-      `Does the ${kind} ${route} on ${date} still have ${n} ${noun}?`,
-    ],
+    cancel: [`I no longer need the ${n} ${noun} on the ${kind} ${route} on ${date}.`, `Drop my ${kind} ${route}, ${date}, ${n} ${noun}.`],
+    ask: [`Are ${n} ${noun} free on the ${kind} ${route} on ${date}?`, `Does the ${kind} ${route} on ${date} still have ${n} ${noun}?`],
   }[action];
   const record = { action, mode: MODES[kind], from, to, seats, date: `${day}.${month}.` } satisfies Booking;
   return { key: spacedJson({ ...record, action: "" }), question: `Travel desk: ${rng.pick(text)}`, answer: spacedJson(record) };

@@ -28,7 +28,9 @@ const DRAWS: readonly Draw[] = [
     const unit = days === 1 ? "day" : "days";
     return {
       key: `weekday ${from} ${back ? "-" : "+"}${days}`,
-      question: back ? `Today is ${today}. Which day was it ${days} ${unit} ago?` : `Today is ${today}. Which day is it in ${days} ${unit}?`,
+      question: back
+        ? `Today is ${today}. Which day was it ${days} ${unit} ago?`
+        : `Today is ${today}. Which day is it in ${days} ${unit}?`,
       answer: then,
       line: back ? `${days} ${unit} before ${today} was ${then}.` : `${days} ${unit} after ${today} is ${then}.`,
     };

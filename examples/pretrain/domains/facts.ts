@@ -4,8 +4,26 @@ import { Rng } from "../rng.ts";
 import { chatRow, drawAccepted, type Domain, type Fact } from "./types.ts";
 
 const TOWNS = [
-  "Arlen", "Brisk", "Calder", "Dunmor", "Elmet", "Farrow", "Gildon", "Harth", "Iskra", "Jorvel", "Kessel", "Lorn",
-  "Morva", "Nessa", "Orlan", "Pellin", "Quarl", "Rushen", "Sorrel", "Tamsin",
+  "Arlen",
+  "Brisk",
+  "Calder",
+  "Dunmor",
+  "Elmet",
+  "Farrow",
+  "Gildon",
+  "Harth",
+  "Iskra",
+  "Jorvel",
+  "Kessel",
+  "Lorn",
+  "Morva",
+  "Nessa",
+  "Orlan",
+  "Pellin",
+  "Quarl",
+  "Rushen",
+  "Sorrel",
+  "Tamsin",
 ] as const;
 const RIVERS = ["Aven", "Blyde", "Cairn", "Drava", "Esk"] as const;
 const LORDS = ["Queen Oda", "King Ruben", "Duke Ansel", "Lady Mirel", "Count Bertil", "Lady Sunniva", "Duke Folke"] as const;
@@ -58,7 +76,11 @@ const ASKS: readonly Ask[] = [
   },
   {
     about: "animal",
-    questions: [(t) => `Which animal is on the flag of ${t}?`, (t) => `What does the flag of ${t} show?`, (t) => `Name the flag animal of ${t}.`],
+    questions: [
+      (t) => `Which animal is on the flag of ${t}?`,
+      (t) => `What does the flag of ${t} show?`,
+      (t) => `Name the flag animal of ${t}.`,
+    ],
     statement: (t) => `The flag of ${t.name} shows ${/^[aeiou]/.test(t.animal) ? "an" : "a"} ${t.animal}.`,
   },
   {
@@ -82,7 +104,12 @@ export const facts: Domain = {
     // Statements are the world, not a question about it: the split is over their order.
     const describe = (): { key: string } => {
       const town = rng.pick(WORLD);
-      return { key: rng.sample(ASKS, rng.int(3, 5)).map((ask) => ask.statement(town)).join(" ") };
+      return {
+        key: rng
+          .sample(ASKS, rng.int(3, 5))
+          .map((ask) => ask.statement(town))
+          .join(" "),
+      };
     };
     const paragraphs = Array.from({ length: rng.int(1, 2) }, () => drawAccepted(describe, accept).key);
     return { text: paragraphs.join("\n") };

@@ -21,7 +21,19 @@ export type { Domain, Message, Row } from "./types.ts";
 
 /** The domains of the pretraining mix. */
 export const DOMAINS: readonly Domain[] = [
-  arithmetic, strings, json, dates, units, proseEn, proseDe, proseZh, programs, lookup, intents, facts, logic,
+  arithmetic,
+  strings,
+  json,
+  dates,
+  units,
+  proseEn,
+  proseDe,
+  proseZh,
+  programs,
+  lookup,
+  intents,
+  facts,
+  logic,
 ];
 
 /** The task that the demo fine-tunes on; no part of the pretraining mix. */

@@ -21,7 +21,8 @@ export const INTENTS: Readonly<Record<string, Phrases>> = {
     const name = rng.pick(NAMES);
     return rng.pick([`where is my parcel for ${name}`, `has the package from ${name} arrived`, `when does the box from ${name} come`]);
   },
-  check_balance: (rng) => rng.pick(["how much money is left on my account", "what is my balance", `do I still have ${rng.int(2, 90)} euros`]),
+  check_balance: (rng) =>
+    rng.pick(["how much money is left on my account", "what is my balance", `do I still have ${rng.int(2, 90)} euros`]),
   send_money: (rng) => {
     const [name, n] = [rng.pick(NAMES), rng.int(2, 90)];
     return rng.pick([`send ${n} euros to ${name}`, `pay ${name} ${n} euros`, `transfer ${n} to ${name}`]);

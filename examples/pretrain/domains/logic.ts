@@ -37,11 +37,20 @@ const DRAWS: readonly Draw[] = [
   },
   (rng) => {
     const [x, y, z] = rng.sample(NAMES, 3) as [string, string, string];
-    const [more, less] = rng.pick([["taller", "shorter"], ["older", "younger"], ["faster", "slower"]] as const);
+    const [more, less] = rng.pick([
+      ["taller", "shorter"],
+      ["older", "younger"],
+      ["faster", "slower"],
+    ] as const);
     const given = `${x} is ${more} than ${y}. ${y} is ${more} than ${z}.`;
     const [who, answer] = rng.chance(0.5) ? ([more, x] as const) : ([less, z] as const);
     const superlative = `${who.slice(0, -2)}est`;
-    return { key: `${given} ${who}`, question: `${given} Who is the ${superlative}?`, answer, line: `${given} So ${answer} is the ${superlative}.` };
+    return {
+      key: `${given} ${who}`,
+      question: `${given} Who is the ${superlative}?`,
+      answer,
+      line: `${given} So ${answer} is the ${superlative}.`,
+    };
   },
   (rng) => {
     const n = rng.int(0, 99);

@@ -14,7 +14,12 @@ interface Table {
 function pairs(rng: Rng): Table {
   const n = rng.int(3, 5);
   const keys = rng.sample(rng.pick([NAMES, WORDS, CITIES]), n);
-  const values = rng.chance(0.5) ? rng.sample(COLOURS, n) : rng.sample(Array.from({ length: 89 }, (_, i) => `${i + 10}`), n);
+  const values = rng.chance(0.5)
+    ? rng.sample(COLOURS, n)
+    : rng.sample(
+        Array.from({ length: 89 }, (_, i) => `${i + 10}`),
+        n,
+      );
   const text = keys.map((key, i) => `${key}: ${values[i]}`).join("\n");
   const asked = keys.flatMap((key, i): Fact[] => [
     { key: text, question: `Value of ${key}?`, answer: `${values[i]}` },

@@ -43,9 +43,7 @@ const TEMPLATES: readonly Draw[] = [
     const [n, step, offset] = [rng.int(2, 5), rng.int(1, 5), rng.int(0, 5)];
     const body = offset === 0 ? `i * ${step}` : `i * ${step} + ${offset}`;
     const code =
-      dress === "python"
-        ? `for i in range(${n}):\n    print(${body})`
-        : `for (let i = 0; i < ${n}; i++) {\n  console.log(${body});\n}`;
+      dress === "python" ? `for i in range(${n}):\n    print(${body})` : `for (let i = 0; i < ${n}; i++) {\n  console.log(${body});\n}`;
     return { code, output: Array.from({ length: n }, (_, i) => `${i * step + offset}`).join("\n") };
   },
   // a branch
@@ -76,7 +74,8 @@ const TEMPLATES: readonly Draw[] = [
     const x = rng.pick(VARIABLES);
     const items = Array.from({ length: rng.int(3, 5) }, () => rng.int(0, 20));
     const index = rng.int(0, items.length - 1);
-    if (rng.chance(0.7)) return { code: [set(dress, x, `[${items.join(", ")}]`), show(dress, `${x}[${index}]`)].join("\n"), output: `${items[index]}` };
+    if (rng.chance(0.7))
+      return { code: [set(dress, x, `[${items.join(", ")}]`), show(dress, `${x}[${index}]`)].join("\n"), output: `${items[index]}` };
     return {
       code: [set(dress, x, `[${items.join(", ")}]`), show(dress, dress === "python" ? `len(${x})` : `${x}.length`)].join("\n"),
       output: `${items.length}`,

@@ -15,28 +15,66 @@ const noun = (de: string, en: string, gender: Gender): Noun => ({ de, en, gender
 
 // No n-declension nouns, so the singular never changes in these three cases.
 const BEINGS = [
-  noun("Hund", "dog", "m"), noun("Vogel", "bird", "m"), noun("Mann", "man", "m"), noun("Bruder", "brother", "m"),
-  noun("Katze", "cat", "f"), noun("Frau", "woman", "f"), noun("Tochter", "daughter", "f"), noun("Maus", "mouse", "f"),
-  noun("Kind", "child", "n"), noun("Pferd", "horse", "n"), noun("Schaf", "sheep", "n"),
+  noun("Hund", "dog", "m"),
+  noun("Vogel", "bird", "m"),
+  noun("Mann", "man", "m"),
+  noun("Bruder", "brother", "m"),
+  noun("Katze", "cat", "f"),
+  noun("Frau", "woman", "f"),
+  noun("Tochter", "daughter", "f"),
+  noun("Maus", "mouse", "f"),
+  noun("Kind", "child", "n"),
+  noun("Pferd", "horse", "n"),
+  noun("Schaf", "sheep", "n"),
 ] as const;
 const THINGS = [
-  noun("Tisch", "table", "m"), noun("Apfel", "apple", "m"), noun("Brief", "letter", "m"), noun("Schlüssel", "key", "m"),
-  noun("Lampe", "lamp", "f"), noun("Tasche", "bag", "f"), noun("Uhr", "clock", "f"), noun("Blume", "flower", "f"),
-  noun("Buch", "book", "n"), noun("Brot", "bread", "n"), noun("Messer", "knife", "n"), noun("Bild", "picture", "n"),
+  noun("Tisch", "table", "m"),
+  noun("Apfel", "apple", "m"),
+  noun("Brief", "letter", "m"),
+  noun("Schlüssel", "key", "m"),
+  noun("Lampe", "lamp", "f"),
+  noun("Tasche", "bag", "f"),
+  noun("Uhr", "clock", "f"),
+  noun("Blume", "flower", "f"),
+  noun("Buch", "book", "n"),
+  noun("Brot", "bread", "n"),
+  noun("Messer", "knife", "n"),
+  noun("Bild", "picture", "n"),
 ] as const;
 const PLACES = [
-  noun("Garten", "garden", "m"), noun("Wald", "forest", "m"), noun("Küche", "kitchen", "f"), noun("Stadt", "town", "f"),
-  noun("Haus", "house", "n"), noun("Dorf", "village", "n"),
+  noun("Garten", "garden", "m"),
+  noun("Wald", "forest", "m"),
+  noun("Küche", "kitchen", "f"),
+  noun("Stadt", "town", "f"),
+  noun("Haus", "house", "n"),
+  noun("Dorf", "village", "n"),
 ] as const;
 type Adjective = readonly [de: string, en: string];
 const LIVING: readonly Adjective[] = [
-  ["klein", "small"], ["groß", "big"], ["alt", "old"], ["jung", "young"], ["müde", "tired"], ["leise", "quiet"], ["schlau", "clever"],
+  ["klein", "small"],
+  ["groß", "big"],
+  ["alt", "old"],
+  ["jung", "young"],
+  ["müde", "tired"],
+  ["leise", "quiet"],
+  ["schlau", "clever"],
 ];
 const LIFELESS: readonly Adjective[] = [
-  ["klein", "small"], ["groß", "big"], ["alt", "old"], ["neu", "new"], ["schön", "beautiful"], ["rot", "red"], ["grün", "green"],
+  ["klein", "small"],
+  ["groß", "big"],
+  ["alt", "old"],
+  ["neu", "new"],
+  ["schön", "beautiful"],
+  ["rot", "red"],
+  ["grün", "green"],
 ];
 const VERBS = [
-  ["sieht", "sees"], ["sucht", "looks for"], ["findet", "finds"], ["kauft", "buys"], ["bringt", "brings"], ["holt", "fetches"],
+  ["sieht", "sees"],
+  ["sucht", "looks for"],
+  ["findet", "finds"],
+  ["kauft", "buys"],
+  ["bringt", "brings"],
+  ["holt", "fetches"],
   ["zeichnet", "draws"],
 ] as const;
 const TIMES = ["Am Morgen", "Am Abend", "Heute", "Gestern Abend", "Im Winter", "Jeden Tag", "Um acht Uhr", "Nach dem Essen"] as const;
@@ -105,10 +143,7 @@ export const proseDe: Domain = {
   about: "short German stories; English sentences and phrases put into German",
   make(rng, accept) {
     if (rng.chance(0.6)) {
-      const sentences = Array.from(
-        { length: rng.int(4, 6) },
-        () => drawAccepted(() => ({ key: storySentence(rng) }), accept).key,
-      );
+      const sentences = Array.from({ length: rng.int(4, 6) }, () => drawAccepted(() => ({ key: storySentence(rng) }), accept).key);
       return { text: sentences.join(" ") };
     }
     const draw = (): Fact => {

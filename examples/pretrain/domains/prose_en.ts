@@ -5,17 +5,58 @@ import { capitalise, NAMES } from "./words.ts";
 
 const ADJECTIVES = ["old", "small", "quiet", "bright", "dusty", "warm", "cold", "narrow", "wide", "strange", "golden", "broken"] as const;
 const PLACES = [
-  "mill", "harbour", "garden", "bridge", "market", "tower", "forest", "library", "station", "kitchen", "cellar", "field", "island", "workshop",
+  "mill",
+  "harbour",
+  "garden",
+  "bridge",
+  "market",
+  "tower",
+  "forest",
+  "library",
+  "station",
+  "kitchen",
+  "cellar",
+  "field",
+  "island",
+  "workshop",
 ] as const;
 const OBJECTS = [
-  "letter", "lantern", "basket", "violin", "map", "blanket", "kettle", "mirror", "ladder", "drum", "hammer", "clock", "boat", "feather",
+  "letter",
+  "lantern",
+  "basket",
+  "violin",
+  "map",
+  "blanket",
+  "kettle",
+  "mirror",
+  "ladder",
+  "drum",
+  "hammer",
+  "clock",
+  "boat",
+  "feather",
 ] as const;
 const ANIMALS = ["fox", "crow", "cat", "donkey", "hen", "hedgehog", "swan", "mouse"] as const;
-const TIMES = ["in the morning", "in the evening", "at noon", "at night", "after the rain", "before breakfast", "in winter", "in spring"] as const;
+const TIMES = [
+  "in the morning",
+  "in the evening",
+  "at noon",
+  "at night",
+  "after the rain",
+  "before breakfast",
+  "in winter",
+  "in spring",
+] as const;
 const MOODS = ["happy", "tired", "curious", "hungry", "afraid", "proud", "calm", "sad"] as const;
 const GOING = ["walks", "runs", "goes", "hurries", "rides"] as const;
 const TAKING = ["finds", "carries", "repairs", "paints", "sells", "hides", "cleans"] as const;
-const WEATHER = ["The wind blows over the hills", "Snow falls on the roofs", "The sun stands above the river", "Fog lies on the road", "The stars come out"] as const;
+const WEATHER = [
+  "The wind blows over the hills",
+  "Snow falls on the roofs",
+  "The sun stands above the river",
+  "Fog lies on the road",
+  "The stars come out",
+] as const;
 
 const article = (words: string): string => `${/^[aeiou]/.test(words) ? "an" : "a"} ${words}`;
 
@@ -33,7 +74,11 @@ const SENTENCES: readonly ((rng: Rng, hero: string) => Told)[] = [
   (rng, hero) => {
     const [verb, thing] = [rng.pick(TAKING), article(`${rng.pick(ADJECTIVES)} ${rng.pick(OBJECTS)}`)];
     const time = rng.pick(TIMES);
-    return { sentence: `${capitalise(time)} ${hero} ${verb} ${thing}.`, question: `When does this happen to the ${thing.split(" ").at(-1)}?`, answer: `${capitalise(time)}.` };
+    return {
+      sentence: `${capitalise(time)} ${hero} ${verb} ${thing}.`,
+      question: `When does this happen to the ${thing.split(" ").at(-1)}?`,
+      answer: `${capitalise(time)}.`,
+    };
   },
   (rng, hero) => {
     const [verb, thing] = [rng.pick(TAKING), article(`${rng.pick(ADJECTIVES)} ${rng.pick(OBJECTS)}`)];
@@ -42,7 +87,11 @@ const SENTENCES: readonly ((rng: Rng, hero: string) => Told)[] = [
   },
   (rng, hero) => {
     const [animal, mood] = [rng.pick(ANIMALS), rng.pick(MOODS)];
-    return { sentence: `${capitalise(article(animal))} follows ${hero}, and ${hero} is ${mood}.`, question: `Who follows ${hero}?`, answer: `${capitalise(article(animal))}.` };
+    return {
+      sentence: `${capitalise(article(animal))} follows ${hero}, and ${hero} is ${mood}.`,
+      question: `Who follows ${hero}?`,
+      answer: `${capitalise(article(animal))}.`,
+    };
   },
   (rng, hero) => {
     const [friend, object] = [rng.pick(NAMES.filter((name) => name !== hero)), rng.pick(OBJECTS)];

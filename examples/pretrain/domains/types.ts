@@ -24,10 +24,7 @@ export interface Domain {
 }
 
 /** Draws until `accept` takes the content; a generator whose contents are all refused is a bug and says so. */
-export function drawAccepted<T extends { readonly key: string }>(
-  draw: () => T,
-  accept: (key: string) => boolean,
-): T {
+export function drawAccepted<T extends { readonly key: string }>(draw: () => T, accept: (key: string) => boolean): T {
   for (let i = 0; i < 1000; i++) {
     const item = draw();
     if (accept(item.key)) return item;

@@ -51,7 +51,12 @@ const compare: Draw = (rng) => {
   const more = offset < 0 ? a : b;
   const swap = rng.chance(0.5);
   const [x, y] = swap ? [b, a] : [a, b];
-  return { key: `compare ${a} ${b}`, question: `Which is more, ${x} or ${y}?`, answer: more, line: `${more} is more than ${more === a ? b : a}.` };
+  return {
+    key: `compare ${a} ${b}`,
+    question: `Which is more, ${x} or ${y}?`,
+    answer: more,
+    line: `${more} is more than ${more === a ? b : a}.`,
+  };
 };
 
 /** Clock times on the full five minutes: add a duration. */
