@@ -2,6 +2,7 @@
 // oneDNN with prepacked weights where its library and headers are found.
 //
 //   gemm_bench gemm [threads] [filter]     dense products: f32, bf16 weights in exact f32, bf16 compute; per call and packed
+//   gemm_bench cold [threads]              14 weight matrices in turn, from memory
 //   gemm_bench layer [threads] [d f T E K] one MoE layer of ESFT: forward, input gradients, dW of 8 experts
 //
 // Contenders are interleaved and compared at the 90th percentile of the rounds: one thread on the thread's CPU clock, several
@@ -309,6 +310,77 @@ static int bench_gemm(int threads, const char* filter, int rounds) {
   return 0;
 }
 
+// ---- cold weights -------------------------------------------------------------------------------------------------------
+// As a MoE layer meets them: 14 weight matrices in turn, more than the caches hold. f32 and bf16 weights packed beforehand on both
+// sides, and our row-major bf16 weights without a packed copy.
+static int bench_cold(int threads, int rounds) {
+  constexpr int kCopies = 14;
+  const int64_t K = 2048, N = 1408;
+  PoolContext ctx(threads);
+  char omp[16];
+  snprintf(omp, sizeof omp, "%d", threads);
+  setenv("OMP_NUM_THREADS", omp, 1);
+#if HAVE_DNNL
+  Dnnl dnnl;
+  const bool oracle = dnnl.open();
+#endif
+  for (int64_t M : {16, 32, 64, 192}) {
+    Random r;
+    float* x = floats(M * K, r);
+    uint16_t* xh = bf16s(M * K, r);
+    float* y = floats(M * N, r);
+    void* scratch = huge(kernels::product_scratch(M, K));
+    std::vector<kernels::Panels> f32, bf16;
+    std::vector<uint16_t*> rows;
+    std::vector<std::function<void()>> d32, d16;
+    for (int i = 0; i < kCopies; i++) {
+      float* w = floats(N * K, r);
+      rows.push_back(bf16s(N * K, r));
+      f32.push_back(kernels::pack_panels(kernels::f32_operand(w, K, true), K, N, 0, huge(kernels::panels_bytes(K, N))));
+      bf16.push_back(kernels::pack_panels(kernels::bf16_operand(rows[i], K, true), K, N, 1, huge(kernels::panels_bytes(K, N))));
+#if HAVE_DNNL
+      if (oracle) {
+        if (auto f = dnnl.product(0, dnnl_f32, x, w, y, M, N, K)) d32.push_back(f);
+        if (auto f = dnnl.product(0, dnnl_bf16, xh, rows[i], y, M, N, K)) d16.push_back(f);
+      }
+#endif
+      munmap(w, size_t(N) * K * 4);
+    }
+    (void)xh;
+    const double flops = 2.0 * double(M * N * K);
+    std::vector<Contender> all;
+    auto row_major = [&](int precision) {
+      return [&, precision, n = 0]() mutable {
+        esft_gemm_args g = {};
+        g.a = matrix(x, ESFT_F32, M, K);
+        g.b = matrix(rows[n++ % kCopies], ESFT_BF16, N, K);
+        g.c = matrix(y, ESFT_F32, M, N);
+        g.bias = absent();
+        g.precision = precision;
+        kernels::gemm(g, ctx);
+      };
+    };
+    auto packed = [&](const std::vector<kernels::Panels>& p) {
+      return [&, n = 0]() mutable { kernels::multiply(kernels::f32_operand(x, K), M, p[n++ % kCopies], y, N, false, scratch); };
+    };
+    auto turn = [](const std::vector<std::function<void()>>& f) { return [&f, n = 0]() mutable { f[n++ % f.size()](); }; };
+    if (threads == 1) all.push_back({"f32 packed", flops, packed(f32), {}, 1});
+    all.push_back({"bf16 weights", flops, row_major(0), {}, 1});
+    if (!d32.empty()) all.push_back({"oneDNN f32", flops, turn(d32), {}, 1});
+    if (bf16[0].kind == kernels::PANEL_DOT) {
+      if (threads == 1) all.push_back({"bf16 compute packed", flops, packed(bf16), {}, 1});
+      all.push_back({"bf16 compute", flops, row_major(1), {}, 1});
+    }
+    if (!d16.empty()) all.push_back({"oneDNN bf16", flops, turn(d16), {}, 1});
+    race(all, rounds, threads == 1, 10e-3);
+    printf("cold %ldx%ld M %4ld:", long(K), long(N), long(M));
+    for (auto& c : all) printf("  %s %.0f", c.name.c_str(), percentile(c.rates, 0.9));
+    printf("\n");
+    fflush(stdout);
+  }
+  return 0;
+}
+
 // ---- MoE layer ----------------------------------------------------------------------------------------------------------
 struct Layer {
   int64_t T, D, F, E, K, N;
@@ -461,11 +533,12 @@ int main(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "";
   const int threads = argc > 2 ? atoi(argv[2]) : 1;
   if (what == "gemm") return bench_gemm(threads, argc > 3 ? argv[3] : nullptr, argc > 4 ? atoi(argv[4]) : 30);
+  if (what == "cold") return bench_cold(threads, argc > 3 ? atoi(argv[3]) : 15);
   if (what == "layer") {
     auto number = [&](int i, int64_t otherwise) { return argc > i ? atoll(argv[i]) : otherwise; };
     return bench_layer(threads, number(3, 256), number(4, 128), number(5, 4096), number(6, 64), number(7, 6), int(number(8, 20)),
                        number(9, 0) != 0);
   }
-  printf("usage: gemm_bench gemm [threads] [KxN,M filter] [rounds]\n       gemm_bench layer [threads] [d f T E K rounds mapped]\n");
+  printf("usage: gemm_bench gemm [threads] [KxN,M filter] [rounds]\n       gemm_bench cold [threads] [rounds]\n       gemm_bench layer [threads] [d f T E K rounds mapped]\n");
   return 2;
 }

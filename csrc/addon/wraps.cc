@@ -67,14 +67,14 @@ struct Pending {
   Napi::Promise::Deferred deferred;
   Napi::ThreadSafeFunction tsfn;
   Napi::Reference<Napi::Value> result;
-  std::shared_ptr<Device> device;
+  std::shared_ptr<DeviceOwner> owner;  // a promise keeps its device open even when every handle was collected
   Failure failure;
   explicit Pending(Napi::Env env) : deferred(env) {}
 };
 
-Pending* make_pending(Napi::Env env, const std::shared_ptr<Device>& device, Napi::Promise* promise) {
+Pending* make_pending(Napi::Env env, const std::shared_ptr<DeviceOwner>& owner, Napi::Promise* promise) {
   auto* p = new Pending(env);
-  p->device = device;
+  p->owner = owner;
   p->tsfn = Napi::ThreadSafeFunction::New(env, Napi::Function(), "esft.wait", 0, 1);
   *promise = p->deferred.Promise();
   return p;
@@ -91,7 +91,7 @@ void pending_done(Pending* p, const Failure& failure) {
     Napi::HandleScope scope(env);
     std::unique_ptr<Pending> own(q);
     if (own->failure.status != ESFT_OK) {
-      own->device->acknowledge();
+      own->owner->device->acknowledge();
       own->deferred.Reject(to_js(env, own->failure.status, own->failure.op, "", own->failure.message).Value());
     } else {
       own->deferred.Resolve(own->result.IsEmpty() ? env.Undefined() : own->result.Value());
@@ -210,7 +210,7 @@ Napi::Value TensorWrap::read(const Napi::CallbackInfo& info) {
     char* dst = static_cast<char*>(out.Data());  // owned by V8, out of JavaScript's reach until the promise resolves
     Napi::Promise promise(env, nullptr);
     std::shared_ptr<Device> d = owner->device;
-    Pending* p = make_pending(env, d, &promise);
+    Pending* p = make_pending(env, owner, &promise);
     pending_keep(p, out);
     esft_tensor t = tensor;
     std::shared_ptr<Buffer> keep = buffer;
@@ -415,7 +415,7 @@ Napi::Value DeviceWrap::synchronize(const Napi::CallbackInfo& info) {
     require_open(owner, "synchronize");
     Napi::Promise promise(env, nullptr);
     Device* raw = owner->device.get();
-    Pending* p = make_pending(env, owner->device, &promise);
+    Pending* p = make_pending(env, owner, &promise);
     raw->submit_wait(
         [raw](Failure& f) {
           char err[512] = "";
