@@ -33,10 +33,12 @@ run("cmake", ["--build", out, "--parallel", String(os.availableParallelism())]);
 // libstdc++ beside libasan: the sanitizer must find the functions of exceptions before node loads the addon.
 const compiler = /^CMAKE_CXX_COMPILER:\w+=(.*)$/m.exec(readFileSync(path.join(out, "CMakeCache.txt"), "utf8"))?.[1] ?? "g++";
 const library = (name) => realpathSync(execFileSync(compiler, [`-print-file-name=${name}`], { encoding: "utf8" }).trim());
-const chosen = process.argv.slice(2);
+const given = process.argv.slice(2);
+const native = ["test/ops", "test/addon", "test/model", "test/moe_model", "test/package/devices", "test/io/safetensors"];
+const chosen = given.some((a) => !a.startsWith("-")) ? given : [...native, ...given];
 run(
   process.execPath,
-  [path.join("node_modules", "vitest", "vitest.mjs"), "run", ...(chosen.length > 0 ? chosen : ["test/ops", "test/addon", "test/native"])],
+  [path.join("node_modules", "vitest", "vitest.mjs"), "run", ...chosen],
   {
     LD_PRELOAD: [library("libasan.so"), library("libstdc++.so.6")].join(":"),
     ASAN_OPTIONS: "detect_leaks=0:abort_on_error=1:handle_segv=1:allocator_may_return_null=1",

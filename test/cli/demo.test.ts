@@ -29,7 +29,7 @@ describe("demo", () => {
     for (const file of ["esft/adapter.safetensors", "full/adapter.safetensors", "merged/model.safetensors", "profile.json", "experts.json"])
       expect(existsSync(join(out, file)), file).toBe(true);
     expect(existsSync(join(out, "esft", "stale"))).toBe(false);
-  });
+  }, 180_000);
 
   it("refuses a directory that holds something else", async () => {
     const mine = join(root, "mine");
