@@ -36,13 +36,9 @@ const library = (name) => realpathSync(execFileSync(compiler, [`-print-file-name
 const given = process.argv.slice(2);
 const native = ["test/ops", "test/addon", "test/model", "test/moe_model", "test/package/devices", "test/io/safetensors"];
 const chosen = given.some((a) => !a.startsWith("-")) ? given : [...native, ...given];
-run(
-  process.execPath,
-  [path.join("node_modules", "vitest", "vitest.mjs"), "run", ...chosen],
-  {
-    LD_PRELOAD: [library("libasan.so"), library("libstdc++.so.6")].join(":"),
-    ASAN_OPTIONS: "detect_leaks=0:abort_on_error=1:handle_segv=1:allocator_may_return_null=1",
-    UBSAN_OPTIONS: "print_stacktrace=1:halt_on_error=1",
-    ESFT_NATIVE: path.join(root, "build-asan", "esft.node"),
-  },
-);
+run(process.execPath, [path.join("node_modules", "vitest", "vitest.mjs"), "run", ...chosen], {
+  LD_PRELOAD: [library("libasan.so"), library("libstdc++.so.6")].join(":"),
+  ASAN_OPTIONS: "detect_leaks=0:abort_on_error=1:handle_segv=1:allocator_may_return_null=1",
+  UBSAN_OPTIONS: "print_stacktrace=1:halt_on_error=1",
+  ESFT_NATIVE: path.join(root, "build-asan", "esft.node"),
+});

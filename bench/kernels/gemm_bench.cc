@@ -539,6 +539,8 @@ int main(int argc, char** argv) {
     return bench_layer(threads, number(3, 256), number(4, 128), number(5, 4096), number(6, 64), number(7, 6), int(number(8, 20)),
                        number(9, 0) != 0);
   }
-  printf("usage: gemm_bench gemm [threads] [KxN,M filter] [rounds]\n       gemm_bench cold [threads] [rounds]\n       gemm_bench layer [threads] [d f T E K rounds mapped]\n");
+  printf(
+      "usage: gemm_bench gemm [threads] [KxN,M filter] [rounds]\n       gemm_bench cold [threads] [rounds]\n       gemm_bench "
+      "layer [threads] [d f T E K rounds mapped]\n");
   return 2;
 }
