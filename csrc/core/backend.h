@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define ESFT_ABI 1
+#define ESFT_ABI 2
 
 typedef enum esft_dtype { ESFT_F32 = 0, ESFT_BF16 = 1, ESFT_I32 = 2, ESFT_I64 = 3, ESFT_F64 = 4, ESFT_U8 = 5 } esft_dtype;
 
@@ -51,6 +51,7 @@ typedef struct esft_ints {
 } esft_ints;
 
 typedef struct esft_device esft_device;  // opaque, one per opened device
+typedef struct esft_graph esft_graph;    // opaque, a recorded sequence of ops
 
 typedef struct esft_device_info {
   char name[128];         // "AMD EPYC, avx512bf16" ...
@@ -58,7 +59,10 @@ typedef struct esft_device_info {
   int32_t threads;
   int32_t host_memory;    // 1: device pointers are host pointers (mapped files can be used in place)
   int64_t memory_bytes;   // total
+  int64_t memory_free;    // now; 0 = not known
   int32_t supports_bf16_compute;
+  int32_t activation_dtype;  // dtype of activations the ops of this device take: ESFT_F32 or ESFT_BF16
+  int32_t emulated;          // 1: the CUDA sources running on the host (tests)
 } esft_device_info;
 
 typedef struct esft_backend {
@@ -74,7 +78,17 @@ typedef struct esft_backend {
   int (*synchronize)(esft_device*, char* err, size_t err_size);
   // Runs (or enqueues) op `op` of ops/op_list.h with its argument struct. NULL table entry = op not supported.
   int (*const* run)(esft_device*, const void* args, char* err, size_t err_size);
+  // Graphs; all NULL where the backend has none. Between begin and end ops are recorded, not run; upload, download and
+  // synchronize are refused, and so is an op that would have to allocate (run the same ops once before recording).
+  int (*capture_begin)(esft_device*, char* err, size_t err_size);
+  int (*capture_end)(esft_device*, esft_graph** out, char* err, size_t err_size);
+  int (*graph_launch)(esft_device*, esft_graph*, char* err, size_t err_size);
+  void (*graph_destroy)(esft_device*, esft_graph*);
 } esft_backend;
+
+// The one symbol of libesft_cuda.so. Never fails; `open` says what is missing.
+#define ESFT_CUDA_ENTRY "esft_cuda_backend"
+typedef const esft_backend* (*esft_cuda_backend_fn)(void);
 
 typedef int (*esft_run_fn)(esft_device*, const void* args, char* err, size_t err_size);
 

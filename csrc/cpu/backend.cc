@@ -191,6 +191,7 @@ int device_info(esft_device* d, esft_device_info* out, char* err, size_t n) {
     out->threads = device->threads();
     out->host_memory = 1;
     out->memory_bytes = int64_t(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+    out->activation_dtype = ESFT_F32;
     out->supports_bf16_compute = device->kernels ? device->kernels->bf16_compute : 1;
   });
 }
@@ -251,9 +252,11 @@ const esft_run_fn kRefRun[ESFT_OP_COUNT] = {
 };
 
 const esft_backend kCpu = {ESFT_ABI,    "cpu",      open_device<false>, close_device,       device_info, device_alloc,
-                           device_free, copy_bytes, copy_bytes,         device_synchronize, kCpuRun};
+                           device_free, copy_bytes, copy_bytes,         device_synchronize, kCpuRun,
+                           nullptr,     nullptr,    nullptr,            nullptr};
 const esft_backend kRef = {ESFT_ABI,    "ref",      open_device<true>, close_device,       device_info, device_alloc,
-                           device_free, copy_bytes, copy_bytes,        device_synchronize, kRefRun};
+                           device_free, copy_bytes, copy_bytes,        device_synchronize, kRefRun,
+                           nullptr,     nullptr,    nullptr,           nullptr};
 
 }  // namespace
 
