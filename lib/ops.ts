@@ -481,7 +481,10 @@ export function gradNorm(device: Device, a: { grads: TensorList; norm: Tensor })
   device.run(iGradNorm, { grads: a.grads, norm: a.norm });
 }
 const iAdamw = index("adamw");
-/** One AdamW update after clipping to maxNorm (0 = none); a non-finite norm leaves everything as it was. */
+/**
+ * One AdamW update after clipping to maxNorm (0 = none); a non-finite norm leaves everything as it was.
+ * `copies`: bf16 tensors shaped like params, refreshed from them after the update.
+ */
 export function adamw(
   device: Device,
   a: {
@@ -489,6 +492,7 @@ export function adamw(
     grads: TensorList;
     m: TensorList;
     v: TensorList;
+    copies?: Maybe<TensorList>;
     norm?: Maybe<Tensor>;
     maxNorm: number;
     lr: number;
@@ -504,6 +508,7 @@ export function adamw(
     grads: a.grads,
     m: a.m,
     v: a.v,
+    copies: a.copies,
     norm: a.norm,
     max_norm: a.maxNorm,
     lr: a.lr,

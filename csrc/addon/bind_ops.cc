@@ -11,7 +11,14 @@ namespace esft {
 
 namespace {
 
-enum Kind { kIN, kIN_OPT, kOUT, kOUT_OPT, kINOUT, kINOUT_OPT, kLIST_IN, kLIST_IN_OPT, kLIST_INOUT, kINTS, kI64, kF64 };
+enum Kind {
+  // clang-format off
+  kIN, kIN_OPT, kOUT, kOUT_OPT, kINOUT, kINOUT_OPT,
+  kAIN, kAIN_OPT, kAOUT, kAOUT_OPT, kAINOUT, kAINOUT_OPT,
+  kLIST_IN, kLIST_IN_OPT, kLIST_INOUT, kLIST_INOUT_OPT,
+  kINTS, kI64, kF64
+  // clang-format on
+};
 
 struct Field {
   Kind kind;
@@ -53,9 +60,6 @@ struct Call {
   void* args() { return storage.data(); }
 };
 
-bool writes(Kind k) { return k == kOUT || k == kOUT_OPT || k == kINOUT || k == kINOUT_OPT || k == kLIST_INOUT; }
-bool optional(Kind k) { return k == kIN_OPT || k == kOUT_OPT || k == kINOUT_OPT || k == kLIST_IN_OPT; }
-
 const char* kind_name(Kind k) {
   switch (k) {
     case kIN: return "in";
@@ -64,15 +68,25 @@ const char* kind_name(Kind k) {
     case kOUT_OPT: return "out?";
     case kINOUT: return "inout";
     case kINOUT_OPT: return "inout?";
+    case kAIN: return "act in";
+    case kAIN_OPT: return "act in?";
+    case kAOUT: return "act out";
+    case kAOUT_OPT: return "act out?";
+    case kAINOUT: return "act inout";
+    case kAINOUT_OPT: return "act inout?";
     case kLIST_IN: return "list in";
     case kLIST_IN_OPT: return "list in?";
     case kLIST_INOUT: return "list inout";
+    case kLIST_INOUT_OPT: return "list inout?";
     case kINTS: return "ints";
     case kI64: return "i64";
     case kF64: return "f64";
   }
   return "";
 }
+
+bool writes(Kind k) { return strstr(kind_name(k), "out"); }
+bool optional(Kind k) { return strchr(kind_name(k), '?'); }
 
 std::string js_type(const Napi::Value& v) {
   switch (v.Type()) {
@@ -142,7 +156,8 @@ void run_op(const std::shared_ptr<DeviceOwner>& device, int64_t index, const Nap
       }
       case kLIST_IN:
       case kLIST_IN_OPT:
-      case kLIST_INOUT: {
+      case kLIST_INOUT:
+      case kLIST_INOUT_OPT: {
         esft_tensor_list list{nullptr, 0};
         if (absent && !optional(f.kind)) fail(op, f.name, "a TensorList", js_type(v));
         if (!absent) {
@@ -180,6 +195,7 @@ void run_op(const std::shared_ptr<DeviceOwner>& device, int64_t index, const Nap
   if (!d->backend()->run[index])
     fail_status(ESFT_UNSUPPORTED, op, "device", std::string("not supported by the ") + d->backend()->name + " backend");
   Device* raw = d.get();
+  if (d->recording()) d->recording()->calls.push_back(call);
   d->submit([raw, call](Failure& f) {
     const char* op = kOps[call->op].name;
     for (const auto& b : call->buffers)

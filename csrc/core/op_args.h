@@ -4,8 +4,13 @@
 // the table from which the N-API binding fills it, and the checks that hold for every op (presence, read-only memory).
 //
 //   IN / IN_OPT        tensor read                     OUT / OUT_OPT      tensor overwritten completely
-//   INOUT / INOUT_OPT  tensor read and written         LIST_IN / LIST_IN_OPT / LIST_INOUT  list of tensors
-//   INTS               host integers (may be empty)    I64 / F64          scalar
+//   INOUT / INOUT_OPT  tensor read and written         AIN, AOUT, AINOUT (_OPT)  the same for activations
+//   LIST_IN / LIST_INOUT (_OPT)  list of tensors       INTS  host integers (may be empty)       I64 / F64  scalar
+//
+// An activation ("act" in the contracts) is f32 or bf16, all activations of one call alike. With bf16 every output element
+// is computed as for f32, from the widened inputs and with f32 sums (f64 in the references), and rounded to nearest even
+// once, when it is stored; an accumulating op widens the old value, adds and rounds the sum. `precision` says as ever how
+// the operands of a product are rounded, those computed on load included.
 #pragma once
 #include "backend.h"
 
@@ -15,9 +20,16 @@
 #define ESFT_TYPE_OUT_OPT esft_tensor
 #define ESFT_TYPE_INOUT esft_tensor
 #define ESFT_TYPE_INOUT_OPT esft_tensor
+#define ESFT_TYPE_AIN esft_tensor
+#define ESFT_TYPE_AIN_OPT esft_tensor
+#define ESFT_TYPE_AOUT esft_tensor
+#define ESFT_TYPE_AOUT_OPT esft_tensor
+#define ESFT_TYPE_AINOUT esft_tensor
+#define ESFT_TYPE_AINOUT_OPT esft_tensor
 #define ESFT_TYPE_LIST_IN esft_tensor_list
 #define ESFT_TYPE_LIST_IN_OPT esft_tensor_list
 #define ESFT_TYPE_LIST_INOUT esft_tensor_list
+#define ESFT_TYPE_LIST_INOUT_OPT esft_tensor_list
 #define ESFT_TYPE_INTS esft_ints
 #define ESFT_TYPE_I64 int64_t
 #define ESFT_TYPE_F64 double

@@ -219,11 +219,39 @@ int64_t precision_of(const A&, long) {
   return 0;
 }
 
+// The kernels of this device compute on f32 activations.
+void expect_f32_here(const char* op, const char* argument, const esft_tensor& t) {
+  if (present(t) && t.dtype == ESFT_BF16)
+    fail_status(
+        ESFT_UNSUPPORTED, op, argument,
+        format("%s must be f32 on the cpu device, received %s; bf16 activations run on CUDA", argument, describe(t).c_str()));
+}
+void expect_field_here(const char* op, const char* kind, const char* argument, const esft_tensor& t) {
+  if (kind[0] == 'A') expect_f32_here(op, argument, t);
+}
+template <class T>
+void expect_field_here(const char*, const char*, const char*, const T&) {}  // lists and scalars
+
+#define ESFT_HERE_FIELD(kind, name) expect_field_here(op_name, #kind, #name, a.name);
+#define ESFT_HERE(op) \
+  void expect_here(const char* op_name, const esft_##op##_args& a) { ESFT_ARGS_##op(ESFT_HERE_FIELD) }
+ESFT_OPS(ESFT_HERE)
+
+// gemm's activations are of kind IN and INOUT, as their dtypes are free of each other.
+template <class A>
+void expect_products_here(const A&) {}
+void expect_products_here(const esft_gemm_args& a) {
+  expect_f32_here("gemm", "a", a.a);
+  expect_f32_here("gemm", "c", a.c);
+}
+
 #define ESFT_RUN(op)                                                                                              \
   int cpu_run_##op(esft_device* d, const void* args, char* err, size_t n) {                                       \
     return guarded(err, n, [&] {                                                                                  \
       const auto& a = *static_cast<const esft_##op##_args*>(args);                                                \
       check_##op(a);                                                                                              \
+      expect_here(#op, a);                                                                                        \
+      expect_products_here(a);                                                                                    \
       if (precision_of(a, 0) == 1 && !cast(d)->kernels->bf16_compute)                                             \
         fail_status(ESFT_UNSUPPORTED, #op, "precision",                                                           \
                     std::string("bf16 compute needs AVX512-BF16; this device runs ") + cast(d)->kernels->name + \
@@ -251,12 +279,12 @@ const esft_run_fn kRefRun[ESFT_OP_COUNT] = {
 #undef ESFT_ENTRY
 };
 
-const esft_backend kCpu = {ESFT_ABI,    "cpu",      open_device<false>, close_device,       device_info, device_alloc,
-                           device_free, copy_bytes, copy_bytes,         device_synchronize, kCpuRun,
-                           nullptr,     nullptr,    nullptr,            nullptr};
-const esft_backend kRef = {ESFT_ABI,    "ref",      open_device<true>, close_device,       device_info, device_alloc,
-                           device_free, copy_bytes, copy_bytes,        device_synchronize, kRefRun,
-                           nullptr,     nullptr,    nullptr,           nullptr};
+const esft_backend kCpu = {ESFT_ABI,   "cpu",      open_device<false>, close_device, device_info, device_alloc, device_free,
+                           copy_bytes, copy_bytes, device_synchronize, kCpuRun,      nullptr,     nullptr,      nullptr,
+                           nullptr};
+const esft_backend kRef = {ESFT_ABI,     "ref",       open_device<true>, close_device, device_info,
+                           device_alloc, device_free, copy_bytes,        copy_bytes,   device_synchronize,
+                           kRefRun,      nullptr,     nullptr,           nullptr,      nullptr};
 
 }  // namespace
 

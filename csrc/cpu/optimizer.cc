@@ -95,7 +95,8 @@ void adamw(const esft_adamw_args& a, Context& ctx) {
 
   auto split_at = [&](int64_t i) {
     const esft_tensor &p = a.params.items[i], &g = a.grads.items[i], &m = a.m.items[i], &v = a.v.items[i];
-    return split_of(p, contiguous(p) && contiguous(g) && contiguous(m) && contiguous(v));
+    return split_of(p, contiguous(p) && contiguous(g) && contiguous(m) && contiguous(v) &&
+                           (!a.copies.count || contiguous(a.copies.items[i])));
   };
   const ListSplit list = split_list(ctx, a.params.count, false, split_at);
   for_chunks(ctx, list.tasks(), 1, 4 * kTaskElements, [&](int64_t task, int64_t, int) {
@@ -105,6 +106,7 @@ void adamw(const esft_adamw_args& a, Context& ctx) {
       const float* g = row_of<float>(a.grads.items[item], r) + c;
       float* m = row_of<float>(a.m.items[item], r) + c;
       float* v = row_of<float>(a.v.items[item], r) + c;
+      uint16_t* copy = a.copies.count ? row_of<uint16_t>(a.copies.items[item], r) + c : nullptr;
       auto update = [=](int64_t i, int64_t k) ESFT_LAMBDA {
         const vf gi = clip * load_n(g + i, k), pi = load_n(p + i, k);
         const vf mi = b1 * load_n(m + i, k) + rest1 * gi;
@@ -112,7 +114,9 @@ void adamw(const esft_adamw_args& a, Context& ctx) {
         store_n(m + i, mi, k);
         store_n(v + i, vi, k);
         // One rounding for decay and step together: lr · weight_decay is far below the spacing of 1 − x.
-        store_n(p + i, pi - (decay * pi + rate * mi / (vsqrt(vi) * inv_root2 + eps)), k);
+        const vf updated = pi - (decay * pi + rate * mi / (vsqrt(vi) * inv_root2 + eps));
+        store_n(p + i, updated, k);
+        if (copy) k == W ? store_bf16(copy + i, updated) : store_bf16_part(copy + i, updated, k);
       };
       int64_t i = 0;
       for (; i + W <= n; i += W) update(i, W);

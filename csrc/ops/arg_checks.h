@@ -36,6 +36,14 @@ void expect_apart(const char* op, Named out, std::initializer_list<Named> others
 void expect_list_disjoint(const char* op, const char* argument, const esft_tensor_list& list);
 void expect_apart_from_list(const char* op, Named t, const char* list_name, const esft_tensor_list& list);
 
+// The activations of one call, as its arguments go by: each f32 or bf16, and all like the first.
+struct Activations {
+  const char* op;
+  const char* first_name = nullptr;
+  int32_t dtype = ESFT_F32;
+  void take(const char* argument, const esft_tensor& t);
+};
+
 constexpr int64_t kMaxI32 = 2147483647;  // row numbers are i32
 
 // Presence and layout of every argument of an op, from its argument list.
@@ -45,16 +53,25 @@ constexpr int64_t kMaxI32 = 2147483647;  // row numbers are i32
 #define ESFT_LAYOUT_IN_OPT(n) if (present(a.n)) expect_layout(kOp, #n, a.n);
 #define ESFT_LAYOUT_OUT_OPT(n) ESFT_LAYOUT_IN_OPT(n)
 #define ESFT_LAYOUT_INOUT_OPT(n) ESFT_LAYOUT_IN_OPT(n)
+#define ESFT_LAYOUT_AIN(n) ESFT_LAYOUT_IN(n) activations.take(#n, a.n);
+#define ESFT_LAYOUT_AOUT(n) ESFT_LAYOUT_AIN(n)
+#define ESFT_LAYOUT_AINOUT(n) ESFT_LAYOUT_AIN(n)
+#define ESFT_LAYOUT_AIN_OPT(n) if (present(a.n)) { ESFT_LAYOUT_AIN(n) }
+#define ESFT_LAYOUT_AOUT_OPT(n) ESFT_LAYOUT_AIN_OPT(n)
+#define ESFT_LAYOUT_AINOUT_OPT(n) ESFT_LAYOUT_AIN_OPT(n)
 #define ESFT_LAYOUT_LIST_IN(n) expect_layout_list(kOp, #n, a.n);
 #define ESFT_LAYOUT_LIST_IN_OPT(n) ESFT_LAYOUT_LIST_IN(n)
 #define ESFT_LAYOUT_LIST_INOUT(n) ESFT_LAYOUT_LIST_IN(n)
+#define ESFT_LAYOUT_LIST_INOUT_OPT(n) ESFT_LAYOUT_LIST_IN(n)
 #define ESFT_LAYOUT_INTS(n)
 #define ESFT_LAYOUT_I64(n)
 #define ESFT_LAYOUT_F64(n)
 #define ESFT_LAYOUT_FIELD(kind, name) ESFT_LAYOUT_##kind(name)
-// Opens a check_<op>: names the op and checks every argument's presence and layout. Expects the argument struct as `a`.
-#define ESFT_BEGIN_CHECK(op)            \
-  static const char* const kOp = #op; \
+// Opens a check_<op>: names the op and checks every argument's presence and layout, and the dtype of activations. Expects
+// the argument struct as `a`.
+#define ESFT_BEGIN_CHECK(op)                     \
+  static const char* const kOp = #op;            \
+  [[maybe_unused]] Activations activations{kOp}; \
   ESFT_ARGS_##op(ESFT_LAYOUT_FIELD)
 
 }  // namespace esft

@@ -11,7 +11,7 @@ void check_layout(const char* op, const Args& a) {
   expect_flag(op, "precision", a.precision);
   expect_finite(op, "scale", a.scale);
   expect_range(op, "window", a.window, 0, kMaxI32);
-  expect_f32(op, "q", a.q, -1, -1);
+  expect_matrix(op, "q", a.q, -1, -1);
   const int64_t T = rows(a.q);
   expect_range(op, "q", T, 0, kMaxI32);
   expect_range(op, "heads", a.heads, 1, 65536);
@@ -20,17 +20,17 @@ void check_layout(const char* op, const Args& a) {
   const int64_t dr = present(a.k_shared) ? cols(a.k_shared) : 0;
   auto operand = [&](const char* name, const esft_tensor& t, const char* dim_name, int64_t dim, int64_t min_dim,
                      const char* offset_name, int64_t offset, const char* stride_name, int64_t stride) {
-    expect_f32(op, name, t, T, -1);
+    expect_matrix(op, name, t, T, -1);
     expect_range(op, dim_name, dim, min_dim, cols(t));
     expect_range(op, offset_name, offset, 0, cols(t) - dim);
     if (a.kv_heads > 1) expect_range(op, stride_name, stride, dim, (cols(t) - offset - dim) / (a.kv_heads - 1));
   };
   operand("k", a.k, "k_dim", a.k_dim, dr ? 0 : 1, "k_offset", a.k_offset, "k_stride", a.k_stride);
   operand("v", a.v, "v_dim", a.v_dim, 1, "v_offset", a.v_offset, "v_stride", a.v_stride);
-  if (present(a.k_shared)) expect_f32(op, "k_shared", a.k_shared, T, -1);
+  if (present(a.k_shared)) expect_matrix(op, "k_shared", a.k_shared, T, -1);
   expect_matrix(op, "q", a.q, T, a.heads * (a.k_dim + dr));
   expect_i32(op, "doc_start", a.doc_start, T);
-  expect_f32(op, "out", a.out, T, a.heads * a.v_dim);
+  expect_matrix(op, "out", a.out, T, a.heads * a.v_dim);
   if (present(a.lse)) expect_f32(op, "lse", a.lse, T, a.heads);
 }
 
@@ -64,13 +64,13 @@ void check_attention(const esft_attention_args& a) {
 void check_attention_backward(const esft_attention_backward_args& a) {
   ESFT_BEGIN_CHECK(attention_backward)
   check_layout(kOp, a);
-  expect_f32(kOp, "dout", a.dout, rows(a.out), cols(a.out));
-  expect_f32(kOp, "dq", a.dq, rows(a.q), cols(a.q));
-  expect_f32(kOp, "dk", a.dk, rows(a.k), cols(a.k));
-  expect_f32(kOp, "dv", a.dv, rows(a.v), cols(a.v));
+  expect_matrix(kOp, "dout", a.dout, rows(a.out), cols(a.out));
+  expect_matrix(kOp, "dq", a.dq, rows(a.q), cols(a.q));
+  expect_matrix(kOp, "dk", a.dk, rows(a.k), cols(a.k));
+  expect_matrix(kOp, "dv", a.dv, rows(a.v), cols(a.v));
   if (present(a.dk_shared)) {
     if (!present(a.k_shared)) expect_absent(kOp, "dk_shared", a.dk_shared, "without k_shared");
-    expect_f32(kOp, "dk_shared", a.dk_shared, rows(a.k_shared), cols(a.k_shared));
+    expect_matrix(kOp, "dk_shared", a.dk_shared, rows(a.k_shared), cols(a.k_shared));
   }
   const Named outputs[] = {{"dq", a.dq}, {"dk", a.dk}, {"dv", a.dv}, {"dk_shared", a.dk_shared}};
   for (const Named& o : outputs)

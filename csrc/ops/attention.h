@@ -2,15 +2,15 @@
 //
 //   Tokens are one flat sequence of T rows; token t sees j in [max(doc_start[t], t − window + 1), t] (window 0 = no limit).
 //   Batch rows and packed documents are both just documents: doc_start_T i32, doc_start[t] <= t, non-decreasing.
-//   q [T, heads·dq] f32, head h at column h·dq, dq = k_dim + k_shared.cols (k_shared absent: dq = k_dim)
-//   k [T, *] f32, kv-head g at column k_offset + g·k_stride, k_dim wide;  v [T, *] likewise with v_offset, v_stride, v_dim
+//   q [T, heads·dq] act, head h at column h·dq, dq = k_dim + k_shared.cols (k_shared absent: dq = k_dim)
+//   k [T, *] act, kv-head g at column k_offset + g·k_stride, k_dim wide;  v [T, *] act likewise with v_offset, v_stride, v_dim
 //     (k and v may be two views of one buffer, as MLA produces them)
-//   k_shared [T, dr] f32 optional: the last dr dimensions of every key, one copy for all heads (MLA's rotary part)
+//   k_shared [T, dr] act optional: the last dr dimensions of every key, one copy for all heads (MLA's rotary part)
 //   query head h reads kv-head floor(h / (heads / kv_heads));  heads % kv_heads == 0
-//   out [T, heads·v_dim] f32 = softmax(scale · q·kᵀ) · v;  lse [T, heads] f32 optional (natural log-sum-exp of the scaled scores)
-//   precision 0: f32; 1: q, k, v, probabilities rounded to bf16 in the products, f32 sums and softmax.
+//   out [T, heads·v_dim] act = softmax(scale · q·kᵀ) · v;  lse [T, heads] f32 optional (natural log-sum-exp of the scaled scores)
+//   precision 0: f32; 1: q, k, v, dout, probabilities and their gradients rounded to bf16 in the products, f32 sums and softmax.
 //
-// attention_backward — dq, dk, dv (laid out as q, k, v; only their own columns are written), dk_shared [T, dr]; all overwritten.
+// attention_backward — dq, dk, dv (laid out as q, k, v; only their own columns are written), dk_shared [T, dr]; all act, overwritten.
 //   Probabilities are recomputed from lse; Δ = ⟨dout, out⟩ per row and head. Sums over query heads and blocks in a fixed order.
 // Deterministic on any thread count.  Reference: attention_ref.cc. Tests: test/ops/attention.test.ts.
 #pragma once
@@ -21,10 +21,10 @@
   F(I64, window) F(F64, scale) F(I64, precision)
 
 #define ESFT_ARGS_attention(F) \
-  F(IN, q) F(IN, k) F(IN, v) F(IN_OPT, k_shared) F(IN, doc_start) F(OUT, out) F(OUT_OPT, lse) ESFT_ARGS_attention_layout(F)
+  F(AIN, q) F(AIN, k) F(AIN, v) F(AIN_OPT, k_shared) F(IN, doc_start) F(AOUT, out) F(OUT_OPT, lse) ESFT_ARGS_attention_layout(F)
 ESFT_DEFINE_ARGS(attention)
 
 #define ESFT_ARGS_attention_backward(F) \
-  F(IN, dout) F(IN, q) F(IN, k) F(IN, v) F(IN_OPT, k_shared) F(IN, doc_start) F(IN, out) F(IN, lse) \
-  F(OUT, dq) F(INOUT, dk) F(INOUT, dv) F(OUT_OPT, dk_shared) ESFT_ARGS_attention_layout(F)
+  F(AIN, dout) F(AIN, q) F(AIN, k) F(AIN, v) F(AIN_OPT, k_shared) F(IN, doc_start) F(AIN, out) F(IN, lse) \
+  F(AOUT, dq) F(AINOUT, dk) F(AINOUT, dv) F(AOUT_OPT, dk_shared) ESFT_ARGS_attention_layout(F)
 ESFT_DEFINE_ARGS(attention_backward)

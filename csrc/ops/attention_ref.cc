@@ -23,11 +23,11 @@ struct View {
   int64_t q_col(int64_t h, int64_t i) const { return h * dq + i; }
   int64_t k_col(int64_t h, int64_t i) const { return a.k_offset + h / per_kv * a.k_stride + i; }
   int64_t v_col(int64_t h, int64_t i) const { return a.v_offset + h / per_kv * a.v_stride + i; }
-  double q(int64_t t, int64_t h, int64_t i) const { return operand(f32_row(a.q, t)[q_col(h, i)], a.precision); }
+  double q(int64_t t, int64_t h, int64_t i) const { return operand(at(a.q, t, q_col(h, i)), a.precision); }
   double k(int64_t t, int64_t h, int64_t i) const {
-    return operand(i < a.k_dim ? f32_row(a.k, t)[k_col(h, i)] : f32_row(a.k_shared, t)[i - a.k_dim], a.precision);
+    return operand(i < a.k_dim ? at(a.k, t, k_col(h, i)) : at(a.k_shared, t, i - a.k_dim), a.precision);
   }
-  double v(int64_t t, int64_t h, int64_t i) const { return operand(f32_row(a.v, t)[v_col(h, i)], a.precision); }
+  double v(int64_t t, int64_t h, int64_t i) const { return operand(at(a.v, t, v_col(h, i)), a.precision); }
   double score(int64_t t, int64_t j, int64_t h) const {
     double s = 0;
     for (int64_t i = 0; i < dq; i++) s += q(t, h, i) * k(j, h, i);
@@ -51,7 +51,7 @@ void ref_attention(const esft_attention_args& a) {
       for (int64_t i = 0; i < a.v_dim; i++) {
         double y = 0;
         for (int64_t j = j0; j <= t; j++) y += operand(std::exp(s[j] - top), a.precision) * w.v(j, h, i);
-        f32_row(a.out, t)[h * a.v_dim + i] = float(y / sum);
+        put(a.out, t, h * a.v_dim + i, y / sum);
       }
       if (present(a.lse)) f32_row(a.lse, t)[h] = float(top + std::log(sum));
     }
@@ -65,16 +65,16 @@ void ref_attention_backward(const esft_attention_backward_args& a) {
   std::vector<double> dq(T * a.heads * w.dq, 0), dk(T * dk_width, 0), dv(T * dv_width, 0), shared(T * w.dr, 0);
   for (int64_t t = 0; t < T; t++)
     for (int64_t h = 0; h < a.heads; h++) {
-      const float *dout = f32_row(a.dout, t) + h * a.v_dim, *out = f32_row(a.out, t) + h * a.v_dim;
+      auto dout = [&](int64_t i) { return at(a.dout, t, h * a.v_dim + i); };
       const int64_t g = h / w.per_kv;
       double delta = 0;
-      for (int64_t i = 0; i < a.v_dim; i++) delta += double(dout[i]) * out[i];
+      for (int64_t i = 0; i < a.v_dim; i++) delta += double(dout(i)) * at(a.out, t, h * a.v_dim + i);
       for (int64_t j = w.first(t); j <= t; j++) {
         const double p = std::exp(w.score(t, j, h) - f32_row(a.lse, t)[h]);
         double dp = 0;
         for (int64_t i = 0; i < a.v_dim; i++) {
-          dp += operand(dout[i], a.precision) * w.v(j, h, i);
-          dv[j * dv_width + g * a.v_dim + i] += operand(p, a.precision) * operand(dout[i], a.precision);
+          dp += operand(dout(i), a.precision) * w.v(j, h, i);
+          dv[j * dv_width + g * a.v_dim + i] += operand(p, a.precision) * operand(dout(i), a.precision);
         }
         const double ds = operand(p * (dp - delta), a.precision);
         for (int64_t i = 0; i < w.dq; i++) {
@@ -88,14 +88,12 @@ void ref_attention_backward(const esft_attention_backward_args& a) {
       }
     }
   for (int64_t t = 0; t < T; t++) {
-    for (int64_t c = 0; c < a.heads * w.dq; c++) f32_row(a.dq, t)[c] = float(dq[t * a.heads * w.dq + c]);
+    for (int64_t c = 0; c < a.heads * w.dq; c++) put(a.dq, t, c, dq[t * a.heads * w.dq + c]);
     for (int64_t g = 0; g < a.kv_heads; g++) {
-      for (int64_t i = 0; i < a.k_dim; i++)
-        f32_row(a.dk, t)[a.k_offset + g * a.k_stride + i] = float(dk[t * dk_width + g * a.k_dim + i]);
-      for (int64_t i = 0; i < a.v_dim; i++)
-        f32_row(a.dv, t)[a.v_offset + g * a.v_stride + i] = float(dv[t * dv_width + g * a.v_dim + i]);
+      for (int64_t i = 0; i < a.k_dim; i++) put(a.dk, t, a.k_offset + g * a.k_stride + i, dk[t * dk_width + g * a.k_dim + i]);
+      for (int64_t i = 0; i < a.v_dim; i++) put(a.dv, t, a.v_offset + g * a.v_stride + i, dv[t * dv_width + g * a.v_dim + i]);
     }
-    for (int64_t i = 0; present(a.dk_shared) && i < w.dr; i++) f32_row(a.dk_shared, t)[i] = float(shared[t * w.dr + i]);
+    for (int64_t i = 0; present(a.dk_shared) && i < w.dr; i++) put(a.dk_shared, t, i, shared[t * w.dr + i]);
   }
 }
 

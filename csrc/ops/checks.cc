@@ -39,6 +39,17 @@ void expect_layout_list(const char* op, const char* argument, const esft_tensor_
   }
 }
 
+void Activations::take(const char* argument, const esft_tensor& t) {
+  expect_float_weight(op, argument, t);
+  if (!first_name) {
+    first_name = argument;
+    dtype = t.dtype;
+  } else if (t.dtype != dtype) {
+    fail(op, argument, format("%s like %s: the activations of a call are of one dtype", dtype_name(dtype), first_name),
+         describe(t));
+  }
+}
+
 void expect_ints(const char* op, const char* argument, const esft_ints& ints, int64_t limit) {
   for (int64_t i = 0; i < ints.count; i++) {
     const long long v = ints.items[i];

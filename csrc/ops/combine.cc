@@ -6,8 +6,8 @@ namespace esft {
 void check_combine(const esft_combine_args& a) {
   ESFT_BEGIN_CHECK(combine)
   expect_flag(kOp, "accumulate", a.accumulate);
-  expect_f32(kOp, "y", a.y, -1, -1);
-  expect_f32(kOp, "x", a.x, -1, cols(a.y));
+  expect_matrix(kOp, "y", a.y, -1, -1);
+  expect_matrix(kOp, "x", a.x, -1, cols(a.y));
   expect_range(kOp, "x", rows(a.x), 0, kMaxI32);
   expect_dtype(kOp, "pos", a.pos, ESFT_I32);
   expect_matrix(kOp, "pos", a.pos, rows(a.y), -1);
@@ -17,8 +17,8 @@ void check_combine(const esft_combine_args& a) {
 
 void check_combine_backward(const esft_combine_backward_args& a) {
   ESFT_BEGIN_CHECK(combine_backward)
-  expect_f32(kOp, "dy", a.dy, -1, -1);
-  expect_f32(kOp, "x", a.x, -1, cols(a.dy));
+  expect_matrix(kOp, "dy", a.dy, -1, -1);
+  expect_matrix(kOp, "x", a.x, -1, cols(a.dy));
   expect_range(kOp, "x", rows(a.x), 0, kMaxI32);
   expect_dtype(kOp, "pos", a.pos, ESFT_I32);
   expect_matrix(kOp, "pos", a.pos, rows(a.dy), -1);
@@ -26,7 +26,7 @@ void check_combine_backward(const esft_combine_backward_args& a) {
   if (present(a.dx)) {
     if (numel(a.pos) != rows(a.x))
       fail(kOp, "pos", format("a permutation of %lld rows for dx", (long long)rows(a.x)), describe(a.pos));
-    expect_f32(kOp, "dx", a.dx, rows(a.x), cols(a.x));
+    expect_matrix(kOp, "dx", a.dx, rows(a.x), cols(a.x));
     expect_apart(kOp, {"dx", a.dx}, {{"dy", a.dy}, {"x", a.x}, {"pos", a.pos}, {"weights", a.weights}, {"dweights", a.dweights}});
   }
   if (present(a.dweights)) {

@@ -9,10 +9,10 @@ void ref_combine(const esft_combine_args& a) {
   const int64_t T = rows(a.y), D = cols(a.y), K = cols(a.pos);
   for (int64_t t = 0; t < T; t++)
     for (int64_t d = 0; d < D; d++) {
-      double sum = a.accumulate ? f32_row(a.y, t)[d] : 0.0;
+      double sum = a.accumulate ? at(a.y, t, d) : 0.0;
       for (int64_t k = 0; k < K; k++)
-        sum += (present(a.weights) ? double(f32_row(a.weights, t)[k]) : 1.0) * f32_row(a.x, i32_at(a.pos, t, k))[d];
-      f32_row(a.y, t)[d] = float(sum);
+        sum += (present(a.weights) ? double(f32_row(a.weights, t)[k]) : 1.0) * at(a.x, i32_at(a.pos, t, k), d);
+      put(a.y, t, d, sum);
     }
 }
 
@@ -27,8 +27,8 @@ void ref_combine_backward(const esft_combine_backward_args& a) {
       const int64_t r = i32_at(a.pos, t, k);
       double dot = 0;
       for (int64_t d = 0; d < D; d++) {
-        dot += double(f32_row(a.dy, t)[d]) * f32_row(a.x, r)[d];
-        if (present(a.dx)) f32_row(a.dx, r)[d] = f32_row(a.weights, t)[k] * f32_row(a.dy, t)[d];
+        dot += double(at(a.dy, t, d)) * at(a.x, r, d);
+        if (present(a.dx)) put(a.dx, r, d, f32_row(a.weights, t)[k] * at(a.dy, t, d));
       }
       if (present(a.dweights)) f32_row(a.dweights, t)[k] = float(dot);
     }

@@ -5,16 +5,16 @@ namespace esft {
 
 void check_swiglu(const esft_swiglu_args& a) {
   ESFT_BEGIN_CHECK(swiglu)
-  expect_f32(kOp, "a", a.a, -1, -1);
-  expect_f32(kOp, "h", a.h, rows(a.a), 2 * cols(a.a));
+  expect_matrix(kOp, "a", a.a, -1, -1);
+  expect_matrix(kOp, "h", a.h, rows(a.a), 2 * cols(a.a));
   expect_apart(kOp, {"a", a.a}, {{"h", a.h}});
 }
 
 void check_swiglu_backward(const esft_swiglu_backward_args& a) {
   ESFT_BEGIN_CHECK(swiglu_backward)
-  expect_f32(kOp, "da", a.da, -1, -1);
-  expect_f32(kOp, "h", a.h, rows(a.da), 2 * cols(a.da));
-  expect_f32(kOp, "dh", a.dh, rows(a.h), cols(a.h));
+  expect_matrix(kOp, "da", a.da, -1, -1);
+  expect_matrix(kOp, "h", a.h, rows(a.da), 2 * cols(a.da));
+  expect_matrix(kOp, "dh", a.dh, rows(a.h), cols(a.h));
   expect_same_or_apart(kOp, "dh", a.dh, "h", a.h);
   expect_apart(kOp, {"dh", a.dh}, {{"da", a.da}});
 }
@@ -22,9 +22,9 @@ void check_swiglu_backward(const esft_swiglu_backward_args& a) {
 void check_add(const esft_add_args& a) {
   ESFT_BEGIN_CHECK(add)
   expect_finite(kOp, "alpha", a.alpha);
-  expect_f32(kOp, "y", a.y, -1, -1);
-  expect_f32(kOp, "a", a.a, rows(a.y), cols(a.y));
-  expect_f32(kOp, "b", a.b, rows(a.y), cols(a.y));
+  expect_matrix(kOp, "y", a.y, -1, -1);
+  expect_matrix(kOp, "a", a.a, rows(a.y), cols(a.y));
+  expect_matrix(kOp, "b", a.b, rows(a.y), cols(a.y));
   expect_same_or_apart(kOp, "y", a.y, "a", a.a);
   expect_same_or_apart(kOp, "y", a.y, "b", a.b);
 }
@@ -32,7 +32,7 @@ void check_add(const esft_add_args& a) {
 void check_scale(const esft_scale_args& a) {
   ESFT_BEGIN_CHECK(scale)
   expect_finite(kOp, "factor", a.factor);
-  expect_f32(kOp, "x", a.x, -1, -1);
+  expect_matrix(kOp, "x", a.x, -1, -1);
 }
 
 static void expect_limits(const char* op, double lo, double hi) {
@@ -43,17 +43,17 @@ static void expect_limits(const char* op, double lo, double hi) {
 void check_clamp(const esft_clamp_args& a) {
   ESFT_BEGIN_CHECK(clamp)
   expect_limits(kOp, a.lo, a.hi);
-  expect_f32(kOp, "x", a.x, -1, -1);
-  expect_f32(kOp, "y", a.y, rows(a.x), cols(a.x));
+  expect_matrix(kOp, "x", a.x, -1, -1);
+  expect_matrix(kOp, "y", a.y, rows(a.x), cols(a.x));
   expect_same_or_apart(kOp, "y", a.y, "x", a.x);
 }
 
 void check_clamp_backward(const esft_clamp_backward_args& a) {
   ESFT_BEGIN_CHECK(clamp_backward)
   expect_limits(kOp, a.lo, a.hi);
-  expect_f32(kOp, "x", a.x, -1, -1);
-  expect_f32(kOp, "dy", a.dy, rows(a.x), cols(a.x));
-  expect_f32(kOp, "dx", a.dx, rows(a.x), cols(a.x));
+  expect_matrix(kOp, "x", a.x, -1, -1);
+  expect_matrix(kOp, "dy", a.dy, rows(a.x), cols(a.x));
+  expect_matrix(kOp, "dx", a.dx, rows(a.x), cols(a.x));
   expect_same_or_apart(kOp, "dx", a.dx, "dy", a.dy);
   expect_same_or_apart(kOp, "dx", a.dx, "x", a.x);
 }
@@ -90,7 +90,7 @@ void check_mask_grad(const esft_mask_grad_args& a) {
 
 void check_column_sum(const esft_column_sum_args& a) {
   ESFT_BEGIN_CHECK(column_sum)
-  expect_f32(kOp, "x", a.x, -1, -1);
+  expect_matrix(kOp, "x", a.x, -1, -1);
   expect_dtype(kOp, "y", a.y, ESFT_F32);
   expect_vector(kOp, "y", a.y, cols(a.x));
   expect_apart(kOp, {"y", a.y}, {{"x", a.x}});

@@ -1,4 +1,4 @@
-// Element-wise ops. All f32 [R, C] with free ld unless said; outputs may be an input of the same shape.
+// Element-wise ops. All act [R, C] with free ld unless said; outputs may be an input of the same shape.
 //
 // swiglu           a[R,F] = silu(h[:, :F]) · h[:, F:]           h [R, 2F]
 // swiglu_backward  dh[R,2F] from da[R,F] and h                  dh may be h
@@ -8,24 +8,24 @@
 // clamp_backward   dx = dy where lo <= x <= hi, else 0
 // fill             x = value                                    any dtype
 // cast             y = x converted; f32 → bf16 rounds to nearest even; same dtype = copy. f32, bf16 → f32, bf16; others copy only
-// mask_grad        grad [E, ...]: slices e not in `keep` become 0 (the dense form of freezing: layouts that cannot be split,
+// mask_grad        grad [E, ...] f32: slices e not in `keep` become 0 (the dense form of freezing: layouts that cannot be split,
 //                  and the oracle of the compact form)
-// column_sum       y[C] += Σ_rows x[:, c], rows ascending, f32 sums (gradient of a bias)
+// column_sum       y[C] f32 += Σ_rows x[:, c], rows ascending, f32 sums (gradient of a bias)
 // Reference: elementwise_ref.cc. Tests: test/ops/elementwise.test.ts.
 #pragma once
 #include "../core/op_args.h"
 
-#define ESFT_ARGS_swiglu(F) F(IN, h) F(OUT, a)
+#define ESFT_ARGS_swiglu(F) F(AIN, h) F(AOUT, a)
 ESFT_DEFINE_ARGS(swiglu)
-#define ESFT_ARGS_swiglu_backward(F) F(IN, h) F(IN, da) F(OUT, dh)
+#define ESFT_ARGS_swiglu_backward(F) F(AIN, h) F(AIN, da) F(AOUT, dh)
 ESFT_DEFINE_ARGS(swiglu_backward)
-#define ESFT_ARGS_add(F) F(IN, a) F(IN, b) F(OUT, y) F(F64, alpha)
+#define ESFT_ARGS_add(F) F(AIN, a) F(AIN, b) F(AOUT, y) F(F64, alpha)
 ESFT_DEFINE_ARGS(add)
-#define ESFT_ARGS_scale(F) F(INOUT, x) F(F64, factor)
+#define ESFT_ARGS_scale(F) F(AINOUT, x) F(F64, factor)
 ESFT_DEFINE_ARGS(scale)
-#define ESFT_ARGS_clamp(F) F(IN, x) F(OUT, y) F(F64, lo) F(F64, hi)
+#define ESFT_ARGS_clamp(F) F(AIN, x) F(AOUT, y) F(F64, lo) F(F64, hi)
 ESFT_DEFINE_ARGS(clamp)
-#define ESFT_ARGS_clamp_backward(F) F(IN, x) F(IN, dy) F(OUT, dx) F(F64, lo) F(F64, hi)
+#define ESFT_ARGS_clamp_backward(F) F(AIN, x) F(AIN, dy) F(AOUT, dx) F(F64, lo) F(F64, hi)
 ESFT_DEFINE_ARGS(clamp_backward)
 #define ESFT_ARGS_fill(F) F(OUT, x) F(F64, value)
 ESFT_DEFINE_ARGS(fill)
@@ -33,5 +33,5 @@ ESFT_DEFINE_ARGS(fill)
 ESFT_DEFINE_ARGS(cast)
 #define ESFT_ARGS_mask_grad(F) F(INOUT, grad) F(INTS, keep)
 ESFT_DEFINE_ARGS(mask_grad)
-#define ESFT_ARGS_column_sum(F) F(IN, x) F(INOUT, y)
+#define ESFT_ARGS_column_sum(F) F(AIN, x) F(INOUT, y)
 ESFT_DEFINE_ARGS(column_sum)

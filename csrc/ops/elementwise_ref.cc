@@ -6,49 +6,47 @@ using namespace ref;
 
 void ref_swiglu(const esft_swiglu_args& a) {
   const int64_t F = cols(a.a);
-  for (int64_t r = 0; r < rows(a.a); r++) {
-    const float* h = f32_row(a.h, r);
-    for (int64_t f = 0; f < F; f++) f32_row(a.a, r)[f] = float(silu(h[f]) * h[F + f]);
-  }
+  for (int64_t r = 0; r < rows(a.a); r++)
+    for (int64_t f = 0; f < F; f++) put(a.a, r, f, silu(at(a.h, r, f)) * at(a.h, r, F + f));
 }
 
 void ref_swiglu_backward(const esft_swiglu_backward_args& a) {
   const int64_t F = cols(a.da);
   for (int64_t r = 0; r < rows(a.da); r++)
     for (int64_t f = 0; f < F; f++) {
-      const double gate = f32_row(a.h, r)[f], up = f32_row(a.h, r)[F + f], da = f32_row(a.da, r)[f];
-      f32_row(a.dh, r)[f] = float(da * up * silu_grad(gate));
-      f32_row(a.dh, r)[F + f] = float(da * silu(gate));
+      const double gate = at(a.h, r, f), up = at(a.h, r, F + f), da = at(a.da, r, f);
+      put(a.dh, r, f, da * up * silu_grad(gate));
+      put(a.dh, r, F + f, da * silu(gate));
     }
 }
 
 void ref_add(const esft_add_args& a) {
   for (int64_t r = 0; r < rows(a.y); r++)
-    for (int64_t c = 0; c < cols(a.y); c++) f32_row(a.y, r)[c] = float(f32_row(a.a, r)[c] + a.alpha * f32_row(a.b, r)[c]);
+    for (int64_t c = 0; c < cols(a.y); c++) put(a.y, r, c, at(a.a, r, c) + a.alpha * at(a.b, r, c));
 }
 
 void ref_scale(const esft_scale_args& a) {
   for (int64_t r = 0; r < rows(a.x); r++)
-    for (int64_t c = 0; c < cols(a.x); c++) f32_row(a.x, r)[c] = float(f32_row(a.x, r)[c] * a.factor);
+    for (int64_t c = 0; c < cols(a.x); c++) put(a.x, r, c, at(a.x, r, c) * a.factor);
 }
 
 void ref_clamp(const esft_clamp_args& a) {
   for (int64_t r = 0; r < rows(a.x); r++)
     for (int64_t c = 0; c < cols(a.x); c++) {
-      const float x = f32_row(a.x, r)[c], lo = float(a.lo), hi = float(a.hi);
-      f32_row(a.y, r)[c] = x < lo ? lo : x > hi ? hi : x;  // NaN fails both comparisons
+      const float x = at(a.x, r, c), lo = float(a.lo), hi = float(a.hi);
+      put(a.y, r, c, x < lo ? lo : x > hi ? hi : x);  // NaN fails both comparisons
     }
 }
 
 void ref_clamp_backward(const esft_clamp_backward_args& a) {
   for (int64_t r = 0; r < rows(a.x); r++)
     for (int64_t c = 0; c < cols(a.x); c++) {
-      const float x = f32_row(a.x, r)[c];
-      f32_row(a.dx, r)[c] = x >= float(a.lo) && x <= float(a.hi) ? f32_row(a.dy, r)[c] : 0.0f;
+      const float x = at(a.x, r, c);
+      put(a.dx, r, c, x >= float(a.lo) && x <= float(a.hi) ? at(a.dy, r, c) : 0.0f);
     }
 }
 
-static void put(const esft_tensor& t, int64_t i, double value) {
+static void put_any(const esft_tensor& t, int64_t i, double value) {
   switch (t.dtype) {
     case ESFT_F32: data<float>(t)[i] = float(value); break;
     case ESFT_BF16: data<uint16_t>(t)[i] = to_bf16(float(value)); break;
@@ -61,7 +59,7 @@ static void put(const esft_tensor& t, int64_t i, double value) {
 
 void ref_fill(const esft_fill_args& a) {
   for (int64_t r = 0; r < rows(a.x); r++)
-    for (int64_t c = 0; c < cols(a.x); c++) put(a.x, r * a.x.ld + c, a.value);
+    for (int64_t c = 0; c < cols(a.x); c++) put_any(a.x, r * a.x.ld + c, a.value);
 }
 
 void ref_cast(const esft_cast_args& a) {
@@ -72,7 +70,7 @@ void ref_cast(const esft_cast_args& a) {
       if (a.x.dtype == a.y.dtype)
         std::memmove(data<char>(a.y) + to * size, data<char>(a.x) + from * size, size);
       else
-        put(a.y, to, vat(a.x, from));
+        put_any(a.y, to, vat(a.x, from));
     }
 }
 
@@ -91,7 +89,7 @@ void ref_mask_grad(const esft_mask_grad_args& a) {
 void ref_column_sum(const esft_column_sum_args& a) {
   for (int64_t c = 0; c < cols(a.x); c++) {
     double sum = data<float>(a.y)[c];
-    for (int64_t r = 0; r < rows(a.x); r++) sum += f32_row(a.x, r)[c];
+    for (int64_t r = 0; r < rows(a.x); r++) sum += at(a.x, r, c);
     data<float>(a.y)[c] = float(sum);
   }
 }

@@ -9,7 +9,7 @@ void check_embedding(const esft_embedding_args& a) {
   expect_i32(kOp, "ids", a.ids, -1);
   expect_float_weight(kOp, "table", a.table);
   expect_matrix(kOp, "table", a.table, -1, -1);
-  expect_f32(kOp, "y", a.y, numel(a.ids), cols(a.table));
+  expect_matrix(kOp, "y", a.y, numel(a.ids), cols(a.table));
   expect_apart(kOp, {"y", a.y}, {{"ids", a.ids}, {"table", a.table}});
 }
 
@@ -18,7 +18,7 @@ void check_embedding_backward(const esft_embedding_backward_args& a) {
   expect_finite(kOp, "scale", a.scale);
   expect_i32(kOp, "ids", a.ids, -1);
   expect_f32(kOp, "dtable", a.dtable, -1, -1);
-  expect_f32(kOp, "dy", a.dy, numel(a.ids), cols(a.dtable));
+  expect_matrix(kOp, "dy", a.dy, numel(a.ids), cols(a.dtable));
   expect_apart(kOp, {"dtable", a.dtable}, {{"ids", a.ids}, {"dy", a.dy}});
 }
 

@@ -8,9 +8,11 @@ void check_gemm(const esft_gemm_args& a) {
   expect_range(kOp, "mode", a.mode, 0, 2);
   expect_flag(kOp, "accumulate", a.accumulate);
   expect_flag(kOp, "precision", a.precision);
-  expect_f32(kOp, "c", a.c, -1, -1);
+  expect_float_weight(kOp, "c", a.c);
+  expect_matrix(kOp, "c", a.c, -1, -1);
   const int64_t m = rows(a.c), n = cols(a.c);
-  expect_f32(kOp, "a", a.a, a.mode == 2 ? -1 : m, a.mode == 2 ? m : -1);
+  expect_float_weight(kOp, "a", a.a);
+  expect_matrix(kOp, "a", a.a, a.mode == 2 ? -1 : m, a.mode == 2 ? m : -1);
   const int64_t k = a.mode == 2 ? rows(a.a) : cols(a.a);
   expect_float_weight(kOp, "b", a.b);
   expect_matrix(kOp, "b", a.b, a.mode == 0 ? n : k, a.mode == 0 ? k : n);

@@ -5,8 +5,10 @@
 //   mode 2 (tn)  c[M,N] = a[K,M]ᵀ · b[K,N]                  its weight gradient dW = dyᵀ·x
 //   accumulate = 1: c += (weight gradients, residual stream)
 //
-//   a f32; b f32 or bf16 (weights; read in place, never packed into a stored copy); bias f32 or bf16, optional, mode 0
-//   only; c f32. Row strides (ld) are free. c aliases neither a nor b.
+//   a, b, bias (optional, mode 0 only) and c are f32 or bf16, each on its own: weights are read in place, never packed into a
+//   stored copy; router logits are an f32 c of bf16 a, dlogits an f32 a, a weight gradient the f32 c of two bf16 operands.
+//   A bf16 c is the f32 result rounded once; accumulating, the old c is widened, added, and the sum rounded.
+//   Row strides (ld) are free. c aliases neither a nor b.
 //   precision 0 = f32 exact, 1 = operands rounded to bf16 (RNE), f32 sums.
 // Deterministic for any thread count. Any M, N, K >= 0; K = 0 gives zeros (or leaves c when accumulating).
 // Reference: gemm_ref.cc. Tests: test/ops/gemm.test.ts.

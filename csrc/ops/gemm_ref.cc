@@ -15,8 +15,7 @@ void ref_gemm(const esft_gemm_args& a) {
         sum += operand(x, a.precision) * operand(w, a.precision);
       }
       if (present(a.bias)) sum += vat(a.bias, n);
-      float& c = f32_row(a.c, m)[n];
-      c = float(a.accumulate ? c + sum : sum);
+      put(a.c, m, n, a.accumulate ? at(a.c, m, n) + sum : sum);
     }
 }
 

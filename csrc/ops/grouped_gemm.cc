@@ -43,8 +43,8 @@ void check_grouped_gemm_nt(const esft_grouped_gemm_nt_args& a) {
   expect_flag(kOp, "act", a.act);
   expect_flag(kOp, "precision", a.precision);
   expect_range(kOp, "segments", a.segments, 1, a.act ? 2 : 64);
-  expect_f32(kOp, "x", a.x, -1, -1);
-  expect_f32(kOp, "y", a.y, -1, -1);
+  expect_matrix(kOp, "x", a.x, -1, -1);
+  expect_matrix(kOp, "y", a.y, -1, -1);
   const int64_t n = rows(a.y), e = experts(kOp, a.offsets);
   expect_range(kOp, "y", n, 0, kMaxI32);
   expect_gather(kOp, "x", a.x, "rows", a.rows, n);
@@ -53,7 +53,7 @@ void check_grouped_gemm_nt(const esft_grouped_gemm_nt_args& a) {
     if (m % 2) fail(kOp, "w", "gate over up with an even number of rows", std::to_string(m));
     if (a.segments == 2) expect_matrix(kOp, "w[1]", a.w.items[1], rows(a.w.items[0]), -1);
     expect_matrix(kOp, "y", a.y, n, m / 2);
-    if (present(a.h)) expect_f32(kOp, "h", a.h, n, m);
+    if (present(a.h)) expect_matrix(kOp, "h", a.h, n, m);
   } else {
     expect_absent(kOp, "h", a.h, "with act 0");
     expect_matrix(kOp, "y", a.y, n, m);
@@ -69,8 +69,8 @@ void check_grouped_gemm_nn(const esft_grouped_gemm_nn_args& a) {
   expect_flag(kOp, "act", a.act);
   expect_flag(kOp, "precision", a.precision);
   expect_range(kOp, "segments", a.segments, 1, 64);
-  expect_f32(kOp, "dy", a.dy, -1, -1);
-  expect_f32(kOp, "dx", a.dx, -1, -1);
+  expect_matrix(kOp, "dy", a.dy, -1, -1);
+  expect_matrix(kOp, "dx", a.dx, -1, -1);
   const int64_t n = rows(a.dx), e = experts(kOp, a.offsets);
   expect_range(kOp, "dx", n, 0, kMaxI32);
   expect_gather(kOp, "dy", a.dy, "rows", a.rows, n);
@@ -80,7 +80,7 @@ void check_grouped_gemm_nn(const esft_grouped_gemm_nn_args& a) {
   expect_matrix(kOp, "dy", a.dy, -1, m);
   if (a.act) {
     expect_present(kOp, "h", a.h);
-    expect_f32(kOp, "h", a.h, n, 2 * k);
+    expect_matrix(kOp, "h", a.h, n, 2 * k);
     if (present(a.gate)) expect_f32_vector(kOp, "gate", a.gate, n);
     if (present(a.dgate)) expect_f32_vector(kOp, "dgate", a.dgate, n);
   } else {
@@ -101,8 +101,8 @@ void check_grouped_gemm_tn(const esft_grouped_gemm_tn_args& a) {
   expect_flag(kOp, "x_act", a.x_act);
   expect_flag(kOp, "precision", a.precision);
   expect_range(kOp, "segments", a.segments, 1, 64);
-  expect_f32(kOp, "dy", a.dy, -1, -1);
-  expect_f32(kOp, "x", a.x, -1, -1);
+  expect_matrix(kOp, "dy", a.dy, -1, -1);
+  expect_matrix(kOp, "x", a.x, -1, -1);
   const int64_t e = experts(kOp, a.offsets);
   // N is known from whichever operand is not gathered, or from a gather index.
   const int64_t n = present(a.dy_rows) ? numel(a.dy_rows) : rows(a.dy);

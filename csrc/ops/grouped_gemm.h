@@ -8,27 +8,28 @@
 //   w           list of E·S matrices, item e·S+s, row-major [M_s, K], f32 or bf16 each on its own (a trained expert may be an
 //               f32 master among frozen bf16 neighbours straight from the mapped checkpoint). All e agree in every M_s and K.
 //   rows        i32  optional gather index: logical row r reads x[rows[r]]; absent = x is already in expert order
+//   act         activations (core/op_args.h): x, h, y; dy, h, dx; dy, x.  gate, dgate, dy_scale and dw are f32 in any case
 //   precision   0 = f32: exact, f32 products and sums;  1 = bf16: both operands rounded to bf16 (RNE), f32 sums
 //   Index values outside their range are refused when the op runs (KernelError), before anything is written.
 //   Deterministic: k order is fixed, no element is summed by two threads. An expert without rows is legal everywhere.
 //   Any M, K, N >= 0 (no multiple needed). Inputs alias no output, except where said.
 //
 // grouped_gemm_nt    y[r] = x[r] · W_eᵀ  (+ activation)
-//   x [*, K] f32;  act = 0: y [N, ΣM_s];  h must be absent
+//   x [*, K] act;  act = 0: y [N, ΣM_s];  h must be absent
 //   act = 1 (SwiGLU): W = gate over up, ΣM_s = 2F;  h = x·Wᵀ [N, 2F] (gate | up; optional, kept for backward),
-//                     y = silu(h_gate) · h_up [N, F]
+//                     y = silu(h_gate) · h_up [N, F], from h before or after it is rounded to bf16 (either is right)
 //
 // grouped_gemm_nn    dx[r] = dy[r] · W_e  (+ backward of the activation)
-//   dy [*, ΣM_s] f32 (gathered by rows if given)
+//   dy [*, ΣM_s] act (gathered by rows if given)
 //   act = 0: dx [N, K];  h, gate, dgate absent
-//   act = 1: g = dy·W [N, F] is the gradient of the *unscaled* activation a = silu(h_gate)·h_up (recomputed from h [N, 2F]);
+//   act = 1: g = dy·W [N, F] is the gradient of the *unscaled* activation a = silu(h_gate)·h_up (recomputed from the h [N, 2F] stored);
 //            dgate[r] = ⟨g, a⟩ (optional, f32 [N]);  da = gate[r]·g (gate f32 [N], absent = 1);
 //            dx = dh [N, 2F] = (da · up · silu'(gate_pre) | da · silu(gate_pre)).  dx may be the same memory as h.
 //   groups: expert ids (ascending, unique) to compute; empty = all. Rows of other experts are not read and not written.
 //
 // grouped_gemm_tn    dW[g·S+s] += (dy_scale · dy[rows of e])[:, segment s]ᵀ · x[rows of e],   e = groups[g]
-//   dy [*, ΣM_s] f32 (gather dy_rows), dy_scale f32 [N] optional, x [*, K] f32 (gather x_rows);
-//   x_act = 1: x is h [N, 2K] and silu(gate)·up is computed on load
+//   dy [*, ΣM_s] act (gather dy_rows), dy_scale f32 [N] optional, x [*, K] act (gather x_rows);
+//   x_act = 1: x is h [N, 2K] and silu(gate)·up is computed on load. It and dy_scale · dy are rounded as precision says.
 //   dw: list of G·S f32 matrices [M_s, K], accumulated. Experts not listed are frozen: no read, no write, no memory.
 //
 // Cost: 2·M·K flop per row. Source: arXiv 2407.01906 eq. 4-5; backward by hand, checked by finite differences.
@@ -37,16 +38,16 @@
 #include "../core/op_args.h"
 
 #define ESFT_ARGS_grouped_gemm_nt(F) \
-  F(IN, x) F(IN_OPT, rows) F(LIST_IN, w) F(IN, offsets) F(OUT_OPT, h) F(OUT, y) \
+  F(AIN, x) F(IN_OPT, rows) F(LIST_IN, w) F(IN, offsets) F(AOUT_OPT, h) F(AOUT, y) \
   F(I64, segments) F(I64, act) F(I64, precision)
 ESFT_DEFINE_ARGS(grouped_gemm_nt)
 
 #define ESFT_ARGS_grouped_gemm_nn(F) \
-  F(IN, dy) F(IN_OPT, rows) F(LIST_IN, w) F(IN, offsets) F(IN_OPT, h) F(IN_OPT, gate) F(INOUT, dx) F(OUT_OPT, dgate) \
+  F(AIN, dy) F(IN_OPT, rows) F(LIST_IN, w) F(IN, offsets) F(AIN_OPT, h) F(IN_OPT, gate) F(AINOUT, dx) F(OUT_OPT, dgate) \
   F(INTS, groups) F(I64, segments) F(I64, act) F(I64, precision)
 ESFT_DEFINE_ARGS(grouped_gemm_nn)
 
 #define ESFT_ARGS_grouped_gemm_tn(F) \
-  F(IN, dy) F(IN_OPT, dy_rows) F(IN_OPT, dy_scale) F(IN, x) F(IN_OPT, x_rows) F(IN, offsets) F(LIST_INOUT, dw) \
+  F(AIN, dy) F(IN_OPT, dy_rows) F(IN_OPT, dy_scale) F(AIN, x) F(IN_OPT, x_rows) F(IN, offsets) F(LIST_INOUT, dw) \
   F(INTS, groups) F(I64, segments) F(I64, x_act) F(I64, precision)
 ESFT_DEFINE_ARGS(grouped_gemm_tn)

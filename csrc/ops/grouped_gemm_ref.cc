@@ -39,15 +39,15 @@ void ref_grouped_gemm_nt(const esft_grouped_gemm_nt_args& a) {
     const int64_t M = w.size();
     std::vector<float> z(M);
     for (int64_t r = data<int32_t>(a.offsets)[e]; r < data<int32_t>(a.offsets)[e + 1]; r++) {
-      const float* x = f32_row(a.x, source(a.rows, r));
+      const int64_t from = source(a.rows, r);
       for (int64_t m = 0; m < M; m++) {
         double sum = 0;
-        for (int64_t k = 0; k < K; k++) sum += operand(x[k], a.precision) * operand(w.at(m, k), a.precision);
+        for (int64_t k = 0; k < K; k++) sum += operand(at(a.x, from, k), a.precision) * operand(w.at(m, k), a.precision);
         z[m] = float(sum);
       }
       if (present(a.h))
-        for (int64_t m = 0; m < M; m++) f32_row(a.h, r)[m] = z[m];
-      for (int64_t f = 0; f < F; f++) f32_row(a.y, r)[f] = a.act ? float(silu(z[f]) * z[F + f]) : z[f];
+        for (int64_t m = 0; m < M; m++) put(a.h, r, m, z[m]);
+      for (int64_t f = 0; f < F; f++) put(a.y, r, f, a.act ? silu(z[f]) * z[F + f] : z[f]);
     }
   }
 }
@@ -63,21 +63,20 @@ void ref_grouped_gemm_nn(const esft_grouped_gemm_nn_args& a) {
     const Stacked w{a.w, a.segments, e};
     const int64_t M = w.size();
     for (int64_t r = data<int32_t>(a.offsets)[e]; r < data<int32_t>(a.offsets)[e + 1]; r++) {
-      const float* dy = f32_row(a.dy, source(a.rows, r));
-      float* dx = f32_row(a.dx, r);
+      const int64_t from = source(a.rows, r);
       double dgate = 0;
       for (int64_t k = 0; k < K; k++) {
         double g_k = 0;
-        for (int64_t m = 0; m < M; m++) g_k += operand(dy[m], a.precision) * operand(w.at(m, k), a.precision);
+        for (int64_t m = 0; m < M; m++) g_k += operand(at(a.dy, from, m), a.precision) * operand(w.at(m, k), a.precision);
         if (!a.act) {
-          dx[k] = float(g_k);
+          put(a.dx, r, k, g_k);
           continue;
         }
-        const double gate_pre = f32_row(a.h, r)[k], up = f32_row(a.h, r)[K + k];  // before dx, which may be h
+        const double gate_pre = at(a.h, r, k), up = at(a.h, r, K + k);  // before dx, which may be h
         dgate += g_k * silu(gate_pre) * up;
         const double da = (present(a.gate) ? data<float>(a.gate)[r] : 1.0) * g_k;
-        dx[k] = float(da * up * silu_grad(gate_pre));
-        dx[K + k] = float(da * silu(gate_pre));
+        put(a.dx, r, k, da * up * silu_grad(gate_pre));
+        put(a.dx, r, K + k, da * silu(gate_pre));
       }
       if (present(a.dgate)) data<float>(a.dgate)[r] = float(dgate);
     }
@@ -98,10 +97,10 @@ void ref_grouped_gemm_tn(const esft_grouped_gemm_tn_args& a) {
         for (int64_t k = 0; k < K; k++) {
           double sum = 0;
           for (int64_t r = data<int32_t>(a.offsets)[e]; r < data<int32_t>(a.offsets)[e + 1]; r++) {
-            const float dy = f32_row(a.dy, source(a.dy_rows, r))[column + m];
-            const float* x = f32_row(a.x, source(a.x_rows, r));
+            const float dy = at(a.dy, source(a.dy_rows, r), column + m);
+            const int64_t from = source(a.x_rows, r);
             const float scaled = present(a.dy_scale) ? data<float>(a.dy_scale)[r] * dy : dy;
-            const double x_k = a.x_act ? silu(x[k]) * x[K + k] : x[k];
+            const double x_k = a.x_act ? silu(at(a.x, from, k)) * at(a.x, from, K + k) : at(a.x, from, k);
             sum += operand(scaled, a.precision) * operand(x_k, a.precision);
           }
           f32_row(dw, m)[k] = float(f32_row(dw, m)[k] + sum);

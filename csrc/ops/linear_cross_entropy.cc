@@ -8,7 +8,7 @@ void check_linear_cross_entropy(const esft_linear_cross_entropy_args& a) {
   expect_flag(kOp, "precision", a.precision);
   expect_finite(kOp, "grad_scale", a.grad_scale);
   expect_finite(kOp, "logit_scale", a.logit_scale);
-  expect_f32(kOp, "x", a.x, -1, -1);
+  expect_matrix(kOp, "x", a.x, -1, -1);
   const int64_t T = rows(a.x), D = cols(a.x);
   expect_float_weight(kOp, "w", a.w);
   expect_matrix(kOp, "w", a.w, -1, D);
@@ -17,7 +17,7 @@ void check_linear_cross_entropy(const esft_linear_cross_entropy_args& a) {
   expect_scalar(kOp, "loss", a.loss, ESFT_F64);
   if (present(a.correct)) expect_scalar(kOp, "correct", a.correct, ESFT_I64);
   if (present(a.row_loss)) expect_f32_vector(kOp, "row_loss", a.row_loss, T);
-  if (present(a.dx)) expect_f32(kOp, "dx", a.dx, T, D);
+  if (present(a.dx)) expect_matrix(kOp, "dx", a.dx, T, D);
   if (present(a.dw)) expect_f32(kOp, "dw", a.dw, rows(a.w), D);
   const Named outputs[] = {{"loss", a.loss}, {"correct", a.correct}, {"row_loss", a.row_loss}, {"dx", a.dx}, {"dw", a.dw}};
   for (int i = 0; i < 5; i++) {

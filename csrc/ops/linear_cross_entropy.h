@@ -3,9 +3,9 @@
 //   z[t] = logit_scale · x[t] · Wᵀ for rows with labels[t] >= 0 only;  nll[t] = logsumexp(z[t]) − z[t, labels[t]]
 //   loss f64 [1] += Σ nll (fixed order);  row_loss_T f32 optional (0 for unsupervised rows)
 //   correct i64 [1] optional += rows whose argmax (ties: lower id) is the label
-//   dx_TD f32 optional, overwritten: grad_scale · ∂nll/∂x (0 for unsupervised rows)
+//   dx_TD act optional, overwritten: grad_scale · ∂nll/∂x (0 for unsupervised rows)
 //   dw_VD f32 optional, +=: grad_scale · ∂nll/∂W  (absent = the head is frozen and costs nothing)
-//   x_TD f32, w_VD f32|bf16, labels_T i32: −100 = not supervised, else in [0, V) (already shifted by one): else KernelError
+//   x_TD act, w_VD f32|bf16, labels_T i32: −100 = not supervised, else in [0, V) (already shifted by one): else KernelError
 //   precision as in gemm. The softmax is f32 with the row maximum subtracted.
 // Deterministic on any thread count. Workspace: a chunk of rows × V.
 // Reference: linear_cross_entropy_ref.cc. Tests: test/ops/linear_cross_entropy.test.ts.
@@ -13,6 +13,6 @@
 #include "../core/op_args.h"
 
 #define ESFT_ARGS_linear_cross_entropy(F) \
-  F(IN, x) F(IN, w) F(IN, labels) F(INOUT, loss) F(INOUT_OPT, correct) F(OUT_OPT, row_loss) F(OUT_OPT, dx) F(INOUT_OPT, dw) \
+  F(AIN, x) F(IN, w) F(IN, labels) F(INOUT, loss) F(INOUT_OPT, correct) F(OUT_OPT, row_loss) F(AOUT_OPT, dx) F(INOUT_OPT, dw) \
   F(F64, grad_scale) F(F64, logit_scale) F(I64, precision)
 ESFT_DEFINE_ARGS(linear_cross_entropy)

@@ -18,11 +18,10 @@ void ref_linear_cross_entropy(const esft_linear_cross_entropy_args& a) {
     if (present(a.row_loss)) data<float>(a.row_loss)[t] = 0;
     dx.assign(D, 0);
     if (label >= 0) {
-      const float* x = f32_row(a.x, t);
       int64_t best = 0;
       for (int64_t v = 0; v < V; v++) {
         z[v] = 0;
-        for (int64_t d = 0; d < D; d++) z[v] += operand(x[d], a.precision) * operand(at(a.w, v, d), a.precision);
+        for (int64_t d = 0; d < D; d++) z[v] += operand(at(a.x, t, d), a.precision) * operand(at(a.w, v, d), a.precision);
         z[v] *= a.logit_scale;
         if (z[v] > z[best]) best = v;
       }
@@ -36,11 +35,11 @@ void ref_linear_cross_entropy(const esft_linear_cross_entropy_args& a) {
         const double dz = a.grad_scale * a.logit_scale * (std::exp(z[v] - z[best]) / sum - (v == label));
         for (int64_t d = 0; d < D; d++) {
           if (present(a.dx)) dx[d] += operand(dz, a.precision) * operand(at(a.w, v, d), a.precision);
-          if (present(a.dw)) dw[v * D + d] += operand(dz, a.precision) * operand(x[d], a.precision);
+          if (present(a.dw)) dw[v * D + d] += operand(dz, a.precision) * operand(at(a.x, t, d), a.precision);
         }
       }
     }
-    for (int64_t d = 0; present(a.dx) && d < D; d++) f32_row(a.dx, t)[d] = float(dx[d]);
+    for (int64_t d = 0; present(a.dx) && d < D; d++) put(a.dx, t, d, dx[d]);
   }
   for (int64_t v = 0; present(a.dw) && v < V; v++)
     for (int64_t d = 0; d < D; d++) f32_row(a.dw, v)[d] = float(f32_row(a.dw, v)[d] + dw[v * D + d]);

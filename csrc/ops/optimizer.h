@@ -4,7 +4,8 @@
 //   clip = norm given and max_norm > 0 ? min(1, max_norm / (norm + 1e-6)) : 1   (torch's clip_grad_norm_)
 //   g' = clip · g;  p −= lr · weight_decay · p;  m = β1·m + (1−β1)·g';  v = β2·v + (1−β2)·g'²
 //   p −= lr · (m / (1−β1^step)) / (sqrt(v / (1−β2^step)) + eps)
-//   A non-finite norm leaves p, m and v untouched (the step is skipped; the caller sees the norm).
+//   copies (optional): bf16 tensors shaped like params; copies = bf16(p) after the update, rounded to nearest even.
+//   A non-finite norm leaves p, m, v and copies untouched (the step is skipped; the caller sees the norm).
 //   params, grads, m, v: lists of f32 tensors of equal shapes, item by item; step >= 1. norm f64 [1] is read on the device.
 // Reference: optimizer_ref.cc. Tests: test/ops/optimizer.test.ts.
 #pragma once
@@ -14,6 +15,6 @@
 ESFT_DEFINE_ARGS(grad_norm)
 
 #define ESFT_ARGS_adamw(F) \
-  F(LIST_INOUT, params) F(LIST_IN, grads) F(LIST_INOUT, m) F(LIST_INOUT, v) F(IN_OPT, norm) \
+  F(LIST_INOUT, params) F(LIST_IN, grads) F(LIST_INOUT, m) F(LIST_INOUT, v) F(LIST_INOUT_OPT, copies) F(IN_OPT, norm) \
   F(F64, max_norm) F(F64, lr) F(F64, beta1) F(F64, beta2) F(F64, eps) F(F64, weight_decay) F(I64, step)
 ESFT_DEFINE_ARGS(adamw)

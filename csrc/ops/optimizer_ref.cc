@@ -35,6 +35,7 @@ void ref_adamw(const esft_adamw_args& a) {
         p = float(decayed - a.lr * (m1 / correct1) / (std::sqrt(v1 / correct2) + a.eps));
         m = float(m1);
         v = float(v1);
+        if (a.copies.count) put(a.copies.items[i], r, c, p);
       }
 }
 

@@ -1,4 +1,4 @@
-// How the references read and round: strided rows, f32 or bf16 weights, precision 1 = operands rounded to bf16.
+// How the references read and round: strided rows, elements that are f32 or bf16, precision 1 = operands rounded to bf16.
 #pragma once
 #include <cmath>
 #include <cstring>
@@ -34,6 +34,15 @@ inline float at(const esft_tensor& t, int64_t r, int64_t c) {
 // Element i of a vector, whatever its rank.
 inline float vat(const esft_tensor& t, int64_t i) {
   return t.dtype == ESFT_BF16 ? from_bf16(data<uint16_t>(t)[i]) : data<float>(t)[i];
+}
+
+// Stores an element of an f32 or bf16 matrix, rounded once to its dtype.
+inline void put(const esft_tensor& t, int64_t r, int64_t c, double value) {
+  const int64_t i = r * t.ld + c;
+  if (t.dtype == ESFT_BF16)
+    data<uint16_t>(t)[i] = to_bf16(float(value));
+  else
+    data<float>(t)[i] = float(value);
 }
 
 inline double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }

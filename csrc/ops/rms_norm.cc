@@ -6,12 +6,12 @@ namespace esft {
 void check_rms_norm(const esft_rms_norm_args& a) {
   ESFT_BEGIN_CHECK(rms_norm)
   expect_not_negative(kOp, "eps", a.eps);
-  expect_f32(kOp, "x", a.x, -1, -1);
+  expect_matrix(kOp, "x", a.x, -1, -1);
   const int64_t R = rows(a.x), C = cols(a.x);
   if (C < 1) fail(kOp, "x", "[R, C] with C >= 1", describe(a.x));
   expect_float_weight(kOp, "weight", a.weight);
   expect_vector(kOp, "weight", a.weight, C);
-  expect_f32(kOp, "y", a.y, R, C);
+  expect_matrix(kOp, "y", a.y, R, C);
   if (present(a.rstd)) expect_f32_vector(kOp, "rstd", a.rstd, R);
   expect_same_or_apart(kOp, "y", a.y, "x", a.x);
   expect_apart(kOp, {"y", a.y}, {{"weight", a.weight}, {"rstd", a.rstd}});
@@ -21,14 +21,14 @@ void check_rms_norm(const esft_rms_norm_args& a) {
 void check_rms_norm_backward(const esft_rms_norm_backward_args& a) {
   ESFT_BEGIN_CHECK(rms_norm_backward)
   expect_flag(kOp, "accumulate", a.accumulate);
-  expect_f32(kOp, "x", a.x, -1, -1);
+  expect_matrix(kOp, "x", a.x, -1, -1);
   const int64_t R = rows(a.x), C = cols(a.x);
   if (C < 1) fail(kOp, "x", "[R, C] with C >= 1", describe(a.x));
-  expect_f32(kOp, "dy", a.dy, R, C);
+  expect_matrix(kOp, "dy", a.dy, R, C);
   expect_float_weight(kOp, "weight", a.weight);
   expect_vector(kOp, "weight", a.weight, C);
   expect_f32_vector(kOp, "rstd", a.rstd, R);
-  if (present(a.dx)) expect_f32(kOp, "dx", a.dx, R, C);
+  if (present(a.dx)) expect_matrix(kOp, "dx", a.dx, R, C);
   if (present(a.dweight)) expect_f32_vector(kOp, "dweight", a.dweight, C);
   expect_same_or_apart(kOp, "dx", a.dx, "dy", a.dy);
   expect_apart(kOp, {"dx", a.dx}, {{"x", a.x}, {"weight", a.weight}, {"rstd", a.rstd}, {"dweight", a.dweight}});

@@ -1,15 +1,15 @@
 // rms_norm — y = x · rstd · weight,  rstd = 1/sqrt(mean(x²) + eps), per row.
-//   x [R, C] f32 (ld free: column slices, heads as rows), weight [C] f32|bf16, y [R, C] f32, rstd [R] f32 optional.
+//   x [R, C] act (ld free: column slices, heads as rows), weight [C] f32|bf16, y [R, C] act, rstd [R] f32 optional.
 //   mean(x²) is summed in f32 over fixed-width lanes in a fixed order.
 // rms_norm_backward — dx (+)= rstd · (dy·w − x̂ · mean(dy·w·x̂)),  x̂ = x·rstd;  dweight += Σ_rows dy · x̂
-//   dx, dweight optional; accumulate = 1 adds into dx (residual stream). dx may be dy. Row order of the dweight sum is fixed.
+//   dy, x, dx act; dx and dweight (f32) optional; accumulate = 1 adds into dx (residual stream). dx may be dy. Row order of the dweight sum is fixed.
 // Reference: rms_norm_ref.cc. Tests: test/ops/rms_norm.test.ts.
 #pragma once
 #include "../core/op_args.h"
 
-#define ESFT_ARGS_rms_norm(F) F(IN, x) F(IN, weight) F(OUT, y) F(OUT_OPT, rstd) F(F64, eps)
+#define ESFT_ARGS_rms_norm(F) F(AIN, x) F(IN, weight) F(AOUT, y) F(OUT_OPT, rstd) F(F64, eps)
 ESFT_DEFINE_ARGS(rms_norm)
 
 #define ESFT_ARGS_rms_norm_backward(F) \
-  F(IN, dy) F(IN, x) F(IN, weight) F(IN, rstd) F(INOUT_OPT, dx) F(INOUT_OPT, dweight) F(I64, accumulate)
+  F(AIN, dy) F(AIN, x) F(IN, weight) F(IN, rstd) F(AINOUT_OPT, dx) F(INOUT_OPT, dweight) F(I64, accumulate)
 ESFT_DEFINE_ARGS(rms_norm_backward)

@@ -9,11 +9,11 @@ using namespace ref;
 void ref_rms_norm(const esft_rms_norm_args& a) {
   const int64_t R = rows(a.x), C = cols(a.x);
   for (int64_t r = 0; r < R; r++) {
-    const float* x = f32_row(a.x, r);
+    auto x = [&](int64_t c) { return double(at(a.x, r, c)); };
     double sum = 0;
-    for (int64_t c = 0; c < C; c++) sum += double(x[c]) * x[c];
+    for (int64_t c = 0; c < C; c++) sum += x(c) * x(c);
     const double rstd = 1 / std::sqrt(sum / C + a.eps);
-    for (int64_t c = 0; c < C; c++) f32_row(a.y, r)[c] = float(x[c] * rstd * vat(a.weight, c));
+    for (int64_t c = 0; c < C; c++) put(a.y, r, c, x(c) * rstd * vat(a.weight, c));
     if (present(a.rstd)) data<float>(a.rstd)[r] = float(rstd);
   }
 }
@@ -22,18 +22,18 @@ void ref_rms_norm_backward(const esft_rms_norm_backward_args& a) {
   const int64_t R = rows(a.x), C = cols(a.x);
   std::vector<double> dweight(C, 0);
   for (int64_t r = 0; r < R; r++) {
-    const float *x = f32_row(a.x, r), *dy = f32_row(a.dy, r);
+    auto x = [&](int64_t c) { return double(at(a.x, r, c)); };
+    auto dy = [&](int64_t c) { return double(at(a.dy, r, c)); };
     const double rstd = data<float>(a.rstd)[r];
     double mean = 0;  // of dy·w·x̂
     for (int64_t c = 0; c < C; c++) {
-      mean += dy[c] * double(vat(a.weight, c)) * x[c] * rstd / C;
-      dweight[c] += dy[c] * double(x[c]) * rstd;
+      mean += dy(c) * vat(a.weight, c) * x(c) * rstd / C;
+      dweight[c] += dy(c) * x(c) * rstd;
     }
     if (!present(a.dx)) continue;
-    float* dx = f32_row(a.dx, r);  // may be dy: each element is read before it is written
-    for (int64_t c = 0; c < C; c++) {
-      const double g = rstd * (dy[c] * double(vat(a.weight, c)) - x[c] * rstd * mean);
-      dx[c] = float(a.accumulate ? dx[c] + g : g);
+    for (int64_t c = 0; c < C; c++) {  // dx may be dy: each element is read before it is written
+      const double g = rstd * (dy(c) * vat(a.weight, c) - x(c) * rstd * mean);
+      put(a.dx, r, c, a.accumulate ? at(a.dx, r, c) + g : g);
     }
   }
   for (int64_t c = 0; present(a.dweight) && c < C; c++) data<float>(a.dweight)[c] = float(data<float>(a.dweight)[c] + dweight[c]);

@@ -29,7 +29,7 @@ describe("lib/ops.ts", () => {
       expect(Object.keys(submitted!.args).sort()).toEqual(op.fields.map((x) => x.name).sort());
       for (const { name, kind } of op.fields) {
         const value = submitted!.args[name];
-        if (/^(list )?(in|out|inout)\??$/.test(kind) || kind === "f64") expect(value, name).toBe(`mark ${camel(name)}`);
+        if (/^(list |act )?(in|out|inout)\??$/.test(kind) || kind === "f64") expect(value, name).toBe(`mark ${camel(name)}`);
       }
     });
 
