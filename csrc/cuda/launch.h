@@ -1,0 +1,39 @@
+// launch<kernel>(context, grid, block, shared bytes, arguments…): the one way a kernel is started, on the GPU and in emulation.
+#pragma once
+#include "context.h"
+
+#if defined(ESFT_EMU)
+#include "emu.h"
+#endif
+
+namespace esft::cuda {
+
+template <class T>
+struct Identity {
+  using type = T;
+};
+
+template <auto kKernel, class... P>
+void launch_typed(void (*)(P...), const char* name, Context& context, dim3 grid, int block, size_t shared,
+                  typename Identity<P>::type... args) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+#if defined(ESFT_EMU)
+  emu::launch(context.stream, name, grid, dim3(block), shared, [=] { kKernel(args...); });
+#else
+  static size_t allowed = 48 * 1024;
+  if (shared > allowed) {
+    check_cuda(cudaFuncSetAttribute(reinterpret_cast<const void*>(kKernel), cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)),
+               name);
+    allowed = shared;
+  }
+  void* pointers[] = {const_cast<void*>(static_cast<const void*>(&args))..., nullptr};
+  check_cuda(cudaLaunchKernel(reinterpret_cast<const void*>(kKernel), grid, dim3(block), pointers, shared, context.stream), name);
+#endif
+}
+
+// ESFT_LAUNCH((kernel<…>), context, grid, block, shared, args…)
+#define ESFT_UNPAREN(...) __VA_ARGS__
+#define ESFT_LAUNCH(kernel, context, grid, block, shared, ...)                                                         \
+  ::esft::cuda::launch_typed<ESFT_UNPAREN kernel>(ESFT_UNPAREN kernel, #kernel, context, grid, block, shared, __VA_ARGS__)
+
+}  // namespace esft::cuda

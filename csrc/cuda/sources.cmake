@@ -1,0 +1,13 @@
+# The sources of the CUDA backend, one line each, for nvcc (csrc/cuda) and for g++ against the emulation (csrc/emu).
+
+# Kernels any supported GPU runs: built for sm_80 and sm_90a.
+set(CUDA_PORTABLE
+)
+
+# Kernels of wgmma and TMA: built for sm_90a alone; only called where the device has it.
+set(CUDA_SM90
+)
+
+# Host code: devices, memory, checks of calls.
+set(CUDA_HOST
+)
