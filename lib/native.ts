@@ -10,6 +10,13 @@ export interface NativeTensor {
   view(byteOffset: number, dtype: number, shape: readonly number[], ld?: number): NativeTensor;
   read(): Promise<ArrayBuffer>;
   write(data: NodeJS.TypedArray): void;
+  copyFromMap(file: NativeMappedFile, byteOffset: number): void;
+  dispose(): void;
+}
+
+export interface NativeGraph {
+  end(): Promise<void>;
+  launch(): void;
   dispose(): void;
 }
 
@@ -29,7 +36,15 @@ export interface NativeDeviceInfo {
   readonly threads: number;
   readonly hostMemory: boolean;
   readonly memoryBytes: number;
+  /** When the device was opened; 0 = not known. */
+  readonly memoryFree: number;
   readonly bf16Compute: boolean;
+  /** What the ops of this device take as activations. */
+  readonly activationDtype: "f32" | "bf16";
+  /** The CUDA kernels running on the host (tests). */
+  readonly emulated: boolean;
+  /** Sequences of ops can be recorded. */
+  readonly graphs: boolean;
 }
 
 export interface NativeDevice {
@@ -39,6 +54,8 @@ export interface NativeDevice {
   synchronize(): Promise<void>;
   dispose(): void;
   info(): NativeDeviceInfo;
+  memoryFree(): number;
+  captureBegin(): NativeGraph;
 }
 
 export interface OpField {
@@ -47,12 +64,14 @@ export interface OpField {
 }
 
 export interface Native {
-  readonly Device: new (kind: string, threads: number) => NativeDevice;
+  readonly Device: new (kind: string, threads: number, index?: number) => NativeDevice;
   readonly TensorList: new (tensors: readonly NativeTensor[]) => NativeTensorList;
   readonly MappedFile: new (path: string) => NativeMappedFile;
   readonly ops: readonly { readonly name: string; readonly fields: readonly OpField[] }[];
   readonly instructionSets: readonly string[];
   readonly abi: number;
+  /** Where the CUDA library is looked for. */
+  cudaLibraryPath(): string;
 }
 
 /** The package root: the folder with package.json, both from lib/ (sources) and from dist/ (published). */

@@ -5,7 +5,7 @@
 
 import { ConfigError, DisposedError, EsftError, KernelError, MemoryError } from "./errors.ts";
 import { native } from "./native.ts";
-import type { NativeDevice, NativeDeviceInfo, NativeMappedFile, NativeTensor, NativeTensorList } from "./native.ts";
+import type { NativeDevice, NativeDeviceInfo, NativeGraph, NativeMappedFile, NativeTensor, NativeTensorList } from "./native.ts";
 
 export type DType = "f32" | "bf16" | "i32" | "i64" | "f64" | "u8";
 
@@ -46,10 +46,12 @@ function guarded<T>(f: () => T): T {
   }
 }
 
+export type DeviceKind = "cpu" | "ref" | "cuda" | `cuda:${number}`;
+
 export interface DeviceOptions {
-  /** "cpu": threads and SIMD; "ref": every op as plain loops (tests). */
-  readonly kind?: "cpu" | "ref";
-  /** Worker threads; 0 or absent = one per processor this process may use. Results do not depend on it. */
+  /** "cpu": threads and SIMD; "cuda" (the first GPU) or "cuda:N"; "ref": every op as plain loops (tests). */
+  readonly kind?: DeviceKind;
+  /** Worker threads of the CPU; 0 or absent = one per processor this process may use. Results do not depend on it. */
   readonly threads?: number;
 }
 
@@ -71,11 +73,22 @@ export class Device {
   /** What it is: name, instruction set, threads, memory (bytes), whether mapped files can be operands. */
   readonly info: NativeDeviceInfo;
 
-  /** @throws KernelError unknown kind, a number of threads out of 1..1024 or more than the system grants, ESFT_ISA of another machine */
+  /**
+   * @throws KernelError unknown kind, a number of threads out of 1..1024 or more than the system grants, ESFT_ISA of another machine;
+   * for "cuda" `where.argument` says what is missing: "library" (built without CUDA), "driver" (none, or no GPU), "device" (not supported)
+   */
   constructor(options: DeviceOptions = {}) {
     const threads = options.threads ?? threadsFromEnvironment();
-    this.handle = guarded(() => new native.Device(options.kind ?? "cpu", threads));
+    const [, cuda, index] = /^(cuda)(?::(\d{1,4}))?$/.exec(options.kind ?? "") ?? [];
+    this.handle = guarded(() =>
+      cuda ? new native.Device(cuda, threads, Number(index ?? 0)) : new native.Device(options.kind ?? "cpu", threads),
+    );
     this.info = this.handle.info();
+  }
+
+  /** Bytes of device memory that can still be taken; 0 = not known (the CPU's is asked of the system, train/memory_plan.ts). */
+  memoryFree(): number {
+    return guarded(() => this.handle.memoryFree());
   }
 
   /** New zero-filled tensor; at most 4 dimensions. @throws MemoryError · KernelError · DisposedError */
@@ -126,6 +139,28 @@ export class Device {
     try {
       await this.handle.synchronize();
     } catch (error) {
+      throw translateError(error);
+    }
+  }
+
+  /**
+   * Records the ops that `work` submits instead of running them; the graph runs them all with one launch, on the same memory. `work` only
+   * submits ops (it takes no memory, reads and writes nothing) and returns at once; run the same ops once before, so that every op has the
+   * working memory it needs.
+   * @throws KernelError this device records no graphs, or something in `work` cannot be recorded
+   */
+  async capture(work: () => void): Promise<Graph> {
+    const handle = guarded(() => this.handle.captureBegin());
+    try {
+      const result: unknown = work();
+      if (result instanceof Promise) {
+        result.catch(() => undefined);
+        throw new KernelError("capture: the recorded function must return at once, received a promise");
+      }
+      await handle.end();
+      return new Graph(this, handle);
+    } catch (error) {
+      handle.dispose();
       throw translateError(error);
     }
   }
@@ -223,6 +258,14 @@ export class Tensor {
     guarded(() => this.handle.write(typed));
   }
 
+  /**
+   * Copies as many bytes as the tensor has from a mapped file, on the device's thread in the order of the queue: the bytes never pass
+   * through JavaScript. A file that shrank is reported by the next wait.
+   */
+  copyFromMap(file: MappedFile, byteOffset: number): void {
+    guarded(() => this.handle.copyFromMap(file.handle, byteOffset));
+  }
+
   /** The bytes, once everything submitted before is done. */
   async readBytes(): Promise<ArrayBuffer> {
     let pending: Promise<ArrayBuffer>;
@@ -300,6 +343,27 @@ export class TensorList {
   constructor(tensors: readonly Tensor[]) {
     this.tensors = [...tensors];
     this.handle = guarded(() => new native.TensorList(tensors.map((t) => t.handle)));
+  }
+  dispose(): void {
+    this.handle.dispose();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** A recorded sequence of ops (Device.capture); keeps the memory that they use. */
+export class Graph {
+  readonly device: Device;
+  readonly handle: NativeGraph;
+  /** Made by Device.capture. */
+  constructor(device: Device, handle: NativeGraph) {
+    this.device = device;
+    this.handle = handle;
+  }
+  /** Submits all of its ops. */
+  launch(): void {
+    guarded(() => this.handle.launch());
   }
   dispose(): void {
     this.handle.dispose();

@@ -1,5 +1,6 @@
 // Registration only.
 #include "../cpu/backend.h"
+#include "cuda_loader.h"
 #include "wraps.h"
 
 namespace esft {
@@ -8,11 +9,12 @@ namespace {
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   auto* data = new AddonData();
   Napi::Function device = DeviceWrap::define(env), tensor = TensorWrap::define(env), list = TensorListWrap::define(env),
-                 mapped = MappedFileWrap::define(env);
+                 mapped = MappedFileWrap::define(env), graph = GraphWrap::define(env);
   data->device = Napi::Persistent(device);
   data->tensor = Napi::Persistent(tensor);
   data->tensor_list = Napi::Persistent(list);
   data->mapped_file = Napi::Persistent(mapped);
+  data->graph = Napi::Persistent(graph);
   data->array_buffer = Napi::Persistent(env.Global().Get("ArrayBuffer").As<Napi::Function>());
   env.SetInstanceData(data);
   env.AddCleanupHook([devices = data->open_devices] { devices->close_all(); });
@@ -26,6 +28,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   for (int i = 0; i < n; i++) isas.Set(uint32_t(i), names[i]);
   exports.Set("instructionSets", isas);
   exports.Set("abi", ESFT_ABI);
+  exports.Set("cudaLibraryPath", Napi::Function::New(env, [](const Napi::CallbackInfo& info) -> Napi::Value {
+                return Napi::String::New(info.Env(), cuda_library_path());
+              }));
   return exports;
 }
 }  // namespace

@@ -18,7 +18,8 @@ std::shared_ptr<Device> Device::open(const esft_backend* backend, int index, int
   std::shared_ptr<Device> d(new Device());
   d->backend_ = backend;
   int status = backend->open(index, threads, &d->handle_, err, sizeof err);
-  if (status != ESFT_OK) throw Error(esft_status(status), "open", "device", err);
+  // Which of the things that can be missing: no driver or device at all, a device that cannot be used, or a bad request.
+  if (status != ESFT_OK) throw Error(esft_status(status), "open", status == ESFT_DEVICE_FAULT ? "driver" : "device", err);
   status = backend->info(d->handle_, &d->info_, err, sizeof err);
   if (status != ESFT_OK) throw Error(esft_status(status), "info", "device", err);
   try {
@@ -31,6 +32,7 @@ std::shared_ptr<Device> Device::open(const esft_backend* backend, int index, int
 
 Device::~Device() {
   close();
+  for (const auto& [data, bytes] : released_) backend_->free(handle_, data, bytes);  // of a recording without an end
   if (handle_) backend_->close(handle_);
 }
 
@@ -41,6 +43,13 @@ void Device::close() {
   }
   wake_.notify_all();
   if (thread_.joinable()) thread_.join();
+  recording_.reset();
+}
+
+int64_t Device::memory_free() const {
+  char err[256] = "";
+  esft_device_info now{};
+  return backend_->info(handle_, &now, err, sizeof err) == ESFT_OK ? now.memory_free : 0;
 }
 
 void Device::push(Job job) {
@@ -102,13 +111,110 @@ void Device::thread_main() {
   }
 }
 
+// ---- graphs ---------------------------------------------------------------------------------------------------------
+
+void Device::require_not_recording(const char* op) const {
+  if (recording_)
+    throw Error(ESFT_BAD_ARGUMENT, op, "device",
+                std::string(op) + ": not possible while a graph is recorded; only ops are: do it before capture()");
+}
+
+std::shared_ptr<Graph> Device::begin_recording() {
+  require_not_recording("capture");
+  if (!backend_->capture_begin)
+    throw Error(ESFT_UNSUPPORTED, "capture", "device", std::string("capture: the ") + backend_->name + " backend has no graphs");
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (stop_) throw Error(ESFT_DISPOSED, "capture", "device", "the device was disposed");
+    if (capturing_)
+      throw Error(ESFT_BAD_ARGUMENT, "capture", "device",
+                  "capture: another graph is still being recorded; await its capture() first");
+    capturing_ = true;
+  }
+  auto graph = std::make_shared<Graph>();
+  graph->device = shared_from_this();
+  recording_ = graph;
+  submit([this, g = graph.get()](Failure& f) {
+    char err[512] = "";
+    const int status = backend_->capture_begin(handle_, err, sizeof err);
+    if (status != ESFT_OK)
+      f = {status, "capture", err};
+    else
+      g->begun = true;
+  });
+  return graph;
+}
+
+void Device::end_recording(std::function<void(const Failure&)> done) {
+  std::shared_ptr<Graph> graph = std::move(recording_);
+  recording_.reset();
+  submit_wait(
+      [this, graph](Failure& f) {
+        char err[512] = "";
+        const int status = backend_->capture_end(handle_, &graph->handle, err, sizeof err);
+        graph->begun = false;
+        if (status != ESFT_OK) f = {status, "capture", err};
+      },
+      [this, graph, done = std::move(done)](const Failure& failure) {
+        // Reached after a failed op too, when the job above was skipped: the device must not stay in capture.
+        if (graph->begun) {
+          char err[512] = "";
+          backend_->capture_end(handle_, &graph->handle, err, sizeof err);
+          graph->begun = false;
+        }
+        capture_ended();
+        done(failure);
+      });
+}
+
+void Device::capture_ended() {
+  std::vector<std::pair<void*, size_t>> released;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    capturing_ = false;
+    released.swap(released_);
+  }
+  for (const auto& [data, bytes] : released) backend_->free(handle_, data, bytes);
+}
+
+Graph::~Graph() {
+  if (handle) device->backend()->graph_destroy(device->handle(), handle);
+}
+
+// ---- memory ---------------------------------------------------------------------------------------------------------
+
+void* Device::allocate(size_t bytes) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (capturing_)
+      throw Error(ESFT_BAD_ARGUMENT, "alloc", "device",
+                  "alloc: not possible while a graph is recorded; allocate before capture(), or await its end");
+  }
+  char err[512] = "";
+  void* data = nullptr;
+  const int status = backend_->alloc(handle_, bytes, &data, err, sizeof err);
+  if (status != ESFT_OK) throw Error(esft_status(status), "alloc", "bytes", err);
+  return data;
+}
+
+void Device::release(void* data, size_t bytes) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (capturing_) {
+      released_.emplace_back(data, bytes);
+      return;
+    }
+  }
+  backend_->free(handle_, data, bytes);
+}
+
 Buffer::~Buffer() {
   if (file >= 0) ::close(file);
   if (!data) return;
   if (mapped)
     munmap(data, bytes);
   else if (device)
-    device->backend()->free(device->handle(), data, bytes);
+    device->release(data, bytes);
 }
 
 bool Buffer::still_whole(const char* op, Failure& f) const {
@@ -121,10 +227,8 @@ bool Buffer::still_whole(const char* op, Failure& f) const {
 }
 
 std::shared_ptr<Buffer> allocate_buffer(const std::shared_ptr<Device>& device, size_t bytes) {
-  char err[512] = "";
   auto b = std::make_shared<Buffer>();
-  int status = device->backend()->alloc(device->handle(), bytes, &b->data, err, sizeof err);
-  if (status != ESFT_OK) throw Error(esft_status(status), "alloc", "bytes", err);
+  b->data = device->allocate(bytes);
   b->device = device;
   b->bytes = bytes;
   return b;

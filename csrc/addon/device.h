@@ -11,6 +11,7 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "../core/backend.h"
 
@@ -21,7 +22,9 @@ struct Failure {
   std::string op, message;
 };
 
-class Device {
+struct Graph;
+
+class Device : public std::enable_shared_from_this<Device> {
  public:
   // Throws Error.
   static std::shared_ptr<Device> open(const esft_backend* backend, int index, int threads);
@@ -29,7 +32,8 @@ class Device {
 
   const esft_backend* backend() const { return backend_; }
   esft_device* handle() const { return handle_; }
-  const esft_device_info& info() const { return info_; }
+  const esft_device_info& info() const { return info_; }  // as it was when the device was opened
+  int64_t memory_free() const;                            // now; 0 = not known
 
   // `run` executes on the device thread; it fills Failure when it fails. Throws Error after close().
   void submit(std::function<void(Failure&)> run);
@@ -38,6 +42,15 @@ class Device {
   void submit_wait(std::function<void(Failure&)> run, std::function<void(const Failure&)> done);
   void acknowledge();
   void close();  // finishes the running job, fails the rest, stops the thread; never called on the device thread
+
+  // Recording of a graph, from the thread that submits. From begin_recording to end_recording ops are recorded, everything else
+  // is refused (require_not_recording); memory is neither taken nor given back until the end was reached on the device thread.
+  std::shared_ptr<Graph> begin_recording();
+  void end_recording(std::function<void(const Failure&)> done);
+  const std::shared_ptr<Graph>& recording() const { return recording_; }
+  void require_not_recording(const char* op) const;  // throws Error
+  void* allocate(size_t bytes);                      // throws Error
+  void release(void* data, size_t bytes);
 
  private:
   struct Job {
@@ -48,6 +61,7 @@ class Device {
   Device() = default;
   void thread_main();
   void push(Job job);
+  void capture_ended();
 
   const esft_backend* backend_ = nullptr;
   esft_device* handle_ = nullptr;
@@ -60,6 +74,18 @@ class Device {
   uint64_t generation_ = 0;       // of jobs submitted now
   uint64_t failed_generation_ = 0;
   Failure failure_;               // status 0: healthy
+  std::shared_ptr<Graph> recording_;  // of the submitting thread
+  bool capturing_ = false;            // from begin_recording until the device thread is past its end
+  std::vector<std::pair<void*, size_t>> released_;  // meanwhile
+};
+
+// A recorded sequence of ops, with everything their memory belongs to.
+struct Graph {
+  std::shared_ptr<Device> device;
+  std::vector<std::shared_ptr<void>> calls;
+  esft_graph* handle = nullptr;  // set on the device thread
+  bool begun = false;            // the device thread is between begin and end
+  ~Graph();
 };
 
 // Held by JavaScript objects only, so that the device thread is always joined from outside: queued jobs hold Buffers, which

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "../cpu/backend.h"
+#include "cuda_loader.h"
 
 namespace esft {
 
@@ -13,6 +14,7 @@ namespace {
 const napi_type_tag kDeviceTag = {0x6573667444455601ull, 0x8d1f3a5c7b9e2f01ull};
 const napi_type_tag kTensorTag = {0x6573667454454e02ull, 0x8d1f3a5c7b9e2f02ull};
 const napi_type_tag kListTag = {0x657366744c495303ull, 0x8d1f3a5c7b9e2f03ull};
+const napi_type_tag kGraphTag = {0x6573667447525005ull, 0x8d1f3a5c7b9e2f05ull};
 const napi_type_tag kMapTag = {0x657366744d415004ull, 0x8d1f3a5c7b9e2f04ull};
 
 template <class T>
@@ -105,8 +107,8 @@ void pending_done(Pending* p, const Failure& failure) {
 Napi::Function TensorWrap::define(Napi::Env env) {
   return DefineClass(env, "NativeTensor",
                      {InstanceMethod<&TensorWrap::view>("view"), InstanceMethod<&TensorWrap::read>("read"),
-                      InstanceMethod<&TensorWrap::write>("write"), InstanceMethod<&TensorWrap::dispose>("dispose"),
-                      InstanceMethod<&TensorWrap::is_disposed>("isDisposed")});
+                      InstanceMethod<&TensorWrap::write>("write"), InstanceMethod<&TensorWrap::copy_from_map>("copyFromMap"),
+                      InstanceMethod<&TensorWrap::dispose>("dispose"), InstanceMethod<&TensorWrap::is_disposed>("isDisposed")});
 }
 
 TensorWrap* TensorWrap::unwrap(const Napi::Value& v) { return unwrap_tagged<TensorWrap>(v, kTensorTag); }
@@ -124,7 +126,7 @@ Napi::Object TensorWrap::make(Napi::Env env, std::shared_ptr<DeviceOwner> owner,
   w->buffer = std::move(buffer);
   w->tensor = t;
   w->root_ = root;
-  if (root) {
+  if (root && w->owner->device->info().host_memory) {  // what the garbage collector can relieve
     w->accounted_ = int64_t(w->buffer->bytes);
     Napi::MemoryManagement::AdjustExternalMemory(env, w->accounted_);
   }
@@ -205,6 +207,7 @@ Napi::Value TensorWrap::read(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   return translated(env, [&]() -> Napi::Value {
     if (disposed()) throw Error(kDisposed, "read", "tensor", "read: the tensor was disposed");
+    owner->device->require_not_recording("read");
     int64_t es = dtype_size(tensor.dtype), bytes = numel(tensor) * es;
     Napi::ArrayBuffer out = new_array_buffer(env, bytes);
     char* dst = static_cast<char*>(out.Data());  // owned by V8, out of JavaScript's reach until the promise resolves
@@ -242,6 +245,7 @@ Napi::Value TensorWrap::write(const Napi::CallbackInfo& info) {
     const char* op = "write";
     if (disposed()) throw Error(kDisposed, op, "tensor", "write: the tensor was disposed");
     if (buffer->read_only) fail(op, "tensor", "writable", "a read-only mapped tensor");
+    owner->device->require_not_recording(op);
     int64_t es = dtype_size(tensor.dtype), bytes = numel(tensor) * es, given = 0;
     const char* src = array_bytes(env, info[0], &given);
     if (!src) fail(op, "data", "a typed array", "something else");
@@ -262,6 +266,44 @@ Napi::Value TensorWrap::write(const Napi::CallbackInfo& info) {
       if (status != ESFT_OK) f = {status, "write", err};
     });
     return env.Undefined();
+  });
+}
+
+// From the file's pages straight to the tensor, on the device thread: no byte passes through JavaScript.
+Napi::Value TensorWrap::copy_from_map(const Napi::CallbackInfo& info) {
+  return translated(info.Env(), [&]() -> Napi::Value {
+    const char* op = "copyFromMap";
+    MappedFileWrap* m = MappedFileWrap::unwrap(info[0]);
+    if (!m) fail(op, "file", "a MappedFile", "something else");
+    const int64_t offset = to_int(info[1], op, "byteOffset");
+    if (disposed()) throw Error(kDisposed, op, "tensor", "copyFromMap: the tensor was disposed");
+    if (!m->buffer) throw Error(kDisposed, op, "file", "copyFromMap: the file was disposed");
+    if (buffer->read_only) fail(op, "tensor", "writable", "a read-only mapped tensor");
+    owner->device->require_not_recording(op);
+    const int64_t es = dtype_size(tensor.dtype), bytes = numel(tensor) * es, size = int64_t(m->buffer->bytes);
+    if (offset < 0 || offset > size || bytes > size - offset)
+      fail(op, "byteOffset", format("inside the file's %lld bytes", (long long)size),
+           format("%lld bytes from %lld", (long long)bytes, (long long)offset));
+    if (bytes == 0) return info.Env().Undefined();
+    esft_tensor t = tensor;
+    Device* raw = owner->device.get();
+    raw->submit([raw, t, keep = buffer, file = m->buffer, offset, es](Failure& f) {
+      char err[512] = "";
+      const int64_t kPiece = int64_t(64) << 20;  // the file is asked for its size before each
+      const int64_t n = contiguous(t) ? 1 : rows(t), row_bytes = (contiguous(t) ? numel(t) : cols(t)) * es;
+      for (int64_t r = 0; r < n; r++)
+        for (int64_t at = 0; at < row_bytes; at += kPiece) {
+          if ((at == 0 ? r % 1024 == 0 : true) && !file->still_whole("copyFromMap", f)) return;
+          const int status = raw->backend()->upload(raw->handle(), static_cast<char*>(t.data) + r * t.ld * es + at,
+                                                    static_cast<const char*>(file->data) + offset + r * row_bytes + at,
+                                                    size_t(std::min(kPiece, row_bytes - at)), err, sizeof err);
+          if (status != ESFT_OK) {
+            f = {status, "copyFromMap", err};
+            return;
+          }
+        }
+    });
+    return info.Env().Undefined();
   });
 }
 
@@ -342,10 +384,12 @@ void OpenDevices::close_all() {
 }
 
 Napi::Function DeviceWrap::define(Napi::Env env) {
-  return DefineClass(env, "NativeDevice",
-                     {InstanceMethod<&DeviceWrap::alloc>("alloc"), InstanceMethod<&DeviceWrap::from_map>("fromMap"),
-                      InstanceMethod<&DeviceWrap::run>("run"), InstanceMethod<&DeviceWrap::synchronize>("synchronize"),
-                      InstanceMethod<&DeviceWrap::dispose>("dispose"), InstanceMethod<&DeviceWrap::info_object>("info")});
+  return DefineClass(
+      env, "NativeDevice",
+      {InstanceMethod<&DeviceWrap::alloc>("alloc"), InstanceMethod<&DeviceWrap::from_map>("fromMap"),
+       InstanceMethod<&DeviceWrap::run>("run"), InstanceMethod<&DeviceWrap::synchronize>("synchronize"),
+       InstanceMethod<&DeviceWrap::dispose>("dispose"), InstanceMethod<&DeviceWrap::info_object>("info"),
+       InstanceMethod<&DeviceWrap::memory_free>("memoryFree"), InstanceMethod<&DeviceWrap::capture_begin>("captureBegin")});
 }
 DeviceWrap* DeviceWrap::unwrap(const Napi::Value& v) { return unwrap_tagged<DeviceWrap>(v, kDeviceTag); }
 
@@ -354,9 +398,14 @@ DeviceWrap::DeviceWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Device
     std::string kind = info[0].IsString() ? info[0].As<Napi::String>().Utf8Value() : "";
     int64_t threads = to_int(info[1], "open", "threads");
     if (threads < 0 || threads > 1024) fail("open", "threads", "in 1..1024, or 0 for one per processor", std::to_string(threads));
-    const esft_backend* backend = kind == "cpu" ? cpu_backend() : kind == "ref" ? ref_backend() : nullptr;
-    if (!backend) fail("open", "device", "\"cpu\" or \"ref\"", "\"" + kind + "\"");
-    std::shared_ptr<Device> opened = Device::open(backend, 0, int(threads));
+    int64_t index = info[2].IsUndefined() ? 0 : to_int(info[2], "open", "index");
+    if (index < 0 || index > 1023) fail("open", "index", "in 0..1023", std::to_string(index));
+    const esft_backend* backend = kind == "cpu"    ? cpu_backend()
+                                  : kind == "ref"  ? ref_backend()
+                                  : kind == "cuda" ? cuda_backend()
+                                                   : nullptr;
+    if (!backend) fail("open", "device", "\"cpu\", \"cuda\" or \"ref\"", "\"" + kind + "\"");
+    std::shared_ptr<Device> opened = Device::open(backend, int(index), int(threads));
     info.Env().GetInstanceData<AddonData>()->open_devices->add(opened);
     owner = std::make_shared<DeviceOwner>(std::move(opened));
   });
@@ -413,6 +462,7 @@ Napi::Value DeviceWrap::synchronize(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   return translated(env, [&]() -> Napi::Value {
     require_open(owner, "synchronize");
+    owner->device->require_not_recording("synchronize");
     Napi::Promise promise(env, nullptr);
     Device* raw = owner->device.get();
     Pending* p = make_pending(env, owner, &promise);
@@ -444,9 +494,85 @@ Napi::Value DeviceWrap::info_object(const Napi::CallbackInfo& info) {
     o.Set("threads", d.threads);
     o.Set("hostMemory", bool(d.host_memory));
     o.Set("memoryBytes", double(d.memory_bytes));
+    o.Set("memoryFree", double(d.memory_free));
     o.Set("bf16Compute", bool(d.supports_bf16_compute));
+    o.Set("activationDtype", d.activation_dtype == ESFT_BF16 ? "bf16" : "f32");
+    o.Set("emulated", bool(d.emulated));
+    o.Set("graphs", owner->device->backend()->capture_begin != nullptr);
     return o;
   });
+}
+
+Napi::Value DeviceWrap::memory_free(const Napi::CallbackInfo& info) {
+  return translated(info.Env(), [&]() -> Napi::Value {
+    require_open(owner, "memoryFree");
+    return Napi::Number::New(info.Env(), double(owner->device->memory_free()));
+  });
+}
+
+Napi::Value DeviceWrap::capture_begin(const Napi::CallbackInfo& info) {
+  return translated(info.Env(), [&]() -> Napi::Value {
+    require_open(owner, "capture");
+    return GraphWrap::make(info.Env(), owner, owner->device->begin_recording());
+  });
+}
+
+// ---- Graph ----------------------------------------------------------------------------------------------------------
+
+Napi::Function GraphWrap::define(Napi::Env env) {
+  return DefineClass(env, "NativeGraph",
+                     {InstanceMethod<&GraphWrap::end>("end"), InstanceMethod<&GraphWrap::launch>("launch"),
+                      InstanceMethod<&GraphWrap::dispose>("dispose")});
+}
+
+GraphWrap::GraphWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<GraphWrap>(info) {
+  info.This().As<Napi::Object>().TypeTag(&kGraphTag);
+}
+
+Napi::Object GraphWrap::make(Napi::Env env, std::shared_ptr<DeviceOwner> owner, std::shared_ptr<Graph> graph) {
+  Napi::Object o = env.GetInstanceData<AddonData>()->graph.New({});
+  GraphWrap* w = Unwrap(o);
+  w->owner_ = std::move(owner);
+  w->graph_ = std::move(graph);
+  return o;
+}
+
+Napi::Value GraphWrap::end(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  return translated(env, [&]() -> Napi::Value {
+    if (!graph_) throw Error(kDisposed, "capture", "graph", "capture: the graph was disposed");
+    if (owner_->device->recording() != graph_)
+      throw Error(ESFT_BAD_ARGUMENT, "capture", "graph", "capture: the graph is not being recorded");
+    Napi::Promise promise(env, nullptr);
+    Pending* p = make_pending(env, owner_, &promise);
+    owner_->device->end_recording([p](const Failure& f) { pending_done(p, f); });
+    return promise;
+  });
+}
+
+Napi::Value GraphWrap::launch(const Napi::CallbackInfo& info) {
+  return translated(info.Env(), [&]() -> Napi::Value {
+    if (!graph_) throw Error(kDisposed, "launch", "graph", "launch: the graph was disposed");
+    Device* raw = owner_->device.get();
+    raw->require_not_recording("launch");
+    raw->submit([raw, graph = graph_](Failure& f) {
+      char err[512] = "";
+      if (!graph->handle) {
+        f = {ESFT_BAD_ARGUMENT, "launch", "launch: the graph was not recorded"};
+        return;
+      }
+      const int status = raw->backend()->graph_launch(raw->handle(), graph->handle, err, sizeof err);
+      if (status != ESFT_OK) f = {status, "launch", err};
+    });
+    return info.Env().Undefined();
+  });
+}
+
+Napi::Value GraphWrap::dispose(const Napi::CallbackInfo& info) {
+  if (graph_ && owner_->device->recording() == graph_) owner_->device->end_recording([](const Failure&) {});
+  graph_.reset();
+  owner_.reset();
+  return info.Env().Undefined();
 }
 
 }  // namespace esft

@@ -1,4 +1,4 @@
-// The JavaScript objects: Device, Tensor, TensorList, MappedFile. Type-tagged, so that no foreign object is ever unwrapped.
+// The JavaScript objects: Device, Tensor, TensorList, MappedFile, Graph. Type-tagged, so that no foreign object is ever unwrapped.
 #pragma once
 #include <napi.h>
 
@@ -24,7 +24,7 @@ class OpenDevices {
 
 struct AddonData {
   std::shared_ptr<OpenDevices> open_devices = std::make_shared<OpenDevices>();
-  Napi::FunctionReference device, tensor, tensor_list, mapped_file;
+  Napi::FunctionReference device, tensor, tensor_list, mapped_file, graph;
   Napi::FunctionReference array_buffer;  // the constructor as it was when the addon was loaded
 };
 
@@ -72,6 +72,7 @@ class TensorWrap : public Napi::ObjectWrap<TensorWrap> {
   Napi::Value view(const Napi::CallbackInfo& info);     // (elementOffset, shape, ld?, dtype?)
   Napi::Value read(const Napi::CallbackInfo& info);     // () → Promise<ArrayBuffer>
   Napi::Value write(const Napi::CallbackInfo& info);    // (typed array)
+  Napi::Value copy_from_map(const Napi::CallbackInfo& info);  // (MappedFile, byteOffset)
   Napi::Value dispose(const Napi::CallbackInfo& info);
   Napi::Value is_disposed(const Napi::CallbackInfo& info);
   bool root_ = false;
@@ -109,11 +110,26 @@ class MappedFileWrap : public Napi::ObjectWrap<MappedFileWrap> {
   Napi::Value byte_length(const Napi::CallbackInfo& info);
 };
 
+// A graph being recorded, then recorded.
+class GraphWrap : public Napi::ObjectWrap<GraphWrap> {
+ public:
+  static Napi::Function define(Napi::Env env);
+  static Napi::Object make(Napi::Env env, std::shared_ptr<DeviceOwner> owner, std::shared_ptr<Graph> graph);
+  explicit GraphWrap(const Napi::CallbackInfo& info);
+
+ private:
+  Napi::Value end(const Napi::CallbackInfo& info);     // () → Promise<void>: recorded, or why not
+  Napi::Value launch(const Napi::CallbackInfo& info);  // ()
+  Napi::Value dispose(const Napi::CallbackInfo& info);
+  std::shared_ptr<DeviceOwner> owner_;
+  std::shared_ptr<Graph> graph_;  // null after dispose
+};
+
 class DeviceWrap : public Napi::ObjectWrap<DeviceWrap> {
  public:
   static Napi::Function define(Napi::Env env);
   static DeviceWrap* unwrap(const Napi::Value& v);
-  explicit DeviceWrap(const Napi::CallbackInfo& info);  // (kind, threads)
+  explicit DeviceWrap(const Napi::CallbackInfo& info);  // (kind, threads, index?)
   std::shared_ptr<DeviceOwner> owner;
 
  private:
@@ -123,6 +139,8 @@ class DeviceWrap : public Napi::ObjectWrap<DeviceWrap> {
   Napi::Value synchronize(const Napi::CallbackInfo& info);  // → Promise<void>
   Napi::Value dispose(const Napi::CallbackInfo& info);
   Napi::Value info_object(const Napi::CallbackInfo& info);
+  Napi::Value memory_free(const Napi::CallbackInfo& info);    // () → bytes, 0 = not known
+  Napi::Value capture_begin(const Napi::CallbackInfo& info);  // () → Graph
 };
 
 // Resolves a promise from the device thread: `done` must be called exactly once, from any thread.
