@@ -44,7 +44,7 @@ const steps = [
     () => {
       const tool = clangFormat();
       if (!tool) return "skipped";
-      const files = filesUnder(["csrc", "bench", "test"], [".cc", ".h"]);
+      const files = filesUnder(["csrc", "bench", "test"], [".cc", ".h", ".cu", ".cuh"]);
       if (fix) return run(tool, ["-i", ...files]).status;
       const { status, stderr } = run(tool, ["--dry-run", "-Werror", ...files], "pipe");
       const places = stderr.matchAll(/^(.+?):(\d+):\d+: error/gm);
@@ -67,7 +67,7 @@ const results = steps.map(([name, step]) => {
   };
 });
 
-const long = filesUnder(["lib", "csrc", "test", "bench", "scripts", "examples"], [".ts", ".cjs", ".cc", ".h", ".py"])
+const long = filesUnder(["lib", "csrc", "test", "bench", "scripts", "examples"], [".ts", ".cjs", ".cc", ".h", ".cu", ".cuh", ".py"])
   .map((file) => ({ file, lines: readFileSync(path.join(root, file), "utf8").split("\n").length - 1 }))
   .filter(({ lines }) => lines > longFile)
   .sort((a, b) => b.lines - a.lines);

@@ -27,7 +27,16 @@ function run(command, args, env = {}) {
 }
 
 const isas = [...bestInstructionSet(), "baseline"];
-run("cmake", ["-S", root, "-B", out, "-DESFT_SANITIZE=ON", `-DESFT_ISAS=${isas.join(";")}`, "-DCMAKE_BUILD_TYPE=Release"]);
+run("cmake", [
+  "-S",
+  root,
+  "-B",
+  out,
+  "-DESFT_SANITIZE=ON",
+  "-DESFT_CUDA=OFF",
+  `-DESFT_ISAS=${isas.join(";")}`,
+  "-DCMAKE_BUILD_TYPE=Release",
+]);
 run("cmake", ["--build", out, "--parallel", String(os.availableParallelism())]);
 
 // libstdc++ beside libasan: the sanitizer must find the functions of exceptions before node loads the addon.

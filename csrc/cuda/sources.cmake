@@ -11,3 +11,9 @@ set(CUDA_SM90
 # Host code: devices, memory, checks of calls.
 set(CUDA_HOST
 )
+
+# The emulation itself (csrc/emu) and its tests.
+set(EMU_SOURCES
+)
+set(EMU_TESTS
+)

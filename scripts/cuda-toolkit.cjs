@@ -1,0 +1,114 @@
+// npm run cuda:toolkit: prints the path of a usable nvcc. Looked for in CUDACXX, PATH, /usr/local/cuda and .cuda/; where there is
+// none, NVIDIA's compiler wheels are fetched from PyPI into the git-ignored .cuda/ (105 MB, 280 MB unpacked). Nothing else of
+// a CUDA installation is needed: no driver, no GPU, no root.
+"use strict";
+const { spawnSync } = require("node:child_process");
+const { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, symlinkSync, writeFileSync } = require("node:fs");
+const path = require("node:path");
+
+const root = path.resolve(__dirname, "..");
+const home = path.join(root, ".cuda");
+const oldest = [12, 8]; // the first with every interface the sources use; CMakeLists.txt asks for the same
+
+// Linux x86-64 wheels. pip refuses anything whose hash differs.
+const wheels = [
+  ["nvidia-cuda-nvcc", "13.0.88", "56fe502eb77625a12f25172caa3cdddb4e4c8ba2c8c17dba44b164761b380f03"],
+  ["nvidia-nvvm", "13.0.88", "c5f41ffeb6466944a026dfa5317d7d85355c119bbec279205d22f1869d1054e0"],
+  ["nvidia-cuda-crt", "13.0.88", "2c8043c7c9e02492716426e9919fc78d2c5b3b2a7a768a88e952676b08aa55a4"],
+  ["nvidia-cuda-cccl", "13.0.85", "e0da7ad981f3a8aff08241b5bfc1af868742a63e2762f53a5171c492ef242649"],
+  ["nvidia-cuda-runtime", "13.0.96", "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548"],
+];
+/** .cuda/<id>/ holds one set of wheels: a new pin is a new folder, and a folder that exists is complete (it is renamed into place). */
+const id = `cu13-${wheels.map(([, version]) => version.split(".").at(-1)).join("-")}`;
+
+/** "13.0" of an nvcc that runs, else null. */
+function version(nvcc) {
+  const { status, stdout } = spawnSync(nvcc, ["--version"], { encoding: "utf8" });
+  return status === 0 ? (/release (\d+\.\d+)/.exec(stdout)?.[1] ?? null) : null;
+}
+
+function newEnough(found) {
+  const [major, minor] = found.split(".").map(Number);
+  return major > oldest[0] || (major === oldest[0] && minor >= oldest[1]);
+}
+
+const fetched = () => path.join(home, id, "bin", "nvcc");
+
+/** The first usable nvcc as { nvcc, version }, else { nvcc: null, rejected: ["why a candidate is not usable", …] }. */
+function findNvcc(env = process.env) {
+  const rejected = [];
+  const onPath = (env.PATH ?? "").split(path.delimiter).filter(Boolean);
+  const candidates = [
+    env.CUDACXX,
+    ...onPath.map((dir) => path.join(dir, "nvcc")).filter(existsSync),
+    "/usr/local/cuda/bin/nvcc",
+    fetched(),
+  ].filter((file) => file && (file === env.CUDACXX || existsSync(file)));
+  for (const nvcc of candidates) {
+    const found = version(nvcc);
+    if (found && newEnough(found)) return { nvcc, version: found };
+    rejected.push(`${nvcc} ${found ? `is version ${found}, ${oldest.join(".")} is needed` : "does not run"}`);
+    if (nvcc === env.CUDACXX) break; // asked for by name: nothing else may stand in
+  }
+  return { nvcc: null, rejected };
+}
+
+/** Unpacks the wheels into .cuda/<id>. Throws an Error with a message for people. */
+function fetchToolkit() {
+  if (process.platform !== "linux" || process.arch !== "x64") {
+    throw new Error(
+      `the pinned compiler wheels are for linux x64, this is ${process.platform} ${process.arch}: install a CUDA toolkit and set CUDACXX`,
+    );
+  }
+  const pip = spawnSync("python3", ["-m", "pip", "--version"], { encoding: "utf8" });
+  if (pip.error || pip.status !== 0) {
+    throw new Error(
+      `no nvcc, and ${pip.error ? "python3" : "pip of python3"} is missing, which would fetch it: install it, or a CUDA toolkit, and set CUDACXX`,
+    );
+  }
+  mkdirSync(home, { recursive: true });
+  const work = mkdtempSync(path.join(home, "fetch-"));
+  try {
+    const list = path.join(work, "requirements.txt");
+    writeFileSync(list, wheels.map(([name, pin, hash]) => `${name}==${pin} --hash=sha256:${hash}\n`).join(""));
+    const target = path.join(work, "site");
+    const options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--no-compile"];
+    const install = ["-m", "pip", "install", ...options, "--no-cache-dir", "--target", target, "-r", list];
+    console.error(`cuda toolkit: fetching ${wheels.map(([name, pin]) => `${name} ${pin}`).join(", ")}`);
+    const { status, stderr } = spawnSync("python3", install, { encoding: "utf8", env: { ...process.env, PIP_REQUIRE_VIRTUALENV: "0" } });
+    if (status !== 0) throw new Error(`pip could not fetch the compiler wheels:\n${stderr.trim().split("\n").slice(-6).join("\n")}`);
+    const unpacked = path.join(target, "nvidia", "cu13");
+    symlinkSync("lib", path.join(unpacked, "lib64")); // where nvcc.profile and CMake look for libcudart_static.a
+    if (!version(path.join(unpacked, "bin", "nvcc"))) throw new Error("the fetched nvcc does not run on this machine");
+    try {
+      renameSync(unpacked, path.join(home, id));
+    } catch (error) {
+      if (!existsSync(fetched())) throw error; // else another process was faster with the same files
+    }
+  } finally {
+    rmSync(work, { recursive: true, force: true });
+  }
+  // Older pins.
+  for (const name of readdirSync(home)) if (name.startsWith("cu") && name !== id) rmSync(path.join(home, name), { recursive: true });
+}
+
+/** A usable nvcc, fetched where there is none. Throws an Error with a message for people. */
+function ensureNvcc() {
+  const found = findNvcc();
+  if (found.nvcc) return found;
+  for (const why of found.rejected) console.error(`cuda toolkit: ${why}`);
+  if (process.env.CUDACXX) throw new Error("CUDACXX names an nvcc that cannot be used; correct or unset it");
+  fetchToolkit();
+  return { nvcc: fetched(), version: version(fetched()) };
+}
+
+module.exports = { ensureNvcc, findNvcc };
+
+if (require.main === module) {
+  try {
+    console.log(ensureNvcc().nvcc);
+  } catch (error) {
+    console.error(`cuda toolkit: ${error.message}`);
+    process.exitCode = 1;
+  }
+}
