@@ -1,0 +1,70 @@
+// One opened CUDA device: stream, memory, scratch, cached device copies of host tables. Host code.
+#pragma once
+#include <atomic>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "allocator.h"
+#include "context.h"
+
+namespace esft::cuda {
+
+class CudaDevice final : public Context {
+ public:
+  explicit CudaDevice(int index);  // throws Error
+  ~CudaDevice();
+
+  void use() const;  // makes this the calling thread's device
+  void info(esft_device_info* out) const;
+
+  void* allocate(size_t bytes);  // zero-filled in stream order; throws Error
+  void free(void* p) { allocator_->free(p); }
+  void upload(void* dst, const void* src, size_t bytes);    // returns when src may change; does not wait for the device
+  void download(void* dst, const void* src, size_t bytes);  // waits
+  void synchronize();                                       // waits; throws what a kernel recorded
+
+  void begin_op() { scratch_used_ = 0; }
+  void* scratch(size_t bytes) override;
+  const void* constant(const void* host, size_t bytes) override;
+  const CUtensorMap* tensor_maps(const esft_tensor* items, int64_t count, int box_rows) override;
+
+  void capture_begin();
+  cudaGraphExec_t capture_end();
+  void launch(cudaGraphExec_t graph);
+
+ private:
+  void refuse_while_recording(const char* what) const;
+  void raise_fault();
+
+  // Pinned memory through which uploads go, used round robin; `busy` completes when the device has read the chunk.
+  struct Staging {
+    char* data = nullptr;
+    cudaEvent_t busy = nullptr;
+  };
+  static constexpr size_t kStagingBytes = size_t(8) << 20;
+
+  int index_;
+  int major_ = 0, minor_ = 0;
+  std::string name_;
+  size_t total_bytes_ = 0;
+  std::unique_ptr<CachingAllocator> allocator_;
+  Staging staging_[2];
+  int staging_at_ = 0;
+  size_t staging_used_ = 0;
+
+  struct ScratchBlock {
+    char* data;
+    size_t bytes;
+  };
+  std::vector<ScratchBlock> scratch_blocks_;  // of doubling sizes, kept: a graph may hold their addresses
+  size_t scratch_used_ = 0;                   // by the current op, over all blocks
+
+  std::unordered_map<std::string, void*> constants_;
+  std::unordered_map<std::string, const CUtensorMap*> maps_;
+  FaultRecord* fault_host_ = nullptr;  // pinned; `faults` is its device address
+  std::atomic<bool> recording_{false};
+};
+
+}  // namespace esft::cuda
