@@ -10,6 +10,11 @@ set(CUDA_SM90
 
 # Host code: devices, memory, checks of calls.
 set(CUDA_HOST
+    backend.cu
+    device.cu
+    fault.cc
+    stubs.cu
+    tensor_map.cu
 )
 
 # The emulation itself (csrc/emu) and its tests.
