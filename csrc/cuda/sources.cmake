@@ -2,6 +2,7 @@
 
 # Kernels any supported GPU runs: built for sm_80 and sm_90a.
 set(CUDA_PORTABLE
+    index_check.cu
 )
 
 # Kernels of wgmma and TMA: built for sm_90a alone; only called where the device has it.

@@ -1,0 +1,151 @@
+// npm run check:cuda: what can be known of the CUDA build without a GPU. Builds it for all architectures (fetching nvcc where there is
+// none), then: no stack frame, spill or C75xx remark in any kernel but those of csrc/cuda/exceptions.json; one exported symbol; no
+// libcuda or libcudart among the needed libraries; it loads and answers in words where there is no driver.
+// The table of registers goes to out/ci/cuda-registers.txt.
+"use strict";
+const { spawnSync } = require("node:child_process");
+const { existsSync, mkdirSync, readFileSync, writeFileSync } = require("node:fs");
+const path = require("node:path");
+const { findFaults, parsePtxasLog } = require("./ptxas-log.cjs");
+
+const root = path.resolve(__dirname, "..");
+const library = path.join(root, "build", "Release", "libesft_cuda.so");
+const results = [];
+
+function check(name, faults, detail = "") {
+  results.push(faults.length === 0);
+  console.log(`${faults.length === 0 ? "pass" : "FAIL"}  ${name}${detail ? ` (${detail})` : ""}`);
+  for (const fault of faults) console.log(`      ${fault}`);
+}
+
+function run(command, args, options = {}) {
+  const { status, stdout, stderr, error } = spawnSync(command, args, { cwd: root, encoding: "utf8", maxBuffer: 1 << 26, ...options });
+  return { ok: status === 0, stdout: stdout ?? "", stderr: error ? String(error) : (stderr ?? "") };
+}
+
+/** The names of one list of csrc/cuda/sources.cmake. */
+function sources(list) {
+  const text = readFileSync(path.join(root, "csrc/cuda/sources.cmake"), "utf8").replace(/#.*/g, "");
+  const names = new RegExp(`set\\(${list}\\s([^)]*)\\)`).exec(text)?.[1];
+  if (names === undefined) throw new Error(`csrc/cuda/sources.cmake has no list ${list}`);
+  return names.split(/\s+/).filter(Boolean);
+}
+
+/** Of "void esft::cuda::(anonymous namespace)::f<int>(float*)": "f<int>". */
+function shortName(name) {
+  const plain = name
+    .replaceAll("(anonymous namespace)::", "")
+    .replaceAll("esft::cuda::", "")
+    .replace(/^\w[\w:]* (?=[\w:~]+[<(])/, "");
+  let depth = 0;
+  for (let i = 0; i < plain.length; i++) {
+    if (plain[i] === "<") depth++;
+    else if (plain[i] === ">") depth--;
+    else if (plain[i] === "(" && depth === 0) return plain.slice(0, i);
+  }
+  return plain;
+}
+
+function readLogs() {
+  const rows = [];
+  const remarks = [];
+  const missing = [];
+  for (const [target, list] of [
+    ["esft_cuda_portable", "CUDA_PORTABLE"],
+    ["esft_cuda_sm90", "CUDA_SM90"],
+    ["esft_cuda_host", "CUDA_HOST"],
+  ]) {
+    for (const source of sources(list).filter((name) => name.endsWith(".cu"))) {
+      const file = path.join(root, "build-cmake/Release/csrc/cuda/CMakeFiles", `${target}.dir`, `${source}.o.ptxas`);
+      if (!existsSync(file)) {
+        missing.push(`${source}: no ${path.relative(root, file)}`);
+        continue;
+      }
+      const log = parsePtxasLog(readFileSync(file, "utf8"));
+      const wanted = list === "CUDA_SM90" ? ["sm_90a"] : ["sm_80", "sm_90a"];
+      const found = new Set(log.rows.filter((row) => row.entry).map((row) => row.arch));
+      if (list !== "CUDA_HOST" && wanted.some((arch) => !found.has(arch)))
+        missing.push(`${source}: kernels for ${[...found].join(", ") || "no architecture"}, wanted ${wanted.join(", ")}`);
+      rows.push(...log.rows.map((row) => ({ ...row, source })));
+      remarks.push(...log.remarks.map((line) => `${source}: ${line}`));
+    }
+  }
+  const demangled = run("c++filt", [], { input: rows.map((row) => row.name).join("\n") }).stdout.split("\n");
+  return { missing, remarks, rows: rows.map((row, i) => ({ ...row, label: shortName(demangled[i] || row.name) })) };
+}
+
+function table(rows) {
+  const columns = ["kernel", "source", "arch", "registers", "stack", "spill st", "spill ld", "smem"];
+  const cells = rows.map((r) =>
+    [
+      r.entry ? r.label : `  function ${r.label}`,
+      r.source,
+      r.arch,
+      r.entry ? r.registers : "",
+      r.stack,
+      r.spillStores,
+      r.spillLoads,
+      r.shared,
+    ].map(String),
+  );
+  const width = columns.map((name, i) => Math.max(name.length, ...cells.map((row) => row[i].length)));
+  const line = (row) => row.map((cell, i) => (i < 3 ? cell.padEnd(width[i]) : cell.padStart(width[i]))).join("  ");
+  return `${[columns, ...cells].map(line).join("\n")}\n`;
+}
+
+/** Opens the device through the addon, in a process of its own, and returns what is wrong with the answer. */
+function openFaults() {
+  const program = `
+    const native = require("./build/Release/esft.node");
+    try {
+      const device = new native.Device("cuda", 1, 0);
+      console.log("opened " + device.info().name);
+      device.dispose();
+    } catch (error) {
+      console.log("refused " + JSON.stringify({ message: error.message, argument: error.argument }));
+    }`;
+  const { ok, stdout, stderr } = run(process.execPath, ["-e", program], { env: { ...process.env, ESFT_CUDA_LIBRARY: library } });
+  const answer = stdout.trim();
+  if (!ok) return { faults: [`the process ended: ${stderr.trim().split("\n").slice(-3).join(" ")}`], answer };
+  if (stderr.trim()) return { faults: [`not quiet: ${stderr.trim()}`], answer };
+  if (answer.startsWith("opened ")) return { faults: [], answer };
+  const refused = answer.startsWith("refused ") ? JSON.parse(answer.slice(8)) : null;
+  const clean = refused && ["driver", "device"].includes(refused.argument) && refused.message;
+  return {
+    faults: clean ? [] : [`expected a device or an error that names driver or device, received: ${answer}`],
+    answer: refused?.message ?? answer,
+  };
+}
+
+const build = spawnSync(process.execPath, [path.join(__dirname, "cmake-build.cjs"), "Release", "--cuda"], { cwd: root, stdio: "inherit" });
+check("builds for sm_80 and sm_90a", build.status === 0 ? [] : ["the lines above say why"]);
+if (build.status === 0) {
+  const { rows, remarks, missing } = readLogs();
+  const text = table(rows);
+  mkdirSync(path.join(root, "out/ci"), { recursive: true });
+  writeFileSync(path.join(root, "out/ci/cuda-registers.txt"), text);
+  console.log(text);
+  check("every source has its kernels for every architecture", missing, `${rows.filter((row) => row.entry).length} kernels`);
+  const allowed = JSON.parse(readFileSync(path.join(root, "csrc/cuda/exceptions.json"), "utf8"));
+  check("no stack, spills or remarks of the compiler", findFaults(rows, remarks, allowed), `${allowed.length} exceptions`);
+
+  const symbols = run("nm", ["-D", "--defined-only", library]);
+  const exported = symbols.stdout
+    .split("\n")
+    .filter(Boolean)
+    .map((line) => line.split(" ").at(-1));
+  check("exports one symbol", symbols.ok && exported.join() === "esft_cuda_backend" ? [] : [symbols.stderr || exported.join(" ")]);
+  const dynamic = run("readelf", ["-d", library]);
+  const needed = [...dynamic.stdout.matchAll(/NEEDED\).*\[(.+)\]/g)].map((m) => m[1]);
+  const foreign = needed.filter((name) => !/^(libstdc\+\+|libgcc_s|libc|libm|libdl|librt|libpthread|ld-linux[\w-]*)\.so/.test(name));
+  check(
+    "needs system libraries only",
+    dynamic.ok && needed.length > 0 ? foreign : [dynamic.stderr || "no NEEDED entries"],
+    needed.join(" "),
+  );
+  const { faults, answer } = openFaults();
+  check("answers where there is no driver", faults, answer);
+}
+const failed = results.filter((ok) => !ok).length;
+console.log(`cuda: ${results.length - failed} of ${results.length} checks passed`);
+process.exitCode = failed === 0 ? 0 : 1;
