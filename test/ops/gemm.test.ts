@@ -24,7 +24,8 @@ describeRefusals([
         change: { a: out([4, 5]), b: out([5, 5]), bias: null, c: { same: "a" } },
         says: ["c", "apart from a"],
       },
-      { name: "a bf16 output", change: { c: out([4, 6], "bf16") }, says: ["c", "f32", "bf16"] },
+      { name: "an integer output", change: { c: out([4, 6], "i32") }, says: ["c", "f32 or bf16", "i32"] },
+      { name: "integer rows", change: { a: out([4, 5], "i32") }, says: ["a", "f32 or bf16", "i32"] },
     ],
   },
 ]);

@@ -1,9 +1,10 @@
 // The optimizer on every instruction set against the reference (loops), bits against threads, the reference against plain JavaScript and
 // finite differences, refusals. No GPU. Alone: npx vitest run test/ops/optimizer.test.ts
 
+import { expect, it } from "vitest";
 import { adamwBase, adamwCases, gradNormBase, gradNormCases } from "./cases/training.ts";
-import { Random, out, zeros } from "./host.ts";
-import { describeCases, describeRefusals } from "./support.ts";
+import { Random, out, toBf16, zeros } from "./host.ts";
+import { describeCases, describeRefusals, device, instructionSets, pick, run } from "./support.ts";
 
 describeCases("optimizer", [...gradNormCases, ...adamwCases]);
 
@@ -23,8 +24,23 @@ describeRefusals([
       { name: "bf16 parameters", change: { params: [out([2, 3], "bf16"), out([4])] }, says: ["params[0]", "f32", "bf16"] },
       { name: "a list that is too short", change: { v: [zeros("f32", [2, 3])] }, says: ["v", "as long as params (2)", "received 1"] },
       { name: "a moment of another shape", change: { m: [zeros("f32", [3, 2]), zeros("f32", [4])] }, says: ["m[0]", "[2, 3]", "[3, 2]"] },
+      { name: "f32 copies", change: { copies: [out([2, 3]), out([4])] }, says: ["copies[0]", "bf16", "f32"] },
+      { name: "too few copies", change: { copies: [out([2, 3], "bf16")] }, says: ["copies", "as long as params (2)", "received 1"] },
+      {
+        name: "a copy of another shape",
+        change: { copies: [out([3, 2], "bf16"), out([4], "bf16")] },
+        says: ["copies[0]", "[2, 3]", "[3, 2]"],
+      },
       { name: "no gradients", change: { grads: [] }, says: ["grads"] },
       { name: "integer gradients", change: { grads: [out([2, 3], "i32"), ...(base.grads as []).slice(1)] }, says: ["grads[0]", "f32"] },
     ],
   },
 ]);
+
+it("each bf16 copy is its updated parameter rounded to nearest even", async () => {
+  const c = adamwCases.find((x) => x.name === "bf16 copies")!;
+  for (const d of [device("ref"), ...instructionSets.map((isa) => device("cpu", 2, isa))]) {
+    const outputs = await run(d, "adamw", c.args(new Random("copies")));
+    for (let i = 0; i < 6; i++) expect(pick(outputs, `copies[${i}]`)).toEqual(pick(outputs, `params[${i}]`).map(toBf16));
+  }
+});

@@ -21,6 +21,8 @@ export interface OpCase {
   readonly eps?: Readonly<Record<string, Unit>>;
   /** Outputs as a plain JavaScript computation says (the reference is held against it). */
   readonly expected?: (args: Args) => Readonly<Record<string, ArrayLike<number> | readonly ArrayLike<number>[]>>;
+  /** Words of the refusal where the CUDA device does not serve this call: never wrong results, never silence. */
+  readonly cudaUnsupported?: string;
 }
 
 export type Unit = "f32" | "bf16" | "f64" | "exact";
@@ -327,8 +329,12 @@ export function describeCases(stem: string, cases: readonly OpCase[]): void {
   });
 }
 
-const isNested = (w: ArrayLike<number> | readonly ArrayLike<number>[], op: string, name: string): w is readonly ArrayLike<number>[] =>
-  fieldsOf(op).some((f) => f.name === name && f.kind.startsWith("list"));
+/** The expected values of a list of tensors, rather than of one. */
+export const isNested = (
+  w: ArrayLike<number> | readonly ArrayLike<number>[],
+  op: string,
+  name: string,
+): w is readonly ArrayLike<number>[] => fieldsOf(op).some((f) => f.name === name && f.kind.startsWith("list"));
 
 // ---- refusals -----------------------------------------------------------------------------------------------------------
 

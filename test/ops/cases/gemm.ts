@@ -85,6 +85,47 @@ export const gemmCases: readonly OpCase[] = ([0, 1, 2] as const)
     row("bias of an empty sum", 0, 5, 7, 0, { bias: "f32" }),
   ]);
 
+/** Each operand of its own dtype, as a step with bf16 activations needs them; at precision 0 only f32 operands differ from bf16. */
+const mixed = (
+  name: string,
+  mode: 0 | 1 | 2,
+  M: number,
+  N: number,
+  K: number,
+  dtypes: readonly ["f32" | "bf16", "f32" | "bf16", "f32" | "bf16"],
+  o: { accumulate?: boolean; bias?: "f32" | "bf16"; precision?: 0 | 1 } = {},
+): OpCase => ({
+  op: "gemm",
+  name: `${["nt", "nn", "tn"][mode]} ${M}x${N}x${K} ${name}, precision ${o.precision ?? 0}`,
+  args: (r) => ({
+    a: r.normal(mode === 2 ? [K, M] : [M, K], 1, dtypes[0]),
+    b: r.normal(mode === 0 ? [N, K] : [K, N], 1, dtypes[1]),
+    bias: o.bias ? r.normal([N], 1, o.bias) : null,
+    c: o.accumulate ? r.normal([M, N], 1, dtypes[2]) : out([M, N], dtypes[2]),
+    mode,
+    accumulate: o.accumulate ? 1 : 0,
+    precision: o.precision ?? 0,
+  }),
+  k: K,
+  expected,
+});
+export const mixedGemmCases: readonly OpCase[] = ([0, 1] as const).flatMap((precision) => [
+  mixed("router logits", 0, 40, 64, 128, ["bf16", "bf16", "f32"], { precision }),
+  mixed("router logits, uneven", 0, 37, 61, 71, ["bf16", "bf16", "f32"], { precision }),
+  mixed("router logits of an f32 router", 0, 40, 64, 128, ["bf16", "f32", "f32"], { precision }),
+  mixed("router logits with a bias", 0, 40, 64, 128, ["bf16", "bf16", "f32"], { precision, bias: "f32" }),
+  mixed("dx of the router into the residual stream", 1, 40, 128, 64, ["f32", "bf16", "bf16"], { precision, accumulate: true }),
+  mixed("dx of an f32 router into the residual stream", 1, 40, 128, 64, ["f32", "f32", "bf16"], { precision, accumulate: true }),
+  mixed("dx of the router, uneven", 1, 37, 71, 61, ["f32", "bf16", "bf16"], { precision, accumulate: true }),
+  mixed("gradient of the router", 2, 64, 128, 40, ["f32", "bf16", "f32"], { precision, accumulate: true }),
+  mixed("gradient of the router, uneven", 2, 61, 71, 37, ["f32", "bf16", "f32"], { precision, accumulate: true }),
+  mixed("weight gradient", 2, 96, 128, 200, ["bf16", "bf16", "f32"], { precision, accumulate: true }),
+  mixed("weight gradient, overwritten", 2, 96, 128, 200, ["bf16", "bf16", "f32"], { precision }),
+  mixed("y with a bf16 bias", 0, 130, 136, 192, ["bf16", "bf16", "bf16"], { precision, bias: "bf16" }),
+  mixed("y added to", 0, 130, 136, 192, ["bf16", "bf16", "bf16"], { precision, accumulate: true }),
+  mixed("dx added to", 1, 130, 136, 192, ["bf16", "bf16", "bf16"], { precision, accumulate: true }),
+]);
+
 export const gemmBase: OpCase = {
   op: "gemm",
   name: "base",

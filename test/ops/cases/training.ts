@@ -1,6 +1,6 @@
 // Cases of linear_cross_entropy, grad_norm and adamw (csrc/ops/linear_cross_entropy.h, optimizer.h).
 
-import { at, colsOf, f32, has, i32, list, number, out, rounded, rowsOf, strided, tensor, zeros } from "../host.ts";
+import { at, colsOf, f32, has, i32, list, number, out, rounded, rowsOf, strided, tensor, toBf16, zeros } from "../host.ts";
 import type { Args, HostTensor, Random } from "../host.ts";
 import type { OpCase } from "../support.ts";
 
@@ -165,7 +165,8 @@ function expectedAdamw(a: Args): Record<string, Float64Array[]> {
         p[i]![j] = p[i]![j]! * (1 - lr * number(a, "weight_decay")) - (lr * mHat) / (Math.sqrt(vHat) + number(a, "eps"));
       }
     });
-  return { params: p, m, v };
+  if (!has(a, "copies")) return { params: p, m, v };
+  return { params: p, m, v, copies: skip ? list(a, "copies").map((t) => Float64Array.from(t.values)) : p.map((x) => x.map(toBf16)) };
 }
 interface AdamOptions {
   readonly norm?: number;
@@ -174,6 +175,7 @@ interface AdamOptions {
   readonly step?: number;
   readonly strided?: boolean;
   readonly lr?: number;
+  readonly copies?: boolean;
 }
 export function adamw(shapes: readonly (readonly number[])[], o: AdamOptions = {}) {
   return (r: Random): Args => {
@@ -184,6 +186,7 @@ export function adamw(shapes: readonly (readonly number[])[], o: AdamOptions = {
       grads: wrap(tensors(r, shapes)),
       m: wrap(first ? shapes.map((s) => zeros("f32", s)) : tensors(r, shapes, 0.1)),
       v: wrap(first ? shapes.map((s) => zeros("f32", s)) : tensors(r, shapes, 0.1, true)),
+      copies: o.copies ? wrap(shapes.map((s) => out(s, "bf16"))) : null,
       norm: o.norm === undefined ? null : { dtype: "f64", shape: [1], values: [o.norm] },
       max_norm: o.maxNorm ?? 1,
       lr: o.lr ?? 1e-2,
@@ -201,6 +204,8 @@ const adamRow = (name: string, shapes: readonly (readonly number[])[], o?: AdamO
   args: adamw(shapes, o),
   k: 4,
   expected: expectedAdamw,
+  // A parameter beside a rounding boundary; that a copy is its own parameter rounded is a test of its own.
+  ...(o?.copies ? { eps: { copies: "bf16" as const } } : {}),
 });
 export const adamwCases: readonly OpCase[] = [
   adamRow("first step", mixedShapes),
@@ -221,6 +226,17 @@ export const adamwCases: readonly OpCase[] = [
     ],
     { strided: true, step: 2, norm: 3 },
   ),
+  adamRow("bf16 copies", mixedShapes, { copies: true, step: 2, norm: 3 }),
+  adamRow(
+    "bf16 copies, strided",
+    [
+      [9, 37],
+      [2, 3, 5],
+    ],
+    { copies: true, strided: true },
+  ),
+  adamRow("bf16 copies stay when the step is skipped", mixedShapes, { copies: true, norm: NaN, step: 3 }),
+  adamRow("bf16 copies, many chunks", [[300, 700], [129, 130], [7]], { copies: true, step: 5 }),
   adamRow("no tensors", []),
   adamRow("one element", [[1]]),
   adamRow("many chunks", [[300, 700], [129, 130], [7]], { step: 5, norm: 700 }),

@@ -1,0 +1,88 @@
+// The case tables with bf16 activations: how a call is converted, and how close an output has to come.
+
+import { expect } from "vitest";
+import { toBf16 } from "./host.ts";
+import type { Arg, Args, HostTensor } from "./host.ts";
+import { fieldsOf } from "./support.ts";
+import type { OpCase, Output } from "./support.ts";
+
+const isTensor = (a: Arg): a is HostTensor => typeof a === "object" && a !== null && "dtype" in a;
+
+/** The same numbers rounded to bf16; tensors of other dtypes as they are. */
+export function asBf16(t: HostTensor): HostTensor {
+  return t.dtype === "f32" ? { ...t, dtype: "bf16", values: Float32Array.from(t.values, toBf16) } : t;
+}
+
+export const takesActivations = (op: string): boolean => op === "gemm" || fieldsOf(op).some((f) => f.kind.startsWith("act"));
+
+/** Which arguments a device with bf16 activations holds in bf16: activations and the weights of products. */
+function becomesBf16(op: string, name: string, kind: string, args: Args): boolean {
+  if (kind.startsWith("act")) return true;
+  if (op === "gemm") return name === "a" || name === "b" || (name === "c" && args.mode !== 2);
+  return name === "w";
+}
+
+/** A call as such a device gets it: products take bf16 operands at precision 1; parameter gradients and statistics stay f32. */
+export function bf16Args(op: string, args: Args): Args {
+  if (!takesActivations(op)) return args;
+  const converted: Record<string, Arg> = { ...args };
+  for (const { name, kind } of fieldsOf(op)) {
+    const a = args[name];
+    if (name === "precision") converted[name] = 1;
+    else if (a && becomesBf16(op, name, kind, args)) {
+      if (Array.isArray(a)) converted[name] = (a as readonly HostTensor[]).map(asBf16);
+      else if (isTensor(a)) converted[name] = asBf16(a);
+    }
+  }
+  return converted;
+}
+
+/** Outputs behind a product whose operand the op computes itself and rounds to bf16 (or may): an operand beside a rounding
+ *  boundary moves by one unit. */
+function roundsOperands(op: string, output: string, args: Args): boolean {
+  switch (op) {
+    case "grouped_gemm_nt":
+      return args.act === 1 && output === "y";
+    case "grouped_gemm_tn":
+      return args.x_act === 1 || Boolean(args.dy_scale);
+    case "attention":
+      return output === "out";
+    case "attention_backward":
+      return true;
+    case "linear_cross_entropy":
+      return output === "dx" || output === "dw";
+    default:
+      return false;
+  }
+}
+
+/**
+ * Every element within the error of f32 sums of length k, plus one unit in the last place of a bf16 output (it is rounded once),
+ * plus four bf16 units of the tensor's largest value where operands are rounded on the way.
+ */
+export function expectBf16Close(
+  c: OpCase,
+  args: Args,
+  label: string,
+  output: Pick<Output, "name" | "dtype" | "values">,
+  want: ArrayLike<number>,
+): void {
+  const name = output.name.replace(/\[.*/, "");
+  const { values, dtype } = output;
+  expect(values.length, `${label} ${output.name}: length`).toBe(want.length);
+  let scale = c.scale ?? 0;
+  for (let i = 0; i < want.length; i++) if (Number.isFinite(want[i]!)) scale = Math.max(scale, Math.abs(want[i]!));
+  const exact = c.eps?.[name] === "exact" || dtype === "i32" || dtype === "i64" || dtype === "u8";
+  const sums = exact ? 0 : 8 * 2 ** (dtype === "f64" && c.eps?.[name] !== "f32" ? -52 : -23) * Math.sqrt(Math.max(1, c.k ?? 1)) * scale;
+  const operands = roundsOperands(c.op, name, args) ? 4 * 2 ** -8 * scale : 0;
+  const last = dtype === "bf16" && !exact ? 2 ** -7 : 0;
+  for (let i = 0; i < want.length; i++) {
+    const [g, w] = [values[i]!, want[i]!];
+    if (Object.is(g, w) || g === w) continue;
+    const limit = sums + operands + last * Math.abs(w);
+    if (!(Math.abs(g - w) <= limit))
+      throw new Error(
+        `${label} ${output.name}[${i}]: ${g}, expected ${w} within ${limit.toExponential(2)} (${dtype}, k = ${c.k ?? 1}, scale ${scale.toPrecision(4)})`,
+      );
+  }
+}
