@@ -67,7 +67,6 @@ export class MoeModel {
   readonly params: Parameters;
   private tokenizerCache: Tokenizer | null = null;
   private identityCache: BaseIdentity | null = null;
-  private applied: Tensor[] = [];
   private disposed = false;
   /** What runs: activations, loss sums and the choice of what trains exist once. */
   private busy: string | null = null;
@@ -173,10 +172,9 @@ export class MoeModel {
       const o = parseOptions(dataSchema, dataInput ?? {}, "data");
       const { examples } = await this.encode(data, dataInput, { signal: options.signal });
       const file = typeof data === "string" ? data : data.file;
-      const measured =
-        this.applied.length > 0
-          ? { name: `${this.name} with an adapter` }
-          : { name: this.name, fingerprint: (await this.identity({ signal: options.signal })).fingerprint };
+      const measured = this.params.overridden
+        ? { name: `${this.name} with an adapter` }
+        : { name: this.name, fingerprint: (await this.identity({ signal: options.signal })).fingerprint };
       return profileExamples(this.transformer, examples, {
         tokens: 131_072,
         seed: 1,
@@ -228,7 +226,7 @@ export class MoeModel {
    */
   train(request: TrainRequest): TrainingRun {
     this.open();
-    if (this.applied.length > 0)
+    if (this.params.overridden)
       throw new ConfigError(
         "an adapter is applied, training starts from the base weights: removeAdapter() first, or merge the adapter and train the merged model",
         {
@@ -268,8 +266,6 @@ export class MoeModel {
       for (const t of values.values()) t.dispose();
       throw error;
     }
-    for (const t of this.applied) t.dispose();
-    this.applied = [...values.values()];
     return loaded;
   }
 
@@ -277,8 +273,6 @@ export class MoeModel {
   removeAdapter(): void {
     this.open();
     this.params.restore();
-    for (const t of this.applied) t.dispose();
-    this.applied = [];
   }
 
   /**
@@ -309,7 +303,6 @@ export class MoeModel {
   dispose(): void {
     if (this.disposed) return;
     this.disposed = true;
-    for (const t of this.applied) t.dispose();
     this.transformer.dispose();
     this.params.dispose();
     this.device.dispose();

@@ -4,7 +4,7 @@
 import * as ops from "../ops.ts";
 import type { AttentionLayout } from "../ops.ts";
 import type { Tensor } from "../tensor.ts";
-import { f32, linearBackward, linearForward, normBackward, normForward } from "./layer.ts";
+import { act, f32, linearBackward, linearForward, normBackward, normForward } from "./layer.ts";
 import type { RunContext } from "./layer.ts";
 import type { RopeTable } from "./rope_table.ts";
 import type { SlotTable, Slots } from "./slots.ts";
@@ -22,13 +22,13 @@ export class HeadsAttention {
     const { heads, kvHeads, headDim } = spec;
     const Q = heads * headDim;
     const KV = kvHeads * headDim;
-    const slots: Record<string, ReturnType<typeof f32>> = { q: f32(Q), k: f32(KV), v: f32(KV), out: f32(Q), lse: f32(heads) };
-    if (spec.qNorm) Object.assign(slots, { qPre: f32(Q), qRstd: f32(0) });
-    if (spec.kNorm) Object.assign(slots, { kPre: f32(KV), kRstd: f32(0) });
-    if (spec.clip !== undefined) Object.assign(slots, { qWide: f32(Q), kWide: f32(KV), vWide: f32(KV) });
+    const slots: Record<string, ReturnType<typeof act>> = { q: act(Q), k: act(KV), v: act(KV), out: act(Q), lse: f32(heads) };
+    if (spec.qNorm) Object.assign(slots, { qPre: act(Q), qRstd: f32(0) });
+    if (spec.kNorm) Object.assign(slots, { kPre: act(KV), kRstd: f32(0) });
+    if (spec.clip !== undefined) Object.assign(slots, { qWide: act(Q), kWide: act(KV), vWide: act(KV) });
     this.slots = slots;
     this.saved = new Set(Object.keys(slots));
-    this.backwardSlots = { dAttention: f32(Q), dq: f32(Q), dk: f32(KV), dv: f32(KV) };
+    this.backwardSlots = { dAttention: act(Q), dq: act(Q), dk: act(KV), dv: act(KV) };
     this.layout = {
       heads,
       kvHeads,

@@ -4,7 +4,7 @@
 import * as ops from "../ops.ts";
 import type { AttentionLayout } from "../ops.ts";
 import type { Tensor } from "../tensor.ts";
-import { f32, linearBackward, linearForward, normBackward, normForward } from "./layer.ts";
+import { act, f32, linearBackward, linearForward, normBackward, normForward } from "./layer.ts";
 import type { RunContext } from "./layer.ts";
 import type { RopeTable } from "./rope_table.ts";
 import type { SlotTable, Slots } from "./slots.ts";
@@ -23,25 +23,25 @@ export class LatentAttention {
     const Q = heads * (nopeDim + ropeDim);
     const KV = heads * (nopeDim + vDim);
     this.slots = {
-      q: f32(Q),
-      compressed: f32(kvRank + ropeDim), // latent before its norm | rotary key before rotation
-      latent: f32(kvRank),
+      q: act(Q),
+      compressed: act(kvRank + ropeDim), // latent before its norm | rotary key before rotation
+      latent: act(kvRank),
       latentRstd: f32(0),
-      kRope: f32(ropeDim),
-      kv: f32(KV),
-      out: f32(heads * vDim),
+      kRope: act(ropeDim),
+      kv: act(KV),
+      out: act(heads * vDim),
       lse: f32(heads),
-      ...("a" in spec.q ? { qLow: f32(spec.q.a.out), qLowRstd: f32(0), qNormed: f32(spec.q.a.out) } : {}),
+      ...("a" in spec.q ? { qLow: act(spec.q.a.out), qLowRstd: f32(0), qNormed: act(spec.q.a.out) } : {}),
     };
     this.saved = new Set(Object.keys(this.slots));
     this.backwardSlots = {
-      dAttention: f32(heads * vDim),
-      dq: f32(Q),
-      dkv: f32(KV),
-      dkRope: f32(ropeDim),
-      dLatent: f32(kvRank),
-      dCompressed: f32(kvRank + ropeDim),
-      ...("a" in spec.q ? { dqLow: f32(spec.q.a.out) } : {}),
+      dAttention: act(heads * vDim),
+      dq: act(Q),
+      dkv: act(KV),
+      dkRope: act(ropeDim),
+      dLatent: act(kvRank),
+      dCompressed: act(kvRank + ropeDim),
+      ...("a" in spec.q ? { dqLow: act(spec.q.a.out) } : {}),
     };
     this.layout = {
       heads,

@@ -62,12 +62,14 @@ export class BatchBuffers {
   readonly capacity: number;
   private readonly device: Device;
   private readonly all: Tensor[];
+  private readonly bounds: Tensor;
   private views: { tokens: number; batch: Batch; targets: Tensor } | null = null;
 
   constructor(device: Device, capacity: number) {
     this.device = device;
     this.capacity = capacity;
     this.all = Array.from({ length: 4 }, () => this.device.empty("i32", [capacity]));
+    this.bounds = this.device.empty("i32", [2]);
   }
 
   /** @throws DataError token id or label outside the vocabulary, or an empty batch */
@@ -93,7 +95,8 @@ export class BatchBuffers {
     }
     if (this.views?.tokens !== T) {
       const [ids, positions, docStart, targets] = this.all.map((t) => t.view(0, [T])) as [Tensor, Tensor, Tensor, Tensor];
-      this.views = { tokens: T, batch: { tokens: T, ids, positions, docStart }, targets };
+      this.views = { tokens: T, batch: { tokens: T, ids, positions, docStart, bounds: this.bounds }, targets };
+      this.bounds.write([0, T]);
     }
     const { batch, targets } = this.views;
     batch.ids.write(host.ids);
@@ -104,7 +107,7 @@ export class BatchBuffers {
   }
 
   dispose(): void {
-    for (const t of this.all) t.dispose();
+    for (const t of [...this.all, this.bounds]) t.dispose();
     this.views = null;
   }
 }

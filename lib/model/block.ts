@@ -4,7 +4,7 @@ import * as ops from "../ops.ts";
 import type { Tensor } from "../tensor.ts";
 import { HeadsAttention } from "./attention_heads.ts";
 import { LatentAttention } from "./attention_latent.ts";
-import { f32, normBackward, normForward } from "./layer.ts";
+import { act, f32, normBackward, normForward } from "./layer.ts";
 import type { RunContext } from "./layer.ts";
 import { Mlp } from "./mlp.ts";
 import { Moe } from "./moe.ts";
@@ -28,19 +28,19 @@ export class Block {
     this.attention = spec.attention.kind === "heads" ? new HeadsAttention(spec.attention) : new LatentAttention(spec.attention);
     this.mlp = spec.mlp.kind === "moe" ? new Moe(spec.mlp, layer, hidden) : new Mlp(spec.mlp, "dense");
     this.slots = {
-      x: f32(hidden),
-      xMid: f32(hidden),
+      x: act(hidden),
+      xMid: act(hidden),
       attentionRstd: f32(0),
       mlpRstd: f32(0),
-      xn: f32(hidden),
-      branch: f32(hidden),
+      xn: act(hidden),
+      branch: act(hidden),
       ...this.attention.slots,
       ...this.mlp.slots,
     };
     this.saved = new Set(["x", "xMid", "attentionRstd", "mlpRstd", ...this.attention.saved, ...this.mlp.saved]);
     this.backwardSlots = {
-      xn: f32(hidden),
-      dxn: f32(hidden),
+      xn: act(hidden),
+      dxn: act(hidden),
       ...this.attention.backwardSlots,
       ...(this.mlp instanceof Moe ? this.mlp.backwardSlots : {}),
     };

@@ -16,6 +16,8 @@ export interface Batch {
   readonly ids: Tensor;
   readonly positions: Tensor;
   readonly docStart: Tensor;
+  /** i32 (0, T): all tokens as the rows of one expert, for the MLPs that every token passes. */
+  readonly bounds: Tensor;
 }
 
 export interface RunContext {
@@ -29,8 +31,15 @@ export interface RunContext {
   readonly balance: number;
 }
 
+/** An activation: f32 or bf16, as the device has them. */
+export const act = (perToken: number, rowsPerToken = 1): SlotSpec => ({ dtype: "act", perToken, rowsPerToken });
 export const f32 = (perToken: number, rowsPerToken = 1): SlotSpec => ({ dtype: "f32", perToken, rowsPerToken });
 export const i32 = (perToken: number, rowsPerToken = 1): SlotSpec => ({ dtype: "i32", perToken, rowsPerToken });
+
+/** The precision that is exact for these operands: bf16 ones are not changed by rounding them to bf16. */
+export function exactPrecision(a: Tensor, b: Tensor): Precision {
+  return a.dtype === "bf16" && b.dtype === "bf16" ? "bf16" : "f32";
+}
 
 /** y = x·Wᵀ + b. */
 export function linearForward(run: RunContext, l: LinearSpec, x: Tensor, y: Tensor): void {

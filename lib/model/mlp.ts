@@ -5,7 +5,7 @@ import { LayoutError } from "../errors.ts";
 import { sliceKey } from "../io/tensor_slice.ts";
 import * as ops from "../ops.ts";
 import type { Tensor } from "../tensor.ts";
-import { f32 } from "./layer.ts";
+import { act } from "./layer.ts";
 import type { RunContext } from "./layer.ts";
 import type { SlotTable, Slots } from "./slots.ts";
 import type { MlpSpec } from "./spec.ts";
@@ -21,18 +21,17 @@ export class Mlp {
     this.spec = spec;
     this.prefix = prefix;
     this.slots = {
-      [`${prefix}H`]: f32(2 * spec.hidden), // gate | up before the activation
-      [`${prefix}A`]: f32(spec.hidden),
-      [`${prefix}Offsets`]: { dtype: "i32", fixed: [2] },
+      [`${prefix}H`]: act(2 * spec.hidden), // gate | up before the activation
+      [`${prefix}A`]: act(spec.hidden),
     };
-    this.saved = new Set([`${prefix}H`, `${prefix}Offsets`]);
+    this.saved = new Set([`${prefix}H`]);
   }
 
   forward(run: RunContext, xn: Tensor, s: Slots, y: Tensor): void {
     const { device, params, precision } = run;
     const { gate, up, down } = this.spec;
-    const [h, a, offsets] = [s[`${this.prefix}H`]!, s[`${this.prefix}A`]!, s[`${this.prefix}Offsets`]!];
-    offsets.write([0, run.batch.tokens]);
+    const [h, a] = [s[`${this.prefix}H`]!, s[`${this.prefix}A`]!];
+    const offsets = run.batch.bounds;
     ops.groupedGemmNt(device, {
       x: xn,
       w: params.list(`gateUp ${sliceKey(gate)}`, () => [gate, up]),
@@ -55,7 +54,8 @@ export class Mlp {
   backward(run: RunContext, dy: Tensor, xn: Tensor, s: Slots, dxn: Tensor | null): void {
     const { device, params, precision } = run;
     const { gate, up, down, hidden } = this.spec;
-    const [h, offsets] = [s[`${this.prefix}H`]!, s[`${this.prefix}Offsets`]!];
+    const h = s[`${this.prefix}H`]!;
+    const offsets = run.batch.bounds;
     if (params.trains(down))
       ops.groupedGemmTn(device, {
         dy,

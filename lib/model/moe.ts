@@ -6,7 +6,7 @@
 
 import * as ops from "../ops.ts";
 import type { Tensor } from "../tensor.ts";
-import { f32, i32 } from "./layer.ts";
+import { act, exactPrecision, f32, i32 } from "./layer.ts";
 import type { RunContext } from "./layer.ts";
 import { Mlp } from "./mlp.ts";
 import type { SlotTable, Slots } from "./slots.ts";
@@ -40,13 +40,13 @@ export class Moe {
       tokens: i32(0, K),
       pos: i32(K),
       gate: f32(0, K),
-      h: f32(2 * F, K),
-      a: f32(F, K),
-      yRouted: f32(hidden, K),
+      h: act(2 * F, K),
+      a: act(F, K),
+      yRouted: act(hidden, K),
       ...this.shared?.slots,
     };
     this.saved = new Set(["probs", "ids", "weights", "offsets", "tokens", "pos", "gate", "h", ...(this.shared?.saved ?? [])]);
-    this.backwardSlots = { dgate: f32(0, K), dlogits: f32(E), dxRouted: f32(hidden, K) };
+    this.backwardSlots = { dgate: f32(0, K), dlogits: f32(E), dxRouted: act(hidden, K) };
   }
 
   /** y: the block's output without the residual, overwritten. */
@@ -54,8 +54,9 @@ export class Moe {
     const { device, params, precision } = run;
     const { spec } = this;
     const [ids, weights, offsets, tokens, pos] = [s["ids"]!, s["weights"]!, s["offsets"]!, s["tokens"]!, s["pos"]!];
-    // Router arithmetic is always exact f32.
-    ops.gemm(device, "nt", { a: xn, b: params.value(spec.router), c: s["logits"]! });
+    // Router arithmetic is always exact: f32 logits of the operands as they are.
+    const router = params.value(spec.router);
+    ops.gemm(device, "nt", { a: xn, b: router, c: s["logits"]!, precision: exactPrecision(xn, router) });
     ops.topkRoute(device, {
       logits: s["logits"]!,
       bias: spec.selectionBias ? params.value(spec.selectionBias) : null,

@@ -1,8 +1,9 @@
 // The weights of a model on a device, one Parameter per matrix or vector of the ModelSpec.
 //
-// Frozen parameters are read straight from the mapped checkpoint (no copy) where the device shares host memory, else uploaded.
-// A parameter that trains gets an f32 master copy, a gradient and the two AdamW moments; these four live in one flat tensor
-// each ("compact": their size follows what trains, nothing exists for the rest).
+// Frozen parameters are read where weights.ts put them: in the mapped checkpoint, or in device memory. A parameter that trains
+// gets an f32 master copy, a gradient and the two AdamW moments; these four live in one flat tensor each ("compact": their size
+// follows what trains, nothing exists for the rest). Where products read bf16 only, the weight's place in device memory becomes
+// a working copy that the optimizer refreshes from the master, and gets the checkpoint's values back when it is frozen.
 
 import { ConfigError, LayoutError, MemoryError, NonFiniteError } from "../errors.ts";
 import type { LongTask } from "../io/atomic_file.ts";
@@ -11,23 +12,20 @@ import type { Checkpoint } from "../io/checkpoint.ts";
 import type { TensorSlice } from "../io/tensor_slice.ts";
 import { sliceKey } from "../io/tensor_slice.ts";
 import * as ops from "../ops.ts";
-import type { Device, DType, Tensor } from "../tensor.ts";
-import { MappedFile, TensorList } from "../tensor.ts";
-import type { ModelSpec, ParameterRole } from "./spec.ts";
-import { parameterShapes } from "./spec.ts";
+import type { Device, Tensor } from "../tensor.ts";
+import { TensorList } from "../tensor.ts";
+import type { ModelSpec } from "./spec.ts";
+import { isProductWeight, locateWeights, Weights } from "./weights.ts";
+import type { StoredWeight } from "./weights.ts";
 
-export interface Parameter {
-  readonly key: string;
-  readonly ref: TensorSlice;
-  readonly shape: readonly number[];
-  readonly role: ParameterRole;
-  /** Decoder layer, −1 for the embedding, the layer count for final norm and head. */
-  readonly layer: number;
-  /** As stored in the checkpoint, never written. */
+export interface Parameter extends StoredWeight {
+  /** The checkpoint's values; of an `inPlace` parameter that trains or is replaced, the values of now. */
   readonly base: Tensor;
+  /** The product weights of a device with bf16 activations: other values are written over the base ones, in bf16. */
+  readonly inPlace: boolean;
   master: Tensor | null;
   grad: Tensor | null;
-  /** What the model computes with: the master when there is one. */
+  /** What the model computes with: the master when there is one, or its bf16 copy. */
   value: Tensor;
 }
 
@@ -48,80 +46,34 @@ const PAD = 16; // elements: one cache line of f32, so that every parameter's vi
 export class Parameters {
   readonly device: Device;
   private readonly byKey: Map<string, Parameter>;
-  private readonly files: MappedFile[];
+  private readonly weights: Weights;
   private readonly lists = new Map<string, TensorList>();
-  private overridden = false;
+  private readonly replaced = new Set<Parameter>();
   /** Changes whenever another set of parameters trains. */
   epoch = 0;
   state: TrainingState | null = null;
 
-  private constructor(device: Device, byKey: Map<string, Parameter>, files: MappedFile[]) {
+  private constructor(device: Device, byKey: Map<string, Parameter>, weights: Weights) {
     this.device = device;
     this.byKey = byKey;
-    this.files = files;
+    this.weights = weights;
   }
 
   /**
-   * Resolves every tensor that the spec names.
-   * @throws LayoutError a tensor is missing, has another shape, or is neither f32 nor bf16
+   * Resolves every tensor that the spec names, and copies them where the device does not share host memory.
+   * @throws LayoutError a tensor is missing, has another shape, or is neither f32 nor bf16 · MemoryError · AbortError
    */
-  static async load(device: Device, spec: ModelSpec, checkpoint: Checkpoint): Promise<Parameters> {
-    const files = new Map<string, MappedFile>();
-    try {
-      return new Parameters(device, await Parameters.resolve(device, spec, checkpoint, files), [...files.values()]);
-    } catch (error) {
-      for (const file of files.values()) file.dispose();
-      throw error;
-    }
-  }
-
-  private static async resolve(
-    device: Device,
-    spec: ModelSpec,
-    checkpoint: Checkpoint,
-    files: Map<string, MappedFile>,
-  ): Promise<Map<string, Parameter>> {
-    const wholes = new Map<string, Tensor>();
+  static async load(device: Device, spec: ModelSpec, checkpoint: Checkpoint, task: LongTask = {}): Promise<Parameters> {
+    const stored = locateWeights(spec, checkpoint);
+    const weights = await Weights.load(device, spec, checkpoint, stored, task);
     const byKey = new Map<string, Parameter>();
-    for (const { ref, shape, role, layer } of parameterShapes(spec)) {
-      const info = checkpoint.tensors.get(ref.name);
-      if (!info)
-        throw new LayoutError(
-          `${checkpoint.dir}: tensor "${ref.name}" is missing; a ${spec.modelType} checkpoint with ${spec.layers.length} layers must have it ` +
-            `(found ${checkpoint.tensors.size} tensors)`,
-          { where: { file: checkpoint.dir, tensor: ref.name } },
-        );
-      if (info.dtype !== "F32" && info.dtype !== "BF16")
-        throw new LayoutError(
-          `${info.path}: tensor "${ref.name}" must be F32 or BF16, found ${info.dtype}; convert the checkpoint to bf16 first`,
-          {
-            where: { file: info.path, tensor: ref.name },
-          },
-        );
-      if (info.shape.length > 4)
-        throw new LayoutError(`${info.path}: tensor "${ref.name}" must be [${shape.join(", ")}], found [${info.shape.join(", ")}]`, {
-          where: { file: info.path, tensor: ref.name },
-        });
-      const dtype: DType = info.dtype === "F32" ? "f32" : "bf16";
-      let whole = wholes.get(ref.name);
-      if (!whole) {
-        const elementBytes = dtype === "f32" ? 4 : 2;
-        if (device.info.hostMemory && info.begin % elementBytes === 0) {
-          let file = files.get(info.path);
-          if (!file) files.set(info.path, (file = new MappedFile(info.path)));
-          whole = device.mapped(file, info.begin, dtype, info.shape);
-        } else {
-          const bytes = await checkpoint.read(ref.name);
-          const copy = bytes.slice();
-          whole = device.tensor(dtype, info.shape, dtype === "f32" ? new Float32Array(copy.buffer) : new Uint16Array(copy.buffer));
-        }
-        wholes.set(ref.name, whole);
-      }
-      const base = slice(whole, ref, shape, info.path);
-      const key = sliceKey(ref);
-      byKey.set(key, { key, ref, shape, role, layer, base, master: null, grad: null, value: base });
+    const { hostMemory, activationDtype } = device.info;
+    for (const w of stored) {
+      const base = weights.tensors.get(w.key)!;
+      const inPlace = !hostMemory && activationDtype === "bf16" && isProductWeight(w);
+      byKey.set(w.key, { ...w, base, inPlace, master: null, grad: null, value: base });
     }
-    return byKey;
+    return new Parameters(device, byKey, weights);
   }
 
   /** The parameter of a ref that the spec names. */
@@ -169,7 +121,7 @@ export class Parameters {
    * @throws ConfigError values are replaced by `override`: masters start from the base, so the two do not go together
    */
   train(keys: Iterable<string>): TrainingState {
-    if (this.overridden)
+    if (this.replaced.size > 0)
       throw new ConfigError(
         "cannot train while an adapter is applied: training starts from the base weights; remove the adapter, or merge it and train the merged model",
       );
@@ -202,8 +154,9 @@ export class Parameters {
     parameters.forEach((p, i) => {
       p.master = master.view(offsets[i]!, p.shape);
       p.grad = grad.view(offsets[i]!, p.shape);
-      p.value = p.master;
-      ops.cast(this.device, { x: p.base, y: p.master });
+      if (p.stored === p.base.dtype) ops.cast(this.device, { x: p.base, y: p.master });
+      else this.weights.read(p, p.master); // the base is a rounded copy
+      if (!p.inPlace) p.value = p.master;
     });
     this.dropLists();
     this.epoch++;
@@ -211,8 +164,20 @@ export class Parameters {
     return this.state;
   }
 
+  /** After masters were written (a resumed run): their working copies follow. The optimizer does it by itself. */
+  refreshCopies(): void {
+    for (const p of this.state?.parameters ?? []) if (p.master && p.value !== p.master) ops.cast(this.device, { x: p.master, y: p.value });
+  }
+
   /** Freezes everything again: values are the checkpoint's, the training state is gone. */
   freeze(): void {
+    if (!this.state) return;
+    for (const p of this.state.parameters) if (p.inPlace) this.weights.read(p, p.base);
+    this.weights.trim();
+    this.dropState();
+  }
+
+  private dropState(): void {
     if (!this.state) return;
     for (const p of this.state.parameters) {
       p.master?.dispose();
@@ -227,7 +192,10 @@ export class Parameters {
     this.epoch++;
   }
 
-  /** Replaces values without training them (an adapter at inference), all or none; what was replaced before is restored. Undo with `restore`. */
+  /**
+   * Replaces values without training them (an adapter at inference), all or none; what was replaced before is restored. Undo with
+   * `restore`. On success the tensors belong to this object.
+   */
   override(values: ReadonlyMap<string, Tensor>): void {
     if (this.state) throw new ConfigError("cannot replace values while parameters train");
     const pairs = [...values].map(([key, tensor]) => {
@@ -240,15 +208,31 @@ export class Parameters {
       return [p, tensor] as const;
     });
     this.restore();
-    for (const [p, tensor] of pairs) p.value = tensor;
-    this.overridden = true;
+    for (const [p, tensor] of pairs) {
+      this.replaced.add(p);
+      if (p.inPlace) {
+        ops.cast(this.device, { x: tensor, y: p.base });
+        tensor.dispose();
+      } else p.value = tensor;
+    }
     this.dropLists();
   }
-  /** Undoes `override`; the replacing tensors belong to the caller. */
+  /** Undoes `override`. */
   restore(): void {
-    for (const p of this.byKey.values()) p.value = p.master ?? p.base;
-    this.overridden = false;
+    for (const p of this.replaced) {
+      if (p.inPlace) this.weights.read(p, p.base);
+      else {
+        p.value.dispose();
+        p.value = p.base;
+      }
+    }
+    this.replaced.clear();
+    this.weights.trim();
     this.dropLists();
+  }
+  /** Values are replaced by `override`. */
+  get overridden(): boolean {
+    return this.replaced.size > 0;
   }
 
   /**
@@ -275,13 +259,10 @@ export class Parameters {
   }
 
   dispose(): void {
-    this.freeze();
+    this.dropState();
     this.dropLists();
-    for (const p of this.byKey.values()) {
-      if (p.value !== p.base) p.value.dispose();
-      p.base.dispose();
-    }
-    for (const file of this.files) file.dispose();
+    for (const p of this.byKey.values()) if (p.value !== p.base) p.value.dispose();
+    this.weights.dispose();
   }
 }
 
@@ -289,25 +270,4 @@ function firstNonFinite(values: Float32Array): number {
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
   for (let i = 0; i < bits.length; i++) if ((bits[i]! & 0x7f800000) === 0x7f800000) return i;
   return -1;
-}
-
-function slice(whole: Tensor, ref: TensorSlice, shape: readonly number[], path: string): Tensor {
-  const fail = (expected: string): never => {
-    throw new LayoutError(`${path}: tensor "${sliceKey(ref)}" must be ${expected}, found [${whole.shape.join(", ")}]`, {
-      where: { file: path, tensor: ref.name },
-    });
-  };
-  let t = whole;
-  if (ref.index !== undefined) {
-    if (t.shape.length !== shape.length + 1 || ref.index >= t.shape[0]!) fail(`a stack of more than ${ref.index} [${shape.join(", ")}]`);
-    const inner = t.shape.slice(1);
-    t = t.view(ref.index * inner.reduce((a, b) => a * b, 1), inner);
-  }
-  if (ref.rows) {
-    const [begin, end] = ref.rows;
-    if (t.shape[0]! < end) fail(`at least ${end} rows`);
-    t = t.rows(begin, end);
-  }
-  if (t.shape.join() !== shape.join()) fail(`[${shape.join(", ")}]`);
-  return t;
 }

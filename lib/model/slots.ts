@@ -10,7 +10,8 @@ import type { Device, DType, Tensor } from "../tensor.ts";
 
 /** `perToken` columns for each of T tokens (0 = a vector of T), or a fixed shape. */
 export interface SlotSpec {
-  readonly dtype: DType;
+  /** "act": an activation, in the dtype that the device's ops take. */
+  readonly dtype: DType | "act";
   readonly perToken?: number;
   /** Rows per token when not 1 (routed rows: K). */
   readonly rowsPerToken?: number;
@@ -33,8 +34,6 @@ function shapeOf(spec: SlotSpec, T: number): number[] {
   const rows = T * (spec.rowsPerToken ?? 1);
   return spec.perToken === undefined || spec.perToken === 0 ? [rows] : [rows, spec.perToken];
 }
-const sizeOf = (spec: SlotSpec, T: number): number => shapeOf(spec, T).reduce((a, b) => a * b, 1) * bytesOf(spec.dtype);
-
 interface Entry {
   readonly owner: string;
   readonly name: string;
@@ -45,14 +44,24 @@ interface Entry {
 /** Collects slots, allocates them in one arena for up to `capacity` tokens, and hands out tensors for T <= capacity. */
 export class ActivationPlan {
   readonly capacity: number;
+  /** Dtype of activations. */
+  readonly activation: DType;
   private readonly entries = new Map<string, Entry>();
   private arena: Tensor | null = null;
   private offsets = new Map<string, number>();
   private bound = new Map<string, Tensor>();
   private boundTokens = -1;
 
-  constructor(capacity: number) {
+  constructor(capacity: number, activation: DType = "f32") {
     this.capacity = capacity;
+    this.activation = activation;
+  }
+
+  private dtypeOf(spec: SlotSpec): DType {
+    return spec.dtype === "act" ? this.activation : spec.dtype;
+  }
+  private sizeOf(spec: SlotSpec): number {
+    return shapeOf(spec, this.capacity).reduce((a, b) => a * b, 1) * bytesOf(this.dtypeOf(spec));
   }
 
   /** Adds a layer's slots; `saved` names get own memory, the others share scratch by name. */
@@ -61,7 +70,7 @@ export class ActivationPlan {
       const keep = saved(name);
       const id = keep ? `${owner}/${name}` : name;
       const before = this.entries.get(id);
-      if (!before || sizeOf(before.spec, this.capacity) < sizeOf(spec, this.capacity))
+      if (!before || this.sizeOf(before.spec) < this.sizeOf(spec))
         this.entries.set(id, { owner: keep ? owner : "*", name, spec, lifetime: keep ? "saved" : "scratch" });
     }
   }
@@ -70,15 +79,15 @@ export class ActivationPlan {
     return [...this.entries.values()].map((e) => ({
       owner: e.owner,
       name: e.name,
-      dtype: e.spec.dtype,
+      dtype: this.dtypeOf(e.spec),
       shape: shapeOf(e.spec, this.capacity),
-      bytes: sizeOf(e.spec, this.capacity),
+      bytes: this.sizeOf(e.spec),
       lifetime: e.lifetime,
     }));
   }
   get bytes(): number {
     let total = 0;
-    for (const e of this.entries.values()) total += Math.ceil(sizeOf(e.spec, this.capacity) / 64) * 64;
+    for (const e of this.entries.values()) total += Math.ceil(this.sizeOf(e.spec) / 64) * 64;
     return total;
   }
 
@@ -86,7 +95,7 @@ export class ActivationPlan {
     let total = 0;
     for (const [id, e] of this.entries) {
       this.offsets.set(id, total);
-      total += Math.ceil(sizeOf(e.spec, this.capacity) / 64) * 64;
+      total += Math.ceil(this.sizeOf(e.spec) / 64) * 64;
     }
     try {
       this.arena = device.empty("u8", [Math.max(total, 64)]);
@@ -113,12 +122,13 @@ export class ActivationPlan {
       const savedId = `${owner}/${name}`;
       const id = this.offsets.has(savedId) ? savedId : name;
       const shape = shapeOf(spec, T);
-      const key = `${id} ${spec.dtype} ${shape.join("x")}`;
+      const dtype = this.dtypeOf(spec);
+      const key = `${id} ${dtype} ${shape.join("x")}`;
       let tensor = this.bound.get(key);
       if (!tensor) {
         const offset = this.offsets.get(id);
         if (offset === undefined) throw new MemoryError(`activation plan has no slot "${name}" for ${owner}`);
-        tensor = this.arena.view(offset / bytesOf(spec.dtype), shape, { dtype: spec.dtype });
+        tensor = this.arena.view(offset / bytesOf(dtype), shape, { dtype });
         this.bound.set(key, tensor);
       }
       out[name] = tensor;

@@ -4,11 +4,11 @@
 import { ConfigError } from "../errors.ts";
 import * as ops from "../ops.ts";
 import type { Precision } from "../ops.ts";
-import type { Device, Tensor } from "../tensor.ts";
+import type { Device, DType, Tensor } from "../tensor.ts";
 import { BatchBuffers } from "./batch.ts";
 import type { HostBatch } from "./batch.ts";
 import { Block } from "./block.ts";
-import { f32, normBackward, normForward } from "./layer.ts";
+import { act, f32, normBackward, normForward } from "./layer.ts";
 import type { Batch, RunContext } from "./layer.ts";
 import type { RouteObserver } from "./moe.ts";
 import type { Parameters } from "./parameters.ts";
@@ -23,6 +23,18 @@ export interface ForwardHooks {
   readonly onRoute?: RouteObserver;
   /** hidden 0 = embedding output, i = output of layer i − 1 (the last one after the final norm). */
   readonly onHidden?: (index: number, x: Tensor) => void;
+}
+
+/** What this device computes with unless asked: bf16 where activations are bf16, else exact f32. */
+export function defaultPrecision(device: Device): Precision {
+  return device.info.activationDtype === "bf16" ? "bf16" : "f32";
+}
+
+/** A micro-batch on the device (Transformer.stage), valid until the next one is staged. */
+export interface StagedBatch {
+  readonly batch: Batch;
+  readonly targets: Tensor;
+  readonly ropes: (layer: number) => RopeTable;
 }
 
 /** Sums over what was run since `resetLoss`. */
@@ -50,11 +62,18 @@ export class Transformer {
   private buffers: BatchBuffers | null = null;
   private planned = { capacity: 0, keepFrom: Number.POSITIVE_INFINITY, epoch: -1 };
 
-  constructor(spec: ModelSpec, device: Device, params: Parameters, precision: Precision = "f32") {
+  constructor(spec: ModelSpec, device: Device, params: Parameters, precision: Precision = defaultPrecision(device)) {
     this.spec = spec;
     this.device = device;
     this.params = params;
     this.precision = precision;
+    if (precision === "f32" && device.info.activationDtype === "bf16")
+      throw new ConfigError(
+        `precision "f32" is computed on the CPU; ${device.info.backend} computes in bf16: use precision "bf16", or device "cpu"`,
+        {
+          where: { key: "precision" },
+        },
+      );
     if (precision === "bf16" && !device.info.bf16Compute)
       throw new ConfigError(`precision "bf16" needs AVX512-BF16; this device runs ${device.info.instructionSet}: use precision "f32"`, {
         where: { key: "precision" },
@@ -75,7 +94,8 @@ export class Transformer {
   }
   /** The plan for batches of up to `capacity` tokens, not allocated: to print and to check against the machine. */
   describePlan(capacity: number, training: boolean): ActivationPlan {
-    return planActivations(this.blocks, this.outer, capacity, training ? this.lowestTrained() : Number.POSITIVE_INFINITY);
+    const keepFrom = training ? this.lowestTrained() : Number.POSITIVE_INFINITY;
+    return planActivations(this.blocks, this.outer, capacity, keepFrom, this.device.info.activationDtype);
   }
 
   /** Allocates activations for batches of up to `capacity` tokens; cheap when nothing changed. */
@@ -100,7 +120,7 @@ export class Transformer {
     this.buffers = null;
   }
 
-  private upload(host: HostBatch): { batch: Batch; targets: Tensor; ropes: (l: number) => RopeTable } {
+  private upload(host: HostBatch): StagedBatch {
     const { batch, targets, maxPosition } = this.buffers!.upload(host, this.spec.vocab);
     if (maxPosition >= this.spec.maxPositions)
       throw new ConfigError(
@@ -173,9 +193,18 @@ export class Transformer {
    * @param gradScale factor on the summed loss in the gradients: 1 / supervised tokens of the whole step
    */
   forwardBackward(host: HostBatch, gradScale: number, capacity = host.ids.length, hooks: ForwardHooks = {}): void {
+    this.forwardBackwardStaged(this.stage(host, capacity), gradScale, hooks);
+  }
+
+  /** The first half of `forwardBackward`: takes the memory of a step and sends the batch to the device. */
+  stage(host: HostBatch, capacity = host.ids.length): StagedBatch {
     this.prepare(Math.max(capacity, host.ids.length), true);
+    return this.upload(host);
+  }
+
+  /** The second half: submits ops and nothing else, so that it can be recorded (Device.capture). */
+  forwardBackwardStaged({ batch, targets, ropes }: StagedBatch, gradScale: number, hooks: ForwardHooks = {}): void {
     const { device, params, spec } = this;
-    const { batch, targets, ropes } = this.upload(host);
     const run = this.context(batch, true, gradScale);
     const T = batch.tokens;
     const outer = this.bind("model", this.outer, T);
@@ -250,17 +279,23 @@ export class Transformer {
 
 const blocksOf = (spec: ModelSpec): Block[] => spec.layers.map((layer, i) => new Block(layer, i, spec.hidden));
 const outerSlots = (D: number): SlotTable => ({
-  xEven: f32(D),
-  xOdd: f32(D),
-  xFinal: f32(D),
+  xEven: act(D),
+  xOdd: act(D),
+  xFinal: act(D),
   finalRstd: f32(0),
-  xf: f32(D),
-  dx: f32(D),
-  dxf: f32(D),
+  xf: act(D),
+  dx: act(D),
+  dxf: act(D),
 });
 
-function planActivations(blocks: readonly Block[], outer: SlotTable, capacity: number, keepFrom: number): ActivationPlan {
-  const plan = new ActivationPlan(capacity);
+function planActivations(
+  blocks: readonly Block[],
+  outer: SlotTable,
+  capacity: number,
+  keepFrom: number,
+  activation: DType,
+): ActivationPlan {
+  const plan = new ActivationPlan(capacity, activation);
   plan.add("model", outer, () => false);
   blocks.forEach((block, l) => {
     plan.add(`layer ${l}`, block.slots, (name) => l >= keepFrom && block.saved.has(name));
@@ -270,6 +305,6 @@ function planActivations(blocks: readonly Block[], outer: SlotTable, capacity: n
 }
 
 /** The activation plan of a model that is not loaded; `lowestTrained` = the lowest layer that keeps activations, Infinity without training. */
-export function estimateActivations(spec: ModelSpec, capacity: number, lowestTrained: number): ActivationPlan {
-  return planActivations(blocksOf(spec), outerSlots(spec.hidden), capacity, lowestTrained);
+export function estimateActivations(spec: ModelSpec, capacity: number, lowestTrained: number, activation: DType = "f32"): ActivationPlan {
+  return planActivations(blocksOf(spec), outerSlots(spec.hidden), capacity, lowestTrained, activation);
 }

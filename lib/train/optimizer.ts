@@ -20,7 +20,8 @@ export class AdamW {
   private readonly device: Device;
   private readonly state: TrainingState;
   private readonly norm: Tensor;
-  private readonly lists: { params: TensorList; grads: TensorList; m: TensorList; v: TensorList };
+  private readonly grads: TensorList;
+  private readonly groups: readonly Group[];
   /** Updates done, for the bias correction. */
   steps = 0;
 
@@ -29,12 +30,8 @@ export class AdamW {
     this.state = state;
     this.options = options;
     this.norm = device.empty("f64", [1]);
-    this.lists = {
-      params: new TensorList([state.master]),
-      grads: new TensorList([state.grad]),
-      m: new TensorList([state.m]),
-      v: new TensorList([state.v]),
-    };
+    this.grads = new TensorList([state.grad]);
+    this.groups = groupsOf(state);
   }
 
   zeroGrad(): void {
@@ -45,18 +42,19 @@ export class AdamW {
   step(lr: number): void {
     this.steps++;
     const { beta1, beta2, eps, weightDecay, clipNorm } = this.options;
-    ops.gradNorm(this.device, { grads: this.lists.grads, norm: this.norm });
-    ops.adamw(this.device, {
-      ...this.lists,
-      norm: this.norm,
-      maxNorm: clipNorm,
-      lr,
-      beta1,
-      beta2,
-      eps,
-      weightDecay,
-      step: this.steps,
-    });
+    ops.gradNorm(this.device, { grads: this.grads, norm: this.norm });
+    for (const group of this.groups)
+      ops.adamw(this.device, {
+        ...group,
+        norm: this.norm,
+        maxNorm: clipNorm,
+        lr,
+        beta1,
+        beta2,
+        eps,
+        weightDecay,
+        step: this.steps,
+      });
   }
 
   async readNorm(): Promise<number> {
@@ -65,6 +63,33 @@ export class AdamW {
 
   dispose(): void {
     this.norm.dispose();
-    for (const list of Object.values(this.lists)) list.dispose();
+    this.grads.dispose();
+    for (const group of this.groups) for (const list of Object.values(group) as TensorList[]) list.dispose();
   }
+}
+
+/** The operands of one adamw call. */
+interface Group {
+  readonly params: TensorList;
+  readonly grads: TensorList;
+  readonly m: TensorList;
+  readonly v: TensorList;
+  readonly copies?: TensorList;
+}
+
+/** One call over the flat tensors where masters are what the model computes with; else working copies are refreshed, one by one. */
+function groupsOf(state: TrainingState): Group[] {
+  const { master, grad, m, v, parameters, offsets } = state;
+  const lists = (pick: (flat: Tensor) => readonly Tensor[]): Group => ({
+    params: new TensorList(pick(master)),
+    grads: new TensorList(pick(grad)),
+    m: new TensorList(pick(m)),
+    v: new TensorList(pick(v)),
+  });
+  const copied = parameters.flatMap((p, i) => (p.value === p.master ? [] : [i]));
+  if (copied.length === 0) return [lists((flat) => [flat])];
+  const own = parameters.flatMap((p, i) => (p.value === p.master ? [i] : []));
+  const views = (indices: readonly number[]) => (flat: Tensor) => indices.map((i) => flat.view(offsets[i]!, parameters[i]!.shape));
+  const copies = new TensorList(copied.map((i) => parameters[i]!.value));
+  return [{ ...lists(views(copied)), copies }, ...(own.length > 0 ? [lists(views(own))] : [])];
 }

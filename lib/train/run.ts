@@ -298,7 +298,7 @@ function makeAdapter(
 ): Adapter {
   const tensors = trainable.keys.map((key): AdapterTensor => {
     const p = model.params.byName(key)!;
-    const asBf16 = options.adapterDtype === "base" && p.base.dtype === "bf16";
+    const asBf16 = options.adapterDtype === "base" && p.stored === "bf16";
     return {
       ...p.ref,
       dtype: asBf16 ? "BF16" : "F32",

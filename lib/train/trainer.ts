@@ -161,8 +161,10 @@ class Loop {
   async run(): Promise<TrainSummary> {
     const { init, state } = this;
     const { options, outDir, trainable, model, signal } = init;
-    if (await hasCheckpoint(outDir)) await this.restore(await restoreCheckpoint(outDir, state, this.fingerprint));
-    else await this.log.rewind(-1); // of a run that was killed before its first checkpoint
+    if (await hasCheckpoint(outDir)) {
+      await this.restore(await restoreCheckpoint(outDir, state, this.fingerprint));
+      model.params.refreshCopies();
+    } else await this.log.rewind(-1); // of a run that was killed before its first checkpoint
     this.startedAt = performance.now();
     const capacity = this.microBatch * options.data.maxLength;
     model.prepare(capacity, true);
