@@ -29,10 +29,10 @@ function run(command, args, options = {}) {
   return { ok: status === 0, stdout: stdout ?? "", stderr: text, why };
 }
 
-/** The shared object needs nothing but the C and C++ runtime, no C library newer than the promised one, and exports two symbols. */
-function checkBinary(file) {
+/** The shared object needs nothing but the C and C++ runtime, no C library newer than the promised one, and exports only `expected`. */
+function checkBinary(file, expected) {
   const headers = run("objdump", ["-p", file]);
-  if (!check("objdump reads the addon", headers.ok, headers.why)) return;
+  if (!check(`objdump reads ${path.basename(file)}`, headers.ok, headers.why)) return;
   const needed = [...headers.stdout.matchAll(/NEEDED\s+(\S+)/g)].map((m) => m[1]);
   const allowed = /^(libc|libm|libdl|libpthread|librt|libgcc_s|libstdc\+\+|ld-linux.*)\.so/;
   check(
@@ -48,7 +48,7 @@ function checkBinary(file) {
     .split("\n")
     .filter((line) => / g /.test(line) && !line.includes("*UND*"))
     .map((line) => line.trim().split(/\s+/).at(-1));
-  check("exports two symbols", exported.sort().join() === "napi_register_module_v1,node_api_module_get_api_version_v1", exported.join(" "));
+  check("exports nothing else", exported.sort().join() === expected.join(), exported.join(" "));
 }
 
 function checkTarball(packed) {
@@ -129,7 +129,11 @@ try {
   const prebuild = run("npm", ["run", "prebuildify"]);
   if (check("prebuildify through CMake", prebuild.ok, prebuild.why)) {
     const file = path.join(root, "prebuilds", `linux-${process.arch}`, `esft.${existsSync("/etc/alpine-release") ? "musl" : "glibc"}.node`);
-    if (process.platform === "linux" && check("prebuild carries its C library's name", existsSync(file))) checkBinary(file);
+    const symbols = ["napi_register_module_v1", "node_api_module_get_api_version_v1"];
+    if (process.platform === "linux" && check("prebuild carries its C library's name", existsSync(file))) checkBinary(file, symbols);
+    const cuda = path.join(path.dirname(file), "libesft_cuda.so");
+    if (existsSync(cuda)) checkBinary(cuda, ["esft_cuda_backend"]);
+    else console.log("      no CUDA library in the prebuild: no nvcc here (npm run cuda:toolkit)");
     const pack = run("npm", ["pack", "--json", "--pack-destination", work]);
     if (check("npm pack", pack.ok, pack.why)) {
       // npm 11 prints a list, npm 12 an object by package name; the output of `prepare` comes first.

@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, from a folder made by `npm run pack:gpu`. Wanted: an NVIDIA driver and python3; for the peer a python
+# with torch (and transformers) as PYTHON.
+#   ./run.sh [test] [sanitizer] [bench] [peer]    some of it, in the order given; without arguments test, bench, peer
+# Settings: TEST_ARGS, BENCH_ARGS, PEER_ARGS (further arguments), RESULTS (a folder, ./results), ESFT_CUDA_LIBRARY.
+set -uo pipefail
+cd "$(dirname "$0")"
+results=${RESULTS:-$PWD/results}
+mkdir -p "$results"
+python=${PYTHON:-python3}
+failed=()
+
+if [ -z "${ESFT_CUDA_LIBRARY:-}" ]; then
+  export ESFT_CUDA_LIBRARY=$PWD/build/Release/libesft_cuda.so
+  command -v nvidia-smi > /dev/null || { echo "run.sh: no nvidia-smi: this machine has no NVIDIA driver"; exit 1; }
+  nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit --format=csv | tee "$results/gpu.csv" ||
+    { echo "run.sh: nvidia-smi finds no GPU"; exit 1; }
+else
+  echo "run.sh: ESFT_CUDA_LIBRARY=$ESFT_CUDA_LIBRARY"
+fi
+cp VERSION "$results/"
+
+if [ ! -x bin/node ] || [ runtime.tar.xz -nt bin/node ]; then
+  command -v "$python" > /dev/null || { echo "run.sh: python3 is needed to unpack runtime.tar.xz"; exit 1; }
+  rm -rf bin node_modules
+  "$python" -c 'import tarfile; tarfile.open("runtime.tar.xz").extractall(".")' && touch bin/node ||
+    { echo "run.sh: cannot unpack runtime.tar.xz"; exit 1; }
+fi
+export PATH=$PWD/bin:$PATH
+
+# stage NAME COMMAND…: output on the screen and in results/NAME.log
+stage() {
+  local name=$1 start=$SECONDS
+  shift
+  echo "── $name: $*"
+  if "$@" 2>&1 | tee "$results/$name.log"; then
+    echo "── $name: ok ($((SECONDS - start)) s)"
+  else
+    failed+=("$name")
+    echo "── $name: FAILED ($((SECONDS - start)) s)"
+  fi
+}
+
+[ $# -gt 0 ] || set -- test bench peer
+for what in "$@"; do
+  # Unquoted: settings may hold several arguments.
+  # shellcheck disable=SC2086
+  case $what in
+    test) stage test node scripts/test-cuda.cjs --gpu --reporter=default --reporter=json --outputFile.json="$results/test.json" ${TEST_ARGS:-} ;;
+    sanitizer)
+      # The case tables under memcheck and racecheck of the CUDA toolkit: minutes.
+      sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2> /dev/null)
+      if [ -z "$sanitizer" ]; then
+        echo "── sanitizer: skipped, no compute-sanitizer"
+        continue
+      fi
+      for tool in memcheck racecheck; do
+        stage "$tool" "$sanitizer" --tool "$tool" --target-processes all --error-exitcode 9 \
+          "$PWD/bin/node" scripts/test-cuda.cjs --gpu ${SANITIZER_ARGS:-test/cuda}
+      done
+      ;;
+    bench) stage bench node --import tsx bench/main.ts --device cuda --json "$results/bench.json" ${BENCH_ARGS:-} ;;
+    peer)
+      if "$python" -c 'import torch' 2> /dev/null; then
+        stage peer "$python" bench/peer_torch.py --device cuda --json "$results/peer.json" ${PEER_ARGS:-}
+      else
+        echo "── peer: skipped, $python has no torch (PYTHON names another)"
+      fi
+      ;;
+    *)
+      echo "run.sh: unknown part \"$what\"; there are test, sanitizer, bench, peer"
+      exit 2
+      ;;
+  esac
+done
+if [ ${#failed[@]} -gt 0 ]; then
+  echo "failed: ${failed[*]}"
+  exit 1
+fi
+echo "all ok; results in $results"

@@ -1,0 +1,135 @@
+// npm run pack:gpu [-- --out DIR]: a folder (out/gpu) below 60 MB that runs the tests, the benchmarks and the peer on a machine that has
+// only an NVIDIA driver and python3: `out/gpu/run.sh`. Holds the addon, the CUDA library, sources of lib, test and bench, and
+// runtime.tar.xz: this node, stripped, and the npm packages that lib, vitest and tsx need.
+"use strict";
+const { spawnSync } = require("node:child_process");
+const { createHash } = require("node:crypto");
+const fs = require("node:fs");
+const path = require("node:path");
+
+const root = path.resolve(__dirname, "..");
+const limit = 60e6;
+const argument = process.argv.indexOf("--out");
+const out = path.resolve(argument > 0 ? process.argv[argument + 1] : path.join(root, "out", "gpu"));
+const library = path.join("build", "Release", "libesft_cuda.so");
+const addon = path.join("build", "Release", "esft.node");
+
+function stop(message) {
+  console.error(`pack:gpu: ${message}`);
+  process.exit(1);
+}
+
+function run(command, args, options = {}) {
+  const { status, stdout, stderr, error } = spawnSync(command, args, { cwd: root, encoding: "utf8", maxBuffer: 1 << 26, ...options });
+  if (status !== 0) stop(`${command} ${args.slice(0, 2).join(" ")} failed: ${error?.message ?? stderr ?? status}`);
+  return stdout;
+}
+
+/** The packages under node_modules that `names` reach, themselves included. Optional ones only where they are installed. */
+function closure(names) {
+  const found = new Set();
+  const visit = (name, from) => {
+    // As node looks: node_modules of the package, then of the folders above.
+    for (let dir = from; ; dir = path.dirname(dir)) {
+      const at = path.join(dir, "node_modules", name);
+      if (fs.existsSync(path.join(at, "package.json"))) {
+        if (found.has(at)) return;
+        found.add(at);
+        const pkg = JSON.parse(fs.readFileSync(path.join(at, "package.json"), "utf8"));
+        for (const next of Object.keys({ ...pkg.dependencies, ...pkg.optionalDependencies })) visit(next, at);
+        return;
+      }
+      if (dir === root) return;
+    }
+  };
+  for (const name of names) {
+    visit(name, root);
+    if (!found.has(path.join(root, "node_modules", name))) stop(`${name} is not installed: npm ci`);
+  }
+  return [...found].sort();
+}
+
+/** Writes runtime.tar.xz, or takes the one of the last time when node and the packages are the same. */
+function packRuntime(target) {
+  const needed = run("readelf", ["-d", process.execPath]);
+  if (/NEEDED.*libnode/.test(needed)) stop(`${process.execPath} needs libnode.so: run this with a node of nodejs.org`);
+  const pkg = JSON.parse(fs.readFileSync(path.join(root, "package.json"), "utf8"));
+  const native = ["node-addon-api", "node-api-headers"]; // to build the addon
+  const packages = closure([...Object.keys(pkg.dependencies).filter((name) => !native.includes(name)), "vitest", "tsx"]);
+  const versions = packages.map(
+    (at) => `${path.relative(root, at)} ${JSON.parse(fs.readFileSync(path.join(at, "package.json"), "utf8")).version}`,
+  );
+  const key = createHash("sha256")
+    .update(JSON.stringify([process.version, versions, fs.readFileSync(__filename, "utf8")]))
+    .digest("hex")
+    .slice(0, 16);
+  const cache = path.join(root, "out", "pack-gpu");
+  const kept = path.join(cache, `runtime-${key}.tar.xz`);
+  if (!fs.existsSync(kept)) {
+    fs.rmSync(cache, { recursive: true, force: true });
+    const work = path.join(cache, "work");
+    fs.mkdirSync(path.join(work, "bin"), { recursive: true });
+    run("strip", [process.execPath, "-o", path.join(work, "bin", "node")]);
+    const useless = /\.(map|md|d\.[cm]?ts|markdown|flow)$|(^|\/)(test|tests|docs|man)\//i;
+    for (const at of packages) {
+      const name = path.relative(root, at);
+      fs.cpSync(at, path.join(work, name), {
+        recursive: true,
+        dereference: true,
+        filter: (file) => {
+          const inside = path.relative(at, file);
+          return !useless.test(inside) && !inside.split(path.sep).includes("node_modules");
+        },
+      });
+    }
+    // A filter for x86 jumps makes node a tenth smaller.
+    const program = `
+import lzma, os, sys, tarfile
+filters = [{"id": lzma.FILTER_X86}, {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 26}]
+with lzma.open(sys.argv[2], "wb", format=lzma.FORMAT_XZ, filters=filters) as stream, tarfile.open(fileobj=stream, mode="w|") as tar:
+    for name in sorted(os.listdir(sys.argv[1])):
+        tar.add(os.path.join(sys.argv[1], name), arcname=name)
+`;
+    run("python3", ["-c", program, work, `${kept}.part`]);
+    fs.renameSync(`${kept}.part`, kept);
+    fs.rmSync(work, { recursive: true, force: true });
+  }
+  fs.copyFileSync(kept, target);
+}
+
+function folderSize(dir) {
+  return fs
+    .readdirSync(dir, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .reduce((sum, entry) => sum + fs.statSync(path.join(entry.parentPath ?? entry.path, entry.name)).size, 0);
+}
+
+const script = fs.readFileSync(path.join(__dirname, "gpu-run.sh"), "utf8");
+if (!fs.existsSync(path.join(root, library))) stop(`no ${library}: npm run build:cuda`);
+if (!fs.existsSync(path.join(root, addon))) stop(`no ${addon}: npm run build:native`);
+if (fs.existsSync(out) && fs.readdirSync(out).length > 0 && !fs.existsSync(path.join(out, "run.sh")))
+  stop(`${out} is not a folder of pack:gpu`);
+fs.rmSync(out, { recursive: true, force: true });
+fs.mkdirSync(path.join(out, "build", "Release"), { recursive: true });
+for (const file of [library, addon]) {
+  fs.copyFileSync(path.join(root, file), path.join(out, file));
+  run("strip", ["--strip-unneeded", path.join(out, file)]);
+}
+// What git has or would take: no caches, no outputs.
+const sources = ["lib", "test", "bench", "scripts", "package.json", "tsconfig.json", "vitest.config.ts", "LICENSE"];
+const files = run("git", ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ...sources])
+  .split("\0")
+  .filter(Boolean);
+for (const file of files) {
+  if (!fs.existsSync(path.join(root, file))) continue;
+  fs.mkdirSync(path.join(out, path.dirname(file)), { recursive: true });
+  fs.copyFileSync(path.join(root, file), path.join(out, file));
+}
+const commit = run("git", ["describe", "--always", "--dirty", "--abbrev=12"]).trim();
+fs.writeFileSync(path.join(out, "VERSION"), `esft ${require("../package.json").version} ${commit}, node ${process.version}\n`);
+fs.writeFileSync(path.join(out, "run.sh"), script, { mode: 0o755 });
+packRuntime(path.join(out, "runtime.tar.xz"));
+
+const size = folderSize(out);
+console.log(`pack:gpu: ${path.relative(root, out) || out}: ${(size / 1e6).toFixed(1)} MB, ${files.length} files of sources`);
+if (size >= limit) stop(`the folder must stay below ${limit / 1e6} MB`);
