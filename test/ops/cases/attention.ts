@@ -169,6 +169,17 @@ export const attentionBackwardCases: readonly OpCase[] = [
   backwardRow("shared keys whose gradient nobody wants", sharedKeys, { dk_shared: null }),
   backwardRow("shared keys whose gradient nobody wants, one kv head", { ...sharedKeys, kvHeads: 1 }, { dk_shared: null }),
 ];
+/** Head sizes and lengths around the tiles of the CUDA kernels. */
+const tiled: readonly (readonly [string, Shape])[] = [
+  ["64 wide, grouped, documents", { T: 300, heads: 4, kvHeads: 2, kDim: 64, docs: [0, 128, 129, 200], bf16: true }],
+  ["128 wide", { T: 257, heads: 2, kDim: 128, bf16: true }],
+  ["128 wide, window", { T: 270, heads: 2, kvHeads: 1, kDim: 128, window: 130, bf16: true }],
+  ["latent: 128 and 64 shared, one buffer", { T: 150, heads: 2, kDim: 128, vDim: 128, shared: 64, joint: true, bf16: true }],
+];
+export const attentionTileCases: readonly OpCase[] = tiled.flatMap(([name, s]): OpCase[] => [
+  { op: "attention", name, args: attention(s), k: s.kDim + (s.shared ?? 0) + s.T, eps: bf16Out },
+  backwardRow(name, s),
+]);
 export const attentionBase: OpCase = {
   op: "attention",
   name: "base",

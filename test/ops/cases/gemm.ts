@@ -85,6 +85,16 @@ export const gemmCases: readonly OpCase[] = ([0, 1, 2] as const)
     row("bias of an empty sum", 0, 5, 7, 0, { bias: "f32" }),
   ]);
 
+/** Sizes around the tiles of the CUDA kernels (128 rows, 64 of the sum), aligned and just not; bf16 operands. */
+export const gemmTileCases: readonly OpCase[] = ([0, 1, 2] as const).flatMap((mode) => [
+  row("whole tiles", mode, 256, 256, 128, { bf16: true, w: "bf16" }),
+  row("one past the tiles", mode, 136, 264, 200, { bf16: true, w: "bf16" }),
+  row("one short of the tiles", mode, 120, 248, 184, { bf16: true, w: "bf16", accumulate: true }),
+  row("odd sizes", mode, 129, 257, 193, { bf16: true, w: "bf16" }),
+  row("one row, wide", mode, 1, 512, 256, { bf16: true, w: "bf16" }),
+  row("long sum", mode, 72, 64, 2048, { bf16: true, w: "bf16" }),
+]);
+
 /** Each operand of its own dtype, as a step with bf16 activations needs them; at precision 0 only f32 operands differ from bf16. */
 const mixed = (
   name: string,

@@ -286,6 +286,30 @@ export const groupedGemmCases: readonly OpCase[] = [
   tnRow("bf16 compute, activation on load, scaled", counts("many rows"), 64, 40, { bf16: true, act: true, gather: true, scale: true }),
 ];
 
+/** Experts around the tiles of the CUDA kernels (128 rows, 64 of the sum), columns aligned and just not; bf16 operands. */
+const tiled = [128, 0, 129, 1, 255, 64];
+const bf16 = { bf16: true, w: "bf16" } as const;
+export const groupedGemmTileCases: readonly OpCase[] = [
+  ntRow("tiles, gathered SwiGLU", tiled, 256, 192, { ...bf16, act: true, segments: 2, gather: true }),
+  ntRow("tiles, fused SwiGLU, h not kept", tiled, 272, 136, { ...bf16, act: true, keepH: false }),
+  ntRow("tiles", tiled, 136, 128, bf16),
+  ntRow(
+    "many experts with few rows",
+    new Array<number>(64).fill(0).map((_, e) => e % 5),
+    64,
+    64,
+    { ...bf16, gather: true },
+  ),
+  nnRow("tiles, gathered SwiGLU", tiled, 136, 128, { ...bf16, act: true, gather: true }),
+  nnRow("tiles, SwiGLU in place", tiled, 192, 72, { ...bf16, act: true, inPlace: true }),
+  nnRow("tiles, two segments", tiled, 256, 192, { ...bf16, segments: 2 }),
+  nnRow("tiles, some experts only", tiled, 128, 136, { ...bf16, groups: [2, 4] }),
+  tnRow("tiles", tiled, 136, 200, bf16),
+  tnRow("tiles, gathered, two segments, some experts", tiled, 256, 128, { ...bf16, xGather: true, segments: 2, groups: [0, 1, 4] }),
+  tnRow("tiles, activation on load, scaled", tiled, 128, 136, { ...bf16, act: true, gather: true, scale: true, groups: [0, 4] }),
+  tnRow("one long expert", [1000], 128, 128, bf16),
+];
+
 const [E, N, T, K, M] = [3, 7, 5, 6, 8];
 export const ntBase: OpCase = {
   op: "grouped_gemm_nt",

@@ -106,6 +106,12 @@ export const lossCases: readonly OpCase[] = [
   lossRow("several chunks", 900, 90, 12),
   lossRow("wide vocabulary", 12, 5000, 16),
 ];
+/** Rows, vocabularies and features around the tiles of the CUDA kernels; bf16 operands. */
+export const lossTileCases: readonly OpCase[] = [
+  lossRow("tiles", 130, 1100, 128, { bf16: true, w: "bf16" }),
+  lossRow("tiles, frozen head", 257, 520, 192, { bf16: true, w: "bf16", dw: false, logitScale: 0.5 }),
+  lossRow("odd vocabulary", 64, 1025, 64, { bf16: true, w: "bf16" }),
+];
 export const lossBase: OpCase = { op: "linear_cross_entropy", name: "base", args: loss(4, 6, 5, { labels: () => i32([1, -100, 5, 0]) }) };
 
 // ---- grad_norm, adamw -------------------------------------------------------------------------------------------------------

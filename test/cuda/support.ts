@@ -1,0 +1,228 @@
+// Drives the case tables of test/ops/cases on the device "cuda": activations and the weights of products in bf16, precision bf16,
+// against the reference on the very same inputs; bits against repetition and scheduling; the words of device faults.
+//
+// The library is ESFT_CUDA_LIBRARY, else the emulation of the build folder (the same sources on the host); without one the tests
+// say that they are skipped.
+
+import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { afterAll, describe, expect, it } from "vitest";
+import { KernelError } from "../../lib/errors.ts";
+import { Device } from "../../lib/tensor.ts";
+import { bf16Args, expectBf16Close } from "../ops/activations.ts";
+import { Random } from "../ops/host.ts";
+import type { Arg, Args, HostTensor } from "../ops/host.ts";
+import { Call, closeDevices, device, run } from "../ops/support.ts";
+import type { OpCase, Output } from "../ops/support.ts";
+
+function findLibrary(): string | null {
+  if (process.env.ESFT_CUDA_LIBRARY) return process.env.ESFT_CUDA_LIBRARY;
+  const emulation = fileURLToPath(new URL("../../build/Release/libesft_cuda_emu.so", import.meta.url));
+  if (!existsSync(emulation)) return null;
+  process.env.ESFT_CUDA_LIBRARY = emulation;
+  return emulation;
+}
+/** Which library the device "cuda" of these tests is; null: none, and they are skipped. "ref" proves this driver on the reference. */
+export const cudaLibrary: string | null = findLibrary();
+/** describe(), skipped in words where there is no library. */
+export function withCuda(name: string, body: () => void): void {
+  if (cudaLibrary) describe(name, body);
+  else describe.skip(`${name} (no ESFT_CUDA_LIBRARY, no build/Release/libesft_cuda_emu.so)`, body);
+}
+
+/** Environment that the library reads when a device is opened. */
+interface Variant {
+  /** "portable": the kernels of any GPU where this one has better. */
+  readonly path?: "portable";
+  /** Of the emulation: asynchronous copies land at once, as late as allowed, or at random; a GPU has its own schedule. */
+  readonly schedule?: "eager" | "late" | `random:${number}`;
+}
+
+const open = new Map<string, Device>();
+
+/** The device "cuda", opened once per variant and test file; null where there is no library. */
+export function cudaDevice(v: Variant = {}): Device | null {
+  if (!cudaLibrary) return null;
+  if (cudaLibrary === "ref") return device("ref");
+  const key = `${v.path ?? ""} ${v.schedule ?? ""}`;
+  let d = open.get(key);
+  if (!d) {
+    const env: Record<string, string | undefined> = { ESFT_CUDA_PATH: v.path, ESFT_EMU_SCHEDULE: v.schedule };
+    const before = Object.fromEntries(Object.keys(env).map((name) => [name, process.env[name]]));
+    const set = (values: Record<string, string | undefined>): void => {
+      for (const [name, value] of Object.entries(values))
+        if (value === undefined) delete process.env[name];
+        else process.env[name] = value;
+    };
+    try {
+      set(env);
+      d = new Device({ kind: "cuda" });
+    } finally {
+      set(before);
+    }
+    open.set(key, d);
+  }
+  return d;
+}
+const cuda = (v?: Variant): Device => cudaDevice(v)!;
+
+export function closeCuda(): void {
+  for (const d of open.values()) d.dispose();
+  open.clear();
+  closeDevices();
+}
+
+/** An emulated thread costs a thousand times a real one, and the machine may be busy. */
+const limit = 300_000;
+
+/** Ops with kernels of their own for one generation of GPUs. */
+const hasPaths = (op: string): boolean => /gemm|attention|cross_entropy/.test(op);
+
+const views = (args: Args, f: (t: HostTensor) => HostTensor): Args =>
+  Object.fromEntries(
+    Object.entries(args).map(([name, a]): [string, Arg] => {
+      if (Array.isArray(a) && typeof a[0] === "object") return [name, (a as readonly HostTensor[]).map(f)];
+      return [name, a && typeof a === "object" && "dtype" in a ? f(a) : a];
+    }),
+  );
+const isStrided = (args: Args): boolean => {
+  let found = false;
+  views(args, (t) => ((found ||= Boolean(t.pad)), t));
+  return found;
+};
+
+/** A case as the device gets it, and for views of odd alignment a second one whose rows start on 16 bytes. */
+function forms(c: OpCase, asIs: boolean): { name: string; args: () => Args }[] {
+  const made = (): Args => {
+    const args = c.args(new Random(c.name));
+    return asIs ? args : bf16Args(c.op, args);
+  };
+  const plain = { name: `${c.op}: ${c.name}`, args: made };
+  if (!isStrided(made())) return [plain];
+  return [plain, { name: `${plain.name}, aligned`, args: () => views(made(), (t) => (t.pad ? { ...t, pad: [8, 16] } : t)) }];
+}
+
+function expectSameBits(label: string, got: readonly Output[], want: readonly Output[]): void {
+  expect(got.map((o) => o.name)).toEqual(want.map((o) => o.name));
+  for (const [i, o] of got.entries()) expect(Buffer.compare(o.bytes, want[i]!.bytes), `${label}: ${o.name}`).toBe(0);
+}
+
+export interface CudaOptions {
+  /** The table says its dtypes itself: nothing is converted. */
+  readonly asIs?: boolean;
+}
+
+/** Value (of every kernel path) against the reference, and the same bits again and under other schedules, for each case. */
+export function describeCudaCases(stem: string, cases: readonly OpCase[], options: CudaOptions = {}): void {
+  afterAll(closeCuda);
+  const all = cases.flatMap((c) => forms(c, options.asIs ?? false).map((form) => ({ c, ...form })));
+  withCuda(`${stem} on cuda: value`, () => {
+    for (const { c, name, args: make } of all)
+      it(
+        name,
+        async () => {
+          const args = make();
+          if (c.cudaUnsupported) return expectUnsupported(c.op, args, c.cudaUnsupported);
+          const want = await run(device("ref"), c.op, args);
+          for (const variant of hasPaths(c.op) ? ([{}, { path: "portable" }] as const) : [{}]) {
+            const got = await run(cuda(variant), c.op, args);
+            expect(got.map((o) => o.name)).toEqual(want.map((o) => o.name));
+            for (const [i, o] of got.entries()) expectBf16Close(c, args, `cuda ${variant.path ?? ""} ${c.op}`, o, want[i]!.values);
+          }
+        },
+        limit,
+      );
+  });
+  withCuda(`${stem} on cuda: the same bits again and under other schedules`, () => {
+    for (const { c, name, args: make } of all) {
+      if (c.cudaUnsupported) continue;
+      it(
+        name,
+        async () => {
+          const args = make();
+          const first = await run(cuda(), c.op, args);
+          expectSameBits("again", await run(cuda(), c.op, args), first);
+          if (!cuda().info.emulated) return;
+          for (const schedule of ["eager", "late", "random:7"] as const)
+            expectSameBits(schedule, await run(cuda({ schedule }), c.op, args), first);
+          if (!hasPaths(c.op)) return;
+          const portable = await run(cuda({ path: "portable" }), c.op, args);
+          expectSameBits("portable, late", await run(cuda({ path: "portable", schedule: "late" }), c.op, args), portable);
+        },
+        limit,
+      );
+    }
+  });
+}
+
+async function attempt(d: Device, call: Call): Promise<KernelError | null> {
+  try {
+    call.submit();
+    await d.synchronize();
+    return null;
+  } catch (error) {
+    expect(error).toBeInstanceOf(KernelError);
+    return error as KernelError;
+  }
+}
+
+/** A call the device does not serve is refused in words that say so, before anything is written. */
+async function expectUnsupported(op: string, args: Args, words: string): Promise<void> {
+  const call = new Call(cuda(), op, args);
+  try {
+    const before = await call.outputs();
+    const error = await attempt(cuda(), call);
+    expect(error, `${op} on cuda accepted it`).not.toBeNull();
+    expect(error!.message.startsWith(`${op}: `), error!.message).toBe(true);
+    expect(error!.message).toContain(words);
+    expectSameBits("written", await call.outputs(), before);
+  } finally {
+    call.dispose();
+  }
+}
+
+/** A call in f32, as the cpu takes it: served right, or refused by words that name what cuda wants. */
+export async function expectRightOrRefused(c: OpCase): Promise<void> {
+  const args = c.args(new Random(c.name));
+  const want = await run(device("ref"), c.op, args);
+  const call = new Call(cuda(), c.op, args);
+  try {
+    const error = await attempt(cuda(), call);
+    if (error) {
+      expect(error.message.startsWith(`${c.op}: `), error.message).toBe(true);
+      expect(error.message).toMatch(/bf16|CUDA|cuda/);
+    } else {
+      const wide = { ...c, k: Math.max(c.k ?? 1, 64) };
+      for (const [i, o] of (await call.outputs()).entries()) expectBf16Close(wide, args, `cuda ${c.op}`, o, want[i]!.values);
+    }
+  } finally {
+    call.dispose();
+  }
+}
+
+/**
+ * Values in index tensors that only the device sees: the words of the reference, nothing outside the outputs touched, and the device
+ * works on. Outputs may be half written: the values are seen while the op runs.
+ */
+export async function expectFault(base: OpCase, change: Args): Promise<void> {
+  const good = bf16Args(base.op, base.args(new Random(base.name)));
+  const bad = { ...good, ...change };
+  const onRef = new Call(device("ref"), base.op, bad);
+  const expected = await attempt(device("ref"), onRef);
+  onRef.dispose();
+  expect(expected, "the reference accepts it").not.toBeNull();
+  for (const variant of hasPaths(base.op) ? ([{}, { path: "portable" }] as const) : [{}]) {
+    const d = cuda(variant);
+    const call = new Call(d, base.op, bad);
+    try {
+      const error = await attempt(d, call);
+      expect(error?.message).toBe(expected!.message);
+      await call.expectForeignUntouched();
+    } finally {
+      call.dispose();
+    }
+    const want = await run(device("ref"), base.op, good);
+    const got = await run(d, base.op, good);
+    for (const [i, o] of got.entries()) expectBf16Close({ ...base, k: 64 }, good, `cuda ${base.op}, afterwards`, o, want[i]!.values);
+  }
+}
