@@ -3,7 +3,6 @@
 
 #include <cstring>
 
-#include "../core/check.h"
 #include "../ops/op_list.h"
 
 namespace esft::cuda {
@@ -36,23 +35,23 @@ std::string expectation(const FaultRecord& r) {
 
 }  // namespace
 
-std::string fault_message(const FaultRecord& r, esft_status* status) {
-  const bool known = r.op >= 0 && r.op < ESFT_OP_COUNT && r.argument >= 0 && r.argument < kArgCount;
-  *status = known ? ESFT_BAD_ARGUMENT : ESFT_DEVICE_FAULT;
-  if (!known) return format("the device's fault record is damaged: op %d, argument %d", r.op, r.argument);
-  const long long columns = r.kind == kBadOffsets ? 0 : r.detail;
-  const std::string at = columns > 0 ? format("%lld, %lld", (long long)r.position / columns, (long long)r.position % columns)
-                                     : std::to_string(r.position);
+Error fault_error(const FaultRecord& r) {
+  if (r.op < 0 || r.op >= ESFT_OP_COUNT || r.argument < 0 || r.argument >= kArgCount)
+    return Error(ESFT_DEVICE_FAULT, "device", "faults",
+                 format("the device's fault record is damaged: op %d, argument %d", r.op, r.argument));
+  const char *op = kOpNames[r.op], *argument = kArgumentNames[r.argument];
+  const long long columns = r.kind == kBadOffsets ? 0 : r.detail, row = columns > 0 ? r.position / columns : 0;
+  const std::string at = columns > 0 ? format("%lld, %lld", row, (long long)r.position % columns) : std::to_string(r.position);
   std::string received = std::to_string(r.value);
   if (r.kind == kNotFinite) {
     const uint32_t bits = uint32_t(r.value);
     float value;
     std::memcpy(&value, &bits, sizeof value);
     received = format("%g", double(value));
-    if (columns > 0) received += format(" (token %lld)", (long long)r.position / columns);
+    if (columns > 0) received += format(" (token %lld)", row);
   }
-  return format("%s: %s[%s] must be %s, received %s", kOpNames[r.op], kArgumentNames[r.argument], at.c_str(),
-                expectation(r).c_str(), received.c_str());
+  return Error(ESFT_BAD_ARGUMENT, op, argument,
+               format("%s: %s[%s] must be %s, received %s", op, argument, at.c_str(), expectation(r).c_str(), received.c_str()));
 }
 
 }  // namespace esft::cuda

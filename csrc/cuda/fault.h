@@ -3,9 +3,7 @@
 #pragma once
 #include <stdint.h>
 
-#include <string>
-
-#include "../core/backend.h"
+#include "../core/check.h"
 
 namespace esft::cuda {
 
@@ -43,7 +41,7 @@ struct FaultRecord {
   int64_t position, value, limit;
 };
 
-// "<op>: <argument>[position] must be …, received …", and the status it goes with. Of a record with a fault.
-std::string fault_message(const FaultRecord& record, esft_status* status);
+// "<op>: <argument>[position] must be …, received …". Of a record with a fault.
+Error fault_error(const FaultRecord& record);
 
 }  // namespace esft::cuda
