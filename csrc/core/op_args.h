@@ -11,6 +11,10 @@
 // is computed as for f32, from the widened inputs and with f32 sums (f64 in the references), and rounded to nearest even
 // once, when it is stored; an accumulating op widens the old value, adds and rounds the sum. `precision` says as ever how
 // the operands of a product are rounded, those computed on load included.
+//
+// Values in index tensors are checked when the op runs. Devices on host memory refuse them before anything is written; a
+// device with its own memory never follows a wrong one and reports it at the next wait: what the call's outputs hold then
+// is undefined, everything else is as it was.
 #pragma once
 #include "backend.h"
 

@@ -95,8 +95,8 @@ void adamw(const esft_adamw_args& a, Context& ctx) {
 
   auto split_at = [&](int64_t i) {
     const esft_tensor &p = a.params.items[i], &g = a.grads.items[i], &m = a.m.items[i], &v = a.v.items[i];
-    return split_of(p, contiguous(p) && contiguous(g) && contiguous(m) && contiguous(v) &&
-                           (!a.copies.count || contiguous(a.copies.items[i])));
+    return split_of(
+        p, contiguous(p) && contiguous(g) && contiguous(m) && contiguous(v) && (!a.copies.count || contiguous(a.copies.items[i])));
   };
   const ListSplit list = split_list(ctx, a.params.count, false, split_at);
   for_chunks(ctx, list.tasks(), 1, 4 * kTaskElements, [&](int64_t task, int64_t, int) {

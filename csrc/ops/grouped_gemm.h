@@ -10,7 +10,7 @@
 //   rows        i32  optional gather index: logical row r reads x[rows[r]]; absent = x is already in expert order
 //   act         activations (core/op_args.h): x, h, y; dy, h, dx; dy, x.  gate, dgate, dy_scale and dw are f32 in any case
 //   precision   0 = f32: exact, f32 products and sums;  1 = bf16: both operands rounded to bf16 (RNE), f32 sums
-//   Index values outside their range are refused when the op runs (KernelError), before anything is written.
+//   Index values outside their range are refused when the op runs (KernelError): core/op_args.h.
 //   Deterministic: k order is fixed, no element is summed by two threads. An expert without rows is legal everywhere.
 //   Any M, K, N >= 0 (no multiple needed). Inputs alias no output, except where said.
 //
