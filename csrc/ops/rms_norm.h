@@ -2,7 +2,8 @@
 //   x [R, C] act (ld free: column slices, heads as rows), weight [C] f32|bf16, y [R, C] act, rstd [R] f32 optional.
 //   mean(x²) is summed in f32 over fixed-width lanes in a fixed order.
 // rms_norm_backward — dx (+)= rstd · (dy·w − x̂ · mean(dy·w·x̂)),  x̂ = x·rstd;  dweight += Σ_rows dy · x̂
-//   dy, x, dx act; dx and dweight (f32) optional; accumulate = 1 adds into dx (residual stream). dx may be dy. Row order of the dweight sum is fixed.
+//   dy, x, dx act; dx and dweight (f32) optional; accumulate = 1 adds into dx (residual stream). dx may be dy.
+//   Row order of the dweight sum is fixed.
 // Reference: rms_norm_ref.cc. Tests: test/ops/rms_norm.test.ts.
 #pragma once
 #include "../core/op_args.h"
