@@ -2,6 +2,8 @@
 
 import { readFile } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
+import { openDevice } from "./device.ts";
+import type { DeviceChoice, OpenedDevice } from "./device.ts";
 import { ConfigError, DataError, DisposedError, NonFiniteError } from "./errors.ts";
 import type { Adapter } from "./esft/adapter.ts";
 import { openAdapter } from "./esft/adapter_esft.ts";
@@ -29,10 +31,9 @@ import { CHECK_WEIGHTS } from "./model/non_finite.ts";
 import { modelSpec } from "./model/families/index.ts";
 import { Parameters } from "./model/parameters.ts";
 import type { ModelSpec } from "./model/spec.ts";
-import { Transformer } from "./model/transformer.ts";
+import { defaultPrecision, requirePrecision, Transformer } from "./model/transformer.ts";
 import type { Precision } from "./ops.ts";
-import { Device } from "./tensor.ts";
-import type { Tensor } from "./tensor.ts";
+import type { Device, Tensor } from "./tensor.ts";
 import { evaluateRows } from "./train/evaluate.ts";
 import type { Evaluation } from "./train/evaluate.ts";
 import { dataSchema } from "./train/options.ts";
@@ -45,11 +46,14 @@ import type { TrainRequest } from "./train/run.ts";
 export type DataSource = Dataset | Examples | string;
 
 export interface LoadOptions extends LongTask {
-  /** "auto" (default): the best device of this machine (today the CPU). "ref": every op as plain loops, for tests. */
-  readonly device?: "auto" | "cpu" | "ref";
+  /**
+   * "auto" (default): a GPU that can be used, else the CPU (`deviceReason` says why). "cuda", "cuda:N": the first GPU, or number N.
+   * "ref": every op as plain loops, for tests.
+   */
+  readonly device?: DeviceChoice;
   /** Worker threads; default: one per processor this process may use. Results do not depend on it. */
   readonly threads?: number;
-  /** Operands of the matrix products: "f32" (default, exact) or "bf16" (needs AVX512-BF16). */
+  /** Operands of the matrix products: "f32" (exact; the default on the CPU) or "bf16" (on the CPU with AVX512-BF16; always on CUDA). */
   readonly precision?: Precision;
   /** Adapter directory (ours or the official layout) to apply. */
   readonly adapter?: string;
@@ -63,6 +67,8 @@ export class MoeModel {
   readonly spec: ModelSpec;
   readonly checkpoint: Checkpoint;
   readonly device: Device;
+  /** Why device "auto" became the CPU; null otherwise. */
+  readonly deviceReason: string | null;
   readonly transformer: Transformer;
   readonly params: Parameters;
   private tokenizerCache: Tokenizer | null = null;
@@ -71,34 +77,44 @@ export class MoeModel {
   /** What runs: activations, loss sums and the choice of what trains exist once. */
   private busy: string | null = null;
 
-  private constructor(dir: string, spec: ModelSpec, checkpoint: Checkpoint, device: Device, params: Parameters, transformer: Transformer) {
+  private constructor(
+    dir: string,
+    spec: ModelSpec,
+    checkpoint: Checkpoint,
+    { device, reason }: OpenedDevice,
+    params: Parameters,
+    transformer: Transformer,
+  ) {
     this.dir = dir;
     this.spec = spec;
     this.checkpoint = checkpoint;
     this.device = device;
+    this.deviceReason = reason;
     this.params = params;
     this.transformer = transformer;
   }
 
   /**
-   * Opens a Hugging Face checkpoint directory. Frozen weights stay in the mapped files, which must not be changed while in use.
+   * Opens a Hugging Face checkpoint directory. On the CPU frozen weights stay in the mapped files, a GPU gets copies; the files must not
+   * be changed while the model is in use.
    * @throws ConfigError unknown architecture or options · LayoutError the weights are not what config.json says · NonFiniteError NaN or
-   * infinity, naming the tensor · IoError · AbortError
+   * infinity, naming the tensor · KernelError the device cannot be used · MemoryError the weights do not fit · IoError · AbortError
    */
   static async fromPretrained(dir: string, options: LoadOptions = {}): Promise<MoeModel> {
     const path = resolve(dir);
-    const { device: where = "auto", precision = "f32", threads } = options;
-    expectOneOf("device", where, ["auto", "cpu", "ref"]);
-    expectOneOf("precision", precision, ["f32", "bf16"]);
+    const { device: where = "auto", precision, threads } = options;
+    if (precision !== undefined) expectOneOf("precision", precision, ["f32", "bf16"]);
     const checkpoint = await openCheckpoint(path);
     const spec = modelSpec(checkpoint.config, join(path, "config.json"));
-    const device = new Device({ kind: where === "ref" ? "ref" : "cpu", ...(threads === undefined ? {} : { threads }) });
+    const opened = openDevice(where, { threads, precision });
+    const { device } = opened;
     let params: Parameters | null = null;
     try {
-      params = await Parameters.load(device, spec, checkpoint);
+      requirePrecision(device, precision ?? defaultPrecision(device)); // before weights travel
+      params = await Parameters.load(device, spec, checkpoint, options);
       if (options.checkWeights ?? checkpoint.totalBytes <= 2 ** 31) await params.checkFinite(options);
       const transformer = new Transformer(spec, device, params, precision);
-      const model = new MoeModel(path, spec, checkpoint, device, params, transformer);
+      const model = new MoeModel(path, spec, checkpoint, opened, params, transformer);
       if (options.adapter !== undefined) await model.applyAdapter(options.adapter, options);
       return model;
     } catch (error) {

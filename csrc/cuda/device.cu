@@ -41,12 +41,13 @@ std::string no_driver_reason() {
 void require_devices(int index) {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
-  const auto refuse = [](const std::string& reason) { fail_status(ESFT_UNSUPPORTED, "open", "device", "CUDA: " + reason); };
+  const auto refuse = [](const std::string& reason) { fail_status(ESFT_DEVICE_FAULT, "open", "driver", "CUDA: " + reason); };
   if (status == cudaErrorInsufficientDriver) refuse(no_driver_reason());
   if (status == cudaErrorStubLibrary) refuse("libcuda.so.1 is a stub library, not a driver; remove it from the library path");
   if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0)) refuse("a driver, but no GPU is visible");
   if (status != cudaSuccess) refuse(format("the driver answers %s (%s)", cudaGetErrorName(status), cudaGetErrorString(status)));
-  if (index < 0 || index >= count) refuse(format("device %d does not exist; there are %d", index, count));
+  if (index < 0 || index >= count) 
+    fail_status(ESFT_BAD_ARGUMENT, "open", "index", format("CUDA: device %d does not exist; there are %d", index, count));
 }
 
 int attribute(cudaDeviceAttr which, int index) {

@@ -2,8 +2,11 @@
 
 import { InvalidArgumentError, Option } from "commander";
 import type { Command } from "commander";
-import { ConfigError } from "../errors.ts";
+import type { DeviceChoice } from "../device.ts";
+import type { MoeModel } from "../moe_model.ts";
+import { deviceSchema } from "../train/options.ts";
 import type { DataInput } from "../train/options.ts";
+import { bytes } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
 
 /** A command that ran and found the answer to be no (a check failed): exit code 1 without an error message. */
@@ -22,15 +25,26 @@ export function wholeNumber(text: string): number {
 }
 
 export interface MachineFlags {
-  readonly device: "auto" | "cpu" | "cuda";
-  readonly threads?: number;
-  readonly precision: "f32" | "bf16";
+  readonly device: DeviceChoice;
+  readonly threads?: number | undefined;
+  readonly precision?: "f32" | "bf16" | undefined;
 }
 export function machineOptions(command: Command): Command {
   return command
-    .addOption(new Option("--device <kind>", "where to compute").choices(["auto", "cpu", "cuda"]).default("auto"))
+    .addOption(
+      new Option("--device <kind>", "where to compute: auto (a GPU that can be used, else the CPU), cpu, cuda, cuda:N")
+        .argParser(deviceName)
+        .default("auto"),
+    )
     .option("--threads <n>", "worker threads (default: all); results do not depend on it", wholeNumber)
-    .addOption(new Option("--precision <kind>", "operands of the matrix products").choices(["f32", "bf16"]).default("f32"));
+    .addOption(
+      new Option("--precision <kind>", "operands of the matrix products (default: f32 on the CPU, bf16 on CUDA)").choices(["f32", "bf16"]),
+    );
+}
+function deviceName(text: string): DeviceChoice {
+  const { data } = deviceSchema.safeParse(text);
+  if (data === undefined) throw new InvalidArgumentError("expected auto, cpu, cuda or cuda:N");
+  return data;
 }
 
 export interface DataFlags {
@@ -64,13 +78,6 @@ export function dataInput(flags: DataFlags, maxPositions?: number): DataInput {
   };
 }
 
-/** The device kind to use. @throws ConfigError "cuda" in a build without it */
-export function deviceKind(device: MachineFlags["device"]): "cpu" {
-  if (device === "cuda")
-    throw new ConfigError('device "cuda": this build has no CUDA backend; use --device cpu, or auto', { where: { key: "device" } });
-  return "cpu";
-}
-
 /** Opens a model and says where it computes. */
 export async function openModel(
   dir: string,
@@ -78,22 +85,28 @@ export async function openModel(
   terminal: Terminal,
   options: { readonly adapter?: string; readonly quiet?: boolean } = {},
 ) {
-  const device = deviceKind(flags.device);
   const { MoeModel } = await import("../moe_model.ts");
+  const { device, threads, precision } = flags;
   const model = await MoeModel.fromPretrained(dir, {
     device,
-    precision: flags.precision,
     signal: terminal.signal,
-    ...(flags.threads === undefined ? {} : { threads: flags.threads }),
+    onProgress: byteProgress(terminal),
+    ...(precision === undefined ? {} : { precision }),
+    ...(threads === undefined ? {} : { threads }),
     ...(options.adapter === undefined ? {} : { adapter: options.adapter }),
   });
-  if (!options.quiet) {
-    const { instructionSet, threads } = model.device.info;
-    terminal.note(
-      `device: cpu${flags.device === "auto" ? " (auto)" : ""}, ${instructionSet}, ${threads} thread${threads === 1 ? "" : "s"}, ${flags.precision}`,
-    );
-  }
+  if (!options.quiet) terminal.note(deviceLine(model, device));
   return model;
+}
+
+function deviceLine({ device, deviceReason, transformer }: MoeModel, asked: DeviceChoice): string {
+  const { backend, name, instructionSet, threads, memoryBytes } = device.info;
+  const auto = asked !== "auto" ? "" : deviceReason === null ? " (auto)" : ` (auto: ${deviceReason})`;
+  const where =
+    backend === "cuda"
+      ? `${name}, ${instructionSet}, ${bytes(memoryBytes)}`
+      : `${instructionSet}, ${threads} thread${threads === 1 ? "" : "s"}`;
+  return `device: ${backend}${auto}, ${where}, ${transformer.precision}`;
 }
 
 /** "done of total unit" lines for the library's progress callbacks. */

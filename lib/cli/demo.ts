@@ -71,7 +71,7 @@ export async function runDemo(options: DemoOptions, terminal: Terminal): Promise
     say(`  ${ok ? "ok    " : "FAILED"} ${name}`);
   };
 
-  const model = await MoeModel.fromPretrained(dir, { signal, ...(options.threads ? { threads: options.threads } : {}) });
+  const model = await MoeModel.fromPretrained(dir, { device: "cpu", signal, ...(options.threads ? { threads: options.threads } : {}) });
   try {
     const { instructionSet, threads } = model.device.info;
     say(`1. model     ${dir}: ${model.spec.modelType}, ${instructionSet}, ${threads} threads`);

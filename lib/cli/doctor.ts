@@ -1,9 +1,12 @@
 // esft doctor: this machine, this installation; and where a selection came from. Also esft build.
 
+import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { arch, availableParallelism, cpus, freemem, platform, release, totalmem } from "node:os";
 import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
+import type { CudaReport } from "../device.ts";
+import { EsftError } from "../errors.ts";
 import { diagnoseSelection } from "../esft/diagnose.ts";
 import { ExpertSet } from "../esft/expert_set.ts";
 import { Profile } from "../esft/profile.ts";
@@ -47,7 +50,7 @@ export function registerDoctor(program: Command, terminal: Terminal): void {
                   ["threads", String(found.addon.threads)],
                 ] as const)
               : []),
-            ["CUDA", found.cuda],
+            ["CUDA", cudaLine(found.cuda)],
           ]),
         );
       if (!found.addon.ok || !found.nodeOk) throw new CheckFailed("doctor");
@@ -128,8 +131,34 @@ async function examine() {
     memoryBytes: totalmem(),
     freeBytes: freemem(),
     addon: await addon(require),
-    cuda: "not built: this version computes on the CPU only",
+    cuda: await cuda(),
   };
+}
+
+type Cuda = CudaReport & { readonly driver: string | null };
+
+async function cuda(): Promise<Cuda> {
+  const driver = await readFile("/proc/driver/nvidia/version", "utf8").then(
+    (text) => /Kernel Module[^0-9]*(\d+(?:\.\d+)+)/.exec(text)?.[1] ?? null,
+    () => null,
+  );
+  try {
+    const { native } = await import("../native.ts");
+    const { describeCuda } = await import("../device.ts");
+    return { ...describeCuda(native.cudaLibraryPath()), driver };
+  } catch (error) {
+    if (error instanceof EsftError) return { loaded: false, library: "", devices: [], reason: "the addon is not loaded", driver };
+    throw error;
+  }
+}
+
+function cudaLine({ devices, reason, driver }: Cuda): string {
+  if (devices.length === 0) return `not available: ${reason}`;
+  const shown = devices.map((d) => {
+    const which = devices.length > 1 ? `cuda:${d.index} ` : "";
+    return `${which}${d.name}, ${d.instructionSet}${d.emulated ? " (emulated on the CPU)" : ""}, ${bytes(d.memoryBytes)}, ${bytes(d.memoryFree)} free`;
+  });
+  return shown.join("; ") + (driver === null ? "" : `; driver ${driver}`);
 }
 
 async function addon(require: NodeJS.Require): Promise<Addon> {

@@ -30,6 +30,16 @@ export function defaultPrecision(device: Device): Precision {
   return device.info.activationDtype === "bf16" ? "bf16" : "f32";
 }
 
+/** @throws ConfigError this device does not compute in that precision */
+export function requirePrecision({ info }: Device, precision: Precision): void {
+  const refuse = (why: string): never => {
+    throw new ConfigError(`precision "${precision}" ${why}`, { where: { key: "precision" } });
+  };
+  if (precision === "f32" && info.activationDtype === "bf16")
+    refuse(`is computed on the CPU; ${info.backend} computes in bf16: use precision "bf16", or device "cpu"`);
+  if (precision === "bf16" && !info.bf16Compute) refuse(`needs AVX512-BF16; this device runs ${info.instructionSet}: use precision "f32"`);
+}
+
 /** A micro-batch on the device (Transformer.stage), valid until the next one is staged. */
 export interface StagedBatch {
   readonly batch: Batch;
@@ -67,17 +77,7 @@ export class Transformer {
     this.device = device;
     this.params = params;
     this.precision = precision;
-    if (precision === "f32" && device.info.activationDtype === "bf16")
-      throw new ConfigError(
-        `precision "f32" is computed on the CPU; ${device.info.backend} computes in bf16: use precision "bf16", or device "cpu"`,
-        {
-          where: { key: "precision" },
-        },
-      );
-    if (precision === "bf16" && !device.info.bf16Compute)
-      throw new ConfigError(`precision "bf16" needs AVX512-BF16; this device runs ${device.info.instructionSet}: use precision "f32"`, {
-        where: { key: "precision" },
-      });
+    requirePrecision(device, precision);
     this.blocks = blocksOf(spec);
     this.ropes = new RopeTables(device);
     this.outer = outerSlots(spec.hidden);

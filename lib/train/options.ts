@@ -81,6 +81,8 @@ export const trainSchema = z.strictObject({
   data: dataSchema.prefault({}),
 });
 
+export const deviceSchema = z.enum(["auto", "cpu", "cuda"]).or(z.templateLiteral(["cuda:", z.int().min(0)]));
+
 /** A whole run as a file or as flags: what to train on what, and where to. request.json in a run directory has this form. */
 export const jobSchema = trainSchema.extend({
   model: z.string().describe("checkpoint directory (Hugging Face layout)"),
@@ -88,9 +90,12 @@ export const jobSchema = trainSchema.extend({
   evalData: z.string().optional().describe("held-out rows (JSONL; default: eval-fraction of the data)"),
   method: methodSchema,
   outDir: z.string().describe("run directory: adapter, checkpoints, events.jsonl"),
-  device: z.enum(["auto", "cpu", "cuda"]).default("auto").describe("where to compute"),
+  device: deviceSchema.default("auto").describe("where to compute: auto is a GPU that can be used, else the CPU; cuda:N is GPU N"),
   threads: z.int().min(1).optional().describe("worker threads (default: all); results do not depend on it"),
-  precision: z.enum(["f32", "bf16"]).default("f32").describe("operands of the matrix products (bf16 needs AVX512-BF16)"),
+  precision: z
+    .enum(["f32", "bf16"])
+    .optional()
+    .describe("operands of the matrix products (default: f32 on the CPU, bf16 on CUDA; bf16 on the CPU needs AVX512-BF16)"),
 });
 
 export type SelectInput = z.input<typeof selectSchema>;
