@@ -2,7 +2,13 @@
 
 # Kernels any supported GPU runs: built for sm_80 and sm_90a.
 set(CUDA_PORTABLE
+    column_sum.cu
+    elementwise.cu
+    embedding.cu
     index_check.cu
+    optimizer.cu
+    rms_norm.cu
+    rope.cu
 )
 
 # Kernels of wgmma and TMA: built for sm_90a alone; only called where the device has it.
