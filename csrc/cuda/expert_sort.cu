@@ -1,0 +1,326 @@
+// expert_sort and count_experts.
+//
+// expert_sort is a stable counting sort over fixed chunks of slots. Launch 1 counts each chunk's experts into a table; launch 2
+// gives every chunk the place of its first row of each expert (each block adds up the table's columns itself, so that no block
+// waits for another) and scatters. Inside a block each warp owns a stretch of slots: it counts them, a prefix over the warps
+// turns the counts into next rows, and the second walk hands rows out, a warp step of 32 slots ranked by ballots over the bits of
+// the ids. One chunk (N <= 4096): launch 2 alone. Only integers are added atomically, so the result never depends on the order.
+// 20 bytes per slot; bound by two launches and the latency of the table (chunks · E · 4 bytes from L2, at most 128 chunks).
+// Where the counts of a block's warps exceed shared memory (E above some thousands), tables in global memory: three plain passes.
+// An id that does not exist is recorded and counted as expert 0, so that the outputs stay what they are for: a permutation.
+//
+// count_experts: a block owns four experts and reads all slots, so it needs no scratch and one launch; bound by L2,
+// E / 4 · 8 bytes per slot. The order of a gate sum: thread j of 512 adds slots j, j + 512, … ascending, then warp_sum, then the
+// warps ascending, then the sum so far.
+#include "index_check.cuh"
+#include "launch.h"
+#include "reduce.cuh"
+
+namespace esft::cuda {
+
+namespace {
+
+constexpr int kThreads = 512, kWarps = kThreads / 32;
+constexpr int64_t kOneChunk = 4096, kSmallestChunk = 1024, kMostChunks = 128;
+constexpr int64_t kPlainChunks = 64;  // of the plain passes: a warp each
+
+struct SortParams {
+  const int32_t* ids;
+  const float* weights;
+  int32_t* offsets;
+  int32_t* tokens;
+  int32_t* pos;
+  float* gate;
+  int32_t* table;  // [chunks, E]: counts; in the plain passes then next rows
+  int64_t ids_ld, weights_ld, pos_ld;
+  IndexCheck check;
+  uint32_t N, K, E, bits;  // bits: of the largest id
+  uint32_t chunk, chunks;  // slots per chunk, a multiple of kThreads
+};
+
+// The id of slot i, 0 if there is none such. The whole warp calls it with consecutive slots.
+__device__ __forceinline__ uint32_t id_of_slot(const SortParams& p, uint32_t i, bool active) {
+  uint32_t id = 0;
+  if (active) {
+    const uint32_t t = i / p.K;
+    id = uint32_t(p.ids[t * p.ids_ld + (i - t * p.K)]);
+  }
+  const unsigned bad = __ballot_sync(kFullWarp, id >= p.E);
+  if (bad == 0) return id;
+  if (int(threadIdx.x % 32) == __ffs(int(bad)) - 1) p.check.ok(i, int32_t(id));
+  return id < p.E ? id : 0;
+}
+
+// The active lanes with the same id.
+__device__ __forceinline__ unsigned peers_of(const SortParams& p, uint32_t id, bool active) {
+  unsigned peers = __ballot_sync(kFullWarp, active);
+  for (uint32_t b = 0; b < p.bits; b++) {
+    const unsigned ones = __ballot_sync(kFullWarp, id >> b & 1);
+    peers &= id >> b & 1 ? ones : ~ones;
+  }
+  return peers;
+}
+
+// One warp walks slots begin..end-1 in order; next[id] grows by its slots. kPlace: it held the next row of each expert, and the
+// slots are written there.
+template <bool kPlace>
+__device__ __forceinline__ void walk(const SortParams& p, uint32_t begin, uint32_t end, int32_t* next) {
+  const unsigned lane = threadIdx.x % 32;
+  for (uint32_t first = begin; first < end; first += 32) {
+    const uint32_t i = first + lane;
+    const bool active = i < end;
+    const uint32_t id = id_of_slot(p, i, active);
+    const unsigned peers = peers_of(p, id, active), before = peers & ((1u << lane) - 1);
+    const int32_t row = active ? next[id] + __popc(before) : 0;
+    __syncwarp();
+    if (active && before == 0) next[id] = row + __popc(peers);
+    __syncwarp();
+    if (!kPlace || !active) continue;
+    const uint32_t t = i / p.K, k = i - t * p.K;
+    p.pos[t * p.pos_ld + k] = row;
+    p.tokens[row] = int32_t(t);
+    if (p.gate) p.gate[row] = p.weights[t * p.weights_ld + k];
+  }
+}
+
+// Exclusive prefix sums of x[0..n-1] in place; returns nothing, ends with a barrier. scratch: [warps].
+__device__ __forceinline__ void block_scan(int32_t* x, uint32_t n, int32_t* scratch) {
+  const uint32_t each = (n + kThreads - 1) / kThreads, begin = min_of(threadIdx.x * each, n), end = min_of(begin + each, n);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  int32_t own = 0;
+  for (uint32_t i = begin; i < end; i++) own += x[i];
+  int32_t sum = own;
+#pragma unroll
+  for (int step = 1; step < 32; step <<= 1) {
+    const int32_t left = __shfl_up_sync(kFullWarp, sum, step);
+    if (lane >= step) sum += left;
+  }
+  if (lane == 31) scratch[warp] = sum;
+  __syncthreads();
+  int32_t next = sum - own;
+  for (int w = 0; w < warp; w++) next += scratch[w];
+  for (uint32_t i = begin; i < end; i++) {
+    const int32_t count = x[i];
+    x[i] = next;
+    next += count;
+  }
+  __syncthreads();
+}
+
+// ---- counts in shared memory --------------------------------------------------------------------------------------------
+
+__global__ void __launch_bounds__(kThreads) count_chunks(const SortParams p) {
+  ESFT_SHARED(smem);
+  int32_t* count = reinterpret_cast<int32_t*>(smem);  // [E]
+  for (uint32_t e = threadIdx.x; e < p.E; e += kThreads) count[e] = 0;
+  __syncthreads();
+  const uint32_t begin = blockIdx.x * p.chunk, end = min_of(p.N, begin + p.chunk);
+  for (uint32_t first = begin; first < end; first += kThreads) {
+    const uint32_t i = first + threadIdx.x;
+    const uint32_t id = id_of_slot(p, i, i < end);
+    if (i < end) atomicAdd(&count[id], 1);
+  }
+  __syncthreads();
+  for (uint32_t e = threadIdx.x; e < p.E; e += kThreads) p.table[blockIdx.x * p.E + e] = count[e];
+}
+
+__global__ void __launch_bounds__(kThreads) sort_chunks(const SortParams p) {
+  ESFT_SHARED(smem);
+  int32_t* next = reinterpret_cast<int32_t*>(smem);  // [warps, E]
+  int32_t* start = next + kWarps * p.E;              // [E]: slots of e, then its first row
+  int32_t* earlier = start + p.E;                    // [E]: slots of e in earlier chunks
+  int32_t* scratch = earlier + p.E;                  // [warps]
+  const uint32_t chunk_begin = blockIdx.x * p.chunk, share = p.chunk / kWarps;
+  const uint32_t begin = min_of(p.N, chunk_begin + threadIdx.x / 32 * share), end = min_of(p.N, begin + share);
+  int32_t* own = next + threadIdx.x / 32 * p.E;
+
+  for (uint32_t i = threadIdx.x; i < (kWarps + 2) * p.E; i += kThreads) next[i] = 0;
+  __syncthreads();
+  walk<false>(p, begin, end, own);
+  if (p.chunks > 1) {
+    // Columns of the table: neighbouring threads take neighbouring experts, the groups of threads every n-th chunk.
+    const uint32_t width = p.bits < 9 ? max_of(1u << p.bits, 32u) : kThreads, groups = kThreads / width;
+    for (uint32_t e = threadIdx.x % width; e < p.E; e += width) {
+      int32_t all = 0, left = 0;
+#pragma unroll 8
+      for (uint32_t c = threadIdx.x / width; c < p.chunks; c += groups) {
+        const int32_t count = p.table[c * p.E + e];
+        all += count;
+        left += c < blockIdx.x ? count : 0;
+      }
+      atomicAdd(&start[e], all);
+      atomicAdd(&earlier[e], left);
+    }
+    __syncthreads();
+  } else {
+    __syncthreads();
+    for (uint32_t e = threadIdx.x; e < p.E; e += kThreads)
+      for (int w = 0; w < kWarps; w++) start[e] += next[w * p.E + e];
+    __syncthreads();
+  }
+  block_scan(start, p.E, scratch);
+  for (uint32_t e = threadIdx.x; e < p.E; e += kThreads) {
+    int32_t row = start[e] + earlier[e];
+#pragma unroll
+    for (int w = 0; w < kWarps; w++) {
+      const int32_t count = next[w * p.E + e];
+      next[w * p.E + e] = row;
+      row += count;
+    }
+    if (blockIdx.x == 0) p.offsets[e] = start[e];
+  }
+  if (blockIdx.x == 0 && threadIdx.x == 0) p.offsets[p.E] = int32_t(p.N);
+  __syncthreads();
+  walk<true>(p, begin, end, own);
+}
+
+// ---- any number of experts: counts in global memory ---------------------------------------------------------------------
+
+template <bool kPlace>
+__global__ void __launch_bounds__(32) plain_walk(const SortParams p) {
+  const uint32_t begin = blockIdx.x * p.chunk;
+  walk<kPlace>(p, begin, min_of(p.N, begin + p.chunk), p.table + int64_t(blockIdx.x) * p.E);
+}
+
+__global__ void __launch_bounds__(kThreads) plain_scan(const SortParams p) {
+  ESFT_SHARED(smem);
+  for (uint32_t e = threadIdx.x; e < p.E; e += kThreads) {
+    int32_t count = 0;
+#pragma unroll 8
+    for (uint32_t c = 0; c < p.chunks; c++) count += p.table[int64_t(c) * p.E + e];
+    p.offsets[e] = count;
+  }
+  __syncthreads();
+  block_scan(p.offsets, p.E, reinterpret_cast<int32_t*>(smem));
+  for (uint32_t e = threadIdx.x; e < p.E; e += kThreads) {
+    int32_t row = p.offsets[e];
+    for (uint32_t c = 0; c < p.chunks; c++) {
+      int32_t* place = p.table + int64_t(c) * p.E + e;
+      const int32_t count = *place;
+      *place = row;
+      row += count;
+    }
+  }
+  if (threadIdx.x == 0) p.offsets[p.E] = int32_t(p.N);
+}
+
+// ---- count_experts ------------------------------------------------------------------------------------------------------
+
+constexpr int kExperts = 4;  // per block
+constexpr int kAhead = 4;    // slots a thread reads at once
+
+struct CountParams {
+  const int32_t* ids;
+  const float* weights;
+  const int32_t* mask;
+  int64_t* counts;
+  double* gate_sums;
+  int64_t N, K, E, ids_ld, weights_ld;
+  IndexCheck check;
+};
+
+__global__ void __launch_bounds__(kThreads) count_slots(const CountParams p) {
+  ESFT_SHARED(smem);
+  double* scratch = reinterpret_cast<double*>(smem);                  // [warps]
+  int64_t* count_scratch = reinterpret_cast<int64_t*>(scratch + kWarps);  // [warps]
+  const int64_t first = blockIdx.x * int64_t(kExperts);
+  const bool flat = p.ids_ld == p.K && p.weights_ld == p.K && !p.mask;
+  int64_t count[kExperts] = {};
+  double sum[kExperts] = {};
+  for (int64_t tile = threadIdx.x; tile < p.N; tile += kAhead * kThreads) {
+    int32_t id[kAhead];
+    float weight[kAhead];
+    bool counts[kAhead];
+#pragma unroll
+    for (int j = 0; j < kAhead; j++) {
+      const int64_t i = tile + j * kThreads;
+      counts[j] = i < p.N;
+      id[j] = 0;
+      weight[j] = 0;
+      if (!counts[j]) continue;
+      const int64_t t = flat ? 0 : p.N <= UINT32_MAX ? uint32_t(i) / uint32_t(p.K) : i / p.K, k = i - t * p.K;
+      id[j] = p.ids[t * p.ids_ld + k];
+      weight[j] = p.weights[t * p.weights_ld + k];
+      if (p.mask) counts[j] = p.mask[t] != 0;
+    }
+#pragma unroll
+    for (int j = 0; j < kAhead; j++) {
+      if (blockIdx.x == 0) p.check.ok(tile + j * kThreads, id[j]);
+      const int64_t local = id[j] - first;
+      if (!counts[j] || local < 0 || local >= kExperts) continue;
+#pragma unroll
+      for (int e = 0; e < kExperts; e++) {
+        if (local != e) continue;
+        count[e]++;
+        sum[e] += double(weight[j]);
+      }
+    }
+  }
+#pragma unroll
+  for (int e = 0; e < kExperts; e++) {
+    const int64_t all = block_sum(count[e], count_scratch);
+    const double total = block_sum(sum[e], scratch);
+    if (threadIdx.x != 0 || first + e >= p.E) continue;
+    p.counts[first + e] += all;
+    p.gate_sums[first + e] += total;
+  }
+}
+
+uint32_t bits_of(uint32_t largest) {
+  uint32_t bits = 0;
+  while (largest >> bits) bits++;
+  return bits;
+}
+
+}  // namespace
+
+void run_expert_sort(const esft_expert_sort_args& a, Context& c) {
+  SortParams p{};
+  p.ids = data<int32_t>(a.ids);
+  p.weights = present(a.weights) ? data<float>(a.weights) : nullptr;
+  p.offsets = data<int32_t>(a.offsets);
+  p.tokens = data<int32_t>(a.tokens);
+  p.pos = data<int32_t>(a.pos);
+  p.gate = present(a.gate) ? data<float>(a.gate) : nullptr;
+  p.ids_ld = a.ids.ld, p.weights_ld = a.weights.ld, p.pos_ld = a.pos.ld;
+  const int64_t N = numel(a.ids), E = numel(a.offsets) - 1;
+  p.N = uint32_t(N), p.K = uint32_t(cols(a.ids)), p.E = uint32_t(E), p.bits = bits_of(p.E - 1);
+  p.check = index_check(c, ESFT_OP_expert_sort, kArgIds, a.ids, E);
+
+  const size_t shared = (size_t(kWarps + 2) * size_t(E) + kWarps) * sizeof(int32_t);
+  if (shared <= c.shared_limit) {
+    const int64_t wanted = N <= kOneChunk ? N : max_of(kSmallestChunk, ceil_div(N, kMostChunks));
+    p.chunk = uint32_t(max_of(ceil_div(wanted, kThreads), int64_t(1)) * kThreads);
+    p.chunks = uint32_t(max_of(ceil_div(N, p.chunk), int64_t(1)));
+    if (p.chunks > 1) {
+      p.table = c.scratch_of<int32_t>(p.chunks * E);
+      ESFT_LAUNCH((count_chunks), c, dim3(p.chunks), kThreads, size_t(E) * sizeof(int32_t), p);
+    }
+    ESFT_LAUNCH((sort_chunks), c, dim3(p.chunks), kThreads, shared, p);
+    return;
+  }
+  p.chunk = uint32_t(max_of(ceil_div(ceil_div(N, kPlainChunks), 32), int64_t(1)) * 32);
+  p.chunks = uint32_t(ceil_div(N, p.chunk));
+  p.table = c.scratch_of<int32_t>(max_of(p.chunks, 1u) * E);
+  check_cuda(cudaMemsetAsync(p.table, 0, size_t(p.chunks) * size_t(E) * sizeof(int32_t), c.stream), "expert_sort");
+  ESFT_LAUNCH((plain_walk<false>), c, dim3(p.chunks), 32, 0, p);
+  ESFT_LAUNCH((plain_scan), c, dim3(1), kThreads, kWarps * sizeof(int32_t), p);
+  ESFT_LAUNCH((plain_walk<true>), c, dim3(p.chunks), 32, 0, p);
+}
+
+void run_count_experts(const esft_count_experts_args& a, Context& c) {
+  CountParams p{};
+  p.ids = data<int32_t>(a.ids);
+  p.weights = data<float>(a.weights);
+  p.mask = present(a.mask) ? data<int32_t>(a.mask) : nullptr;
+  p.counts = data<int64_t>(a.counts);
+  p.gate_sums = data<double>(a.gate_sums);
+  p.N = numel(a.ids), p.K = cols(a.ids), p.E = numel(a.counts);
+  p.ids_ld = rows(a.ids) > 1 ? a.ids.ld : p.K, p.weights_ld = rows(a.weights) > 1 ? a.weights.ld : p.K;
+  p.check = index_check(c, ESFT_OP_count_experts, kArgIds, a.ids, p.E);
+  if (p.N == 0) return;
+  const int64_t blocks = max_of(ceil_div(p.E, int64_t(kExperts)), int64_t(1));
+  ESFT_LAUNCH((count_slots), c, dim3(unsigned(blocks)), kThreads, kWarps * (sizeof(double) + sizeof(int64_t)), p);
+}
+
+}  // namespace esft::cuda
