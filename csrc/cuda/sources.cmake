@@ -3,12 +3,17 @@
 # Kernels any supported GPU runs: built for sm_80 and sm_90a.
 set(CUDA_PORTABLE
     column_sum.cu
+    combine.cu
     elementwise.cu
     embedding.cu
+    expert_sort.cu
     index_check.cu
+    load_balance.cu
+    mask_grad.cu
     optimizer.cu
     rms_norm.cu
     rope.cu
+    topk_route.cu
 )
 
 # Kernels of wgmma and TMA: built for sm_90a alone; only called where the device has it.
