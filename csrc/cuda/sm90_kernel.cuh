@@ -1,0 +1,110 @@
+// The kernel: one warpgroup loads, two multiply. See sm90_tile.cuh for the roles.
+#pragma once
+#include "sm90_finish.cuh"
+#include "sm90_load.cuh"
+
+namespace esft::cuda::sm90 {
+
+template <Role kRole, Finish kFinish>
+__device__ __forceinline__ void multiply_tiles(const Params& p, unsigned char* smem, const int32_t* table, int tiles, Ring ring,
+                                               bool copied, uint64_t* h_full, uint64_t* h_empty) {
+  using S = Shape<kRole, kFinish>;
+  constexpr int kN = S::kTileN;
+  constexpr bool kMajorA = kRole == Role::kTn, kMajorB = kRole != Role::kNt;  // true: MN-major
+  const int group = threadIdx.x / 128 - 1;                                    // which 64 rows of the tile
+  const bool first_lane = threadIdx.x % 32 == 0;
+  unsigned char* staging = smem + kStages * S::kStage + (kFinish == Finish::kSwigluBackward ? 0 : group * 2 * kSlabBytes);
+  int h_phase = 0;
+  float acc[kN / 2];
+  for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
+    const Tile tile = tile_at<kRole, kFinish>(p, table, t);
+    const int steps = steps_of<kRole>(p, tile);
+    int previous = -1;
+    ptx::wgmma_hold(acc);
+    for (int step = 0; step < steps; step++) {
+      unsigned char* stage_a = smem + ring.stage * S::kStage;
+      ptx::mbar_wait(ring.full + ring.stage, ring.phase);
+      // Rows came through the generic proxy, wgmma reads through the async one.
+      if (copied) ptx::fence_proxy_async();
+      const uint64_t a = ptx::smem_desc(stage_a + group * kSlabBytes, kMajorA ? kSlabBytes : 16, 1024);
+      const uint64_t b = ptx::smem_desc(stage_a + S::kStageA, kMajorB ? kSlabBytes : 16, 1024);
+      ptx::wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < kTileK / 16; k++)
+        ptx::wgmma<kN, kMajorA, kMajorB>(acc, ptx::desc_advance(a, k * (kMajorA ? 2048 : 32)), ptx::desc_advance(b, k * (kMajorB ? 2048 : 32)),
+                                         step > 0 || k > 0);
+      ptx::wgmma_commit();
+      ptx::wgmma_wait<1>();  // the step before this one is done: its stage is free
+      if (previous >= 0 && first_lane) ptx::mbar_arrive(ring.empty + previous);
+      previous = ring.stage;
+      ring.advance();
+    }
+    ptx::wgmma_wait<0>();
+    ptx::wgmma_hold(acc);
+    if (previous >= 0 && first_lane) ptx::mbar_arrive(ring.empty + previous);
+    if (steps == 0) continue;  // tn: a group without rows leaves its gradient alone
+
+    const int rows = kRole == Role::kTn ? 0 : min_of(64, max_of(0, tile.rows - 64 * group));
+    const int64_t row0 = tile.begin + 64 * group;
+    if constexpr (kRole == Role::kTn) {
+      finish_weight_gradient(p, tile, 64 * group, acc);
+    } else if constexpr (kFinish == Finish::kStore) {
+      finish_store(p, tile, rows, row0, acc, staging);
+    } else if constexpr (kFinish == Finish::kSwiglu) {
+      finish_swiglu(p, tile, rows, row0, acc, staging);
+    } else if constexpr (kFinish == Finish::kLogits) {
+      finish_logits(p, tile, rows, row0, acc, staging);
+    } else {
+      ptx::mbar_wait(h_full, h_phase);
+      h_phase ^= 1;
+      finish_swiglu_backward(p, tile, rows, row0, 64 * group, acc, staging);
+      ptx::fence_proxy_async();  // the copy engine writes here next
+      __syncwarp();
+      if (first_lane) ptx::mbar_arrive(h_empty);
+    }
+  }
+}
+
+template <Role kRole, Finish kFinish, Load kLoadA, Load kLoadB>
+__global__ void __launch_bounds__(kThreads, 1)
+    grouped_kernel(const __grid_constant__ CUtensorMap map_a, const __grid_constant__ CUtensorMap map_b,
+                   const __grid_constant__ CUtensorMap map_h, const __grid_constant__ Params p) {
+  using S = Shape<kRole, kFinish>;
+  constexpr bool kCopies = kLoadA == Load::kRows || kLoadB == Load::kRows;
+  constexpr bool kMaps = kLoadA == Load::kTma || kLoadB == Load::kTma;
+  // Together 504 = 65536 / 128 registers less a rounding: the loaders need few, unless they work out addresses of rows.
+  constexpr int kLoadRegisters = !kCopies ? 40 : kRole == Role::kTn ? 72 : 56;
+  constexpr int kMultiplyRegisters = (504 - kLoadRegisters) / 2;
+  ESFT_SHARED(smem);
+  uint64_t* barriers = reinterpret_cast<uint64_t*>(smem + S::kBarriers);
+  int32_t* table = reinterpret_cast<int32_t*>(smem + S::kTable);
+  Ring ring;
+  ring.full = barriers;
+  ring.empty = barriers + kStages;
+  uint64_t* h_full = barriers + 2 * kStages;
+  uint64_t* h_empty = h_full + 1;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kStages; i++) {
+      ptx::mbar_init(ring.full + i, (kMaps ? 1 : 0) + (kCopies ? 128 : 0));
+      ptx::mbar_init(ring.empty + i, 8);  // one arrival per multiplying warp
+    }
+    ptx::mbar_init(h_full, 1);
+    ptx::mbar_init(h_empty, 8);
+    ptx::fence_mbar_init();
+    if (kLoadA == Load::kTma) ptx::tma_prefetch_map(&map_a);
+    if (kRole == Role::kTn && kLoadB == Load::kTma) ptx::tma_prefetch_map(&map_b);
+    if (kFinish == Finish::kSwigluBackward) ptx::tma_prefetch_map(&map_h);
+  }
+  check_index(p, p.a);
+  check_index(p, p.b);
+  const int tiles = build_table<kRole, kFinish>(p, table);  // ends with a barrier: the mbarriers are ready for all
+  if (threadIdx.x < 128) {
+    ptx::setmaxnreg_dec<kLoadRegisters>();
+    load_tiles<kRole, kFinish, kLoadA, kLoadB>(p, &map_a, &map_b, &map_h, smem, table, tiles, ring, h_full, h_empty);
+  } else {
+    ptx::setmaxnreg_inc<kMultiplyRegisters>();
+    multiply_tiles<kRole, kFinish>(p, smem, table, tiles, ring, kCopies, h_full, h_empty);
+  }
+}
+
+}  // namespace esft::cuda::sm90

@@ -1,0 +1,146 @@
+// The loading warpgroup: fills the ring of stages. A stage holds A (two slabs) and B (kTileN / 64 slabs) as 128-byte swizzled slabs of
+// 64 contraction elements (K-major: rows are rows of the operand; MN-major: rows are contraction indices).
+//
+// The copy engine gives weights and whole row ranges; gathered rows come with cp.async, 16 bytes per instruction, eight neighbouring
+// lanes reading 128 contiguous bytes. A `full` barrier expects one arrival with the byte count and, when rows are copied, one from each
+// of the 128 threads.
+#pragma once
+#include "sm90_tile.cuh"
+
+namespace esft::cuda::sm90 {
+
+struct Ring {
+  uint64_t *full, *empty;
+  int stage = 0, phase = 0;
+  __device__ __forceinline__ void advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+// Where row r of the operand lies; null when the index is wrong (check_index reported it).
+__device__ __forceinline__ const bf16* row_address(const Rows& m, int64_t r) {
+  const int64_t row = m.index ? m.index[r] : r;
+  return row >= 0 && row < m.limit ? m.data + row * m.ld : nullptr;
+}
+
+// 128 rows x 64 columns from column k0, K-major. `rows`: addresses of rows thread / 8 + 16 i, null = zeros.
+__device__ __forceinline__ void copy_k_major(unsigned char* slab, const bf16* const (&rows)[8], const bf16* any, int k0, int columns) {
+  const int thread = threadIdx.x % 128, chunk = thread % 8, column = k0 + chunk * 8;
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    const int row = thread / 8 + 16 * i;
+    const bool valid = rows[i] != nullptr && column < columns;
+    ptx::cp_async_16(slab + row * 128 + ((chunk ^ (row & 7)) * 16), valid ? rows[i] + column : any, valid);
+  }
+}
+
+// 64 contraction rows x 64·kSlabs columns from column c0, MN-major: slab j holds columns c0 + 64 j … Rows from `first` on; those at or
+// past `count` are zeros, and so are columns past `columns`.
+template <int kSlabs>
+__device__ __forceinline__ void copy_mn_major(const Rows& m, unsigned char* slabs, int64_t begin, int first, int count, int c0,
+                                              int columns) {
+  constexpr int kChunks = 8 * kSlabs, kRowsAtOnce = 128 / kChunks;
+  const int thread = threadIdx.x % 128, chunk = thread % kChunks, column = c0 + chunk * 8;
+  unsigned char* slab = slabs + chunk / 8 * kSlabBytes;
+#pragma unroll 4
+  for (int i = 0; i < 64 / kRowsAtOnce; i++) {
+    const int row = thread / kChunks + kRowsAtOnce * i;
+    const bf16* source = first + row < count ? row_address(m, begin + first + row) : nullptr;
+    const bool valid = source != nullptr && column < columns;
+    ptx::cp_async_16(slab + row * 128 + ((chunk % 8 ^ (row & 7)) * 16), valid ? source + column : m.data, valid);
+  }
+}
+
+template <Role kRole, Finish kFinish, Load kLoadA, Load kLoadB>
+__device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* map_a, const CUtensorMap* map_b, const CUtensorMap* map_h,
+                                           unsigned char* smem, const int32_t* table, int tiles, Ring ring, uint64_t* h_full,
+                                           uint64_t* h_empty) {
+  using S = Shape<kRole, kFinish>;
+  constexpr bool kCopies = kLoadA == Load::kRows || kLoadB == Load::kRows;
+  const bool leader = threadIdx.x == 0;
+  if (!kCopies && !leader) return;
+  constexpr int kBytes = (kLoadA == Load::kTma ? S::kStageA : 0) + (kLoadB == Load::kTma ? S::kStageB : 0);
+  const CUtensorMap* acquired = nullptr;
+  int h_phase = 0;
+  for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
+    const Tile tile = tile_at<kRole, kFinish>(p, table, t);
+    const int steps = steps_of<kRole>(p, tile);
+    const bf16* rows[8];
+    if (kRole != Role::kTn && kLoadA == Load::kRows) {
+#pragma unroll
+      for (int i = 0; i < 8; i++) {
+        const int row = threadIdx.x / 8 + 16 * i;
+        rows[i] = row < tile.rows ? row_address(p.a, tile.begin + row) : nullptr;
+      }
+    }
+    if (kFinish == Finish::kSwigluBackward && leader) {
+      const int f = p.columns;
+      ptx::mbar_wait(h_empty, h_phase ^ 1);
+      h_phase ^= 1;
+      unsigned char* h = smem + kStages * S::kStage;
+      ptx::mbar_arrive_expect_tx(h_full, S::kStaging);
+#pragma unroll
+      for (int j = 0; j < 4; j++)
+        ptx::tma_load_2d(h + j * 2 * kSlabBytes, map_h, h_full, (j < 2 ? 0 : f) + tile.n0 + 64 * (j & 1), int(tile.begin));
+    }
+    for (int step = 0; step < steps; step++) {
+      unsigned char* stage_a = smem + ring.stage * S::kStage;
+      unsigned char* stage_b = stage_a + S::kStageA;
+      uint64_t* full = ring.full + ring.stage;
+      ptx::mbar_wait(ring.empty + ring.stage, ring.phase ^ 1);
+      // nn: the contraction runs over the rows of one weight segment after the other.
+      const int per_segment = kRole == Role::kNn ? int(ceil_div(p.segment_rows, kTileK)) : steps;
+      const int segment = kRole == Role::kNn ? step / per_segment : tile.segment, k0 = (step - (kRole == Role::kNn ? segment * per_segment : 0)) * kTileK;
+      const int column_a = kRole == Role::kNn ? segment * p.segment_rows + k0 : k0;
+      if (leader && kBytes > 0) {
+        ptx::mbar_arrive_expect_tx(full, kBytes);
+        if (kLoadB == Load::kTma && kRole != Role::kTn) {
+          const CUtensorMap* map = p.weights + int64_t(tile.expert) * p.segments + segment;
+          const CUtensorMap* second = map;  // of the up projection
+          int row = tile.n0, second_row = tile.n0 + 128;
+          if (kFinish == Finish::kSwiglu) {
+            second = p.segments == 2 ? map + 1 : map;
+            second_row = p.segments == 2 ? tile.n0 : p.segment_rows / 2 + tile.n0;
+          }
+          if (acquired != map) {
+            ptx::tma_acquire_map(map);
+            if (second != map) ptx::tma_acquire_map(second);
+            acquired = map;
+          }
+          if (kRole == Role::kNt) {
+            ptx::tma_load_2d(stage_b, map, full, k0, row);
+            ptx::tma_load_2d(stage_b + S::kStageB / 2, second, full, k0, second_row);
+          } else {
+#pragma unroll
+            for (int j = 0; j < S::kTileN / 64; j++) ptx::tma_load_2d(stage_b + j * kSlabBytes, map, full, tile.n0 + 64 * j, k0);
+          }
+        }
+        if (kLoadB == Load::kTma && kRole == Role::kTn) {
+#pragma unroll
+          for (int j = 0; j < S::kTileN / 64; j++)
+            ptx::tma_load_2d(stage_b + j * kSlabBytes, map_b, full, tile.n0 + 64 * j, int(tile.begin) + k0);
+        }
+        if (kLoadA == Load::kTma && kRole != Role::kTn) ptx::tma_load_2d(stage_a, map_a, full, column_a, int(tile.begin));
+        if (kLoadA == Load::kTma && kRole == Role::kTn) {
+#pragma unroll
+          for (int j = 0; j < 2; j++)
+            ptx::tma_load_2d(stage_a + j * kSlabBytes, map_a, full, tile.segment * p.segment_rows + tile.m0 + 64 * j, int(tile.begin) + k0);
+        }
+      }
+      if (kLoadA == Load::kRows) {
+        if (kRole != Role::kTn)
+          copy_k_major(stage_a, rows, p.a.data, column_a, kRole == Role::kNn ? p.segments * p.segment_rows : p.columns);
+        else
+          copy_mn_major<2>(p.a, stage_a, tile.begin, k0, tile.rows, tile.segment * p.segment_rows + tile.m0, p.segments * p.segment_rows);
+      }
+      if (kLoadB == Load::kRows) copy_mn_major<S::kTileN / 64>(p.b, stage_b, tile.begin, k0, tile.rows, tile.n0, p.columns);
+      if (kCopies) ptx::cp_async_mbar_arrive(full);
+      ring.advance();
+    }
+  }
+}
+
+}  // namespace esft::cuda::sm90

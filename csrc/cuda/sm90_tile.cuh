@@ -1,0 +1,231 @@
+// Grouped products on Hopper: sizes, parameters, and which tile a CTA works on.
+//
+// One kernel shape serves the three roles of an expert layer and the dense product (one group of all rows):
+//   nt  y[r] = x[r] · W_eᵀ      A = x (K-major),  B = W (K-major)        contraction over K
+//   nn  dx[r] = dy[r] · W_e     A = dy (K-major), B = W (MN-major)       contraction over the S segments' rows
+//   tn  dW_e += dyᵀ · x         A = dy (MN-major), B = x (MN-major)      contraction over the expert's rows
+// A CTA of three warpgroups (one loads, two multiply) stays on its multiprocessor and strides through the tiles; the list of tiles is
+// a prefix sum over the experts' row counts, taken in shared memory at the start, so the host never learns the routing.
+// Limit: tensor cores, 2·M·N·K flop; the 128×256 tile asks L2 for 9.2 TB/s at 788 TFLOP/s.
+#pragma once
+#include "fault.cuh"
+#include "types.cuh"
+
+namespace esft::cuda::sm90 {
+
+constexpr int kTileM = 128, kTileK = 64, kStages = 4;
+constexpr int kThreads = 384;       // warpgroup 0 loads, 1 and 2 multiply 64 rows each
+constexpr int kSlabBytes = 64 * 128;  // 64 rows of 64 bf16
+constexpr int kMaxGroups = 512;
+
+enum class Role { kNt, kNn, kTn };
+enum class Load { kTma, kRows };  // by the copy engine; row by row with cp.async (gathered, or cut at the group's end)
+enum class Finish { kStore, kSwiglu, kSwigluBackward, kLogits };
+
+// A matrix that is read row by row.
+struct Rows {
+  const bf16* data;
+  int64_t ld;
+  const int32_t* index;  // row of logical row r; null: r itself
+  int64_t limit;         // rows of the matrix
+  int32_t argument;      // FaultArgument of index
+};
+
+struct Out {
+  void* data;
+  int64_t ld;
+  int32_t f32;         // else bf16
+  int32_t accumulate;  // add to what is there
+  int32_t vectors;     // bf16 rows can be written in 16-byte pieces
+};
+
+struct Params {
+  const int32_t* offsets;  // [experts + 1]; null: one group of `n` rows
+  const int32_t* groups;   // [group_count] expert ids; null: all
+  int32_t experts, group_count;
+  int64_t n;  // rows
+
+  const CUtensorMap* weights;  // nt, nn: map of item expert · segments + s
+  int32_t segments;
+  int32_t segment_rows;  // rows of each weight segment
+  int32_t columns;       // columns of the weight
+  Rows a, b;
+
+  int32_t columns_out;    // nt, nn: width of one segment of the output
+  Out out;                // nt: [n, S·segment_rows] or swiglu's y [n, F]; nn: [n, columns] or dh [n, 2F]
+  Out h;                  // nt swiglu: pre-activation kept for backward (data null: not wanted)
+  const void* bias;       // nt: [S·segment_rows]
+  int32_t bias_f32;
+  void* const* dw;        // tn: item g · segments + s, f32 [segment_rows, columns], row stride dw_ld
+  const int64_t* dw_ld;
+  const float* gate;      // swiglu backward: [n] or null (1)
+  float* dgate_parts;     // swiglu backward: [n, column_tiles] or null
+  int32_t column_tiles;   // row length of the per-tile results
+
+  // Tiles of logits (linear_cross_entropy.cu): per row and column tile, [n, column_tiles].
+  float *tile_max, *tile_sum;
+  int32_t* tile_arg;
+  float* label_logit;     // [n]
+  const int32_t* labels;  // of token a.index[r]
+  float logit_scale;
+
+  FaultRecord* faults;
+  int32_t op;
+};
+
+template <Role kRole, Finish kFinish>
+struct Shape {
+  static constexpr int kTileN = kFinish == Finish::kSwigluBackward ? 128 : 256;
+  static constexpr int kStageA = 2 * kSlabBytes, kStageB = kTileN / 64 * kSlabBytes, kStage = kStageA + kStageB;
+  // Output staging, 64 rows x 128 columns of bf16 per multiplying warpgroup; or the tile of h (gate and up) in whose place dh is made.
+  static constexpr int kStaging = kFinish == Finish::kSwigluBackward ? 8 * kSlabBytes : kRole == Role::kTn ? 0 : 4 * kSlabBytes;
+  static constexpr int kBarriers = kStages * kStage + kStaging;
+  static constexpr int kTable = kBarriers + 128;
+  static constexpr int shared_bytes(int groups) { return kTable + (groups + 2) * 4; }
+};
+
+// ---- schedule -----------------------------------------------------------------------------------------------------------
+
+struct Tile {
+  int expert, group;
+  int64_t begin;  // nt, nn: first row of the tile; tn: first row of the group
+  int rows;       // nt, nn: rows of the tile that exist; tn: rows of the group
+  int segment;
+  int m0;  // tn: first row of the tile in its segment
+  int n0;  // first column
+  int n_tile;
+};
+
+__device__ __forceinline__ int64_t group_begin(const Params& p, int expert) { return p.offsets ? p.offsets[expert] : 0; }
+__device__ __forceinline__ int64_t group_end(const Params& p, int expert) { return p.offsets ? p.offsets[expert + 1] : p.n; }
+
+// Column tiles of the output.
+template <Role kRole, Finish kFinish>
+__device__ __forceinline__ int column_tiles(const Params& p) {
+  if (kRole == Role::kNt)
+    return kFinish == Finish::kSwiglu ? int(ceil_div(p.segments * p.segment_rows / 2, 128)) : p.segments * int(ceil_div(p.segment_rows, 256));
+  return int(ceil_div(p.columns, Shape<kRole, kFinish>::kTileN));
+}
+
+// Reports indices outside their matrix: every CTA looks at its share of them once.
+__device__ __forceinline__ void check_index(const Params& p, const Rows& m) {
+  if (!m.index) return;
+  for (int64_t r = int64_t(blockIdx.x) * kThreads + threadIdx.x; r < p.n; r += int64_t(gridDim.x) * kThreads) {
+    const int32_t row = m.index[r];
+    if (row < 0 || row >= m.limit) report_fault(p.faults, kBadIndex, p.op, FaultArgument(m.argument), r, row, m.limit);
+  }
+}
+
+// table[g] = row tiles of the groups before g (nt, nn); or the groups, longest first (tn). Called by all threads; returns the number of
+// tiles, 0 when the offsets are wrong.
+template <Role kRole, Finish kFinish>
+__device__ __forceinline__ int build_table(const Params& p, int32_t* table) {
+  int32_t* bad = table + p.group_count + 1;
+  if (threadIdx.x == 0) *bad = 0;
+  __syncthreads();
+  if (p.offsets) {
+    for (int e = threadIdx.x; e <= p.experts; e += kThreads) {
+      const int32_t value = p.offsets[e];
+      const int64_t least = e ? p.offsets[e - 1] : 0;
+      const bool first = e == 0 && value != 0, falls = value < least, last = e == p.experts && value != p.n;
+      if (!first && !falls && !last) continue;
+      *bad = 1;
+      if (blockIdx.x == 0) report_fault(p.faults, kBadOffsets, p.op, kArgOffsets, e, value, last && !falls ? p.n : least, last && !falls && !first);
+    }
+  }
+  if (kRole == Role::kTn) {
+    for (int g = threadIdx.x; g < p.group_count; g += kThreads) {
+      const int e = p.groups ? p.groups[g] : g;
+      const int64_t mine = group_end(p, e) - group_begin(p, e);
+      int rank = 0;
+      for (int j = 0; j < p.group_count; j++) {
+        const int other = p.groups ? p.groups[j] : j;
+        const int64_t theirs = group_end(p, other) - group_begin(p, other);
+        rank += theirs > mine || (theirs == mine && j < g);
+      }
+      table[rank] = g;
+    }
+  } else if (threadIdx.x < 32) {
+    int total = 0;
+    for (int base = 0; base < p.group_count; base += 32) {
+      const int g = base + threadIdx.x;
+      int tiles = 0;
+      if (g < p.group_count) {
+        const int e = p.groups ? p.groups[g] : g;
+        tiles = int(ceil_div(max_of<int64_t>(group_end(p, e) - group_begin(p, e), 0), kTileM));
+      }
+      int sum = tiles;
+#pragma unroll
+      for (int step = 1; step < 32; step <<= 1) {
+        const int below = __shfl_up_sync(0xffffffffu, sum, step);
+        if (int(threadIdx.x) >= step) sum += below;
+      }
+      if (g < p.group_count) table[g] = total + sum - tiles;
+      total += __shfl_sync(0xffffffffu, sum, 31);
+    }
+    if (threadIdx.x == 0) table[p.group_count] = total;
+  }
+  __syncthreads();
+  if (*bad) return 0;
+  const int n_tiles = column_tiles<kRole, kFinish>(p);
+  if (kRole == Role::kTn) return p.group_count * p.segments * int(ceil_div(p.segment_rows, kTileM)) * n_tiles;
+  return table[p.group_count] * n_tiles;
+}
+
+// Tile `t`. Within an expert eight row tiles share a column tile of weights before the next one: what runs at the same time meets in L2.
+template <Role kRole, Finish kFinish>
+__device__ __forceinline__ Tile tile_at(const Params& p, const int32_t* table, int t) {
+  using S = Shape<kRole, kFinish>;
+  const int n_tiles = column_tiles<kRole, kFinish>(p);
+  Tile tile;
+  tile.m0 = 0;
+  tile.segment = 0;
+  if (kRole == Role::kTn) {
+    const int m_tiles = int(ceil_div(p.segment_rows, kTileM)), per_group = p.segments * m_tiles * n_tiles;
+    tile.group = table[t / per_group];
+    tile.expert = p.groups ? p.groups[tile.group] : tile.group;
+    tile.begin = group_begin(p, tile.expert);
+    tile.rows = int(group_end(p, tile.expert) - tile.begin);
+    const int local = t % per_group, m = local / n_tiles;
+    tile.segment = m / m_tiles;
+    tile.m0 = m % m_tiles * kTileM;
+    tile.n_tile = local % n_tiles;
+    tile.n0 = tile.n_tile * S::kTileN;
+    return tile;
+  }
+  int low = 0, high = p.group_count - 1;  // the last group whose tiles start at or before t, among those that have any
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (table[middle] * n_tiles <= t)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  tile.group = low;
+  tile.expert = p.groups ? p.groups[low] : low;
+  const int m_tiles = table[low + 1] - table[low], local = t - table[low] * n_tiles;
+  const int band = local / (8 * n_tiles), height = min_of(8, m_tiles - 8 * band), inside = local - band * 8 * n_tiles;
+  const int m_tile = 8 * band + inside % height;
+  tile.n_tile = inside / height;
+  const int64_t begin = group_begin(p, tile.expert), end = group_end(p, tile.expert);
+  tile.begin = begin + int64_t(m_tile) * kTileM;
+  tile.rows = int(min_of<int64_t>(kTileM, end - tile.begin));
+  if (kRole == Role::kNt && kFinish != Finish::kSwiglu) {
+    const int per_segment = int(ceil_div(p.segment_rows, S::kTileN));
+    tile.segment = tile.n_tile / per_segment;
+    tile.n0 = tile.n_tile % per_segment * S::kTileN;
+  } else {
+    tile.n0 = tile.n_tile * (kFinish == Finish::kSwiglu ? 128 : S::kTileN);
+  }
+  return tile;
+}
+
+// Steps of 64 along the contraction.
+template <Role kRole>
+__device__ __forceinline__ int steps_of(const Params& p, const Tile& tile) {
+  if (kRole == Role::kNt) return int(ceil_div(p.columns, kTileK));
+  if (kRole == Role::kNn) return p.segments * int(ceil_div(p.segment_rows, kTileK));
+  return int(ceil_div(tile.rows, kTileK));
+}
+
+}  // namespace esft::cuda::sm90

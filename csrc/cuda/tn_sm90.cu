@@ -1,0 +1,22 @@
+// dW += dyᵀ·x on Hopper, over the rows of each listed expert. At least one operand is cut at the group's end by row copies, unless
+// there is one group and the maps end where it does.
+#include "gemm_sm90.h"
+#include "sm90_kernel.cuh"
+
+namespace esft::cuda::sm90 {
+
+template <Load kLoadA, Load kLoadB>
+static void start(const Maps& m, const Params& p, int grid, Context& c) {
+  const size_t shared = size_t(Shape<Role::kTn, Finish::kStore>::shared_bytes(p.group_count));
+  ESFT_LAUNCH((grouped_kernel<Role::kTn, Finish::kStore, kLoadA, kLoadB>), c, grid, kThreads, shared, m.a, m.b, m.h, p);
+}
+
+void launch_tn(Kernel kernel, const Maps& m, const Params& p, int grid, Context& c) {
+  switch (kernel) {
+    case Kernel::kTn: return start<Load::kTma, Load::kTma>(m, p, grid, c);
+    case Kernel::kTnRowsB: return start<Load::kTma, Load::kRows>(m, p, grid, c);
+    default: return start<Load::kRows, Load::kRows>(m, p, grid, c);
+  }
+}
+
+}  // namespace esft::cuda::sm90
