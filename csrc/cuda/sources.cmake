@@ -2,12 +2,19 @@
 
 # Kernels any supported GPU runs: built for sm_80 and sm_90a.
 set(CUDA_PORTABLE
+    activation_rows.cu
     column_sum.cu
     combine.cu
     elementwise.cu
     embedding.cu
     expert_sort.cu
+    gemm.cu
+    gemm_portable.cu
+    gemm_simt.cu
+    grouped_gemm.cu
+    grouped_gemm_portable.cu
     index_check.cu
+    linear_cross_entropy.cu
     load_balance.cu
     mask_grad.cu
     optimizer.cu
@@ -18,6 +25,11 @@ set(CUDA_PORTABLE
 
 # Kernels of wgmma and TMA: built for sm_90a alone; only called where the device has it.
 set(CUDA_SM90
+    gemm_sm90.cu
+    logits_sm90.cu
+    nn_sm90.cu
+    nt_sm90.cu
+    tn_sm90.cu
 )
 
 # Host code: devices, memory, checks of calls.

@@ -1,0 +1,27 @@
+// gemm on CUDA: which kernel takes the call (contract: ops/gemm.h).
+//   bf16 operands, precision 1: tensor cores, wgmma on Hopper or mma.sync; f32 sums, c f32 or bf16
+//   anything else: exact f32 multiply-add (gemm_simt.cu)
+#include "gemm_paths.h"
+#include "mma_params.h"
+
+namespace esft::cuda {
+
+__attribute__((weak)) bool sm90_gemm(const esft_gemm_args&, Context&) { return false; }
+
+void run_gemm(const esft_gemm_args& a, Context& c) {
+  if (a.a.dtype != ESFT_BF16 || a.b.dtype != ESFT_BF16 || a.precision != 1) return simt_gemm(a, c);
+  if (c.hopper && sm90_gemm(a, c)) return;
+  MmaParams p = {};
+  p.a = activation(a.a, nullptr, kArgRows);
+  if (a.mode == kTn)
+    p.b = activation(a.b, nullptr, kArgRows);
+  else
+    p.w_one = {a.b.data, a.b.ld};
+  p.m = rows(a.c), p.n = cols(a.c), p.k = a.mode == kTn ? rows(a.a) : cols(a.a);
+  p.out = output(a.c, a.accumulate != 0);
+  if (present(a.bias)) p.bias = a.bias.data, p.bias_bf16 = a.bias.dtype == ESFT_BF16;
+  p.op = ESFT_OP_gemm;
+  mma_dense(MmaMode(a.mode), p, vector_rows(a.a) && vector_rows(a.b), c);
+}
+
+}  // namespace esft::cuda

@@ -1,0 +1,261 @@
+// linear_cross_entropy on CUDA (contract: ops/linear_cross_entropy.h): bf16 x and w, precision 1.
+//
+// Only supervised rows cost anything: their numbers are compacted first, then worked on in chunks whose logits (bf16, at most 224 MB)
+// stay in device memory. Per chunk: logits with the softmax's tile statistics in the epilogue; a pass over the rows that combines
+// them and turns the logits into dZ in place; dX = dZ·W; the sum of its parts to the rows of dx; dW += dZᵀ·x when the head trains.
+// The host does not know how many rows are supervised: it launches the chunks that T rows would need, and those past the count
+// find an empty group and end at once.
+// Logits are kept as bf16(z - maximum of their tile): the large ones, which carry the gradient, keep their precision; loss, maximum
+// and the label's logit are f32 throughout.
+// Limit: the two products, 4·n·D·V FLOPs; the row pass is bytes (chunk read and written once), about a tenth of the time.
+#include "linear_cross_entropy.cuh"
+
+#include "index_check.cuh"
+#include "launch.h"
+#include "reduce.cuh"
+
+namespace esft::cuda {
+
+__attribute__((weak)) bool sm90_ce_logits(const CeLogits&, Context&) { return false; }
+__attribute__((weak)) bool sm90_ce_gradient(const CeGradient&, CeSplits*, Context&) { return false; }
+
+namespace {
+
+constexpr int kThreads = 256, kScanThreads = 1024;
+constexpr int64_t kChunkBytes = 224'000'000, kMostRows = 2048;
+
+__device__ __forceinline__ bool supervised(int32_t label, int64_t vocabulary) { return label >= 0 && label < vocabulary; }
+
+struct CompactParams {
+  const int32_t* labels;
+  int64_t tokens, vocabulary, capacity, chunks;
+  int32_t* rows;  // [T] token of the i-th supervised row
+  int32_t* offsets;  // [chunks][2]: {0, rows of the chunk}
+  int32_t* count;
+};
+
+// One block: supervised rows in their order.
+__global__ void __launch_bounds__(kScanThreads) compact(const CompactParams p) {
+  ESFT_SHARED(smem);
+  int32_t* of_warp = reinterpret_cast<int32_t*>(smem);  // [32]
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  int64_t before = 0;
+  for (int64_t base = 0; base < p.tokens; base += kScanThreads) {
+    const int64_t t = base + threadIdx.x;
+    const bool mine = t < p.tokens && supervised(p.labels[t], p.vocabulary);
+    const unsigned vote = __ballot_sync(kFullWarp, mine);
+    if (lane == 0) of_warp[warp] = __popc(vote);
+    __syncthreads();
+    int64_t at = before;
+    int all = 0;
+    for (int w = 0; w < kScanThreads / 32; w++) {
+      if (w < warp) at += of_warp[w];
+      all += of_warp[w];
+    }
+    if (mine) p.rows[at + __popc(vote & ((1u << lane) - 1))] = int32_t(t);
+    before += all;
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) *p.count = int32_t(before);
+  for (int64_t i = threadIdx.x; i < p.chunks; i += kScanThreads) {
+    p.offsets[2 * i] = 0;
+    p.offsets[2 * i + 1] = int32_t(max_of<int64_t>(0, min_of(p.capacity, before - i * p.capacity)));
+  }
+}
+
+struct ClearParams {
+  const int32_t* labels;
+  int64_t tokens, vocabulary, features, dx_ld;
+  bf16* dx;  // or nullptr
+  float* row_loss;  // or nullptr
+};
+
+// A warp per row: zeros where nothing is supervised.
+__global__ void __launch_bounds__(kThreads) clear_unsupervised(const ClearParams p) {
+  const int lane = threadIdx.x % 32;
+  for (int64_t t = int64_t(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32; t < p.tokens;
+       t += int64_t(gridDim.x) * (kThreads / 32)) {
+    if (supervised(p.labels[t], p.vocabulary)) continue;
+    if (p.row_loss && lane == 0) p.row_loss[t] = 0.f;
+    for (int64_t d = lane; p.dx && d < p.features; d += 32) p.dx[t * p.dx_ld + d].bits = 0;
+  }
+}
+
+struct SoftmaxParams {
+  CeLogits z;
+  float* nll;  // [capacity] of this chunk
+  int32_t* correct;  // [capacity]
+  float* row_loss;  // [T] or nullptr
+  float gradient;  // grad_scale · logit_scale
+  int32_t want_gradient;
+};
+
+struct Best {
+  float z;
+  int32_t id;
+};
+__device__ __forceinline__ Best better(Best a, Best b) { return b.z > a.z || (b.z == a.z && b.id < a.id) ? b : a; }
+
+// A block per row. The tiles' statistics are combined in a fixed order; then z' becomes dz in place.
+__global__ void __launch_bounds__(kThreads) softmax_rows(const SoftmaxParams p) {
+  ESFT_SHARED(smem);
+  Best* best_of_warp = reinterpret_cast<Best*>(smem);  // [8]
+  float* sum_of_warp = reinterpret_cast<float*>(best_of_warp + kThreads / 32);
+  const int n = p.z.offsets[1];
+  for (int r = blockIdx.x; r < n; r += gridDim.x) {
+    const int32_t token = p.z.x.index[r], label = p.z.labels[token];
+    const float* tile_max = p.z.tile_max + int64_t(r) * p.z.tiles;
+    Best best = {-INFINITY, 0};
+    for (int t = threadIdx.x; t < p.z.tiles; t += kThreads)
+      best = better(best, {tile_max[t], p.z.tile_argmax[int64_t(r) * p.z.tiles + t]});
+#pragma unroll
+    for (int step = 16; step > 0; step >>= 1)
+      best = better(best, {__shfl_xor_sync(kFullWarp, best.z, step), __shfl_xor_sync(kFullWarp, best.id, step)});
+    if (threadIdx.x % 32 == 0) best_of_warp[threadIdx.x / 32] = best;
+    __syncthreads();
+    best = best_of_warp[0];
+#pragma unroll
+    for (int w = 1; w < kThreads / 32; w++) best = better(best, best_of_warp[w]);
+    float sum = 0.f;
+    for (int t = threadIdx.x; t < p.z.tiles; t += kThreads)
+      sum += p.z.tile_sum[int64_t(r) * p.z.tiles + t] * expf(tile_max[t] - best.z);
+    sum = block_sum(sum, sum_of_warp);
+    const float log_sum = logf(sum), label_z = p.z.label_z[r];
+    if (threadIdx.x == 0) {
+      const float nll = best.z - label_z + log_sum;
+      p.nll[r] = nll;
+      p.correct[r] = best.id == label;
+      if (p.row_loss) p.row_loss[token] = nll;
+    }
+    if (!p.want_gradient) continue;
+    bf16* row = p.z.shifted + int64_t(r) * p.z.shifted_ld;
+    for (int64_t v = threadIdx.x * 8; v < p.z.shifted_ld; v += kThreads * 8) {
+      const float shift = tile_max[v / kMmaTile] - best.z - log_sum;
+      float z[8];
+      unpack8(load16(row + v), z);
+#pragma unroll
+      for (int i = 0; i < 8; i++) {
+        float dz = __expf(z[i] + shift);
+        if (v + i == label) dz = __expf(label_z - best.z - log_sum) - 1.f;
+        z[i] = v + i < p.z.vocabulary ? p.gradient * dz : 0.f;
+      }
+      store16(row + v, pack8(z));
+    }
+  }
+}
+
+struct ScatterParams {
+  const float* partials;
+  const int32_t *offsets, *rows;
+  CeSplits splits;
+  bf16* dx;
+  int64_t dx_ld, features;
+};
+
+// A warp per row: the parts in order, rounded once.
+__global__ void __launch_bounds__(kThreads) scatter_gradient(const ScatterParams p) {
+  const int n = p.offsets[1], parts = ce_parts(p.splits, n, p.features);
+  const int64_t stride = ceil_div(n, p.splits.tile_rows) * p.splits.tile_rows * p.features;
+  for (int r = blockIdx.x * (kThreads / 32) + threadIdx.x / 32; r < n; r += gridDim.x * (kThreads / 32)) {
+    bf16* to = p.dx + p.rows[r] * p.dx_ld;
+    for (int64_t d = threadIdx.x % 32; d < p.features; d += 32) {
+      float sum = 0.f;
+      for (int s = 0; s < parts; s++) sum += p.partials[s * stride + r * p.features + d];
+      to[d] = from_float<bf16>(sum);
+    }
+  }
+}
+
+struct LossParams {
+  const float* nll;
+  const int32_t *correct, *count;
+  double* loss;
+  int64_t* correct_sum;  // or nullptr
+};
+
+// One block, one fixed tree.
+__global__ void __launch_bounds__(kThreads) add_loss(const LossParams p) {
+  ESFT_SHARED(smem);
+  double loss = 0;
+  int64_t correct = 0;
+  for (int64_t i = threadIdx.x; i < *p.count; i += kThreads) loss += p.nll[i], correct += p.correct[i];
+  loss = block_sum(loss, reinterpret_cast<double*>(smem));
+  correct = block_sum(correct, reinterpret_cast<int64_t*>(smem));
+  if (threadIdx.x != 0) return;
+  *p.loss += loss;
+  if (p.correct_sum) *p.correct_sum += correct;
+}
+
+dim3 grid_of(int64_t items, int64_t most) { return dim3(unsigned(max_of<int64_t>(1, min_of(items, most)))); }
+
+void expect_served(const esft_linear_cross_entropy_args& a) {
+  const char* op = "linear_cross_entropy";
+  if (a.x.dtype != ESFT_BF16) fail_status(ESFT_UNSUPPORTED, op, "x", format("%s: x is f32; CUDA takes bf16 activations", op));
+  if (a.w.dtype != ESFT_BF16)
+    fail_status(ESFT_UNSUPPORTED, op, "w", format("%s: w is f32; CUDA takes a bf16 head, upload it as bf16", op));
+  if (a.precision != 1)
+    fail_status(ESFT_UNSUPPORTED, op, "precision", format("%s: precision 0 (f32) is not there on CUDA, use 1 (bf16)", op));
+}
+
+}  // namespace
+
+void run_linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& c) {
+  expect_served(a);
+  const int64_t T = rows(a.x), D = cols(a.x), V = rows(a.w);
+  if (T == 0) return;
+  const bool want_dx = present(a.dx), want_dw = present(a.dw);
+  const int64_t padded = ceil_div(V, 8) * 8, fits = kChunkBytes / (padded * 2) / kMmaTile * kMmaTile;
+  const int64_t capacity = min_of(ceil_div(T, kMmaTile) * kMmaTile, max_of<int64_t>(kMmaTile, min_of(kMostRows, fits)));
+  const int64_t chunks = ceil_div(T, capacity);
+
+  check_labels_on_device(c, ESFT_OP_linear_cross_entropy, kArgLabels, a.labels, V);
+  const int32_t* labels = data<int32_t>(a.labels);
+  int32_t* list = c.scratch_of<int32_t>(T);
+  int32_t* offsets = c.scratch_of<int32_t>(2 * chunks);
+  int32_t* count = c.scratch_of<int32_t>(1);
+  float* nll = c.scratch_of<float>(chunks * capacity);
+  int32_t* correct = c.scratch_of<int32_t>(chunks * capacity);
+  ESFT_LAUNCH((compact), c, dim3(1), kScanThreads, kScanThreads / 32 * sizeof(int32_t),
+              CompactParams{labels, T, V, capacity, chunks, list, offsets, count});
+  float* row_loss = present(a.row_loss) ? data<float>(a.row_loss) : nullptr;
+  if (row_loss || want_dx)
+    ESFT_LAUNCH((clear_unsupervised), c, grid_of(ceil_div(T, kThreads / 32), c.sms * 8), kThreads, 0,
+                ClearParams{labels, T, V, D, a.dx.ld, want_dx ? data<bf16>(a.dx) : nullptr, row_loss});
+
+  CeLogits z = {};
+  z.x = activation(a.x, nullptr, kArgRows);
+  z.w = {a.w.data, a.w.ld};
+  z.capacity = capacity, z.vocabulary = V, z.features = D;
+  z.labels = labels;
+  z.scale = float(a.logit_scale);
+  z.tiles = int32_t(ceil_div(V, kMmaTile));
+  z.shifted_ld = padded;
+  z.shifted = c.scratch_of<bf16>(capacity * padded);
+  z.tile_max = c.scratch_of<float>(capacity * z.tiles);
+  z.tile_sum = c.scratch_of<float>(capacity * z.tiles);
+  z.tile_argmax = c.scratch_of<int32_t>(capacity * z.tiles);
+  z.label_z = c.scratch_of<float>(capacity);
+  float* partials = want_dx ? c.scratch_of<float>(ce_partials_size(capacity, D, c.sms)) : nullptr;
+
+  for (int64_t i = 0; i < chunks; i++) {
+    z.x.index = list + i * capacity;
+    z.offsets = offsets + 2 * i;
+    if (!(c.hopper && sm90_ce_logits(z, c))) portable_ce_logits(z, c);
+    ESFT_LAUNCH((softmax_rows), c, grid_of(capacity, c.sms * 8), kThreads, kThreads / 32 * (sizeof(Best) + sizeof(float)),
+                SoftmaxParams{z, nll + i * capacity, correct + i * capacity, row_loss, float(a.grad_scale * a.logit_scale),
+                              want_dx || want_dw});
+    const Rows dz = {z.shifted, padded, capacity, nullptr, kArgRows};
+    if (want_dx && D > 0) {
+      const CeGradient g = {dz, z.w, z.offsets, capacity, V, D, partials};
+      CeSplits splits;
+      if (!(c.hopper && sm90_ce_gradient(g, &splits, c))) splits = portable_ce_gradient(g, c);
+      ESFT_LAUNCH((scatter_gradient), c, grid_of(ceil_div(capacity, kThreads / 32), c.sms * 8), kThreads, 0,
+                  ScatterParams{partials, z.offsets, z.x.index, splits, data<bf16>(a.dx), a.dx.ld, D});
+    }
+    if (want_dw && D > 0) portable_ce_weight_gradient(dz, z.x, z.offsets, a.dw, c);
+  }
+  ESFT_LAUNCH((add_loss), c, dim3(1), kThreads, kThreads / 32 * sizeof(double),
+              LossParams{nll, correct, count, data<double>(a.loss), present(a.correct) ? data<int64_t>(a.correct) : nullptr});
+}
+
+}  // namespace esft::cuda
