@@ -1,11 +1,12 @@
-// npm run golden -- DIR [--only NAME …] [--device cpu|ref]
+// npm run golden -- DIR [--only NAME …] [--device cpu|ref|cuda]
 // Checks every fixture folder under DIR; one row each with the worst errors. Exit 0 only when all pass and at least one ran.
 
 import { existsSync } from "node:fs";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { Device } from "../lib/tensor.ts";
+import { openDevice } from "../lib/device.ts";
+import type { DeviceChoice } from "../lib/device.ts";
 import { checkFamily } from "../test/golden/family.ts";
 
 const { positionals, values } = parseArgs({
@@ -19,7 +20,7 @@ const { positionals, values } = parseArgs({
 });
 const [dir, ...only] = positionals;
 if (!dir || (only.length > 0 && !values.only)) {
-  console.error("usage: npm run golden -- DIR [--only NAME …] [--device cpu|ref] [--verbose]");
+  console.error("usage: npm run golden -- DIR [--only NAME …] [--device cpu|ref|cuda] [--verbose]");
   process.exit(2);
 }
 const folders = (await readdir(dir, { withFileTypes: true }))
@@ -30,11 +31,8 @@ const folders = (await readdir(dir, { withFileTypes: true }))
 const unknown = only.filter((name) => !folders.includes(name));
 if (unknown.length > 0) console.error(`no fixture folder ${unknown.join(", ")} under ${dir}`);
 
-const device = new Device({
-  kind: values.device === "ref" ? "ref" : "cpu",
-  ...(values.threads ? { threads: Number(values.threads) } : {}),
-});
-console.log(`device: ${device.info.instructionSet}, ${device.info.threads} threads`);
+const { device } = openDevice(values.device as DeviceChoice, values.threads ? { threads: Number(values.threads) } : {});
+console.log(`device: ${device.info.backend}, ${device.info.instructionSet}, ${device.info.threads} threads`);
 let passed = 0;
 for (const name of folders) {
   const report = await checkFamily(device, join(dir, name), name);

@@ -213,6 +213,14 @@ void run_op(const std::shared_ptr<DeviceOwner>& device, int64_t index, const Nap
   });
 }
 
+const char* op_in_message(const char* message, const char* otherwise) {
+  for (const OpInfo& op : kOps) {
+    const size_t n = strlen(op.name);
+    if (strncmp(message, op.name, n) == 0 && message[n] == ':') return op.name;
+  }
+  return otherwise;
+}
+
 Napi::Array op_schema(Napi::Env env) {
   Napi::Array ops = Napi::Array::New(env, ESFT_OP_COUNT);
   for (uint32_t i = 0; i < ESFT_OP_COUNT; i++) {

@@ -232,7 +232,7 @@ Napi::Value TensorWrap::read(const Napi::CallbackInfo& info) {
               status = raw->backend()->download(raw->handle(), dst + r * row_bytes, src, size_t(row_bytes), err, sizeof err);
           }
           if (status == ESFT_OK) status = raw->backend()->synchronize(raw->handle(), err, sizeof err);
-          if (status != ESFT_OK) f = {status, "read", err};
+          if (status != ESFT_OK) f = {status, op_in_message(err, "read"), err};
         },
         [p](const Failure& f) { pending_done(p, f); });
     return promise;
@@ -470,7 +470,7 @@ Napi::Value DeviceWrap::synchronize(const Napi::CallbackInfo& info) {
         [raw](Failure& f) {
           char err[512] = "";
           int status = raw->backend()->synchronize(raw->handle(), err, sizeof err);
-          if (status != ESFT_OK) f = {status, "synchronize", err};
+          if (status != ESFT_OK) f = {status, op_in_message(err, "synchronize"), err};
         },
         [p](const Failure& f) { pending_done(p, f); });
     return promise;

@@ -152,5 +152,7 @@ void pending_done(Pending* p, const Failure& failure);
 // bind_ops.cc: fills the argument struct of op `index` from a JavaScript object, checks it and submits it.
 void run_op(const std::shared_ptr<DeviceOwner>& device, int64_t index, const Napi::Object& args);
 Napi::Array op_schema(Napi::Env env);
+// The op that a device's message is about ("<op>: …"), as a wait reports what went wrong before it; `otherwise` when it names none.
+const char* op_in_message(const char* message, const char* otherwise);
 
 }  // namespace esft

@@ -95,6 +95,13 @@ export class Parameters {
     return ref !== undefined && this.get(ref).master !== null;
   }
 
+  /** The checkpoint's own values, whatever the parameter holds now. */
+  async storedValues(p: Parameter): Promise<Float32Array> {
+    using copy = this.device.empty(p.stored, p.shape);
+    this.weights.read(p, copy);
+    return copy.readF32();
+  }
+
   /** A cached operand list of the current values (or gradients) of `refs`; valid until the values change. */
   list(name: string, refs: () => readonly TensorSlice[], what: "value" | "grad" = "value"): TensorList {
     const cached = this.lists.get(`${what} ${name}`);

@@ -1,19 +1,29 @@
 // Is there memory for a run? Asked before anything is allocated, because an operating system that overcommits kills late.
 //
 //   needed     activations of one micro-batch (the plan's table) + 16 bytes per trained parameter (f32 master, gradient, two moments)
-//   available  what the machine can give without swapping, and every control group this process is in
-// Frozen weights are mapped files: page cache that comes and goes, not counted.
+//   available  what the machine can give without swapping, and every control group this process is in; on a GPU what is free there
+// Frozen weights are not counted: on the CPU they are mapped files, page cache that comes and goes; on a GPU they are there already,
+// and a trained weight's bf16 copy takes the place of the frozen one.
 
 import { readFile } from "node:fs/promises";
 import { freemem } from "node:os";
 import { dirname, join } from "node:path";
 import { MemoryError } from "../errors.ts";
 import type { ModelSpec } from "../model/spec.ts";
+import type { Device, DType } from "../tensor.ts";
 import { estimateActivations } from "../model/transformer.ts";
 import type { TrainableSpec } from "../tune/trainable.ts";
 
 /** Bytes per trained parameter: master, gradient, first and second moment. */
 export const STATE_BYTES = 16;
+
+/** Most rows of logits that the head keeps at a time where working memory is not the host's (csrc/ops/linear_cross_entropy.h). */
+const HEAD_ROWS = 4096;
+
+/** What ops take for themselves on a GPU: logits of a chunk of rows, routed rows of the products, sums of gradients. */
+function workspaceBytes(spec: ModelSpec, tokens: number): number {
+  return Math.min(tokens, HEAD_ROWS) * spec.vocab * 4 + 2 ** 28;
+}
 
 export interface MemoryPlan {
   readonly activationBytes: number;
@@ -21,9 +31,15 @@ export interface MemoryPlan {
   readonly bytes: number;
 }
 
+/** Where a run computes: activations of this dtype, in the host's memory or not. */
+export type Where = Pick<Device["info"], "hostMemory" | "activationDtype">;
+const HOST: Where = { hostMemory: true, activationDtype: "f32" };
+
 /** What a run with micro-batches of `tokens` tokens allocates. */
-export function planMemory(spec: ModelSpec, trainable: TrainableSpec, tokens: number): MemoryPlan {
-  const activationBytes = estimateActivations(spec, tokens, trainable.lowestLayer).bytes;
+export function planMemory(spec: ModelSpec, trainable: TrainableSpec, tokens: number, where: Where = HOST): MemoryPlan {
+  const activation: DType = where.activationDtype;
+  const plan = estimateActivations(spec, tokens, trainable.lowestLayer, activation).bytes;
+  const activationBytes = plan + (where.hostMemory ? 0 : workspaceBytes(spec, tokens));
   const stateBytes = trainable.parameters * STATE_BYTES;
   return { activationBytes, stateBytes, bytes: activationBytes + stateBytes };
 }
@@ -34,24 +50,26 @@ export interface MemoryRequest {
   /** Rows per micro-batch and their longest length. */
   readonly microBatch: number;
   readonly maxLength: number;
+  /** Absent: the host. */
+  readonly where?: Where;
 }
 
 /** @throws MemoryError the plan exceeds `available` bytes: what is needed, what is there, and the three cheapest fixes */
 export function requireMemory(request: MemoryRequest, available: number): MemoryPlan {
-  const { spec, trainable, microBatch, maxLength } = request;
-  const plan = planMemory(spec, trainable, microBatch * maxLength);
+  const { spec, trainable, microBatch, maxLength, where } = request;
+  const plan = planMemory(spec, trainable, microBatch * maxLength, where);
   if (plan.bytes <= available) return plan;
   const fixes = cheapestFixes(request, available).map((fix, i) => `${i + 1}. ${fix}`);
   throw new MemoryError(
     `training needs ${size(plan.bytes)} (${size(plan.stateBytes)} for ${trainable.parameters} trained parameters, ${size(plan.activationBytes)} of ` +
-      `activations for ${microBatch} × ${maxLength} tokens), ${size(available)} are available. Cheapest fixes: ${fixes.join("; ")}`,
+      `activations for ${microBatch} × ${maxLength} tokens), ${size(available)}${where?.hostMemory === false ? " of device memory" : ""} are available. Cheapest fixes: ${fixes.join("; ")}`,
     { where: { neededBytes: plan.bytes, availableBytes: available, stateBytes: plan.stateBytes, activationBytes: plan.activationBytes } },
   );
 }
 
 /** In the order of what they cost: nothing but time, cut rows, fewer trained parameters. Each with the memory it leads to. */
-function cheapestFixes({ spec, trainable, microBatch, maxLength }: MemoryRequest, available: number): string[] {
-  const need = (rows: number, length: number): number => planMemory(spec, trainable, rows * length).bytes;
+function cheapestFixes({ spec, trainable, microBatch, maxLength, where }: MemoryRequest, available: number): string[] {
+  const need = (rows: number, length: number): number => planMemory(spec, trainable, rows * length, where).bytes;
   const verdict = (bytes: number): string => `${size(bytes)}${bytes <= available ? "" : ", still too much"}`;
   const fixes: string[] = [];
   let rows = microBatch;
@@ -69,12 +87,16 @@ function cheapestFixes({ spec, trainable, microBatch, maxLength }: MemoryRequest
     fixes.push(
       `data.maxLength ${length} instead of ${maxLength}${same === microBatch ? "" : " with microBatch 1"}: ${verdict(need(same, length))}`,
     );
-  const smallest = planMemory(spec, trainable, maxLength).activationBytes;
+  const smallest = planMemory(spec, trainable, maxLength, where).activationBytes;
   const fit = Math.floor((available - smallest) / STATE_BYTES);
   if (trainable.type === "full") fixes.push(`method esft instead of full: only selected experts cost ${STATE_BYTES} bytes per parameter`);
   else if (fit > 0 && fit < trainable.parameters)
     fixes.push(`fewer experts: select with maxTrainableParams ${fit} instead of ${trainable.parameters} parameters, or a smaller p`);
-  fixes.push("a machine (or a memory limit of its container) with more memory");
+  fixes.push(
+    where?.hostMemory === false
+      ? 'end other programs on this GPU, a GPU with more memory, or device "cpu"'
+      : "a machine (or a memory limit of its container) with more memory",
+  );
   return fixes.slice(0, 3);
 }
 
@@ -87,6 +109,13 @@ function size(bytes: number): string {
     u++;
   }
   return `${value.toFixed(value < 10 ? 2 : 1)} ${units[u]}`;
+}
+
+/** Bytes a run on `device` may still allocate: its own memory, or the host's. */
+export async function availableOn(device: Device): Promise<number> {
+  if (device.info.hostMemory) return availableMemory();
+  const free = device.memoryFree();
+  return free === 0 ? Number.POSITIVE_INFINITY : free; // not known: the allocations themselves will say
 }
 
 /** Bytes this process may still allocate: free memory and reclaimable cache, within the limits of its control groups. */

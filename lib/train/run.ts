@@ -27,7 +27,7 @@ import { esftTrainable, fullTrainable } from "../tune/trainable.ts";
 import { hasCheckpoint } from "./checkpoint.ts";
 import { EventQueue } from "./events.ts";
 import type { TrainEvent } from "./events.ts";
-import { availableMemory, requireMemory } from "./memory_plan.ts";
+import { availableOn, requireMemory } from "./memory_plan.ts";
 import { parseOptions } from "./parse.ts";
 import { methodSchema, trainSchema } from "./options.ts";
 import type { DataInput, SelectInput, TrainInput, TrainOptions } from "./options.ts";
@@ -208,9 +208,15 @@ async function execute(model: MoeModel, request: TrainRequest, emit: (e: TrainEv
   }
   const identity = await model.identity(task);
   const tokenizer = options.data.packing === "esft" ? await model.tokenizer() : null; // the paper's packing pads
-  const memory = { spec: model.spec, trainable, microBatch: microBatchOf(options), maxLength: options.data.maxLength };
+  const memory = {
+    spec: model.spec,
+    trainable,
+    microBatch: microBatchOf(options),
+    maxLength: options.data.maxLength,
+    where: model.device.info,
+  };
   model.transformer.release();
-  requireMemory(memory, await availableMemory());
+  requireMemory(memory, await availableOn(model.device));
   const build = (summary: Partial<TrainSummary>, digest?: string): Adapter =>
     makeAdapter(model, trainable, options, identity, summary, digest);
   const files = { data: fileOf(source), evalData: evalSource === undefined ? undefined : fileOf(evalSource) };
