@@ -186,9 +186,7 @@ void CudaDevice::raise_fault() {
   if (fault_host_->kind == kNoFault) return;
   const FaultRecord record = *fault_host_;
   memset(fault_host_, 0, sizeof *fault_host_);
-  esft_status status = ESFT_BAD_ARGUMENT;
-  const std::string message = fault_message(record, &status);
-  throw Error(status, "synchronize", "", message);
+  throw fault_error(record);
 }
 
 // Blocks double in size, so an op of any size ends up in a few; a request never straddles two.
