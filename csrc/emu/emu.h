@@ -1,0 +1,21 @@
+// The emulation's own interface: how kernels are started and in which order their threads and asynchronous operations run.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <functional>
+
+namespace esft::emu {
+
+// Runs the kernel (one call of it = one thread) for every thread of every CTA, in stream order.
+void launch(cudaStream_t stream, const char* name, dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel);
+
+// The choice of one order of events among those the hardware may take. A correct kernel gives the same bits under all.
+//   eager        threads ascending; asynchronous copies and wgmma operand reads happen when they are issued; streams at once
+//   late         threads descending; copies land after every other thread had its turn, wgmma reads its operands in the wait,
+//                a thread that arrives on an mbarrier falls behind; streams run when the host waits for them
+//   random:SEED  orders of threads and CTAs, delays of copies and operand reads drawn from the seed
+// From ESFT_EMU_SCHEDULE at first use, eager without it. False: not a schedule.
+bool set_schedule(const char* text);
+const char* schedule_text();
+
+}  // namespace esft::emu

@@ -1,0 +1,177 @@
+// State of the emulated multiprocessor: the one CTA that runs, its threads as fibers, its barriers and asynchronous operations.
+// For the sources of this folder.
+#pragma once
+#include <cstdio>
+#include <deque>
+#include <mutex>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "emu.h"
+#include "ptx_emu.h"
+
+namespace esft::emu {
+
+// One host thread at a time is in the emulation: runtime calls and kernels.
+std::recursive_mutex& machine_mutex();
+
+enum class Mode { kEager, kLate, kRandom };
+extern Mode mode;
+uint32_t random_bits();
+inline bool chance(int percent) { return random_bits() % 100 < uint32_t(percent); }
+
+// Prints one line that names kernel, CTA, thread and schedule where there are any, and aborts.
+[[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+enum class State : uint8_t { kNew, kReady, kYield, kMbar, kWarp, kGroup, kBarrier, kDone };
+
+struct Copy {
+  unsigned char* to;
+  const unsigned char* from;  // null: zeros
+};
+
+struct Thread : ThreadIndex {
+  State state;
+  bool fenced;         // wgmma.fence since the last wait
+  uint16_t linear;     // in the CTA
+  uint16_t yields;     // rounds to sit out
+  uint8_t wait_id;     // named barrier
+  uint8_t wait_parity;
+  uint32_t committed;  // wgmma groups
+  uint64_t* wait_bar;
+  struct Fiber* fiber;  // null: not started, or over
+  // cp.async: copies not landed yet, numbered from `landed`; ends of committed groups by that number.
+  std::vector<Copy> copies;
+  std::deque<uint64_t> groups;
+  uint64_t landed, issued;
+  uint32_t barrier_stamp[16];
+
+  int warp() const { return linear / 32; }
+};
+
+struct Rendezvous {
+  const Collective* operation;
+  int arrived;
+  uint32_t mask;  // warps only
+  void* arguments[128];
+};
+struct Warp {
+  uint32_t present;
+  const Collective* operation;
+  uint32_t arrived;
+  void* arguments[32];
+};
+struct Barrier {
+  int expected = 0, arrived = 0;
+  uint32_t generation = 1;
+  std::vector<Thread*> waiting;
+};
+
+// One accumulator tile in flight: the 128 threads' pointers, the tile itself row-major, how many products still use it.
+struct AccTile {
+  float* pointers[128];
+  int columns, users;
+  std::vector<float> tile;  // [64, columns]
+};
+struct Product {
+  WgmmaArguments arguments;
+  std::vector<uint32_t> a_registers;  // [128, 4]
+  AccTile* acc;
+  uint32_t group;
+  bool done;
+};
+struct Warpgroup {
+  Rendezvous meeting;
+  int commits;  // arrivals at the open group's commit
+  uint32_t group;
+  int registers, register_arrivals;
+  std::deque<Product> products;
+  std::vector<AccTile*> tiles;
+};
+
+struct Pending {  // lands when its round has ended
+  enum Kind { kTma, kArrive } kind;
+  uint64_t due;
+  uint64_t* bar;
+  unsigned char* to;
+  CUtensorMap map;
+  int32_t x, y;
+  uint32_t bytes;
+  Thread* thread;
+  uint64_t upto;
+};
+
+struct Machine {
+  const char* kernel = nullptr;  // running kernel, null outside
+  const std::function<void()>* body = nullptr;
+  unsigned char* shared_end = nullptr;  // of the block asked for
+  size_t shared_bytes = 0;
+  int threads = 0, live = 0;
+  Thread* thread = nullptr;  // [1024]
+  std::vector<uint16_t> order;
+  int cursor = 0;
+  bool progress = false, landed_any = false;
+  uint32_t skipped_warps = 0;
+  uint64_t round = 0;
+  Warp warps[32];
+  Warpgroup groups[8];
+  Barrier barriers[16];
+  std::deque<Pending> pending;
+};
+extern Machine machine;
+inline Thread* self() { return static_cast<Thread*>(running); }
+
+// Gives the processor to another thread until this one's state is kReady again (or its wait is over).
+void block(State state);
+// Sits out `rounds` rounds.
+void yield(int rounds);
+inline void release(Thread* t) { t->state = State::kReady; }
+void group_collective(const Collective& operation, void* arguments);
+
+bool mbar_done(uint64_t* bar, uint32_t parity);
+void mbar_async_arrive(uint64_t* bar);
+void mbar_async_bytes(uint64_t* bar, uint32_t bytes);
+std::string mbar_text(const uint64_t* bar);
+
+// Lands pending operations whose round is over; `forced`: nothing else can happen, so land until a barrier's phase completes.
+bool land_pending(bool forced);
+void async_end_cta();
+void wgmma_begin_cta();
+void wgmma_end_cta();
+
+// Checks an access of a wrapper to the CTA's shared block.
+void check_shared(const void* p, size_t bytes, size_t align, const char* what);
+
+// memory.cc
+unsigned char* shared_region_end();  // a guard page lies behind
+constexpr size_t kSharedRegion = 256 * 1024;
+void* map_stack(size_t bytes);  // its top; a guard page lies below
+void install_fault_handler();
+void check_device(const void* p, size_t bytes, const char* what);
+bool device_range(const void* p, size_t bytes);
+bool pinned_range(const void* p, size_t bytes);
+// Host code must not touch device memory: closed between kernels where the processor has protection keys.
+struct DeviceMemoryOpen {
+  DeviceMemoryOpen();
+  ~DeviceMemoryOpen();
+};
+
+// runtime.cc
+int device_arch();  // 80 or 90
+int env_int(const char* name, int fallback);
+
+// tensor_map.cc
+struct TensorMap {
+  uint64_t magic;
+  unsigned char* base;
+  uint64_t dims[3], strides[2];  // elements; bytes
+  uint16_t box[3], element_bytes;
+  uint32_t rank, swizzle;
+  uint64_t unused[6];
+  uint64_t check;
+};
+static_assert(sizeof(TensorMap) == sizeof(CUtensorMap));
+const TensorMap& decode_map(const CUtensorMap* map);
+
+}  // namespace esft::emu
