@@ -151,15 +151,19 @@ export class Device {
    */
   async capture(work: () => void): Promise<Graph> {
     const handle = guarded(() => this.handle.captureBegin());
+    const end = async (): Promise<void> => handle.end();
+    let recording = true;
     try {
       const result: unknown = work();
       if (result instanceof Promise) {
         result.catch(() => undefined);
         throw new KernelError("capture: the recorded function must return at once, received a promise");
       }
-      await handle.end();
+      recording = false;
+      await end();
       return new Graph(this, handle);
     } catch (error) {
+      if (recording) await end().catch(() => undefined);
       handle.dispose();
       throw translateError(error);
     }

@@ -32,7 +32,6 @@ std::shared_ptr<Device> Device::open(const esft_backend* backend, int index, int
 
 Device::~Device() {
   close();
-  for (const auto& [data, bytes] : released_) backend_->free(handle_, data, bytes);  // of a recording without an end
   if (handle_) backend_->close(handle_);
 }
 
@@ -44,6 +43,7 @@ void Device::close() {
   wake_.notify_all();
   if (thread_.joinable()) thread_.join();
   recording_.reset();
+  capture_ended();  // of a recording without an end
 }
 
 int64_t Device::memory_free() const {
@@ -124,11 +124,9 @@ std::shared_ptr<Graph> Device::begin_recording() {
   if (!backend_->capture_begin)
     throw Error(ESFT_UNSUPPORTED, "capture", "device", std::string("capture: the ") + backend_->name + " backend has no graphs");
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::unique_lock<std::mutex> lock(mutex_);
     if (stop_) throw Error(ESFT_DISPOSED, "capture", "device", "the device was disposed");
-    if (capturing_)
-      throw Error(ESFT_BAD_ARGUMENT, "capture", "device",
-                  "capture: another graph is still being recorded; await its capture() first");
+    captured_.wait(lock, [&] { return !capturing_; });
     capturing_ = true;
   }
   auto graph = std::make_shared<Graph>();
@@ -174,6 +172,7 @@ void Device::capture_ended() {
     capturing_ = false;
     released.swap(released_);
   }
+  captured_.notify_all();
   for (const auto& [data, bytes] : released) backend_->free(handle_, data, bytes);
 }
 
@@ -184,11 +183,10 @@ Graph::~Graph() {
 // ---- memory ---------------------------------------------------------------------------------------------------------
 
 void* Device::allocate(size_t bytes) {
+  require_not_recording("alloc");
   {
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (capturing_)
-      throw Error(ESFT_BAD_ARGUMENT, "alloc", "device",
-                  "alloc: not possible while a graph is recorded; allocate before capture(), or await its end");
+    std::unique_lock<std::mutex> lock(mutex_);
+    captured_.wait(lock, [&] { return !capturing_; });  // the ops of a recording may still be on their way to the device
   }
   char err[512] = "";
   void* data = nullptr;

@@ -44,12 +44,12 @@ class Device : public std::enable_shared_from_this<Device> {
   void close();  // finishes the running job, fails the rest, stops the thread; never called on the device thread
 
   // Recording of a graph, from the thread that submits. From begin_recording to end_recording ops are recorded, everything else
-  // is refused (require_not_recording); memory is neither taken nor given back until the end was reached on the device thread.
+  // is refused (require_not_recording). Until the device thread is past the end, taking memory waits and giving it back is put off.
   std::shared_ptr<Graph> begin_recording();
   void end_recording(std::function<void(const Failure&)> done);
   const std::shared_ptr<Graph>& recording() const { return recording_; }
   void require_not_recording(const char* op) const;  // throws Error
-  void* allocate(size_t bytes);                      // throws Error
+  void* allocate(size_t bytes);  // throws Error
   void release(void* data, size_t bytes);
 
  private:
@@ -68,14 +68,14 @@ class Device : public std::enable_shared_from_this<Device> {
   esft_device_info info_{};
   std::thread thread_;
   std::mutex mutex_;
-  std::condition_variable wake_;
+  std::condition_variable wake_, captured_;
   std::deque<Job> queue_;
   bool stop_ = false;
-  uint64_t generation_ = 0;       // of jobs submitted now
+  uint64_t generation_ = 0;  // of jobs submitted now
   uint64_t failed_generation_ = 0;
-  Failure failure_;               // status 0: healthy
+  Failure failure_;  // status 0: healthy
   std::shared_ptr<Graph> recording_;  // of the submitting thread
-  bool capturing_ = false;            // from begin_recording until the device thread is past its end
+  bool capturing_ = false;  // from begin_recording until the device thread is past its end
   std::vector<std::pair<void*, size_t>> released_;  // meanwhile
 };
 
@@ -84,7 +84,7 @@ struct Graph {
   std::shared_ptr<Device> device;
   std::vector<std::shared_ptr<void>> calls;
   esft_graph* handle = nullptr;  // set on the device thread
-  bool begun = false;            // the device thread is between begin and end
+  bool begun = false;  // the device thread is between begin and end
   ~Graph();
 };
 
@@ -113,6 +113,6 @@ struct Buffer {
 };
 
 std::shared_ptr<Buffer> allocate_buffer(const std::shared_ptr<Device>& device, size_t bytes);  // throws Error
-std::shared_ptr<Buffer> map_file(const std::string& path);                                     // throws Error
+std::shared_ptr<Buffer> map_file(const std::string& path);  // throws Error
 
 }  // namespace esft
