@@ -55,6 +55,7 @@ ESFT_EMU_VECTORS(unsigned short, ushort, 4, 8)
   X(cudaErrorMemoryAllocation, 2, "out of memory")                                      \
   X(cudaErrorInitializationError, 3, "initialization error")                            \
   X(cudaErrorInvalidConfiguration, 9, "invalid configuration argument")                 \
+  X(cudaErrorStubLibrary, 34, "CUDA driver is a stub library") \
   X(cudaErrorInsufficientDriver, 35, "CUDA driver version is insufficient for CUDA runtime version") \
   X(cudaErrorNoDevice, 100, "no CUDA-capable device is detected")                       \
   X(cudaErrorInvalidDevice, 101, "invalid device ordinal")                              \
