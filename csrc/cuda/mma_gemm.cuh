@@ -89,24 +89,27 @@ __device__ __forceinline__ KMajorRows weight_rows_of(const MmaParams& p, const T
 
 // Where the contraction of nn stands: segment by segment, each padded to whole steps.
 struct Contraction {
-  int32_t segment, column0, size, k;
+  int32_t entry, column0, size, k;  // entry of p.stack, which has no empty segments
   const bf16* w;
   int64_t ld;
 
-  __device__ __forceinline__ void enter(const MmaParams& p, int expert, int s) {
-    segment = s, k = 0, column0 = 0, size = int32_t(p.k);
-    if (p.stack) column0 = p.stack[s].column0, size = p.stack[s].count;
-    const Matrix m = weight(p, expert, s);
+  __device__ __forceinline__ void enter(const MmaParams& p, int expert, int i) {
+    const ColumnTile s = p.stack ? p.stack[i] : ColumnTile{0, 0, 0, int32_t(p.k)};
+    const Matrix m = weight(p, expert, s.segment);
+    entry = i, column0 = s.column0, size = s.count, k = 0;
     w = static_cast<const bf16*>(m.data), ld = m.ld;
   }
   __device__ __forceinline__ void advance(const MmaParams& p, int expert) {
     k += kMmaStep;
-    while (k >= size && segment + 1 < p.stack_count) enter(p, expert, segment + 1);
+    if (k >= size && entry + 1 < p.stack_count) enter(p, expert, entry + 1);
   }
   __device__ __forceinline__ void seek(const MmaParams& p, int expert, int step) {
+    if (p.stack_count == 0) return;
     enter(p, expert, 0);
-    while (k >= size && segment + 1 < p.stack_count) enter(p, expert, segment + 1);
-    for (int i = 0; i < step; i++) advance(p, expert);
+    if (p.stack)
+      for (int i = 0; i < step; i++) advance(p, expert);
+    else
+      k = step * kMmaStep;
   }
 };
 
