@@ -40,6 +40,7 @@ export async function checkMergedLogits(
   options: LogitsCheckOptions = {},
 ): Promise<LogitsCheck> {
   const load = {
+    device: "cpu" as const, // exact, and both models are mapped files: no memory for two
     checkWeights: false,
     ...(options.threads ? { threads: options.threads } : {}),
     ...(options.signal ? { signal: options.signal } : {}),

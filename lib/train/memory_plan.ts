@@ -62,7 +62,7 @@ export function requireMemory(request: MemoryRequest, available: number): Memory
   const fixes = cheapestFixes(request, available).map((fix, i) => `${i + 1}. ${fix}`);
   throw new MemoryError(
     `training needs ${size(plan.bytes)} (${size(plan.stateBytes)} for ${trainable.parameters} trained parameters, ${size(plan.activationBytes)} of ` +
-      `activations for ${microBatch} × ${maxLength} tokens), ${size(available)}${where?.hostMemory === false ? " of device memory" : ""} are available. Cheapest fixes: ${fixes.join("; ")}`,
+      `activations${where?.hostMemory === false ? " and working memory" : ""} for ${microBatch} × ${maxLength} tokens), ${size(available)}${where?.hostMemory === false ? " of device memory" : ""} are available. Cheapest fixes: ${fixes.join("; ")}`,
     { where: { neededBytes: plan.bytes, availableBytes: available, stateBytes: plan.stateBytes, activationBytes: plan.activationBytes } },
   );
 }

@@ -158,6 +158,7 @@ async function keepRequest(
     ...(files.evalData === undefined ? {} : { evalData: path(files.evalData) }),
     method: { type: trainable.type, ...(trainable.experts ? { experts: EXPERTS } : {}) },
     outDir: ".",
+    ...(model.device.info.backend === "ref" ? {} : { device: model.device.info.backend }), // a resumed run computes where it began
     precision: model.transformer.precision,
   };
   await mkdir(outDir, { recursive: true });
