@@ -129,7 +129,12 @@ void tma_load_2d(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, in
   Pending p{};
   p.kind = Pending::kTma;
   p.bytes = uint32_t(m.box[0]) * m.box[1] * m.element_bytes;
-  check_shared(dst, p.bytes, m.swizzle == CU_TENSOR_MAP_SWIZZLE_128B ? 1024 : m.swizzle == CU_TENSOR_MAP_SWIZZLE_64B ? 512 : m.swizzle == CU_TENSOR_MAP_SWIZZLE_32B ? 256 : 128, "TMA load");
+  check_shared(dst, p.bytes,
+               m.swizzle == CU_TENSOR_MAP_SWIZZLE_128B  ? 1024
+               : m.swizzle == CU_TENSOR_MAP_SWIZZLE_64B ? 512
+               : m.swizzle == CU_TENSOR_MAP_SWIZZLE_32B ? 256
+                                                        : 128,
+               "TMA load");
   // The part of the box inside the tensor must be memory of the device.
   const int64_t y0 = std::max<int64_t>(y, 0), y1 = std::min<int64_t>(int64_t(y) + m.box[1], int64_t(m.dims[1]));
   const int64_t x0 = std::max<int64_t>(x, 0), x1 = std::min<int64_t>(int64_t(x) + m.box[0], int64_t(m.dims[0]));

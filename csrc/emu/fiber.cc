@@ -74,7 +74,8 @@ Fiber* make_fiber(void (*entry)(Fiber*)) {
   fiber->context.uc_stack.ss_size = kStackBytes;
   fiber->context.uc_link = nullptr;
   const auto f = reinterpret_cast<uintptr_t>(fiber), e = reinterpret_cast<uintptr_t>(entry);
-  makecontext(&fiber->context, reinterpret_cast<void (*)()>(start), 4, unsigned(f >> 32), unsigned(f), unsigned(e >> 32), unsigned(e));
+  makecontext(&fiber->context, reinterpret_cast<void (*)()>(start), 4, unsigned(f >> 32), unsigned(f), unsigned(e >> 32),
+              unsigned(e));
   return fiber;
 }
 

@@ -91,7 +91,8 @@ DeviceMemoryOpen::~DeviceMemoryOpen() {
 unsigned char* shared_region_end() {
   if (shared_region == nullptr) {
     auto* p = static_cast<unsigned char*>(reserve(kSharedRegion + 2 * kSharedGuard));
-    if (p == nullptr || mprotect(p + kSharedGuard, kSharedRegion, PROT_READ | PROT_WRITE) != 0) fail("no memory for the shared block");
+    if (p == nullptr || mprotect(p + kSharedGuard, kSharedRegion, PROT_READ | PROT_WRITE) != 0)
+      fail("no memory for the shared block");
     shared_region = p + kSharedGuard;
   }
   return shared_region + kSharedRegion;
@@ -144,7 +145,8 @@ static std::string place(uintptr_t at) {
       best = std::to_string(at - end) + " bytes behind " + describe(a);
     }
   }
-  if (next != allocations().end() && next->first - at < distance) best = std::to_string(next->first - at) + " bytes before " + describe(*next);
+  if (next != allocations().end() && next->first - at < distance)
+    best = std::to_string(next->first - at) + " bytes before " + describe(*next);
   return best;
 }
 
@@ -180,11 +182,13 @@ static void on_fault(int signal, siginfo_t* info, void* context) {
   }
   for (unsigned char* guard : stacks()) {
     const auto low = reinterpret_cast<uintptr_t>(guard);
-    if (at >= low && at < low + kStackGuard) fail("stack overflow: a thread has %zu bytes of stack in the emulation", size_t(131072));
+    if (at >= low && at < low + kStackGuard)
+      fail("stack overflow: a thread has %zu bytes of stack in the emulation", size_t(131072));
   }
   for (const auto& a : allocations()) {
     const auto low = reinterpret_cast<uintptr_t>(a.second.region);
-    if (signal == SIGSEGV && at >= low && at < low + a.second.region_bytes) fail("%s of global memory %s", access, place(at).c_str());
+    if (signal == SIGSEGV && at >= low && at < low + a.second.region_bytes)
+      fail("%s of global memory %s", access, place(at).c_str());
   }
   if (machine.kernel != nullptr && running != nullptr) {
     if (signal == SIGSEGV && info->si_code == SI_KERNEL) fail("%s of a misaligned vector, or through a wild pointer", access);
@@ -197,7 +201,7 @@ static void on_fault(int signal, siginfo_t* info, void* context) {
 
 void install_fault_handler() {
   static const bool once = [] {
-    struct sigaction action {};
+    struct sigaction action{};
     action.sa_sigaction = on_fault;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
     for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) sigaction(signal, &action, &previous[signal]);

@@ -19,7 +19,8 @@ static void run_ldmatrix(void* const* arguments, unsigned present) {
     for (int r = 0; r < 8; r++) memcpy(matrix[r], lane(m * 8 + r).row, 16);
     for (int l = 0; l < 32; l++) {
       const int i = l / 4, j = 2 * (l % 4);
-      lane(l).r[m] = lane(l).transposed ? matrix[j][i] | uint32_t(matrix[j + 1][i]) << 16 : matrix[i][j] | uint32_t(matrix[i][j + 1]) << 16;
+      lane(l).r[m] =
+          lane(l).transposed ? matrix[j][i] | uint32_t(matrix[j + 1][i]) << 16 : matrix[i][j] | uint32_t(matrix[i][j + 1]) << 16;
     }
   }
 }

@@ -216,10 +216,12 @@ cudaError_t cudaRuntimeGetVersion(int* version) {
 // ---- copies ---------------------------------------------------------------------------------------------------------------
 
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
-  return copy({static_cast<unsigned char*>(to), static_cast<const unsigned char*>(from), bytes, bytes, bytes, 1}, kind, nullptr, false);
+  return copy({static_cast<unsigned char*>(to), static_cast<const unsigned char*>(from), bytes, bytes, bytes, 1}, kind, nullptr,
+              false);
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
-  return copy({static_cast<unsigned char*>(to), static_cast<const unsigned char*>(from), bytes, bytes, bytes, 1}, kind, stream, true);
+  return copy({static_cast<unsigned char*>(to), static_cast<const unsigned char*>(from), bytes, bytes, bytes, 1}, kind, stream,
+              true);
 }
 cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height,
                               cudaMemcpyKind kind, cudaStream_t stream) {
@@ -348,7 +350,9 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsig
   *exec = new CUgraphExec_st{std::make_shared<const std::vector<Work>>(graph->nodes)};
   return cudaSuccess;
 }
-cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t) { return exec != nullptr ? cudaSuccess : note(cudaErrorInvalidValue); }
+cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t) {
+  return exec != nullptr ? cudaSuccess : note(cudaErrorInvalidValue);
+}
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   if (exec == nullptr) return note(cudaErrorInvalidValue);
   enqueue(stream, [nodes = exec->nodes] {

@@ -74,8 +74,8 @@ void fail(const char* format, ...) {
   va_end(arguments);
   char where[512] = "";
   if (machine.kernel != nullptr) {
-    const int n = snprintf(where, sizeof where, "kernel %.300s CTA (%u,%u,%u)", machine.kernel, block_index.x, block_index.y,
-                           block_index.z);
+    const int n =
+        snprintf(where, sizeof where, "kernel %.300s CTA (%u,%u,%u)", machine.kernel, block_index.x, block_index.y, block_index.z);
     if (running != nullptr) {
       snprintf(where + n, sizeof where - size_t(n), " thread %d", self()->linear);
     }
@@ -95,23 +95,23 @@ void fail(const char* format, ...) {
     int first = w * 32, count = 0;
     const auto flush = [&] {
       if (count == 0) return;
-      text += "\n  warp " + std::to_string(w) + ", threads " + std::to_string(first) + ".." + std::to_string(first + count - 1) + ": " +
-              previous;
+      text += "\n  warp " + std::to_string(w) + ", threads " + std::to_string(first) + ".." + std::to_string(first + count - 1) +
+              ": " + previous;
     };
     for (int i = w * 32; i < machine.threads && i < w * 32 + 32; i++) {
       const Thread& t = machine.thread[i];
       std::string now;
       switch (t.state) {
         case State::kDone: now = "ended"; break;
-        case State::kMbar:
-          now = "wait for parity " + std::to_string(t.wait_parity) + " of " + mbar_text(t.wait_bar);
-          break;
+        case State::kMbar: now = "wait for parity " + std::to_string(t.wait_parity) + " of " + mbar_text(t.wait_bar); break;
         case State::kWarp: now = std::string("wait for their warp at ") + machine.warps[w].operation->name; break;
-        case State::kGroup: now = std::string("wait for their warpgroup at ") + machine.groups[i / 128].meeting.operation->name; break;
+        case State::kGroup:
+          now = std::string("wait for their warpgroup at ") + machine.groups[i / 128].meeting.operation->name;
+          break;
         case State::kBarrier: {
           const Barrier& b = machine.barriers[t.wait_id];
-          now = (t.wait_id == 0 ? std::string("wait at __syncthreads") : "wait at named barrier " + std::to_string(t.wait_id)) + " (" +
-                std::to_string(b.arrived) + " of " + std::to_string(b.expected) + " threads arrived)";
+          now = (t.wait_id == 0 ? std::string("wait at __syncthreads") : "wait at named barrier " + std::to_string(t.wait_id)) +
+                " (" + std::to_string(b.arrived) + " of " + std::to_string(b.expected) + " threads arrived)";
           break;
         }
         default: now = "can run";
@@ -292,7 +292,8 @@ static void run_kernel(const std::string& name, dim3 grid, dim3 block, size_t sh
   const uint64_t threads = uint64_t(block.x) * block.y * block.z, ctas = uint64_t(grid.x) * grid.y * grid.z;
   const int shared_limit = device_arch() == 90 ? 232448 : 166912;
   if (threads == 0 || threads > 1024) fail("launched with %llu threads per CTA, 1..1024 allowed", (unsigned long long)threads);
-  if (ctas == 0 || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) fail("launched with grid (%u,%u,%u)", grid.x, grid.y, grid.z);
+  if (ctas == 0 || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535)
+    fail("launched with grid (%u,%u,%u)", grid.x, grid.y, grid.z);
   if (shared_bytes > size_t(shared_limit)) {
     fail("launched with %zu bytes of shared memory, at most %d allowed", shared_bytes, shared_limit);
   }

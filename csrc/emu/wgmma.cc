@@ -24,7 +24,8 @@ static Descriptor decode(uint64_t d, const char* operand) {
   if (layout != 1) fail("wgmma: the descriptor of %s has layout %u, only 1 (128-byte swizzle) is emulated", operand, layout);
   if (offset != 0) fail("wgmma: the descriptor of %s has base offset %u, 0 expected", operand, offset);
   const Descriptor r{uint32_t(d & 0x3fff) << 4, uint32_t(d >> 16 & 0x3fff) << 4, uint32_t(d >> 32 & 0x3fff) << 4};
-  if (r.start & 0x380) fail("wgmma: the descriptor of %s starts at shared offset %u, inside a group of eight 128-byte rows", operand, r.start);
+  if (r.start & 0x380)
+    fail("wgmma: the descriptor of %s starts at shared offset %u, inside a group of eight 128-byte rows", operand, r.start);
   return r;
 }
 
@@ -120,7 +121,8 @@ static AccTile* enter(Warpgroup& group, void* const* arguments) {
   const WgmmaArguments& first = lane(0);
   for (AccTile* tile : group.tiles) {
     if (tile->pointers[0] != first.acc) continue;
-    if (tile->columns != first.columns) fail("wgmma: an accumulator in flight with N = %d is used with N = %d", tile->columns, first.columns);
+    if (tile->columns != first.columns)
+      fail("wgmma: an accumulator in flight with N = %d is used with N = %d", tile->columns, first.columns);
     return tile;
   }
   auto* tile = new AccTile{};
@@ -153,7 +155,8 @@ static void run_wgmma(void* const* arguments, unsigned) {
   for (int t = 0; t < 128; t++) {
     const WgmmaArguments& other = lane(t);
     if (other.a != first.a || other.b != first.b || other.columns != first.columns || other.trans_a != first.trans_a ||
-        other.trans_b != first.trans_b || other.add != first.add || (other.a_registers == nullptr) != (first.a_registers == nullptr)) {
+        other.trans_b != first.trans_b || other.add != first.add ||
+        (other.a_registers == nullptr) != (first.a_registers == nullptr)) {
       fail("wgmma: threads %d and %d of one warpgroup give different shapes, descriptors or scale", base, base + t);
     }
     if (machine.thread[base + t].committed != group.group) fail("wgmma: the warpgroup's threads have committed different groups");
@@ -211,7 +214,8 @@ static void run_wait(void* const* arguments, unsigned) {
   Warpgroup& group = own_group();
   const int pending = static_cast<WaitArguments*>(arguments[0])->pending;
   for (int t = 0; t < 128; t++) {
-    if (static_cast<WaitArguments*>(arguments[t])->pending != pending) fail("wgmma: the warpgroup's threads wait for different groups");
+    if (static_cast<WaitArguments*>(arguments[t])->pending != pending)
+      fail("wgmma: the warpgroup's threads wait for different groups");
   }
   while (!group.products.empty() && group.group - group.products.front().group > uint32_t(pending) &&
          group.products.front().group != group.group) {
@@ -261,7 +265,8 @@ void set_max_registers(int count, bool increase) {
     group.register_arrivals = 0;
     group.registers = count;
   } else if (group.registers != count) {
-    fail("setmaxnreg %d (%s) in warpgroup %d, whose other threads set %d", count, increase ? "inc" : "dec", number, group.registers);
+    fail("setmaxnreg %d (%s) in warpgroup %d, whose other threads set %d", count, increase ? "inc" : "dec", number,
+         group.registers);
   }
   group.register_arrivals++;
   int total = 0;
