@@ -19,6 +19,7 @@ set(CUDA_PORTABLE
     mask_grad.cu
     optimizer.cu
     rms_norm.cu
+    rms_norm_backward.cu
     rope.cu
     topk_route.cu
 )
@@ -43,6 +44,22 @@ set(CUDA_HOST
 
 # The emulation itself (csrc/emu) and its tests.
 set(EMU_SOURCES
+    async.cc
+    barriers.cc
+    fiber.cc
+    memory.cc
+    mma.cc
+    runtime.cc
+    scheduler.cc
+    tensor_map.cc
+    wgmma.cc
 )
 set(EMU_TESTS
+    test/copies.cc
+    test/emu_test.cc
+    test/faults.cc
+    test/pipeline.cc
+    test/products.cc
+    test/runtime_api.cc
+    test/threads.cc
 )
