@@ -4,14 +4,15 @@
 // No GPU. Alone: npx vitest run test/addon/hostile.test.ts
 
 import { spawnSync } from "node:child_process";
+import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 
 const scenes = fileURLToPath(new URL("scenes.cjs", import.meta.url));
 const sanitized = process.env.LD_PRELOAD !== undefined; // address space limits do not go with a sanitizer's shadow memory
 
-function play(scene: string): string[] {
-  const { status, signal, stdout, stderr } = spawnSync(process.execPath, ["--expose-gc", scenes, scene], { encoding: "utf8" });
+function play(scene: string, ...more: string[]): string[] {
+  const { status, signal, stdout, stderr } = spawnSync(process.execPath, ["--expose-gc", scenes, scene, ...more], { encoding: "utf8" });
   expect({ scene, status, signal, stderr }).toEqual({ scene, status: 0, signal: null, stderr: "" });
   const lines = stdout.trim().split("\n");
   expect(lines.pop()).toBe("end");
@@ -25,6 +26,19 @@ describe("the addon", () => {
     expect(lines.slice(0, 6)).toEqual([0, 1, 2].flatMap(() => ["status 100 status 100", "status 100 status 100 done"]));
     expect(lines.slice(6, -2)).toEqual(Array.from({ length: 8 }, () => ["TypeError TypeError TypeError", "status 1 status 1"]).flat());
     expect(lines.slice(-2)).toEqual(["TypeError TypeError status 1", "done"]);
+  });
+
+  it("refuses recordings and copies that make no sense, and ends those that were abandoned", () => {
+    const library = process.env["ESFT_CUDA_LIBRARY"] ?? fileURLToPath(new URL("../../build/Release/libesft_cuda_emu.so", import.meta.url));
+    const cuda = existsSync(library) && !sanitized;
+    expect(play("graphs", ...(cuda ? [library] : []))).toEqual([
+      "status 3 status 1 status 1 status 1 status 1 done status 1 status 1",
+      "status 100",
+      "status 100 status 100",
+      ...(cuda
+        ? ["status 1 status 1 done status 1", "status 1 done TypeError status 100", "status 100 done", "status 100 done status 100"]
+        : []),
+    ]);
   });
 
   it("checks what arguments stand for after all of them were read", () => {

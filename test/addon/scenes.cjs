@@ -68,6 +68,66 @@ const scenes = {
     say(attempt(() => device.run(opIndex("fill"), new Proxy({ x: tensor, value: 1 }, {}))));
   },
 
+  /** Copies from mappings and recordings, asked for wrongly. The recordings need the CUDA library of argv[3]. */
+  graphs() {
+    const cpu = open();
+    const tensor = cpu.alloc(f32, [4]);
+    const file = new native.MappedFile(temporary(256));
+    say(
+      attempt(() => cpu.captureBegin()),
+      attempt(() => tensor.copyFromMap({}, 0)),
+      attempt(() => tensor.copyFromMap(file, 241)),
+      attempt(() => tensor.copyFromMap(file, -1)),
+      attempt(() => tensor.copyFromMap(file, 241.5)),
+      attempt(() => tensor.copyFromMap(file, 3)),
+      attempt(() => new native.Device("cuda", 1, -1)),
+      attempt(() => new native.Device("cuda", 1, "0")),
+    );
+    file.dispose();
+    say(attempt(() => tensor.copyFromMap(file, 0)));
+    cpu.dispose();
+    say(
+      attempt(() => cpu.memoryFree()),
+      attempt(() => cpu.captureBegin()),
+    );
+    if (!process.argv[3]) return;
+    process.env.ESFT_CUDA_LIBRARY = process.argv[3];
+    const device = new native.Device("cuda", 1);
+    const x = device.alloc(f32, [4]);
+    const graph = device.captureBegin();
+    say(
+      attempt(() => device.captureBegin()),
+      attempt(() => graph.launch()),
+      attempt(() => fill(device, x, 2)),
+      attempt(() => device.alloc(f32, [4])),
+    );
+    device.run(opIndex("fill"), {
+      x,
+      get value() {
+        graph.end().catch(() => {}); // ends while an op's arguments are collected
+        return 3;
+      },
+    });
+    say(
+      attempt(() => graph.end()),
+      attempt(() => graph.launch()),
+      attempt(() => Object.getPrototypeOf(graph).launch.call(x)),
+      attempt(() => new graph.constructor().launch()),
+    );
+    const abandoned = device.captureBegin();
+    abandoned.dispose();
+    say(
+      attempt(() => abandoned.end()),
+      attempt(() => device.captureBegin()),
+    );
+    device.dispose(); // in the middle of a recording
+    say(
+      attempt(() => graph.launch()),
+      attempt(() => graph.dispose()),
+      attempt(() => graph.launch()),
+    );
+  },
+
   /** User code that runs while arguments are collected takes away what was checked already. */
   reentrancy() {
     for (const victim of ["device", "tensor", "file"]) {
