@@ -1,28 +1,29 @@
-// The committed family fixtures against the numbers of Hugging Face on the device "cuda", in bf16; tolerances and how a near-tie of
-// a router is told from an error: test/golden/family.ts. On emulation the ESFT curve is cut short.
-// Alone: npx vitest run test/cuda/golden.test.ts
+// The committed family fixtures against the numbers of Hugging Face on the device "cuda", in bf16, on the kernels of this GPU and on
+// those of any; tolerances and how a near-tie of a router is told from an error: test/golden/family.ts. On emulation the ESFT curve
+// is cut short. Alone: npx vitest run test/cuda/golden.test.ts
 
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, expect, it } from "vitest";
-import { Device } from "../../lib/tensor.ts";
+import { afterAll, describe, expect, it } from "vitest";
 import { checkFamily } from "../golden/family.ts";
 import { patience, withCudaModel } from "./model.ts";
+import { closeCuda, cudaDevice } from "./support.ts";
 
 const root = "test/fixtures/families";
 
 withCudaModel("golden numbers on cuda", () => {
-  let device: Device | null = null;
-  afterAll(() => device?.dispose());
-  it.each(readdirSync(root))(
-    "%s",
-    async (name) => {
-      device ??= new Device({ kind: "cuda" });
-      const report = await checkFamily(device, join(root, name), name, device.info.emulated ? 2 : undefined);
-      expect(report.failure).toBeUndefined();
-      expect(report.checks.filter((c) => !c.ok)).toEqual([]);
-      expect(report.checks.length).toBeGreaterThan(12);
-    },
-    patience,
-  );
+  afterAll(closeCuda);
+  describe.each([{}, { path: "portable" as const }])("%j", (variant) => {
+    it.each(readdirSync(root))(
+      "%s",
+      async (name) => {
+        const device = cudaDevice(variant)!;
+        const report = await checkFamily(device, join(root, name), name, device.info.emulated ? 2 : undefined);
+        expect(report.failure).toBeUndefined();
+        expect(report.checks.filter((c) => !c.ok)).toEqual([]);
+        expect(report.checks.length).toBeGreaterThan(12);
+      },
+      patience,
+    );
+  });
 });
