@@ -1,5 +1,6 @@
 // The PyTorch peer (bench/peer_torch.py --serve): runs slices of rounds on request, so that both sides alternate in the same minutes.
 
+import { spawnSync } from "node:child_process";
 import { LineProcess } from "./line_process.ts";
 
 interface Contender {
@@ -7,21 +8,51 @@ interface Contender {
   readonly slow?: boolean;
 }
 
+/** What a run of a contender answers. */
+export interface PeerRow {
+  /** Milliseconds per call, one per round. */
+  readonly ms: readonly number[];
+  /** Of one call submitted by Python, where `ms` is of a replayed graph. */
+  readonly eager_ms?: number;
+  /** Bytes that its form of the work must move (an optimizer with another state has others). */
+  readonly bytes?: number;
+  /** Device memory that a call takes beyond what it began with. */
+  readonly extra_bytes?: number;
+  readonly facts?: Readonly<Record<string, number>>;
+}
+interface PeerFailure {
+  readonly error: { readonly type: string; readonly message: string };
+}
+
+export interface PeerOptions {
+  readonly threads: number;
+  /** Further arguments of bench/peer_torch.py. */
+  readonly arguments?: readonly string[];
+}
+
 export class Peer {
   private readonly process: LineProcess;
   private readonly contenders: Contender[] = [];
   readonly version: string;
+  /** "torch" and "transformers" versions and the device, as the peer says them. */
+  readonly meta: Readonly<Record<string, unknown>>;
 
-  static async start(python: string, threads: number): Promise<Peer> {
-    const process = new LineProcess(python, ["bench/peer_torch.py", "--serve", "--threads", String(threads)]);
-    const ready = JSON.parse(await process.read()) as { torch: string };
-    const peer = new Peer(process, ready.torch);
+  static async start(python: string, options: PeerOptions): Promise<Peer> {
+    const process = new LineProcess(python, [
+      "bench/peer_torch.py",
+      "--serve",
+      "--threads",
+      String(options.threads),
+      ...(options.arguments ?? []),
+    ]);
+    const peer = new Peer(process, JSON.parse(await process.read()) as Record<string, unknown>);
     peer.contenders.push(...(JSON.parse(await process.ask("list")) as { list: Contender[] }).list);
     return peer;
   }
-  private constructor(process: LineProcess, version: string) {
+  private constructor(process: LineProcess, meta: Readonly<Record<string, unknown>>) {
     this.process = process;
-    this.version = version;
+    this.version = String(meta["torch"]);
+    this.meta = meta;
   }
 
   /** Contenders of a case, e.g. "layer/d256/f32/esft". */
@@ -30,9 +61,13 @@ export class Peer {
   }
 
   /** Milliseconds per call, one per round; null when the contender failed. */
-  async run(id: string, rounds: number): Promise<number[] | null> {
-    const answer = JSON.parse(await this.process.ask(`run ${id} ${rounds}`)) as { ms?: number[]; error?: { message: string } };
-    return answer.ms ?? null;
+  async run(id: string, rounds: number): Promise<readonly number[] | null> {
+    const answer = await this.row(id, rounds);
+    return "ms" in answer ? answer.ms : null;
+  }
+  /** The whole answer. */
+  async row(id: string, rounds: number): Promise<PeerRow | PeerFailure> {
+    return JSON.parse(await this.process.ask(`run ${id} ${rounds}`)) as PeerRow | PeerFailure;
   }
   async drop(): Promise<void> {
     await this.process.ask("drop");
@@ -40,4 +75,10 @@ export class Peer {
   stop(): void {
     this.process.stop();
   }
+}
+
+/** The first python that can run the peer on CUDA; null when none can. */
+export function findCudaPython(candidates: readonly (string | undefined)[]): string | null {
+  const program = "import sys, torch, transformers; sys.exit(0 if torch.cuda.is_available() else 1)";
+  return candidates.find((python) => python && spawnSync(python, ["-c", program], { stdio: "ignore" }).status === 0) ?? null;
 }
