@@ -3,6 +3,8 @@
 # Kernels any supported GPU runs: built for sm_80 and sm_90a.
 set(CUDA_PORTABLE
     activation_rows.cu
+    attention.cu
+    attention_backward.cu
     column_sum.cu
     combine.cu
     elementwise.cu
@@ -26,6 +28,7 @@ set(CUDA_PORTABLE
 
 # Kernels of wgmma and TMA: built for sm_90a alone; only called where the device has it.
 set(CUDA_SM90
+    attention_sm90.cu
     gemm_sm90.cu
     logits_sm90.cu
     nn_sm90.cu
