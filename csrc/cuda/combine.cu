@@ -50,20 +50,25 @@ struct Pack<float, 4> {
 template <class T>
 constexpr int kFullVec = 16 / int(sizeof(T));
 
-// Eight slots of a token, from slot k on: rows (-1: no such slot, or a bad index) and weights.
+// Eight slots of a token, from slot k on: rows (-1: no such slot, or a bad index) and weights. Lane j fetches slot k + j and hands it
+// to the warp.
 struct Slots {
   int32_t row[kSlots];
   float weight[kSlots];
 
-  __device__ __forceinline__ void load(const int32_t* pos, const float* weights, int k, int K, int64_t limit) {
+  __device__ __forceinline__ void take(const IndexCheck& check, int64_t t, const int32_t* pos, const float* weights, int k, int K) {
+    const int lane = threadIdx.x % 32, slot = k + lane;
+    int32_t own_row = -1;
+    float own_weight = 1;
+    if (lane < kSlots && slot < K) {
+      own_row = pos[slot];
+      if (weights) own_weight = weights[slot];
+      if (!check.ok(t * K + slot, own_row)) own_row = -1;
+    }
 #pragma unroll
     for (int j = 0; j < kSlots; j++) {
-      row[j] = -1;
-      weight[j] = 1;
-      if (k + j >= K) continue;
-      const int32_t r = pos[k + j];
-      if (r >= 0 && r < limit) row[j] = r;
-      if (weights) weight[j] = weights[k + j];
+      row[j] = __shfl_sync(kFullWarp, own_row, j);
+      weight[j] = __shfl_sync(kFullWarp, own_weight, j);
     }
   }
 };
@@ -82,25 +87,25 @@ struct CombineParams {
   int32_t K, accumulate;
 };
 
-// Columns begin..end-1 (a multiple of kVec) of one token. kFew: K <= 8, the slots are loaded once.
+// Columns begin..end-1 (a multiple of kVec) of one token. kFew: K <= 8, the slots have been taken.
 template <class T, int kVec, bool kFew>
 __device__ __forceinline__ void combine_columns(const CombineParams<T>& p, int64_t t, int64_t begin, int64_t end, Slots& slots) {
-  const int32_t* pos = p.pos + t * p.pos_ld;
-  const float* weights = p.weights ? p.weights + t * p.weights_ld : nullptr;
   T* y = p.y + t * p.y_ld;
-  for (int64_t d = begin + int64_t(threadIdx.x % 32) * kVec; d < end; d += 32 * kVec) {
+  for (int64_t first = begin; first < end; first += 32 * kVec) {
+    const int64_t d = first + int64_t(threadIdx.x % 32) * kVec;
+    const bool inside = d < end;
     float sum[kVec] = {};
-    if (p.accumulate) {
+    if (p.accumulate && inside) {
       Pack<T, kVec> old;
       old.load(y + d);
       old.unpack(sum);
     }
     for (int k = 0; k < p.K; k += kSlots) {
-      if (!kFew) slots.load(pos, weights, k, p.K, p.check.limit);
+      if (!kFew) slots.take(p.check, t, p.pos + t * p.pos_ld, p.weights ? p.weights + t * p.weights_ld : nullptr, k, p.K);
       Pack<T, kVec> in[kSlots];
 #pragma unroll
       for (int j = 0; j < kSlots; j++)
-        if (slots.row[j] >= 0) in[j].load(p.x + slots.row[j] * p.x_ld + d);
+        if (inside && slots.row[j] >= 0) in[j].load(p.x + slots.row[j] * p.x_ld + d);
 #pragma unroll
       for (int j = 0; j < kSlots; j++) {
         if (slots.row[j] < 0) continue;
@@ -111,7 +116,7 @@ __device__ __forceinline__ void combine_columns(const CombineParams<T>& p, int64
       }
       if (kFew) break;
     }
-    Pack<T, kVec>::store(y + d, sum);
+    if (inside) Pack<T, kVec>::store(y + d, sum);
   }
 }
 
@@ -120,10 +125,8 @@ __global__ void __launch_bounds__(32 * kWarps) combine_rows(const CombineParams<
   const int64_t task = blockIdx.x * int64_t(kWarps) + threadIdx.x / 32, t = task / p.spans;
   if (t >= p.tokens) return;
   const int64_t begin = (task - t * p.spans) * p.span, end = min_of(p.D, begin + p.span), whole = end - (end - begin) % kVec;
-  if (begin == 0)
-    for (int k = threadIdx.x % 32; k < p.K; k += 32) p.check.ok(t * p.K + k, p.pos[t * p.pos_ld + k]);
   Slots slots;
-  if (kFew) slots.load(p.pos + t * p.pos_ld, p.weights ? p.weights + t * p.weights_ld : nullptr, 0, p.K, p.check.limit);
+  if (kFew) slots.take(p.check, t, p.pos + t * p.pos_ld, p.weights ? p.weights + t * p.weights_ld : nullptr, 0, p.K);
   combine_columns<T, kVec, kFew>(p, t, begin, whole, slots);
   if (kVec > 1 && whole < end) combine_columns<T, 1, kFew>(p, t, whole, end, slots);
 }
@@ -224,10 +227,9 @@ __global__ void __launch_bounds__(32 * kWarps) combine_backward_rows(const Combi
   const int32_t* pos = p.pos + t * p.pos_ld;
   const float* weights = p.weights + t * p.weights_ld;
   const int64_t whole = p.D - p.D % kVec;
-  for (int k = lane; k < p.K; k += 32) p.check.ok(t * p.K + k, pos[k]);
   for (int k = 0; k < p.K; k += kSlots) {
     Slots slots;
-    slots.load(pos, weights, k, p.K, p.check.limit);
+    slots.take(p.check, t, pos, weights, k, p.K);
     float dot[kSlots] = {};
     backward_columns<T, kVec>(p, t, 0, whole, slots, dot);
     if (kVec > 1 && whole < p.D) backward_columns<T, 1>(p, t, whole, p.D, slots, dot);

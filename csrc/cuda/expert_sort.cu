@@ -83,7 +83,7 @@ __device__ __forceinline__ void walk(const SortParams& p, uint32_t begin, uint32
   }
 }
 
-// Exclusive prefix sums of x[0..n-1] in place; returns nothing, ends with a barrier. scratch: [warps].
+// Exclusive prefix sums of x[0..n-1] in place, between barriers. scratch: [warps].
 __device__ __forceinline__ void block_scan(int32_t* x, uint32_t n, int32_t* scratch) {
   const uint32_t each = (n + kThreads - 1) / kThreads, begin = min_of(threadIdx.x * each, n), end = min_of(begin + each, n);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(kThreads) sort_chunks(const SortParams p) {
     const uint32_t width = p.bits < 9 ? max_of(1u << p.bits, 32u) : kThreads, groups = kThreads / width;
     for (uint32_t e = threadIdx.x % width; e < p.E; e += width) {
       int32_t all = 0, left = 0;
-#pragma unroll 8
+#pragma unroll 16
       for (uint32_t c = threadIdx.x / width; c < p.chunks; c += groups) {
         const int32_t count = p.table[c * p.E + e];
         all += count;
@@ -160,12 +160,13 @@ __global__ void __launch_bounds__(kThreads) sort_chunks(const SortParams p) {
   }
   block_scan(start, p.E, scratch);
   for (uint32_t e = threadIdx.x; e < p.E; e += kThreads) {
-    int32_t row = start[e] + earlier[e];
+    int32_t row = start[e] + earlier[e], count[kWarps];
+#pragma unroll
+    for (int w = 0; w < kWarps; w++) count[w] = next[w * p.E + e];
 #pragma unroll
     for (int w = 0; w < kWarps; w++) {
-      const int32_t count = next[w * p.E + e];
       next[w * p.E + e] = row;
-      row += count;
+      row += count[w];
     }
     if (blockIdx.x == 0) p.offsets[e] = start[e];
   }
