@@ -1,35 +1,15 @@
-// rms_norm and its backward. Bound by bytes: forward reads and writes each row once; backward reads dy and x and writes dx once.
+// rms_norm. Bound by bytes: each row is read and written once.
 //
 // A group of lanes owns a row and keeps it in registers between the sum and the output: 16 or 32 lanes where eight vectors per
 // lane hold the row, else a block. A lane has its row's loads in flight together. Rows that cannot be read in 16-byte vectors
 // use the same kernels with one element per vector; rows too long for registers a kernel that reads them twice.
-// Backward: a block takes a fixed chunk of rows and several of them at a time, so that one barrier serves several sums; each
-// thread owns the same columns of every row, sums their share of dweight in registers, and writes one partial row per chunk.
-// column_sum.cuh adds those in order: no atomics, and no bit depends on the grid.
 #include <math.h>
 
-#include "column_sum.cuh"
-#include "launch.h"
-#include "reduce.cuh"
-#include "rows.cuh"
+#include "rms_norm.cuh"
 
 namespace esft::cuda {
 
 namespace {
-
-constexpr int kWarpThreads = 256;   // block size where groups are within warps
-constexpr int kBlockThreads = 512;  // largest block that owns a row
-constexpr int64_t kLeastChunk = 32;
-
-// Sum over a group of kLanes neighbouring lanes of a warp.
-template <int kLanes>
-__device__ __forceinline__ float lanes_sum(float x) {
-#pragma unroll
-  for (int step = kLanes / 2; step > 0; step >>= 1) x += __shfl_xor_sync(kFullWarp, x, step);
-  return x;
-}
-
-// ---- forward --------------------------------------------------------------------------------------------------------------
 
 struct NormParams {
   const void* x;
@@ -42,7 +22,7 @@ struct NormParams {
 
 // kLanes = 0: the block owns a row.
 template <class T, class W, int kVec, int kCount, int kLanes>
-__global__ void __launch_bounds__(kLanes ? kWarpThreads : kBlockThreads) rms_norm_kernel(NormParams p) {
+__global__ void __launch_bounds__(kLanes ? kNormWarpThreads : kNormBlockThreads) rms_norm_kernel(NormParams p) {
   ESFT_SHARED(smem);
   const int lanes = kLanes ? kLanes : blockDim.x, lane = threadIdx.x % lanes;
   const int64_t row = int64_t(blockIdx.x) * (blockDim.x / lanes) + threadIdx.x / lanes;
@@ -86,7 +66,7 @@ __global__ void __launch_bounds__(kLanes ? kWarpThreads : kBlockThreads) rms_nor
 
 // Rows of any length: the block reads its row twice.
 template <class T, class W>
-__global__ void __launch_bounds__(kBlockThreads) rms_norm_long_kernel(NormParams p) {
+__global__ void __launch_bounds__(kNormBlockThreads) rms_norm_long_kernel(NormParams p) {
   ESFT_SHARED(smem);
   const T* x = static_cast<const T*>(p.x) + blockIdx.x * p.x_ld;
   T* y = static_cast<T*>(p.y) + blockIdx.x * p.y_ld;
@@ -106,7 +86,7 @@ void norm(Context& context, const NormParams& p, bool vectors) {
   constexpr int kVec = 16 / int(sizeof(T));
   auto groups = [&](auto vec, auto count, auto lanes) {
     constexpr int kV = decltype(vec)::value, kC = decltype(count)::value, kL = decltype(lanes)::value;
-    ESFT_LAUNCH((rms_norm_kernel<T, W, kV, kC, kL>), context, grid_of(p.rows, kWarpThreads / kL), kWarpThreads, 0, p);
+    ESFT_LAUNCH((rms_norm_kernel<T, W, kV, kC, kL>), context, grid_of(p.rows, kNormWarpThreads / kL), kNormWarpThreads, 0, p);
   };
   auto blocks = [&](auto vec, auto count) {
     constexpr int kV = decltype(vec)::value, kC = decltype(count)::value;
@@ -119,209 +99,13 @@ void norm(Context& context, const NormParams& p, bool vectors) {
   if (vectors && n <= 64) return groups(Constant<kVec>{}, Constant<2>{}, Constant<32>{});
   if (vectors && n <= 128) return groups(Constant<kVec>{}, Constant<4>{}, Constant<32>{});
   if (vectors && n <= 256) return groups(Constant<kVec>{}, Constant<8>{}, Constant<32>{});
-  if (vectors && n <= 4 * kBlockThreads) return blocks(Constant<kVec>{}, Constant<4>{});
-  if (vectors && n <= 8 * kBlockThreads) return blocks(Constant<kVec>{}, Constant<8>{});
+  if (vectors && n <= 4 * kNormBlockThreads) return blocks(Constant<kVec>{}, Constant<4>{});
+  if (vectors && n <= 8 * kNormBlockThreads) return blocks(Constant<kVec>{}, Constant<8>{});
   if (!vectors && n <= 256) return groups(Constant<1>{}, Constant<8>{}, Constant<32>{});
-  if (!vectors && n <= 8 * kBlockThreads) return blocks(Constant<1>{}, Constant<8>{});
-  ESFT_LAUNCH((rms_norm_long_kernel<T, W>), context, unsigned(p.rows), kBlockThreads, kBlockThreads / 32 * sizeof(float), p);
+  if (!vectors && n <= 8 * kNormBlockThreads) return blocks(Constant<1>{}, Constant<8>{});
+  ESFT_LAUNCH((rms_norm_long_kernel<T, W>), context, unsigned(p.rows), kNormBlockThreads, kNormBlockThreads / 32 * sizeof(float),
+              p);
 }
-
-// ---- backward -------------------------------------------------------------------------------------------------------------
-
-struct NormBackwardParams {
-  const void* dy;
-  const void* x;
-  const void* weight;
-  const float* rstd;
-  void* dx;        // or nullptr
-  float* partial;  // [chunks, cols] or nullptr
-  int64_t rows, cols, dy_ld, x_ld, dx_ld, chunk;
-  float inv_cols;
-  bool accumulate;
-};
-
-// A group (kLanes lanes; 0: the block) takes kRows rows at a time: rows group, group + groups, … of the block's chunk.
-template <class T, class W, int kVec, int kCount, int kLanes, int kRows>
-__global__ void __launch_bounds__(kLanes ? kWarpThreads : kBlockThreads) rms_norm_backward_kernel(NormBackwardParams p) {
-  ESFT_SHARED(smem);
-  float* shared = reinterpret_cast<float*>(smem);
-  const int lanes = kLanes ? kLanes : blockDim.x, lane = threadIdx.x % lanes;
-  const int group = threadIdx.x / lanes, groups = blockDim.x / lanes;
-  const int64_t begin = blockIdx.x * p.chunk, end = min_of(p.rows, begin + p.chunk);
-  const W* weight = static_cast<const W*>(p.weight);
-  float dweight[kCount][kVec];
-  Elements<W, kVec> w[kCount];
-#pragma unroll
-  for (int k = 0; k < kCount; k++) {
-    const int64_t c = int64_t(k * lanes + lane) * kVec;
-    w[k] = c < p.cols ? load_elements<kVec>(weight + c) : zero_elements<W, kVec>();
-#pragma unroll
-    for (int j = 0; j < kVec; j++) dweight[k][j] = 0.0f;
-  }
-
-  int turn = 0;
-  for (int64_t first = begin; first < end; first += groups * kRows, turn ^= 1) {  // the same number of turns for all groups
-    Elements<T, kVec> dy[kRows][kCount], x[kRows][kCount];
-    float rstd[kRows], dot[kRows];
-#pragma unroll
-    for (int i = 0; i < kRows; i++) {
-      const int64_t row = first + i * groups + group;
-      rstd[i] = row < end ? p.rstd[row] : 0.0f;
-#pragma unroll
-      for (int k = 0; k < kCount; k++) {
-        const int64_t c = int64_t(k * lanes + lane) * kVec;
-        const bool valid = row < end && c < p.cols;
-        dy[i][k] = valid ? load_elements<kVec>(static_cast<const T*>(p.dy) + row * p.dy_ld + c) : zero_elements<T, kVec>();
-        x[i][k] = valid ? load_elements<kVec>(static_cast<const T*>(p.x) + row * p.x_ld + c) : zero_elements<T, kVec>();
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kRows; i++) {
-      dot[i] = 0.0f;
-#pragma unroll
-      for (int k = 0; k < kCount; k++) {
-        float f[kVec], g[kVec], wf[kVec];
-        to_floats(dy[i][k], f);
-        to_floats(x[i][k], g);
-        to_floats(w[k], wf);
-#pragma unroll
-        for (int j = 0; j < kVec; j++) {
-          const float product = f[j] * g[j];
-          dot[i] += product * wf[j];
-          dweight[k][j] += product * rstd[i];
-        }
-      }
-    }
-    if (!p.dx) continue;
-    if constexpr (kLanes != 0) {
-#pragma unroll
-      for (int i = 0; i < kRows; i++) dot[i] = lanes_sum<kLanes>(dot[i]);
-    } else {  // two buffers in turn: one barrier per turn
-      const int warps = blockDim.x / 32;
-      float* sums = shared + turn * (warps * kRows);
-#pragma unroll
-      for (int i = 0; i < kRows; i++) {
-        const float sum = warp_sum(dot[i]);
-        if (threadIdx.x % 32 == 0) sums[(threadIdx.x / 32) * kRows + i] = sum;
-        dot[i] = 0.0f;
-      }
-      __syncthreads();
-      for (int s = 0; s < warps; s++)
-#pragma unroll
-        for (int i = 0; i < kRows; i++) dot[i] += sums[s * kRows + i];
-    }
-#pragma unroll
-    for (int i = 0; i < kRows; i++) {
-      const int64_t row = first + i * groups + group;
-      const float scaled = rstd[i] * (dot[i] * rstd[i] * p.inv_cols);
-#pragma unroll
-      for (int k = 0; k < kCount; k++) {
-        const int64_t c = int64_t(k * lanes + lane) * kVec;
-        if (row >= end || c >= p.cols) continue;
-        float f[kVec], g[kVec], wf[kVec];
-        to_floats(dy[i][k], f);
-        to_floats(x[i][k], g);
-        to_floats(w[k], wf);
-#pragma unroll
-        for (int j = 0; j < kVec; j++) f[j] = rstd[i] * (f[j] * wf[j] - g[j] * scaled);
-        T* dx = static_cast<T*>(p.dx) + row * p.dx_ld + c;
-        if (p.accumulate) {
-          to_floats(load_elements<kVec>(dx), g);
-#pragma unroll
-          for (int j = 0; j < kVec; j++) f[j] += g[j];
-        }
-        store_elements(dx, from_floats<T>(f));
-      }
-    }
-  }
-
-  if (!p.partial) return;
-  float* partial = p.partial + blockIdx.x * p.cols;
-  if constexpr (kLanes == 0) {
-#pragma unroll
-    for (int k = 0; k < kCount; k++) {
-      const int64_t c = int64_t(k * lanes + lane) * kVec;
-#pragma unroll
-      for (int j = 0; j < kVec; j++)
-        if (c + j < p.cols) partial[c + j] = dweight[k][j];
-    }
-  } else {  // the groups in order; shared is [groups][kCount · kLanes · kVec]
-    constexpr int kPitch = kCount * kLanes * kVec;
-#pragma unroll
-    for (int k = 0; k < kCount; k++)
-#pragma unroll
-      for (int j = 0; j < kVec; j++) shared[group * kPitch + (k * kVec + j) * kLanes + lane] = dweight[k][j];
-    __syncthreads();
-    for (int i = threadIdx.x; i < kPitch; i += blockDim.x) {
-      const int64_t c = int64_t(i / (kVec * kLanes) * kLanes + i % kLanes) * kVec + i / kLanes % kVec;
-      if (c >= p.cols) continue;
-      float sum = 0.0f;
-      for (int s = 0; s < groups; s++) sum += shared[s * kPitch + i];
-      partial[c] = sum;
-    }
-  }
-}
-
-// Rows of any length: the block reads its rows twice and keeps dweight in its partial row.
-template <class T, class W>
-__global__ void __launch_bounds__(kBlockThreads) rms_norm_backward_long_kernel(NormBackwardParams p) {
-  ESFT_SHARED(smem);
-  const int64_t begin = blockIdx.x * p.chunk, end = min_of(p.rows, begin + p.chunk);
-  const W* weight = static_cast<const W*>(p.weight);
-  float* partial = p.partial ? p.partial + blockIdx.x * p.cols : nullptr;
-  for (int64_t row = begin; row < end; row++) {
-    const T* dy = static_cast<const T*>(p.dy) + row * p.dy_ld;
-    const T* x = static_cast<const T*>(p.x) + row * p.x_ld;
-    const float rstd = p.rstd[row];
-    float dot = 0.0f;
-    for (int64_t c = threadIdx.x; c < p.cols; c += blockDim.x) {
-      const float product = to_float(dy[c]) * to_float(x[c]);
-      dot += product * to_float(weight[c]);
-      if (partial) partial[c] = (row == begin ? 0.0f : partial[c]) + product * rstd;
-    }
-    if (!p.dx) continue;
-    dot = block_sum(dot, reinterpret_cast<float*>(smem));
-    const float scaled = rstd * (dot * rstd * p.inv_cols);
-    T* dx = static_cast<T*>(p.dx) + row * p.dx_ld;
-    for (int64_t c = threadIdx.x; c < p.cols; c += blockDim.x) {
-      const float g = rstd * (to_float(dy[c]) * to_float(weight[c]) - to_float(x[c]) * scaled);
-      dx[c] = from_float<T>(p.accumulate ? to_float(dx[c]) + g : g);
-    }
-  }
-}
-
-template <class T, class W>
-void norm_backward(Context& context, const NormBackwardParams& p, bool vectors) {
-  constexpr int kVec = 16 / int(sizeof(T));
-  const unsigned chunks = grid_of(p.rows, p.chunk);
-  auto groups = [&](auto vec, auto count, auto lanes, auto rows) {
-    constexpr int kV = decltype(vec)::value, kC = decltype(count)::value, kL = decltype(lanes)::value, kR = decltype(rows)::value;
-    ESFT_LAUNCH((rms_norm_backward_kernel<T, W, kV, kC, kL, kR>), context, chunks, kWarpThreads,
-                kWarpThreads * kC * kV * sizeof(float), p);
-  };
-  auto blocks = [&](auto vec, auto count, auto rows) {
-    constexpr int kV = decltype(vec)::value, kC = decltype(count)::value, kR = decltype(rows)::value;
-    const int threads = int(ceil_div(ceil_div(p.cols, kV * kC), 32) * 32);
-    ESFT_LAUNCH((rms_norm_backward_kernel<T, W, kV, kC, 0, kR>), context, chunks, threads, 2 * threads / 32 * kR * sizeof(float),
-                p);
-  };
-  const int64_t n = vectors ? p.cols / kVec : p.cols;
-  if (vectors && n <= 16) return groups(Constant<kVec>{}, Constant<1>{}, Constant<16>{}, Constant<2>{});
-  if (vectors && n <= 64) return groups(Constant<kVec>{}, Constant<2>{}, Constant<32>{}, Constant<2>{});
-  if (vectors && n <= kBlockThreads) return blocks(Constant<kVec>{}, Constant<1>{}, Constant<4>{});
-  if (vectors && n <= 2 * kBlockThreads) return blocks(Constant<kVec>{}, Constant<2>{}, Constant<2>{});
-  if (vectors && n <= 4 * kBlockThreads) return blocks(Constant<kVec>{}, Constant<4>{}, Constant<1>{});
-  if (!vectors && n <= 64) return groups(Constant<1>{}, Constant<2>{}, Constant<32>{}, Constant<2>{});
-  if (!vectors && n <= 8 * kBlockThreads) return blocks(Constant<1>{}, Constant<8>{}, Constant<2>{});
-  ESFT_LAUNCH((rms_norm_backward_long_kernel<T, W>), context, chunks, kBlockThreads, kBlockThreads / 32 * sizeof(float), p);
-}
-
-// Rows of vectors: whole vectors, 16-byte aligned.
-template <class T>
-bool whole_vectors(const esft_tensor& t) {
-  return cols(t) % (16 / int64_t(sizeof(T))) == 0 && rows_aligned16(t);
-}
-bool aligned16(const esft_tensor& t) { return reinterpret_cast<uintptr_t>(t.data) % 16 == 0; }
 
 }  // namespace
 
@@ -335,35 +119,6 @@ void run_rms_norm(const esft_rms_norm_args& a, Context& context) {
     const bool vectors = whole_vectors<T>(a.x) && whole_vectors<T>(a.y) && aligned16(a.weight);
     by_float_type(a.weight, [&](auto weight) { norm<T, typename decltype(weight)::type>(context, p, vectors); });
   });
-}
-
-void run_rms_norm_backward(const esft_rms_norm_backward_args& a, Context& context) {
-  const int64_t R = rows(a.x), C = cols(a.x);
-  const bool wants_x = present(a.dx), wants_w = present(a.dweight);
-  if (R == 0 || (!wants_x && !wants_w)) return;
-  const int64_t chunk = rows_per_chunk(R, kLeastChunk), chunks = ceil_div(R, chunk);
-  float* partial = wants_w ? context.scratch_of<float>(chunks * C) : nullptr;
-  const NormBackwardParams p{a.dy.data,
-                             a.x.data,
-                             a.weight.data,
-                             data<float>(a.rstd),
-                             wants_x ? a.dx.data : nullptr,
-                             partial,
-                             R,
-                             C,
-                             a.dy.ld,
-                             a.x.ld,
-                             wants_x ? a.dx.ld : 0,
-                             chunk,
-                             1.0f / float(C),
-                             a.accumulate != 0};
-  by_float_type(a.x, [&](auto type) {
-    using T = typename decltype(type)::type;
-    const bool vectors =
-        whole_vectors<T>(a.x) && whole_vectors<T>(a.dy) && (!wants_x || whole_vectors<T>(a.dx)) && aligned16(a.weight);
-    by_float_type(a.weight, [&](auto weight) { norm_backward<T, typename decltype(weight)::type>(context, p, vectors); });
-  });
-  if (wants_w) add_partials(context, partial, chunks, C, data<float>(a.dweight));
 }
 
 }  // namespace esft::cuda

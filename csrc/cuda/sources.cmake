@@ -7,6 +7,7 @@ set(CUDA_PORTABLE
     attention_backward.cu
     column_sum.cu
     combine.cu
+    count_experts.cu
     elementwise.cu
     embedding.cu
     expert_sort.cu
@@ -23,7 +24,9 @@ set(CUDA_PORTABLE
     rms_norm.cu
     rms_norm_backward.cu
     rope.cu
+    route_backward.cu
     topk_route.cu
+    topk_route_block.cu
 )
 
 # Kernels of wgmma and TMA: built for sm_90a alone; only called where the device has it.
