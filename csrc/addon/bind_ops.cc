@@ -207,7 +207,7 @@ void run_op(const std::shared_ptr<DeviceOwner>& device, int64_t index, const Nap
     int status = raw->backend()->run[call->op](raw->handle(), call->args(), err, sizeof err);
     if (status != ESFT_OK) {
       f.status = status;
-      f.op = op;
+      f.op = op_in_message(err, op);  // an earlier op's fault may be noticed here
       f.message = err;
     }
   });
