@@ -184,13 +184,13 @@ static inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c);
 // Never contracted with a neighbour into a fused multiply-add.
 static inline float __fadd_rn(float a, float b) {
   float r = a + b;
-  asm("" : "+x"(r));
+  asm("" : "+m"(r));
   return r;
 }
 static inline float __fsub_rn(float a, float b) { return __fadd_rn(a, -b); }
 static inline float __fmul_rn(float a, float b) {
   float r = a * b;
-  asm("" : "+x"(r));
+  asm("" : "+m"(r));
   return r;
 }
 static inline float __saturatef(float x) { return x > 0.f ? (x < 1.f ? x : 1.f) : 0.f; }

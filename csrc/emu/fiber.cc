@@ -5,7 +5,7 @@
 
 namespace esft::emu {
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(ESFT_EMU_UCONTEXT)
 
 // esft_emu_switch(rdi: where to save the stack pointer, rsi: the stack pointer to continue with)
 asm(R"(

@@ -151,7 +151,7 @@ void install_fault_handler();
 void check_device(const void* p, size_t bytes, const char* what);
 bool device_range(const void* p, size_t bytes);
 bool pinned_range(const void* p, size_t bytes);
-// Host code must not touch device memory: closed between kernels where the processor has protection keys.
+// Host code must not touch device memory: under the schedule late it is inaccessible while none of these lives.
 struct DeviceMemoryOpen {
   DeviceMemoryOpen();
   ~DeviceMemoryOpen();

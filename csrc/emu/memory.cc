@@ -1,6 +1,6 @@
 // Device memory, the shared block and stacks between guard pages, and what is said when one of them is hit. An allocation ends
-// (rounded up to 16 bytes) where its guard page begins; freed addresses stay inaccessible. Where the processor has protection
-// keys, device memory is closed to host code.
+// (rounded up to 16 bytes) where its guard page begins; freed addresses stay inaccessible. Under the schedule late, whose work runs
+// in batches, device memory is inaccessible in between: host code that touches it faults as it would with a GPU.
 #include <signal.h>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <map>
 
+#include "fiber.h"
 #include "machine.h"
 
 namespace esft::emu {
@@ -57,15 +58,18 @@ void* reserve(size_t bytes) {
   return p == MAP_FAILED ? nullptr : p;
 }
 
-int protection_key() {
-#if defined(__x86_64__) && defined(PKEY_DISABLE_ACCESS)
-  static const int key = pkey_alloc(0, PKEY_DISABLE_ACCESS);
-  return key;
-#else
-  return -1;
-#endif
+int open_depth = 0;
+bool closed = false;
+
+void set_access(bool open) {
+  for (const auto& a : allocations()) {
+    if (a.second.freed) continue;
+    if (mprotect(a.second.region + kPage, a.second.region_bytes - 2 * kPage, open ? PROT_READ | PROT_WRITE : PROT_NONE) != 0) {
+      fail("no access to device memory");
+    }
+  }
+  closed = !open;
 }
-thread_local int open_depth = 0;
 
 size_t total_memory() {
   static const size_t bytes = [] {
@@ -78,14 +82,10 @@ size_t total_memory() {
 }  // namespace
 
 DeviceMemoryOpen::DeviceMemoryOpen() {
-#if defined(__x86_64__) && defined(PKEY_DISABLE_ACCESS)
-  if (open_depth++ == 0 && protection_key() >= 0) pkey_set(protection_key(), 0);
-#endif
+  if (open_depth++ == 0 && closed) set_access(true);
 }
 DeviceMemoryOpen::~DeviceMemoryOpen() {
-#if defined(__x86_64__) && defined(PKEY_DISABLE_ACCESS)
-  if (--open_depth == 0 && protection_key() >= 0) pkey_set(protection_key(), PKEY_DISABLE_ACCESS);
-#endif
+  if (--open_depth == 0 && mode == Mode::kLate) set_access(false);
 }
 
 unsigned char* shared_region_end() {
@@ -172,9 +172,6 @@ static void on_fault(int signal, siginfo_t* info, void* context) {
 #else
   (void)context;
 #endif
-  if (signal == SIGSEGV && info->si_code == SEGV_PKUERR && info->si_pkey == unsigned(protection_key())) {
-    fail("host code %ss device memory, %s", access, place(at).c_str());
-  }
   const auto shared = reinterpret_cast<uintptr_t>(shared_region);
   if (signal == SIGSEGV && shared != 0 && at >= shared - kSharedGuard && at < shared + kSharedRegion + kSharedGuard) {
     fail("%s at shared offset %td, outside the block of %zu bytes", access, reinterpret_cast<unsigned char*>(at) - shared_block,
@@ -182,18 +179,19 @@ static void on_fault(int signal, siginfo_t* info, void* context) {
   }
   for (unsigned char* guard : stacks()) {
     const auto low = reinterpret_cast<uintptr_t>(guard);
-    if (at >= low && at < low + kStackGuard)
-      fail("stack overflow: a thread has %zu bytes of stack in the emulation", size_t(131072));
+    if (at >= low && at < low + kStackGuard) fail("stack overflow: a thread has %zu bytes in the emulation", kStackBytes);
   }
   for (const auto& a : allocations()) {
     const auto low = reinterpret_cast<uintptr_t>(a.second.region);
-    if (signal == SIGSEGV && at >= low && at < low + a.second.region_bytes)
-      fail("%s of global memory %s", access, place(at).c_str());
+    if (signal != SIGSEGV || at < low || at >= low + a.second.region_bytes) continue;
+    if (machine.kernel == nullptr) fail("host code: %s of device memory, %s", access, place(at).c_str());
+    fail("%s of global memory %s", access, place(at).c_str());
   }
   if (machine.kernel != nullptr && running != nullptr) {
     if (signal == SIGSEGV && info->si_code == SI_KERNEL) fail("%s of a misaligned vector, or through a wild pointer", access);
     if (signal == SIGSEGV || signal == SIGBUS) fail("%s of address 0x%zx: %s", access, at, place(at).c_str());
-    fail("signal %d: division by zero, or a check of the compiler's sanitizer", signal);
+    if (signal == SIGILL) fail("misaligned access, or an index outside its array (a check of the compiler)");
+    fail("integer division by zero");
   }
   // Not ours: the handler before us, or the default action on return.
   sigaction(signal, &previous[signal], nullptr);
@@ -245,20 +243,15 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes) {
   const size_t body = round_up(bytes, 16), pages = round_up(body, kPage), region = pages + 2 * kPage;
   auto* p = static_cast<unsigned char*>(reserve(region));
   if (p == nullptr) return note(cudaErrorMemoryAllocation);
-#if defined(__x86_64__) && defined(PKEY_DISABLE_ACCESS)
-  const int status = protection_key() >= 0 ? pkey_mprotect(p + kPage, pages, PROT_READ | PROT_WRITE, protection_key())
-                                           : mprotect(p + kPage, pages, PROT_READ | PROT_WRITE);
-#else
   const int status = mprotect(p + kPage, pages, PROT_READ | PROT_WRITE);
-#endif
   if (status != 0) {
     munmap(p, region);
     return note(cudaErrorMemoryAllocation);
   }
   unsigned char* const start = p + kPage + pages - body;
-  DeviceMemoryOpen open;
   memset(start, kFresh, bytes);
   memset(start + bytes, kSlack, body - bytes);
+  if (closed) mprotect(p + kPage, pages, PROT_NONE);
   allocations()[reinterpret_cast<uintptr_t>(start)] = {bytes, p, region, false};
   in_use += bytes;
   *pointer = start;

@@ -53,6 +53,8 @@ cudaError_t note(cudaError_t status) {
 bool any_capture() { return global_captures > 0; }
 
 void run_all() {
+  if (queue.empty()) return;
+  DeviceMemoryOpen open;
   while (!queue.empty()) {
     Work work = std::move(queue.front());
     queue.pop_front();

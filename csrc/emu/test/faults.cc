@@ -31,6 +31,13 @@ static void test_memory_faults() {
     cudaFree(freed);
     run("planted", dim3(1), dim3(1), 0, [freed] { freed[2] = 1; });
   });
+  expect_fault("host code that reads device memory", "host code: read of device memory, 8 bytes into the allocation of 400 bytes",
+               [p] {
+                 set_schedule("late");
+                 run("innocent", dim3(1), dim3(1), 0, [p] { p[2] = 1.f; });
+                 volatile float value = p[2];
+                 (void)value;
+               });
   fault("cp.async behind an allocation", "cp.async: 16 bytes at", 32, 1024, [p] {
     ESFT_SHARED(smem);
     ptx::cp_async_16(smem, p + 100, true);
