@@ -6,6 +6,10 @@
 
 namespace esft::cuda {
 
+template void launch_mma<kNt, kStore>(MmaParams, const NoExtra&, bool, int64_t, Context&);
+template void launch_mma<kNn, kStore>(MmaParams, const NoExtra&, bool, int64_t, Context&);
+template void launch_mma<kTn, kStore>(MmaParams, const NoExtra&, bool, int64_t, Context&);
+
 namespace {
 
 constexpr int64_t kLeastSteps = 4;

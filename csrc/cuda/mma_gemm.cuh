@@ -214,4 +214,9 @@ void launch_mma(MmaParams p, const typename ExtraOf<kEpilogue>::type& extra, boo
     ESFT_LAUNCH((mma_gemm<kMode, kEpilogue, false>), c, grid, kMmaThreads, shared, p, extra);
 }
 
+// Dense and grouped products share these: compiled once, in gemm_portable.cu.
+extern template void launch_mma<kNt, kStore>(MmaParams, const NoExtra&, bool, int64_t, Context&);
+extern template void launch_mma<kNn, kStore>(MmaParams, const NoExtra&, bool, int64_t, Context&);
+extern template void launch_mma<kTn, kStore>(MmaParams, const NoExtra&, bool, int64_t, Context&);
+
 }  // namespace esft::cuda
