@@ -17,12 +17,9 @@ import type { TrainableSpec } from "../tune/trainable.ts";
 /** Bytes per trained parameter: master, gradient, first and second moment. */
 export const STATE_BYTES = 16;
 
-/** Most rows of logits that the head keeps at a time where working memory is not the host's (csrc/ops/linear_cross_entropy.h). */
-const HEAD_ROWS = 4096;
-
-/** What ops take for themselves on a GPU: logits of a chunk of rows, routed rows of the products, sums of gradients. */
+/** What ops take for themselves on a GPU: a chunk of logits (csrc/cuda/linear_cross_entropy.cu), and room for partial sums. */
 function workspaceBytes(spec: ModelSpec, tokens: number): number {
-  return Math.min(tokens, HEAD_ROWS) * spec.vocab * 4 + 2 ** 28;
+  return Math.min(tokens * spec.vocab * 2, 224e6) + 2 ** 28;
 }
 
 export interface MemoryPlan {

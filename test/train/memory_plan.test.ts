@@ -35,6 +35,18 @@ describe("memory plan", () => {
     expect(refusal(() => requireMemory({ ...request, trainable: full }, tight)).message).toMatch(/3\. method esft instead of full/);
   });
 
+  it("counts a GPU's activations in bf16, the working memory of its ops, and says whose memory is short", () => {
+    const gpu = { hostMemory: false, activationDtype: "bf16" } as const;
+    const [host, device] = [planMemory(spec, both, 4096), planMemory(spec, both, 4096, gpu)];
+    expect(device.stateBytes).toBe(host.stateBytes);
+    const workspace = 4096 * spec.vocab * 2 + 2 ** 28;
+    expect((device.activationBytes - workspace) / host.activationBytes).toBeGreaterThan(0.5);
+    expect((device.activationBytes - workspace) / host.activationBytes).toBeLessThan(0.6);
+    const error = refusal(() => requireMemory({ spec, trainable: upper, microBatch: 1, maxLength: 16, where: gpu }, 1000));
+    expect(error.message).toMatch(/activations and working memory .*, 0\.98 KiB of device memory are available/);
+    expect(error.message).toMatch(/end other programs on this GPU, a GPU with more memory, or device "cpu"/);
+  });
+
   it("knows how much this process may take", async () => {
     const bytes = await availableMemory();
     expect(bytes).toBeGreaterThan(2 ** 24);
