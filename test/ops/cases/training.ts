@@ -112,7 +112,12 @@ export const lossTileCases: readonly OpCase[] = [
   lossRow("tiles, frozen head", 257, 520, 192, { bf16: true, w: "bf16", dw: false, logitScale: 0.5 }),
   lossRow("odd vocabulary", 64, 1025, 64, { bf16: true, w: "bf16" }),
 ];
-export const lossBase: OpCase = { op: "linear_cross_entropy", name: "base", args: loss(4, 6, 5, { labels: () => i32([1, -100, 5, 0]) }) };
+export const lossBase: OpCase = {
+  op: "linear_cross_entropy",
+  name: "base",
+  args: loss(4, 6, 5, { labels: () => i32([1, -100, 5, 0]) }),
+  eps: { loss: "f32" },
+};
 
 // ---- grad_norm, adamw -------------------------------------------------------------------------------------------------------
 
