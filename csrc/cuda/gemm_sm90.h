@@ -10,7 +10,6 @@ namespace esft::cuda::sm90 {
 // The instances that exist, each compiled in the file named.
 enum class Kernel {
   kNt, kNtRows, kNtSwiglu, kNtSwigluRows,            // nt_sm90.cu
-  kNtLogitsRows,                                     // logits_sm90.cu
   kNn, kNnRows, kNnSwiglu, kNnSwigluRows,            // nn_sm90.cu
   kTn, kTnRowsB, kTnRows                             // tn_sm90.cu
 };

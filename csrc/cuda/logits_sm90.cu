@@ -6,7 +6,7 @@ namespace esft::cuda::sm90 {
 
 void launch_logits(const Maps& m, const Params& p, int grid, Context& c) {
   const size_t shared = size_t(Shape<Role::kNt, Finish::kLogits>::shared_bytes(p.group_count));
-  ESFT_LAUNCH((grouped_kernel<Role::kNt, Finish::kLogits, Load::kRows, Load::kTma>), c, grid, kThreads, shared, m.a, m.b, m.h, p);
+  ESFT_LAUNCH((grouped_kernel<Role::kNt, Finish::kLogits, Load::kTma, Load::kTma>), c, grid, kThreads, shared, m.a, m.b, m.h, p);
 }
 
 }  // namespace esft::cuda::sm90

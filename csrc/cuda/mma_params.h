@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include "context.h"
+#include "split_count.cuh"
 #include "types.cuh"
 
 namespace esft::cuda {
@@ -91,12 +92,6 @@ constexpr int kMmaTile = 128;  // rows and columns of C per CTA
 constexpr int kMmaSwiglu = 64;  // columns of F per CTA: 64 of gate and 64 of up
 constexpr int kMmaStep = 64;  // contraction per stage
 constexpr int kMmaThreads = 256;
-
-// Into how many parts the contraction is cut: as many as fill `target` CTAs. The consumer of the partials calls it too.
-__host__ __device__ __forceinline__ int split_count(int64_t target, int64_t tiles, int64_t steps) {
-  if (tiles <= 0 || steps <= 1 || target <= tiles) return 1;
-  return int(min_of(target / tiles, steps));
-}
 
 // ---- host ---------------------------------------------------------------------------------------------------------------
 

@@ -57,7 +57,8 @@ __device__ __forceinline__ float value_of(const void* data, int f32, int64_t i) 
 __device__ __forceinline__ void finish_store(const Params& p, const Tile& tile, int rows, int64_t row0, float (&acc)[128],
                                              unsigned char* staging) {
   const Lane l;
-  const Out& out = p.out;
+  Out out = p.out;
+  if (p.split_target) out.data = static_cast<float*>(out.data) + int64_t(tile.part) * tile.part_rows * out.ld;
   const int width = p.columns_out;
   const int columns = min_of(256, width - tile.n0);
   const int64_t column0 = int64_t(tile.segment) * width + tile.n0;
@@ -213,70 +214,74 @@ __device__ __forceinline__ void finish_weight_gradient(const Params& p, const Ti
   }
 }
 
-// A tile of logits (linear_cross_entropy): per row and column tile the maximum, its lowest column, Σ exp(z − maximum), and z − maximum in
-// bf16: what is large in the softmax keeps the most bits. The label's own logit is kept exactly.
+// A tile of logits (linear_cross_entropy.cuh): per row and 128 columns the maximum, its lowest column, Σ exp(z − maximum), and
+// z − maximum in bf16: what is large in the softmax keeps the most bits. The label's own logit is kept as it is.
 __device__ __forceinline__ void finish_logits(const Params& p, const Tile& tile, int rows, int64_t row0, float (&acc)[128],
                                               unsigned char* staging) {
   const Lane l;
-  const int columns = min_of(256, p.columns_out - tile.n0);
-#pragma unroll
-  for (int down = 0; down < 2; down++) {
-    const int row = l.row + 8 * down;
-    const bool exists = row < rows;
-    const int label = exists ? p.labels[p.a.index ? p.a.index[row0 + row] : row0 + row] - tile.n0 : -1;
-    float most = -INFINITY;
-    int arg = 0x7fffffff;
-#pragma unroll
-    for (int j = 0; j < 32; j++)
-#pragma unroll
-      for (int c = 0; c < 2; c++) {
-        const int column = 8 * j + l.column + c;
-        float& z = acc[4 * j + 2 * down + c];
-        z *= p.logit_scale;
-        if (column >= columns) continue;
-        if (z > most) {
-          most = z;
-          arg = column;
-        }
-        if (column == label) p.label_logit[row0 + row] = z;
-      }
-#pragma unroll
-    for (int step = 1; step <= 2; step <<= 1) {
-      const float other = __shfl_xor_sync(kFullWarp, most, step);
-      const int other_arg = __shfl_xor_sync(kFullWarp, arg, step);
-      if (other > most || (other == most && other_arg < arg)) {
-        most = other;
-        arg = other_arg;
-      }
-    }
-    float sum = 0.f;
-#pragma unroll
-    for (int j = 0; j < 32; j++)
-#pragma unroll
-      for (int c = 0; c < 2; c++) {
-        float& z = acc[4 * j + 2 * down + c];
-        z -= most;
-        if (8 * j + l.column + c < columns) sum += __expf(z);
-      }
-    sum += __shfl_xor_sync(kFullWarp, sum, 1);
-    sum += __shfl_xor_sync(kFullWarp, sum, 2);
-    if (exists && l.lane % 4 == 0) {
-      const int64_t i = (row0 + row) * p.column_tiles + tile.n_tile;
-      p.tile_max[i] = most;
-      p.tile_sum[i] = sum;
-      p.tile_arg[i] = tile.n0 + arg;
-    }
-  }
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    if (columns <= 128 * half) break;
+    const int first = tile.n0 + 128 * half, columns = min_of(128, p.columns_out - first);
+    if (columns <= 0) break;
+    if (columns < 128) {  // the last tile: what lies past the vocabulary has no share
 #pragma unroll
-    for (int j = 0; j < 16; j++)
+      for (int i = 0; i < 64; i++)
+        if (8 * (i / 4) + l.column + i % 2 >= columns) acc[64 * half + i] = -INFINITY;
+    }
 #pragma unroll
-      for (int down = 0; down < 2; down++)
-        *reinterpret_cast<uint32_t*>(staged(staging, l.row + 8 * down, j) + l.column * 2) =
-            ptx::pack_bf16x2(acc[(16 * half + j) * 4 + 2 * down], acc[(16 * half + j) * 4 + 2 * down + 1]);
-    write_staged(l, staging, p.out, row0, rows, tile.n0 + 128 * half, columns - 128 * half);
+    for (int down = 0; down < 2; down++) {
+      const int row = l.row + 8 * down;
+      const bool exists = row < rows;
+#pragma unroll
+      for (int i = 0; i < 32; i++) acc[64 * half + i / 2 * 4 + 2 * down + i % 2] *= p.logit_scale;
+      float most = -INFINITY;
+      int arg = 0;
+#pragma unroll
+      for (int j = 0; j < 16; j++)
+#pragma unroll
+        for (int c = 0; c < 2; c++) {
+          const float z = acc[(16 * half + j) * 4 + 2 * down + c];
+          if (z > most) {
+            most = z;
+            arg = 8 * j + c;
+          }
+        }
+      arg += l.column;
+      const int label = exists ? p.labels[p.a.index[row0 + row]] - first - l.column : -1;
+      const bool mine = label >= 0 && label < 128 && label % 8 < 2;  // this lane holds the label's column
+      if (__any_sync(kFullWarp, mine)) {
+        float z = 0.f;
+#pragma unroll
+        for (int i = 0; i < 32; i++)
+          if (label == 8 * (i / 2) + i % 2) z = acc[64 * half + i / 2 * 4 + 2 * down + i % 2];
+        if (mine) p.label_logit[row0 + row] = z;
+      }
+#pragma unroll
+      for (int step = 1; step <= 2; step <<= 1) {
+        const float other = __shfl_xor_sync(kFullWarp, most, step);
+        const int other_arg = __shfl_xor_sync(kFullWarp, arg, step);
+        if (other > most || (other == most && other_arg < arg)) {
+          most = other;
+          arg = other_arg;
+        }
+      }
+      float sum = 0.f;
+#pragma unroll
+      for (int j = 0; j < 16; j++) {
+        const float z0 = acc[(16 * half + j) * 4 + 2 * down] - most, z1 = acc[(16 * half + j) * 4 + 2 * down + 1] - most;
+        sum += __expf(z0) + __expf(z1);
+        *reinterpret_cast<uint32_t*>(staged(staging, row, j) + l.column * 2) = ptx::pack_bf16x2(z0, z1);
+      }
+      sum += __shfl_xor_sync(kFullWarp, sum, 1);
+      sum += __shfl_xor_sync(kFullWarp, sum, 2);
+      if (exists && l.lane % 4 == 0) {
+        const int64_t i = (row0 + row) * p.column_tiles + first / 128;
+        p.tile_max[i] = most;
+        p.tile_sum[i] = sum;
+        p.tile_arg[i] = first + arg;
+      }
+    }
+    write_staged(l, staging, p.out, row0, rows, first, columns);
   }
 }
 

@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   constexpr bool kCopies = kLoadA == Load::kRows || kLoadB == Load::kRows;
   constexpr bool kMaps = kLoadA == Load::kTma || kLoadB == Load::kTma;
   // Together 504 = 65536 / 128 registers less a rounding: the loaders need few, unless they work out addresses of rows.
-  constexpr int kLoadRegisters = !kCopies ? 40 : kRole == Role::kTn ? 72 : 56;
+  constexpr int kLoadRegisters = !kCopies ? 40 : kFinish == Finish::kSwigluBackward ? 72 : 56;
   constexpr int kMultiplyRegisters = (504 - kLoadRegisters) / 2;
   ESFT_SHARED(smem);
   uint64_t* barriers = reinterpret_cast<uint64_t*>(smem + S::kBarriers);

@@ -20,20 +20,20 @@ struct Ring {
   }
 };
 
-// Where row r of the operand lies; null when the index is wrong (check_index reported it).
-__device__ __forceinline__ const bf16* row_address(const Rows& m, int64_t r) {
-  const int64_t row = m.index ? m.index[r] : r;
-  return row >= 0 && row < m.limit ? m.data + row * m.ld : nullptr;
+// Which row of the matrix row r of the operand is; -1 when the index is wrong (check_index reported it).
+__device__ __forceinline__ int source_row(const Rows& m, int64_t r) {
+  const int row = m.index ? m.index[r] : int(r);
+  return row >= 0 && row < m.limit ? row : -1;
 }
 
-// 128 rows x 64 columns from column k0, K-major. `rows`: addresses of rows thread / 8 + 16 i, null = zeros.
-__device__ __forceinline__ void copy_k_major(unsigned char* slab, const bf16* const (&rows)[8], const bf16* any, int k0, int columns) {
+// 128 rows x 64 columns from column k0, K-major. `rows`: rows thread / 8 + 16 i of the tile, -1 = zeros.
+__device__ __forceinline__ void copy_k_major(const Rows& m, unsigned char* slab, const int (&rows)[8], int k0, int columns) {
   const int thread = threadIdx.x % 128, chunk = thread % 8, column = k0 + chunk * 8;
 #pragma unroll
   for (int i = 0; i < 8; i++) {
     const int row = thread / 8 + 16 * i;
-    const bool valid = rows[i] != nullptr && column < columns;
-    ptx::cp_async_16(slab + row * 128 + ((chunk ^ (row & 7)) * 16), valid ? rows[i] + column : any, valid);
+    const bool valid = rows[i] >= 0 && column < columns;
+    ptx::cp_async_16(slab + row * 128 + ((chunk ^ (row & 7)) * 16), valid ? m.data + rows[i] * m.ld + column : m.data, valid);
   }
 }
 
@@ -48,9 +48,9 @@ __device__ __forceinline__ void copy_mn_major(const Rows& m, unsigned char* slab
 #pragma unroll 4
   for (int i = 0; i < 64 / kRowsAtOnce; i++) {
     const int row = thread / kChunks + kRowsAtOnce * i;
-    const bf16* source = first + row < count ? row_address(m, begin + first + row) : nullptr;
-    const bool valid = source != nullptr && column < columns;
-    ptx::cp_async_16(slab + row * 128 + ((chunk % 8 ^ (row & 7)) * 16), valid ? source + column : m.data, valid);
+    const int source = first + row < count ? source_row(m, begin + first + row) : -1;
+    const bool valid = source >= 0 && column < columns;
+    ptx::cp_async_16(slab + row * 128 + ((chunk % 8 ^ (row & 7)) * 16), valid ? m.data + source * m.ld + column : m.data, valid);
   }
 }
 
@@ -67,13 +67,13 @@ __device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* m
   int h_phase = 0;
   for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
     const Tile tile = tile_at<kRole, kFinish>(p, table, t);
-    const int steps = steps_of<kRole>(p, tile);
-    const bf16* rows[8];
+    const int steps = steps_of<kRole>(p, tile), first = first_step<kRole>(p, tile);
+    int rows[8];
     if (kRole != Role::kTn && kLoadA == Load::kRows) {
 #pragma unroll
       for (int i = 0; i < 8; i++) {
         const int row = threadIdx.x / 8 + 16 * i;
-        rows[i] = row < tile.rows ? row_address(p.a, tile.begin + row) : nullptr;
+        rows[i] = row < tile.rows ? source_row(p.a, tile.begin + row) : -1;
       }
     }
     if (kFinish == Finish::kSwigluBackward && leader) {
@@ -86,13 +86,13 @@ __device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* m
       for (int j = 0; j < 4; j++)
         ptx::tma_load_2d(h + j * 2 * kSlabBytes, map_h, h_full, (j < 2 ? 0 : f) + tile.n0 + 64 * (j & 1), int(tile.begin));
     }
-    for (int step = 0; step < steps; step++) {
+    for (int step = first; step < first + steps; step++) {
       unsigned char* stage_a = smem + ring.stage * S::kStage;
       unsigned char* stage_b = stage_a + S::kStageA;
       uint64_t* full = ring.full + ring.stage;
       ptx::mbar_wait(ring.empty + ring.stage, ring.phase ^ 1);
       // nn: the contraction runs over the rows of one weight segment after the other.
-      const int per_segment = kRole == Role::kNn ? int(ceil_div(p.segment_rows, kTileK)) : steps;
+      const int per_segment = kRole == Role::kNn ? int(ceil_div(p.segment_rows, kTileK)) : 1;
       const int segment = kRole == Role::kNn ? step / per_segment : tile.segment, k0 = (step - (kRole == Role::kNn ? segment * per_segment : 0)) * kTileK;
       const int column_a = kRole == Role::kNn ? segment * p.segment_rows + k0 : k0;
       if (leader && kBytes > 0) {
@@ -132,7 +132,7 @@ __device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* m
       }
       if (kLoadA == Load::kRows) {
         if (kRole != Role::kTn)
-          copy_k_major(stage_a, rows, p.a.data, column_a, kRole == Role::kNn ? p.segments * p.segment_rows : p.columns);
+          copy_k_major(p.a, stage_a, rows, column_a, kRole == Role::kNn ? p.segments * p.segment_rows : p.columns);
         else
           copy_mn_major<2>(p.a, stage_a, tile.begin, k0, tile.rows, tile.segment * p.segment_rows + tile.m0, p.segments * p.segment_rows);
       }

@@ -9,6 +9,7 @@
 // Limit: tensor cores, 2·M·N·K flop; the 128×256 tile asks L2 for 9.2 TB/s at 788 TFLOP/s.
 #pragma once
 #include "fault.cuh"
+#include "split_count.cuh"
 #include "types.cuh"
 
 namespace esft::cuda::sm90 {
@@ -43,13 +44,15 @@ struct Params {
   const int32_t* offsets;  // [experts + 1]; null: one group of `n` rows
   const int32_t* groups;   // [group_count] expert ids; null: all
   int32_t experts, group_count;
-  int64_t n;  // rows
+  int64_t n;  // rows; -1: offsets and indices are the program's own and need no check
 
   const CUtensorMap* weights;  // nt, nn: map of item expert · segments + s
   int32_t segments;
   int32_t segment_rows;  // rows of each weight segment
   int32_t columns;       // columns of the weight
   Rows a, b;
+  // nn: cuts the contraction of few tiles into parts, f32 partial sums one after the other in `out` (linear_cross_entropy.cuh).
+  int32_t split_target;  // CTAs to fill; 0: no parts
 
   int32_t columns_out;    // nt, nn: width of one segment of the output
   Out out;                // nt: [n, S·segment_rows] or swiglu's y [n, F]; nn: [n, columns] or dh [n, 2F]
@@ -94,6 +97,8 @@ struct Tile {
   int m0;  // tn: first row of the tile in its segment
   int n0;  // first column
   int n_tile;
+  int part, parts;  // of the contraction
+  int part_rows;    // rows of one part of the output
 };
 
 __device__ __forceinline__ int64_t group_begin(const Params& p, int expert) { return p.offsets ? p.offsets[expert] : 0; }
@@ -109,11 +114,18 @@ __device__ __forceinline__ int column_tiles(const Params& p) {
 
 // Reports indices outside their matrix: every CTA looks at its share of them once.
 __device__ __forceinline__ void check_index(const Params& p, const Rows& m) {
-  if (!m.index) return;
+  if (!m.index || p.n < 0) return;
   for (int64_t r = int64_t(blockIdx.x) * kThreads + threadIdx.x; r < p.n; r += int64_t(gridDim.x) * kThreads) {
     const int32_t row = m.index[r];
     if (row < 0 || row >= m.limit) report_fault(p.faults, kBadIndex, p.op, FaultArgument(m.argument), r, row, m.limit);
   }
+}
+
+// Parts of the contraction, when there are `tiles` tiles.
+template <Role kRole>
+__device__ __forceinline__ int parts_of(const Params& p, int tiles) {
+  if (kRole != Role::kNn || !p.split_target) return 1;
+  return split_count(p.split_target, tiles, ceil_div(p.segment_rows, kTileK));
 }
 
 // table[g] = row tiles of the groups before g (nt, nn); or the groups, longest first (tn). Called by all threads; returns the number of
@@ -123,7 +135,7 @@ __device__ __forceinline__ int build_table(const Params& p, int32_t* table) {
   int32_t* bad = table + p.group_count + 1;
   if (threadIdx.x == 0) *bad = 0;
   __syncthreads();
-  if (p.offsets) {
+  if (p.offsets && p.n >= 0) {
     for (int e = threadIdx.x; e <= p.experts; e += kThreads) {
       const int32_t value = p.offsets[e];
       const int64_t least = e ? p.offsets[e - 1] : 0;
@@ -169,7 +181,7 @@ __device__ __forceinline__ int build_table(const Params& p, int32_t* table) {
   if (*bad) return 0;
   const int n_tiles = column_tiles<kRole, kFinish>(p);
   if (kRole == Role::kTn) return p.group_count * p.segments * int(ceil_div(p.segment_rows, kTileM)) * n_tiles;
-  return table[p.group_count] * n_tiles;
+  return table[p.group_count] * n_tiles * parts_of<kRole>(p, table[p.group_count] * n_tiles);
 }
 
 // Tile `t`. Within an expert eight row tiles share a column tile of weights before the next one: what runs at the same time meets in L2.
@@ -180,6 +192,16 @@ __device__ __forceinline__ Tile tile_at(const Params& p, const int32_t* table, i
   Tile tile;
   tile.m0 = 0;
   tile.segment = 0;
+  tile.part = 0;
+  tile.parts = 1;
+  tile.part_rows = 0;
+  if (kRole == Role::kNn && p.split_target) {
+    const int tiles = table[p.group_count] * n_tiles;
+    tile.parts = parts_of<kRole>(p, tiles);
+    tile.part = t / tiles;
+    tile.part_rows = table[p.group_count] * kTileM;
+    t -= tile.part * tiles;
+  }
   if (kRole == Role::kTn) {
     const int m_tiles = int(ceil_div(p.segment_rows, kTileM)), per_group = p.segments * m_tiles * n_tiles;
     tile.group = table[t / per_group];
@@ -220,12 +242,17 @@ __device__ __forceinline__ Tile tile_at(const Params& p, const int32_t* table, i
   return tile;
 }
 
-// Steps of 64 along the contraction.
+// Steps of 64 along the contraction: the first of this tile, and how many.
+template <Role kRole>
+__device__ __forceinline__ int first_step(const Params& p, const Tile& tile) {
+  return kRole == Role::kNn && tile.parts > 1 ? int(ceil_div(p.segment_rows, kTileK) * tile.part / tile.parts) : 0;
+}
 template <Role kRole>
 __device__ __forceinline__ int steps_of(const Params& p, const Tile& tile) {
   if (kRole == Role::kNt) return int(ceil_div(p.columns, kTileK));
-  if (kRole == Role::kNn) return p.segments * int(ceil_div(p.segment_rows, kTileK));
-  return int(ceil_div(tile.rows, kTileK));
+  if (kRole == Role::kTn) return int(ceil_div(tile.rows, kTileK));
+  const int64_t all = p.segments * ceil_div(p.segment_rows, kTileK);
+  return tile.parts > 1 ? int(all * (tile.part + 1) / tile.parts - all * tile.part / tile.parts) : int(all);
 }
 
 }  // namespace esft::cuda::sm90

@@ -1,0 +1,96 @@
+// The two products of linear_cross_entropy on Hopper (interface: linear_cross_entropy.cuh), by the grouped kernel: one group whose
+// row count is known to the device only.
+#include "linear_cross_entropy.cuh"
+
+#include <string.h>
+
+#include "gemm_sm90.h"
+
+namespace esft::cuda {
+
+using namespace sm90;
+
+namespace {
+
+esft_tensor matrix(const void* data, int64_t rows, int64_t cols, int64_t ld) {
+  esft_tensor t;
+  memset(&t, 0, sizeof t);
+  t.data = const_cast<void*>(data);
+  t.dtype = ESFT_BF16;
+  t.rank = 2;
+  t.shape[0] = rows;
+  t.shape[1] = cols;
+  t.ld = ld;
+  return t;
+}
+
+Params chunk_params(const int32_t* offsets, const Matrix& w, int64_t vocabulary, int64_t features, Context& c) {
+  Params p;
+  memset(static_cast<void*>(&p), 0, sizeof p);
+  p.offsets = offsets;
+  p.experts = p.group_count = p.segments = 1;
+  p.n = -1;
+  p.segment_rows = int32_t(vocabulary);
+  p.columns = int32_t(features);
+  p.op = ESFT_OP_linear_cross_entropy;
+  p.faults = c.faults;
+  return p;
+}
+
+struct GatherParams {
+  cuda::Rows from;
+  const int32_t* offsets;
+  bf16* to;
+  int64_t features;  // a multiple of 8
+};
+
+// The supervised rows of a chunk, one after another, for the copy engine: a pass of 4·D bytes per row, a thousandth of the product.
+__global__ void __launch_bounds__(256) gather_rows(const GatherParams p) {
+  const int n = p.offsets[1];
+  for (int r = blockIdx.x * 8 + threadIdx.x / 32; r < n; r += gridDim.x * 8) {
+    const bf16* from = p.from.data + p.from.index[r] * p.from.ld;
+    bf16* to = p.to + r * p.features;
+    for (int64_t d = threadIdx.x % 32 * 8; d < p.features; d += 256) store16(to + d, load16(from + d));
+  }
+}
+
+}  // namespace
+
+bool sm90_ce_logits(const CeLogits& z, Context& c) {
+  const esft_tensor x = matrix(z.x.data, z.x.count, z.features, z.x.ld), w = matrix(z.w.data, z.vocabulary, z.features, z.w.ld);
+  if (z.features == 0 || z.vocabulary > (1 << 30) || !rows_aligned(x)) return false;
+  Maps maps{};
+  Params p = chunk_params(z.offsets, z.w, z.vocabulary, z.features, c);
+  if (!(p.weights = c.tensor_maps(&w, 1, 128))) return false;
+  bf16* gathered = c.scratch_of<bf16>(z.capacity * z.features);
+  if (!encode_tensor_map(&maps.a, matrix(gathered, z.capacity, z.features, z.features), kTileM)) return false;
+  ESFT_LAUNCH((gather_rows), c, dim3(unsigned(c.sms * 4)), 256, 0, GatherParams{z.x, z.offsets, gathered, z.features});
+  p.columns_out = int32_t(z.vocabulary);
+  p.a = {z.x.data, z.x.ld, z.x.index, z.x.count, kArgRows};
+  p.out = {z.shifted, z.shifted_ld, 0, 0, 1};
+  p.column_tiles = z.tiles;
+  p.tile_max = z.tile_max;
+  p.tile_sum = z.tile_sum;
+  p.tile_arg = z.tile_argmax;
+  p.label_logit = z.label_z;
+  p.labels = z.labels;
+  p.logit_scale = z.scale;
+  launch_logits(maps, p, c.sms, c);
+  return true;
+}
+
+bool sm90_ce_gradient(const CeGradient& g, CeSplits* splits, Context& c) {
+  const esft_tensor dz = matrix(g.dz.data, g.capacity, ceil_div(g.vocabulary, 8) * 8, g.dz.ld), w = matrix(g.w.data, g.vocabulary, g.features, g.w.ld);
+  if (g.vocabulary > (1 << 30)) return false;
+  Maps maps{};
+  Params p = chunk_params(g.offsets, g.w, g.vocabulary, g.features, c);
+  if (!encode_tensor_map(&maps.a, dz, kTileM) || !(p.weights = c.tensor_maps(&w, 1, 64))) return false;
+  p.columns_out = int32_t(g.features);
+  p.out = {g.partials, g.features, 1, 0, 0};
+  *splits = {c.sms, kTileM, 256, int32_t(ceil_div(g.vocabulary, kTileK))};
+  p.split_target = splits->target;
+  launch_nn(Kernel::kNn, maps, p, c.sms, c);
+  return true;
+}
+
+}  // namespace esft::cuda
