@@ -25,7 +25,10 @@ An id has five parts: what/config/dtype/mode/variant.
 Weights, routing and data come from fixed seeds. Threads: --threads. bench/PEERS.md says what is fair about each peer.
 
 --mkl-avx512 talks MKL into its AVX-512 kernels on CPUs that are not Intel's (a two-line shim, needs cc): "MKL*".
---device cuda runs the same contenders, and some larger shapes, on the GPU, in bf16 unless --dtype says otherwise.
+--device cuda runs the contenders of `npm run bench -- --device cuda` in bf16 (shapes in bench/gpu/shapes.json), timed by CUDA events;
+calls of some microseconds as replayed CUDA graphs, their eager time beside it. More whats: ceiling, copy, grouped, rms_norm, rope,
+swiglu, add, routing, combine, adamw, grad_norm.
+--tiny runs those contenders on the CPU on small shapes: it proves the paths and measures nothing.
 """
 import argparse
 import json
@@ -37,16 +40,20 @@ import tempfile
 
 sys.dont_write_bytecode = True
 WHATS = ("gemm", "layer", "attention", "head", "step")
+CUDA_OPS = ("ceiling", "copy", "rms_norm", "rope", "swiglu", "add", "routing", "combine", "adamw", "grad_norm")  # peer/gpu_ops.py
+CUDA_WHATS = ("gemm", "attention", "head", *CUDA_OPS, "step", "grouped", "layer")
 SHIM = "int mkl_serv_intel_cpu_true(void) { return 1; }\nint mkl_serv_intel_cpu(void) { return 1; }\n"
 
 
 def parse_args():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--what", default="all", help=f"comma-separated: {', '.join(WHATS)}, or all")
+    p.add_argument("--what", default="all", help=f"comma-separated: {', '.join(WHATS)}, or all; on CUDA also grouped and "
+                   f"{', '.join(CUDA_OPS)}")
     p.add_argument("--filter", default="", help="regular expression on ids")
     p.add_argument("--rounds", type=int, default=20)
     p.add_argument("--threads", default=str(os.cpu_count() or 1), help="threads, or a comma-separated list (one shot)")
     p.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    p.add_argument("--tiny", action="store_true", help="the contenders of CUDA on the CPU, on small shapes")
     p.add_argument("--dtype", default="", help="f32, bf16 or f32,bf16; default both on the CPU, bf16 on CUDA")
     p.add_argument("--routing", default="uniform", help="uniform, or lognormal:SIGMA (popularity of the experts)")
     p.add_argument("--seed", type=int, default=1)
@@ -57,11 +64,15 @@ def parse_args():
     p.add_argument("--serve", action="store_true", help="answer `run` lines on stdin")
     p.add_argument("--check", action="store_true", help="compare outputs instead of timing")
     args = p.parse_args()
-    args.what = WHATS if args.what == "all" else tuple(args.what.split(","))
-    unknown = [w for w in args.what if w not in WHATS]
+    cuda = args.device == "cuda" or args.tiny
+    if args.tiny and args.device == "cuda":
+        p.error("--tiny: is for the CPU")
+    whats = CUDA_WHATS if cuda else WHATS
+    args.what = whats if args.what == "all" else tuple(args.what.split(","))
+    unknown = [w for w in args.what if w not in whats]
     if unknown:
-        p.error(f"--what {unknown[0]}: expected one of {', '.join(WHATS)}, all")
-    args.dtype = (args.dtype or ("bf16" if args.device == "cuda" else "f32,bf16")).split(",")
+        p.error(f"--what {unknown[0]}: expected one of {', '.join(whats)}, all")
+    args.dtype = (args.dtype or ("bf16" if cuda else "f32,bf16")).split(",")
     if not set(args.dtype) <= {"f32", "bf16"}:
         p.error(f"--dtype {','.join(args.dtype)}: expected f32, bf16 or f32,bf16")
     if not re.fullmatch(r"uniform|lognormal:\d*\.?\d+", args.routing):
@@ -91,7 +102,12 @@ def preload_mkl_shim():
 def select(args, env):
     import importlib
 
-    cases = [c for w in args.what for c in importlib.import_module(f"peer.{w}").cases(env)]
+    def of(what):
+        if what in CUDA_OPS:
+            return importlib.import_module("peer.gpu_ops").CASES[what](env)
+        return importlib.import_module(f"peer.{what}").cases(env)
+
+    cases = [c for w in args.what for c in of(w)]
     return [c for c in cases if c.dtype in args.dtype and re.search(args.filter, c.id)]
 
 
@@ -109,8 +125,12 @@ def main():
     os.dup2(2, 1)
     from peer import harness
 
-    env = harness.Env(device=args.device, seed=args.seed, routing=args.routing)
+    env = harness.Env(device=args.device, seed=args.seed, routing=args.routing, tiny=args.tiny)
     env.require_device()
+    if env.suite == "cuda":  # a backward is run again and again on one graph: compiled ones must not reuse its buffers
+        import torch._functorch.config
+
+        torch._functorch.config.donated_buffer = False
     harness.set_threads(args.threads[0])
     cases = select(args, env)
     if args.list:

@@ -117,7 +117,7 @@ function allFinite(bits: Uint32Array | Uint16Array, exponent: number): boolean {
 export interface Bits {
   /** Two runs from the same state gave the same bits. */
   readonly identical: boolean;
-  /** Every element was written and is finite (outputs are NaN before). */
+  /** Every element was written and is finite (outputs are infinite before). */
   readonly finite: boolean;
   /** Share of the output bytes that was compared. */
   readonly share: number;
@@ -127,7 +127,7 @@ export interface Bits {
 export async function checkBits(device: Device, work: Work): Promise<Bits> {
   const tensors = [...work.outputs, ...(work.state ?? [])];
   const once = async (): Promise<Snapshot> => {
-    for (const x of work.outputs) ops.fill(device, { x, value: x.dtype === "i32" || x.dtype === "i64" ? -1 : Number.NaN });
+    for (const x of work.outputs) ops.fill(device, { x, value: x.dtype === "i32" || x.dtype === "i64" ? -1 : Number.POSITIVE_INFINITY });
     work.reset?.();
     work.before?.();
     work.run();

@@ -2,11 +2,12 @@
 import torch
 import torch.nn.functional as F
 
+from .gpu import DTYPE, shapes
+from .gpu_ops import no_grad, row_case
 from .harness import DTYPES, Case, Timed
 
-SHAPES_KN = {"cpu": ((2048, 1408), (1408, 2048), (2048, 2048), (512, 512), (256, 256)),
-             "cuda": ((8192, 8192), (2048, 2816), (1408, 2048))}
-ROWS_M = {"cpu": (16, 64, 192, 256, 384, 1024), "cuda": (1024, 8192)}
+SHAPES_KN = ((2048, 1408), (1408, 2048), (2048, 2048), (512, 512), (256, 256))
+ROWS_M = (16, 64, 192, 256, 384, 1024)
 
 
 def linear(x, w):
@@ -35,13 +36,29 @@ def mkl_packed(x, w):
     return lambda: torch.ops.mkl._mkl_linear(x, packed, w, None, rows)
 
 
+def gpu_cases(env):
+    """y = x·Wᵀ, and its input gradient dx = dy·W, into fresh and into preallocated memory."""
+    for k, n, m in shapes(env.tiny)["gemm"]:
+        for mode, (left, right) in {"": ((m, k), (k, n)), "-nn": ((m, n), (n, k))}.items():
+            for variant in ("mm", "mm-out"):
+                def make(env, k=k, n=n, left=left, right=right, mode=mode, variant=variant):
+                    x, w_NK = env.randn(*left, dtype=DTYPE, salt=1), env.randn(n, k, dtype=DTYPE, salt=2)
+                    w = w_NK if mode else w_NK.t()
+                    out = x.new_empty(left[0], right[1]) if variant == "mm-out" else None
+                    return no_grad(lambda x, w: torch.mm(x, w, out=out), x, w)
+
+                yield row_case("gemm", f"{k}x{n}", f"M{m}{mode}", variant, make, 2 * (m * k + n * k + m * n),
+                               flops=2.0 * m * k * n)
+
+
 def cases(env):
-    variants = {"linear": linear, "mm-out": mm_out}
-    if env.device == "cpu":
-        variants |= {"dnn": dnn, "dnn-packed": dnn_packed, "mkl-packed": mkl_packed}
-    for k, n in SHAPES_KN[env.device]:
+    if env.suite == "cuda":
+        yield from gpu_cases(env)
+        return
+    variants = {"linear": linear, "mm-out": mm_out, "dnn": dnn, "dnn-packed": dnn_packed, "mkl-packed": mkl_packed}
+    for k, n in SHAPES_KN:
         for dtype in DTYPES:
-            for m in ROWS_M[env.device]:
+            for m in ROWS_M:
                 for name, variant in variants.items():
                     if name == "mkl-packed" and dtype != "f32":
                         continue

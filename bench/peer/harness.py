@@ -7,6 +7,7 @@ import statistics
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Callable
@@ -20,6 +21,7 @@ WARM_CALLS = 3
 warnings.simplefilter("ignore")  # graph breaks and fallbacks inside transformers are what is measured, not news
 torch._logging.set_logs(all=logging.ERROR)
 torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 4096  # many shapes, one process
+PINNED = "ceiling"  # contenders that are measured all through a run: never dropped
 KEPT_GROUPS = 2  # groups of contenders that stay set up while serving (their weights take gigabytes)
 
 
@@ -28,7 +30,13 @@ class Env:
     device: str
     seed: int
     routing: str
+    tiny: bool = False  # the contenders of CUDA on small shapes, on the CPU
     shared: dict = field(default_factory=dict)  # per group: weights and data that its contenders have in common
+
+    @property
+    def suite(self):
+        """Which list of shapes and contenders."""
+        return "cuda" if self.tiny else self.device
 
     def require_device(self):
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -38,6 +46,9 @@ class Env:
         return torch.Generator().manual_seed(self.seed * 1000003 + salt)
 
     def randn(self, *shape, dtype=torch.float32, scale=1.0, salt=0):
+        if self.device == "cuda":  # billions of numbers: drawn there
+            generator = torch.Generator("cuda").manual_seed(self.seed * 1000003 + salt)
+            return torch.randn(*shape, generator=generator, device="cuda", dtype=dtype).mul_(scale)
         return (torch.randn(*shape, generator=self.generator(salt)) * scale).to(dtype).to(self.device)
 
     def once(self, group, make):
@@ -75,6 +86,8 @@ class Case:
     tokens: int = 0
     slow: bool = False
     shape: dict = field(default_factory=dict)
+    bytes: float = 0  # that its form of the work must move
+    graph: bool = False  # short calls: on CUDA timed as a replayed graph, and eagerly
 
     @property
     def id(self):
@@ -86,7 +99,8 @@ class Case:
         return f"{self.what}/{self.config}/{self.dtype}"
 
     def describe(self):
-        return {"id": self.id, "flops": self.flops, "tokens": self.tokens, "slow": self.slow, "shape": self.shape}
+        return {"id": self.id, "flops": self.flops, "tokens": self.tokens, "slow": self.slow, "shape": self.shape,
+                **({"bytes": self.bytes} if self.bytes else {})}
 
 
 @dataclass
@@ -100,35 +114,97 @@ class Contender:
     """A case that is set up and warm. Set-up, compilation and warm-up calls are outside every measured time."""
 
     def __init__(self, case, env):
-        self.case, self.env = case, env
+        self.case, self.env, self.extra = case, env, {}
+        # A stream of its own: a backward runs where its forward ran, and the default stream cannot be recorded.
+        self.stream = torch.cuda.Stream() if env.device == "cuda" else None
         start = time.perf_counter()
-        self.body = case.make(env)
+        env.sync()
+        with self.on_stream():
+            self.body = case.make(env)
+            self.submit, self.each = self.body.run, 1
+            last = self.warm(start)
+            if self.stream:
+                self.extra["extra_bytes"] = self.peak()
+        self.calls = max(1, min(1000, round(ROUND_S / last)))
+        if self.stream and case.graph:
+            self.extra["eager_ms"] = statistics.median(self.round()[0] for _ in range(10))
+            self.record()
+            last = self.warm(start)
+            self.calls = max(1, min(1000, round(ROUND_S / last)))
+        self.setup_s = time.perf_counter() - start
+
+    def on_stream(self):
+        return torch.cuda.stream(self.stream) if self.stream else nullcontext()
+
+    def warm(self, start):
         for _ in range(WARM_CALLS):
-            env.sync()
+            self.env.sync()
             t = time.perf_counter()
-            self.body.run()
-            env.sync()
+            self.submit()
+            self.env.sync()
             last = time.perf_counter() - t
             if time.perf_counter() - start > 60 and last > 5:  # slow for good, not compiling: once is warm enough
                 break
-        self.calls = max(1, min(1000, round(ROUND_S / last)))
-        self.setup_s = time.perf_counter() - start
+        return last
+
+    def peak(self):
+        """Bytes that a call takes beyond what is there before it."""
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        self.submit()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+
+    def record(self):
+        """One CUDA graph of a call on every set of buffers."""
+        runs = getattr(self.body, "runs", [self.body.run])
+        self.env.sync()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=self.stream):
+                for run in runs:
+                    run()
+        except Exception as e:  # it synchronises, or allocates outside the pool: eager it stays
+            torch.cuda.synchronize()
+            self.extra["graph"] = f"{type(e).__name__}: {str(e).splitlines()[0][:200]}"
+            return
+        self.submit, self.each = graph.replay, len(runs)
 
     def round(self):
-        run, calls = self.body.run, range(self.calls)
         self.env.sync()
+        with self.on_stream():
+            wall, cpu = (self.by_events if self.stream else self.by_clock)()
+        n = self.calls * self.each
+        return wall * 1e3 / n, cpu * 1e3 / n
+
+    def by_events(self):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        cpu = time.thread_time()
+        begin.record()
+        for _ in range(self.calls):
+            self.submit()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3, time.thread_time() - cpu
+
+    def by_clock(self):
+        submit, calls = self.submit, range(self.calls)
         wall, cpu = time.perf_counter(), time.thread_time()
         for _ in calls:
-            run()
-        self.env.sync()
+            submit()
         cpu, wall = time.thread_time() - cpu, time.perf_counter() - wall
-        return wall * 1e3 / self.calls, cpu * 1e3 / self.calls
+        return wall, cpu
 
     def row(self, times):
         ms, cpu = [t[0] for t in times], [t[1] for t in times]
         return {**self.case.describe(), "threads": torch.get_num_threads(), "calls": self.calls,
                 "setup_s": round(self.setup_s, 3), "ms": ms, "cpu_ms": cpu, **summary(ms, self.case),
-                "gflops_cpu_p90": self.case.flops / tenth(cpu) / 1e6}  # by CPU time: means something at one thread
+                "gflops_cpu_p90": self.case.flops / max(tenth(cpu), 1e-9) / 1e6, **self.extra, **self.facts()}  # by CPU time: means something at one thread
+
+
+    def facts(self):
+        facts = getattr(self.body, "facts", None)
+        return {"facts": facts} if facts else {}
 
 
 def tenth(ms):
@@ -253,7 +329,8 @@ def serve(cases, env, out):
         case = by_id[case_id]
         if case.group in recent:
             recent.remove(case.group)
-        recent.append(case.group)
+        if case.what != PINNED:
+            recent.append(case.group)
         for group in recent[:-KEPT_GROUPS]:
             drop(group)
         if case_id not in ready:

@@ -2,9 +2,10 @@
 import torch
 import torch.nn.functional as F
 
+from .gpu import shapes
 from .harness import DTYPES, Case, Timed
 
-SHAPES = {"cpu": ((4096, 256, 8192), (1024, 2048, 32768)), "cuda": ((8192, 2048, 102400), (4096, 256, 8192))}
+CPU_SHAPES = ((4096, 256, 8192), (1024, 2048, 32768))
 CHUNK_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 28}  # logits per chunk: about 4 MB of f32 on the CPU
 
 
@@ -51,11 +52,16 @@ class Chunked:
         return list(self.run())
 
 
+def shapes_of(env):
+    head = None if env.suite == "cpu" else shapes(env.tiny)["head"]
+    return CPU_SHAPES if head is None else ((head["N"], head["D"], head["V"]),)
+
+
 def cases(env):
     variants = ["whole", "whole-compile", "chunk", "chunk-compile"]
-    if env.device == "cpu":
+    if env.suite == "cpu":
         variants += ["chunk-dnn", "chunk-dnn-compile"]
-    for n, d, v in SHAPES[env.device]:
+    for n, d, v in shapes_of(env):
         for dtype in DTYPES:
             for variant in variants:
                 def make(env, n=n, d=d, v=v, dtype=DTYPES[dtype], variant=variant):

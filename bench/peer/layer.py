@@ -1,15 +1,17 @@
 """One MoE layer: routing is given, no router, no shared expert, no gate gradient in anyone's time.
 
 Modes: fwd; dx (forward + dX); esft (forward + dX + dW of `trained` experts); full (dW of all of them).
+On CUDA the backward is timed alone, for every routing: bwd-none (dX), bwd-esft (+ dW of the hottest `trained`), bwd-all.
 """
 import torch
 
 from .experts import HandExperts, LoopExperts, make_route
+from .gpu import gpu_route, row_counts
+from .gpu import shapes as gpu_shapes
 from .harness import DTYPES, Case
 
 # D, F, E, K, T, trained
-SHAPES = {"cpu": {"d256": (256, 128, 64, 6, 4096, 8), "d2048": (2048, 1408, 64, 6, 2048, 8)},
-          "cuda": {"d2048-T8192": (2048, 1408, 64, 6, 8192, 8), "d2048-T32768": (2048, 1408, 64, 6, 32768, 8)}}
+CPU_SHAPES = {"d256": (256, 128, 64, 6, 4096, 8), "d2048": (2048, 1408, 64, 6, 2048, 8)}
 
 
 def layer_flops(D, F, E, K, T, trained):
@@ -21,12 +23,12 @@ def layer_flops(D, F, E, K, T, trained):
 class Data:
     """What the contenders of a group share. Parameters are views of these weights, so weights exist once."""
 
-    def __init__(self, env, shape, dtype):
+    def __init__(self, env, shape, dtype, routing=None):
         D, F, E, K, T, _ = shape
         self.x, self.dy = (env.randn(T, D, dtype=dtype, salt=s) for s in (1, 2))
         self.gate_up = env.randn(E, 2 * F, D, dtype=dtype, scale=D**-0.5, salt=3)
         self.down = env.randn(E, D, F, dtype=dtype, scale=F**-0.5, salt=4)
-        self.route = make_route(env, T, E, K, dtype, salt=5)
+        self.route = gpu_route(env, routing, T, E, K) if routing else make_route(env, T, E, K, dtype, salt=5)
 
 
 def hf_experts(data, shape, implementation):
@@ -44,10 +46,10 @@ def hf_experts(data, shape, implementation):
 
 
 class Layer:
-    def __init__(self, env, group, shape, dtype, mode, variant):
-        self.data = env.once(group, lambda: Data(env, shape, dtype))
+    def __init__(self, env, group, shape, dtype, mode, variant, routing=None):
+        self.data = env.once(group, lambda: Data(env, shape, dtype, routing))
         self.mode, self.route, self.E = mode, self.data.route, shape[2]
-        self.trained = {"esft": shape[5], "full": shape[2]}.get(mode, 0)
+        self.trained = {"esft": shape[5], "full": shape[2], "bwd-esft": shape[5], "bwd-all": shape[2]}.get(mode, 0)
         kind, *options = variant.split("-")
         if kind == "hf":
             self.module = hf_experts(self.data, shape, {"eager": "eager", "grouped": "grouped_mm"}[options[0]])
@@ -63,12 +65,19 @@ class Layer:
         self.kind = kind
         self.call = torch.compile(self.module, dynamic=False) if kind == "hf" and "compile" in options else self.module
         self.x = self.data.x.detach().requires_grad_(mode != "fwd")
+        if mode.startswith("bwd"):  # the forward once, outside every time
+            self.y = self.call(self.x, self.route.index_TK, self.route.gate_TK)
+            rows = row_counts(self.route, self.E)
+            self.facts = {"trainedRowShare": (rows[: self.trained].sum() / rows.sum()).item(),
+                          "maxOverMean": (rows.max() * self.E / rows.sum()).item()}
 
     def __del__(self):
         if hasattr(getattr(self, "module", None), "close"):
             self.module.close()
 
     def run(self):
+        if self.mode.startswith("bwd"):
+            return self.y, torch.autograd.grad(self.y, [self.x, *self.parameters], self.data.dy, retain_graph=True)
         if self.mode == "fwd":
             with torch.no_grad():
                 return self.call(self.x, self.route.index_TK, self.route.gate_TK), ()
@@ -87,11 +96,37 @@ class Layer:
         return [y, dx, *(g[: self.trained] for g in dw)]
 
 
+def gpu_cases(env):
+    """Everyone on uniform routing; where only the routing differs, those that could be the fastest."""
+    table = gpu_shapes(env.tiny)
+    fast = ("hf-grouped", "hand-grouped-compile", "hand-mm")
+    everyone = ("loop", "hf-eager", "hf-grouped", "hf-grouped-compile", "hand-mm", "hand-mm-compile", "hand-grouped",
+                "hand-grouped-compile")
+    for name, model in table["models"].items():
+        D, F, E, K, trained = (model[k] for k in ("D", "F", "E", "K", "trained"))
+        one = 6.0 * D * F * K
+        for T in table["tokens"]:
+            shape = (D, F, E, K, T, trained)
+            for routing in table["routings"]:
+                config = f"{name}-T{T}-{routing}"
+                for mode in ("fwd", "bwd-none", "bwd-esft", "bwd-all"):
+                    all_of_them = routing == "uniform" or mode == "bwd-esft"
+                    for variant in everyone if all_of_them else fast:
+                        def make(env, config=config, shape=shape, mode=mode, variant=variant, routing=routing):
+                            group = f"layer/{config}/bf16"
+                            return Layer(env, group, shape, DTYPES["bf16"], mode, variant, routing)
+
+                        flops = one * T * {"fwd": 1, "bwd-none": 1, "bwd-all": 2}.get(mode, 0)  # esft: facts say which rows
+                        yield Case("layer", config, "bf16", mode, variant, flops, make, tokens=T,
+                                   shape={**model, "T": T, "routing": routing})
+
+
 def cases(env):
-    hand = ["hand-mm", "hand-mm-compile", "hand-grouped-compile"]
-    if env.device == "cpu":
-        hand += ["hand-dnn", "hand-dnn-compile"]
-    for config, shape in SHAPES[env.device].items():
+    if env.suite == "cuda":
+        yield from gpu_cases(env)
+        return
+    hand = ["hand-mm", "hand-mm-compile", "hand-grouped-compile", "hand-dnn", "hand-dnn-compile"]
+    for config, shape in CPU_SHAPES.items():
         D, F, E, K, T, trained = shape
         flops = layer_flops(*shape)
         for dtype in DTYPES:

@@ -8,27 +8,28 @@ import torch.nn.functional as F
 
 from .attention import attention_flops
 from .experts import HandExperts, LoopExperts
+from .gpu import shapes as gpu_shapes
 from .harness import DTYPES, Case
 
 SMALL = dict(vocab_size=8192, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4,
              num_experts_per_tok=4, max_position_embeddings=2048, bos_token_id=None, eos_token_id=None, pad_token_id=None,
              use_cache=False)
 # config class, its arguments, batch, sequence, trained experts per layer
-SHAPES = {
-    "cpu": {
-        "olmoe": ("OlmoeConfig", dict(SMALL, intermediate_size=128, num_experts=32), 8, 512, 5),
-        "deepseek-v2": ("DeepseekV2Config", dict(
-            SMALL, intermediate_size=512, moe_intermediate_size=128, n_routed_experts=32, n_shared_experts=1,
-            first_k_dense_replace=0, q_lora_rank=None, kv_lora_rank=128, qk_nope_head_dim=64, qk_rope_head_dim=32,
-            v_head_dim=64, topk_method="greedy"), 8, 512, 5)},
-    "cuda": {
-        "deepseek-v2-lite": ("DeepseekV2Config", dict(
-            SMALL, vocab_size=102400, hidden_size=2048, num_hidden_layers=27, num_attention_heads=16,
-            num_key_value_heads=16, num_experts_per_tok=6, intermediate_size=10944, moe_intermediate_size=1408,
-            n_routed_experts=64, n_shared_experts=2, first_k_dense_replace=1, q_lora_rank=None, kv_lora_rank=512,
-            qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128, topk_method="greedy",
-            max_position_embeddings=4096), 2, 4096, 5)},
+CPU_SHAPES = {
+    "olmoe": ("OlmoeConfig", dict(SMALL, intermediate_size=128, num_experts=32), 8, 512, 5),
+    "deepseek-v2": ("DeepseekV2Config", dict(
+        SMALL, intermediate_size=512, moe_intermediate_size=128, n_routed_experts=32, n_shared_experts=1,
+        first_k_dense_replace=0, q_lora_rank=None, kv_lora_rank=128, qk_nope_head_dim=64, qk_rope_head_dim=32,
+        v_head_dim=64, topk_method="greedy"), 8, 512, 5),
 }
+
+
+def shapes_of(env):
+    if env.suite == "cpu":
+        return CPU_SHAPES
+    step = gpu_shapes(env.tiny)["step"]
+    arguments = dict(SMALL, topk_method="greedy", norm_topk_prob=False) | step["config"]
+    return {step["name"]: ("DeepseekV2Config", arguments, step["batch"], step["seq"], step["trained"])}
 
 
 def padded_sdpa(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **_):
@@ -105,6 +106,26 @@ def zero_frozen(p, n):
     p.grad[n:].zero_()
 
 
+@torch.no_grad()
+def hottest_first(model, blocks, ids):
+    """Renumbers the experts of every layer by their rows on this batch, most first: the trained ones are then 0..n-1, and they are
+    those that a profile selects. The model computes the same. Returns the share of rows that each number of experts meets."""
+    seen = []
+    hooks = [block.experts.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1])) for block in blocks]
+    model.model(input_ids=ids)
+    for hook in hooks:
+        hook.remove()
+    E = blocks[0].experts.num_experts
+    shares = torch.zeros(E)
+    for block, index_TK in zip(blocks, seen, strict=True):
+        rows = torch.bincount(index_TK.flatten(), minlength=E)
+        rows, order = torch.sort(rows, descending=True, stable=True)
+        for w in (block.experts.gate_up_proj, block.experts.down_proj, block.gate.weight):
+            w.copy_(w[order])
+        shares += (rows.cumsum(0) / rows.sum()).cpu() / len(blocks)
+    return shares
+
+
 class Step:
     def __init__(self, env, spec, dtype, mode, variant):
         config_class, arguments, batch, seq, trained = spec
@@ -116,6 +137,9 @@ class Step:
         self.blocks = moe_blocks(model)
         self.E = self.blocks[0].experts.num_experts
         n = {"esft": trained, "full": self.E}.get(mode, 0)
+        self.ids = torch.randint(arguments["vocab_size"], (batch, seq), generator=env.generator(7)).to(env.device)
+        if env.suite == "cuda" and mode == "esft":
+            self.facts = {"trainedRowShare": hottest_first(model, self.blocks, self.ids)[n - 1].item()}
         for block in self.blocks:
             self.set_experts(block, kind, options, n, mode)
         if kind == "hand":
@@ -123,7 +147,6 @@ class Step:
             if options[0] == "dnn" and dtype == torch.float32:
                 replace_linears(model)
         self.model, self.mode, self.n = model, mode, n
-        self.ids = torch.randint(arguments["vocab_size"], (batch, seq), generator=env.generator(7)).to(env.device)
         run = self.forward if mode == "forward" else self.loss
         self.call = torch.compile(run, dynamic=False) if "compile" in options else run
         self.parameters = [p for p in model.parameters() if p.requires_grad]
@@ -212,14 +235,14 @@ def step_flops(config_class, a, batch, seq, trained):
 
 
 def cases(env):
-    products = ("mm", "dnn") if env.device == "cpu" else ("mm", "grouped")
+    products = ("mm", "dnn") if env.suite == "cpu" else ("mm", "grouped")
     hand = [f"hand-{p}{c}" for p in products for c in ("", "-compile")]
-    for config, spec in SHAPES[env.device].items():
+    for config, spec in shapes_of(env).items():
         config_class, arguments, batch, seq, trained = spec
         flops = step_flops(*spec)
         for dtype in DTYPES:
             for mode in ("esft", "full", "forward"):
-                if mode == "full" and env.device == "cuda":
+                if mode == "full" and env.suite == "cuda":
                     continue  # weights, gradients and moments of 15.7 B parameters do not fit one device
                 for variant in ("hf-eager", "hf-grouped", "hf-grouped-compile", "loop", *hand):
                     def make(env, spec=spec, dtype=DTYPES[dtype], mode=mode, variant=variant):
