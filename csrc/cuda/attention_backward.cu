@@ -23,7 +23,7 @@ struct RowParams {
   const bf16 *dout, *out;
   const float* lse;
   int64_t dout_ld, out_ld, lse_ld;
-  float *lse2, *delta;
+  float *minus_lse2, *minus_delta;
   int32_t* first;
   int padded, lanes;  // lanes per (token, head): a power of two
   bool vector;
@@ -55,8 +55,8 @@ __global__ void __launch_bounds__(256) query_numbers(const RowParams p) {
     for (int step = p.lanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kFullWarp, sum, step);
     if (part != 0 || i >= count) continue;
     const int64_t at = int64_t(h) * p.padded + t;
-    p.delta[at] = sum;
-    p.lse2[at] = t < l.T ? p.lse[t * p.lse_ld + h] * kLog2e : INFINITY;
+    p.minus_delta[at] = -sum;
+    p.minus_lse2[at] = t < l.T ? p.lse[t * p.lse_ld + h] * -kLog2e : -INFINITY;
     if (h == 0) p.first[t] = t < l.T ? l.first_key(t) : t;
   }
 }
@@ -72,7 +72,7 @@ struct Shape {
   static constexpr int kColumns = kWide || (kKeys && DQ + DV > 256) ? 32 : 64;  // per stage
   static constexpr int kPass = kWide || (kKeys && DQ + DV >= 256) ? 32 : 64;  // per pass of s and d
   static constexpr int kTiles = tile_bytes(kColumns, DQ) + tile_bytes(kColumns, DV);
-  static constexpr int kNumbers = kKeys ? 3 * kColumns * 4 : 0;  // lse2, Δ, first of the streamed queries
+  static constexpr int kNumbers = kKeys ? 3 * kColumns * 4 : 0;  // −lse2, −Δ, first of the streamed queries
   static constexpr int kStage = kTiles + kNumbers;
   static constexpr int kFixed = tile_bytes(kRows, DQ) + tile_bytes(kRows, DV);
   // Tiles must start at multiples of 128 bytes: the numbers of both stages lie behind the tiles of both.
@@ -112,8 +112,8 @@ __global__ void __launch_bounds__(Shape<DQ, DV, kKeys>::kThreads, 1) backward_mm
       const int which = int(threadIdx.x) / kPieces, piece = int(threadIdx.x) % kPieces;
       if (which < 3) {
         const int64_t at = int64_t(h) * p.padded + column0;
-        const void* const from = which == 0   ? static_cast<const void*>(p.lse2 + at)
-                                 : which == 1 ? static_cast<const void*>(p.delta + at)
+        const void* const from = which == 0   ? static_cast<const void*>(p.minus_lse2 + at)
+                                 : which == 1 ? static_cast<const void*>(p.minus_delta + at)
                                               : static_cast<const void*>(p.first + column0);
         ptx::cp_async_16(numbers + stage * S::kNumbers + which * (kColumns * 4) + piece * 16,
                          static_cast<const char*>(from) + piece * 16, true);
@@ -126,19 +126,8 @@ __global__ void __launch_bounds__(Shape<DQ, DV, kKeys>::kThreads, 1) backward_mm
   load_tile<kRows, DV, kThreads, kExact>(rows2, kKeys ? l.v_rows(head) : p.dout_rows(head), row0, l.T, l.vector);
   if (steps > 0) load_stage(0, 0);
 
-  // Queries as rows: their numbers stay in registers. Padding keeps the reads inside.
-  float row_lse[2] = {}, row_delta[2] = {};
-  int row_from[2] = {};
-  if constexpr (!kKeys) {
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-      const int row = first_row + lane / 4 + 8 * i;
-      row_lse[i] = p.lse2[int64_t(head) * p.padded + row];
-      row_delta[i] = p.delta[int64_t(head) * p.padded + row];
-      row_from[i] = p.first[row];
-    }
-  }
-  const int seen_from = kKeys ? 0 : p.first[first_row], all_from = kKeys ? 0 : p.first[last_row];
+  QueryNumbers<kKeys> q;
+  if constexpr (!kKeys) q.load(p, head, first_row + lane / 4, first_row, last_row);
 
   float sum1[1][kSum1 / 8][4] = {}, sum2[1][kSum2 / 8][4] = {};
   for (int step = 0; step < steps; step++) {
@@ -146,46 +135,19 @@ __global__ void __launch_bounds__(Shape<DQ, DV, kKeys>::kThreads, 1) backward_mm
     __syncthreads();  // this stage is here; the other one is no longer read
     if (step + 1 < steps) load_stage(step + 1, (step + 1) & 1);
     const unsigned char *const columns1 = stages + (step & 1) * S::kTiles, *const columns2 = columns1 + tile_bytes(kColumns, DQ);
-    const float *const lse2 = reinterpret_cast<const float*>(numbers + (step & 1) * S::kNumbers), *const delta = lse2 + kColumns;
-    const int* const from = reinterpret_cast<const int*>(lse2 + 2 * kColumns);
+    const float* const first_number = reinterpret_cast<const float*>(numbers + (step & 1) * S::kNumbers);
     const int column0 = begin + (kKeys ? step % per_head : step) * kColumns;
 
 #pragma unroll 1
     for (int pass = 0; pass < kColumns; pass += S::kPass) {
-      const int first = column0 + pass, last = first + S::kPass - 1;
-      // Queries up to `last` see keys from first_row on, and not only keys beyond last_row; or the same with the sides exchanged.
-      bool masked;
-      if constexpr (kKeys) {
-        if (first_row > last || from[pass] > last_row) continue;
-        masked = last_row > first || from[pass + S::kPass - 1] > first_row;
-      } else {
-        if (first > last_row || last < seen_from) continue;
-        masked = last > first_row || first < all_from;
-      }
+      if constexpr (kKeys)
+        q = {first_number + pass, first_number + kColumns + pass, reinterpret_cast<const int*>(first_number) + 2 * kColumns + pass};
+      if (q.hidden(first_row, last_row, column0 + pass, S::kPass)) continue;
       float s[1][kN][4] = {}, d[1][kN][4] = {};
       product_rows<DQ, kRows, kColumns>(s, rows1, r0, columns1, pass, pa, pb);
       product_rows<DV, kRows, kColumns>(d, rows2, r0, columns2, pass, pa, pb);
-      const int c0 = pass + 2 * (lane % 4);
-#pragma unroll
-      for (int n = 0; n < kN; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-          s[0][n][i] = ptx::exp2_approx(fmaf(s[0][n][i], p.scale2, -(kKeys ? lse2[c0 + 8 * n + (i & 1)] : row_lse[i / 2])));
-      if (masked) {
-#pragma unroll
-        for (int n = 0; n < kN; n++)
-#pragma unroll
-          for (int i = 0; i < 4; i++) {
-            const int row = first_row + lane / 4 + 8 * (i / 2), c = c0 + 8 * n + (i & 1), column = column0 + c;
-            const bool visible = kKeys ? row <= column && row >= from[c] : column <= row && column >= row_from[i / 2];
-            if (!visible) s[0][n][i] = 0.f;
-          }
-      }
-#pragma unroll
-      for (int n = 0; n < kN; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-          d[0][n][i] = s[0][n][i] * (d[0][n][i] - (kKeys ? delta[c0 + 8 * n + (i & 1)] : row_delta[i / 2]));
+      to_probabilities(s[0], q, p.scale2, first_row, column0 + pass, q.crossed(first_row, last_row, column0 + pass, S::kPass));
+      to_gradients(d[0], s[0], q);
       uint32_t probs[1][kN / 2][4], ds[1][kN / 2][4];
       pack_fragments(probs[0], s[0]);
       pack_fragments(ds[0], d[0]);
@@ -194,32 +156,10 @@ __global__ void __launch_bounds__(Shape<DQ, DV, kKeys>::kThreads, 1) backward_mm
     }
   }
 
-  // The tiles of the rows take the results on their way to whole 16-byte stores.
   ptx::cp_async_wait<0>();
-  __syncthreads();
-  const int chunk1 = column_half * (kSum1 / 8), left = l.T - first_row;
-  stage_rows<kRows>(rows1, r0, chunk1, sum1[0], p.scale, p.scale);
-  if constexpr (kKeys) {
-    stage_rows<kRows>(rows2, r0, column_half * (kSum2 / 8), sum2[0], 1.f, 1.f);
-    store_rows<kRows, kSum1>(rows1, r0, 16, left, chunk1 * 8, p.dk + first_row * p.dk_ld + head * p.dk_stride, p.dk_ld, l.k_dim,
-                             p.dk_vector);
-    store_rows<kRows, kSum2>(rows2, r0, 16, left, column_half * kSum2, p.dv + first_row * p.dv_ld + head * p.dv_stride, p.dv_ld,
-                             l.v_dim, p.dv_vector);
-    if (p.shared_parts) {
-      const int width = l.qk_dim - l.k_dim;
-#pragma unroll
-      for (int n = 0; n < kSum1 / 8; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-          const int row = first_row + lane / 4 + 8 * (i / 2), c = (chunk1 + n) * 8 + 2 * (lane % 4) + (i & 1) - l.k_dim;
-          if (row < l.T && c >= 0 && c < width)
-            p.shared_parts[(int64_t(head - p.kv_begin) * l.T + row) * width + c] = sum1[0][n][i] * p.scale;
-        }
-    }
-  } else {
-    store_rows<kRows, kSum1>(rows1, r0, 16, left, 0, p.dq + first_row * p.dq_ld + int64_t(head) * l.qk_dim, p.dq_ld, l.qk_dim,
-                             p.dq_vector);
-  }
+  __syncthreads();  // the tiles of the rows are no longer read
+  store_sums<kKeys, kRows>(p, rows1, rows2, head, first_row, r0, column_half * (kSum1 / 8), column_half * (kSum2 / 8), sum1[0],
+                           sum2[0]);
 }
 
 // ---- shared keys --------------------------------------------------------------------------------------------------------
@@ -253,6 +193,17 @@ int lanes_of(int v_dim, bool vector) {
   return lanes;
 }
 
+template <bool kKeys>
+void launch_mma(BackwardParams p, int heads, Context& c) {
+  for_head_sizes(p.layout.qk_dim, p.layout.v_dim, p.layout.vector, [&](auto size) {
+    using H = decltype(size);
+    using S = Shape<H::DQ, H::DV, kKeys>;
+    expect_shared("attention_backward", S::kBytes, c);
+    p.order = tile_order(p.layout, !kKeys, heads, S::kRows);
+    ESFT_LAUNCH((backward_mma<H::DQ, H::DV, kKeys, H::kExact>), c, dim3(p.order.blocks()), S::kThreads, S::kBytes, p);
+  });
+}
+
 void launch_query_numbers(const BackwardParams& p, const esft_attention_backward_args& a, Context& c) {
   const Layout& l = p.layout;
   RowParams r{};
@@ -263,8 +214,8 @@ void launch_query_numbers(const BackwardParams& p, const esft_attention_backward
   r.dout_ld = p.dout_ld;
   r.out_ld = a.out.ld;
   r.lse_ld = a.lse.ld;
-  r.lse2 = const_cast<float*>(p.lse2);
-  r.delta = const_cast<float*>(p.delta);
+  r.minus_lse2 = const_cast<float*>(p.minus_lse2);
+  r.minus_delta = const_cast<float*>(p.minus_delta);
   r.first = const_cast<int32_t*>(p.first);
   r.padded = p.padded;
   r.vector = l.vector && in_vectors(a.out, 0, l.v_dim, l.heads, l.v_dim);
@@ -288,8 +239,8 @@ void run_attention_backward(const esft_attention_backward_args& a, Context& c) {
   p.dout = data<bf16>(a.dout);
   p.dout_ld = a.dout.ld;
   p.padded = int(ceil_div(l.T, kRowPadding) * kRowPadding);
-  p.lse2 = c.scratch_of<float>(int64_t(p.padded) * l.heads);
-  p.delta = c.scratch_of<float>(int64_t(p.padded) * l.heads);
+  p.minus_lse2 = c.scratch_of<float>(int64_t(p.padded) * l.heads);
+  p.minus_delta = c.scratch_of<float>(int64_t(p.padded) * l.heads);
   p.first = c.scratch_of<int32_t>(p.padded);
   p.scale = float(a.scale);
   p.scale2 = float(a.scale * double(kLog2e));
@@ -320,24 +271,16 @@ void run_attention_backward(const esft_attention_backward_args& a, Context& c) {
     sum.elements = part;
     sum.width = width;
   }
-  for_head_sizes(l.qk_dim, l.v_dim, l.vector, [&](auto heads) {
-    using H = decltype(heads);
-    using K = Shape<H::DQ, H::DV, true>;
-    using Q = Shape<H::DQ, H::DV, false>;
-    expect_shared("attention_backward", max_of(K::kBytes, Q::kBytes), c);
-    for (p.kv_begin = 0; p.kv_begin < kv_heads; p.kv_begin += chunk) {
-      const int count = min_of(chunk, kv_heads - p.kv_begin);
-      p.order = tile_order(l, false, count, K::kRows);
-      ESFT_LAUNCH((backward_mma<H::DQ, H::DV, true, H::kExact>), c, dim3(p.order.blocks()), K::kThreads, K::kBytes, p);
-      if (!shared) continue;
-      sum.count = count;
-      sum.add = p.kv_begin > 0;
-      sum.out = p.kv_begin + chunk >= kv_heads ? data<bf16>(a.dk_shared) : nullptr;
-      ESFT_LAUNCH((sum_shared_keys), c, dim3(unsigned(min_of(ceil_div(part, 256), int64_t(c.sms) * 16))), 256, 0, sum);
-    }
-    p.order = tile_order(l, true, l.heads, Q::kRows);
-    ESFT_LAUNCH((backward_mma<H::DQ, H::DV, false, H::kExact>), c, dim3(p.order.blocks()), Q::kThreads, Q::kBytes, p);
-  });
+  for (p.kv_begin = 0; p.kv_begin < kv_heads; p.kv_begin += chunk) {
+    const int count = min_of(chunk, kv_heads - p.kv_begin);
+    if (!backward_keys_sm90(p, a, count, c)) launch_mma<true>(p, count, c);
+    if (!shared) continue;
+    sum.count = count;
+    sum.add = p.kv_begin > 0;
+    sum.out = p.kv_begin + chunk >= kv_heads ? data<bf16>(a.dk_shared) : nullptr;
+    ESFT_LAUNCH((sum_shared_keys), c, dim3(unsigned(min_of(ceil_div(part, 256), int64_t(c.sms) * 16))), 256, 0, sum);
+  }
+  if (!backward_queries_sm90(p, a, c)) launch_mma<false>(p, l.heads, c);
 }
 
 }  // namespace esft::cuda

@@ -141,7 +141,8 @@ __device__ __forceinline__ void multiply(const ForwardParams& p, Memory<DQ, DV> 
   ptx::wgmma_wait<0>();
   ptx::wgmma_hold(out);
 
-  // Each warp alone has read its rows of Q: they take the output on its way to whole 16-byte stores.
+  // The rows of Q, read for the last time, take the output on its way to whole 16-byte stores.
+  ptx::named_barrier_sync(1 + group, 128);
   const int row = first_row + lane / 4;
   const float lo = finish_row(p, row, t.head, top[0], sum[0]), hi = finish_row(p, row + 8, t.head, top[1], sum[1]);
   stage_rows<kTile>(memory.q(), r0, 0, reinterpret_cast<float (&)[DV / 8][4]>(out), lo, hi);

@@ -32,6 +32,7 @@ set(CUDA_PORTABLE
 # Kernels of wgmma and TMA: built for sm_90a alone; only called where the device has it.
 set(CUDA_SM90
     attention_backward_sm90.cu
+    attention_backward_sm90.cu
     attention_sm90.cu
     gemm_sm90.cu
     linear_cross_entropy_sm90.cu
