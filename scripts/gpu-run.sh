@@ -59,12 +59,17 @@ for what in "$@"; do
           "$PWD/bin/node" scripts/test-cuda.cjs --gpu ${SANITIZER_ARGS:-test/cuda}
       done
       ;;
-    bench) stage bench node --import tsx bench/main.ts --device cuda --json "$results/bench.json" ${BENCH_ARGS:-} ;;
+    bench) stage bench node --import tsx bench/main.ts --device cuda --json "$results/bench.json" --markdown "$results/bench.md" ${BENCH_ARGS:-} ;;
     peer)
-      if "$python" -c 'import torch' 2> /dev/null; then
-        stage peer "$python" bench/peer_torch.py --device cuda --json "$results/peer.json" ${PEER_ARGS:-}
+      # Where `npm run bench` looks, too.
+      torch=
+      for candidate in ${PYTHON:-} python3 /opt/peer/bin/python; do
+        "$candidate" -c 'import torch' 2> /dev/null && torch=$candidate && break
+      done
+      if [ -n "$torch" ]; then
+        stage peer "$torch" bench/peer_torch.py --device cuda --json "$results/peer.json" ${PEER_ARGS:-}
       else
-        echo "── peer: skipped, $python has no torch (PYTHON names another)"
+        echo "── peer: skipped, no python with torch (PYTHON names one)"
       fi
       ;;
     *)
