@@ -95,7 +95,7 @@ void tma_check_map(const CUtensorMap* map) {
 }
 
 static void land_tma(const Pending& p) {
-  const TensorMap& m = reinterpret_cast<const TensorMap&>(p.map);
+  const TensorMap& m = p.map;
   const uint32_t row_bytes = uint32_t(m.box[0]) * m.element_bytes;
   // Swizzle of 32, 64, 128 bytes: address bits 4.. take an exclusive or with as many bits from bit 7 on.
   const uint32_t bits = m.swizzle == CU_TENSOR_MAP_SWIZZLE_NONE ? 0 : (1u << m.swizzle) - 1;
@@ -124,7 +124,7 @@ static void land_tma(const Pending& p) {
 
 void tma_load_2d(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, int32_t y) {
   require_sm90("TMA load");
-  const TensorMap& m = decode_map(map);
+  const TensorMap m = decode_map(map);
   if (m.rank != 2) fail("TMA load: a 2-d load through a map of rank %u", m.rank);
   Pending p{};
   p.kind = Pending::kTma;
@@ -146,7 +146,7 @@ void tma_load_2d(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, in
   mbar_done(bar, 0);  // that it is one
   p.bar = bar;
   p.to = static_cast<unsigned char*>(dst);
-  p.map = *map;
+  p.map = m;
   p.x = x;
   p.y = y;
   if (mode == Mode::kEager || (mode == Mode::kRandom && chance(25))) return land_tma(p);

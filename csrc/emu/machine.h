@@ -90,12 +90,24 @@ struct Warpgroup {
   std::vector<AccTile*> tiles;
 };
 
+// What the opaque words of a CUtensorMap hold here.
+struct TensorMap {
+  uint64_t magic;
+  unsigned char* base;
+  uint64_t dims[3], strides[2];  // elements; bytes
+  uint16_t box[3], element_bytes;
+  uint32_t rank, swizzle;
+  uint64_t unused[6];
+  uint64_t check;
+};
+static_assert(sizeof(TensorMap) == sizeof(CUtensorMap));
+
 struct Pending {  // lands when its round has ended
   enum Kind { kTma, kArrive } kind;
   uint64_t due;
   uint64_t* bar;
   unsigned char* to;
-  CUtensorMap map;
+  TensorMap map;
   int32_t x, y;
   uint32_t bytes;
   Thread* thread;
@@ -161,17 +173,6 @@ struct DeviceMemoryOpen {
 int device_arch();  // 80 or 90
 int env_int(const char* name, int fallback);
 
-// tensor_map.cc
-struct TensorMap {
-  uint64_t magic;
-  unsigned char* base;
-  uint64_t dims[3], strides[2];  // elements; bytes
-  uint16_t box[3], element_bytes;
-  uint32_t rank, swizzle;
-  uint64_t unused[6];
-  uint64_t check;
-};
-static_assert(sizeof(TensorMap) == sizeof(CUtensorMap));
-const TensorMap& decode_map(const CUtensorMap* map);
+TensorMap decode_map(const CUtensorMap* map);  // tensor_map.cc: fails unless it is one
 
 }  // namespace esft::emu

@@ -12,11 +12,13 @@ static uint64_t checksum(const TensorMap& m) {
   return sum;
 }
 
-const TensorMap& decode_map(const CUtensorMap* map) {
+TensorMap decode_map(const CUtensorMap* map) {
   if (reinterpret_cast<uintptr_t>(map) % 64 != 0) fail("tensor map at %p is not 64-byte aligned", static_cast<const void*>(map));
-  const auto& m = reinterpret_cast<const TensorMap&>(*map);
-  if (m.magic != kMapMark || m.check != checksum(m))
+  TensorMap m;
+  memcpy(&m, map, sizeof m);
+  if (m.magic != kMapMark || m.check != checksum(m)) {
     fail("no tensor map at %p (not encoded, or overwritten)", static_cast<const void*>(map));
+  }
   return m;
 }
 

@@ -1,5 +1,6 @@
 // Tests of the emulation itself: that the wrappers mean what the PTX instructions mean, and that planted faults are caught.
-//   g++ -std=c++17 -O2 -g -DESFT_EMU=1 -Wno-psabi -mavx2 -mfma -Icsrc/emu csrc/emu/*.cc csrc/emu/test/*.cc -o emu_test -lpthread && ./emu_test
+//   g++ -std=c++17 -O2 -g -DESFT_EMU=1 -Wno-psabi -fsanitize=alignment,bounds -fsanitize-undefined-trap-on-error
+//     -Icsrc/emu csrc/emu/*.cc csrc/emu/test/*.cc -o emu_test -lpthread && ./emu_test
 #include <sys/wait.h>
 #include <unistd.h>
 

@@ -64,6 +64,14 @@ static void test_memory_faults() {
     uint32_t r[4];
     ptx::ldmatrix_x4(r, smem + 8);
   });
+  fault("misaligned vector load", "thread 5: misaligned access", 32, 0, [p] {
+    if (threadIdx.x == 5) p[0] = reinterpret_cast<const float2*>(p + 1)->x;
+  });
+  fault("index outside a local array", "an index outside its array", 32, 0, [p] {
+    float values[4] = {};
+    values[threadIdx.x] = p[threadIdx.x];
+    p[0] = values[0];
+  });
   fault("stack overflow", "stack overflow", 1, 0, [] {
     volatile char big[140000];
     for (volatile char& c : big) c = 1;
