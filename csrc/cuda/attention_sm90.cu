@@ -3,7 +3,8 @@
 // Bound by the tensor cores: 2·(dq + dv) FLOPs per visible pair and head. A CTA holds 128 queries of one head. One warpgroup loads: Q
 // once, then K and V tiles of 128 keys into two stages each. Two warpgroups multiply, 64 queries each: S = Q·Kᵀ from shared memory,
 // P from registers. The scores of a tile are multiplied while the values of the tile before it still are, so that the softmax runs
-// under P·V; the two warpgroups fill each other's remaining gaps. 208 KB of shared memory at 192/128: one CTA per multiprocessor.
+// under P·V; and the two warpgroups take turns at issuing products, so that it runs under the other one's products too. 208 KB of
+// shared memory at 192/128: one CTA per multiprocessor.
 #include "attention.cuh"
 
 namespace esft::cuda {
@@ -15,6 +16,7 @@ namespace {
 constexpr int kTile = 128;  // queries of a CTA, keys of a stage
 constexpr int kSlab = kTile * 128, kThreads = 384, kStages = 2;
 constexpr int kLoadRegisters = 24, kMultiplyRegisters = 240;
+constexpr int kRowsBarrier = 1, kTurnBarrier = 3;  // named barriers, + warpgroup
 
 struct Maps {
   const CUtensorMap* maps;  // q, k, v, k_shared
@@ -101,11 +103,18 @@ __device__ __forceinline__ void multiply(const ForwardParams& p, Memory<DQ, DV> 
     decay[1] = online_softmax<1>(scores, top[1], sum[1], p.scale2);
   };
 
+  // Turns: a warpgroup issues its products after the other one has issued those before.
+  auto await_turn = [&] { ptx::named_barrier_sync(kTurnBarrier + group, 256); };
+  auto pass_turn = [&] { ptx::named_barrier_arrive(kTurnBarrier + (group ^ 1), 256); };
+  if (group == 1) pass_turn();
+
   ptx::mbar_wait(memory.q_full(), 0);
   ptx::mbar_wait(memory.k_full(0), 0);
+  await_turn();
   ptx::wgmma_hold(s);
   ptx::wgmma_fence();
   multiply_scores(0);
+  if (group == 0 || tiles > 1) pass_turn();  // every turn passed is taken
   ptx::wgmma_wait<0>();
   ptx::wgmma_hold(s);
   if (lane == 0) ptx::mbar_arrive(memory.k_empty(0));
@@ -117,11 +126,13 @@ __device__ __forceinline__ void multiply(const ForwardParams& p, Memory<DQ, DV> 
     const int stage = j % kStages, before = (j - 1) % kStages;
     ptx::mbar_wait(memory.k_full(stage), j / kStages & 1);
     ptx::mbar_wait(memory.v_full(before), (j - 1) / kStages & 1);
+    await_turn();
     ptx::wgmma_hold(s);
     ptx::wgmma_hold(out);
     ptx::wgmma_fence();
     multiply_scores(stage);
     multiply_values(before);
+    if (group == 0 || j + 1 < tiles) pass_turn();
     ptx::wgmma_wait<1>();
     ptx::wgmma_hold(s);
     if (lane == 0) ptx::mbar_arrive(memory.k_empty(stage));
@@ -142,7 +153,7 @@ __device__ __forceinline__ void multiply(const ForwardParams& p, Memory<DQ, DV> 
   ptx::wgmma_hold(out);
 
   // The rows of Q, read for the last time, take the output on its way to whole 16-byte stores.
-  ptx::named_barrier_sync(1 + group, 128);
+  ptx::named_barrier_sync(kRowsBarrier + group, 128);
   const int row = first_row + lane / 4;
   const float lo = finish_row(p, row, t.head, top[0], sum[0]), hi = finish_row(p, row + 8, t.head, top[1], sum[1]);
   stage_rows<kTile>(memory.q(), r0, 0, reinterpret_cast<float (&)[DV / 8][4]>(out), lo, hi);
