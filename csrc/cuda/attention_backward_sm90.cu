@@ -14,7 +14,7 @@ namespace attention {
 namespace {
 
 constexpr int kRows = 128, kRowSlab = kRows * 128, kThreads = 384;
-constexpr int kLoadRegisters = 32, kMultiplyRegisters = 240;
+constexpr int kLoadRegisters = 24, kMultiplyRegisters = 240;
 constexpr int kSharedLimit = 227 * 1024;
 
 template <int DQ, int DV, bool kKeys>
