@@ -48,6 +48,7 @@ if (values.device === "cpu") {
   const seconds = Number(values.seconds);
   if (!(seconds > 0)) refuse(`--seconds must be a positive number, found "${values.seconds}"`);
   const { runGpu } = await import("./gpu/run.ts");
+  const { EsftError } = await import("../lib/errors.ts");
   process.exitCode = await runGpu({
     ...common,
     device: values.device as "cuda",
@@ -57,5 +58,8 @@ if (values.device === "cpu") {
     markdown: values.markdown ?? null,
     tiny,
     from: values.from?.split(",") ?? null,
+  }).catch((error: unknown) => {
+    if (error instanceof EsftError) return refuse(error.message);
+    throw error;
   });
 } else refuse(`--device must be cpu, cuda or cuda:N, found "${values.device}"`);

@@ -16,6 +16,8 @@ export interface PeerRow {
   readonly eager_ms?: number;
   /** Bytes that its form of the work must move (an optimizer with another state has others). */
   readonly bytes?: number;
+  /** Not the same work (a state of another dtype): listed, never the fastest. */
+  readonly other?: boolean;
   /** Device memory that a call takes beyond what it began with. */
   readonly extra_bytes?: number;
   readonly facts?: Readonly<Record<string, number>>;

@@ -58,7 +58,7 @@ def parse_args():
     p.add_argument("--routing", default="uniform", help="uniform, or lognormal:SIGMA (popularity of the experts)")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--json", metavar="FILE", help="write the results here")
-    p.add_argument("--slow", action="store_true", help="also run contenders that take half a minute per call")
+    p.add_argument("--slow", action="store_true", help="also contenders that take half a minute per call, and the sweep of layers on CUDA")
     p.add_argument("--mkl-avx512", action="store_true", help="make MKL use AVX-512 on AMD")
     p.add_argument("--list", action="store_true", help="print the contenders and exit")
     p.add_argument("--serve", action="store_true", help="answer `run` lines on stdin")
@@ -143,7 +143,7 @@ def main():
     if args.serve:
         return harness.serve(cases, env, out)
     if not args.slow:
-        cases = [c for c in cases if not c.slow]
+        cases = [c for c in cases if not c.slow and (not c.sweep or args.filter)]
     if args.check:
         return harness.check(cases, env, out)
     results, failed = [], 0

@@ -150,7 +150,7 @@ function groupedWork(b: Buffers, shape: MoeShape, T: number, routing: string, mo
 
 const products = ["up", "down", "down-bwd", "up-bwd", "dw-down-esft", "dw-up-esft", "dw-down-all", "dw-up-all"] as const;
 
-export function gpuLayerCases({ models, tokens, routings, grouped }: Shapes): GpuCase[] {
+export function gpuLayerCases({ models, tokens, routings, grouped, headline }: Shapes): GpuCase[] {
   const cases: GpuCase[] = [];
   for (const T of grouped.tokens)
     for (const mode of products) {
@@ -161,24 +161,16 @@ export function gpuLayerCases({ models, tokens, routings, grouped }: Shapes): Gp
         setup: (b) => groupedWork(b, models[grouped.model]!, T, routing, mode),
       });
     }
-  const sweep: GpuCase[] = [];
   for (const [name, shape] of Object.entries(models))
     for (const T of tokens)
       for (const routing of routings)
         for (const mode of modes) {
-          const headline = isHeadline(name, T, routing, mode, tokens);
-          (headline ? cases : sweep).push({
-            id: `layer/${name}-T${T}-${routing}/bf16/${mode}`,
-            headline,
+          const config = `${name}-T${T}-${routing}`;
+          cases.push({
+            id: `layer/${config}/bf16/${mode}`,
+            headline: headline[config]?.includes(mode) ?? false,
             setup: (b) => layerWork(b, shape, T, routing, mode),
           });
         }
-  return [...cases, ...sweep];
-}
-
-/** What the floors are about, and the shape on which others have published figures. */
-function isHeadline(model: string, T: number, routing: string, mode: Mode, tokens: readonly number[]): boolean {
-  if (T < tokens[1]!) return false;
-  if (model === "dsv2-lite") return mode === "bwd-esft" ? routing === "lognormal0.7" : routing === "uniform" || routing === "lognormal1.0";
-  return model === "qwen3-30b" && T === tokens[2] && routing === "uniform" && (mode === "fwd" || mode === "bwd-all");
+  return cases;
 }

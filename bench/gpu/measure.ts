@@ -64,7 +64,7 @@ export async function eagerRunner(device: Device, sets: readonly Work[]): Promis
   return runner(device, submit, 1);
 }
 
-/** One launch runs every set once. Null where ops cannot be recorded. */
+/** One launch runs every set once; null where nothing can be recorded. @throws KernelError an op cannot be */
 export async function graphRunner(device: Device, sets: readonly Work[]): Promise<{ runner: Runner; graph: Graph } | null> {
   if (!device.info.graphs || sets.some((w) => w.eagerOnly)) return null;
   const graph = await device.capture(() => {

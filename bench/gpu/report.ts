@@ -30,17 +30,20 @@ function share(r: GpuRow): string {
 }
 const variant = (id: string): string => id.split("/").at(-1)!;
 
-export function line(r: GpuRow): string {
+/** What is said of times of the emulation. */
+export const EMULATED = "emulated: not a measurement";
+
+/** One case. Times of the emulation say how long it took, no rates and no shares are made of them. */
+export function line(r: GpuRow, emulated: boolean): string {
   const spread = `${times(r.times.p10)}–${times(r.times.p90)}`;
   const eager = r.how === "graph" ? `eager ${times(r.eager.median)}` : "eager";
   const peer = r.peer ? `${r.speedup!.toFixed(2)}× ${variant(r.peer.id)} (${times(r.peer.ms)})` : "";
   const wrong = [...(r.bitIdentical === false ? ["BITS DIFFER"] : []), ...(r.finite ? [] : ["NOT FINITE OR NOT WRITTEN"])].join(" ");
   return [
-    r.id.padEnd(48),
+    r.id.padEnd(52),
     times(r.ms).padStart(10),
     spread.padStart(22),
-    rate(r).padStart(14),
-    share(r).padStart(14),
+    ...(emulated ? [EMULATED] : [rate(r).padStart(14), share(r).padStart(14)]),
     eager.padStart(18),
     peer,
     wrong,
@@ -55,7 +58,7 @@ const verdict = { "not measured": "–", missed: "**missed**", floor: "reached",
 
 export function floorLines(rows: readonly GpuRow[]): string[] {
   return judge(rows).map((j) => {
-    const limits = `${sign[j.floor.sense]} ${digits(j.floor.floor)} (${digits(j.floor.stretch)}) ${j.floor.unit}`;
+    const limits = `${sign[j.floor.sense]} ${j.floor.floor} (${j.floor.stretch}) ${j.floor.unit}`;
     const peer = j.speedup === null ? "" : `${j.speedup.toFixed(2)}× PyTorch`;
     return `${j.floor.name.padEnd(48)} ${value(j).padStart(18)}   ${limits.padEnd(28)} ${j.verdict.padEnd(12)} ${peer}`.trimEnd();
   });
@@ -71,7 +74,7 @@ export function floorTable(rows: readonly GpuRow[]): string {
   return table(
     ["floor (stretch)", "measured", "", "against PyTorch"],
     judge(rows).map((j) => [
-      `${j.floor.name} ${sign[j.floor.sense]} ${digits(j.floor.floor)} (${digits(j.floor.stretch)}) ${j.floor.unit}`,
+      `${j.floor.name} ${sign[j.floor.sense]} ${j.floor.floor} (${j.floor.stretch}) ${j.floor.unit}`,
       value(j),
       verdict[j.verdict],
       j.speedup === null ? "" : `${j.speedup.toFixed(2)}×`,

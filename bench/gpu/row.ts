@@ -28,6 +28,8 @@ export interface GpuRow extends FloorRow {
   /** TFLOP/s of cuBLAS and TB/s of torch's copy, right before this case. */
   readonly cublas: number | null;
   readonly copy: number | null;
+  /** Why the case could not be recorded and was timed eagerly. */
+  readonly graphError: string | null;
   readonly finite: boolean;
   readonly bitsCompared: number;
   /** The fastest variant of the peer, interleaved with ours; `others` were slower or failed in the trial before. */

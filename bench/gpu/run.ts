@@ -18,7 +18,7 @@ import { gpuLayerCases } from "./layer_cases.ts";
 import { checkBits, eagerRunner, graphRunner, setsFor, slicesFor, timesOf } from "./measure.ts";
 import type { Runner } from "./measure.ts";
 import { gpuOpCases } from "./op_cases.ts";
-import { floorLines, line, writeMarkdown } from "./report.ts";
+import { EMULATED, floorLines, line, writeMarkdown } from "./report.ts";
 import type { GpuReport, GpuRow, PeerResult } from "./row.ts";
 import { readShapes } from "./shapes.ts";
 import { gpuStepCases } from "./step_cases.ts";
@@ -73,15 +73,21 @@ export async function runGpu(options: GpuOptions): Promise<number> {
 
 function report(of: GpuReport, markdownPath: string | null): number {
   console.log("");
-  if (of.machine.emulated) console.log("emulated: not a measurement");
+  if (of.machine.emulated) console.log(EMULATED);
   else {
     for (const text of floorLines(of.rows)) console.log(text);
     if (markdownPath) writeMarkdown(markdownPath, of);
   }
-  const bad = of.rows.filter((r) => r.bitIdentical === false || !r.finite);
-  for (const r of bad) console.log(`${r.id}: ${r.finite ? "two runs differ" : "outputs not finite or not written"}`);
+  const bad = of.rows.filter((r) => problem(r) !== null);
+  for (const r of bad) console.log(`${r.id}: ${problem(r)}`);
   for (const [id, why] of Object.entries(of.failures)) console.log(`${id} failed: ${why}`);
   return bad.length > 0 || Object.keys(of.failures).length > 0 ? 1 : 0;
+}
+
+function problem(r: GpuRow): string | null {
+  if (r.bitIdentical === false) return "two runs differ";
+  if (!r.finite) return "outputs not finite or not written";
+  return r.graphError === null ? null : `not recorded as a graph, timed eagerly: ${r.graphError}`;
 }
 
 /** Several JSON files as one report; of a case that is in two, the later one. */
@@ -121,7 +127,7 @@ class Session {
     this.gpu.push(...nvidiaSmi());
     const torch = peer ? `torch ${peer.version}` : "no torch: cuBLAS and PyTorch columns stay empty";
     console.log(`${machine.name}, ${machine.instructionSet}, ${(machine.memoryBytes / 2 ** 30).toFixed(0)} GiB, ${torch}`);
-    if (machine.emulated) console.log("emulated: not a measurement");
+    if (machine.emulated) console.log(EMULATED);
     for (const text of this.gpu) console.log(text);
   }
 
@@ -148,10 +154,10 @@ class Session {
     try {
       const row = await this.measure(c);
       this.rows.push(row);
-      console.log(line(row));
+      console.log(line(row, this.machine.emulated));
     } catch (error) {
       this.failures[c.id] = error instanceof Error ? error.message : String(error);
-      console.log(`${c.id.padEnd(48)} failed: ${this.failures[c.id]}`);
+      console.log(`${c.id.padEnd(52)} failed: ${this.failures[c.id]}`);
     }
     if (this.options.json) writeFileSync(this.options.json, `${JSON.stringify(this.report(), null, 1)}\n`);
   }
@@ -200,8 +206,9 @@ class Session {
     for (const id of this.peer!.variants(c.id).filter((v) => this.options.variants.test(v))) {
       const row = await this.peer!.row(id, 3);
       if (c.alone) await this.peer!.drop();
-      if ("ms" in row) ready.push({ id, ms: [...row.ms], ratios: [], row });
-      else others[id] = `${row.error.type}: ${row.error.message.split("\n")[0]}`;
+      if ("ms" in row && row.other) others[id] = median(row.ms);
+      else if ("ms" in row) ready.push({ id, ms: [...row.ms], ratios: [], row });
+      else if ("error" in row) others[id] = `${row.error.type}: ${row.error.message.split("\n")[0]}`;
     }
     ready.sort((a, b) => median(a.ms) - median(b.ms));
     for (const slow of ready.slice(c.alone ? 1 : 2)) others[slow.id] = median(slow.ms);
@@ -239,7 +246,11 @@ class Session {
       while (sets.length < (c.alone ? 1 : setsFor(options.tiny ? CACHED : setBytes))) await add();
 
       const eager = await eagerRunner(device, sets);
-      const recorded = await graphRunner(device, sets);
+      let graphError: string | null = null;
+      const recorded = await graphRunner(device, sets).catch((error: unknown) => {
+        graphError = String(error);
+        return null;
+      });
       const main = recorded?.runner ?? eager;
       const seconds = c.headline ? options.seconds : options.seconds / 4;
       const ms: number[] = [];
@@ -270,6 +281,7 @@ class Session {
         tokensPerSecond: work.tokens ? (work.tokens / measured.median) * 1000 : null,
         facts: work.facts ?? {},
         bitIdentical: bits.identical,
+        graphError: graphError as string | null,
         finite: bits.finite,
         bitsCompared: bits.share,
         contenders,

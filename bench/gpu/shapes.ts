@@ -20,6 +20,8 @@ export interface Shapes {
   readonly models: Readonly<Record<string, MoeShape>>;
   readonly tokens: readonly number[];
   readonly routings: readonly string[];
+  /** Layer configurations and modes that are compared with PyTorch; the others are the sweep. */
+  readonly headline: Readonly<Record<string, readonly string[]>>;
   readonly grouped: { readonly model: string; readonly tokens: readonly number[] };
   readonly routing: { readonly T: number; readonly E: number; readonly K: number };
   readonly combine: { readonly T: number; readonly K: number; readonly D: number };

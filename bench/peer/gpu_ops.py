@@ -178,7 +178,8 @@ def adamw_cases(env):
     n = state["matrices"] * state["rows"] * state["cols"]
     for name, dtype, each in (("fused-f32", torch.float32, 28), ("fused-bf16", torch.bfloat16, 14)):
         make = lambda env, dtype=dtype: FusedAdamW(env, state, dtype)
-        yield Case("adamw", state["name"], "bf16", "step", name, 0.0, make, bytes=each * n, shape=state)
+        yield Case("adamw", state["name"], "bf16", "step", name, 0.0, make, bytes=each * n, shape=state,
+                   other=dtype != torch.float32)
 
 
 def grad_norm_cases(env):

@@ -87,6 +87,8 @@ class Case:
     slow: bool = False
     shape: dict = field(default_factory=dict)
     bytes: float = 0  # that its form of the work must move
+    sweep: bool = False  # run when asked for by id or --slow, not by default
+    other: bool = False  # not the same work: listed, never the fastest
     graph: bool = False  # short calls: on CUDA timed as a replayed graph, and eagerly
 
     @property
@@ -100,7 +102,7 @@ class Case:
 
     def describe(self):
         return {"id": self.id, "flops": self.flops, "tokens": self.tokens, "slow": self.slow, "shape": self.shape,
-                **({"bytes": self.bytes} if self.bytes else {})}
+                **({"bytes": self.bytes} if self.bytes else {}), **({"other": True} if self.other else {})}
 
 
 @dataclass
@@ -265,8 +267,9 @@ def measure(cases, env, rounds):
         gc.enable()
     rows = [c.row(times[c.case.id]) for c in ready] + errors
     for mode in {c.case.mode for c in ready}:
-        same = [r for r in rows if "ms" in r and r["id"].split("/")[3] == mode]
-        min(same, key=lambda r: r["median_ms"])["fastest"] = True
+        same = [r for r in rows if "ms" in r and "other" not in r and r["id"].split("/")[3] == mode]
+        if same:
+            min(same, key=lambda r: r["median_ms"])["fastest"] = True
     ready.clear()
     release(env, cases[0].group)
     return rows

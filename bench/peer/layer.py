@@ -118,7 +118,7 @@ def gpu_cases(env):
 
                         flops = one * T * {"fwd": 1, "bwd-none": 1, "bwd-all": 2}.get(mode, 0)  # esft: facts say which rows
                         yield Case("layer", config, "bf16", mode, variant, flops, make, tokens=T,
-                                   shape={**model, "T": T, "routing": routing})
+                                   sweep=mode not in table["headline"].get(config, ()), shape={**model, "T": T, "routing": routing})
 
 
 def cases(env):
