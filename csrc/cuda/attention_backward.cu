@@ -1,8 +1,8 @@
 // attention_backward (contract: ops/attention.h) with mma.sync, for every supported GPU and head size up to 256.
 //
 // Bound by the tensor cores. Deterministic without atomics: dk, dv and dq each have one owner, so scores and dp are computed twice,
-// 2·(5·dq + 4·dv)… instead of 2·(3·dq + 2·dv) FLOPs per visible pair and head. Launches: Δ = ⟨dout, out⟩ and the other numbers per query;
-// dk and dv; dq; and with shared keys the sum of their parts over the kv-heads, in order.
+// 2·(4·dq + 3·dv) FLOPs per visible pair and head instead of 2·(3·dq + 2·dv). Launches: the numbers per query (lse, Δ = ⟨dout, out⟩,
+// first key); dk and dv; with shared keys the sum of their parts over the kv-heads, in order; dq.
 //
 // One kernel serves dk, dv and dq by symmetry. A CTA keeps a tile of "rows" (keys with k and v; queries with q and dout) in
 // shared memory and streams tiles of the other side ("columns") past it, the next one arriving meanwhile:
@@ -75,7 +75,7 @@ struct Shape {
   static constexpr int kNumbers = kKeys ? 3 * kColumns * 4 : 0;  // −lse2, −Δ, first of the streamed queries
   static constexpr int kStage = kTiles + kNumbers;
   static constexpr int kFixed = tile_bytes(kRows, DQ) + tile_bytes(kRows, DV);
-  // Tiles must start at multiples of 128 bytes: the numbers of both stages lie behind the tiles of both.
+  // The numbers of both stages lie behind the tiles of both, which start at whole slabs.
   static constexpr int kBytes = kFixed + 2 * kStage;
 };
 

@@ -145,13 +145,13 @@ static void leave(Warpgroup& group, AccTile* tile) {
 
 // ---- instructions ---------------------------------------------------------------------------------------------------------
 
-static Warpgroup& own_group() { return machine.groups[self()->linear / 128]; }
+static Warpgroup& own_group() { return machine.groups[self()->group()]; }
 
 static void run_wgmma(void* const* arguments, unsigned) {
   const auto lane = [&](int i) -> WgmmaArguments& { return *static_cast<WgmmaArguments*>(arguments[i]); };
   Warpgroup& group = own_group();
   const WgmmaArguments& first = lane(0);
-  const int base = self()->linear & ~127;
+  const int base = self()->slot & ~127;
   for (int t = 0; t < 128; t++) {
     const WgmmaArguments& other = lane(t);
     if (other.a != first.a || other.b != first.b || other.columns != first.columns || other.trans_a != first.trans_a ||
@@ -237,8 +237,7 @@ void wgmma_wait(int pending) {
 }
 
 void wgmma_begin_cta() {
-  for (int g = 0; g * 128 < machine.threads; g++) {
-    Warpgroup& group = machine.groups[g];
+  for (Warpgroup& group : machine.groups) {
     group.meeting.arrived = 0;
     group.registers = 0;
     group.register_arrivals = 0;
@@ -261,6 +260,7 @@ void set_max_registers(int count, bool increase) {
   if (device_arch() < 90) return;
   Warpgroup& group = own_group();
   const int number = self()->linear / 128, groups = (machine.threads + 127) / 128;
+  const Warpgroup* of_cta = machine.groups + 8 * self()->cta();
   if (group.register_arrivals == 0 || group.register_arrivals == 128) {
     group.register_arrivals = 0;
     group.registers = count;
@@ -271,10 +271,12 @@ void set_max_registers(int count, bool increase) {
   group.register_arrivals++;
   int total = 0;
   for (int g = 0; g < groups; g++) {
-    if (machine.groups[g].registers == 0) return;
-    total += 128 * machine.groups[g].registers;
+    if (of_cta[g].registers == 0) return;
+    total += 128 * of_cta[g].registers;
   }
-  if (total > 65536) fail("setmaxnreg: the warpgroups ask for %d registers, a multiprocessor has 65536", total);
+  // What the block was launched with: registers come in eights per thread.
+  const int pool = 65536 / machine.threads / 8 * 8 * machine.threads;
+  if (total > pool) fail("setmaxnreg: the warpgroups ask for %d registers, the block has %d", total, pool);
 }
 
 }  // namespace esft::emu
