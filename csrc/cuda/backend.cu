@@ -113,9 +113,9 @@ const esft_run_fn kRun[ESFT_OP_COUNT] = {
 #undef ESFT_ENTRY
 };
 
-const esft_backend kCuda = {ESFT_ABI,      "cuda",          open_device,        close_device, device_info,   device_alloc, device_free,
-                            device_upload, device_download, device_synchronize, kRun,         capture_begin, capture_end,  graph_launch,
-                            graph_destroy};
+const esft_backend kCuda = {ESFT_ABI,     "cuda",        open_device,   close_device,    device_info,
+                            device_alloc, device_free,   device_upload, device_download, device_synchronize,
+                            kRun,         capture_begin, capture_end,   graph_launch,    graph_destroy};
 
 }  // namespace
 

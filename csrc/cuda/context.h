@@ -17,6 +17,7 @@ class Context {
   cudaStream_t stream = nullptr;
   int sms = 1;                 // multiprocessors: size of persistent grids
   bool hopper = false;         // wgmma and TMA kernels may run (sm_90a); otherwise the mma.sync kernels do
+  int cluster = 1;             // CTAs of a cluster of the wgmma products: 1, or 2 that share the loads of weights
   size_t shared_limit = 0;     // dynamic shared memory of one CTA, bytes (opt-in maximum)
   FaultRecord* faults = nullptr;  // device memory
 

@@ -17,8 +17,8 @@ void check_cuda(cudaError_t status, const char* what) {
   if (status == cudaErrorMemoryAllocation)
     fail_status(ESFT_NO_MEMORY, what, "memory", format("%s: the GPU has no memory left", what));
   fail_status(ESFT_DEVICE_FAULT, what, "device",
-              format("%s: CUDA error %d (%s): %s; dispose the device and open it again", what, int(status), cudaGetErrorName(status),
-                     cudaGetErrorString(status)));
+              format("%s: CUDA error %d (%s): %s; dispose the device and open it again", what, int(status),
+                     cudaGetErrorName(status), cudaGetErrorString(status)));
 }
 
 namespace {
@@ -46,7 +46,7 @@ void require_devices(int index) {
   if (status == cudaErrorStubLibrary) refuse("libcuda.so.1 is a stub library, not a driver; remove it from the library path");
   if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0)) refuse("a driver, but no GPU is visible");
   if (status != cudaSuccess) refuse(format("the driver answers %s (%s)", cudaGetErrorName(status), cudaGetErrorString(status)));
-  if (index < 0 || index >= count) 
+  if (index < 0 || index >= count)
     fail_status(ESFT_BAD_ARGUMENT, "open", "index", format("CUDA: device %d does not exist; there are %d", index, count));
 }
 
@@ -75,6 +75,10 @@ CudaDevice::CudaDevice(int index) : index_(index) {
   if (path && *path && strcmp(path, "portable") != 0 && strcmp(path, "sm90") != 0)
     fail("open", "ESFT_CUDA_PATH", "\"portable\" or \"sm90\"", path);
   hopper = major_ == 9 && minor_ == 0 && !(path && strcmp(path, "portable") == 0);
+  const char* clusters = getenv("ESFT_CUDA_CLUSTER");
+  if (clusters && *clusters && strcmp(clusters, "1") != 0 && strcmp(clusters, "2") != 0)
+    fail("open", "ESFT_CUDA_CLUSTER", "1 or 2", clusters);
+  cluster = clusters && *clusters == '2' ? 2 : 1;
   use();
   check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "open");
 #if defined(ESFT_EMU)

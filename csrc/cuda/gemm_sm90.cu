@@ -33,7 +33,8 @@ bool same_rows(const esft_tensor_list& list, int64_t segments) {
 bool fits(const Params& p) { return p.experts <= kMaxGroups && int64_t(p.segments) * p.segment_rows < (1 << 30); }
 
 // A by the copy engine when its rows are in order, else row by row.
-bool set_a(Params& p, Maps& maps, const esft_tensor& t, const esft_tensor* index, FaultArgument argument, int box_rows, bool* by_rows) {
+bool set_a(Params& p, Maps& maps, const esft_tensor& t, const esft_tensor* index, FaultArgument argument, int box_rows,
+           bool* by_rows) {
   *by_rows = index && present(*index);
   if (!rows_aligned(t)) return false;
   if (*by_rows) {
@@ -70,7 +71,8 @@ bool sm90_grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c) {
   if (!(p.weights = c.tensor_maps(a.w.items, a.w.count, 128))) return false;
   p.out = out_of(a.y, false, a.act ? 8 : p.segment_rows);
   if (a.act && present(a.h)) p.h = out_of(a.h, false, cols(a.y));
-  launch_nt(a.act ? (by_rows ? Kernel::kNtSwigluRows : Kernel::kNtSwiglu) : (by_rows ? Kernel::kNtRows : Kernel::kNt), maps, p, c.sms, c);
+  launch_nt(a.act ? (by_rows ? Kernel::kNtSwigluRows : Kernel::kNtSwiglu) : (by_rows ? Kernel::kNtRows : Kernel::kNt), maps, p,
+            c.sms, c);
   return true;
 }
 

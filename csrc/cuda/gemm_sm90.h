@@ -9,9 +9,17 @@ namespace esft::cuda::sm90 {
 
 // The instances that exist, each compiled in the file named.
 enum class Kernel {
-  kNt, kNtRows, kNtSwiglu, kNtSwigluRows,            // nt_sm90.cu
-  kNn, kNnRows, kNnSwiglu, kNnSwigluRows,            // nn_sm90.cu
-  kTn, kTnRowsB, kTnRows                             // tn_sm90.cu
+  kNt,
+  kNtRows,
+  kNtSwiglu,
+  kNtSwigluRows,            // nt_sm90.cu
+  kNn,
+  kNnRows,
+  kNnSwiglu,
+  kNnSwigluRows,            // nn_sm90.cu
+  kTn,
+  kTnRowsB,
+  kTnRows                             // tn_sm90.cu
 };
 
 struct Maps {
@@ -24,7 +32,8 @@ void launch_tn(Kernel kernel, const Maps& maps, const Params& p, int grid, Conte
 
 // Rows can be copied in 16-byte pieces.
 inline bool rows_aligned(const esft_tensor& t) {
-  return t.dtype == ESFT_BF16 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && (rows(t) <= 1 || t.ld % 8 == 0) && cols(t) % 8 == 0;
+  return t.dtype == ESFT_BF16 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && (rows(t) <= 1 || t.ld % 8 == 0) &&
+         cols(t) % 8 == 0;
 }
 inline Out out_of(const esft_tensor& t, bool accumulate, int64_t part) {
   const bool f32 = t.dtype == ESFT_F32;
@@ -34,6 +43,5 @@ inline Out out_of(const esft_tensor& t, bool accumulate, int64_t part) {
 inline Rows rows_of(const esft_tensor& t, const esft_tensor* index, FaultArgument argument) {
   return {data<bf16>(t), t.ld, index && present(*index) ? data<int32_t>(*index) : nullptr, rows(t), argument};
 }
-
 
 }  // namespace esft::cuda::sm90

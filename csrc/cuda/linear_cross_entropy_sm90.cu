@@ -80,7 +80,8 @@ bool sm90_ce_logits(const CeLogits& z, Context& c) {
 }
 
 bool sm90_ce_gradient(const CeGradient& g, CeSplits* splits, Context& c) {
-  const esft_tensor dz = matrix(g.dz.data, g.capacity, ceil_div(g.vocabulary, 8) * 8, g.dz.ld), w = matrix(g.w.data, g.vocabulary, g.features, g.w.ld);
+  const esft_tensor dz = matrix(g.dz.data, g.capacity, ceil_div(g.vocabulary, 8) * 8, g.dz.ld),
+                    w = matrix(g.w.data, g.vocabulary, g.features, g.w.ld);
   if (g.vocabulary > (1 << 30)) return false;
   Maps maps{};
   Params p = chunk_params(g.offsets, g.w, g.vocabulary, g.features, c);

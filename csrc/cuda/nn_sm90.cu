@@ -4,10 +4,19 @@
 
 namespace esft::cuda::sm90 {
 
+template <Finish kFinish, Load kLoadA, int kCluster>
+static void start_clusters(const Maps& m, const Params& p, int grid, Context& c) {
+  const size_t shared = size_t(Shape<Role::kNn, kFinish>::shared_bytes(p.group_count));
+  ESFT_LAUNCH_CLUSTER((grouped_kernel<Role::kNn, kFinish, kLoadA, Load::kTma, kCluster>), kCluster, c, grid, kThreads, shared, m.a,
+                      m.b, m.h, p);
+}
+
 template <Finish kFinish, Load kLoadA>
 static void start(const Maps& m, const Params& p, int grid, Context& c) {
-  const size_t shared = size_t(Shape<Role::kNn, kFinish>::shared_bytes(p.group_count));
-  ESFT_LAUNCH((grouped_kernel<Role::kNn, kFinish, kLoadA, Load::kTma>), c, grid, kThreads, shared, m.a, m.b, m.h, p);
+  if (c.cluster == 2 && grid >= 2 && !p.split_target)
+    start_clusters<kFinish, kLoadA, 2>(m, p, grid / 2 * 2, c);
+  else
+    start_clusters<kFinish, kLoadA, 1>(m, p, grid, c);
 }
 
 void launch_nn(Kernel kernel, const Maps& m, const Params& p, int grid, Context& c) {

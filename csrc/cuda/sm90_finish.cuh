@@ -10,7 +10,7 @@
 namespace esft::cuda::sm90 {
 
 struct Lane {
-  int row;     // of acc[4j], acc[4j+1] within the warpgroup's 64 rows; the others 8 further
+  int row;  // of acc[4j], acc[4j+1] within the warpgroup's 64 rows; the others 8 further
   int column;  // within a block of 8
   int lane, warp;
   __device__ __forceinline__ Lane() {
@@ -29,8 +29,8 @@ __device__ __forceinline__ unsigned char* staged(unsigned char* staging, int row
 }
 
 // A warp's 16 staged rows of 128 columns to `out` from (row, column) on; rows < `rows` and columns < `columns` exist.
-__device__ __forceinline__ void write_staged(const Lane& l, unsigned char* staging, const Out& out, int64_t row0, int rows, int64_t column0,
-                                             int columns) {
+__device__ __forceinline__ void write_staged(const Lane& l, unsigned char* staging, const Out& out, int64_t row0, int rows,
+                                             int64_t column0, int columns) {
   __syncwarp();
 #pragma unroll
   for (int i = 0; i < 8; i++) {
@@ -184,7 +184,8 @@ __device__ __forceinline__ void finish_weight_gradient(const Params& p, const Ti
   const int f32 = p.dw ? 1 : p.out.f32, accumulate = p.dw ? 1 : p.out.accumulate;
   const int columns = min_of(256, p.columns - tile.n0) - l.column;  // from this thread's first on
   // Pairs of f32 in whole 32-byte sectors: the training path.
-  const bool pairs = f32 && accumulate && columns + l.column == 256 && (ld & 1) == 0 && (reinterpret_cast<uintptr_t>(data) & 7) == 0;
+  const bool pairs =
+      f32 && accumulate && columns + l.column == 256 && (ld & 1) == 0 && (reinterpret_cast<uintptr_t>(data) & 7) == 0;
 #pragma unroll
   for (int down = 0; down < 2; down++) {
     const int row = tile.m0 + first_row + l.row + 8 * down;

@@ -5,9 +5,16 @@
 
 namespace esft::cuda::sm90 {
 
-template <Role kRole, Finish kFinish>
-__device__ __forceinline__ void multiply_tiles(const Params& p, unsigned char* smem, const int32_t* table, int tiles, Ring ring,
-                                               bool copied, uint64_t* h_full, uint64_t* h_empty) {
+// Gives a stage back to those who fill it: every CTA of the cluster writes into it.
+template <int kCluster>
+__device__ __forceinline__ void release_stage(uint64_t* empty, int rank) {
+  ptx::mbar_arrive(empty);
+  if (kCluster > 1) ptx::mbar_arrive_cluster(empty, rank ^ 1);
+}
+
+template <Role kRole, Finish kFinish, int kCluster>
+__device__ __forceinline__ void multiply_tiles(const Params& p, unsigned char* smem, const int32_t* table, int rounds, int rank,
+                                               Ring ring, bool copied, uint64_t* h_full, uint64_t* h_empty) {
   using S = Shape<kRole, kFinish>;
   constexpr int kN = S::kTileN;
   constexpr bool kMajorA = kRole == Role::kTn, kMajorB = kRole != Role::kNt;  // true: MN-major
@@ -16,8 +23,8 @@ __device__ __forceinline__ void multiply_tiles(const Params& p, unsigned char* s
   unsigned char* staging = smem + kStages * S::kStage + (kFinish == Finish::kSwigluBackward ? 0 : group * 2 * kSlabBytes);
   int h_phase = 0;
   float acc[kN / 2];
-  for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
-    const Tile tile = tile_at<kRole, kFinish>(p, table, t);
+  for (int t = blockIdx.x / kCluster; t < rounds; t += gridDim.x / kCluster) {
+    const Tile tile = tile_at<kRole, kFinish, kCluster>(p, table, t, rank);
     const int steps = steps_of<kRole>(p, tile);
     int previous = -1;
     ptx::wgmma_hold(acc);
@@ -31,17 +38,17 @@ __device__ __forceinline__ void multiply_tiles(const Params& p, unsigned char* s
       ptx::wgmma_fence();
 #pragma unroll
       for (int k = 0; k < kTileK / 16; k++)
-        ptx::wgmma<kN, kMajorA, kMajorB>(acc, ptx::desc_advance(a, k * (kMajorA ? 2048 : 32)), ptx::desc_advance(b, k * (kMajorB ? 2048 : 32)),
-                                         step > 0 || k > 0);
+        ptx::wgmma<kN, kMajorA, kMajorB>(acc, ptx::desc_advance(a, k * (kMajorA ? 2048 : 32)),
+                                         ptx::desc_advance(b, k * (kMajorB ? 2048 : 32)), step > 0 || k > 0);
       ptx::wgmma_commit();
       ptx::wgmma_wait<1>();  // the step before this one is done: its stage is free
-      if (previous >= 0 && first_lane) ptx::mbar_arrive(ring.empty + previous);
+      if (previous >= 0 && first_lane) release_stage<kCluster>(ring.empty + previous, rank);
       previous = ring.stage;
       ring.advance();
     }
     ptx::wgmma_wait<0>();
     ptx::wgmma_hold(acc);
-    if (previous >= 0 && first_lane) ptx::mbar_arrive(ring.empty + previous);
+    if (previous >= 0 && first_lane) release_stage<kCluster>(ring.empty + previous, rank);
     if (steps == 0) continue;  // tn: a group without rows leaves its gradient alone
 
     const int rows = kRole == Role::kTn ? 0 : min_of(64, max_of(0, tile.rows - 64 * group));
@@ -65,7 +72,7 @@ __device__ __forceinline__ void multiply_tiles(const Params& p, unsigned char* s
   }
 }
 
-template <Role kRole, Finish kFinish, Load kLoadA, Load kLoadB>
+template <Role kRole, Finish kFinish, Load kLoadA, Load kLoadB, int kCluster>
 __global__ void __launch_bounds__(kThreads, 1)
     grouped_kernel(const __grid_constant__ CUtensorMap map_a, const __grid_constant__ CUtensorMap map_b,
                    const __grid_constant__ CUtensorMap map_h, const __grid_constant__ Params p) {
@@ -73,7 +80,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   constexpr bool kCopies = kLoadA == Load::kRows || kLoadB == Load::kRows;
   constexpr bool kMaps = kLoadA == Load::kTma || kLoadB == Load::kTma;
   // Together 504 = 65536 / 128 registers less a rounding: the loaders need few, unless they work out addresses of rows.
-  constexpr int kLoadRegisters = !kCopies ? 40 : kFinish == Finish::kSwigluBackward ? 72 : 56;
+  constexpr int kLoadRegisters = kFinish == Finish::kSwigluBackward ? 72 : kCopies ? 56 : 40;
   constexpr int kMultiplyRegisters = (504 - kLoadRegisters) / 2;
   ESFT_SHARED(smem);
   uint64_t* barriers = reinterpret_cast<uint64_t*>(smem + S::kBarriers);
@@ -86,7 +93,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; i++) {
       ptx::mbar_init(ring.full + i, (kMaps ? 1 : 0) + (kCopies ? 128 : 0));
-      ptx::mbar_init(ring.empty + i, 8);  // one arrival per multiplying warp
+      ptx::mbar_init(ring.empty + i, 8 * kCluster);  // one arrival per multiplying warp
     }
     ptx::mbar_init(h_full, 1);
     ptx::mbar_init(h_empty, 8);
@@ -97,14 +104,21 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   check_index(p, p.a);
   check_index(p, p.b);
-  const int tiles = build_table<kRole, kFinish>(p, table);  // ends with a barrier: the mbarriers are ready for all
+  const int rounds = build_table<kRole, kFinish, kCluster>(p, table);  // ends with a barrier: the mbarriers are ready for all
+  int rank = 0;
+  if (kCluster > 1) {
+    rank = int(ptx::cluster_rank());
+    ptx::cluster_sync();  // and those of the other CTA
+  }
   if (threadIdx.x < 128) {
     ptx::setmaxnreg_dec<kLoadRegisters>();
-    load_tiles<kRole, kFinish, kLoadA, kLoadB>(p, &map_a, &map_b, &map_h, smem, table, tiles, ring, h_full, h_empty);
+    load_tiles<kRole, kFinish, kLoadA, kLoadB, kCluster>(p, &map_a, &map_b, &map_h, smem, table, rounds, rank, ring, h_full,
+                                                         h_empty);
   } else {
     ptx::setmaxnreg_inc<kMultiplyRegisters>();
-    multiply_tiles<kRole, kFinish>(p, smem, table, tiles, ring, kCopies, h_full, h_empty);
+    multiply_tiles<kRole, kFinish, kCluster>(p, smem, table, rounds, rank, ring, kCopies, h_full, h_empty);
   }
+  if (kCluster > 1) ptx::cluster_sync();  // the other CTA still arrives on barriers here
 }
 
 }  // namespace esft::cuda::sm90

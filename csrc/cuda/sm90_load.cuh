@@ -54,10 +54,19 @@ __device__ __forceinline__ void copy_mn_major(const Rows& m, unsigned char* slab
   }
 }
 
-template <Role kRole, Finish kFinish, Load kLoadA, Load kLoadB>
-__device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* map_a, const CUtensorMap* map_b, const CUtensorMap* map_h,
-                                           unsigned char* smem, const int32_t* table, int tiles, Ring ring, uint64_t* h_full,
-                                           uint64_t* h_empty) {
+// A box of weights: for this CTA, or, when `shared`, for both CTAs of the cluster.
+template <int kCluster>
+__device__ __forceinline__ void load_weights(void* dst, const CUtensorMap* map, uint64_t* full, int x, int y, bool shared) {
+  if (kCluster > 1 && shared)
+    ptx::tma_load_2d_multicast(dst, map, full, x, y, uint16_t((1 << kCluster) - 1));
+  else
+    ptx::tma_load_2d(dst, map, full, x, y);
+}
+
+template <Role kRole, Finish kFinish, Load kLoadA, Load kLoadB, int kCluster>
+__device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* map_a, const CUtensorMap* map_b,
+                                           const CUtensorMap* map_h, unsigned char* smem, const int32_t* table, int rounds,
+                                           int rank, Ring ring, uint64_t* h_full, uint64_t* h_empty) {
   using S = Shape<kRole, kFinish>;
   constexpr bool kCopies = kLoadA == Load::kRows || kLoadB == Load::kRows;
   const bool leader = threadIdx.x == 0;
@@ -65,8 +74,8 @@ __device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* m
   constexpr int kBytes = (kLoadA == Load::kTma ? S::kStageA : 0) + (kLoadB == Load::kTma ? S::kStageB : 0);
   const CUtensorMap* acquired = nullptr;
   int h_phase = 0;
-  for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
-    const Tile tile = tile_at<kRole, kFinish>(p, table, t);
+  for (int t = blockIdx.x / kCluster; t < rounds; t += gridDim.x / kCluster) {
+    const Tile tile = tile_at<kRole, kFinish, kCluster>(p, table, t, rank);
     const int steps = steps_of<kRole>(p, tile), first = first_step<kRole>(p, tile);
     int rows[8];
     if (kRole != Role::kTn && kLoadA == Load::kRows) {
@@ -93,7 +102,8 @@ __device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* m
       ptx::mbar_wait(ring.empty + ring.stage, ring.phase ^ 1);
       // nn: the contraction runs over the rows of one weight segment after the other.
       const int per_segment = kRole == Role::kNn ? int(ceil_div(p.segment_rows, kTileK)) : 1;
-      const int segment = kRole == Role::kNn ? step / per_segment : tile.segment, k0 = (step - (kRole == Role::kNn ? segment * per_segment : 0)) * kTileK;
+      const int segment = kRole == Role::kNn ? step / per_segment : tile.segment,
+                k0 = (step - (kRole == Role::kNn ? segment * per_segment : 0)) * kTileK;
       const int column_a = kRole == Role::kNn ? segment * p.segment_rows + k0 : k0;
       if (leader && kBytes > 0) {
         ptx::mbar_arrive_expect_tx(full, kBytes);
@@ -110,12 +120,17 @@ __device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* m
             if (second != map) ptx::tma_acquire_map(second);
             acquired = map;
           }
+          // Shared between the CTAs of a cluster: the first half is rank 0's to load, the second rank 1's.
+          const bool first_half = !tile.shared_b || rank == 0, second_half = !tile.shared_b || rank == 1;
           if (kRole == Role::kNt) {
-            ptx::tma_load_2d(stage_b, map, full, k0, row);
-            ptx::tma_load_2d(stage_b + S::kStageB / 2, second, full, k0, second_row);
+            if (first_half) load_weights<kCluster>(stage_b, map, full, k0, row, tile.shared_b);
+            if (second_half) load_weights<kCluster>(stage_b + S::kStageB / 2, second, full, k0, second_row, tile.shared_b);
           } else {
+            constexpr int kSlabs = S::kTileN / 64;
 #pragma unroll
-            for (int j = 0; j < S::kTileN / 64; j++) ptx::tma_load_2d(stage_b + j * kSlabBytes, map, full, tile.n0 + 64 * j, k0);
+            for (int j = 0; j < kSlabs; j++)
+              if (j < kSlabs / 2 ? first_half : second_half)
+                load_weights<kCluster>(stage_b + j * kSlabBytes, map, full, tile.n0 + 64 * j, k0, tile.shared_b);
           }
         }
         if (kLoadB == Load::kTma && kRole == Role::kTn) {
@@ -127,14 +142,16 @@ __device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* m
         if (kLoadA == Load::kTma && kRole == Role::kTn) {
 #pragma unroll
           for (int j = 0; j < 2; j++)
-            ptx::tma_load_2d(stage_a + j * kSlabBytes, map_a, full, tile.segment * p.segment_rows + tile.m0 + 64 * j, int(tile.begin) + k0);
+            ptx::tma_load_2d(stage_a + j * kSlabBytes, map_a, full, tile.segment * p.segment_rows + tile.m0 + 64 * j,
+                             int(tile.begin) + k0);
         }
       }
       if (kLoadA == Load::kRows) {
         if (kRole != Role::kTn)
           copy_k_major(p.a, stage_a, rows, column_a, kRole == Role::kNn ? p.segments * p.segment_rows : p.columns);
         else
-          copy_mn_major<2>(p.a, stage_a, tile.begin, k0, tile.rows, tile.segment * p.segment_rows + tile.m0, p.segments * p.segment_rows);
+          copy_mn_major<2>(p.a, stage_a, tile.begin, k0, tile.rows, tile.segment * p.segment_rows + tile.m0,
+                           p.segments * p.segment_rows);
       }
       if (kLoadB == Load::kRows) copy_mn_major<S::kTileN / 64>(p.b, stage_b, tile.begin, k0, tile.rows, tile.n0, p.columns);
       if (kCopies) ptx::cp_async_mbar_arrive(full);

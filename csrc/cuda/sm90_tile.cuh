@@ -6,7 +6,8 @@
 //   tn  dW_e += dyᵀ · x         A = dy (MN-major), B = x (MN-major)      contraction over the expert's rows
 // A CTA of three warpgroups (one loads, two multiply) stays on its multiprocessor and strides through the tiles; the list of tiles is
 // a prefix sum over the experts' row counts, taken in shared memory at the start, so the host never learns the routing.
-// Limit: tensor cores, 2·M·N·K flop; the 128×256 tile asks L2 for 9.2 TB/s at 788 TFLOP/s.
+// Limit: tensor cores, 2·M·N·K flop. The 128×256 tile asks L2 for 9.2 TB/s at 788 TFLOP/s; two CTAs of a cluster that work on two
+// row tiles of one column tile each load half of the weights for both, and ask for 6.2.
 #pragma once
 #include "fault.cuh"
 #include "split_count.cuh"
@@ -15,7 +16,7 @@
 namespace esft::cuda::sm90 {
 
 constexpr int kTileM = 128, kTileK = 64, kStages = 4;
-constexpr int kThreads = 384;       // warpgroup 0 loads, 1 and 2 multiply 64 rows each
+constexpr int kThreads = 384;  // warpgroup 0 loads, 1 and 2 multiply 64 rows each
 constexpr int kSlabBytes = 64 * 128;  // 64 rows of 64 bf16
 constexpr int kMaxGroups = 512;
 
@@ -28,47 +29,47 @@ struct Rows {
   const bf16* data;
   int64_t ld;
   const int32_t* index;  // row of logical row r; null: r itself
-  int64_t limit;         // rows of the matrix
-  int32_t argument;      // FaultArgument of index
+  int64_t limit;  // rows of the matrix
+  int32_t argument;  // FaultArgument of index
 };
 
 struct Out {
   void* data;
   int64_t ld;
-  int32_t f32;         // else bf16
+  int32_t f32;  // else bf16
   int32_t accumulate;  // add to what is there
-  int32_t vectors;     // bf16 rows can be written in 16-byte pieces
+  int32_t vectors;  // bf16 rows can be written in 16-byte pieces
 };
 
 struct Params {
   const int32_t* offsets;  // [experts + 1]; null: one group of `n` rows
-  const int32_t* groups;   // [group_count] expert ids; null: all
+  const int32_t* groups;  // [group_count] expert ids; null: all
   int32_t experts, group_count;
   int64_t n;  // rows; -1: offsets and indices are the program's own and need no check
 
   const CUtensorMap* weights;  // nt, nn: map of item expert · segments + s
   int32_t segments;
   int32_t segment_rows;  // rows of each weight segment
-  int32_t columns;       // columns of the weight
+  int32_t columns;  // columns of the weight
   Rows a, b;
   // nn: cuts the contraction of few tiles into parts, f32 partial sums one after the other in `out` (linear_cross_entropy.cuh).
   int32_t split_target;  // CTAs to fill; 0: no parts
 
-  int32_t columns_out;    // nt, nn: width of one segment of the output
-  Out out;                // nt: [n, S·segment_rows] or swiglu's y [n, F]; nn: [n, columns] or dh [n, 2F]
-  Out h;                  // nt swiglu: pre-activation kept for backward (data null: not wanted)
-  const void* bias;       // nt: [S·segment_rows]
+  int32_t columns_out;  // nt, nn: width of one segment of the output
+  Out out;  // nt: [n, S·segment_rows] or swiglu's y [n, F]; nn: [n, columns] or dh [n, 2F]
+  Out h;  // nt swiglu: pre-activation kept for backward (data null: not wanted)
+  const void* bias;  // nt: [S·segment_rows]
   int32_t bias_f32;
-  void* const* dw;        // tn: item g · segments + s, f32 [segment_rows, columns], row stride dw_ld
+  void* const* dw;  // tn: item g · segments + s, f32 [segment_rows, columns], row stride dw_ld
   const int64_t* dw_ld;
-  const float* gate;      // swiglu backward: [n] or null (1)
-  float* dgate_parts;     // swiglu backward: [n, column_tiles] or null
-  int32_t column_tiles;   // row length of the per-tile results
+  const float* gate;  // swiglu backward: [n] or null (1)
+  float* dgate_parts;  // swiglu backward: [n, column_tiles] or null
+  int32_t column_tiles;  // row length of the per-tile results
 
   // Tiles of logits (linear_cross_entropy.cu): per row and column tile, [n, column_tiles].
   float *tile_max, *tile_sum;
   int32_t* tile_arg;
-  float* label_logit;     // [n]
+  float* label_logit;  // [n]
   const int32_t* labels;  // of token a.index[r]
   float logit_scale;
 
@@ -92,13 +93,14 @@ struct Shape {
 struct Tile {
   int expert, group;
   int64_t begin;  // nt, nn: first row of the tile; tn: first row of the group
-  int rows;       // nt, nn: rows of the tile that exist; tn: rows of the group
+  int rows;  // nt, nn: rows of the tile that exist; tn: rows of the group
   int segment;
   int m0;  // tn: first row of the tile in its segment
   int n0;  // first column
   int n_tile;
+  bool shared_b;  // the CTAs of the cluster work on the same columns: each loads its part of B for all
   int part, parts;  // of the contraction
-  int part_rows;    // rows of one part of the output
+  int part_rows;  // rows of one part of the output
 };
 
 __device__ __forceinline__ int64_t group_begin(const Params& p, int expert) { return p.offsets ? p.offsets[expert] : 0; }
@@ -108,7 +110,8 @@ __device__ __forceinline__ int64_t group_end(const Params& p, int expert) { retu
 template <Role kRole, Finish kFinish>
 __device__ __forceinline__ int column_tiles(const Params& p) {
   if (kRole == Role::kNt)
-    return kFinish == Finish::kSwiglu ? int(ceil_div(p.segments * p.segment_rows / 2, 128)) : p.segments * int(ceil_div(p.segment_rows, 256));
+    return kFinish == Finish::kSwiglu ? int(ceil_div(p.segments * p.segment_rows / 2, 128))
+                                      : p.segments * int(ceil_div(p.segment_rows, 256));
   return int(ceil_div(p.columns, Shape<kRole, kFinish>::kTileN));
 }
 
@@ -128,9 +131,19 @@ __device__ __forceinline__ int parts_of(const Params& p, int tiles) {
   return split_count(p.split_target, tiles, ceil_div(p.segment_rows, kTileK));
 }
 
-// table[g] = row tiles of the groups before g (nt, nn); or the groups, longest first (tn). Called by all threads; returns the number of
-// tiles, 0 when the offsets are wrong.
-template <Role kRole, Finish kFinish>
+// Rounds of a cluster through the tiles of a group: a row tile for each CTA; when one is left over, a column tile of it for each.
+template <int kCluster>
+__device__ __forceinline__ int rounds_of(int m_tiles, int n_tiles) {
+  if (kCluster == 1) return m_tiles * n_tiles;
+  return m_tiles / 2 * n_tiles + (m_tiles & 1) * ((n_tiles + 1) / 2);
+}
+__device__ __forceinline__ int row_tiles(const Params& p, int expert) {
+  return int(ceil_div(max_of<int64_t>(group_end(p, expert) - group_begin(p, expert), 0), kTileM));
+}
+
+// table[g] = rounds of the groups before g (nt, nn); or the groups, longest first (tn). Called by all threads; returns the number of
+// rounds, 0 when the offsets are wrong.
+template <Role kRole, Finish kFinish, int kCluster>
 __device__ __forceinline__ int build_table(const Params& p, int32_t* table) {
   int32_t* bad = table + p.group_count + 1;
   if (threadIdx.x == 0) *bad = 0;
@@ -142,7 +155,8 @@ __device__ __forceinline__ int build_table(const Params& p, int32_t* table) {
       const bool first = e == 0 && value != 0, falls = value < least, last = e == p.experts && value != p.n;
       if (!first && !falls && !last) continue;
       *bad = 1;
-      if (blockIdx.x == 0) report_fault(p.faults, kBadOffsets, p.op, kArgOffsets, e, value, last && !falls ? p.n : least, last && !falls && !first);
+      if (blockIdx.x == 0)
+        report_fault(p.faults, kBadOffsets, p.op, kArgOffsets, e, value, last && !falls ? p.n : least, last && !falls && !first);
     }
   }
   if (kRole == Role::kTn) {
@@ -161,47 +175,40 @@ __device__ __forceinline__ int build_table(const Params& p, int32_t* table) {
     int total = 0;
     for (int base = 0; base < p.group_count; base += 32) {
       const int g = base + threadIdx.x;
-      int tiles = 0;
-      if (g < p.group_count) {
-        const int e = p.groups ? p.groups[g] : g;
-        tiles = int(ceil_div(max_of<int64_t>(group_end(p, e) - group_begin(p, e), 0), kTileM));
-      }
-      int sum = tiles;
+      int rounds = 0;
+      if (g < p.group_count)
+        rounds = rounds_of<kCluster>(row_tiles(p, p.groups ? p.groups[g] : g), column_tiles<kRole, kFinish>(p));
+      int sum = rounds;
 #pragma unroll
       for (int step = 1; step < 32; step <<= 1) {
         const int below = __shfl_up_sync(0xffffffffu, sum, step);
         if (int(threadIdx.x) >= step) sum += below;
       }
-      if (g < p.group_count) table[g] = total + sum - tiles;
+      if (g < p.group_count) table[g] = total + sum - rounds;
       total += __shfl_sync(0xffffffffu, sum, 31);
     }
     if (threadIdx.x == 0) table[p.group_count] = total;
   }
   __syncthreads();
   if (*bad) return 0;
-  const int n_tiles = column_tiles<kRole, kFinish>(p);
-  if (kRole == Role::kTn) return p.group_count * p.segments * int(ceil_div(p.segment_rows, kTileM)) * n_tiles;
-  return table[p.group_count] * n_tiles * parts_of<kRole>(p, table[p.group_count] * n_tiles);
+  if (kRole == Role::kTn)
+    return p.group_count * p.segments * int(ceil_div(p.segment_rows, kTileM)) * column_tiles<kRole, kFinish>(p);
+  return table[p.group_count] * parts_of<kRole>(p, table[p.group_count]);
 }
 
-// Tile `t`. Within an expert eight row tiles share a column tile of weights before the next one: what runs at the same time meets in L2.
-template <Role kRole, Finish kFinish>
-__device__ __forceinline__ Tile tile_at(const Params& p, const int32_t* table, int t) {
+// The tile of this CTA in round `t`. Within an expert eight row tiles share a column tile of weights before the next one: what runs at the
+// same time meets in L2.
+template <Role kRole, Finish kFinish, int kCluster>
+__device__ __forceinline__ Tile tile_at(const Params& p, const int32_t* table, int t, int rank) {
   using S = Shape<kRole, kFinish>;
   const int n_tiles = column_tiles<kRole, kFinish>(p);
   Tile tile;
   tile.m0 = 0;
   tile.segment = 0;
+  tile.shared_b = false;
   tile.part = 0;
   tile.parts = 1;
   tile.part_rows = 0;
-  if (kRole == Role::kNn && p.split_target) {
-    const int tiles = table[p.group_count] * n_tiles;
-    tile.parts = parts_of<kRole>(p, tiles);
-    tile.part = t / tiles;
-    tile.part_rows = table[p.group_count] * kTileM;
-    t -= tile.part * tiles;
-  }
   if (kRole == Role::kTn) {
     const int m_tiles = int(ceil_div(p.segment_rows, kTileM)), per_group = p.segments * m_tiles * n_tiles;
     tile.group = table[t / per_group];
@@ -215,23 +222,43 @@ __device__ __forceinline__ Tile tile_at(const Params& p, const int32_t* table, i
     tile.n0 = tile.n_tile * S::kTileN;
     return tile;
   }
-  int low = 0, high = p.group_count - 1;  // the last group whose tiles start at or before t, among those that have any
+  if (kRole == Role::kNn && kCluster == 1 && p.split_target) {  // one group
+    const int tiles = table[p.group_count];
+    tile.parts = parts_of<kRole>(p, tiles);
+    tile.part = t / tiles;
+    tile.part_rows = tiles / n_tiles * kTileM;
+    t -= tile.part * tiles;
+  }
+  int low = 0, high = p.group_count - 1;  // the last group whose rounds start at or before t, among those that have any
   while (low < high) {
     const int middle = (low + high + 1) / 2;
-    if (table[middle] * n_tiles <= t)
+    if (table[middle] <= t)
       low = middle;
     else
       high = middle - 1;
   }
   tile.group = low;
   tile.expert = p.groups ? p.groups[low] : low;
-  const int m_tiles = table[low + 1] - table[low], local = t - table[low] * n_tiles;
-  const int band = local / (8 * n_tiles), height = min_of(8, m_tiles - 8 * band), inside = local - band * 8 * n_tiles;
-  const int m_tile = 8 * band + inside % height;
-  tile.n_tile = inside / height;
+  const int m_tiles = row_tiles(p, tile.expert), local = t - table[low];
+  constexpr int kBand = 8 / kCluster;  // rounds that share a column tile
+  const int m_rounds = m_tiles / kCluster;
+  int m_tile;
+  bool idle = false;
+  if (kCluster == 1 || local < m_rounds * n_tiles) {
+    const int band = local / (kBand * n_tiles), height = min_of(kBand, m_rounds - kBand * band),
+              inside = local - band * kBand * n_tiles;
+    m_tile = kCluster * (kBand * band + inside % height) + rank;
+    tile.n_tile = inside / height;
+    tile.shared_b = kCluster > 1;
+  } else {
+    m_tile = m_tiles - 1;
+    tile.n_tile = kCluster * (local - m_rounds * n_tiles) + rank;
+    idle = tile.n_tile >= n_tiles;  // goes along without rows
+    if (idle) tile.n_tile = n_tiles - 1;
+  }
   const int64_t begin = group_begin(p, tile.expert), end = group_end(p, tile.expert);
   tile.begin = begin + int64_t(m_tile) * kTileM;
-  tile.rows = int(min_of<int64_t>(kTileM, end - tile.begin));
+  tile.rows = idle ? 0 : int(min_of<int64_t>(kTileM, end - tile.begin));
   if (kRole == Role::kNt && kFinish != Finish::kSwiglu) {
     const int per_segment = int(ceil_div(p.segment_rows, S::kTileN));
     tile.segment = tile.n_tile / per_segment;

@@ -20,7 +20,8 @@ EncodeTiled encode_function() {
     cudaDriverEntryPointQueryResult result;
     check_cuda(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &f, 12000, cudaEnableDefault, &result), "tensor map");
     if (result != cudaDriverEntryPointSuccess || !f)
-      fail_status(ESFT_UNSUPPORTED, "open", "driver", "open: the driver has no cuTensorMapEncodeTiled; install driver 525 or newer");
+      fail_status(ESFT_UNSUPPORTED, "open", "driver",
+                  "open: the driver has no cuTensorMapEncodeTiled; install driver 525 or newer");
     return reinterpret_cast<EncodeTiled>(f);
   }();
   return found;
@@ -41,7 +42,8 @@ bool encode_tensor_map(CUtensorMap* map, const esft_tensor& t, int box_rows) {
                                             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                                             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS)
-    fail_status(ESFT_DEVICE_FAULT, "tensor_map", "matrix", format("tensor map of %s: driver error %d", describe(t).c_str(), int(status)));
+    fail_status(ESFT_DEVICE_FAULT, "tensor_map", "matrix",
+                format("tensor map of %s: driver error %d", describe(t).c_str(), int(status)));
   return true;
 }
 

@@ -8,7 +8,7 @@ namespace esft::cuda::sm90 {
 template <Load kLoadA, Load kLoadB>
 static void start(const Maps& m, const Params& p, int grid, Context& c) {
   const size_t shared = size_t(Shape<Role::kTn, Finish::kStore>::shared_bytes(p.group_count));
-  ESFT_LAUNCH((grouped_kernel<Role::kTn, Finish::kStore, kLoadA, kLoadB>), c, grid, kThreads, shared, m.a, m.b, m.h, p);
+  ESFT_LAUNCH((grouped_kernel<Role::kTn, Finish::kStore, kLoadA, kLoadB, 1>), c, grid, kThreads, shared, m.a, m.b, m.h, p);
 }
 
 void launch_tn(Kernel kernel, const Maps& m, const Params& p, int grid, Context& c) {

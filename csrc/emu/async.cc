@@ -80,6 +80,7 @@ void cp_async_mbar_arrive(uint64_t* bar) {
   p.thread = t;
   p.upto = t->issued;
   p.due = machine.round + (mode == Mode::kRandom ? random_bits() % 8 : 0);
+  p.cta = t->cta();
   machine.pending.push_back(p);
 }
 
@@ -122,7 +123,7 @@ static void land_tma(const Pending& p) {
   mbar_async_bytes(p.bar, p.bytes);
 }
 
-void tma_load_2d(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, int32_t y) {
+void tma_load_2d_multicast(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, int32_t y, uint32_t ctas) {
   require_sm90("TMA load");
   const TensorMap m = decode_map(map);
   if (m.rank != 2) fail("TMA load: a 2-d load through a map of rank %u", m.rank);
@@ -144,21 +145,37 @@ void tma_load_2d(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, in
     check_device(first, size_t(last - first), "TMA load");
   }
   mbar_done(bar, 0);  // that it is one
-  p.bar = bar;
-  p.to = static_cast<unsigned char*>(dst);
   p.map = m;
   p.x = x;
   p.y = y;
-  if (mode == Mode::kEager || (mode == Mode::kRandom && chance(25))) return land_tma(p);
-  // Random: some land soon, some only when nothing else can happen.
-  p.due = machine.round + (mode == Mode::kRandom ? (chance(20) ? 1000000 : random_bits() % 10) : 0);
-  machine.pending.push_back(p);
+  if (ctas == 0 || ctas >> machine.cluster) fail("TMA load into CTAs 0x%x of a cluster of %d", ctas, machine.cluster);
+  // At the same places of each CTA's block.
+  const uint32_t to = shared_offset(dst), barrier = shared_offset(bar);
+  for (int cta = 0; cta < machine.cluster; cta++) {
+    if (!(ctas >> cta & 1)) continue;
+    use_cta(cta);
+    p.cta = cta;
+    p.to = shared_block + to;
+    p.bar = reinterpret_cast<uint64_t*>(shared_block + barrier);
+    if (mode == Mode::kEager || (mode == Mode::kRandom && chance(25))) {
+      land_tma(p);
+      continue;
+    }
+    // Random: some land soon, some only when nothing else can happen.
+    p.due = machine.round + (mode == Mode::kRandom ? (chance(20) ? 1000000 : random_bits() % 10) : 0);
+    machine.pending.push_back(p);
+  }
+  use_cta(self()->cta());
   if (mode == Mode::kRandom && chance(25)) yield(0);
+}
+void tma_load_2d(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, int32_t y) {
+  tma_load_2d_multicast(dst, map, bar, x, y, 1u << self()->cta());
 }
 
 // ---- landing --------------------------------------------------------------------------------------------------------------
 
 static void land_one(const Pending& p) {
+  use_cta(p.cta);
   if (p.kind == Pending::kTma) return land_tma(p);
   if (p.upto > p.thread->landed) land_copies(p.thread, p.upto);
   mbar_async_arrive(p.bar);

@@ -17,7 +17,7 @@ void warp_collective(const Collective& operation, void* arguments, unsigned mask
   if (warp.arrived != warp.present) return block(State::kWarp);
   operation.run(warp.arguments, warp.present);
   warp.arrived = 0;
-  Thread* lanes = &machine.thread[t->linear & ~31];
+  Thread* lanes = &machine.thread[t->slot & ~31];
   for (int i = 0; i < 32; i++) {
     if ((warp.present >> i & 1) && &lanes[i] != t) release(&lanes[i]);
   }
@@ -25,20 +25,20 @@ void warp_collective(const Collective& operation, void* arguments, unsigned mask
 
 void group_collective(const Collective& operation, void* arguments) {
   Thread* t = self();
-  const int first = t->linear & ~127;
+  const int first = t->slot & ~127, in_cta = t->linear & ~127;
   Rendezvous& meeting = machine.groups[first / 128].meeting;
-  if (first + 128 > machine.threads) fail("%s in a warpgroup of %d threads, 128 needed", operation.name, machine.threads - first);
+  if (in_cta + 128 > machine.threads) fail("%s in a warpgroup of %d threads, 128 needed", operation.name, machine.threads - in_cta);
   if (meeting.arrived != 0 && meeting.operation != &operation) {
     fail("warpgroup %d diverged: this thread is at %s, %d threads are at %s", first / 128, operation.name, meeting.arrived,
          meeting.operation->name);
   }
   meeting.operation = &operation;
-  meeting.arguments[t->linear - first] = arguments;
+  meeting.arguments[t->slot - first] = arguments;
   if (++meeting.arrived < 128) return block(State::kGroup);
   operation.run(meeting.arguments, 0);
   meeting.arrived = 0;
   for (int i = first; i < first + 128; i++) {
-    if (i != t->linear) release(&machine.thread[i]);
+    if (i != t->slot) release(&machine.thread[i]);
   }
 }
 
@@ -69,7 +69,7 @@ void sync_warp(unsigned mask) { warp_collective(kSyncWarp, nullptr, mask); }
 
 static void barrier(int id, int threads, bool wait) {
   Thread* t = self();
-  Barrier& b = machine.barriers[id];
+  Barrier& b = machine.barriers[t->cta()][id];
   if (b.arrived == 0) {
     b.expected = threads;
   } else if (b.expected != threads) {
@@ -93,6 +93,24 @@ static void barrier(int id, int threads, bool wait) {
 }
 
 void block_barrier() { barrier(0, machine.threads, true); }
+
+uint32_t cluster_rank() {
+  require_sm90("clusters");
+  return uint32_t(self()->cta());
+}
+
+void cluster_sync() {
+  require_sm90("clusters");
+  Barrier& b = machine.cluster_barrier;
+  b.expected = machine.threads * machine.cluster;
+  if (++b.arrived < b.expected) {
+    b.waiting.push_back(self());
+    return block(State::kCluster);
+  }
+  b.arrived = 0;
+  for (Thread* other : b.waiting) release(other);
+  b.waiting.clear();
+}
 
 void named_barrier(int id, int threads, bool wait) {
   if (id < 1 || id > 15) fail("named barrier %d: 1..15 exist", id);
@@ -175,6 +193,17 @@ void mbar_arrive(uint64_t* bar, uint32_t expect_bytes) {
   }
   // A producer that only announces bytes goes on: its copies are to land before the arriving readers do anything more.
   if (mode == Mode::kLate && expect_bytes == 0) yield(4);
+  if (mode == Mode::kRandom && chance(30)) yield(int(random_bits() % 6));
+}
+
+void mbar_arrive_cluster(uint64_t* bar, uint32_t rank) {
+  require_sm90("clusters");
+  if (rank >= uint32_t(machine.cluster)) fail("mbarrier arrive at rank %u of a cluster of %d CTAs", rank, machine.cluster);
+  const uint32_t offset = shared_offset(bar);
+  use_cta(int(rank));
+  arrive(reinterpret_cast<uint64_t*>(shared_block + offset), "mbarrier arrive from another CTA");
+  use_cta(self()->cta());
+  if (mode == Mode::kLate) yield(4);
   if (mode == Mode::kRandom && chance(30)) yield(int(random_bits() % 6));
 }
 

@@ -6,8 +6,9 @@
 
 namespace esft::emu {
 
-// Runs the kernel (one call of it = one thread) for every thread of every CTA, in stream order.
-void launch(cudaStream_t stream, const char* name, dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel);
+// Runs the kernel (one call of it = one thread) for every thread of every CTA, in stream order; the CTAs of a cluster together.
+void launch(cudaStream_t stream, const char* name, dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel,
+            int cluster = 1);
 
 // The choice of one order of events among those the hardware may take. A correct kernel gives the same bits under all.
 //   eager        threads ascending; asynchronous copies and wgmma operand reads happen when they are issued; streams at once

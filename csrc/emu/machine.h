@@ -24,7 +24,7 @@ inline bool chance(int percent) { return random_bits() % 100 < uint32_t(percent)
 // Prints one line that names kernel, CTA, thread and schedule where there are any, and aborts.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
-enum class State : uint8_t { kNew, kReady, kYield, kMbar, kWarp, kGroup, kBarrier, kDone };
+enum class State : uint8_t { kNew, kReady, kYield, kMbar, kWarp, kGroup, kBarrier, kCluster, kDone };
 
 struct Copy {
   unsigned char* to;
@@ -35,6 +35,7 @@ struct Thread : ThreadIndex {
   State state;
   bool fenced;         // wgmma.fence since the last wait
   uint16_t linear;     // in the CTA
+  uint16_t slot;       // in machine.thread: 1024 · rank of the CTA in its cluster + linear
   uint16_t yields;     // rounds to sit out
   uint8_t wait_id;     // named barrier
   uint8_t wait_parity;
@@ -47,7 +48,9 @@ struct Thread : ThreadIndex {
   uint64_t landed, issued;
   uint32_t barrier_stamp[16];
 
-  int warp() const { return linear / 32; }
+  int cta() const { return slot / 1024; }
+  int warp() const { return slot / 32; }
+  int group() const { return slot / 128; }
 };
 
 struct Rendezvous {
@@ -112,27 +115,37 @@ struct Pending {  // lands when its round has ended
   uint32_t bytes;
   Thread* thread;
   uint64_t upto;
+  int cta;  // whose shared memory and barrier
 };
+
+constexpr int kMaxCluster = 2;
 
 struct Machine {
   const char* kernel = nullptr;  // running kernel, null outside
   const std::function<void()>* body = nullptr;
-  unsigned char* shared_end = nullptr;  // of the block asked for
+  unsigned char* shared_end = nullptr;  // of the block asked for, of the CTA in use
   size_t shared_bytes = 0;
-  int threads = 0, live = 0;
-  Thread* thread = nullptr;  // [1024]
+  int threads = 0, live = 0;  // of one CTA; of the cluster
+  int cluster = 1;            // CTAs that run together
+  uint3 cta_index[kMaxCluster];
+  int cta = 0;                // the one in use: block_index, shared_block, shared_end
+  Thread* thread = nullptr;   // [kMaxCluster · 1024]
   std::vector<uint16_t> order;
   int cursor = 0;
   bool progress = false, landed_any = false;
   uint32_t skipped_warps = 0;
   uint64_t round = 0;
-  Warp warps[32];
-  Warpgroup groups[8];
-  Barrier barriers[16];
+  Warp warps[32 * kMaxCluster];
+  Warpgroup groups[8 * kMaxCluster];
+  Barrier barriers[kMaxCluster][16];
+  Barrier cluster_barrier;
   std::deque<Pending> pending;
 };
 extern Machine machine;
 inline Thread* self() { return static_cast<Thread*>(running); }
+
+// The CTA whose shared memory the checks and asynchronous operations mean: the running thread's, but for these few lines.
+void use_cta(int cta);
 
 // Gives the processor to another thread until this one's state is kReady again (or its wait is over).
 void block(State state);
@@ -156,7 +169,7 @@ void wgmma_end_cta();
 void check_shared(const void* p, size_t bytes, size_t align, const char* what);
 
 // memory.cc
-unsigned char* shared_region_end();  // a guard page lies behind
+unsigned char* shared_region_end(int cta);  // a guard page lies behind
 constexpr size_t kSharedRegion = 256 * 1024;
 void* map_stack(size_t bytes);  // its top; a guard page lies below
 void install_fault_handler();

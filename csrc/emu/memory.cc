@@ -47,7 +47,7 @@ std::vector<unsigned char*>& stacks() {
   return all;
 }
 size_t in_use = 0;
-unsigned char* shared_region = nullptr;
+unsigned char* shared_region[kMaxCluster] = {};
 const Allocation* last_found = nullptr;  // the allocation that the last check was about
 uintptr_t last_found_at = 0;
 
@@ -88,14 +88,15 @@ DeviceMemoryOpen::~DeviceMemoryOpen() {
   if (--open_depth == 0 && mode == Mode::kLate) set_access(false);
 }
 
-unsigned char* shared_region_end() {
-  if (shared_region == nullptr) {
+unsigned char* shared_region_end(int cta) {
+  unsigned char*& region = shared_region[cta];
+  if (region == nullptr) {
     auto* p = static_cast<unsigned char*>(reserve(kSharedRegion + 2 * kSharedGuard));
     if (p == nullptr || mprotect(p + kSharedGuard, kSharedRegion, PROT_READ | PROT_WRITE) != 0)
       fail("no memory for the shared block");
-    shared_region = p + kSharedGuard;
+    region = p + kSharedGuard;
   }
-  return shared_region + kSharedRegion;
+  return region + kSharedRegion;
 }
 
 void* map_stack(size_t bytes) {
@@ -172,7 +173,7 @@ static void on_fault(int signal, siginfo_t* info, void* context) {
 #else
   (void)context;
 #endif
-  const auto shared = reinterpret_cast<uintptr_t>(shared_region);
+  const auto shared = reinterpret_cast<uintptr_t>(shared_region[machine.cta]);
   if (signal == SIGSEGV && shared != 0 && at >= shared - kSharedGuard && at < shared + kSharedRegion + kSharedGuard) {
     fail("%s at shared offset %td, outside the block of %zu bytes", access, reinterpret_cast<unsigned char*>(at) - shared_block,
          machine.shared_bytes);

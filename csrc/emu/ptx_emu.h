@@ -16,6 +16,10 @@ void mbar_wait(uint64_t* bar, uint32_t parity);
 void named_barrier(int id, int threads, bool wait);
 
 void tma_load_2d(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, int32_t y);
+void tma_load_2d_multicast(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, int32_t y, uint32_t ctas);
+uint32_t cluster_rank();
+void cluster_sync();
+void mbar_arrive_cluster(uint64_t* bar, uint32_t rank);
 void tma_check_map(const CUtensorMap* map);
 void cp_async_16(void* dst, const void* src, bool valid);
 void cp_async_commit();
@@ -58,6 +62,12 @@ static inline void tma_acquire_map(const CUtensorMap* map) { emu::tma_check_map(
 static inline void tma_load_2d(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, int32_t y) {
   emu::tma_load_2d(dst, map, bar, x, y);
 }
+static inline void tma_load_2d_multicast(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, int32_t y, uint16_t ctas) {
+  emu::tma_load_2d_multicast(dst, map, bar, x, y, ctas);
+}
+static inline uint32_t cluster_rank() { return emu::cluster_rank(); }
+static inline void cluster_sync() { emu::cluster_sync(); }
+static inline void mbar_arrive_cluster(uint64_t* bar, uint32_t rank) { emu::mbar_arrive_cluster(bar, rank); }
 static inline void fence_proxy_async() { emu::require_sm90("fence.proxy.async"); }
 
 static inline void cp_async_16(void* dst, const void* src, bool valid) { emu::cp_async_16(dst, src, valid); }

@@ -1,4 +1,4 @@
-// Runs kernels: one CTA at a time, every thread a fiber, cooperatively. A round gives each thread that can run one turn; a turn
+// Runs kernels: one CTA (or cluster) at a time, every thread a fiber, cooperatively. A round gives each thread that can run one turn; a turn
 // lasts until the thread waits. Between rounds asynchronous operations land. Threads that never wait share one fiber: the
 // fiber that ends a thread starts the next one with a plain call.
 #include <cstdarg>
@@ -85,35 +85,51 @@ void fail(const char* format, ...) {
   abort();
 }
 
+void use_cta(int cta) {
+  if (machine.cluster == 1 && cta == machine.cta) return;
+  machine.cta = cta;
+  block_index = machine.cta_index[cta];
+  if (machine.shared_bytes == 0) return;
+  shared_block = shared_region_end(cta) - (machine.shared_bytes + 1023) / 1024 * 1024;
+  machine.shared_end = shared_block + machine.shared_bytes;
+}
+static void enter(Thread* t) {
+  running = t;
+  if (machine.cluster > 1) use_cta(t->cta());
+}
+
 // ---- who runs next --------------------------------------------------------------------------------------------------------
 
 [[noreturn]] static void report_deadlock() {
   std::string text;
-  for (int w = 0; w * 32 < machine.threads; w++) {
+  for (int w = 0; w < 32 * machine.cluster; w++) {
+    if (w % 32 * 32 >= machine.threads) continue;
+    use_cta(w / 32);
     // Equal lanes of a warp in one line.
     std::string previous;
-    int first = w * 32, count = 0;
+    int first = w % 32 * 32, count = 0;
     const auto flush = [&] {
       if (count == 0) return;
-      text += "\n  warp " + std::to_string(w) + ", threads " + std::to_string(first) + ".." + std::to_string(first + count - 1) +
-              ": " + previous;
+      text += (machine.cluster > 1 ? "\n  CTA rank " + std::to_string(w / 32) + " warp " : "\n  warp ") + std::to_string(w % 32) +
+              ", threads " + std::to_string(first) + ".." + std::to_string(first + count - 1) + ": " + previous;
     };
-    for (int i = w * 32; i < machine.threads && i < w * 32 + 32; i++) {
-      const Thread& t = machine.thread[i];
+    for (int i = w % 32 * 32; i < machine.threads && i < w % 32 * 32 + 32; i++) {
+      const Thread& t = machine.thread[w / 32 * 1024 + i];
       std::string now;
       switch (t.state) {
         case State::kDone: now = "ended"; break;
         case State::kMbar: now = "wait for parity " + std::to_string(t.wait_parity) + " of " + mbar_text(t.wait_bar); break;
         case State::kWarp: now = std::string("wait for their warp at ") + machine.warps[w].operation->name; break;
         case State::kGroup:
-          now = std::string("wait for their warpgroup at ") + machine.groups[i / 128].meeting.operation->name;
+          now = std::string("wait for their warpgroup at ") + machine.groups[t.group()].meeting.operation->name;
           break;
         case State::kBarrier: {
-          const Barrier& b = machine.barriers[t.wait_id];
+          const Barrier& b = machine.barriers[t.cta()][t.wait_id];
           now = (t.wait_id == 0 ? std::string("wait at __syncthreads") : "wait at named barrier " + std::to_string(t.wait_id)) +
                 " (" + std::to_string(b.arrived) + " of " + std::to_string(b.expected) + " threads arrived)";
           break;
         }
+        case State::kCluster: now = "wait for their cluster"; break;
         default: now = "can run";
       }
       if (now != previous) {
@@ -135,7 +151,7 @@ static void begin_round() {
   machine.progress = false;
   if (mode != Mode::kRandom) return;
   machine.skipped_warps = random_bits() & random_bits();
-  for (int i = machine.threads - 1; i > 0; i--) std::swap(machine.order[i], machine.order[random_bits() % uint32_t(i + 1)]);
+  for (size_t i = machine.order.size() - 1; i > 0; i--) std::swap(machine.order[i], machine.order[random_bits() % uint32_t(i + 1)]);
 }
 
 static void end_round() {
@@ -164,16 +180,17 @@ static inline bool can_run(Thread* t) {
       }
       break;
     case State::kMbar:
+      if (machine.cluster > 1) use_cta(t->cta());
       if (!mbar_done(t->wait_bar, t->wait_parity)) return false;
       break;
     default: return false;
   }
-  return (machine.skipped_warps >> t->warp() & 1) == 0;
+  return (machine.skipped_warps >> t->warp() % 32 & 1) == 0;
 }
 
 static Thread* pick() {
   for (;;) {
-    while (machine.cursor < machine.threads) {
+    while (size_t(machine.cursor) < machine.order.size()) {
       Thread* t = &machine.thread[machine.order[machine.cursor++]];
       if (can_run(t)) {
         machine.progress = true;
@@ -195,7 +212,7 @@ static void run_threads(Fiber* own) {
     Fiber* next = &host_fiber;
     if (--machine.live > 0) {
       Thread* following = pick();
-      running = following;
+      enter(following);
       if (following->fiber == nullptr) continue;
       following->state = State::kReady;
       next = following->fiber;
@@ -207,7 +224,7 @@ static void run_threads(Fiber* own) {
 }
 
 static void resume(Fiber* from, Thread* t) {
-  running = t;
+  enter(t);
   if (t->fiber == nullptr) {
     Fiber* fiber = free_fibers;
     if (fiber != nullptr) {
@@ -226,6 +243,7 @@ void block(State state) {
   me->state = state;
   Thread* next = pick();
   if (next == me) {
+    enter(me);
     me->state = State::kReady;
     return;
   }
@@ -249,23 +267,27 @@ static void check_canary(const unsigned char* from, const unsigned char* to, con
   }
 }
 
-static void run_cta(uint3 index) {
-  block_index = index;
-  unsigned char* const region_end = shared_region_end();
-  unsigned char* const margin = shared_block - (machine.shared_bytes > 0 ? 1024 : 0);
-  if (machine.shared_bytes > 0) {
-    fill_canary(margin, shared_block);
-    memset(shared_block, 0xCD, machine.shared_bytes);
-    fill_canary(machine.shared_end, region_end);
-  }
-  for (int i = 0; i < machine.threads; i++) {
-    Thread& t = machine.thread[i];
-    t.state = State::kNew;
-    t.fenced = false;
-    t.committed = 0;
+// The CTAs from `index` on that run together: one, or a cluster of neighbours.
+static void run_ctas(uint3 index) {
+  const size_t slack = machine.shared_bytes > 0 ? 1024 : 0;
+  for (int c = 0; c < machine.cluster; c++) {
+    machine.cta_index[c] = uint3{index.x + unsigned(c), index.y, index.z};
+    machine.cta = -1;
+    use_cta(c);
+    if (machine.shared_bytes > 0) {
+      fill_canary(shared_block - slack, shared_block);
+      memset(shared_block, 0xCD, machine.shared_bytes);
+      fill_canary(machine.shared_end, shared_region_end(c));
+    }
+    for (int i = 0; i < machine.threads; i++) {
+      Thread& t = machine.thread[1024 * c + i];
+      t.state = State::kNew;
+      t.fenced = false;
+      t.committed = 0;
+    }
   }
   wgmma_begin_cta();
-  machine.live = machine.threads;
+  machine.live = machine.threads * machine.cluster;
   machine.round = 0;
   machine.skipped_warps = 0;
   begin_round();
@@ -273,22 +295,27 @@ static void run_cta(uint3 index) {
   running = nullptr;
   async_end_cta();
   wgmma_end_cta();
-  for (Barrier& b : machine.barriers) {
-    if (b.arrived != 0) {
-      fail("the CTA ended with %d of %d threads arrived at named barrier %td", b.arrived, b.expected, &b - machine.barriers);
+  for (int c = 0; c < machine.cluster; c++) {
+    machine.cta = -1;
+    use_cta(c);
+    for (Barrier& b : machine.barriers[c]) {
+      if (b.arrived != 0) {
+        fail("the CTA ended with %d of %d threads arrived at named barrier %td", b.arrived, b.expected, &b - machine.barriers[c]);
+      }
     }
-  }
-  if (machine.shared_bytes > 0) {
-    check_canary(margin, shared_block, "before");
-    check_canary(machine.shared_end, region_end, "behind");
+    if (machine.shared_bytes > 0) {
+      check_canary(shared_block - slack, shared_block, "before");
+      check_canary(machine.shared_end, shared_region_end(c), "behind");
+    }
   }
 }
 
 // Called with the lock held, in stream order.
-static void run_kernel(const std::string& name, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
+static void run_kernel(const std::string& name, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel,
+                       int cluster) {
   machine.kernel = name.c_str();
   install_fault_handler();
-  if (machine.thread == nullptr) machine.thread = new Thread[1024]{};
+  if (machine.thread == nullptr) machine.thread = new Thread[1024 * kMaxCluster]{};
   const uint64_t threads = uint64_t(block.x) * block.y * block.z, ctas = uint64_t(grid.x) * grid.y * grid.z;
   const int shared_limit = device_arch() == 90 ? 232448 : 166912;
   if (threads == 0 || threads > 1024) fail("launched with %llu threads per CTA, 1..1024 allowed", (unsigned long long)threads);
@@ -298,49 +325,56 @@ static void run_kernel(const std::string& name, dim3 grid, dim3 block, size_t sh
     fail("launched with %zu bytes of shared memory, at most %d allowed", shared_bytes, shared_limit);
   }
 
+  if (cluster < 1 || cluster > kMaxCluster || grid.x % unsigned(cluster) != 0)
+    fail("launched in clusters of %d with grid.x = %u; clusters of up to %d that divide it are emulated", cluster, grid.x,
+         kMaxCluster);
+
   block_size = block;
   grid_size = grid;
   machine.body = &kernel;
   machine.threads = int(threads);
+  machine.cluster = cluster;
   machine.shared_bytes = shared_bytes;
-  shared_block = shared_region_end() - (shared_bytes + 1023) / 1024 * 1024;
-  machine.shared_end = shared_block + shared_bytes;
-  machine.order.resize(threads);
-  std::iota(machine.order.begin(), machine.order.end(), uint16_t(0));
-  if (mode == Mode::kLate) std::reverse(machine.order.begin(), machine.order.end());
-  for (int i = 0; i < machine.threads; i++) {
-    Thread& t = machine.thread[i];
-    const unsigned u = unsigned(i);
-    t.index = uint3{u % block.x, u / block.x % block.y, u / (block.x * block.y)};
+  machine.order.clear();
+  for (int slot = 0; slot < 1024 * cluster; slot++) {
+    const unsigned i = unsigned(slot) % 1024, warp = unsigned(slot) / 32;
+    if (i % 32 == 0) {
+      machine.warps[warp].arrived = 0;
+      machine.warps[warp].present = i >= threads ? 0 : threads - i >= 32 ? ~0u : (1u << (threads - i)) - 1;
+    }
+    if (i >= threads) continue;
+    Thread& t = machine.thread[slot];
+    t.index = uint3{i % block.x, i / block.x % block.y, i / (block.x * block.y)};
     t.linear = uint16_t(i);
+    t.slot = uint16_t(slot);
+    machine.order.push_back(uint16_t(slot));
   }
-  for (int w = 0; w * 32 < machine.threads; w++) {
-    machine.warps[w].arrived = 0;
-    machine.warps[w].present = machine.threads - w * 32 >= 32 ? ~0u : (1u << (machine.threads - w * 32)) - 1;
-  }
+  if (mode == Mode::kLate) std::reverse(machine.order.begin(), machine.order.end());
 
   DeviceMemoryOpen open;
-  if (mode == Mode::kRandom && ctas <= 1 << 20) {
-    std::vector<uint32_t> order(ctas);
+  const uint64_t clusters = ctas / unsigned(cluster);
+  const unsigned columns = grid.x / unsigned(cluster);
+  const auto run = [&](uint64_t i) {
+    run_ctas(uint3{unsigned(i % columns) * unsigned(cluster), unsigned(i / columns % grid.y), unsigned(i / columns / grid.y)});
+  };
+  if (mode == Mode::kRandom && clusters <= 1 << 20) {
+    std::vector<uint32_t> order(clusters);
     std::iota(order.begin(), order.end(), 0u);
     for (size_t i = order.size() - 1; i > 0; i--) std::swap(order[i], order[random_bits() % uint32_t(i + 1)]);
-    for (uint32_t i : order) run_cta(uint3{i % grid.x, i / grid.x % grid.y, i / (grid.x * grid.y)});
+    for (uint32_t i : order) run(i);
   } else {
-    for (unsigned z = 0; z < grid.z; z++) {
-      for (unsigned y = 0; y < grid.y; y++) {
-        for (unsigned x = 0; x < grid.x; x++) run_cta(uint3{x, y, z});
-      }
-    }
+    for (uint64_t i = 0; i < clusters; i++) run(i);
   }
   machine.kernel = nullptr;
 }
 
 void enqueue(cudaStream_t stream, std::function<void()> work);  // runtime.cc
 
-void launch(cudaStream_t stream, const char* name, dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel) {
+void launch(cudaStream_t stream, const char* name, dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel,
+            int cluster) {
   std::string text = name;
   if (text.size() > 2 && text.front() == '(' && text.back() == ')') text = text.substr(1, text.size() - 2);
-  enqueue(stream, [=, kernel = std::move(kernel)] { run_kernel(text, grid, block, shared_bytes, kernel); });
+  enqueue(stream, [=, kernel = std::move(kernel)] { run_kernel(text, grid, block, shared_bytes, kernel, cluster); });
 }
 
 }  // namespace esft::emu
