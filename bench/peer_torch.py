@@ -149,7 +149,7 @@ def main():
     results, failed = [], 0
     for threads in args.threads:
         harness.set_threads(threads)
-        for group in harness.groups(cases):
+        for group in harness.groups(cases, args.device):
             rows = harness.measure(group, env, args.rounds)
             failed += sum("error" in r for r in rows)
             harness.print_rows(rows, out)

@@ -9,7 +9,7 @@ import type { Device, Graph, Tensor } from "../../lib/tensor.ts";
 import { median, quantile } from "../statistics.ts";
 import type { Work } from "./case.ts";
 
-const SLICE_MS = 5;
+const SLICE_MS = 10;
 const CACHE_BYTES = 180e6; // three times the L2 of an H200
 const BIG_SET = 2e9; // sets above this are alone: one call reads far more than any cache holds
 export const MIN_RUNS = 100;

@@ -87,7 +87,7 @@ function report(of: GpuReport, markdownPath: string | null): number {
 function problem(r: GpuRow): string | null {
   if (r.bitIdentical === false) return "two runs differ";
   if (!r.finite) return "outputs not finite or not written";
-  return r.graphError === null ? null : `not recorded as a graph, timed eagerly: ${r.graphError}`;
+  return r.graphError == null ? null : `not recorded as a graph, timed eagerly: ${r.graphError}`;
 }
 
 /** Several JSON files as one report; of a case that is in two, the later one. */

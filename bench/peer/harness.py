@@ -231,8 +231,13 @@ def set_threads(n):
     torch.set_num_threads(n)
 
 
-def groups(cases):
-    return [list(g) for _, g in groupby(cases, key=lambda c: c.group)]
+def groups(cases, device="cpu"):
+    """What is set up together and interleaved. A GPU holds the graphs of one mode, and one model at a time."""
+    def key(c):
+        if device == "cpu":
+            return c.group
+        return c.id if c.what == "step" else (c.group, c.mode)
+    return [list(g) for _, g in groupby(cases, key=key)]
 
 
 def set_up(cases, env):
@@ -293,7 +298,7 @@ def rel_l2(a, b):
 def check(cases, env, out):
     """Outputs of every contender against the first one of its mode, in relative L2."""
     bad = 0
-    for group in groups(cases):
+    for group in groups(cases):  # one contender at a time is alive
         reference = {}
         for case in group:
             try:
