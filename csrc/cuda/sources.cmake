@@ -47,7 +47,6 @@ set(CUDA_HOST
     backend.cu
     device.cu
     fault.cc
-    stubs.cu
     tensor_map.cu
 )
 
@@ -64,6 +63,7 @@ set(EMU_SOURCES
     wgmma.cc
 )
 set(EMU_TESTS
+    test/clusters.cc
     test/copies.cc
     test/emu_test.cc
     test/faults.cc
