@@ -15,6 +15,7 @@ namespace esft::cuda {
 class Context {
  public:
   cudaStream_t stream = nullptr;
+  int ordinal = 0;             // of the device in this process
   int sms = 1;                 // multiprocessors: size of persistent grids
   bool hopper = false;         // wgmma and TMA kernels may run (sm_90a); otherwise the mma.sync kernels do
   int cluster = 1;             // CTAs of a cluster of the wgmma products: 1, or 2 that share the loads of weights

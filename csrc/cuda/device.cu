@@ -17,7 +17,7 @@ void check_cuda(cudaError_t status, const char* what) {
   if (status == cudaErrorMemoryAllocation)
     fail_status(ESFT_NO_MEMORY, what, "memory", format("%s: the GPU has no memory left", what));
   fail_status(ESFT_DEVICE_FAULT, what, "device",
-              format("%s: CUDA error %d (%s): %s; dispose the device and open it again", what, int(status),
+              format("%s: CUDA error %d (%s): %s; CUDA does not recover from this: start the process again", what, int(status),
                      cudaGetErrorName(status), cudaGetErrorString(status)));
 }
 
@@ -58,17 +58,18 @@ int attribute(cudaDeviceAttr which, int index) {
 
 }  // namespace
 
-CudaDevice::CudaDevice(int index) : index_(index) {
+CudaDevice::CudaDevice(int index) {
   require_devices(index);
+  ordinal = index;
   cudaDeviceProp properties;
   check_cuda(cudaGetDeviceProperties(&properties, index), "open");
   name_ = properties.name;
   total_bytes_ = properties.totalGlobalMem;
   major_ = attribute(cudaDevAttrComputeCapabilityMajor, index);
   minor_ = attribute(cudaDevAttrComputeCapabilityMinor, index);
-  if (major_ < 8)
+  if (major_ < 8 || major_ > 9)  // machine code only, which no newer architecture runs
     fail_status(ESFT_UNSUPPORTED, "open", "device",
-                format("CUDA: %s has compute capability %d.%d; 8.0 (Ampere) or newer is needed", name_.c_str(), major_, minor_));
+                format("CUDA: %s has compute capability %d.%d; there are kernels for 8.x and 9.0", name_.c_str(), major_, minor_));
   sms = attribute(cudaDevAttrMultiProcessorCount, index);
   shared_limit = size_t(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index));
   const char* path = getenv("ESFT_CUDA_PATH");
@@ -105,7 +106,7 @@ CudaDevice::CudaDevice(int index) : index_(index) {
 }
 
 CudaDevice::~CudaDevice() {
-  cudaSetDevice(index_);
+  cudaSetDevice(ordinal);
   if (stream) cudaStreamSynchronize(stream);
   for (auto& [key, p] : constants_) cudaFree(p);
   for (ScratchBlock& b : scratch_blocks_) cudaFree(b.data);
@@ -118,7 +119,7 @@ CudaDevice::~CudaDevice() {
   if (stream) cudaStreamDestroy(stream);
 }
 
-void CudaDevice::use() const { check_cuda(cudaSetDevice(index_), "device"); }
+void CudaDevice::use() const { check_cuda(cudaSetDevice(ordinal), "device"); }
 
 void CudaDevice::info(esft_device_info* out) const {
   memset(out, 0, sizeof *out);

@@ -45,7 +45,6 @@ class CudaDevice final : public Context {
   };
   static constexpr size_t kStagingBytes = size_t(8) << 20;
 
-  int index_;
   int major_ = 0, minor_ = 0;
   std::string name_;
   size_t total_bytes_ = 0;

@@ -1,5 +1,7 @@
 // launch<kernel>(context, grid, block, shared bytes, arguments…): the one way a kernel is started, on the GPU and in emulation.
 #pragma once
+#include <atomic>
+
 #include "context.h"
 
 #if defined(ESFT_EMU)
@@ -20,8 +22,11 @@ void launch_typed(void (*)(P...), const char* name, int cluster, Context& contex
 #if defined(ESFT_EMU)
   emu::launch(context.stream, name, grid, dim3(block), shared, [=] { kKernel(args...); }, cluster);
 #else
-  static size_t allowed = 48 * 1024;
-  if (shared > allowed) {
+  // More than 48 KB must be asked for, per kernel and device.
+  constexpr size_t kFree = 48 * 1024;
+  static std::atomic<size_t> asked[64];
+  std::atomic<size_t>& allowed = asked[context.ordinal % 64];
+  if (shared > kFree && shared > allowed) {
     check_cuda(
         cudaFuncSetAttribute(reinterpret_cast<const void*>(kKernel), cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)),
         name);
