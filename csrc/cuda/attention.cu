@@ -121,6 +121,7 @@ void run_attention(const esft_attention_args& a, Context& c) {
   p.scale2 = max_of(float(std::fabs(a.scale) * double(kLog2e)), 1e-30f);
   check_doc_start_on_device(c, ESFT_OP_attention, kArgDocStart, a.doc_start);
   if (forward_sm90(p, a, c)) return;
+  expect_portable("attention", c);
   for_head_sizes(l.qk_dim, l.v_dim, l.vector, [&](auto heads) {
     using H = decltype(heads);
     constexpr int kBytes = forward_bytes(H::DQ, H::DV);

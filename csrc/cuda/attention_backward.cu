@@ -273,14 +273,20 @@ void run_attention_backward(const esft_attention_backward_args& a, Context& c) {
   }
   for (p.kv_begin = 0; p.kv_begin < kv_heads; p.kv_begin += chunk) {
     const int count = min_of(chunk, kv_heads - p.kv_begin);
-    if (!backward_keys_sm90(p, a, count, c)) launch_mma<true>(p, count, c);
+    if (!backward_keys_sm90(p, a, count, c)) {
+      expect_portable("attention_backward", c);
+      launch_mma<true>(p, count, c);
+    }
     if (!shared) continue;
     sum.count = count;
     sum.add = p.kv_begin > 0;
     sum.out = p.kv_begin + chunk >= kv_heads ? data<bf16>(a.dk_shared) : nullptr;
     ESFT_LAUNCH((sum_shared_keys), c, dim3(unsigned(min_of(ceil_div(part, 256), int64_t(c.sms) * 16))), 256, 0, sum);
   }
-  if (!backward_queries_sm90(p, a, c)) launch_mma<false>(p, l.heads, c);
+  if (!backward_queries_sm90(p, a, c)) {
+    expect_portable("attention_backward", c);
+    launch_mma<false>(p, l.heads, c);
+  }
 }
 
 }  // namespace esft::cuda

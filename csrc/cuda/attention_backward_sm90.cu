@@ -5,6 +5,7 @@
 // Bound by the tensor cores. s and d come from shared memory, p and ds go back as register operands. At 192/128 a warpgroup
 // sums 64 x 320 numbers for dk and dv, 160 registers a thread, which leaves 64 for s and d: tiles of 64 queries. The exponentials of
 // one warpgroup run under the products of the other, and those of s under the product d.
+#include "tensor_map.h"
 #include "attention_backward.cuh"
 
 namespace esft::cuda {
@@ -34,7 +35,7 @@ struct Shape {
 
 // Maps of q, dout, k, v, k_shared: boxes of 128 rows for the operands that stay, of a stage for those that stream.
 struct Maps {
-  const CUtensorMap *fixed, *streamed;
+  CUtensorMap fixed[5], streamed[5];
   int k_offset, v_offset;
 };
 
@@ -80,15 +81,12 @@ __device__ __forceinline__ void load_side(const BackwardParams& p, const Maps& m
 
 // The loading warp: its first lane the tiles, all lanes the numbers of the streamed queries.
 template <int DQ, int DV, bool kKeys>
-__device__ void load(const BackwardParams& p, const Maps& m, unsigned char* smem, const Barriers& bars, const Work& w) {
+__device__ __forceinline__ void load(const BackwardParams& p, const Maps& m, unsigned char* smem, const Barriers& bars,
+                                     const Work& w) {
   using S = Shape<DQ, DV, kKeys>;
   const Layout& l = p.layout;
   const int lane = threadIdx.x;
   if (lane == 0) {
-    for (int i = 0; i < (l.shared ? 5 : 4); i++) {
-      ptx::tma_acquire_map(m.fixed + i);
-      ptx::tma_acquire_map(m.streamed + i);
-    }
     ptx::mbar_arrive_expect_tx(bars.fixed(), S::kFixed);
     load_side<DQ, DV, kKeys, kRows>(p, m, m.fixed, smem, smem + S::kFixed1, bars.fixed(), w.head, w.row0);
   }
@@ -222,6 +220,7 @@ __device__ __forceinline__ void multiply(const BackwardParams& p, unsigned char*
       ptx::wgmma_hold(sum1);
       if constexpr (kKeys) ptx::wgmma_hold(sum2);
     }
+    __syncwarp();  // where nothing was multiplied, lanes may still be reading the numbers of this stage
     if (lane == 0) ptx::mbar_arrive(bars.empty(int(step % S::kStages)));
   }
   ptx::named_barrier_sync(1 + group, 128);  // the warpgroup has read its rows for the last time
@@ -230,7 +229,7 @@ __device__ __forceinline__ void multiply(const BackwardParams& p, unsigned char*
 }
 
 template <int DQ, int DV, bool kKeys>
-__global__ void __launch_bounds__(kThreads, 1) backward_wgmma(const BackwardParams p, const Maps m) {
+__global__ void __launch_bounds__(kThreads, 1) backward_wgmma(const BackwardParams p, const __grid_constant__ Maps m) {
   using S = Shape<DQ, DV, kKeys>;
   ESFT_SHARED(smem);
   const Barriers bars{reinterpret_cast<uint64_t*>(smem + S::kBarriers), S::kStages};
@@ -262,9 +261,10 @@ bool run(BackwardParams p, const esft_attention_backward_args& a, int heads, Con
   using S = Shape<DQ, DV, kKeys>;
   const esft_tensor operands[] = {a.q, a.dout, a.k, a.v, a.k_shared};
   const int count = p.layout.shared ? 5 : 4;
-  const Maps m{c.tensor_maps(operands, count, kRows), c.tensor_maps(operands, count, S::kColumns), int(a.k_offset),
-               int(a.v_offset)};
-  if (!m.fixed || !m.streamed) return false;
+  Maps m{{}, {}, int(a.k_offset), int(a.v_offset)};
+  for (int i = 0; i < count; i++)
+    if (!encode_tensor_map(&m.fixed[i], operands[i], kRows) || !encode_tensor_map(&m.streamed[i], operands[i], S::kColumns))
+      return false;
   p.order = tile_order(p.layout, !kKeys, heads, kRows);
   ESFT_LAUNCH((backward_wgmma<DQ, DV, kKeys>), c, dim3(p.order.blocks()), kThreads, S::kBytes, p, m);
   return true;

@@ -5,6 +5,7 @@
 // P from registers. The scores of a tile are multiplied while the values of the tile before it still are, so that the softmax runs
 // under P·V; and the two warpgroups take turns at issuing products, so that it runs under the other one's products too. 208 KB of
 // shared memory at 192/128: one CTA per multiprocessor.
+#include "tensor_map.h"
 #include "attention.cuh"
 
 namespace esft::cuda {
@@ -19,7 +20,7 @@ constexpr int kLoadRegisters = 24, kMultiplyRegisters = 240;
 constexpr int kRowsBarrier = 1, kTurnBarrier = 3;  // named barriers, + warpgroup
 
 struct Maps {
-  const CUtensorMap* maps;  // q, k, v, k_shared
+  CUtensorMap maps[4];  // q, k, v, k_shared
   int k_offset, v_offset;
 };
 
@@ -40,12 +41,12 @@ struct Memory {
 
 // One thread: everything the CTA reads.
 template <int DQ, int DV>
-__device__ void load(const ForwardParams& p, const Maps& m, Memory<DQ, DV> memory, TileOfHead t, int key_begin, int tiles) {
+__device__ __forceinline__ void load(const ForwardParams& p, const Maps& m, Memory<DQ, DV> memory, TileOfHead t, int key_begin,
+                                     int tiles) {
   using M = Memory<DQ, DV>;
   const Layout& l = p.layout;
   const CUtensorMap *const q = m.maps, *const k = m.maps + 1, *const v = m.maps + 2, *const shared = m.maps + 3;
   const int g = t.head / l.group, kx = m.k_offset + int(g * l.k_stride), vx = m.v_offset + int(g * l.v_stride);
-  for (int i = 0; i < (l.shared ? 4 : 3); i++) ptx::tma_acquire_map(m.maps + i);
   ptx::mbar_arrive_expect_tx(memory.q_full(), M::kQ);
   for (int s = 0; s < DQ / 64; s++)
     ptx::tma_load_2d(memory.q() + s * kSlab, q, memory.q_full(), t.head * DQ + s * 64, t.tile * kTile);
@@ -162,7 +163,7 @@ __device__ __forceinline__ void multiply(const ForwardParams& p, Memory<DQ, DV> 
 }
 
 template <int DQ, int DV>
-__global__ void __launch_bounds__(kThreads, 1) forward_wgmma(const ForwardParams p, const Maps m) {
+__global__ void __launch_bounds__(kThreads, 1) forward_wgmma(const ForwardParams p, const __grid_constant__ Maps m) {
   ESFT_SHARED(smem);
   const Memory<DQ, DV> memory{smem};
   if (threadIdx.x == 0) {
@@ -192,8 +193,9 @@ __global__ void __launch_bounds__(kThreads, 1) forward_wgmma(const ForwardParams
 template <int DQ, int DV>
 bool run(ForwardParams p, const esft_attention_args& a, Context& c) {
   const esft_tensor operands[] = {a.q, a.k, a.v, a.k_shared};
-  const Maps m{c.tensor_maps(operands, p.layout.shared ? 4 : 3, kTile), int(a.k_offset), int(a.v_offset)};
-  if (!m.maps) return false;
+  Maps m{{}, int(a.k_offset), int(a.v_offset)};
+  for (int i = 0; i < (p.layout.shared ? 4 : 3); i++)
+    if (!encode_tensor_map(&m.maps[i], operands[i], kTile)) return false;
   p.order = tile_order(p.layout, true, p.layout.heads, kTile);
   ESFT_LAUNCH((forward_wgmma<DQ, DV>), c, dim3(p.order.blocks()), kThreads, (Memory<DQ, DV>::kBytes), p, m);
   return true;

@@ -18,6 +18,7 @@ class Context {
   int ordinal = 0;             // of the device in this process
   int sms = 1;                 // multiprocessors: size of persistent grids
   bool hopper = false;         // wgmma and TMA kernels may run (sm_90a); otherwise the mma.sync kernels do
+  bool hopper_only = false;    // tests: a call that would take another kernel is refused
   int cluster = 1;             // CTAs of a cluster of the wgmma products: 1, or 2 that share the loads of weights
   size_t shared_limit = 0;     // dynamic shared memory of one CTA, bytes (opt-in maximum)
   FaultRecord* faults = nullptr;  // device memory
@@ -43,6 +44,13 @@ class Context {
  protected:
   ~Context() = default;
 };
+
+// A call that the kernels of this GPU's generation do not serve goes to the portable ones, unless ESFT_CUDA_PATH=sm90 forbids it.
+inline void expect_portable(const char* op, const Context& context) {
+  if (context.hopper_only)
+    fail_status(ESFT_UNSUPPORTED, op, "path",
+                format("%s: not served by the kernels of sm_90a, and ESFT_CUDA_PATH=sm90 allows no others", op));
+}
 
 // Throws Error(ESFT_DEVICE_FAULT) with the runtime's message.
 void check_cuda(cudaError_t status, const char* what);

@@ -76,6 +76,7 @@ CudaDevice::CudaDevice(int index) {
   if (path && *path && strcmp(path, "portable") != 0 && strcmp(path, "sm90") != 0)
     fail("open", "ESFT_CUDA_PATH", "\"portable\" or \"sm90\"", path);
   hopper = major_ == 9 && minor_ == 0 && !(path && strcmp(path, "portable") == 0);
+  hopper_only = path && strcmp(path, "sm90") == 0;
   const char* clusters = getenv("ESFT_CUDA_CLUSTER");
   if (clusters && *clusters && strcmp(clusters, "1") != 0 && strcmp(clusters, "2") != 0)
     fail("open", "ESFT_CUDA_CLUSTER", "1 or 2", clusters);
@@ -108,7 +109,7 @@ CudaDevice::CudaDevice(int index) {
 CudaDevice::~CudaDevice() {
   cudaSetDevice(ordinal);
   if (stream) cudaStreamSynchronize(stream);
-  for (auto& [key, p] : constants_) cudaFree(p);
+  for (void* p : constant_blocks_) cudaFree(p);
   for (ScratchBlock& b : scratch_blocks_) cudaFree(b.data);
   for (Staging& s : staging_) {
     if (s.busy) cudaEventDestroy(s.busy);
@@ -231,8 +232,23 @@ const void* CudaDevice::constant(const void* host, size_t bytes) {
   std::string key(static_cast<const char*>(host), bytes);
   if (auto found = constants_.find(key); found != constants_.end()) return found->second;
   refuse_while_recording("uploading a table");
-  void* p = nullptr;
-  check_cuda(cudaMalloc(&p, std::max(bytes, size_t(16))), "constant");
+  // cudaMalloc takes longer than many kernels, so tables share blocks.
+#if defined(ESFT_EMU)
+  constexpr size_t kBlock = 16, kAlign = 16;  // apart: an access past the end must fault
+#else
+  constexpr size_t kBlock = size_t(1) << 20, kAlign = 256;
+#endif
+  const size_t want = (std::max(bytes, size_t(1)) + kAlign - 1) / kAlign * kAlign;
+  if (constant_block_.bytes - constant_used_ < want || kBlock == 16) {
+    void* block = nullptr;
+    const size_t size = std::max(want, kBlock);
+    check_cuda(cudaMalloc(&block, size), "constant");
+    constant_blocks_.push_back(block);
+    constant_block_ = {static_cast<char*>(block), size};
+    constant_used_ = 0;
+  }
+  void* p = constant_block_.data + constant_used_;
+  constant_used_ += want;
   upload(p, host, bytes);
   constants_.emplace(std::move(key), p);
   return p;

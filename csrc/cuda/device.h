@@ -61,6 +61,9 @@ class CudaDevice final : public Context {
   size_t scratch_used_ = 0;                   // by the current op, over all blocks
 
   std::unordered_map<std::string, void*> constants_;
+  ScratchBlock constant_block_{};  // the newest of those that small constants are cut from
+  size_t constant_used_ = 0;
+  std::vector<void*> constant_blocks_;
   std::unordered_map<std::string, const CUtensorMap*> maps_;
   FaultRecord* fault_host_ = nullptr;  // pinned; `faults` is its device address
   std::atomic<bool> recording_{false};

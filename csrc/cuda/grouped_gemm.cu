@@ -4,10 +4,6 @@
 
 namespace esft::cuda {
 
-__attribute__((weak)) bool sm90_grouped_nt(const esft_grouped_gemm_nt_args&, Context&) { return false; }
-__attribute__((weak)) bool sm90_grouped_nn(const esft_grouped_gemm_nn_args&, Context&) { return false; }
-__attribute__((weak)) bool sm90_grouped_tn(const esft_grouped_gemm_tn_args&, Context&) { return false; }
-
 namespace {
 
 // `w`: weights, nullptr for weight gradients.
@@ -27,17 +23,23 @@ void expect_served(const char* op, const char* name, const esft_tensor& x, const
 
 void run_grouped_gemm_nt(const esft_grouped_gemm_nt_args& a, Context& c) {
   expect_served("grouped_gemm_nt", "x", a.x, &a.w, a.precision);
-  if (!(c.hopper && sm90_grouped_nt(a, c))) portable_grouped_nt(a, c);
+  if (c.hopper && sm90_grouped_nt(a, c)) return;
+  expect_portable("grouped_gemm_nt", c);
+  portable_grouped_nt(a, c);
 }
 
 void run_grouped_gemm_nn(const esft_grouped_gemm_nn_args& a, Context& c) {
   expect_served("grouped_gemm_nn", "dy", a.dy, &a.w, a.precision);
-  if (!(c.hopper && sm90_grouped_nn(a, c))) portable_grouped_nn(a, c);
+  if (c.hopper && sm90_grouped_nn(a, c)) return;
+  expect_portable("grouped_gemm_nn", c);
+  portable_grouped_nn(a, c);
 }
 
 void run_grouped_gemm_tn(const esft_grouped_gemm_tn_args& a, Context& c) {
   expect_served("grouped_gemm_tn", "dy", a.dy, nullptr, a.precision);
-  if (!(c.hopper && sm90_grouped_tn(a, c))) portable_grouped_tn(a, c);
+  if (c.hopper && sm90_grouped_tn(a, c)) return;
+  expect_portable("grouped_gemm_tn", c);
+  portable_grouped_tn(a, c);
 }
 
 }  // namespace esft::cuda

@@ -13,11 +13,9 @@
 #include "index_check.cuh"
 #include "launch.h"
 #include "reduce.cuh"
+#include "rows.cuh"
 
 namespace esft::cuda {
-
-__attribute__((weak)) bool sm90_ce_logits(const CeLogits&, Context&) { return false; }
-__attribute__((weak)) bool sm90_ce_gradient(const CeGradient&, CeSplits*, Context&) { return false; }
 
 namespace {
 
@@ -71,13 +69,15 @@ struct ClearParams {
 };
 
 // A warp per row: zeros where nothing is supervised.
+template <int kVec>
 __global__ void __launch_bounds__(kThreads) clear_unsupervised(const ClearParams p) {
   const int lane = threadIdx.x % 32;
   for (int64_t t = int64_t(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32; t < p.tokens;
        t += int64_t(gridDim.x) * (kThreads / 32)) {
     if (supervised(p.labels[t], p.vocabulary)) continue;
     if (p.row_loss && lane == 0) p.row_loss[t] = 0.f;
-    for (int64_t d = lane; p.dx && d < p.features; d += 32) p.dx[t * p.dx_ld + d].bits = 0;
+    for (int64_t d = lane * kVec; p.dx && d < p.features; d += 32 * kVec)
+      store_elements(p.dx + t * p.dx_ld + d, zero_elements<bf16, kVec>());
   }
 }
 
@@ -129,18 +129,35 @@ __global__ void __launch_bounds__(kThreads) softmax_rows(const SoftmaxParams p) 
     }
     if (!p.want_gradient) continue;
     bf16* row = p.z.shifted + int64_t(r) * p.z.shifted_ld;
-    for (int64_t v = threadIdx.x * 8; v < p.z.shifted_ld; v += kThreads * 8) {
-      const float shift = tile_max[v / kMmaTile] - best.z - log_sum;
-      float z[8];
-      unpack8(load16(row + v), z);
+    constexpr float kLog2e = 1.4426950408889634f;
+    constexpr int kAhead = 4;  // vectors in flight
+    const float base = best.z + log_sum, label_dz = p.gradient * (__expf(label_z - base) - 1.f);
+    for (int64_t begin = threadIdx.x * 8; begin < p.z.shifted_ld; begin += kThreads * 8 * kAhead) {
+      Vec16 in[kAhead];
+      float shift[kAhead];
 #pragma unroll
-      for (int i = 0; i < 8; i++) {
-        float dz = __expf(z[i] + shift);
-        if (v + i == label) dz = __expf(label_z - best.z - log_sum) - 1.f;
-        z[i] = v + i < p.z.vocabulary ? p.gradient * dz : 0.f;
+      for (int a = 0; a < kAhead; a++) {
+        const int64_t v = begin + a * (kThreads * 8);
+        if (v >= p.z.shifted_ld) continue;
+        in[a] = load16(row + v);
+        shift[a] = tile_max[v / kMmaTile];
       }
-      store16(row + v, pack8(z));
+#pragma unroll
+      for (int a = 0; a < kAhead; a++) {
+        const int64_t v = begin + a * (kThreads * 8);
+        if (v >= p.z.shifted_ld) continue;
+        const float shift2 = (shift[a] - base) * kLog2e;
+        float z[8];
+        unpack8(in[a], z);
+#pragma unroll
+        for (int i = 0; i < 8; i++) z[i] = p.gradient * ptx::exp2_approx(fmaf(z[i], kLog2e, shift2));
+        store16(row + v, pack8(z));
+      }
     }
+    // The label's own element and the padding are set by the threads that wrote their vectors.
+    if (label / 8 % kThreads == int(threadIdx.x)) row[label] = from_float<bf16>(label_dz);
+    if ((p.z.shifted_ld / 8 - 1) % kThreads == threadIdx.x)
+      for (int64_t v = p.z.vocabulary; v < p.z.shifted_ld; v++) row[v].bits = 0;
   }
 }
 
@@ -152,17 +169,25 @@ struct ScatterParams {
   int64_t dx_ld, features;
 };
 
-// A warp per row: the parts in order, rounded once.
+// A warp per row and 32·kVec columns: the parts in order, rounded once.
+template <int kVec>
 __global__ void __launch_bounds__(kThreads) scatter_gradient(const ScatterParams p) {
-  const int n = p.offsets[1], parts = ce_parts(p.splits, n, p.features);
+  const int n = p.offsets[1], parts = ce_parts(p.splits, n, p.features), pieces = int(ceil_div(p.features, 32 * kVec));
   const int64_t stride = ceil_div(n, p.splits.tile_rows) * p.splits.tile_rows * p.features;
-  for (int r = blockIdx.x * (kThreads / 32) + threadIdx.x / 32; r < n; r += gridDim.x * (kThreads / 32)) {
-    bf16* to = p.dx + p.rows[r] * p.dx_ld;
-    for (int64_t d = threadIdx.x % 32; d < p.features; d += 32) {
-      float sum = 0.f;
-      for (int s = 0; s < parts; s++) sum += p.partials[s * stride + r * p.features + d];
-      to[d] = from_float<bf16>(sum);
+  for (int i = blockIdx.x * (kThreads / 32) + threadIdx.x / 32; i < n * pieces; i += gridDim.x * (kThreads / 32)) {
+    const int r = i / pieces;
+    const int64_t d = int64_t(i - r * pieces) * (32 * kVec) + threadIdx.x % 32 * kVec;
+    if (d >= p.features) continue;
+    const float* part = p.partials + r * p.features + d;
+    float sum[kVec] = {};
+#pragma unroll 4
+    for (int s = 0; s < parts; s++) {
+      float f[kVec];
+      to_floats(load_elements<kVec>(part + s * stride), f);
+#pragma unroll
+      for (int j = 0; j < kVec; j++) sum[j] += f[j];
     }
+    store_elements(p.dx + p.rows[r] * p.dx_ld + d, from_floats<bf16>(sum));
   }
 }
 
@@ -186,7 +211,7 @@ __global__ void __launch_bounds__(kThreads) add_loss(const LossParams p) {
   if (p.correct_sum) *p.correct_sum += correct;
 }
 
-dim3 grid_of(int64_t items, int64_t most) { return dim3(unsigned(max_of<int64_t>(1, min_of(items, most)))); }
+dim3 grid_up_to(int64_t items, int64_t most) { return dim3(unsigned(max_of<int64_t>(1, min_of(items, most)))); }
 
 void expect_served(const esft_linear_cross_entropy_args& a) {
   const char* op = "linear_cross_entropy";
@@ -218,9 +243,15 @@ void run_linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& 
   ESFT_LAUNCH((compact), c, dim3(1), kScanThreads, kScanThreads / 32 * sizeof(int32_t),
               CompactParams{labels, T, V, capacity, chunks, list, offsets, count});
   float* row_loss = present(a.row_loss) ? data<float>(a.row_loss) : nullptr;
-  if (row_loss || want_dx)
-    ESFT_LAUNCH((clear_unsupervised), c, grid_of(ceil_div(T, kThreads / 32), c.sms * 8), kThreads, 0,
-                ClearParams{labels, T, V, D, a.dx.ld, want_dx ? data<bf16>(a.dx) : nullptr, row_loss});
+  const bool vectors = want_dx && D % 8 == 0 && rows_aligned16(a.dx);
+  if (row_loss || want_dx) {
+    const ClearParams clear{labels, T, V, D, a.dx.ld, want_dx ? data<bf16>(a.dx) : nullptr, row_loss};
+    const dim3 grid = grid_up_to(ceil_div(T, kThreads / 32), c.sms * 8);
+    if (vectors)
+      ESFT_LAUNCH((clear_unsupervised<8>), c, grid, kThreads, 0, clear);
+    else
+      ESFT_LAUNCH((clear_unsupervised<1>), c, grid, kThreads, 0, clear);
+  }
 
   CeLogits z = {};
   z.x = activation(a.x, nullptr, kArgRows);
@@ -229,6 +260,7 @@ void run_linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& 
   z.labels = labels;
   z.scale = float(a.logit_scale);
   z.tiles = int32_t(ceil_div(V, kMmaTile));
+  z.gathered = c.hopper ? c.scratch_of<bf16>(capacity * D) : nullptr;
   z.shifted_ld = padded;
   z.shifted = c.scratch_of<bf16>(capacity * padded);
   z.tile_max = c.scratch_of<float>(capacity * z.tiles);
@@ -240,17 +272,27 @@ void run_linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& 
   for (int64_t i = 0; i < chunks; i++) {
     z.x.index = list + i * capacity;
     z.offsets = offsets + 2 * i;
-    if (!(c.hopper && sm90_ce_logits(z, c))) portable_ce_logits(z, c);
-    ESFT_LAUNCH((softmax_rows), c, grid_of(capacity, c.sms * 8), kThreads, kThreads / 32 * (sizeof(Best) + sizeof(float)),
+    if (!(c.hopper && sm90_ce_logits(z, c))) {
+      expect_portable("linear_cross_entropy", c);
+      portable_ce_logits(z, c);
+    }
+    ESFT_LAUNCH((softmax_rows), c, grid_up_to(capacity, c.sms * 8), kThreads, kThreads / 32 * (sizeof(Best) + sizeof(float)),
                 SoftmaxParams{z, nll + i * capacity, correct + i * capacity, row_loss, float(a.grad_scale * a.logit_scale),
                               want_dx || want_dw});
     const Rows dz = {z.shifted, padded, capacity, nullptr, kArgRows};
     if (want_dx && D > 0) {
       const CeGradient g = {dz, z.w, z.offsets, capacity, V, D, partials};
       CeSplits splits;
-      if (!(c.hopper && sm90_ce_gradient(g, &splits, c))) splits = portable_ce_gradient(g, c);
-      ESFT_LAUNCH((scatter_gradient), c, grid_of(ceil_div(capacity, kThreads / 32), c.sms * 8), kThreads, 0,
-                  ScatterParams{partials, z.offsets, z.x.index, splits, data<bf16>(a.dx), a.dx.ld, D});
+      if (!(c.hopper && sm90_ce_gradient(g, &splits, c))) {
+        expect_portable("linear_cross_entropy", c);
+        splits = portable_ce_gradient(g, c);
+      }
+      const ScatterParams scatter{partials, z.offsets, z.x.index, splits, data<bf16>(a.dx), a.dx.ld, D};
+      const dim3 grid = grid_up_to(ceil_div(capacity * ceil_div(D, vectors ? 128 : 32), kThreads / 32), c.sms * 8);
+      if (vectors)
+        ESFT_LAUNCH((scatter_gradient<4>), c, grid, kThreads, 0, scatter);
+      else
+        ESFT_LAUNCH((scatter_gradient<1>), c, grid, kThreads, 0, scatter);
     }
     if (want_dw && D > 0) portable_ce_weight_gradient(dz, z.x, z.offsets, a.dw, c);
   }

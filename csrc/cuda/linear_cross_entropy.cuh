@@ -17,6 +17,7 @@ struct CeLogits {
   const int32_t* labels;    // [T]
   float scale;
   int32_t tiles;            // ceil(V / 128)
+  bf16* gathered;           // [capacity, D] for the rows of x; nullptr where no kernel wants them
   bf16* shifted;            // [capacity, shifted_ld], shifted_ld = V rounded up to 8
   int64_t shifted_ld;
   float *tile_max, *tile_sum;  // [capacity, tiles]

@@ -62,9 +62,8 @@ bool sm90_ce_logits(const CeLogits& z, Context& c) {
   Maps maps{};
   Params p = chunk_params(z.offsets, z.w, z.vocabulary, z.features, c);
   if (!(p.weights = c.tensor_maps(&w, 1, 128))) return false;
-  bf16* gathered = c.scratch_of<bf16>(z.capacity * z.features);
-  if (!encode_tensor_map(&maps.a, matrix(gathered, z.capacity, z.features, z.features), kTileM)) return false;
-  ESFT_LAUNCH((gather_rows), c, dim3(unsigned(c.sms * 4)), 256, 0, GatherParams{z.x, z.offsets, gathered, z.features});
+  if (!encode_tensor_map(&maps.a, matrix(z.gathered, z.capacity, z.features, z.features), kTileM)) return false;
+  ESFT_LAUNCH((gather_rows), c, dim3(unsigned(c.sms * 4)), 256, 0, GatherParams{z.x, z.offsets, z.gathered, z.features});
   p.columns_out = int32_t(z.vocabulary);
   p.a = {z.x.data, z.x.ld, z.x.index, z.x.count, kArgRows};
   p.out = {z.shifted, z.shifted_ld, 0, 0, 1};

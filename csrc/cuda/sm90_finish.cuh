@@ -224,6 +224,8 @@ __device__ __forceinline__ void finish_logits(const Params& p, const Tile& tile,
   for (int half = 0; half < 2; half++) {
     const int first = tile.n0 + 128 * half, columns = min_of(128, p.columns_out - first);
     if (columns <= 0) break;
+#pragma unroll
+    for (int i = 0; i < 64; i++) acc[64 * half + i] *= p.logit_scale;
     if (columns < 128) {  // the last tile: what lies past the vocabulary has no share
 #pragma unroll
       for (int i = 0; i < 64; i++)
@@ -233,8 +235,6 @@ __device__ __forceinline__ void finish_logits(const Params& p, const Tile& tile,
     for (int down = 0; down < 2; down++) {
       const int row = l.row + 8 * down;
       const bool exists = row < rows;
-#pragma unroll
-      for (int i = 0; i < 32; i++) acc[64 * half + i / 2 * 4 + 2 * down + i % 2] *= p.logit_scale;
       float most = -INFINITY;
       int arg = 0;
 #pragma unroll

@@ -85,16 +85,6 @@ __device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* m
         rows[i] = row < tile.rows ? source_row(p.a, tile.begin + row) : -1;
       }
     }
-    if (kFinish == Finish::kSwigluBackward && leader) {
-      const int f = p.columns;
-      ptx::mbar_wait(h_empty, h_phase ^ 1);
-      h_phase ^= 1;
-      unsigned char* h = smem + kStages * S::kStage;
-      ptx::mbar_arrive_expect_tx(h_full, S::kStaging);
-#pragma unroll
-      for (int j = 0; j < 4; j++)
-        ptx::tma_load_2d(h + j * 2 * kSlabBytes, map_h, h_full, (j < 2 ? 0 : f) + tile.n0 + 64 * (j & 1), int(tile.begin));
-    }
     for (int step = first; step < first + steps; step++) {
       unsigned char* stage_a = smem + ring.stage * S::kStage;
       unsigned char* stage_b = stage_a + S::kStageA;
@@ -156,7 +146,23 @@ __device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* m
       if (kLoadB == Load::kRows) copy_mn_major<S::kTileN / 64>(p.b, stage_b, tile.begin, k0, tile.rows, tile.n0, p.columns);
       if (kCopies) ptx::cp_async_mbar_arrive(full);
       ring.advance();
+      // The tile of h comes once the ring is full: waiting for its place, which the previous tile's epilogue still uses, must not keep
+      // the products of this tile from starting.
+      if (kFinish == Finish::kSwigluBackward && leader && step == min_of(steps, kStages) - 1) {
+        ptx::mbar_wait(h_empty, h_phase ^ 1);
+        h_phase ^= 1;
+        unsigned char* h = smem + kStages * S::kStage;
+        ptx::mbar_arrive_expect_tx(h_full, S::kStaging);
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+          ptx::tma_load_2d(h + j * 2 * kSlabBytes, map_h, h_full, (j < 2 ? 0 : p.columns) + tile.n0 + 64 * (j & 1),
+                           int(tile.begin));
+      }
     }
+  }
+  if (kCopies) {  // no thread ends with copies in flight
+    ptx::cp_async_commit();
+    ptx::cp_async_wait<0>();
   }
 }
 

@@ -20,8 +20,7 @@ EncodeTiled encode_function() {
     cudaDriverEntryPointQueryResult result;
     check_cuda(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &f, 12000, cudaEnableDefault, &result), "tensor map");
     if (result != cudaDriverEntryPointSuccess || !f)
-      fail_status(ESFT_UNSUPPORTED, "open", "driver",
-                  "open: the driver has no cuTensorMapEncodeTiled; install driver 525 or newer");
+      fail_status(ESFT_UNSUPPORTED, "open", "driver", "open: the driver has no cuTensorMapEncodeTiled; update the driver");
     return reinterpret_cast<EncodeTiled>(f);
   }();
   return found;

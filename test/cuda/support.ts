@@ -32,8 +32,10 @@ export function withCuda(name: string, body: () => void): void {
 
 /** Environment that the library reads when a device is opened. */
 interface Variant {
-  /** "portable": the kernels of any GPU where this one has better. */
-  readonly path?: "portable";
+  /** "portable": the kernels of any GPU where this one has better; "sm90": those of Hopper, or a refusal. */
+  readonly path?: "portable" | "sm90";
+  /** CTAs of a cluster of Hopper's products. */
+  readonly cluster?: "1" | "2";
   /** Of the emulation: asynchronous copies land at once, as late as allowed, or at random; a GPU has its own schedule. */
   readonly schedule?: "eager" | "late" | `random:${number}`;
 }
@@ -44,10 +46,10 @@ const open = new Map<string, Device>();
 export function cudaDevice(v: Variant = {}): Device | null {
   if (!cudaLibrary) return null;
   if (cudaLibrary === "ref") return device("ref");
-  const key = `${v.path ?? ""} ${v.schedule ?? ""}`;
+  const key = `${v.path ?? ""} ${v.cluster ?? ""} ${v.schedule ?? ""}`;
   let d = open.get(key);
   if (!d) {
-    const env: Record<string, string | undefined> = { ESFT_CUDA_PATH: v.path, ESFT_EMU_SCHEDULE: v.schedule };
+    const env: Record<string, string | undefined> = { ESFT_CUDA_PATH: v.path, ESFT_CUDA_CLUSTER: v.cluster, ESFT_EMU_SCHEDULE: v.schedule };
     const before = Object.fromEntries(Object.keys(env).map((name) => [name, process.env[name]]));
     const set = (values: Record<string, string | undefined>): void => {
       for (const [name, value] of Object.entries(values))
@@ -77,6 +79,9 @@ const limit = 300_000;
 
 /** Ops with kernels of their own for one generation of GPUs. */
 const hasPaths = (op: string): boolean => /gemm|attention|cross_entropy/.test(op);
+
+/** Ops whose kernels can share loads between the CTAs of a cluster. */
+const hasClusters = (op: string): boolean => /gemm|cross_entropy/.test(op);
 
 const views = (args: Args, f: (t: HostTensor) => HostTensor): Args =>
   Object.fromEntries(
@@ -146,12 +151,34 @@ export function describeCudaCases(stem: string, cases: readonly OpCase[], option
           for (const schedule of ["eager", "late", "random:7"] as const)
             expectSameBits(schedule, await run(cuda({ schedule }), c.op, args), first);
           if (!hasPaths(c.op)) return;
+          if (hasClusters(c.op))
+            for (const schedule of ["late", "random:11"] as const)
+              expectSameBits(`clusters, ${schedule}`, await run(cuda({ cluster: "2", schedule }), c.op, args), first);
           const portable = await run(cuda({ path: "portable" }), c.op, args);
           expectSameBits("portable, late", await run(cuda({ path: "portable", schedule: "late" }), c.op, args), portable);
         },
         limit,
       );
     }
+  });
+}
+
+/** Cases that Hopper's own kernels serve, without help from the portable ones. */
+export function describeHopperCases(stem: string, cases: readonly OpCase[]): void {
+  afterAll(closeCuda);
+  withCuda(`${stem} on sm_90a: served by its own kernels`, () => {
+    for (const c of cases)
+      it(
+        `${c.op}: ${c.name}`,
+        async () => {
+          const d = cuda({ path: "sm90" });
+          if (d.info.instructionSet !== "sm_90a") return;
+          const args = bf16Args(c.op, c.args(new Random(c.name)));
+          const want = await run(device("ref"), c.op, args);
+          for (const [i, o] of (await run(d, c.op, args)).entries()) expectBf16Close(c, args, `sm90 ${c.op}`, o, want[i]!.values);
+        },
+        limit,
+      );
   });
 }
 

@@ -84,5 +84,6 @@ int main() {
   test_pipeline();
   test_runtime();
   test_faults();
+  test_clusters();
   return summary();
 }

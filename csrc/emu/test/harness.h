@@ -49,5 +49,6 @@ void test_products();
 void test_pipeline();
 void test_runtime();
 void test_faults();
+void test_clusters();
 
 }  // namespace esft::emu::test

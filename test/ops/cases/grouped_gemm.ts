@@ -293,6 +293,8 @@ export const groupedGemmTileCases: readonly OpCase[] = [
   ntRow("tiles, gathered SwiGLU", tiled, 256, 192, { ...bf16, act: true, segments: 2, gather: true }),
   ntRow("tiles, fused SwiGLU, h not kept", tiled, 272, 136, { ...bf16, act: true, keepH: false }),
   ntRow("tiles", tiled, 136, 128, bf16),
+  ntRow("tiles, SwiGLU", tiled, 256, 72, { ...bf16, act: true, segments: 2 }),
+  ntRow("tiles, gathered, two segments", tiled, 528, 72, { ...bf16, gather: true, segments: 2 }),
   ntRow(
     "many experts with few rows",
     new Array<number>(64).fill(0).map((_, e) => e % 5),
@@ -302,6 +304,7 @@ export const groupedGemmTileCases: readonly OpCase[] = [
   ),
   nnRow("tiles, gathered SwiGLU", tiled, 136, 128, { ...bf16, act: true, gather: true }),
   nnRow("tiles, SwiGLU in place", tiled, 192, 72, { ...bf16, act: true, inPlace: true }),
+  nnRow("tiles, gathered, two segments", tiled, 144, 264, { ...bf16, gather: true, segments: 2 }),
   nnRow("tiles, two segments", tiled, 256, 192, { ...bf16, segments: 2 }),
   nnRow("tiles, some experts only", tiled, 128, 136, { ...bf16, groups: [2, 4] }),
   tnRow("tiles", tiled, 136, 200, bf16),
