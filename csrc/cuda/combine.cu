@@ -95,17 +95,16 @@ __device__ __forceinline__ void combine_columns(const CombineParams<T>& p, int64
     const int64_t d = first + int64_t(threadIdx.x % 32) * kVec;
     const bool inside = d < end;
     float sum[kVec] = {};
-    if (p.accumulate && inside) {
-      Pack<T, kVec> old;
-      old.load(y + d);
-      old.unpack(sum);
-    }
+    Pack<T, kVec> old;  // zeros where nothing is added to; used when the rows are under way too
+    if (p.accumulate && inside) old.load(y + d);
+    if (p.K == 0) old.unpack(sum);
     for (int k = 0; k < p.K; k += kSlots) {
       if (!kFew) slots.take(p.check, t, p.pos + t * p.pos_ld, p.weights ? p.weights + t * p.weights_ld : nullptr, k, p.K);
       Pack<T, kVec> in[kSlots];
 #pragma unroll
       for (int j = 0; j < kSlots; j++)
         if (inside && slots.row[j] >= 0) in[j].load(p.x + slots.row[j] * p.x_ld + d);
+      if (k == 0) old.unpack(sum);
 #pragma unroll
       for (int j = 0; j < kSlots; j++) {
         if (slots.row[j] < 0) continue;

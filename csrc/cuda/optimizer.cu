@@ -17,7 +17,7 @@ namespace esft::cuda {
 namespace {
 
 constexpr int kThreads = 256, kMergeThreads = 1024;
-constexpr int64_t kNormChunk = 32768, kAdamChunk = 8192;  // elements
+constexpr int64_t kNormChunk = 32768, kAdamChunk = 16384;  // elements
 
 // Tensors as the kernels see them; kArrays matrices of one shape, flattened where all are contiguous.
 template <int kArrays>
@@ -57,7 +57,7 @@ __device__ __forceinline__ double square(float x) { return double(x) * double(x)
 __global__ void __launch_bounds__(kThreads) sum_squares_kernel(const ListItem<1>* items, int64_t count, double* partial) {
   ESFT_SHARED(smem);
   const Chunk<1> chunk = find_chunk(items, count, blockIdx.x, kNormChunk);
-  const float* g = static_cast<const float*>(chunk.item->data[0]) + chunk.row * chunk.item->ld[0] + chunk.begin;
+  const float* g = in_global(static_cast<const float*>(chunk.item->data[0]) + chunk.row * chunk.item->ld[0] + chunk.begin);
   const int64_t n = chunk.end - chunk.begin, whole = chunk.item->vectors ? n / 4 : 0;
   double sum[4] = {0, 0, 0, 0};
 #pragma unroll 4
@@ -100,15 +100,28 @@ __device__ __forceinline__ void adam(const AdamParams& a, float clip, float g, f
   p -= a.decay * p + a.rate * m / (sqrtf(v) * a.inv_root2 + a.eps);
 }
 
+// The rows a block works on: read from the table once, since the compiler must think that a store may change the table.
+struct AdamRows {
+  float *p, *m, *v;
+  const float* g;
+  bf16* copy;  // or nullptr
+};
+__device__ __forceinline__ AdamRows adam_rows(const Chunk<5>& chunk) {
+  const ListItem<5>& item = *chunk.item;
+  AdamRows rows;
+  rows.p = in_global(static_cast<float*>(item.data[0]) + chunk.row * item.ld[0]);
+  rows.g = in_global(static_cast<const float*>(item.data[1]) + chunk.row * item.ld[1]);
+  rows.m = in_global(static_cast<float*>(item.data[2]) + chunk.row * item.ld[2]);
+  rows.v = in_global(static_cast<float*>(item.data[3]) + chunk.row * item.ld[3]);
+  rows.copy = item.data[4] ? static_cast<bf16*>(item.data[4]) + chunk.row * item.ld[4] : nullptr;
+  return rows;
+}
+
 // kVec elements from column c, kUnroll times kThreads · kVec columns apart.
 template <int kVec, int kUnroll>
-__device__ __forceinline__ void adam_columns(const AdamParams& a, float clip, const Chunk<5>& chunk, int64_t c) {
-  const ListItem<5>& item = *chunk.item;
-  float* p = static_cast<float*>(item.data[0]) + chunk.row * item.ld[0];
-  const float* g = static_cast<const float*>(item.data[1]) + chunk.row * item.ld[1];
-  float* m = static_cast<float*>(item.data[2]) + chunk.row * item.ld[2];
-  float* v = static_cast<float*>(item.data[3]) + chunk.row * item.ld[3];
-  bf16* copy = item.data[4] ? static_cast<bf16*>(item.data[4]) + chunk.row * item.ld[4] : nullptr;
+__device__ __forceinline__ void adam_columns(const AdamParams& a, float clip, const AdamRows& rows, int64_t c) {
+  float *p = rows.p, *m = rows.m, *v = rows.v;
+  const float* g = rows.g;
   float pf[kUnroll][kVec], gf[kUnroll][kVec], mf[kUnroll][kVec], vf[kUnroll][kVec];
 #pragma unroll
   for (int u = 0; u < kUnroll; u++) {
@@ -126,7 +139,7 @@ __device__ __forceinline__ void adam_columns(const AdamParams& a, float clip, co
     store_elements(p + i, from_floats<float>(pf[u]));
     store_elements(m + i, from_floats<float>(mf[u]));
     store_elements(v + i, from_floats<float>(vf[u]));
-    if (copy) store_elements(copy + i, from_floats<bf16>(pf[u]));
+    if (rows.copy) store_elements(in_global(rows.copy) + i, from_floats<bf16>(pf[u]));
   }
 }
 
@@ -138,15 +151,16 @@ __global__ void __launch_bounds__(kThreads) adamw_kernel(AdamParams a) {
     if (a.max_norm > 0 && a.max_norm < norm + 1e-6) clip = float(a.max_norm / (norm + 1e-6));
   }
   const Chunk<5> chunk = find_chunk(a.items, a.count, blockIdx.x, kAdamChunk);
+  const AdamRows rows = adam_rows(chunk);
   int64_t done = chunk.begin;
   if (chunk.item->vectors) {
     constexpr int kStep = kThreads * 4;
-    for (; done + 2 * kStep <= chunk.end; done += 2 * kStep) adam_columns<4, 2>(a, clip, chunk, done + threadIdx.x * 4);
+    for (; done + 2 * kStep <= chunk.end; done += 2 * kStep) adam_columns<4, 2>(a, clip, rows, done + threadIdx.x * 4);
     const int64_t whole = chunk.begin + (chunk.end - chunk.begin) / 4 * 4;
-    for (int64_t c = done + threadIdx.x * 4; c < whole; c += kStep) adam_columns<4, 1>(a, clip, chunk, c);
+    for (int64_t c = done + threadIdx.x * 4; c < whole; c += kStep) adam_columns<4, 1>(a, clip, rows, c);
     done = whole;
   }
-  for (int64_t c = done + threadIdx.x; c < chunk.end; c += kThreads) adam_columns<1, 1>(a, clip, chunk, c);
+  for (int64_t c = done + threadIdx.x; c < chunk.end; c += kThreads) adam_columns<1, 1>(a, clip, rows, c);
 }
 
 // ---- host -----------------------------------------------------------------------------------------------------------------

@@ -51,16 +51,26 @@ __global__ void __launch_bounds__(kLanes ? kNormWarpThreads : kNormBlockThreads)
   if (p.rstd && lane == 0) p.rstd[row] = rstd;
   T* y = static_cast<T*>(p.y) + row * p.y_ld;
   const W* weight = static_cast<const W*>(p.weight);
+  constexpr int kBatch = kCount < 4 ? kCount : 4;  // weights read before the next store: the compiler keeps loads behind stores
 #pragma unroll
-  for (int k = 0; k < kCount; k++) {
-    const int64_t c = int64_t(k * lanes + lane) * kVec;
-    if (c >= p.cols) continue;
-    float f[kVec], w[kVec];
-    to_floats(e[k], f);
-    to_floats(load_elements<kVec>(weight + c), w);
+  for (int first = 0; first < kCount; first += kBatch) {
+    Elements<W, kVec> w[kBatch];
 #pragma unroll
-    for (int j = 0; j < kVec; j++) f[j] = f[j] * rstd * w[j];
-    store_elements(y + c, from_floats<T>(f));
+    for (int i = 0; i < kBatch; i++) {
+      const int64_t c = int64_t((first + i) * lanes + lane) * kVec;
+      w[i] = c < p.cols ? load_elements<kVec>(weight + c) : zero_elements<W, kVec>();
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; i++) {
+      const int64_t c = int64_t((first + i) * lanes + lane) * kVec;
+      if (c >= p.cols) continue;
+      float f[kVec], g[kVec];
+      to_floats(e[first + i], f);
+      to_floats(w[i], g);
+#pragma unroll
+      for (int j = 0; j < kVec; j++) f[j] = f[j] * rstd * g[j];
+      store_elements(y + c, from_floats<T>(f));
+    }
   }
 }
 

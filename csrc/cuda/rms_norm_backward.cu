@@ -2,7 +2,8 @@
 //
 // A block takes a fixed chunk of rows and several of them at a time, so that one barrier serves several sums. Each thread owns
 // the same columns of every row, sums their share of dweight in registers, and writes one partial row per chunk; column_sum.cuh
-// adds those in order: no atomics, and no bit depends on the grid. Which lanes own a row: as in rms_norm.cu.
+// adds those in order: no atomics, and no bit depends on the grid. Which lanes own a row: as in rms_norm.cu. A frozen norm, the
+// usual one here, has a kernel of its own.
 #include "column_sum.cuh"
 #include "rms_norm.cuh"
 
@@ -11,6 +12,7 @@ namespace esft::cuda {
 namespace {
 
 constexpr int64_t kLeastChunk = 32;
+constexpr int kDxThreads = 128;
 
 struct NormBackwardParams {
   const void* dy;
@@ -146,6 +148,69 @@ __global__ void __launch_bounds__(kLanes ? kNormWarpThreads : kNormBlockThreads)
   }
 }
 
+// dx alone, where the weight is frozen: a group of lanes owns a row, no block waits for its slowest warp.
+template <class T, class W, int kVec, int kCount, int kLanes>
+__global__ void __launch_bounds__(kDxThreads) rms_norm_dx_kernel(NormBackwardParams p) {
+  const int lane = threadIdx.x % kLanes;
+  const int64_t row = int64_t(blockIdx.x) * (kDxThreads / kLanes) + threadIdx.x / kLanes;
+  const bool valid = row < p.rows;  // shuffles need whole warps
+  const T* dy = static_cast<const T*>(p.dy) + (valid ? row : 0) * p.dy_ld;
+  const T* x = static_cast<const T*>(p.x) + (valid ? row : 0) * p.x_ld;
+  const W* weight = static_cast<const W*>(p.weight);
+  T* dx = static_cast<T*>(p.dx) + (valid ? row : 0) * p.dx_ld;
+  const float rstd = valid ? p.rstd[row] : 0.0f;
+  const auto column = [&](int k) { return int64_t(k * kLanes + lane) * kVec; };
+  Elements<T, kVec> e_dy[kCount], e_x[kCount];
+#pragma unroll
+  for (int k = 0; k < kCount; k++) {
+    const bool inside = valid && column(k) < p.cols;
+    e_dy[k] = inside ? load_elements<kVec>(dy + column(k)) : zero_elements<T, kVec>();
+    e_x[k] = inside ? load_elements<kVec>(x + column(k)) : zero_elements<T, kVec>();
+  }
+  float dot = 0.0f;
+#pragma unroll
+  for (int k = 0; k < kCount; k++) {
+    if (column(k) >= p.cols) continue;
+    float f[kVec], g[kVec], w[kVec];
+    to_floats(e_dy[k], f);
+    to_floats(e_x[k], g);
+    to_floats(load_elements<kVec>(weight + column(k)), w);
+#pragma unroll
+    for (int j = 0; j < kVec; j++) dot += f[j] * g[j] * w[j];
+  }
+  dot = lanes_sum<kLanes>(dot);
+  if (!valid) return;
+  const float scaled = rstd * (dot * rstd * p.inv_cols);
+  constexpr int kBatch = kCount < 4 ? kCount : 4;  // read before the next store: the compiler keeps loads behind stores
+#pragma unroll
+  for (int first = 0; first < kCount; first += kBatch) {
+    Elements<W, kVec> e_w[kBatch];
+    Elements<T, kVec> old[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; i++) {
+      const bool inside = column(first + i) < p.cols;
+      e_w[i] = inside ? load_elements<kVec>(weight + column(first + i)) : zero_elements<W, kVec>();
+      old[i] = inside && p.accumulate ? load_elements<kVec>(dx + column(first + i)) : zero_elements<T, kVec>();
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; i++) {
+      if (column(first + i) >= p.cols) continue;
+      float f[kVec], g[kVec], w[kVec];
+      to_floats(e_dy[first + i], f);
+      to_floats(e_x[first + i], g);
+      to_floats(e_w[i], w);
+#pragma unroll
+      for (int j = 0; j < kVec; j++) f[j] = rstd * (f[j] * w[j] - g[j] * scaled);
+      if (p.accumulate) {
+        to_floats(old[i], g);
+#pragma unroll
+        for (int j = 0; j < kVec; j++) f[j] += g[j];
+      }
+      store_elements(dx + column(first + i), from_floats<T>(f));
+    }
+  }
+}
+
 // Rows of any length: the block reads its rows twice and keeps dweight in its partial row.
 template <class T, class W>
 __global__ void __launch_bounds__(kNormBlockThreads) rms_norm_backward_long_kernel(NormBackwardParams p) {
@@ -189,7 +254,17 @@ void norm_backward(Context& context, const NormBackwardParams& p, bool vectors) 
     ESFT_LAUNCH((rms_norm_backward_kernel<T, W, kV, kC, 0, kR>), context, chunks, threads, 2 * threads / 32 * kR * sizeof(float),
                 p);
   };
+  auto dx_alone = [&](auto count, auto lanes) {
+    constexpr int kC = decltype(count)::value, kL = decltype(lanes)::value;
+    ESFT_LAUNCH((rms_norm_dx_kernel<T, W, kVec, kC, kL>), context, grid_of(p.rows, kDxThreads / kL), kDxThreads, 0, p);
+  };
   const int64_t n = vectors ? p.cols / kVec : p.cols;
+  if (vectors && !p.partial) {
+    if (n <= 16) return dx_alone(Constant<1>{}, Constant<16>{});
+    if (n <= 64) return dx_alone(Constant<2>{}, Constant<32>{});
+    if (n <= 128) return dx_alone(Constant<4>{}, Constant<32>{});
+    if (n <= 256) return dx_alone(Constant<8>{}, Constant<32>{});
+  }
   if (vectors && n <= 16) return groups(Constant<kVec>{}, Constant<1>{}, Constant<16>{}, Constant<2>{});
   if (vectors && n <= 64) return groups(Constant<kVec>{}, Constant<2>{}, Constant<32>{}, Constant<2>{});
   if (vectors && n <= kNormBlockThreads) return blocks(Constant<kVec>{}, Constant<1>{}, Constant<4>{});
@@ -206,7 +281,8 @@ void run_rms_norm_backward(const esft_rms_norm_backward_args& a, Context& contex
   const int64_t R = rows(a.x), C = cols(a.x);
   const bool wants_x = present(a.dx), wants_w = present(a.dweight);
   if (R == 0 || (!wants_x && !wants_w)) return;
-  const int64_t chunk = rows_per_chunk(R, kLeastChunk), chunks = ceil_div(R, chunk);
+  // Without dweight chunks only share a barrier: short ones, so that every multiprocessor has several.
+  const int64_t chunk = rows_per_chunk(R, wants_w ? kLeastChunk : kLeastChunk / 4), chunks = ceil_div(R, chunk);
   float* partial = wants_w ? context.scratch_of<float>(chunks * C) : nullptr;
   const NormBackwardParams p{a.dy.data,
                              a.x.data,

@@ -10,6 +10,15 @@ struct alignas(8) Vec8 {
   uint32_t w[2];
 };
 
+// Says that a pointer which a kernel reads from a table is to device memory: global accesses instead of generic ones.
+template <class T>
+__device__ __forceinline__ T* in_global(T* p) {
+#if !defined(ESFT_EMU)
+  __builtin_assume(__isGlobal(p));
+#endif
+  return p;
+}
+
 // kVec consecutive elements as they lie in memory: 8 bytes, a multiple of 16 bytes, or one element.
 template <class T, int kVec>
 struct Elements {
@@ -45,7 +54,7 @@ __device__ __forceinline__ void store_elements(T* p, const Elements<T, kVec>& e)
   if constexpr (kVec == 1) {
     *p = e.x;
   } else if constexpr (Elements<T, kVec>::kWords == 2) {
-    *reinterpret_cast<Vec8*>(p) = Vec8{{e.w[0], e.w[1]}};
+    *reinterpret_cast<uint64_t*>(p) = uint64_t(e.w[1]) << 32 | e.w[0];  // as two words it becomes two stores
   } else {
 #pragma unroll
     for (int i = 0; i < Elements<T, kVec>::kWords; i += 4)
