@@ -3,6 +3,8 @@
 // waits for another) and scatters. Inside a block each warp owns a stretch of slots: it counts them, a prefix over the warps
 // turns the counts into next rows, and the second walk hands rows out, a warp step of 32 slots ranked by ballots over the bits of
 // the ids. One chunk (N <= 4096): launch 2 alone. Only integers are added atomically, so the result never depends on the order.
+// Up to 65536 slots launch 1 is left out: every block counts the other chunks itself, which costs a few microseconds of ballots and
+// saves a launch, whatever the routing; routing, sorting and counting are then three launches.
 // 20 bytes per slot; bound by two launches and the latency of the table (chunks · E · 4 bytes from L2, at most 128 chunks).
 // Where the counts of a block's warps exceed shared memory (E above some thousands), tables in global memory: three plain passes.
 // An id that does not exist is recorded and counted as expert 0, so that the outputs stay what they are for: a permutation.
@@ -15,6 +17,7 @@ namespace esft::cuda {
 namespace {
 
 constexpr int kThreads = 512, kWarps = kThreads / 32;
+constexpr int64_t kAlone = 65536, kAloneExperts = 512;  // one launch up to here
 constexpr int64_t kOneChunk = 4096, kSmallestChunk = 1024, kMostChunks = 128;
 constexpr int64_t kPlainChunks = 64;  // of the plain passes: a warp each
 
@@ -25,7 +28,7 @@ struct SortParams {
   int32_t* tokens;
   int32_t* pos;
   float* gate;
-  int32_t* table;  // [chunks, E]: counts; in the plain passes then next rows
+  int32_t* table;  // [chunks, E]: counts; in the plain passes then next rows; nullptr: blocks count for themselves
   int64_t ids_ld, weights_ld, pos_ld;
   IndexCheck check;
   uint32_t N, K, E, bits;  // bits: of the largest id
@@ -36,7 +39,7 @@ struct SortParams {
 __device__ __forceinline__ uint32_t id_of_slot(const SortParams& p, uint32_t i, bool active) {
   uint32_t id = 0;
   if (active) {
-    const uint32_t t = i / p.K;
+    const uint32_t t = p.ids_ld == p.K ? 0 : i / p.K;
     id = uint32_t(p.ids[t * p.ids_ld + (i - t * p.K)]);
   }
   const unsigned bad = __ballot_sync(kFullWarp, id >= p.E);
@@ -121,17 +124,35 @@ __global__ void __launch_bounds__(kThreads) count_chunks(const SortParams p) {
 __global__ void __launch_bounds__(kThreads) sort_chunks(const SortParams p) {
   ESFT_SHARED(smem);
   int32_t* next = reinterpret_cast<int32_t*>(smem);  // [warps, E]
-  int32_t* start = next + kWarps * p.E;              // [E]: slots of e, then its first row
-  int32_t* earlier = start + p.E;                    // [E]: slots of e in earlier chunks
-  int32_t* scratch = earlier + p.E;                  // [warps]
+  int32_t* start = next + kWarps * p.E;  // [E]: slots of e, then its first row
+  int32_t* earlier = start + p.E;  // [E]: slots of e in earlier chunks
+  int32_t* scratch = earlier + p.E;  // [warps]
   const uint32_t chunk_begin = blockIdx.x * p.chunk, share = p.chunk / kWarps;
   const uint32_t begin = min_of(p.N, chunk_begin + threadIdx.x / 32 * share), end = min_of(p.N, begin + share);
   int32_t* own = next + threadIdx.x / 32 * p.E;
 
   for (uint32_t i = threadIdx.x; i < (kWarps + 2) * p.E; i += kThreads) next[i] = 0;
   __syncthreads();
+  if (p.chunks > 1 && p.table == nullptr) {
+    // Whole chunks by warps: those before this block's, then the rest; each warp counts apart.
+    for (int later = 0; later < 2; later++) {
+      for (uint32_t c = threadIdx.x / 32; c < p.chunks; c += kWarps)
+        if ((c >= blockIdx.x) == (later == 1)) walk<false>(p, c * p.chunk, min_of(p.N, (c + 1) * p.chunk), own);
+      __syncwarp();
+      for (uint32_t e = threadIdx.x % 32; e < p.E; e += 32) {
+        const int32_t count = own[e];
+        if (count == 0) continue;
+        atomicAdd(&start[e], count);
+        if (later == 0) atomicAdd(&earlier[e], count);
+        own[e] = 0;
+      }
+      __syncwarp();
+    }
+  }
   walk<false>(p, begin, end, own);
-  if (p.chunks > 1) {
+  if (p.chunks > 1 && p.table == nullptr) {
+    __syncthreads();
+  } else if (p.chunks > 1) {
     // Columns of the table: neighbouring threads take neighbouring experts, the groups of threads every n-th chunk.
     const uint32_t width = p.bits < 9 ? max_of(1u << p.bits, 32u) : kThreads, groups = kThreads / width;
     for (uint32_t e = threadIdx.x % width; e < p.E; e += width) {
@@ -225,7 +246,7 @@ void run_expert_sort(const esft_expert_sort_args& a, Context& c) {
     const int64_t wanted = N <= kOneChunk ? N : max_of(kSmallestChunk, ceil_div(N, kMostChunks));
     p.chunk = uint32_t(max_of(ceil_div(wanted, kThreads), int64_t(1)) * kThreads);
     p.chunks = uint32_t(max_of(ceil_div(N, p.chunk), int64_t(1)));
-    if (p.chunks > 1) {
+    if (p.chunks > 1 && (N > kAlone || E > kAloneExperts)) {
       p.table = c.scratch_of<int32_t>(p.chunks * E);
       ESFT_LAUNCH((count_chunks), c, dim3(p.chunks), kThreads, size_t(E) * sizeof(int32_t), p);
     }

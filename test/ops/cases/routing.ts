@@ -317,6 +317,8 @@ export const sortCases: readonly OpCase[] = [
   sortRow("strided", 31, 3, 7, { strided: true }),
   sortRow("many tokens", 3000, 8, 64),
   sortRow("more experts than slots", 3, 2, 200),
+  sortRow("several chunks, many experts", 700, 8, 600),
+  sortRow("more slots than one launch takes", 8200, 8, 16),
 ];
 export const sortBase: OpCase = { op: "expert_sort", name: "base", args: sort(5, 2, 4) };
 
