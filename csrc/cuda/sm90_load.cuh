@@ -37,18 +37,27 @@ __device__ __forceinline__ void copy_k_major(const Rows& m, unsigned char* slab,
   }
 }
 
-// 64 contraction rows x 64·kSlabs columns from column c0, MN-major: slab j holds columns c0 + 64 j … Rows from `first` on; those at or
-// past `count` are zeros, and so are columns past `columns`.
+// Which rows of the matrix the next 64 contraction rows are, -1 = zeros: lane l knows rows l and 32 + l. Asked for before the wait for a
+// stage, so that the latency of the index hides behind it.
+struct NextRows {
+  int low, high;
+  __device__ __forceinline__ void find(const Rows& m, int64_t begin, int first, int count) {
+    const int row = first + threadIdx.x % 32;
+    low = row < count ? source_row(m, begin + row) : -1;
+    high = row + 32 < count ? source_row(m, begin + row + 32) : -1;
+  }
+};
+
+// 64 contraction rows x 64·kSlabs columns from column c0, MN-major: slab j holds columns c0 + 64 j … Columns past `columns` are zeros.
 template <int kSlabs>
-__device__ __forceinline__ void copy_mn_major(const Rows& m, unsigned char* slabs, int64_t begin, int first, int count, int c0,
-                                              int columns) {
+__device__ __forceinline__ void copy_mn_major(const Rows& m, unsigned char* slabs, const NextRows& rows, int c0, int columns) {
   constexpr int kChunks = 8 * kSlabs, kRowsAtOnce = 128 / kChunks;
   const int thread = threadIdx.x % 128, chunk = thread % kChunks, column = c0 + chunk * 8;
   unsigned char* slab = slabs + chunk / 8 * kSlabBytes;
 #pragma unroll 4
   for (int i = 0; i < 64 / kRowsAtOnce; i++) {
-    const int row = thread / kChunks + kRowsAtOnce * i;
-    const int source = first + row < count ? source_row(m, begin + first + row) : -1;
+    const int row = thread / kChunks + kRowsAtOnce * i;  // the same half of the 64 in the whole warp
+    const int source = __shfl_sync(0xffffffffu, i < 32 / kRowsAtOnce ? rows.low : rows.high, row % 32);
     const bool valid = source >= 0 && column < columns;
     ptx::cp_async_16(slab + row * 128 + ((chunk % 8 ^ (row & 7)) * 16), valid ? m.data + source * m.ld + column : m.data, valid);
   }
@@ -89,6 +98,9 @@ __device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* m
       unsigned char* stage_a = smem + ring.stage * S::kStage;
       unsigned char* stage_b = stage_a + S::kStageA;
       uint64_t* full = ring.full + ring.stage;
+      NextRows rows_a, rows_b;
+      if (kRole == Role::kTn && kLoadA == Load::kRows) rows_a.find(p.a, tile.begin, step * kTileK, tile.rows);
+      if (kRole == Role::kTn && kLoadB == Load::kRows) rows_b.find(p.b, tile.begin, step * kTileK, tile.rows);
       ptx::mbar_wait(ring.empty + ring.stage, ring.phase ^ 1);
       // nn: the contraction runs over the rows of one weight segment after the other.
       const int per_segment = kRole == Role::kNn ? int(ceil_div(p.segment_rows, kTileK)) : 1;
@@ -140,10 +152,9 @@ __device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* m
         if (kRole != Role::kTn)
           copy_k_major(p.a, stage_a, rows, column_a, kRole == Role::kNn ? p.segments * p.segment_rows : p.columns);
         else
-          copy_mn_major<2>(p.a, stage_a, tile.begin, k0, tile.rows, tile.segment * p.segment_rows + tile.m0,
-                           p.segments * p.segment_rows);
+          copy_mn_major<2>(p.a, stage_a, rows_a, tile.segment * p.segment_rows + tile.m0, p.segments * p.segment_rows);
       }
-      if (kLoadB == Load::kRows) copy_mn_major<S::kTileN / 64>(p.b, stage_b, tile.begin, k0, tile.rows, tile.n0, p.columns);
+      if (kLoadB == Load::kRows) copy_mn_major<S::kTileN / 64>(p.b, stage_b, rows_b, tile.n0, p.columns);
       if (kCopies) ptx::cp_async_mbar_arrive(full);
       ring.advance();
       // The tile of h comes once the ring is full: waiting for its place, which the previous tile's epilogue still uses, must not keep
