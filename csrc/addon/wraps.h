@@ -3,11 +3,11 @@
 #include <napi.h>
 
 #include <memory>
-#include <string>
 #include <vector>
 
-#include "../core/check.h"
+#include "buffer.h"
 #include "device.h"
+#include "values.h"
 
 namespace esft {
 
@@ -32,28 +32,6 @@ struct AddonData {
 // all its arguments first, then checks what they stand for, then acts. Methods, unlike accessors, are bound to their class by
 // V8: that is why there is no accessor here.
 
-// Turns an Error into a JavaScript Error with {status, op, argument}; lib/tensor.ts makes it a KernelError.
-Napi::Error to_js(Napi::Env env, int status, const std::string& op, const std::string& argument, const std::string& message);
-template <class F>
-auto translated(Napi::Env env, F f) -> decltype(f()) {
-  try {
-    return f();
-  } catch (const Napi::Error&) {
-    throw;
-  } catch (const Error& e) {
-    throw to_js(env, e.status, e.op, e.argument, e.message);
-  } catch (const std::bad_alloc&) {
-    throw to_js(env, ESFT_NO_MEMORY, "", "", "out of memory");
-  } catch (const std::exception& e) {
-    throw to_js(env, ESFT_DEVICE_FAULT, "", "", e.what());
-  }
-}
-constexpr esft_status kDisposed = ESFT_DISPOSED;
-
-int64_t to_int(const Napi::Value& v, const char* op, const char* argument);  // a safe integer, or Error
-
-class DeviceWrap;
-
 class TensorWrap : public Napi::ObjectWrap<TensorWrap> {
  public:
   static Napi::Function define(Napi::Env env);
@@ -69,7 +47,7 @@ class TensorWrap : public Napi::ObjectWrap<TensorWrap> {
   esft_tensor tensor{};
 
  private:
-  Napi::Value view(const Napi::CallbackInfo& info);     // (elementOffset, shape, ld?, dtype?)
+  Napi::Value view(const Napi::CallbackInfo& info);     // (byteOffset, dtype, shape, ld?)
   Napi::Value read(const Napi::CallbackInfo& info);     // () → Promise<ArrayBuffer>
   Napi::Value write(const Napi::CallbackInfo& info);    // (typed array)
   Napi::Value copy_from_map(const Napi::CallbackInfo& info);  // (MappedFile, byteOffset)
@@ -142,12 +120,6 @@ class DeviceWrap : public Napi::ObjectWrap<DeviceWrap> {
   Napi::Value memory_free(const Napi::CallbackInfo& info);    // () → bytes, 0 = not known
   Napi::Value capture_begin(const Napi::CallbackInfo& info);  // () → Graph
 };
-
-// Resolves a promise from the device thread: `done` must be called exactly once, from any thread.
-struct Pending;
-Pending* make_pending(Napi::Env env, const std::shared_ptr<DeviceOwner>& owner, Napi::Promise* promise);
-void pending_keep(Pending* p, Napi::Value result);  // value to resolve with (kept alive)
-void pending_done(Pending* p, const Failure& failure);
 
 // bind_ops.cc: fills the argument struct of op `index` from a JavaScript object, checks it and submits it.
 void run_op(const std::shared_ptr<DeviceOwner>& device, int64_t index, const Napi::Object& args);
