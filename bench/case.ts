@@ -1,6 +1,6 @@
 // What a benchmark case is. A case owns its memory between setup and dispose; `run` submits one call's work.
 
-import type { Precision } from "../lib/ops.ts";
+import type { Precision, RouteRule } from "../lib/ops.ts";
 import type { Device } from "../lib/tensor.ts";
 
 export interface Running {
@@ -34,3 +34,15 @@ export function uniform(n: number, scale: number): Float32Array {
   }
   return out;
 }
+
+/** The router of the op rows: softmax, no groups, weights as they are. */
+export const softmaxRule: RouteRule = {
+  score: "softmax",
+  groups: 1,
+  topkGroups: 1,
+  groupScore: "max",
+  dropped: "zero",
+  renormalize: false,
+  normEps: 0,
+  scale: 1,
+};

@@ -4,7 +4,7 @@ import { f32ToBf16 } from "../lib/io/bf16.ts";
 import * as ops from "../lib/ops.ts";
 import type { Precision } from "../lib/ops.ts";
 import type { Device, DType, Tensor } from "../lib/tensor.ts";
-import { uniform } from "./case.ts";
+import { softmaxRule, uniform } from "./case.ts";
 import type { BenchCase, Running } from "./case.ts";
 
 interface Bench {
@@ -161,16 +161,6 @@ function memoryCases(): BenchCase[] {
   const D = 2048;
   const [E, K, F] = [64, 6, 1408];
   const n = 16 * 1024 * 1024;
-  const rule = {
-    score: "softmax",
-    groups: 1,
-    topkGroups: 1,
-    groupScore: "max",
-    dropped: "zero",
-    renormalize: false,
-    normEps: 0,
-    scale: 1,
-  } as const;
   return [
     op(`rms_norm/${T}x${D}`, "f32", { bytes: T * D * 8 }, (b) => {
       const [x, weight, y, rstd] = [b.f32([T, D]), b.f32([D]), b.empty([T, D]), b.empty([T])];
@@ -203,7 +193,7 @@ function memoryCases(): BenchCase[] {
     op(`topk_route/${T}x${E}`, "f32", { bytes: T * E * 8, tokens: T }, (b) => {
       const logits = b.f32([T, E]);
       const [ids, weights, probs] = [b.empty([T, K], "i32"), b.empty([T, K]), b.empty([T, E])];
-      return () => ops.topkRoute(b.device, { logits, ids, weights, probs, rule });
+      return () => ops.topkRoute(b.device, { logits, ids, weights, probs, rule: softmaxRule });
     }),
     op(`expert_sort/${T}x${K}`, "f32", { bytes: T * K * 20, tokens: T }, (b) => {
       const ids = b.i32([T, K], (i) => (i * 7919 + Math.floor(i / 6) * 31) % E);

@@ -1,8 +1,9 @@
 // Single ops on the shapes of DeepSeek-V2-Lite: activations bf16, weights bf16, training state f32.
 
 import * as ops from "../../lib/ops.ts";
-import type { AttentionLayout, RouteRule } from "../../lib/ops.ts";
+import type { AttentionLayout } from "../../lib/ops.ts";
 import type { Tensor } from "../../lib/tensor.ts";
+import { softmaxRule } from "../case.ts";
 import type { Buffers, GpuCase, Work } from "./case.ts";
 import type { Shapes } from "./shapes.ts";
 
@@ -112,17 +113,6 @@ function headCase({ N, D, V }: Shapes["head"]): GpuCase {
   });
 }
 
-const rule: RouteRule = {
-  score: "softmax",
-  groups: 1,
-  topkGroups: 1,
-  groupScore: "max",
-  dropped: "zero",
-  renormalize: false,
-  normEps: 0,
-  scale: 1,
-};
-
 function rowCases({ norm, rope, swiglu, routing, combine }: Shapes): GpuCase[] {
   const { T, D } = norm;
   return [
@@ -176,7 +166,7 @@ function rowCases({ norm, rope, swiglu, routing, combine }: Shapes): GpuCase[] {
       const [counts, gateSums] = [b.empty("i64", [E]), b.empty("f64", [E])];
       return {
         run: () => {
-          ops.topkRoute(b.device, { logits, ids, weights, probs, rule });
+          ops.topkRoute(b.device, { logits, ids, weights, probs, rule: softmaxRule });
           ops.expertSort(b.device, { ids, weights, offsets, tokens, pos, gate });
           ops.countExperts(b.device, { ids, weights, counts, gateSums });
         },
