@@ -21,7 +21,8 @@ struct Lane {
   }
 };
 
-__device__ __forceinline__ float sigmoid_of(float x) { return __fdividef(1.f, 1.f + __expf(-max_of(x, -80.f))); }
+// 1 / (1 + e^-x): the power overflows to infinity below x = -88, and the quotient is 0 as it should be.
+__device__ __forceinline__ float sigmoid_of(float x) { return __fdividef(1.f, 1.f + ptx::exp2_approx(-1.44269504f * x)); }
 
 // Where a pair of columns of a staged row lies: rows of 256 bytes, 16-byte chunks swizzled within their 128-byte half.
 __device__ __forceinline__ unsigned char* staged(unsigned char* staging, int row, int chunk) {
@@ -31,20 +32,47 @@ __device__ __forceinline__ unsigned char* staged(unsigned char* staging, int row
 // A warp's 16 staged rows of 128 columns to `out` from (row, column) on; rows < `rows` and columns < `columns` exist.
 __device__ __forceinline__ void write_staged(const Lane& l, unsigned char* staging, const Out& out, int64_t row0, int rows,
                                              int64_t column0, int columns) {
+  const int whole = out.vectors ? columns / 8 : 0, chunk = l.lane % 16;  // `whole` chunks go as 16 bytes
+  const auto place = [&](int row) { return static_cast<bf16*>(out.data) + (row0 + row) * out.ld + column0 + chunk * 8; };
   __syncwarp();
-#pragma unroll
+#pragma unroll 4  // more at once would not fit the registers beside the accumulator
   for (int i = 0; i < 8; i++) {
-    const int row = 16 * l.warp + 2 * i + l.lane / 16, chunk = l.lane % 16;
+    const int row = 16 * l.warp + 2 * i + l.lane / 16;
     const Vec16 v = load16(staged(staging, row, chunk));
-    if (row >= rows || chunk * 8 >= columns) continue;
-    bf16* to = static_cast<bf16*>(out.data) + (row0 + row) * out.ld + column0 + chunk * 8;
-    if (out.vectors && chunk * 8 + 8 <= columns) {
-      store16(to, v);
-    } else {
+    if (row < rows && chunk < whole) store16(place(row), v);
+  }
+  if (whole < min_of(16, int(ceil_div(columns, 8)))) {
+#pragma unroll 1
+    for (int row = 16 * l.warp + l.lane / 16; row < min_of(rows, 16 * l.warp + 16) && chunk >= whole; row += 2)
+#pragma unroll 1
+      for (int c = 0; c < 8 && chunk * 8 + c < columns; c++)
+        place(row)[c] = reinterpret_cast<const bf16*>(staged(staging, row, chunk))[c];
+  }
+  __syncwarp();
+}
+
+// The other way round: what `out` holds there now, as pairs the lanes can add to. What does not exist is left as it is.
+__device__ __forceinline__ void read_staged(const Lane& l, unsigned char* staging, const Out& out, int64_t row0, int rows,
+                                            int64_t column0, int columns) {
+  const int whole = out.vectors ? columns / 8 : 0, chunk = l.lane % 16;
+  const auto place = [&](int row) { return static_cast<const bf16*>(out.data) + (row0 + row) * out.ld + column0 + chunk * 8; };
+#pragma unroll 1
+  for (int first = 16 * l.warp + l.lane / 16, i = 0; i < 2; i++, first += 8) {
+    Vec16 v[4];
 #pragma unroll
-      for (int c = 0; c < 8; c++)
-        if (chunk * 8 + c < columns) to[c] = bf16{uint16_t(v.w[c / 2] >> (16 * (c & 1)))};
+    for (int j = 0; j < 4; j++) {
+      v[j] = Vec16{};
+      if (first + 2 * j < rows && chunk < whole) v[j] = load16(place(first + 2 * j));
     }
+#pragma unroll
+    for (int j = 0; j < 4; j++) store16(staged(staging, first + 2 * j, chunk), v[j]);
+  }
+  if (whole < min_of(16, int(ceil_div(columns, 8)))) {
+#pragma unroll 1
+    for (int row = 16 * l.warp + l.lane / 16; row < min_of(rows, 16 * l.warp + 16) && chunk >= whole; row += 2)
+#pragma unroll 1
+      for (int c = 0; c < 8 && chunk * 8 + c < columns; c++)
+        reinterpret_cast<bf16*>(staged(staging, row, chunk))[c] = place(row)[c];
   }
   __syncwarp();
 }
@@ -53,7 +81,35 @@ __device__ __forceinline__ float value_of(const void* data, int f32, int64_t i) 
   return f32 ? static_cast<const float*>(data)[i] : to_float(static_cast<const bf16*>(data)[i]);
 }
 
-// y = acc (+ bias) (+ y), 256 columns; `columns` of them exist.
+// f32 results straight to memory: pairs where every pair lies on 8 bytes.
+__device__ __forceinline__ void store_f32(const Lane& l, const Out& out, int64_t row0, int rows, int64_t column0, int columns,
+                                          const float (&acc)[128]) {
+  const bool pairs = ((out.ld | column0) & 1) == 0 && (reinterpret_cast<uintptr_t>(out.data) & 7) == 0;
+#pragma unroll
+  for (int down = 0; down < 2; down++) {
+    if (l.row + 8 * down >= rows) continue;
+    float* to = static_cast<float*>(out.data) + (row0 + l.row + 8 * down) * out.ld + column0 + l.column;
+    const int left = columns - l.column;  // columns from this thread's first on
+    if (pairs && !out.accumulate) {
+#pragma unroll
+      for (int j = 0; j < 32; j++) {
+        if (8 * j + 1 < left)
+          *reinterpret_cast<float2*>(to + 8 * j) = make_float2(acc[4 * j + 2 * down], acc[4 * j + 2 * down + 1]);
+        else if (8 * j < left)
+          to[8 * j] = acc[4 * j + 2 * down];
+      }
+    } else {
+#pragma unroll
+      for (int j = 0; j < 32; j++)
+#pragma unroll
+        for (int c = 0; c < 2; c++)
+          if (8 * j + c < left) to[8 * j + c] = acc[4 * j + 2 * down + c] + (out.accumulate ? to[8 * j + c] : 0.f);
+    }
+  }
+}
+
+// y = acc (+ bias) (+ y), 256 columns; `columns` of them exist. The choices are made once per tile, not once per element: what is
+// done here is time in which the tensor cores wait.
 __device__ __forceinline__ void finish_store(const Params& p, const Tile& tile, int rows, int64_t row0, float (&acc)[128],
                                              unsigned char* staging) {
   const Lane l;
@@ -62,26 +118,39 @@ __device__ __forceinline__ void finish_store(const Params& p, const Tile& tile, 
   const int width = p.columns_out;
   const int columns = min_of(256, width - tile.n0);
   const int64_t column0 = int64_t(tile.segment) * width + tile.n0;
+  if (p.bias) {
+#pragma unroll
+    for (int j = 0; j < 32; j++)
+#pragma unroll
+      for (int c = 0; c < 2; c++) {
+        const int column = 8 * j + l.column + c;
+        const float bias = column < columns ? value_of(p.bias, p.bias_f32, column0 + column) : 0.f;
+        acc[4 * j + c] += bias;
+        acc[4 * j + 2 + c] += bias;
+      }
+  }
+  if (out.f32) return store_f32(l, out, row0, rows, column0, columns, acc);
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     if (columns <= 128 * half) break;
+    if (out.accumulate) {
+      read_staged(l, staging, out, row0, rows, column0 + 128 * half, columns - 128 * half);
 #pragma unroll
-    for (int j = 0; j < 16; j++) {
+      for (int j = 0; j < 16; j++)
 #pragma unroll
-      for (int down = 0; down < 2; down++) {
-        float x[2] = {acc[(16 * half + j) * 4 + 2 * down], acc[(16 * half + j) * 4 + 2 * down + 1]};
-        const int row = l.row + 8 * down, column = 128 * half + 8 * j + l.column;
-#pragma unroll
-        for (int c = 0; c < 2; c++) {
-          const bool exists = row < rows && column + c < columns;
-          if (p.bias && column + c < columns) x[c] += value_of(p.bias, p.bias_f32, column0 + column + c);
-          if (out.accumulate && exists) x[c] += value_of(out.data, out.f32, (row0 + row) * out.ld + column0 + column + c);
-          if (out.f32 && exists) static_cast<float*>(out.data)[(row0 + row) * out.ld + column0 + column + c] = x[c];
+        for (int down = 0; down < 2; down++) {
+          const uint32_t old = *reinterpret_cast<const uint32_t*>(staged(staging, l.row + 8 * down, j) + l.column * 2);
+          acc[(16 * half + j) * 4 + 2 * down] += lo_float(old);
+          acc[(16 * half + j) * 4 + 2 * down + 1] += hi_float(old);
         }
-        if (!out.f32) *reinterpret_cast<uint32_t*>(staged(staging, row, j) + l.column * 2) = ptx::pack_bf16x2(x[0], x[1]);
-      }
     }
-    if (!out.f32) write_staged(l, staging, out, row0, rows, column0 + 128 * half, columns - 128 * half);
+#pragma unroll
+    for (int j = 0; j < 16; j++)
+#pragma unroll
+      for (int down = 0; down < 2; down++)
+        *reinterpret_cast<uint32_t*>(staged(staging, l.row + 8 * down, j) + l.column * 2) =
+            ptx::pack_bf16x2(acc[(16 * half + j) * 4 + 2 * down], acc[(16 * half + j) * 4 + 2 * down + 1]);
+    write_staged(l, staging, out, row0, rows, column0 + 128 * half, columns - 128 * half);
   }
 }
 
