@@ -1,4 +1,4 @@
-// Backward attention: the parameters and the small kernels that attention_backward.cu and attention_backward_sm90.cu share.
+// Backward attention: the parameters, and what the kernels of attention_backward_portable.cu and attention_backward_sm90.cu share.
 #pragma once
 #include "attention_tile.cuh"
 
@@ -161,7 +161,10 @@ __device__ __forceinline__ void store_sums(const BackwardParams& p, unsigned cha
   }
 }
 
-// The kernels of attention_backward_sm90.cu: dk and dv of the kv-heads of p.order, and dq. False: not for this device or these operands.
+// dk and dv of kv_count kv-heads from p.kv_begin on, and dq.
+void backward_keys_portable(const BackwardParams& p, int kv_count, Context& c);
+void backward_queries_portable(const BackwardParams& p, Context& c);
+// False: not for this device or these operands.
 bool backward_keys_sm90(const BackwardParams& p, const esft_attention_backward_args& a, int kv_count, Context& c);
 bool backward_queries_sm90(const BackwardParams& p, const esft_attention_backward_args& a, Context& c);
 

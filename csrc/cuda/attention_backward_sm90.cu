@@ -1,6 +1,6 @@
 // attention_backward (contract: ops/attention.h) on Hopper, heads of 64/64, 128/128 and 192/128 (keys/values): wgmma fed by the copy
-// engine. The scheme of attention_backward.cu: one kernel for dk and dv (rows are keys) and for dq (rows are queries), 128 rows per CTA,
-// tiles of the other side streamed past; here one warp loads and two warpgroups multiply, 64 rows each.
+// engine. The scheme of attention_backward_portable.cu: one kernel for dk and dv (rows are keys) and for dq (rows are queries), 128 rows
+// per CTA, tiles of the other side streamed past; here one warp loads and two warpgroups multiply, 64 rows each.
 //
 // Bound by the tensor cores. s and d come from shared memory, p and ds go back as register operands. At 192/128 a warpgroup
 // sums 64 x 320 numbers for dk and dv, 160 registers a thread, which leaves 64 for s and d: tiles of 64 queries. The exponentials of

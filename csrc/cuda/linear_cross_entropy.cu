@@ -1,6 +1,6 @@
 // linear_cross_entropy on CUDA (contract: ops/linear_cross_entropy.h): bf16 x and w, precision 1.
 //
-// Only supervised rows cost anything: their numbers are compacted first, then worked on in chunks whose logits (bf16, at most 224 MB)
+// Only supervised rows cost anything: their numbers are compacted first (supervised_rows.cu), then worked on in chunks whose logits (bf16, at most 224 MB)
 // stay in device memory. Per chunk: logits with the softmax's tile statistics in the epilogue; a pass over the rows that combines
 // them and turns the logits into dZ in place; dX = dZ·W; the sum of its parts to the rows of dx; dW += dZᵀ·x when the head trains.
 // The host does not know how many rows are supervised: it launches the chunks that T rows would need, and those past the count
@@ -14,72 +14,14 @@
 #include "launch.h"
 #include "reduce.cuh"
 #include "rows.cuh"
+#include "supervised_rows.cuh"
 
 namespace esft::cuda {
 
 namespace {
 
-constexpr int kThreads = 256, kScanThreads = 1024;
+constexpr int kThreads = 256;
 constexpr int64_t kChunkBytes = 224'000'000, kMostRows = 2048;
-
-__device__ __forceinline__ bool supervised(int32_t label, int64_t vocabulary) { return label >= 0 && label < vocabulary; }
-
-struct CompactParams {
-  const int32_t* labels;
-  int64_t tokens, vocabulary, capacity, chunks;
-  int32_t* rows;  // [T] token of the i-th supervised row
-  int32_t* offsets;  // [chunks][2]: {0, rows of the chunk}
-  int32_t* count;
-};
-
-// One block: supervised rows in their order.
-__global__ void __launch_bounds__(kScanThreads) compact(const CompactParams p) {
-  ESFT_SHARED(smem);
-  int32_t* of_warp = reinterpret_cast<int32_t*>(smem);  // [32]
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  int64_t before = 0;
-  for (int64_t base = 0; base < p.tokens; base += kScanThreads) {
-    const int64_t t = base + threadIdx.x;
-    const bool mine = t < p.tokens && supervised(p.labels[t], p.vocabulary);
-    const unsigned vote = __ballot_sync(kFullWarp, mine);
-    if (lane == 0) of_warp[warp] = __popc(vote);
-    __syncthreads();
-    int64_t at = before;
-    int all = 0;
-    for (int w = 0; w < kScanThreads / 32; w++) {
-      if (w < warp) at += of_warp[w];
-      all += of_warp[w];
-    }
-    if (mine) p.rows[at + __popc(vote & ((1u << lane) - 1))] = int32_t(t);
-    before += all;
-    __syncthreads();
-  }
-  if (threadIdx.x == 0) *p.count = int32_t(before);
-  for (int64_t i = threadIdx.x; i < p.chunks; i += kScanThreads) {
-    p.offsets[2 * i] = 0;
-    p.offsets[2 * i + 1] = int32_t(max_of<int64_t>(0, min_of(p.capacity, before - i * p.capacity)));
-  }
-}
-
-struct ClearParams {
-  const int32_t* labels;
-  int64_t tokens, vocabulary, features, dx_ld;
-  bf16* dx;  // or nullptr
-  float* row_loss;  // or nullptr
-};
-
-// A warp per row: zeros where nothing is supervised.
-template <int kVec>
-__global__ void __launch_bounds__(kThreads) clear_unsupervised(const ClearParams p) {
-  const int lane = threadIdx.x % 32;
-  for (int64_t t = int64_t(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32; t < p.tokens;
-       t += int64_t(gridDim.x) * (kThreads / 32)) {
-    if (supervised(p.labels[t], p.vocabulary)) continue;
-    if (p.row_loss && lane == 0) p.row_loss[t] = 0.f;
-    for (int64_t d = lane * kVec; p.dx && d < p.features; d += 32 * kVec)
-      store_elements(p.dx + t * p.dx_ld + d, zero_elements<bf16, kVec>());
-  }
-}
 
 struct SoftmaxParams {
   CeLogits z;
@@ -235,23 +177,12 @@ void run_linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& 
 
   check_labels_on_device(c, ESFT_OP_linear_cross_entropy, kArgLabels, a.labels, V);
   const int32_t* labels = data<int32_t>(a.labels);
-  int32_t* list = c.scratch_of<int32_t>(T);
-  int32_t* offsets = c.scratch_of<int32_t>(2 * chunks);
-  int32_t* count = c.scratch_of<int32_t>(1);
+  const SupervisedRows supervised = list_supervised(labels, T, V, capacity, c);
   float* nll = c.scratch_of<float>(chunks * capacity);
   int32_t* correct = c.scratch_of<int32_t>(chunks * capacity);
-  ESFT_LAUNCH((compact), c, dim3(1), kScanThreads, kScanThreads / 32 * sizeof(int32_t),
-              CompactParams{labels, T, V, capacity, chunks, list, offsets, count});
   float* row_loss = present(a.row_loss) ? data<float>(a.row_loss) : nullptr;
   const bool vectors = want_dx && D % 8 == 0 && rows_aligned16(a.dx);
-  if (row_loss || want_dx) {
-    const ClearParams clear{labels, T, V, D, a.dx.ld, want_dx ? data<bf16>(a.dx) : nullptr, row_loss};
-    const dim3 grid = grid_up_to(ceil_div(T, kThreads / 32), c.sms * 8);
-    if (vectors)
-      ESFT_LAUNCH((clear_unsupervised<8>), c, grid, kThreads, 0, clear);
-    else
-      ESFT_LAUNCH((clear_unsupervised<1>), c, grid, kThreads, 0, clear);
-  }
+  clear_unsupervised_rows(labels, V, a.dx, row_loss, T, c);
 
   CeLogits z = {};
   z.x = activation(a.x, nullptr, kArgRows);
@@ -270,8 +201,8 @@ void run_linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& 
   float* partials = want_dx ? c.scratch_of<float>(ce_partials_size(capacity, D, c.sms)) : nullptr;
 
   for (int64_t i = 0; i < chunks; i++) {
-    z.x.index = list + i * capacity;
-    z.offsets = offsets + 2 * i;
+    z.x.index = supervised.rows + i * capacity;
+    z.offsets = supervised.offsets + 2 * i;
     if (!(c.hopper && sm90_ce_logits(z, c))) {
       expect_portable("linear_cross_entropy", c);
       portable_ce_logits(z, c);
@@ -296,8 +227,9 @@ void run_linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& 
     }
     if (want_dw && D > 0) portable_ce_weight_gradient(dz, z.x, z.offsets, a.dw, c);
   }
-  ESFT_LAUNCH((add_loss), c, dim3(1), kThreads, kThreads / 32 * sizeof(double),
-              LossParams{nll, correct, count, data<double>(a.loss), present(a.correct) ? data<int64_t>(a.correct) : nullptr});
+  ESFT_LAUNCH(
+      (add_loss), c, dim3(1), kThreads, kThreads / 32 * sizeof(double),
+      LossParams{nll, correct, supervised.count, data<double>(a.loss), present(a.correct) ? data<int64_t>(a.correct) : nullptr});
 }
 
 }  // namespace esft::cuda

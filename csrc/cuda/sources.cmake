@@ -5,6 +5,7 @@ set(CUDA_PORTABLE
     activation_rows.cu
     attention.cu
     attention_backward.cu
+    attention_backward_portable.cu
     column_sum.cu
     combine.cu
     count_experts.cu
@@ -25,13 +26,13 @@ set(CUDA_PORTABLE
     rms_norm_backward.cu
     rope.cu
     route_backward.cu
+    supervised_rows.cu
     topk_route.cu
     topk_route_block.cu
 )
 
 # Kernels of wgmma and TMA: built for sm_90a alone; only called where the device has it.
 set(CUDA_SM90
-    attention_backward_sm90.cu
     attention_backward_sm90.cu
     attention_sm90.cu
     gemm_sm90.cu
