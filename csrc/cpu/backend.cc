@@ -7,12 +7,12 @@
 #include <unistd.h>
 
 #include <memory>
-#include <new>
 #include <string>
 #include <system_error>
 #include <vector>
 
 #include "../core/check.h"
+#include "../core/guarded.h"
 #include "../core/thread_pool.h"
 #include "../ops/checks.h"
 #include "kernels.h"
@@ -135,24 +135,6 @@ struct CpuDevice final : cpu::Context {
 };
 
 CpuDevice* cast(esft_device* d) { return reinterpret_cast<CpuDevice*>(d); }
-
-// No C++ exception crosses the table.
-template <class F>
-int guarded(char* err, size_t err_size, F f) {
-  try {
-    f();
-    return ESFT_OK;
-  } catch (const Error& e) {
-    snprintf(err, err_size, "%s", e.what());
-    return e.status;
-  } catch (const std::bad_alloc&) {
-    snprintf(err, err_size, "out of memory");
-    return ESFT_NO_MEMORY;
-  } catch (const std::exception& e) {
-    snprintf(err, err_size, "%s", e.what());
-    return ESFT_DEVICE_FAULT;
-  }
-}
 
 template <bool kReference>
 int open_device(int32_t index, int32_t threads, esft_device** out, char* err, size_t n) {

@@ -1,8 +1,5 @@
 // The Backend table of CUDA: the one symbol that libesft_cuda.so exports. No C++ exception crosses it.
-#include <stdio.h>
-
-#include <new>
-
+#include "../core/guarded.h"
 #include "../ops/checks.h"
 #include "device.h"
 
@@ -11,23 +8,6 @@ namespace esft::cuda {
 namespace {
 
 CudaDevice* cast(esft_device* d) { return reinterpret_cast<CudaDevice*>(d); }
-
-template <class F>
-int guarded(char* err, size_t err_size, F f) {
-  try {
-    f();
-    return ESFT_OK;
-  } catch (const Error& e) {
-    snprintf(err, err_size, "%s", e.what());
-    return e.status;
-  } catch (const std::bad_alloc&) {
-    snprintf(err, err_size, "out of host memory");
-    return ESFT_NO_MEMORY;
-  } catch (const std::exception& e) {
-    snprintf(err, err_size, "%s", e.what());
-    return ESFT_DEVICE_FAULT;
-  }
-}
 
 // `threads` means nothing on a GPU.
 int open_device(int32_t index, int32_t, esft_device** out, char* err, size_t n) {

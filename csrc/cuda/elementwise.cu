@@ -114,12 +114,7 @@ void move_bytes(Context& context, const esft_tensor* in, const esft_tensor& out,
     ESFT_LAUNCH((byte_kernel<T, kThisVec, kFlat>), context, grid_of(p.groups, kByteThreads * map_unroll(kFlat, 1)), kByteThreads, 0,
                 p);
   };
-  if (!vectors)
-    launch(Constant<1>{}, Constant<false>{});
-  else if (rows == 1)
-    launch(Constant<kVec>{}, Constant<true>{});
-  else
-    launch(Constant<kVec>{}, Constant<false>{});
+  with_row_shape<kVec>(vectors, rows == 1, launch);
 }
 
 void move_elements(Context& context, const esft_tensor* in, const esft_tensor& out, const Vec16& pattern) {

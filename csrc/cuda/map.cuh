@@ -20,6 +20,17 @@ struct MapParams {
 // Vectors per thread: one long row needs no registers for places.
 constexpr int map_unroll(bool flat, int inputs) { return flat && inputs == 1 ? 4 : 2; }
 
+// launch(elements per vector, whether all is one row), as constants.
+template <int kVec, class Launch>
+void with_row_shape(bool vectors, bool flat, Launch launch) {
+  if (!vectors)
+    launch(Constant<1>{}, Constant<false>{});
+  else if (flat)
+    launch(Constant<kVec>{}, Constant<true>{});
+  else
+    launch(Constant<kVec>{}, Constant<false>{});
+}
+
 // f(const float (&x)[kIn], float (&y)[kOut]) for each element. kFlat: one row.
 template <class In, class Out, int kVec, bool kFlat, int kIn, int kOut, class F>
 __global__ void __launch_bounds__(kMapThreads, 4) map_kernel(MapParams<kIn, kOut> p, F f) {
@@ -97,12 +108,7 @@ void map(Context& context, int64_t rows, int64_t cols, const Operand (&in)[kIn],
     ESFT_LAUNCH((map_kernel<In, Out, kThisVec, kFlat, kIn, kOut, F>), context,
                 grid_of(p.groups, kMapThreads * map_unroll(kFlat, kIn)), kMapThreads, 0, p, f);
   };
-  if (!vectors)
-    launch(Constant<1>{}, Constant<false>{});
-  else if (rows == 1)
-    launch(Constant<kVec>{}, Constant<true>{});
-  else
-    launch(Constant<kVec>{}, Constant<false>{});
+  with_row_shape<kVec>(vectors, rows == 1, launch);
 }
 
 }  // namespace esft::cuda
