@@ -134,10 +134,12 @@ __global__ void __launch_bounds__(kThreads) sort_chunks(const SortParams p) {
   for (uint32_t i = threadIdx.x; i < (kWarps + 2) * p.E; i += kThreads) next[i] = 0;
   __syncthreads();
   if (p.chunks > 1 && p.table == nullptr) {
-    // Whole chunks by warps: those before this block's, then the rest; each warp counts apart.
+    // The other slots in warp steps of 32: those before this block's chunk, then those behind it; each warp counts apart.
+#pragma unroll 1
     for (int later = 0; later < 2; later++) {
-      for (uint32_t c = threadIdx.x / 32; c < p.chunks; c += kWarps)
-        if ((c >= blockIdx.x) == (later == 1)) walk<false>(p, c * p.chunk, min_of(p.N, (c + 1) * p.chunk), own);
+      const uint32_t from = later ? min_of(p.N, chunk_begin + p.chunk) : 0, to = later ? p.N : chunk_begin;
+      const uint32_t each = (to - from + kWarps * 32 - 1) / (kWarps * 32) * 32, mine = min_of(to, from + threadIdx.x / 32 * each);
+      walk<false>(p, mine, min_of(to, mine + each), own);
       __syncwarp();
       for (uint32_t e = threadIdx.x % 32; e < p.E; e += 32) {
         const int32_t count = own[e];
@@ -151,6 +153,7 @@ __global__ void __launch_bounds__(kThreads) sort_chunks(const SortParams p) {
   }
   walk<false>(p, begin, end, own);
   if (p.chunks > 1 && p.table == nullptr) {
+    for (uint32_t e = threadIdx.x % 32; e < p.E; e += 32) atomicAdd(&start[e], own[e]);
     __syncthreads();
   } else if (p.chunks > 1) {
     // Columns of the table: neighbouring threads take neighbouring experts, the groups of threads every n-th chunk.
