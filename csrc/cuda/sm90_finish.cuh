@@ -209,7 +209,7 @@ __device__ __forceinline__ void finish_swiglu_backward(const Params& p, const Ti
       for (int c = 0; c < 2; c++) {
         const float gate = c ? hi_float(gates) : lo_float(gates), up = c ? hi_float(ups) : lo_float(ups);
         const float g = acc[4 * j + 2 * down + c], s = sigmoid_of(gate), a = gate * s;
-        if (8 * j + l.column + c < columns) dot[down] += g * (a * up);
+        dot[down] += g * (a * up);  // g is zero past the last column, where W has none
         const float da = scale * g;
         dgate[c] = da * up * (s * (1.f + gate * (1.f - s)));
         dup[c] = da * a;
@@ -224,7 +224,7 @@ __device__ __forceinline__ void finish_swiglu_backward(const Params& p, const Ti
     }
   }
   __syncwarp();
-#pragma unroll
+#pragma unroll 1
   for (int slab = 0; slab < 4; slab++) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {

@@ -12,16 +12,16 @@ __device__ __forceinline__ void release_stage(uint64_t* empty, int rank) {
   if (kCluster > 1) ptx::mbar_arrive_cluster(empty, rank ^ 1);
 }
 
+// Both warpgroups on every tile, 64 of its rows each.
 template <Role kRole, Finish kFinish, int kCluster>
 __device__ __forceinline__ void multiply_tiles(const Params& p, unsigned char* smem, const int32_t* table, int rounds, int rank,
-                                               Ring ring, bool copied, uint64_t* h_full, uint64_t* h_empty) {
+                                               Ring<Shape<kRole, kFinish>::kStages> ring, bool copied) {
   using S = Shape<kRole, kFinish>;
   constexpr int kN = S::kTileN;
   constexpr bool kMajorA = kRole == Role::kTn, kMajorB = kRole != Role::kNt;  // true: MN-major
   const int group = threadIdx.x / 128 - 1;                                    // which 64 rows of the tile
   const bool first_lane = threadIdx.x % 32 == 0;
-  unsigned char* staging = smem + kStages * S::kStage + (kFinish == Finish::kSwigluBackward ? 0 : group * 2 * kSlabBytes);
-  int h_phase = 0;
+  unsigned char* staging = smem + S::kStages * S::kStage + group * 2 * kSlabBytes;
   float acc[kN / 2];
   for (int t = blockIdx.x / kCluster; t < rounds; t += gridDim.x / kCluster) {
     const Tile tile = tile_at<kRole, kFinish, kCluster>(p, table, t, rank);
@@ -59,16 +59,65 @@ __device__ __forceinline__ void multiply_tiles(const Params& p, unsigned char* s
       finish_store(p, tile, rows, row0, acc, staging);
     } else if constexpr (kFinish == Finish::kSwiglu) {
       finish_swiglu(p, tile, rows, row0, acc, staging);
-    } else if constexpr (kFinish == Finish::kLogits) {
-      finish_logits(p, tile, rows, row0, acc, staging);
     } else {
-      ptx::mbar_wait(h_full, h_phase);
-      h_phase ^= 1;
-      finish_swiglu_backward(p, tile, rows, row0, 64 * group, acc, staging);
-      ptx::fence_proxy_async();  // the copy engine writes here next
-      __syncwarp();
-      if (first_lane) ptx::mbar_arrive(h_empty);
+      finish_logits(p, tile, rows, row0, acc, staging);
     }
+  }
+}
+
+// Whole tiles in turn: a warpgroup multiplies while the other one finishes. Stages come in the order of the tiles, so each skips those of
+// the other's tile; only the owner of a tile gives its stages back. A warpgroup starts once the other has seen all its stages arrive: a
+// barrier's phase is told by its parity alone, so nobody may wait two phases ahead.
+template <int kCluster>
+__device__ __forceinline__ void multiply_in_turns(const Params& p, unsigned char* smem, const int32_t* table, int rounds, int rank,
+                                                  Ring<Shape<Role::kNn, Finish::kSwigluBackward>::kStages> ring, bool copied,
+                                                  uint64_t* h_full, uint64_t* h_empty) {
+  using S = Shape<Role::kNn, Finish::kSwigluBackward>;
+  constexpr int kN = S::kTileN;
+  const int group = threadIdx.x / 128 - 1;
+  const bool first_lane = threadIdx.x % 32 == 0;
+  unsigned char* h = smem + S::kStages * S::kStage + group * S::kTileOfH;
+  float upper[kN / 2], lower[kN / 2];  // rows 0..63 and 64..127
+  const int steps = p.segments * int(ceil_div(p.segment_rows, kTileK));  // of every tile
+  const int stride = gridDim.x / kCluster;
+  int t = blockIdx.x / kCluster;
+  if (group == 1 && t < rounds) ptx::named_barrier_arrive(1, 256);  // the first turn is the other's
+  for (int turn = 0; t < rounds; t += stride, turn++) {
+    if ((turn & 1) != group) {
+      ring.skip(steps);
+      continue;
+    }
+    ptx::named_barrier_sync(1 + group, 256);
+    ptx::wgmma_hold(upper);
+    ptx::wgmma_hold(lower);
+    for (int step = 0; step < steps; step++) {
+      unsigned char* stage_a = smem + ring.stage * S::kStage;
+      ptx::mbar_wait(ring.full + ring.stage, ring.phase);
+      if (copied) ptx::fence_proxy_async();
+      const uint64_t a = ptx::smem_desc(stage_a, 16, 1024), b = ptx::smem_desc(stage_a + S::kStageA, kSlabBytes, 1024);
+      ptx::wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < kTileK / 16; k++) {
+        ptx::wgmma<kN, 0, 1>(upper, ptx::desc_advance(a, k * 32), ptx::desc_advance(b, k * 2048), step > 0 || k > 0);
+        ptx::wgmma<kN, 0, 1>(lower, ptx::desc_advance(a, kSlabBytes + k * 32), ptx::desc_advance(b, k * 2048), step > 0 || k > 0);
+      }
+      ptx::wgmma_commit();
+      ptx::wgmma_wait<1>();
+      if (step > 0 && first_lane) release_stage<kCluster>(ring.empty + ring.before(), rank);
+      ring.advance();
+    }
+    if (t + stride < rounds) ptx::named_barrier_arrive(2 - group, 256);
+    ptx::wgmma_wait<0>();
+    ptx::wgmma_hold(upper);
+    ptx::wgmma_hold(lower);
+    if (first_lane) release_stage<kCluster>(ring.empty + ring.before(), rank);
+    ptx::mbar_wait(h_full + group, turn >> 1 & 1);
+    const Tile tile = tile_at<Role::kNn, Finish::kSwigluBackward, kCluster>(p, table, t, rank);
+    finish_swiglu_backward(p, tile, min_of(64, tile.rows), tile.begin, 0, upper, h);
+    finish_swiglu_backward(p, tile, min_of(64, max_of(0, tile.rows - 64)), tile.begin + 64, 64, lower, h);
+    ptx::fence_proxy_async();  // the copy engine writes here next
+    __syncwarp();
+    if (first_lane) ptx::mbar_arrive(h_empty + group);
   }
 }
 
@@ -80,23 +129,26 @@ __global__ void __launch_bounds__(kThreads, 1)
   constexpr bool kCopies = kLoadA == Load::kRows || kLoadB == Load::kRows;
   constexpr bool kMaps = kLoadA == Load::kTma || kLoadB == Load::kTma;
   // Together 504 = 65536 / 128 registers less a rounding: the loaders need few, unless they work out addresses of rows.
-  constexpr int kLoadRegisters = kFinish == Finish::kSwigluBackward ? 72 : kCopies ? 56 : 40;
+  constexpr int kLoadRegisters = S::kTurns ? 72 : kCopies ? 56 : 40;
   constexpr int kMultiplyRegisters = (504 - kLoadRegisters) / 2;
   ESFT_SHARED(smem);
   uint64_t* barriers = reinterpret_cast<uint64_t*>(smem + S::kBarriers);
   int32_t* table = reinterpret_cast<int32_t*>(smem + S::kTable);
-  Ring ring;
+  Ring<S::kStages> ring;
   ring.full = barriers;
-  ring.empty = barriers + kStages;
-  uint64_t* h_full = barriers + 2 * kStages;
-  uint64_t* h_empty = h_full + 1;
+  ring.empty = ring.full + S::kStages;
+  uint64_t* h_full = ring.empty + S::kStages;
+  uint64_t* h_empty = h_full + 2;
+  constexpr int kWarps = S::kTurns ? 4 : 8;  // that multiply a tile
   if (threadIdx.x == 0) {
-    for (int i = 0; i < kStages; i++) {
+    for (int i = 0; i < S::kStages; i++) {
       ptx::mbar_init(ring.full + i, (kMaps ? 1 : 0) + (kCopies ? 128 : 0));
-      ptx::mbar_init(ring.empty + i, 8 * kCluster);  // one arrival per multiplying warp
+      ptx::mbar_init(ring.empty + i, kWarps * kCluster);
     }
-    ptx::mbar_init(h_full, 1);
-    ptx::mbar_init(h_empty, 8);
+    for (int i = 0; i < 2; i++) {
+      ptx::mbar_init(h_full + i, 1);
+      ptx::mbar_init(h_empty + i, kWarps);
+    }
     ptx::fence_mbar_init();
     if (kLoadA == Load::kTma) ptx::tma_prefetch_map(&map_a);
     if (kRole == Role::kTn && kLoadB == Load::kTma) ptx::tma_prefetch_map(&map_b);
@@ -116,7 +168,10 @@ __global__ void __launch_bounds__(kThreads, 1)
                                                          h_empty);
   } else {
     ptx::setmaxnreg_inc<kMultiplyRegisters>();
-    multiply_tiles<kRole, kFinish, kCluster>(p, smem, table, rounds, rank, ring, kCopies, h_full, h_empty);
+    if constexpr (S::kTurns)
+      multiply_in_turns<kCluster>(p, smem, table, rounds, rank, ring, kCopies, h_full, h_empty);
+    else
+      multiply_tiles<kRole, kFinish, kCluster>(p, smem, table, rounds, rank, ring, kCopies);
   }
   if (kCluster > 1) ptx::cluster_sync();  // the other CTA still arrives on barriers here
 }

@@ -9,6 +9,7 @@
 
 namespace esft::cuda::sm90 {
 
+template <int kStages>
 struct Ring {
   uint64_t *full, *empty;
   int stage = 0, phase = 0;
@@ -17,6 +18,12 @@ struct Ring {
       stage = 0;
       phase ^= 1;
     }
+  }
+  __device__ __forceinline__ int before() const { return stage == 0 ? kStages - 1 : stage - 1; }
+  __device__ __forceinline__ void skip(int steps) {
+    stage += steps;
+    phase ^= stage / kStages & 1;
+    stage %= kStages;
   }
 };
 
@@ -75,14 +82,15 @@ __device__ __forceinline__ void load_weights(void* dst, const CUtensorMap* map, 
 template <Role kRole, Finish kFinish, Load kLoadA, Load kLoadB, int kCluster>
 __device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* map_a, const CUtensorMap* map_b,
                                            const CUtensorMap* map_h, unsigned char* smem, const int32_t* table, int rounds,
-                                           int rank, Ring ring, uint64_t* h_full, uint64_t* h_empty) {
+                                           int rank, Ring<Shape<kRole, kFinish>::kStages> ring, uint64_t* h_full,
+                                           uint64_t* h_empty) {
   using S = Shape<kRole, kFinish>;
   constexpr bool kCopies = kLoadA == Load::kRows || kLoadB == Load::kRows;
   const bool leader = threadIdx.x == 0;
   if (!kCopies && !leader) return;
   constexpr int kBytes = (kLoadA == Load::kTma ? S::kStageA : 0) + (kLoadB == Load::kTma ? S::kStageB : 0);
   const CUtensorMap* acquired = nullptr;
-  int h_phase = 0;
+  int turn = 0;  // tiles of h so far
   for (int t = blockIdx.x / kCluster; t < rounds; t += gridDim.x / kCluster) {
     const Tile tile = tile_at<kRole, kFinish, kCluster>(p, table, t, rank);
     const int steps = steps_of<kRole>(p, tile), first = first_step<kRole>(p, tile);
@@ -159,14 +167,15 @@ __device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* m
       ring.advance();
       // The tile of h comes once the ring is full: waiting for its place, which the previous tile's epilogue still uses, must not keep
       // the products of this tile from starting.
-      if (kFinish == Finish::kSwigluBackward && leader && step == min_of(steps, kStages) - 1) {
-        ptx::mbar_wait(h_empty, h_phase ^ 1);
-        h_phase ^= 1;
-        unsigned char* h = smem + kStages * S::kStage;
-        ptx::mbar_arrive_expect_tx(h_full, S::kStaging);
+      if (kFinish == Finish::kSwigluBackward && leader && step == min_of(steps, S::kStages) - 1) {
+        const int half = turn & 1;
+        ptx::mbar_wait(h_empty + half, (turn >> 1 & 1) ^ 1);
+        turn++;
+        unsigned char* h = smem + S::kStages * S::kStage + half * S::kTileOfH;
+        ptx::mbar_arrive_expect_tx(h_full + half, S::kTileOfH);
 #pragma unroll
         for (int j = 0; j < 4; j++)
-          ptx::tma_load_2d(h + j * 2 * kSlabBytes, map_h, h_full, (j < 2 ? 0 : p.columns) + tile.n0 + 64 * (j & 1),
+          ptx::tma_load_2d(h + j * 2 * kSlabBytes, map_h, h_full + half, (j < 2 ? 0 : p.columns) + tile.n0 + 64 * (j & 1),
                            int(tile.begin));
       }
     }

@@ -15,8 +15,8 @@
 
 namespace esft::cuda::sm90 {
 
-constexpr int kTileM = 128, kTileK = 64, kStages = 4;
-constexpr int kThreads = 384;  // warpgroup 0 loads, 1 and 2 multiply 64 rows each
+constexpr int kTileM = 128, kTileK = 64;
+constexpr int kThreads = 384;  // warpgroup 0 loads, 1 and 2 multiply
 constexpr int kSlabBytes = 64 * 128;  // 64 rows of 64 bf16
 constexpr int kMaxGroups = 512;
 
@@ -77,12 +77,17 @@ struct Params {
   int32_t op;
 };
 
+// The multiplying warpgroups take 64 rows each of a tile of 256 columns. The backward of SwiGLU has so much to do once a tile is
+// finished that they take whole tiles of 128 columns in turn instead: while one is at its epilogue the other multiplies.
 template <Role kRole, Finish kFinish>
 struct Shape {
-  static constexpr int kTileN = kFinish == Finish::kSwigluBackward ? 128 : 256;
+  static constexpr bool kTurns = kFinish == Finish::kSwigluBackward;
+  static constexpr int kTileN = kTurns ? 128 : 256, kStages = kTurns ? 3 : 4;
   static constexpr int kStageA = 2 * kSlabBytes, kStageB = kTileN / 64 * kSlabBytes, kStage = kStageA + kStageB;
-  // Output staging, 64 rows x 128 columns of bf16 per multiplying warpgroup; or the tile of h (gate and up) in whose place dh is made.
-  static constexpr int kStaging = kFinish == Finish::kSwigluBackward ? 8 * kSlabBytes : kRole == Role::kTn ? 0 : 4 * kSlabBytes;
+  // Output staging, 64 rows x 128 columns of bf16 per multiplying warpgroup; or, per warpgroup, the tile of h (gate and up) in whose
+  // place dh is made.
+  static constexpr int kTileOfH = 8 * kSlabBytes;
+  static constexpr int kStaging = kTurns ? 2 * kTileOfH : kRole == Role::kTn ? 0 : 4 * kSlabBytes;
   static constexpr int kBarriers = kStages * kStage + kStaging;
   static constexpr int kTable = kBarriers + 128;
   static constexpr int shared_bytes(int groups) { return kTable + (groups + 2) * 4; }
