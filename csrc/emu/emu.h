@@ -15,7 +15,8 @@ void launch(cudaStream_t stream, const char* name, dim3 grid, dim3 block, size_t
 //   late         threads descending; copies land after every other thread had its turn, wgmma reads its operands in the wait,
 //                a thread that arrives on an mbarrier falls behind; streams run when the host waits for them
 //   random:SEED  orders of threads and CTAs, delays of copies and operand reads drawn from the seed
-// From ESFT_EMU_SCHEDULE at first use, eager without it. False: not a schedule.
+// A stream has that of ESFT_EMU_SCHEDULE when it was created, eager without it; the stream used last decides. After set_schedule all
+// have the one given. False: not a schedule.
 bool set_schedule(const char* text);
 const char* schedule_text();
 

@@ -19,7 +19,13 @@ std::recursive_mutex& machine_mutex();
 enum class Mode { kEager, kLate, kRandom };
 extern Mode mode;
 uint32_t random_bits();
+// The schedule of a stream that is about to be used (emu.h); ends the process when it is none.
+void use_schedule(const std::string& wanted);
 inline bool chance(int percent) { return random_bits() % 100 < uint32_t(percent); }
+
+// runtime.cc: what streams have not run yet, and one thing more for a stream.
+void run_all();
+void enqueue(cudaStream_t stream, std::function<void()> work);
 
 // Prints one line that names kernel, CTA, thread and schedule where there are any, and aborts.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));

@@ -230,7 +230,6 @@ using namespace esft::emu;
 
 namespace esft::emu {
 cudaError_t note(cudaError_t status);  // runtime.cc: the sticky last error
-void run_all();
 bool any_capture();
 }  // namespace esft::emu
 

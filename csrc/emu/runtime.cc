@@ -15,6 +15,7 @@ struct CUgraphExec_st {
   std::shared_ptr<const std::vector<Work>> nodes;
 };
 struct CUstream_st {
+  std::string schedule;  // of the environment when the stream was created
   bool capturing = false;
   cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
   std::vector<Work> captured;
@@ -68,6 +69,7 @@ void enqueue(cudaStream_t stream, Work work) {
     stream->captured.push_back(std::move(work));
     return;
   }
+  if (stream != nullptr) use_schedule(stream->schedule);
   queue.push_back(std::move(work));
   if (mode == Mode::kEager || (mode == Mode::kRandom && chance(50)) || queue.size() > 4096) run_all();
 }
@@ -246,7 +248,11 @@ cudaError_t cudaMemset(void* to, int value, size_t bytes) { return cudaMemsetAsy
 // ---- streams, events ------------------------------------------------------------------------------------------------------
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  const char* const schedule = getenv("ESFT_EMU_SCHEDULE");
   *stream = new CUstream_st;
+  (*stream)->schedule = schedule != nullptr && *schedule != 0 ? schedule : "eager";
+  Lock lock(machine_mutex());
+  use_schedule((*stream)->schedule);
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWithFlags(stream, 0); }

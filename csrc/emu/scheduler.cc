@@ -27,6 +27,7 @@ std::recursive_mutex& machine_mutex() {
 // ---- schedules ------------------------------------------------------------------------------------------------------------
 
 static std::string schedule = "eager";
+static bool by_hand = false;  // set_schedule was called
 static uint64_t random_state = 0;
 Mode mode = Mode::kEager;
 
@@ -37,17 +38,17 @@ uint32_t random_bits() {  // splitmix64
   return uint32_t((z ^ (z >> 31)) >> 32);
 }
 
-bool set_schedule(const char* text) {
-  std::lock_guard<std::recursive_mutex> lock(machine_mutex());
-  const std::string wanted = text;
+static bool apply_schedule(const std::string& wanted) {
   if (wanted == "eager") {
     mode = Mode::kEager;
   } else if (wanted == "late") {
     mode = Mode::kLate;
   } else if (wanted.rfind("random:", 0) == 0) {
     char* end = nullptr;
-    random_state = strtoull(text + 7, &end, 10);
-    if (end == text + 7 || *end != 0) return false;
+    const char* const seed = wanted.c_str() + 7;
+    const uint64_t state = strtoull(seed, &end, 10);
+    if (end == seed || *end != 0) return false;
+    random_state = state;
     mode = Mode::kRandom;
   } else {
     return false;
@@ -57,14 +58,19 @@ bool set_schedule(const char* text) {
 }
 const char* schedule_text() { return schedule.c_str(); }
 
-static const bool schedule_from_environment = [] {
-  const char* text = getenv("ESFT_EMU_SCHEDULE");
-  if (text != nullptr && *text != 0 && !set_schedule(text)) {
-    fprintf(stderr, "esft emulation: ESFT_EMU_SCHEDULE must be eager, late or random:SEED, received %s\n", text);
+bool set_schedule(const char* text) {
+  std::lock_guard<std::recursive_mutex> lock(machine_mutex());
+  by_hand = true;
+  return apply_schedule(text);
+}
+void use_schedule(const std::string& wanted) {
+  if (by_hand || wanted == schedule) return;
+  run_all();  // what was submitted under the other one
+  if (!apply_schedule(wanted)) {
+    fprintf(stderr, "esft emulation: ESFT_EMU_SCHEDULE must be eager, late or random:SEED, received %s\n", wanted.c_str());
     exit(2);
   }
-  return true;
-}();
+}
 
 void fail(const char* format, ...) {
   char message[4096];
@@ -367,8 +373,6 @@ static void run_kernel(const std::string& name, dim3 grid, dim3 block, size_t sh
   }
   machine.kernel = nullptr;
 }
-
-void enqueue(cudaStream_t stream, std::function<void()> work);  // runtime.cc
 
 void launch(cudaStream_t stream, const char* name, dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel,
             int cluster) {
