@@ -21,7 +21,7 @@ class Context {
   bool hopper_only = false;    // tests: a call that would take another kernel is refused
   int cluster = 1;             // CTAs of a cluster of the wgmma products: 1, or 2 that share the loads of weights
   size_t shared_limit = 0;     // dynamic shared memory of one CTA, bytes (opt-in maximum)
-  FaultRecord* faults = nullptr;  // device memory
+  FaultRecord* faults = nullptr;  // page-locked host memory that kernels reach; the host looks after a wait
 
   // Device memory for the current op (valid for kernels it launches); every call within one op gets other memory. 256-byte
   // aligned, contents undefined. Throws Error: no memory; or new memory wanted while a graph is being recorded.

@@ -1,6 +1,7 @@
 // gemm on CUDA: which kernel takes the call (contract: ops/gemm.h).
 //   bf16 operands: tensor cores, wgmma on Hopper or mma.sync; f32 sums, c f32 or bf16. Products of bf16 numbers are exact in f32, so
 //   this is precision 0 as well: routers with bf16 weights run here
+//   f32 gradients of logits times bf16 weights (nn), on Hopper: as three bf16 parts, exact too (precision 1: one)
 //   anything else: exact f32 multiply-add (gemm_simt.cu)
 #include "gemm_paths.h"
 #include "mma_params.h"
@@ -8,6 +9,7 @@
 namespace esft::cuda {
 
 void run_gemm(const esft_gemm_args& a, Context& c) {
+  if (a.a.dtype == ESFT_F32 && c.hopper && sm90_gemm_f32(a, c)) return;
   if (a.a.dtype != ESFT_BF16 || a.b.dtype != ESFT_BF16) return simt_gemm(a, c);
   if (c.hopper && sm90_gemm(a, c)) return;
   expect_portable("gemm", c);

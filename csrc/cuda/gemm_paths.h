@@ -7,6 +7,7 @@ namespace esft::cuda {
 
 // wgmma and TMA, gemm_sm90.cu: only on devices that have them.
 bool sm90_gemm(const esft_gemm_args& a, Context& c);
+bool sm90_gemm_f32(const esft_gemm_args& a, Context& c);  // a in f32
 bool sm90_grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c);
 bool sm90_grouped_nn(const esft_grouped_gemm_nn_args& a, Context& c);
 bool sm90_grouped_tn(const esft_grouped_gemm_tn_args& a, Context& c);

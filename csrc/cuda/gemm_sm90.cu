@@ -54,6 +54,28 @@ bool set_groups(Params& p, const esft_tensor& offsets, const esft_ints* groups, 
   return p.experts <= kMaxGroups;
 }
 
+// ---- f32 as three bf16 --------------------------------------------------------------------------------------------------
+
+struct SplitParams {
+  const float* from;
+  int64_t from_ld, rows, columns;
+  bf16* to;  // [rows, parts * columns]: x = part 0 + part 1 + part 2, each the bf16 nearest to what is left
+  int32_t parts;
+};
+
+__global__ void __launch_bounds__(256) split_f32(const SplitParams p) {
+  const int64_t stride = int64_t(gridDim.x) * 256, count = p.rows * p.columns;
+  for (int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x; i < count; i += stride) {
+    const int64_t row = i / p.columns, column = i - row * p.columns;
+    float left = p.from[row * p.from_ld + column];
+    for (int part = 0; part < p.parts; part++) {
+      const bf16 nearest = from_float<bf16>(left);
+      p.to[(row * p.parts + part) * p.columns + column] = nearest;
+      left -= to_float(nearest);
+    }
+  }
+}
+
 }  // namespace
 
 bool sm90_grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c) {
@@ -172,6 +194,35 @@ bool sm90_gemm(const esft_gemm_args& a, Context& c) {
     launch_nt(Kernel::kNt, maps, p, grid, c);
   else
     launch_nn(Kernel::kNn, maps, p, grid, c);
+  return true;
+}
+
+// dx = dlogits · W with dlogits in f32: the parts lie side by side, as segments of the contraction over one weight. Three are exact, one
+// is precision 1.
+bool sm90_gemm_f32(const esft_gemm_args& a, Context& c) {
+  const int64_t m = rows(a.c), n = cols(a.c), k = cols(a.a);
+  if (a.mode != 1 || a.b.dtype != ESFT_BF16 || k % 8 || !rows_aligned(a.b)) return false;
+  if (m == 0 || n == 0 || k == 0 || m > 0x7fffffff || n > (1 << 30) || 3 * k > (1 << 30)) return false;
+  const esft_tensor weights[3] = {a.b, a.b, a.b};
+  const int count = a.precision ? 1 : 3;
+  Maps maps{};
+  Params p = basics(ESFT_OP_gemm, c);
+  if (!(p.weights = c.tensor_maps(weights, count, 64))) return false;
+  esft_tensor parts = a.a;
+  parts.dtype = ESFT_BF16;
+  parts.rank = 2;
+  parts.shape[0] = m;
+  parts.shape[1] = parts.ld = count * k;
+  parts.data = c.scratch_of<bf16>(m * count * k);
+  if (!encode_tensor_map(&maps.a, parts, kTileM)) return false;
+  ESFT_LAUNCH((split_f32), c, dim3(unsigned(min_of<int64_t>(ceil_div(m * k, 1024), c.sms * 8))), 256, 0,
+              SplitParams{data<float>(a.a), a.a.ld, m, k, data<bf16>(parts), count});
+  p.n = m;
+  p.segments = count;
+  p.segment_rows = int32_t(k);
+  p.columns = p.columns_out = int32_t(n);
+  p.out = out_of(a.c, a.accumulate != 0, 8);
+  launch_nn(Kernel::kNn, maps, p, int(min_of<int64_t>(c.sms, ceil_div(m, kTileM) * ceil_div(n, 256))), c);
   return true;
 }
 

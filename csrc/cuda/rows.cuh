@@ -10,15 +10,6 @@ struct alignas(8) Vec8 {
   uint32_t w[2];
 };
 
-// Says that a pointer which a kernel reads from a table is to device memory: global accesses instead of generic ones.
-template <class T>
-__device__ __forceinline__ T* in_global(T* p) {
-#if !defined(ESFT_EMU)
-  __builtin_assume(__isGlobal(p));
-#endif
-  return p;
-}
-
 // kVec consecutive elements as they lie in memory: 8 bytes, a multiple of 16 bytes, or one element.
 template <class T, int kVec>
 struct Elements {

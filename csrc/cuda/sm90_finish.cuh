@@ -261,7 +261,7 @@ __device__ __forceinline__ void finish_weight_gradient(const Params& p, const Ti
     if (row >= p.segment_rows) continue;
     const int64_t base = int64_t(row) * ld + tile.n0 + l.column;
     if (pairs) {
-      float2* to = reinterpret_cast<float2*>(static_cast<float*>(data) + base);
+      float2* to = in_global(reinterpret_cast<float2*>(static_cast<float*>(data) + base));
 #pragma unroll
       for (int j = 0; j < 32; j++) {
         const float2 old = to[4 * j];

@@ -44,6 +44,15 @@ __device__ __forceinline__ bf16 from_float<bf16>(float x) {
   return bf16{uint16_t(ptx::pack_bf16x2(x, 0.f) & 0xffff)};
 }
 
+// Says that a pointer which a kernel reads from a table is to device memory: global accesses instead of generic ones.
+template <class T>
+__device__ __forceinline__ T* in_global(T* p) {
+#if !defined(ESFT_EMU)
+  __builtin_assume(__isGlobal(p));
+#endif
+  return p;
+}
+
 // Sixteen bytes at once: pointers must be 16-byte aligned.
 struct alignas(16) Vec16 {
   uint32_t w[4];
