@@ -64,6 +64,7 @@ set(EMU_SOURCES
     wgmma.cc
 )
 set(EMU_TESTS
+    test/allocator.cc
     test/clusters.cc
     test/copies.cc
     test/emu_test.cc

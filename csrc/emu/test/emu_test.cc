@@ -85,5 +85,6 @@ int main() {
   test_runtime();
   test_faults();
   test_clusters();
+  test_allocator();
   return summary();
 }

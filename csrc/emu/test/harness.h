@@ -50,5 +50,6 @@ void test_pipeline();
 void test_runtime();
 void test_faults();
 void test_clusters();
+void test_allocator();
 
 }  // namespace esft::emu::test
