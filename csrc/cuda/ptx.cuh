@@ -91,6 +91,9 @@ __device__ __forceinline__ void cp_async_mbar_arrive(uint64_t* bar) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(smem_addr(bar)) : "memory");
 }
 
+// Asks for the cache line of a global address, for a later access.
+__device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
 // ---- mma.sync -----------------------------------------------------------------------------------------------------------
 
 // d[16,8] += a[16,16] · b[16,8], bf16 operands, f32 sums. Lane l: d0,d1 = row l/4, columns 2(l%4)+{0,1}; d2,d3 = row l/4 + 8.

@@ -70,6 +70,16 @@ __device__ __forceinline__ void copy_mn_major(const Rows& m, unsigned char* slab
   }
 }
 
+// The gradient that a tile will be added to, on its way to L2 while the tile is multiplied: read at its end, it would cost as long as a
+// dozen steps. A thread has a row of the tile.
+template <int kTileN>
+__device__ __forceinline__ void prefetch_gradient(const Params& p, const Tile& tile) {
+  const int item = tile.group * p.segments + tile.segment, row = tile.m0 + threadIdx.x % 128;
+  if (!p.dw || row >= p.segment_rows) return;
+  const float* from = static_cast<const float*>(p.dw[item]) + row * p.dw_ld[item] + tile.n0;
+  for (int column = 0; column < min_of(kTileN, p.columns - tile.n0); column += 32) ptx::prefetch_l2(from + column);
+}
+
 // A box of weights: for this CTA, or, when `shared`, for both CTAs of the cluster.
 template <int kCluster>
 __device__ __forceinline__ void load_weights(void* dst, const CUtensorMap* map, uint64_t* full, int x, int y, bool shared) {
@@ -102,6 +112,7 @@ __device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* m
         rows[i] = row < tile.rows ? source_row(p.a, tile.begin + row) : -1;
       }
     }
+    if (kRole == Role::kTn && kCopies && steps > 0) prefetch_gradient<S::kTileN>(p, tile);
     for (int step = first; step < first + steps; step++) {
       unsigned char* stage_a = smem + ring.stage * S::kStage;
       unsigned char* stage_b = stage_a + S::kStageA;

@@ -21,6 +21,7 @@ uint32_t cluster_rank();
 void cluster_sync();
 void mbar_arrive_cluster(uint64_t* bar, uint32_t rank);
 void tma_check_map(const CUtensorMap* map);
+void prefetch(const void* p);
 void cp_async_16(void* dst, const void* src, bool valid);
 void cp_async_commit();
 void cp_async_wait(int pending);
@@ -70,6 +71,7 @@ static inline void cluster_sync() { emu::cluster_sync(); }
 static inline void mbar_arrive_cluster(uint64_t* bar, uint32_t rank) { emu::mbar_arrive_cluster(bar, rank); }
 static inline void fence_proxy_async() { emu::require_sm90("fence.proxy.async"); }
 
+static inline void prefetch_l2(const void* p) { emu::prefetch(p); }
 static inline void cp_async_16(void* dst, const void* src, bool valid) { emu::cp_async_16(dst, src, valid); }
 static inline void cp_async_commit() { emu::cp_async_commit(); }
 template <int kPending>
