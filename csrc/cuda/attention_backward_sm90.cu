@@ -115,6 +115,10 @@ __device__ __forceinline__ void load(const BackwardParams& p, const Maps& m, uns
     if (++stage == S::kStages) stage = 0, parity ^= 1;
     if ((column0 += S::kColumns) == end) column0 = w.begin, head++;
   }
+  if constexpr (kKeys) {  // no thread ends with copies in flight
+    ptx::cp_async_commit();
+    ptx::cp_async_wait<0>();
+  }
 }
 
 // A warpgroup: 64 rows.

@@ -195,6 +195,19 @@ void CudaDevice::raise_fault() {
   throw fault_error(record);
 }
 
+// Memory that lives as long as the device; what the allocator keeps for later goes first.
+void* CudaDevice::take(size_t bytes, const char* what) {
+  void* p = nullptr;
+  cudaError_t status = cudaMalloc(&p, bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    allocator_->release();
+    status = cudaMalloc(&p, bytes);
+  }
+  check_cuda(status, what);
+  return p;
+}
+
 // Blocks double in size, so an op of any size ends up in a few; a request never straddles two.
 void* CudaDevice::scratch(size_t bytes) {
   const size_t want = (std::max(bytes, size_t(1)) + 255) / 256 * 256;
@@ -215,14 +228,7 @@ void* CudaDevice::scratch(size_t bytes) {
 #else
   const size_t size = std::max({want, 2 * last, size_t(16) << 20});
 #endif
-  void* p = nullptr;
-  cudaError_t status = cudaMalloc(&p, size);
-  if (status == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
-    allocator_->release();
-    status = cudaMalloc(&p, size);
-  }
-  check_cuda(status, "scratch");
+  void* p = take(size, "scratch");
   scratch_blocks_.push_back({static_cast<char*>(p), size});
   scratch_used_ = start + want;
   return p;
@@ -240,9 +246,8 @@ const void* CudaDevice::constant(const void* host, size_t bytes) {
 #endif
   const size_t want = (std::max(bytes, size_t(1)) + kAlign - 1) / kAlign * kAlign;
   if (constant_block_.bytes - constant_used_ < want || kBlock == 16) {
-    void* block = nullptr;
     const size_t size = std::max(want, kBlock);
-    check_cuda(cudaMalloc(&block, size), "constant");
+    void* block = take(size, "constant");
     constant_blocks_.push_back(block);
     constant_block_ = {static_cast<char*>(block), size};
     constant_used_ = 0;

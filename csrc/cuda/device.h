@@ -37,6 +37,7 @@ class CudaDevice final : public Context {
  private:
   void refuse_while_recording(const char* what) const;
   void raise_fault();
+  void* take(size_t bytes, const char* what);
 
   // Pinned memory through which uploads go, used round robin; `busy` completes when the device has read the chunk.
   struct Staging {

@@ -59,7 +59,9 @@ bool set_groups(Params& p, const esft_tensor& offsets, const esft_ints* groups, 
 struct SplitParams {
   const float* from;
   int64_t from_ld, rows, columns;
-  bf16* to;  // [rows, parts * columns]: x = part 0 + part 1 + part 2, each the bf16 nearest to what is left
+  bf16*
+      to;  // [rows, parts * columns]: the bf16 nearest to x is the last part, the one nearest to what is left before it, and so on:
+  // sums begin with the small ones
   int32_t parts;
 };
 
@@ -70,8 +72,8 @@ __global__ void __launch_bounds__(256) split_f32(const SplitParams p) {
     float left = p.from[row * p.from_ld + column];
     for (int part = 0; part < p.parts; part++) {
       const bf16 nearest = from_float<bf16>(left);
-      p.to[(row * p.parts + part) * p.columns + column] = nearest;
-      left -= to_float(nearest);
+      p.to[(row * p.parts + p.parts - 1 - part) * p.columns + column] = nearest;
+      left = fabsf(to_float(nearest)) < INFINITY ? left - to_float(nearest) : 0.f;
     }
   }
 }

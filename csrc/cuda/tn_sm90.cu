@@ -1,4 +1,5 @@
-// dW += dyᵀ·x on Hopper, over the rows of each listed expert. At least one operand is cut at the group's end by row copies, unless
+// dW += dyᵀ·x on Hopper, over the rows of each listed expert. Where dy comes by the copy engine, rows behind the expert's last meet zeros
+// of x: an infinity there would still make NaN here, so gradients are finite everywhere or trusted nowhere. At least one operand is cut at the group's end by row copies, unless
 // there is one group and the maps end where it does.
 #include "gemm_sm90.h"
 #include "sm90_kernel.cuh"
