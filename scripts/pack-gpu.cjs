@@ -115,8 +115,18 @@ for (const file of [library, addon]) {
   fs.copyFileSync(path.join(root, file), path.join(out, file));
   run("strip", ["--strip-unneeded", path.join(out, file)]);
 }
-// What git has or would take: no caches, no outputs.
-const sources = ["lib", "test", "bench", "scripts", "package.json", "tsconfig.json", "vitest.config.ts", "LICENSE"];
+// What git has or would take: no caches, no outputs. Of the embedded model the tokenizer, which tiny models of the tests borrow.
+const sources = [
+  "lib",
+  "test",
+  "bench",
+  "scripts",
+  "package.json",
+  "tsconfig.json",
+  "vitest.config.ts",
+  "LICENSE",
+  ":(glob)examples/embedded/*.json",
+];
 const files = run("git", ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ...sources])
   .split("\0")
   .filter(Boolean);
