@@ -1,0 +1,18 @@
+// Starting an instance whose weights come by the copy engine: in clusters that share them where the device is set to that.
+#pragma once
+#include "gemm_sm90.h"
+#include "sm90_kernel.cuh"
+
+namespace esft::cuda::sm90 {
+
+template <Role kRole, Finish kFinish, Load kLoadA>
+void start(const Maps& m, const Params& p, int grid, Context& c) {
+  const size_t shared = size_t(Shape<kRole, kFinish>::shared_bytes(p.group_count));
+  if (c.cluster == 2 && grid >= 2 && !p.split_target)
+    ESFT_LAUNCH_CLUSTER((grouped_kernel<kRole, kFinish, kLoadA, Load::kTma, 2>), 2, c, grid / 2 * 2, kThreads, shared, m.a, m.b,
+                        m.h, p);
+  else
+    ESFT_LAUNCH((grouped_kernel<kRole, kFinish, kLoadA, Load::kTma, 1>), c, grid, kThreads, shared, m.a, m.b, m.h, p);
+}
+
+}  // namespace esft::cuda::sm90
