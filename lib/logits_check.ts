@@ -1,8 +1,8 @@
 // Does a merged model compute what base + adapter computes? Compared bit for bit on fixed token rows.
 
-import { Adapter } from "./esft/adapter.ts";
-import { castFloats } from "./io/bf16.ts";
-import type { Dtype } from "./io/safetensors.ts";
+import { Adapter } from "./adapter/adapter.ts";
+import { castFloats } from "./files/floats.ts";
+import type { Dtype } from "./files/safetensors.ts";
 import { hostBatch } from "./model/batch.ts";
 import { MoeModel } from "./moe_model.ts";
 

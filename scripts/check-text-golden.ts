@@ -8,14 +8,14 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { isDeepStrictEqual } from "node:util";
 import { DataError } from "../lib/errors.ts";
-import { encodeEsft, packEsft } from "../lib/io/esft_format.ts";
-import { encodeConversation } from "../lib/io/masks.ts";
-import { PythonRandom } from "../lib/io/random_mt19937.ts";
-import { readRows } from "../lib/io/dataset_lines.ts";
-import { assistantSpan } from "../lib/io/spans.ts";
-import { compileChatTemplate, type ChatTemplate, type Message, type RenderOptions } from "../lib/io/template.ts";
-import { loadTokenizer, type Tokenizer } from "../lib/io/tokenizer.ts";
-import { parseJson, type JsonValue } from "../lib/io/python_text_json.ts";
+import { encodeEsft, packEsft } from "../lib/data/esft_format.ts";
+import { encodeConversation } from "../lib/data/masks.ts";
+import { PythonRandom } from "../lib/data/mt19937.ts";
+import { readRows } from "../lib/data/lines.ts";
+import { assistantSpan } from "../lib/data/spans.ts";
+import { compileChatTemplate, type ChatTemplate, type Message, type RenderOptions } from "../lib/text/template.ts";
+import { loadTokenizer, type Tokenizer } from "../lib/text/tokenizer.ts";
+import { parseJson, type JsonValue } from "../lib/text/python_json.ts";
 
 export interface CheckedRow {
   readonly name: string;

@@ -43,7 +43,7 @@ run("cmake", ["--build", out, "--parallel", String(os.availableParallelism())]);
 const compiler = /^CMAKE_CXX_COMPILER:\w+=(.*)$/m.exec(readFileSync(path.join(out, "CMakeCache.txt"), "utf8"))?.[1] ?? "g++";
 const library = (name) => realpathSync(execFileSync(compiler, [`-print-file-name=${name}`], { encoding: "utf8" }).trim());
 const given = process.argv.slice(2);
-const native = ["test/ops", "test/addon", "test/model", "test/moe_model", "test/package/devices", "test/io/safetensors"];
+const native = ["test/ops", "test/addon", "test/model", "test/moe_model", "test/package/devices", "test/files/safetensors"];
 const chosen = given.some((a) => !a.startsWith("-")) ? given : [...native, ...given];
 run(process.execPath, [path.join("node_modules", "vitest", "vitest.mjs"), "run", ...chosen], {
   LD_PRELOAD: [library("libasan.so"), library("libstdc++.so.6")].join(":"),

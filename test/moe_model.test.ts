@@ -6,8 +6,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Adapter, Dataset, ExpertSet, MoeModel } from "../lib/index.ts";
-import { Examples } from "../lib/io/dataset_examples.ts";
-import { openSafetensors } from "../lib/io/safetensors.ts";
+import { Examples } from "../lib/data/examples.ts";
+import { openSafetensors } from "../lib/files/safetensors.ts";
 import { tinyDeepseek, toyRows, writeTinyModel } from "./support/tiny_model.ts";
 
 let root: string;

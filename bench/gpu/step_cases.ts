@@ -6,13 +6,13 @@
 import { mkdtemp, open, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { openCheckpoint } from "../../lib/io/checkpoint.ts";
-import { sliceKey } from "../../lib/io/tensor_slice.ts";
+import { openCheckpoint } from "../../lib/files/checkpoint.ts";
+import { sliceKey } from "../../lib/files/slice.ts";
 import { hostBatch } from "../../lib/model/batch.ts";
 import type { HostBatch } from "../../lib/model/batch.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
-import { Parameters } from "../../lib/model/parameters.ts";
-import type { Parameter } from "../../lib/model/parameters.ts";
+import { Parameters } from "../../lib/model/weights/parameters.ts";
+import type { Parameter } from "../../lib/model/weights/parameters.ts";
 import { moeLayers, moeOf, parameterShapes } from "../../lib/model/spec.ts";
 import type { ModelSpec } from "../../lib/model/spec.ts";
 import { Transformer } from "../../lib/model/transformer.ts";

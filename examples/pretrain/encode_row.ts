@@ -1,6 +1,6 @@
 // Corpus rows to token ids and labels. The `{"text"}` shape is pretraining's own (datasets for fine-tuning refuse it), and
 // pretraining may learn from prompts as well as from answers: hence this small encoder beside the library's datasets.
-import { loadTokenizer } from "../../lib/io/tokenizer.ts";
+import { loadTokenizer } from "../../lib/text/tokenizer.ts";
 import { SPECIALS } from "./chat_format.ts";
 import type { Row } from "./domains/types.ts";
 

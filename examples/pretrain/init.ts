@@ -5,8 +5,8 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { ConfigError } from "../../lib/errors.ts";
-import { encodeFloats } from "../../lib/io/bf16.ts";
-import { writeSafetensors, type TensorEntry } from "../../lib/io/safetensors_writer.ts";
+import { encodeFloats } from "../../lib/files/floats.ts";
+import { writeSafetensors, type TensorEntry } from "../../lib/files/safetensors_writer.ts";
 import { Rng } from "./rng.ts";
 import { modelTensors, parameterCount, readConfig } from "./shapes.ts";
 

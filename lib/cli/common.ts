@@ -4,8 +4,8 @@ import { InvalidArgumentError, Option } from "commander";
 import type { Command } from "commander";
 import type { DeviceChoice } from "../device.ts";
 import type { MoeModel } from "../moe_model.ts";
-import { deviceSchema } from "../train/options.ts";
-import type { DataInput } from "../train/options.ts";
+import { deviceSchema } from "../options.ts";
+import type { DataInput } from "../options.ts";
 import { bytes } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
 

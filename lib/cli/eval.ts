@@ -1,7 +1,7 @@
 // esft eval: held-out loss of a model, and of model + adapter beside it.
 
 import type { Command } from "commander";
-import { openAdapter } from "../esft/adapter_esft.ts";
+import { openAdapter } from "../adapter/esft_layout.ts";
 import type { Evaluation } from "../train/evaluate.ts";
 import { dataInput, dataOptions, machineOptions, openModel, wholeNumber } from "./common.ts";
 import type { DataFlags, MachineFlags } from "./common.ts";

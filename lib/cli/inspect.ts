@@ -4,12 +4,12 @@ import { join } from "node:path";
 import { Option } from "commander";
 import type { Command } from "commander";
 import { ConfigError } from "../errors.ts";
-import { ExpertSet } from "../esft/expert_set.ts";
-import { openCheckpoint } from "../io/checkpoint.ts";
-import type { Checkpoint } from "../io/checkpoint.ts";
+import { ExpertSet } from "../experts/expert_set.ts";
+import { openCheckpoint } from "../files/checkpoint.ts";
+import type { Checkpoint } from "../files/checkpoint.ts";
 import { modelSpec } from "../model/families/index.ts";
 import { moeLayers, moeOf } from "../model/spec.ts";
-import { esftTrainable, fullTrainable } from "../tune/trainable.ts";
+import { esftTrainable, fullTrainable } from "../methods/trainable.ts";
 import { number, wholeNumber } from "./common.ts";
 import { bytes, count, pairs, percent, table } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
@@ -41,7 +41,7 @@ export function registerInspect(program: Command, terminal: Terminal): void {
       "\nExamples:\n  esft inspect ./OLMoE-1B-7B\n  esft inspect ./OLMoE-1B-7B --experts law.experts.json --max-length 4096 --json",
     )
     .action(async (dir: string, flags: Flags) => {
-      const { inspectCheckpoint } = await import("../esft/inspect.ts");
+      const { inspectCheckpoint } = await import("../inspect.ts");
       const checkpoint = await openCheckpoint(dir);
       const found = inspectCheckpoint(checkpoint);
       const training = await estimates(checkpoint, flags);
@@ -100,7 +100,7 @@ export function registerInspect(program: Command, terminal: Terminal): void {
 }
 
 async function estimates(checkpoint: Checkpoint, flags: Flags) {
-  const { estimateTraining } = await import("../esft/inspect.ts");
+  const { estimateTraining } = await import("../inspect.ts");
   const spec = modelSpec(checkpoint.config, join(checkpoint.dir, "config.json"));
   const layers = moeLayers(spec);
   const E = layers.length > 0 ? moeOf(spec, layers[0]!)!.experts.length : 0;

@@ -4,10 +4,10 @@ import { readFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { parse as parseYaml } from "yaml";
 import { ConfigError } from "../errors.ts";
-import { ioError } from "../io/atomic_file.ts";
-import { jobSchema } from "../train/options.ts";
-import type { Job } from "../train/options.ts";
-import { parseOptions } from "../train/parse.ts";
+import { ioError } from "../task.ts";
+import { jobSchema } from "../options.ts";
+import type { Job } from "../options.ts";
+import { parseOptions } from "../options.ts";
 import { EXPERTS, REQUEST } from "../train/run.ts";
 
 type Plain = Record<string, unknown>;

@@ -1,9 +1,9 @@
 // esft merge: base + adapter → a checkpoint in the base's layout, verified on disk and by its logits.
 
 import type { Command } from "commander";
-import { openAdapter } from "../esft/adapter_esft.ts";
-import { mergeAdapter } from "../esft/merge.ts";
-import { openCheckpoint } from "../io/checkpoint.ts";
+import { openAdapter } from "../adapter/esft_layout.ts";
+import { mergeAdapter } from "../adapter/merge.ts";
+import { openCheckpoint } from "../files/checkpoint.ts";
 import { byteProgress, CheckFailed, wholeNumber } from "./common.ts";
 import { bytes } from "./format.ts";
 import type { Terminal } from "./terminal.ts";

@@ -2,10 +2,10 @@
 
 import { readFile } from "node:fs/promises";
 import type { Command } from "commander";
-import { ioError } from "../io/atomic_file.ts";
-import { Dataset, formatPreview } from "../io/dataset.ts";
-import { compileChatTemplate } from "../io/template.ts";
-import { loadTokenizer } from "../io/tokenizer.ts";
+import { ioError } from "../task.ts";
+import { Dataset, formatPreview } from "../data/dataset.ts";
+import { compileChatTemplate } from "../text/template.ts";
+import { loadTokenizer } from "../text/tokenizer.ts";
 import { CheckFailed, dataInput, dataOptions, wholeNumber } from "./common.ts";
 import type { DataFlags } from "./common.ts";
 import type { Terminal } from "./terminal.ts";

@@ -2,8 +2,8 @@
 
 import { rm, stat } from "node:fs/promises";
 import type { Command } from "commander";
-import { Profile } from "../esft/profile.ts";
-import { readTraces } from "../esft/traces.ts";
+import { Profile } from "../experts/profile.ts";
+import { readTraces } from "../experts/traces.ts";
 import { dataInput, dataOptions, machineOptions, openModel, wholeNumber } from "./common.ts";
 import type { DataFlags, MachineFlags } from "./common.ts";
 import { count, duration, percent, table } from "./format.ts";

@@ -4,7 +4,7 @@
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { EsftError } from "../errors.ts";
-import { nearest } from "../train/parse.ts";
+import { nearest } from "../options.ts";
 import { CheckFailed } from "./common.ts";
 import { registerDemo } from "./demo_command.ts";
 import { registerDoctor } from "./doctor.ts";

@@ -2,8 +2,8 @@
 
 import type { Command } from "commander";
 import type { TrainEvent } from "../train/events.ts";
-import { jobSchema } from "../train/options.ts";
-import type { Job } from "../train/options.ts";
+import { jobSchema } from "../options.ts";
+import type { Job } from "../options.ts";
 import { openModel } from "./common.ts";
 import { bytes, count, duration, percent } from "./format.ts";
 import { addSchemaFlags, leavesOf } from "./schema_flags.ts";

@@ -1,8 +1,8 @@
 // ModelSpec: a neutral description of a Mixture-of-Experts decoder. Layers are written once over it; a model family is a
 // data file (families/*.ts) that turns config.json into a ModelSpec. Nothing outside families/ knows a family's name.
 
-import type { TensorSlice } from "../io/tensor_slice.ts";
-import { sliceKey } from "../io/tensor_slice.ts";
+import type { TensorSlice } from "../files/slice.ts";
+import { sliceKey } from "../files/slice.ts";
 import type { RouteRule } from "../ops.ts";
 
 export interface LinearSpec {

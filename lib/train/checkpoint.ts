@@ -8,11 +8,11 @@ import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { ConfigError, LayoutError } from "../errors.ts";
-import { finishGroup, writeFileAtomic, writeGroupAtomic } from "../io/atomic_file.ts";
-import { checkSchema, formatJson, readJsonFile } from "../io/json_file.ts";
-import { openSafetensors } from "../io/safetensors.ts";
-import { writeSafetensors } from "../io/safetensors_writer.ts";
-import type { TrainingState } from "../model/parameters.ts";
+import { finishGroup, writeFileAtomic, writeGroupAtomic } from "../files/atomic.ts";
+import { checkSchema, formatJson, readJsonFile } from "../files/json.ts";
+import { openSafetensors } from "../files/safetensors.ts";
+import { writeSafetensors } from "../files/safetensors_writer.ts";
+import type { TrainingState } from "../model/weights/parameters.ts";
 
 const Run = z.strictObject({
   format: z.literal("esft-run"),

@@ -1,7 +1,7 @@
 // Share of routed slots that meet a trained expert, counted where routing happens.
 
-import { sliceKey } from "../io/tensor_slice.ts";
-import type { RouteObserver } from "../model/moe.ts";
+import { sliceKey } from "../files/slice.ts";
+import type { RouteObserver } from "../model/layers/moe.ts";
 import type { Transformer } from "../model/transformer.ts";
 import { moeLayers, moeOf } from "../model/spec.ts";
 import * as ops from "../ops.ts";

@@ -1,7 +1,7 @@
 // Held-out loss: mean over supervised tokens, whatever the batching.
 
-import type { PackedRow } from "../io/packing.ts";
-import { throwIfAborted } from "../io/atomic_file.ts";
+import type { PackedRow } from "../data/packing.ts";
+import { throwIfAborted } from "../task.ts";
 import { hostBatch } from "../model/batch.ts";
 import { CHECK_WEIGHTS, explainNonFinite } from "../model/non_finite.ts";
 import type { Transformer } from "../model/transformer.ts";

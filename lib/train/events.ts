@@ -1,7 +1,8 @@
 // What a run tells: the same objects go to the iterator, to events.jsonl and to the progress line.
 
 import { appendFile, readFile } from "node:fs/promises";
-import { ioError, writeFileAtomic } from "../io/atomic_file.ts";
+import { writeFileAtomic } from "../files/atomic.ts";
+import { ioError } from "../task.ts";
 
 export interface StepEvent {
   readonly type: "step";

@@ -12,7 +12,7 @@ import { MemoryError } from "../errors.ts";
 import type { ModelSpec } from "../model/spec.ts";
 import type { Device, DType } from "../tensor.ts";
 import { estimateActivations } from "../model/transformer.ts";
-import type { TrainableSpec } from "../tune/trainable.ts";
+import type { TrainableSpec } from "../methods/trainable.ts";
 
 /** Bytes per trained parameter: master, gradient, first and second moment. */
 export const STATE_BYTES = 16;

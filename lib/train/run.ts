@@ -9,28 +9,28 @@
 import { mkdir, rm, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { AbortError, ConfigError, LayoutError } from "../errors.ts";
-import { Adapter } from "../esft/adapter.ts";
-import type { AdapterTensor } from "../esft/adapter.ts";
-import { frozenDigest } from "../esft/digest.ts";
-import { ExpertSet } from "../esft/expert_set.ts";
-import { Profile } from "../esft/profile.ts";
-import type { LongTask } from "../io/atomic_file.ts";
-import { writeFileAtomic } from "../io/atomic_file.ts";
-import { f32ToBf16 } from "../io/bf16.ts";
-import { Dataset } from "../io/dataset.ts";
-import { Examples } from "../io/dataset_examples.ts";
-import { formatJson } from "../io/json_file.ts";
+import { Adapter } from "../adapter/adapter.ts";
+import type { AdapterTensor } from "../adapter/adapter.ts";
+import { frozenDigest } from "../adapter/digest.ts";
+import { ExpertSet } from "../experts/expert_set.ts";
+import { Profile } from "../experts/profile.ts";
+import type { LongTask } from "../task.ts";
+import { writeFileAtomic } from "../files/atomic.ts";
+import { f32ToBf16 } from "../files/floats.ts";
+import { Dataset } from "../data/dataset.ts";
+import { Examples } from "../data/examples.ts";
+import { formatJson } from "../files/json.ts";
 import { expertParameters } from "../model/spec.ts";
 import type { DataSource, MoeModel } from "../moe_model.ts";
-import type { TrainableSpec } from "../tune/trainable.ts";
-import { esftTrainable, fullTrainable } from "../tune/trainable.ts";
+import type { TrainableSpec } from "../methods/trainable.ts";
+import { esftTrainable, fullTrainable } from "../methods/trainable.ts";
 import { hasCheckpoint } from "./checkpoint.ts";
 import { EventQueue } from "./events.ts";
 import type { TrainEvent } from "./events.ts";
 import { availableOn, requireMemory } from "./memory_plan.ts";
-import { parseOptions } from "./parse.ts";
-import { methodSchema, trainSchema } from "./options.ts";
-import type { DataInput, SelectInput, TrainInput, TrainOptions } from "./options.ts";
+import { parseOptions } from "../options.ts";
+import { methodSchema, trainSchema } from "../options.ts";
+import type { DataInput, SelectInput, TrainInput, TrainOptions } from "../options.ts";
 import { microBatchOf, runTraining } from "./trainer.ts";
 import type { TrainSummary } from "./trainer.ts";
 
@@ -137,7 +137,7 @@ async function trainableOf(model: MoeModel, method: TrainRequest["method"], warn
   );
 }
 
-/** request.json: a job (lib/train/options.ts jobSchema) with absolute paths; null where rows came from memory. */
+/** request.json: a job (lib/options.ts jobSchema) with absolute paths; null where rows came from memory. */
 async function keepRequest(
   model: MoeModel,
   trainable: TrainableSpec,

@@ -4,16 +4,16 @@
 import { join } from "node:path";
 import { mkdir } from "node:fs/promises";
 import { AbortError, ConfigError, NonFiniteError } from "../errors.ts";
-import { sha256 } from "../io/hash.ts";
-import { sliceKey } from "../io/tensor_slice.ts";
-import type { Examples } from "../io/dataset_examples.ts";
-import { BatchStream } from "../io/packing_batches.ts";
-import type { PackedRow } from "../io/packing.ts";
+import { sha256 } from "../files/hash.ts";
+import { sliceKey } from "../files/slice.ts";
+import type { Examples } from "../data/examples.ts";
+import { BatchStream } from "../data/stream.ts";
+import type { PackedRow } from "../data/packing.ts";
 import { hostBatch } from "../model/batch.ts";
 import { CHECK_WEIGHTS, explainNonFinite } from "../model/non_finite.ts";
 import type { Transformer } from "../model/transformer.ts";
-import type { TrainingState } from "../model/parameters.ts";
-import type { TrainableSpec } from "../tune/trainable.ts";
+import type { TrainingState } from "../model/weights/parameters.ts";
+import type { TrainableSpec } from "../methods/trainable.ts";
 import { hasCheckpoint, restoreCheckpoint, saveCheckpoint } from "./checkpoint.ts";
 import type { RunState } from "./checkpoint.ts";
 import { Coverage } from "./coverage.ts";
@@ -22,7 +22,7 @@ import type { TrainEvent } from "./events.ts";
 import { evaluateRows } from "./evaluate.ts";
 import type { Evaluation } from "./evaluate.ts";
 import { AdamW } from "./optimizer.ts";
-import type { TrainOptions } from "./options.ts";
+import type { TrainOptions } from "../options.ts";
 import { learningRate } from "./schedule.ts";
 
 /** Steps in a row that may be skipped for a non-finite gradient before the run gives up. */

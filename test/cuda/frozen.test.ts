@@ -2,12 +2,12 @@
 // back. Weights of an f32 checkpoint are its values rounded once. Alone: npx vitest run test/cuda/frozen.test.ts
 
 import { describe, expect, it } from "vitest";
-import { f32ToBf16 } from "../../lib/io/bf16.ts";
+import { f32ToBf16 } from "../../lib/files/floats.ts";
 import { hostBatch } from "../../lib/model/batch.ts";
-import type { Parameter } from "../../lib/model/parameters.ts";
+import type { Parameter } from "../../lib/model/weights/parameters.ts";
 import type { MoeModel } from "../../lib/moe_model.ts";
 import { AdamW } from "../../lib/train/optimizer.ts";
-import { esftTrainable } from "../../lib/tune/trainable.ts";
+import { esftTrainable } from "../../lib/methods/trainable.ts";
 import { experts, open, patience, same, tinyCheckpoint, train, withCudaModel } from "./model.ts";
 
 const ids = Array.from({ length: 24 }, (_, i) => (i * 37 + 11) % 97);

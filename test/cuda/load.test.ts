@@ -4,8 +4,8 @@
 import { cp, open as openFile, truncate } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, it } from "vitest";
-import { openSafetensors } from "../../lib/io/safetensors.ts";
-import { Dataset } from "../../lib/io/dataset.ts";
+import { openSafetensors } from "../../lib/files/safetensors.ts";
+import { Dataset } from "../../lib/data/dataset.ts";
 import { Device, MappedFile } from "../../lib/tensor.ts";
 import { toyRows } from "../support/tiny_model.ts";
 import { open, patience, tinyCheckpoint, withCudaModel } from "./model.ts";

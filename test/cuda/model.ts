@@ -4,7 +4,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll } from "vitest";
-import { Dataset } from "../../lib/io/dataset.ts";
+import { Dataset } from "../../lib/data/dataset.ts";
 import { ExpertSet, MoeModel } from "../../lib/index.ts";
 import type { TrainEvent } from "../../lib/index.ts";
 import type { LoadOptions } from "../../lib/moe_model.ts";

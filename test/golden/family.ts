@@ -8,14 +8,14 @@
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { openCheckpoint } from "../../lib/io/checkpoint.ts";
-import { openSafetensors } from "../../lib/io/safetensors.ts";
-import type { TensorSlice } from "../../lib/io/tensor_slice.ts";
-import { sliceKey } from "../../lib/io/tensor_slice.ts";
+import { openCheckpoint } from "../../lib/files/checkpoint.ts";
+import { openSafetensors } from "../../lib/files/safetensors.ts";
+import type { TensorSlice } from "../../lib/files/slice.ts";
+import { sliceKey } from "../../lib/files/slice.ts";
 import { hostBatch, shiftLabels } from "../../lib/model/batch.ts";
 import type { HostBatch } from "../../lib/model/batch.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
-import { Parameters } from "../../lib/model/parameters.ts";
+import { Parameters } from "../../lib/model/weights/parameters.ts";
 import { moeOf } from "../../lib/model/spec.ts";
 import type { ModelSpec } from "../../lib/model/spec.ts";
 import { Transformer } from "../../lib/model/transformer.ts";

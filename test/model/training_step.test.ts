@@ -5,17 +5,17 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { openCheckpoint } from "../../lib/io/checkpoint.ts";
-import { sliceKey } from "../../lib/io/tensor_slice.ts";
+import { openCheckpoint } from "../../lib/files/checkpoint.ts";
+import { sliceKey } from "../../lib/files/slice.ts";
 import { hostBatch } from "../../lib/model/batch.ts";
 import type { BatchRow } from "../../lib/model/batch.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
-import { Parameters } from "../../lib/model/parameters.ts";
+import { Parameters } from "../../lib/model/weights/parameters.ts";
 import { moeOf } from "../../lib/model/spec.ts";
 import type { ModelSpec } from "../../lib/model/spec.ts";
 import { Transformer } from "../../lib/model/transformer.ts";
 import { Device } from "../../lib/tensor.ts";
-import { fullTrainable } from "../../lib/tune/trainable.ts";
+import { fullTrainable } from "../../lib/methods/trainable.ts";
 import { normals, tinyDeepseek, tinyOlmoe, writeTinyModel } from "../support/tiny_model.ts";
 
 const expertKeys = (spec: ModelSpec, layer: number, ids: number[]): string[] =>

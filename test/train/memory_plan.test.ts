@@ -1,10 +1,10 @@
 // The check before a run allocates: what it counts, what it says. No GPU. Alone: npx vitest run test/train/memory_plan.test.ts
 
 import { describe, expect, it } from "vitest";
-import { ExpertSet } from "../../lib/esft/expert_set.ts";
+import { ExpertSet } from "../../lib/experts/expert_set.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
 import { availableMemory, planMemory, requireMemory } from "../../lib/train/memory_plan.ts";
-import { esftTrainable, fullTrainable } from "../../lib/tune/trainable.ts";
+import { esftTrainable, fullTrainable } from "../../lib/methods/trainable.ts";
 import { tinyDeepseek } from "../support/tiny_model.ts";
 
 const spec = modelSpec(tinyDeepseek, "config.json");

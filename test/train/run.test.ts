@@ -5,7 +5,7 @@ import { cp, mkdir, mkdtemp, readFile, rename, rm, stat } from "node:fs/promises
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { Dataset } from "../../lib/io/dataset.ts";
+import { Dataset } from "../../lib/data/dataset.ts";
 import { ExpertSet, MoeModel } from "../../lib/index.ts";
 import type { TrainEvent } from "../../lib/index.ts";
 import type { TrainRequest } from "../../lib/train/run.ts";

@@ -1,0 +1,157 @@
+// Encoded examples, held compactly: one array of ids, one bit-per-token array of what is supervised, and where each example begins.
+
+import { createHash } from "node:crypto";
+import { ConfigError } from "../errors.ts";
+import { IGNORE, type Encoded } from "./masks.ts";
+import { ShuffleRandom } from "./shuffle.ts";
+
+export interface Example extends Encoded {
+  readonly inputIds: Int32Array;
+  readonly labels: Int32Array;
+}
+
+export interface ExampleOrigin {
+  /** Line in the file, or number of the row, from 1. */
+  readonly line: number;
+}
+
+/** Grows while a dataset is read. A label is always the token itself or −100, so one bit per token says it all. */
+export class ExampleBuilder {
+  #ids = new Int32Array(1 << 14);
+  #trained = new Uint8Array(1 << 14);
+  #used = 0;
+  readonly #starts: number[] = [0];
+  readonly #lines: number[] = [];
+
+  add(example: Encoded, origin: ExampleOrigin): void {
+    const n = example.inputIds.length;
+    if (this.#used + n > this.#ids.length) {
+      const capacity = Math.max(2 * this.#ids.length, this.#used + n);
+      const ids = new Int32Array(capacity);
+      ids.set(this.#ids);
+      const trained = new Uint8Array(capacity);
+      trained.set(this.#trained);
+      this.#ids = ids;
+      this.#trained = trained;
+    }
+    for (let t = 0; t < n; t++) {
+      this.#ids[this.#used + t] = example.inputIds[t] as number;
+      this.#trained[this.#used + t] = example.labels[t] === IGNORE ? 0 : 1;
+    }
+    this.#used += n;
+    this.#starts.push(this.#used);
+    this.#lines.push(origin.line);
+  }
+
+  build(file: string | null): Examples {
+    return new Examples({
+      ids: this.#ids.slice(0, this.#used),
+      trained: this.#trained.slice(0, this.#used),
+      starts: Float64Array.from(this.#starts),
+      lines: Uint32Array.from(this.#lines),
+      order: null,
+      file,
+    });
+  }
+}
+
+interface Storage {
+  readonly ids: Int32Array;
+  readonly trained: Uint8Array;
+  readonly starts: Float64Array; // may exceed 2^32 in total
+  readonly lines: Uint32Array;
+  /** Which stored examples this view holds; null = all, in order. */
+  readonly order: Uint32Array | null;
+  readonly file: string | null;
+}
+
+export class Examples {
+  readonly #store: Storage;
+  readonly length: number;
+
+  constructor(store: Storage) {
+    this.#store = store;
+    this.length = store.order?.length ?? store.lines.length;
+  }
+
+  get file(): string | null {
+    return this.#store.file;
+  }
+
+  #index(i: number): number {
+    if (!Number.isInteger(i) || i < 0 || i >= this.length)
+      throw new ConfigError(`example ${i} does not exist; there are ${this.length}`, { where: { argument: "i" } });
+    return this.#store.order?.[i] ?? i;
+  }
+
+  /** Number of tokens of example i. */
+  size(i: number): number {
+    const at = this.#index(i);
+    return (this.#store.starts[at + 1] as number) - (this.#store.starts[at] as number);
+  }
+
+  line(i: number): number {
+    return this.#store.lines[this.#index(i)] as number;
+  }
+
+  /** "file:line" of example i. */
+  place(i: number): string {
+    return this.#store.file === null ? `row ${this.line(i)}` : `${this.#store.file}:${this.line(i)}`;
+  }
+
+  get(i: number): Example {
+    const at = this.#index(i);
+    const [start, end] = [this.#store.starts[at] as number, this.#store.starts[at + 1] as number];
+    const inputIds = this.#store.ids.slice(start, end);
+    const labels = inputIds.map((id, t) => (this.#store.trained[start + t] === 1 ? id : IGNORE));
+    return { inputIds, labels };
+  }
+
+  *[Symbol.iterator](): Generator<Example> {
+    for (let i = 0; i < this.length; i++) yield this.get(i);
+  }
+
+  /** Tokens in all examples, and how many of them carry loss. */
+  count(): { readonly tokens: number; readonly supervised: number } {
+    let tokens = 0;
+    let supervised = 0;
+    for (let i = 0; i < this.length; i++) {
+      const at = this.#index(i);
+      const end = this.#store.starts[at + 1] as number;
+      for (let t = this.#store.starts[at] as number; t < end; t++) supervised += this.#store.trained[t] as number;
+      tokens += this.size(i);
+    }
+    return { tokens, supervised };
+  }
+
+  subset(indices: Iterable<number>): Examples {
+    return new Examples({ ...this.#store, order: Uint32Array.from(indices, (i) => this.#index(i)) });
+  }
+
+  /** A held-out part chosen by seed: `fraction` of the examples, at least one when there are two or more. Order is kept in both. */
+  split(fraction: number, seed: number): { readonly train: Examples; readonly heldOut: Examples } {
+    if (!(fraction >= 0 && fraction < 1))
+      throw new ConfigError(`the held-out fraction must be in [0, 1), not ${fraction}`, { where: { key: "fraction" } });
+    const n = fraction === 0 || this.length < 2 ? 0 : Math.min(this.length - 1, Math.max(1, Math.round(this.length * fraction)));
+    const chosen = new Set<number>();
+    const random = new ShuffleRandom(seed, HELD_OUT_STREAM);
+    while (chosen.size < n) chosen.add(random.below(this.length));
+    const all = Array.from({ length: this.length }, (_, i) => i);
+    return { train: this.subset(all.filter((i) => !chosen.has(i))), heldOut: this.subset(all.filter((i) => chosen.has(i))) };
+  }
+
+  /** SHA-256 over ids, labels and boundaries: a resumed run must see the same data. */
+  fingerprint(): string {
+    const hash = createHash("sha256");
+    for (let i = 0; i < this.length; i++) {
+      const at = this.#index(i);
+      const [start, end] = [this.#store.starts[at] as number, this.#store.starts[at + 1] as number];
+      hash.update(Int32Array.of(end - start));
+      hash.update(this.#store.ids.subarray(start, end));
+      hash.update(this.#store.trained.subarray(start, end));
+    }
+    return hash.digest("hex");
+  }
+}
+
+const HELD_OUT_STREAM = 0x7e57; // a random stream of its own, so that the split does not depend on the epochs

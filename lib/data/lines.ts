@@ -1,0 +1,116 @@
+// JSONL: bytes → lines → rows. UTF-8 with an optional BOM, LF or CRLF; blank lines are skipped but counted; lines count from 1.
+
+import { createReadStream } from "node:fs";
+import { DataError, IoError } from "../errors.ts";
+import { refuse } from "./flags.ts";
+import { pythonStrip } from "../text/python_text.ts";
+import { parseJson, type JsonValue } from "../text/python_json.ts";
+import { normaliseRow, type Row, type Shape } from "./rows.ts";
+
+export type ReadRow =
+  | { readonly ok: true; readonly line: number; readonly row: Row }
+  | { readonly ok: false; readonly line: number; readonly error: DataError };
+
+export interface RowSource {
+  readonly shape?: Shape | undefined;
+  /** The file's name, for errors. */
+  readonly file?: string | undefined;
+}
+
+/** One line of JSONL; null for a blank one. A bad line comes back as an error that names file and line. */
+export function readRow(text: string, line: number, source: RowSource = {}): ReadRow | null {
+  if (pythonStrip(text) === "") return null;
+  return guarded(line, source, () => normaliseRow(parseLine(text), source.shape));
+}
+
+function parseLine(text: string): JsonValue {
+  try {
+    return parseJson(text);
+  } catch (cause) {
+    return refuse("json", "", `not JSON (${cause instanceof Error ? cause.message : String(cause)})`, cause);
+  }
+}
+
+function guarded(line: number, source: RowSource, read: () => Row): ReadRow {
+  try {
+    return { ok: true, line, row: read() };
+  } catch (error) {
+    if (!(error instanceof DataError)) throw error;
+    return { ok: false, line, error: locate(error, line, source.file) };
+  }
+}
+
+/** The same complaint with its place: "file:line: …". */
+export function locate(error: DataError, line: number, file: string | undefined): DataError {
+  const place = file === undefined ? `row ${line}` : `${file}:${line}`;
+  return new DataError(`${place}: ${error.message}`, {
+    cause: error.cause,
+    where: { ...error.where, ...(file === undefined ? {} : { file }), line },
+  });
+}
+
+/** All rows of a text that is already in memory. */
+export function* readRows(text: string, source: RowSource = {}): Generator<ReadRow> {
+  const lines = text.replace(/^\ufeff/, "").split("\n");
+  for (let i = 0; i < lines.length; i++) {
+    const row = readRow(lines[i] as string, i + 1, source);
+    if (row !== null) yield row;
+  }
+}
+
+/** Rows given as objects, numbered from 1. */
+export function* readObjects(values: Iterable<JsonValue>, source: RowSource = {}): Generator<ReadRow> {
+  let line = 0;
+  for (const value of values) {
+    line++;
+    yield guarded(line, source, () => normaliseRow(value, source.shape));
+  }
+}
+
+const MAX_LINE = 256 * 2 ** 20;
+
+/** Streams a file: memory is one line, whatever the size of the file. Invalid UTF-8 makes its line bad, not the file. */
+export async function* readRowsFromFile(file: string, source: RowSource = {}): AsyncGenerator<ReadRow> {
+  const named: RowSource = { ...source, file };
+  let line = 0;
+  for await (const bytes of fileLines(file)) {
+    line++;
+    const text = decode(line === 1 && bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf ? bytes.subarray(3) : bytes);
+    const row = text === null ? guarded(line, named, () => refuse("json", "", "not valid UTF-8")) : readRow(text, line, named);
+    if (row !== null) yield row;
+  }
+}
+
+const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+function decode(bytes: Uint8Array): string | null {
+  try {
+    return utf8.decode(bytes);
+  } catch {
+    return null;
+  }
+}
+
+async function* fileLines(file: string): AsyncGenerator<Uint8Array> {
+  let parts: Buffer[] = [];
+  let held = 0;
+  try {
+    for await (const chunk of createReadStream(file, { highWaterMark: 1 << 20 }) as AsyncIterable<Buffer>) {
+      let at = 0;
+      for (let end = chunk.indexOf(10); end >= 0; end = chunk.indexOf(10, at)) {
+        yield parts.length === 0 ? chunk.subarray(at, end) : Buffer.concat([...parts, chunk.subarray(at, end)]);
+        parts = [];
+        held = 0;
+        at = end + 1;
+      }
+      if (at < chunk.length) parts.push(chunk.subarray(at));
+      held += chunk.length - at;
+      if (held > MAX_LINE)
+        throw new DataError(`${file}: a line is longer than ${MAX_LINE} bytes; is this JSONL?`, { where: { file, rule: "json" } });
+    }
+  } catch (cause) {
+    if (cause instanceof DataError) throw cause;
+    throw new IoError(`cannot read ${file}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause, where: { file } });
+  }
+  if (parts.length > 0) yield Buffer.concat(parts);
+}

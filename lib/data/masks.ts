@@ -1,0 +1,104 @@
+// A conversation as token ids with labels: what is supervised is exactly what the trained assistant messages add to the text.
+
+import { DataError } from "../errors.ts";
+import { isTrained, refuse, withoutFlags } from "./flags.ts";
+import { assistantSpan } from "./spans.ts";
+import type { ChatTemplate, Message, RenderOptions } from "../text/template.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import type { JsonValue } from "../text/python_json.ts";
+
+/** Not supervised. */
+export const IGNORE = -100;
+
+export type TokenIds = readonly number[] | Int32Array;
+
+export interface Encoded {
+  readonly inputIds: TokenIds;
+  /** Aligned with inputIds: the id itself where supervised, −100 elsewhere. The shift by one belongs to the loss. */
+  readonly labels: TokenIds;
+}
+
+export interface EncodedConversation extends Encoded {
+  readonly inputIds: readonly number[];
+  readonly labels: readonly number[];
+  readonly text: string;
+  readonly warnings: readonly { readonly code: "stop-untrained"; readonly key: string }[];
+  /** The template could not take the messages as they were (see ChatTemplate.adapt). */
+  readonly adapted: boolean;
+}
+
+export interface ConversationOptions {
+  readonly tokenizer: Tokenizer;
+  readonly template: ChatTemplate;
+  readonly messages: readonly Message[];
+  readonly tools?: readonly JsonValue[] | null;
+  /** Tokens that end a turn; the tokenizer's own when absent. */
+  readonly stops?: readonly string[];
+  /** bos, eos, clock and template variables; bos and eos are the tokenizer's when absent. */
+  readonly render?: RenderOptions;
+  /**
+   * Where the template fails or prints None, give it null content as "" and tool arguments in the other form. Default false: exactly
+   * what transformers does, text or refusal.
+   */
+  readonly adapt?: boolean;
+}
+
+export function encodeConversation(options: ConversationOptions): EncodedConversation {
+  const { tokenizer, template } = options;
+  const trained = options.messages.map((m, i) => isTrained(m, `messages[${i}]`));
+  if (!trained.includes(true)) refuse("nothing-to-learn", "messages", "no assistant message is trained on");
+
+  // one clock for all prefixes: a template that writes the time must write the same one in each
+  const clock = { now: new Date() };
+  const render: RenderOptions = {
+    bosToken: tokenizer.bosToken,
+    eosToken: tokenizer.eosToken,
+    ...clock,
+    ...options.render,
+    tools: options.tools ?? null,
+  };
+  const given = options.messages.map(withoutFlags);
+  const messages = options.adapt === true ? template.adapt(given, render) : given;
+  const text = template.render(messages, render);
+  const ids = encode(tokenizer, text);
+  const labels = ids.map(() => IGNORE);
+  const warnings: { code: "stop-untrained"; key: string }[] = [];
+  const request = { template, messages, full: text, stops: options.stops ?? tokenizer.stopTokens, render };
+
+  trained.forEach((yes, i) => {
+    if (!yes) return;
+    const key = `messages[${i}]`;
+    const span = assistantSpan(request, i);
+    if (!span.ok) {
+      const fix =
+        span.why === "unstable"
+          ? '; train only the last answer (trainOn: "last", or train: false on the earlier ones)'
+          : "; mark it train: false, or use another template";
+      return refuse("prefix", key, span.says + fix);
+    }
+    if (span.stop === null && span.follow === null) warnings.push({ code: "stop-untrained", key });
+    const start = commonPrefix(ids, encode(tokenizer, span.prompt));
+    const upTo = span.extended + (span.follow ?? "");
+    const end = upTo.length === text.length ? ids.length : commonPrefix(ids, encode(tokenizer, upTo));
+    for (let t = start; t < end; t++) labels[t] = ids[t] as number;
+  });
+  if (labels.every((label) => label === IGNORE)) refuse("nothing-to-learn", "messages", "no supervised token");
+  return { text, inputIds: ids, labels, warnings, adapted: messages !== given };
+}
+
+function encode(tokenizer: Tokenizer, text: string): number[] {
+  try {
+    return tokenizer.encode(text);
+  } catch (error) {
+    if (error instanceof DataError && error.where["rule"] === "surrogate")
+      refuse("surrogate", "messages", "the conversation holds a lone surrogate", error);
+    throw error;
+  }
+}
+
+function commonPrefix(a: readonly number[], b: readonly number[]): number {
+  const n = Math.min(a.length, b.length);
+  let i = 0;
+  while (i < n && a[i] === b[i]) i++;
+  return i;
+}

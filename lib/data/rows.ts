@@ -1,0 +1,237 @@
+// One row of data → messages. Four shapes of fine-tuning data and plain text; every complaint has a code and the path in the row.
+
+import { FLAGS, isTrained, refuse } from "./flags.ts";
+import { hasLoneSurrogate } from "../text/python_text.ts";
+import { ExactNumber, isJsonObject, parseJson, type JsonObject, type JsonValue } from "../text/python_json.ts";
+import type { Message } from "../text/template.ts";
+
+export const SHAPES = ["messages", "sharegpt", "alpaca", "prompt_completion", "text"] as const;
+export type Shape = (typeof SHAPES)[number];
+
+/** A row in one form: `train: false` marks assistant messages without loss; other flags are gone. */
+export interface Conversation {
+  readonly messages: readonly Message[];
+  readonly tools?: readonly JsonValue[];
+}
+export type Row =
+  | { readonly shape: Exclude<Shape, "text">; readonly row: Conversation }
+  | { readonly shape: "text"; readonly text: string };
+
+const ROLES = ["system", "developer", "user", "assistant", "tool"];
+const SPEAKERS: ReadonlyMap<string, string> = new Map([
+  ["human", "user"],
+  ["user", "user"],
+  ["gpt", "assistant"],
+  ["assistant", "assistant"],
+  ["system", "system"],
+  ["tool", "tool"],
+  ["observation", "tool"],
+]);
+// in order of precedence: the first key a row has decides its shape
+const KEYS: readonly (readonly [string, Exclude<Shape, "text">])[] = [
+  ["messages", "messages"],
+  ["conversations", "sharegpt"],
+  ["instruction", "alpaca"],
+  ["prompt", "prompt_completion"],
+  ["completion", "prompt_completion"],
+];
+
+type Kind = "null" | "boolean" | "number" | "string" | "array" | "object";
+
+function kind(value: JsonValue | undefined): Kind {
+  if (value === null || value === undefined) return "null";
+  if (Array.isArray(value)) return "array";
+  if (value instanceof ExactNumber) return "number";
+  return typeof value === "object" ? "object" : (typeof value as Kind);
+}
+
+const article = (want: string): string => (/^[ao]/.test(want) ? "an" : "a");
+
+function need(row: JsonObject, key: string, want: "string", where?: string): string;
+function need(row: JsonObject, key: string, want: "array", where?: string): JsonValue[];
+function need(row: JsonObject, key: string, want: "object", where?: string): JsonObject;
+function need(row: JsonObject, key: string, want: Kind, where?: string): JsonValue {
+  const path = where === undefined ? key : `${where}.${key}`;
+  if (!Object.hasOwn(row, key)) return refuse("missing", path, `${path} is missing`);
+  const value = row[key] as JsonValue;
+  if (kind(value) !== want) refuse("type", path, `${path} must be ${article(want)} ${want}, not ${kind(value)}`);
+  return want === "object" ? asObject(value) : value;
+}
+
+/** As need, but absent or null is undefined. */
+function maybe(row: JsonObject, key: string, want: "string"): string | undefined;
+function maybe(row: JsonObject, key: string, want: "array"): JsonValue[] | undefined;
+function maybe(row: JsonObject, key: string, want: "string" | "array"): JsonValue | undefined {
+  if (!Object.hasOwn(row, key) || row[key] === null) return undefined;
+  return want === "string" ? need(row, key, "string") : need(row, key, "array");
+}
+
+const asObject = (value: JsonValue): JsonObject => (value instanceof Map ? Object.fromEntries(value) : (value as JsonObject));
+
+function refuseSurrogates(value: JsonValue, path: string): void {
+  if (typeof value === "string") {
+    if (hasLoneSurrogate(value)) refuse("surrogate", path, `${path} holds a lone surrogate`);
+  } else if (Array.isArray(value)) value.forEach((v, i) => refuseSurrogates(v, `${path}[${i}]`));
+  else if (value instanceof Map || isJsonObject(value)) {
+    for (const [key, v] of value instanceof Map ? value : Object.entries(value)) refuseSurrogates(v, path === "" ? key : `${path}.${key}`);
+  }
+}
+
+/** Normalises one parsed row. `shape` overrides what the keys say. Throws DataError with where.rule and where.key. */
+export function normaliseRow(value: JsonValue, shape?: Shape): Row {
+  if (kind(value) !== "object") refuse("type", "", `a row must be an object, not ${kind(value)}`);
+  const row = asObject(value);
+  refuseSurrogates(row, "");
+  const keys = Object.keys(row);
+  // Plain text only when the caller asks for it: among conversations a row {"text": …} is a mistake (datasets.json says so).
+  if (shape === "text") return { shape: "text", text: need(row, "text", "string") };
+  const found = shape === undefined ? KEYS.find(([key]) => Object.hasOwn(row, key)) : KEYS.find(([, s]) => s === shape);
+  if (found === undefined)
+    return refuse("unknown-shape", "", `no messages, conversations, instruction or prompt/completion in keys ${keys.join(", ")}`);
+  const [key, name] = found;
+  let messages = { messages: fromMessages, sharegpt: fromSharegpt, alpaca: fromAlpaca, prompt_completion: fromPromptCompletion }[name](row);
+  const system = name === "messages" ? undefined : maybe(row, "system", "string");
+  if (system !== undefined && system !== "") messages = [{ role: "system", content: system }, ...messages];
+  const tools = readTools(row["tools"]);
+  if (!messages.some((m) => m.role === "assistant" && m["train"] !== false))
+    refuse("nothing-to-learn", key, "no assistant message is trained on");
+  return { shape: name, row: tools === undefined ? { messages } : { messages, tools } };
+}
+
+function readTools(given: JsonValue | undefined): JsonValue[] | undefined {
+  if (given === undefined || given === null) return undefined;
+  let tools: JsonValue = given;
+  if (typeof given === "string") {
+    try {
+      tools = parseJson(given);
+    } catch (cause) {
+      refuse("tool-json", "tools", "tools is text but not JSON", cause);
+    }
+  }
+  if (!Array.isArray(tools) || tools.some((t) => kind(t) !== "object")) return refuse("type", "tools", "tools must be an array of objects");
+  return tools.length === 0 ? undefined : tools;
+}
+
+function messagesOf(row: JsonObject, key: string): Message[] {
+  const list = need(row, key, "array");
+  if (list.length === 0) refuse("empty", key, `${key} is empty`);
+  return list.map((m, i) => readMessage(m, `${key}[${i}]`));
+}
+
+function readMessage(given: JsonValue, where: string): Message {
+  if (kind(given) !== "object") refuse("type", where, `${where} must be an object`);
+  const m = asObject(given);
+  const role = need(m, "role", "string", where);
+  if (!ROLES.includes(role)) refuse("role", `${where}.role`, `unknown role ${JSON.stringify(role)}; known: ${ROLES.join(", ")}`);
+  if (m["tool_calls"] !== undefined && m["tool_calls"] !== null) {
+    const calls = need(m, "tool_calls", "array", where);
+    if (role !== "assistant") refuse("type", `${where}.tool_calls`, "only assistant messages call tools");
+    calls.forEach((call, i) => {
+      const at = `${where}.tool_calls[${i}]`;
+      if (kind(call) !== "object") refuse("type", at, `${at} must be an object`);
+      need(need(asObject(call), "function", "object", at), "name", "string", `${at}.function`);
+    });
+  }
+  const rest = Object.entries(m).filter(([key]) => key !== "role" && key !== "content" && !FLAGS.some((f) => f === key));
+  const message: Message = { role, content: readContent(m, where), ...Object.fromEntries(rest) };
+  const trained = isTrained(m as unknown as Message, where);
+  return role === "assistant" && !trained ? { ...message, train: false } : message;
+}
+
+function readContent(m: JsonObject, where: string): string | null {
+  const content = m["content"];
+  if (Array.isArray(content)) {
+    return content
+      .map((part, i) => {
+        const at = `${where}.content[${i}]`;
+        if (kind(part) !== "object") refuse("type", at, `${at} must be an object`);
+        const p = asObject(part);
+        if (p["type"] !== "text") refuse("type", `${at}.type`, "only text parts are supported");
+        return need(p, "text", "string", at);
+      })
+      .join("");
+  }
+  const calls = m["tool_calls"];
+  if ((content === undefined || content === null) && Array.isArray(calls) && calls.length > 0) return null;
+  return need(m, "content", "string", where);
+}
+
+function fromMessages(row: JsonObject): Message[] {
+  return messagesOf(row, "messages");
+}
+
+function fromSharegpt(row: JsonObject): Message[] {
+  const list = need(row, "conversations", "array");
+  if (list.length === 0) refuse("empty", "conversations", "conversations is empty");
+  return list.map((given, i) => {
+    const at = `conversations[${i}]`;
+    if (kind(given) !== "object") refuse("type", at, `${at} must be an object`);
+    const m = asObject(given);
+    if (Object.hasOwn(m, "role") && !Object.hasOwn(m, "from")) return readMessage(m, at);
+    const { from: _from, value: _value, ...rest } = m;
+    const who = need(m, "from", "string", at);
+    const value = need(m, "value", "string", at);
+    if (who === "function_call")
+      return readMessage({ ...rest, role: "assistant", content: null, tool_calls: readCalls(value, `${at}.value`) }, at);
+    const role = SPEAKERS.get(who);
+    if (role === undefined)
+      return refuse(
+        "role",
+        `${at}.from`,
+        `unknown speaker ${JSON.stringify(who)}; known: ${[...SPEAKERS.keys(), "function_call"].join(", ")}`,
+      );
+    return readMessage({ ...rest, role, content: value }, at);
+  });
+}
+
+function readCalls(text: string, where: string): JsonValue[] {
+  const wrong = (cause?: unknown): never => refuse("tool-json", where, "function_call must hold JSON with name and arguments", cause);
+  let calls: JsonValue;
+  try {
+    calls = parseJson(text);
+  } catch (cause) {
+    return wrong(cause);
+  }
+  return (Array.isArray(calls) ? calls : [calls]).map((given) => {
+    const call = kind(given) === "object" ? asObject(given) : {};
+    if (!Object.hasOwn(call, "name") || !Object.hasOwn(call, "arguments")) wrong();
+    return { type: "function", function: { name: call["name"] as JsonValue, arguments: call["arguments"] as JsonValue } };
+  });
+}
+
+function fromAlpaca(row: JsonObject): Message[] {
+  const instruction = need(row, "instruction", "string");
+  const output = need(row, "output", "string");
+  const input = maybe(row, "input", "string") ?? "";
+  const turns: Message[] = (maybe(row, "history", "array") ?? []).flatMap((turn, i) => {
+    if (!Array.isArray(turn) || turn.length !== 2 || turn.some((t) => typeof t !== "string")) {
+      return refuse("type", `history[${i}]`, "a history turn is a pair of strings");
+    }
+    return [
+      { role: "user", content: turn[0] as string },
+      { role: "assistant", content: turn[1] as string },
+    ];
+  });
+  return [
+    ...turns,
+    { role: "user", content: input === "" ? instruction : `${instruction}\n${input}` },
+    { role: "assistant", content: output },
+  ];
+}
+
+function fromPromptCompletion(row: JsonObject): Message[] {
+  for (const key of ["prompt", "completion"]) if (!Object.hasOwn(row, key)) refuse("missing", key, `${key} is missing`);
+  const { prompt, completion } = row;
+  if (typeof prompt === "string" && typeof completion === "string") {
+    return [
+      { role: "user", content: prompt },
+      { role: "assistant", content: completion },
+    ];
+  }
+  if (Array.isArray(prompt) && Array.isArray(completion)) {
+    const before = messagesOf(row, "prompt").map((m) => (m.role === "assistant" ? { ...m, train: false } : m));
+    return [...before, ...messagesOf(row, "completion")];
+  }
+  const wrong = typeof prompt !== "string" && !Array.isArray(prompt) ? "prompt" : "completion";
+  return refuse("type", wrong, "prompt and completion must both be strings or both be arrays of messages");
+}

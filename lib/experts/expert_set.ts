@@ -1,0 +1,201 @@
+// Which experts train: layer → expert ids. Layers are 0-based decoder layers, expert ids are global.
+//
+// Two file formats: ours (scores, rule and base kept) and the official expert_cfg.json, whose lists are in rank order and
+// whose layer keys are strings in lexicographic order.
+import { z } from "zod";
+import { ConfigError } from "../errors.ts";
+import { writeFileAtomic } from "../files/atomic.ts";
+import { checkSchema, formatJson, readJsonFile } from "../files/json.ts";
+
+export interface LayerExperts {
+  /** Ascending. */
+  readonly ids: readonly number[];
+  /** The same ids in the order in which they were chosen (best first). */
+  readonly ranked: readonly number[];
+  /** Score of each ranked id, when known. */
+  readonly scores?: readonly number[] | undefined;
+}
+
+/** What a model says about its sparse layers; enough to check an expert set against it. */
+export interface ExpertLayout {
+  /** 0-based decoder layers that have routed experts. */
+  readonly layers: readonly number[];
+  readonly experts: number;
+}
+
+const Id = z.int().min(0);
+const JsonValue = z.json();
+
+const Ours = z.strictObject({
+  format: z.literal("esft-experts"),
+  version: z.literal(1),
+  rule: z.record(z.string(), JsonValue).optional(),
+  base: z.string().optional(),
+  sharedExperts: z.boolean(),
+  nonExpertModules: z.boolean(),
+  warnings: z.array(z.string()).optional(),
+  layers: z.array(z.strictObject({ layer: Id, experts: z.array(Id), scores: z.array(z.number()).optional() })),
+});
+
+const Official = z.strictObject({
+  experts: z.record(z.string().regex(/^(0|[1-9]\d*)$/, "expected a layer index as key"), z.array(Id)),
+  shared_experts: z.boolean(),
+  non_expert_modules: z.boolean(),
+});
+
+export type ExpertSetJson = z.output<typeof Ours>;
+export type EsftExpertConfig = z.output<typeof Official>;
+export type SelectionRule = Readonly<Record<string, z.output<typeof JsonValue>>>;
+
+export interface ExpertSetInit {
+  readonly layers: Iterable<
+    readonly [layer: number, experts: { readonly ranked: readonly number[]; readonly scores?: readonly number[] | undefined }]
+  >;
+  readonly sharedExperts?: boolean | undefined;
+  readonly nonExpertModules?: boolean | undefined;
+  /** How the set came about: score, p, compat …; for records only. */
+  readonly rule?: SelectionRule | undefined;
+  /** Fingerprint of the base the scores were measured on. */
+  readonly base?: string | undefined;
+  readonly warnings?: readonly string[] | undefined;
+}
+
+/** An immutable, checked selection of experts. */
+export class ExpertSet {
+  /** Ascending by layer. Layers without a selected expert may be present with an empty list. */
+  readonly layers: ReadonlyMap<number, LayerExperts>;
+  readonly sharedExperts: boolean;
+  readonly nonExpertModules: boolean;
+  readonly rule: SelectionRule | undefined;
+  readonly base: string | undefined;
+  readonly warnings: readonly string[];
+
+  constructor(init: ExpertSetInit) {
+    const layers = new Map<number, LayerExperts>();
+    for (const [layer, { ranked, scores }] of [...init.layers].sort(([a], [b]) => a - b)) {
+      const where = { layer };
+      if (!isId(layer)) throw new ConfigError(`expert set: expected a 0-based layer index, found ${layer}`, { where });
+      if (layers.has(layer)) throw new ConfigError(`expert set: expected each layer once, found layer ${layer} twice`, { where });
+      const ids = [...ranked].sort((a, b) => a - b);
+      for (const [i, id] of ids.entries()) {
+        if (!isId(id)) throw new ConfigError(`expert set, layer ${layer}: expected expert ids >= 0, found ${id}`, { where });
+        if (id === ids[i - 1])
+          throw new ConfigError(`expert set, layer ${layer}: expected each expert once, found ${id} twice`, {
+            where: { layer, expert: id },
+          });
+      }
+      if (scores && scores.length !== ranked.length)
+        throw new ConfigError(`expert set, layer ${layer}: expected ${ranked.length} scores, found ${scores.length}`, { where });
+      layers.set(layer, { ids, ranked: [...ranked], ...(scores ? { scores: [...scores] } : {}) });
+    }
+    this.layers = layers;
+    this.sharedExperts = init.sharedExperts ?? false;
+    this.nonExpertModules = init.nonExpertModules ?? false;
+    this.rule = init.rule;
+    this.base = init.base;
+    this.warnings = init.warnings ?? [];
+  }
+
+  /** Selected ids of a layer, ascending; empty when the layer is not selected. */
+  ids(layer: number): readonly number[] {
+    return this.layers.get(layer)?.ids ?? [];
+  }
+
+  has(layer: number, expert: number): boolean {
+    return this.ids(layer).includes(expert);
+  }
+
+  /** Number of selected experts over all layers. */
+  get count(): number {
+    let n = 0;
+    for (const { ids } of this.layers.values()) n += ids.length;
+    return n;
+  }
+
+  /** The same experts with the official file's two switches changed. */
+  with(changes: { readonly sharedExperts?: boolean; readonly nonExpertModules?: boolean }): ExpertSet {
+    return new ExpertSet({ ...this, layers: this.layers, ...changes });
+  }
+
+  /** True when both select the same experts and switches, whatever the order and rule. */
+  equals(other: ExpertSet): boolean {
+    const flat = (s: ExpertSet) =>
+      JSON.stringify([[...s.layers].filter(([, e]) => e.ids.length > 0).map(([l, e]) => [l, e.ids]), s.sharedExperts, s.nonExpertModules]);
+    return flat(this) === flat(other);
+  }
+
+  /** @throws ConfigError a layer is not a sparse layer of the model, or an id is not one of its experts */
+  validate(layout: ExpertLayout): void {
+    const sparse = new Set(layout.layers);
+    for (const [layer, { ids }] of this.layers) {
+      if (!sparse.has(layer))
+        throw new ConfigError(
+          `expert set: expected layers with routed experts (${ranges(layout.layers)}), found layer ${layer}; was it made for another model?`,
+          { where: { layer } },
+        );
+      const beyond = ids.find((id) => id >= layout.experts);
+      if (beyond !== undefined)
+        throw new ConfigError(
+          `expert set, layer ${layer}: expected expert ids below ${layout.experts}, found ${beyond}; was it made for another model?`,
+          { where: { layer, expert: beyond } },
+        );
+    }
+    if (this.count === 0 && !this.sharedExperts && !this.nonExpertModules)
+      throw new ConfigError(`expert set: expected something to train, found no expert and both switches off`);
+  }
+
+  toJSON(): ExpertSetJson {
+    return {
+      format: "esft-experts",
+      version: 1,
+      ...(this.rule ? { rule: { ...this.rule } } : {}),
+      ...(this.base === undefined ? {} : { base: this.base }),
+      sharedExperts: this.sharedExperts,
+      nonExpertModules: this.nonExpertModules,
+      ...(this.warnings.length > 0 ? { warnings: [...this.warnings] } : {}),
+      layers: [...this.layers].map(([layer, e]) => ({ layer, experts: [...e.ranked], ...(e.scores ? { scores: [...e.scores] } : {}) })),
+    };
+  }
+
+  static fromJSON(value: unknown, file = "expert set"): ExpertSet {
+    const json = checkSchema(Ours, value, file, ConfigError);
+    return new ExpertSet({ ...json, layers: json.layers.map((l) => [l.layer, { ranked: l.experts, scores: l.scores }] as const) });
+  }
+
+  /** The bytes of an official expert_cfg.json: rank order, lexicographic keys, Python's separators. */
+  toEsftConfig(): string {
+    const keys = [...this.layers.keys()].map(String).sort(); // "1", "10", "11", …, "2"
+    const experts = keys.map((key) => `"${key}": [${this.layers.get(Number(key))!.ranked.join(", ")}]`);
+    return `{"experts": {${experts.join(", ")}}, "shared_experts": ${this.sharedExperts}, "non_expert_modules": ${this.nonExpertModules}}`;
+  }
+
+  static fromEsftConfig(value: unknown, file = "expert_cfg.json"): ExpertSet {
+    const json = checkSchema(Official, value, file, ConfigError);
+    return new ExpertSet({
+      layers: Object.entries(json.experts).map(([layer, ranked]) => [Number(layer), { ranked }] as const),
+      sharedExperts: json.shared_experts,
+      nonExpertModules: json.non_expert_modules,
+    });
+  }
+
+  /** Writes our format, or the official one with `format: "esft"`. */
+  async save(path: string, options: { readonly format?: "native" | "esft" } = {}): Promise<void> {
+    await writeFileAtomic(path, options.format === "esft" ? this.toEsftConfig() : formatJson(this.toJSON()));
+  }
+
+  /** Reads either format. @throws ConfigError, IoError */
+  static async load(path: string): Promise<ExpertSet> {
+    const value = await readJsonFile(path, ConfigError);
+    const ours = typeof value === "object" && value !== null && "format" in value;
+    return ours ? ExpertSet.fromJSON(value, path) : ExpertSet.fromEsftConfig(value, path);
+  }
+}
+
+const isId = (n: number) => Number.isSafeInteger(n) && n >= 0;
+
+function ranges(layers: readonly number[]): string {
+  const first = layers[0];
+  const last = layers.at(-1);
+  if (first === undefined || last === undefined) return "none";
+  return last - first + 1 === layers.length ? `${first} to ${last}` : layers.join(", ");
+}

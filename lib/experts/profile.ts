@@ -1,0 +1,202 @@
+// A profile: how much a task uses each expert. Sums are kept, not scores, so that partial profiles add up exactly.
+//
+//   token score   counts[e] / (K·T)            share of routed slots; sums to 1 per layer
+//   gate score    gateSums[e] / T              mean gate weight; sums to the layer mass (below 1 where top-k is not renormalised)
+//   perLayer      gateSums[e] / Σ gateSums     gate score of models with any router convention on one scale
+//   average "sequences": mean over sequences of the per-sequence scores (ESFT paper, eq. 6-7) instead of over all tokens
+//
+// Sizes: T tokens, K experts per token, E routed experts, one entry per sparse layer.
+import { z } from "zod";
+import { ConfigError } from "../errors.ts";
+import { writeFileAtomic } from "../files/atomic.ts";
+import { checkSchema, formatJson, readJsonFile } from "../files/json.ts";
+import type { ExpertSet } from "./expert_set.ts";
+import type { SelectOptions } from "./select.ts";
+import { selectExperts } from "./select.ts";
+
+export type ScoreKind = "token" | "gate";
+export type GateNormalize = "raw" | "perLayer";
+export type ScoreAverage = "tokens" | "sequences";
+
+export interface ScoreOptions {
+  readonly score: ScoreKind;
+  /** Gate scores only; token scores sum to 1 already. */
+  readonly gateNormalize?: GateNormalize | undefined;
+  readonly average?: ScoreAverage | undefined;
+}
+
+const Count = z.int().min(0);
+const Sum = z.number().min(0); // zod refuses NaN and infinities
+
+const Layer = z.strictObject({
+  layer: Count,
+  /** Tokens scored in this layer. */
+  tokens: Count,
+  counts: z.array(Count),
+  gateSums: z.array(Sum),
+  /** Σ over sequences of count/(K·L) and of Σgate/L; present when whole sequences were profiled. */
+  sequenceTokenSums: z.array(Sum).optional(),
+  sequenceGateSums: z.array(Sum).optional(),
+});
+
+const ProfileJson = z.strictObject({
+  format: z.literal("esft-profile"),
+  version: z.literal(1),
+  source: z.enum(["model", "traces"]),
+  /** Name and fingerprint of the profiled base. */
+  model: z.strictObject({ name: z.string().optional(), fingerprint: z.string().optional() }).optional(),
+  data: z.strictObject({ name: z.string().optional(), sha256: z.string().optional() }).optional(),
+  seed: z.int().optional(),
+  /** True when the router's top-k weights are renormalised, so that gate scores sum to the scaling factor. */
+  normTopkProb: z.boolean().optional(),
+  topK: z.int().min(1),
+  experts: z.int().min(1),
+  sequences: Count,
+  layers: z.array(Layer).min(1),
+  /** Where an interrupted profiling run goes on; opaque here. */
+  resume: z.json().optional(),
+});
+
+export type ProfileData = z.output<typeof ProfileJson>;
+export type ProfileLayer = z.output<typeof Layer>;
+
+export class Profile {
+  readonly data: Readonly<ProfileData>;
+  readonly #byLayer: ReadonlyMap<number, ProfileLayer>;
+
+  /** Checks sizes and sums. @throws ConfigError naming `file` */
+  constructor(data: Omit<ProfileData, "format" | "version">, file = "profile") {
+    this.data = checkSchema(ProfileJson, { format: "esft-profile", version: 1, ...data }, file, ConfigError);
+    const { experts: E, topK: K } = this.data;
+    const byLayer = new Map<number, ProfileLayer>();
+    for (const l of this.data.layers) {
+      const fail = (message: string): never => {
+        throw new ConfigError(`${file}, layer ${l.layer}: ${message}`, { where: { file, layer: l.layer } });
+      };
+      if (byLayer.has(l.layer)) fail("expected each layer once, found it twice");
+      for (const [key, values] of Object.entries(l))
+        if (Array.isArray(values) && values.length !== E) fail(`expected ${E} values in ${key}, found ${values.length}`);
+      const slots = sum(l.counts);
+      if (slots !== K * l.tokens) fail(`expected counts to add up to ${K} experts × ${l.tokens} tokens = ${K * l.tokens}, found ${slots}`);
+      byLayer.set(l.layer, l);
+    }
+    if (K > E) throw new ConfigError(`${file}: expected topK <= experts, found topK ${K} and ${E} experts`, { where: { file } });
+    this.#byLayer = byLayer;
+  }
+
+  /** Sparse layers, ascending. */
+  get layers(): number[] {
+    return [...this.#byLayer.keys()].sort((a, b) => a - b);
+  }
+
+  get experts(): number {
+    return this.data.experts;
+  }
+
+  /** Tokens scored (of the layer that saw most, should layers differ). */
+  get tokens(): number {
+    return Math.max(...this.data.layers.map((l) => l.tokens));
+  }
+
+  /** One layer's sums. @throws ConfigError the layer was not profiled */
+  layer(layer: number): ProfileLayer {
+    const found = this.#byLayer.get(layer);
+    if (!found)
+      throw new ConfigError(`profile: expected one of the layers ${this.layers.join(", ")}, found ${layer}`, { where: { layer } });
+    return found;
+  }
+
+  /** Scores of a layer's E experts. @throws ConfigError nothing was scored, or sequence averages were not recorded */
+  scores(layer: number, options: ScoreOptions): Float64Array {
+    const l = this.layer(layer);
+    const { topK: K, sequences } = this.data;
+    if (l.tokens === 0) throw new ConfigError(`profile, layer ${layer}: expected scored tokens, found none`, { where: { layer } });
+    let values: Float64Array;
+    if (options.average === "sequences") {
+      const sums = options.score === "token" ? l.sequenceTokenSums : l.sequenceGateSums;
+      if (!sums || sequences === 0)
+        throw new ConfigError(
+          `profile, layer ${layer}: average "sequences" needs per-sequence sums, which this profile does not hold; use "tokens"`,
+          { where: { layer } },
+        );
+      values = Float64Array.from(sums, (s) => s / sequences);
+    } else {
+      values =
+        options.score === "token"
+          ? Float64Array.from(l.counts, (c) => c / (K * l.tokens))
+          : Float64Array.from(l.gateSums, (s) => s / l.tokens);
+    }
+    if (options.score === "gate" && options.gateNormalize === "perLayer") {
+      const mass = sum(values);
+      if (mass > 0) values = values.map((v) => v / mass);
+    }
+    return values;
+  }
+
+  /** Sum of the raw gate scores of a layer: the routing probability that the top-k holds. */
+  layerMass(layer: number): number {
+    return sum(this.scores(layer, { score: "gate" }));
+  }
+
+  /** Picks experts; pure and instant. See selectExperts. */
+  select(options: SelectOptions): ExpertSet {
+    return selectExperts(this, options);
+  }
+
+  /** Adds partial profiles of the same model; resume state and data hashes that differ are dropped. @throws ConfigError */
+  static merge(parts: readonly Profile[]): Profile {
+    const [first, ...rest] = parts;
+    if (!first) throw new ConfigError("expected at least one profile to merge, found none");
+    const identity = (p: Profile) =>
+      JSON.stringify([p.data.source, p.data.model?.fingerprint, p.data.normTopkProb, p.data.topK, p.data.experts, p.layers]);
+    for (const p of rest)
+      if (identity(p) !== identity(first))
+        throw new ConfigError(`cannot merge profiles of different models: expected ${identity(first)}, found ${identity(p)}`);
+    const layers = first.layers.map((layer): ProfileLayer => {
+      const all = parts.map((p) => p.layer(layer));
+      const add = (key: "counts" | "gateSums" | "sequenceTokenSums" | "sequenceGateSums") => {
+        const lists = all.map((l) => l[key]);
+        return lists.every((v) => v !== undefined) ? lists.reduce((a, b) => a.map((x, i) => x + b[i]!)) : undefined;
+      };
+      const sequenceTokenSums = add("sequenceTokenSums");
+      const sequenceGateSums = add("sequenceGateSums");
+      return {
+        layer,
+        tokens: sum(all.map((l) => l.tokens)),
+        counts: add("counts")!,
+        gateSums: add("gateSums")!,
+        ...(sequenceTokenSums ? { sequenceTokenSums } : {}),
+        ...(sequenceGateSums ? { sequenceGateSums } : {}),
+      };
+    });
+    const { format: _f, version: _v, resume: _r, data, seed, ...kept } = first.data;
+    const sameData = parts.every((p) => JSON.stringify([p.data.data, p.data.seed]) === JSON.stringify([data, seed]));
+    return new Profile({
+      ...kept,
+      ...(sameData && data ? { data } : {}),
+      ...(sameData && seed !== undefined ? { seed } : {}),
+      sequences: sum(parts.map((p) => p.data.sequences)),
+      layers,
+    });
+  }
+
+  toJSON(): ProfileData {
+    return this.data;
+  }
+
+  async save(path: string): Promise<void> {
+    await writeFileAtomic(path, formatJson(this.data));
+  }
+
+  /** @throws ConfigError the file is not a profile · IoError */
+  static async load(path: string): Promise<Profile> {
+    const { format: _f, version: _v, ...data } = checkSchema(ProfileJson, await readJsonFile(path, ConfigError), path, ConfigError);
+    return new Profile(data, path);
+  }
+}
+
+function sum(values: Iterable<number>): number {
+  let total = 0;
+  for (const v of values) total += v;
+  return total;
+}

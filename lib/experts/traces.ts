@@ -1,0 +1,266 @@
+// Import of the official routing logs: expert_weights_<layer>.txt, one line per forward pass of T tokens:
+//
+//   id \t id \t … (T·K expert ids) \t\t w \t w \t … (T·K gate weights, 4 decimals)
+//
+// <layer> is the 0-based decoder layer. Files lie in the directory itself or in its rank_<n> folders. The files name neither
+// K nor E; see inferTopK and inferExperts for what is concluded from the ids and when the answer is refused.
+import { createReadStream } from "node:fs";
+import { readdir } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { ConfigError, DataError } from "../errors.ts";
+import type { LongTask } from "../task.ts";
+import { ioError, throwIfAborted } from "../task.ts";
+import { Profile } from "./profile.ts";
+
+export interface TraceOptions extends LongTask {
+  /** Routed experts per token; inferred when absent. */
+  readonly topK?: number | undefined;
+  /** Routed experts per layer; inferred when absent. */
+  readonly experts?: number | undefined;
+}
+
+/** Running sums of one layer, indexed by expert id; holes are zero. */
+interface Accumulated {
+  readonly layer: number;
+  slots: number; // T·K
+  lines: number;
+  maxId: number;
+  counts: number[];
+  gateSums: number[];
+  sequenceTokenSums: number[];
+  sequenceGateSums: number[]; // without the factor K
+}
+
+const MAX_ID = 65_535;
+
+/**
+ * Reads the routing logs of one task into a profile.
+ * @throws DataError a broken line (file and line number) · ConfigError topK or experts cannot be concluded · IoError
+ */
+export async function readTraces(dir: string, options: TraceOptions = {}): Promise<Profile> {
+  for (const key of ["topK", "experts"] as const) {
+    const value = options[key];
+    if (value !== undefined && (!Number.isSafeInteger(value) || value < 1))
+      throw new ConfigError(`traces: expected ${key} >= 1, found ${value}`, { where: { option: key } });
+  }
+  const files = await findTraces(dir);
+  const topK = new TopKEvidence(options.topK);
+  const layers: Accumulated[] = [];
+  for (const [layer, paths] of files) {
+    const sums: Accumulated = {
+      layer,
+      slots: 0,
+      lines: 0,
+      maxId: -1,
+      counts: [],
+      gateSums: [],
+      sequenceTokenSums: [],
+      sequenceGateSums: [],
+    };
+    for (const path of paths) await readTraceFile(path, sums, topK, options);
+    layers.push(sums);
+  }
+  const K = topK.conclude(dir);
+  const E = options.experts ?? inferExperts(dir, layers);
+  const first = layers[0]!;
+  for (const l of layers)
+    if (l.lines !== first.lines || l.slots !== first.slots)
+      throw new DataError(
+        `${dir}: expected the same tokens in every layer, found ${first.lines} lines with ${first.slots / K} tokens in layer ${first.layer} and ${l.lines} lines with ${l.slots / K} tokens in layer ${l.layer}; are the logs complete?`,
+        { where: { file: dir, layer: l.layer } },
+      );
+  const full = (values: readonly number[], scale = 1) => Array.from({ length: E }, (_, e) => (values[e] ?? 0) * scale);
+  return new Profile(
+    {
+      source: "traces",
+      data: { name: basename(dir) },
+      topK: K,
+      experts: E,
+      sequences: first.lines,
+      layers: layers.map((l) => ({
+        layer: l.layer,
+        tokens: l.slots / K,
+        counts: full(l.counts),
+        gateSums: full(l.gateSums),
+        sequenceTokenSums: full(l.sequenceTokenSums),
+        sequenceGateSums: full(l.sequenceGateSums, K),
+      })),
+    },
+    dir,
+  );
+}
+
+async function findTraces(dir: string): Promise<[number, string[]][]> {
+  const byLayer = new Map<number, string[]>();
+  const look = async (folder: string): Promise<string[]> => {
+    const names = await readdir(folder).catch((error: unknown) => {
+      throw ioError(error, `cannot open the traces ${folder}`, { file: folder });
+    });
+    for (const name of names.sort()) {
+      const layer = /^expert_weights_(0|[1-9]\d{0,5})\.txt$/.exec(name)?.[1];
+      if (layer !== undefined) byLayer.set(Number(layer), [...(byLayer.get(Number(layer)) ?? []), join(folder, name)]);
+    }
+    return names;
+  };
+  const ranks = (await look(dir)).filter((n) => /^rank_\d+$/.test(n));
+  if (byLayer.size === 0) for (const rank of ranks.sort((a, b) => Number(a.slice(5)) - Number(b.slice(5)))) await look(join(dir, rank));
+  if (byLayer.size === 0) throw new DataError(`${dir}: expected files expert_weights_<layer>.txt, found none`, { where: { file: dir } });
+  return [...byLayer].sort(([a], [b]) => a - b);
+}
+
+async function readTraceFile(path: string, sums: Accumulated, topK: TopKEvidence, options: TraceOptions): Promise<void> {
+  let line = 0;
+  let rest: Buffer = Buffer.alloc(0);
+  const linesBefore = sums.lines;
+  try {
+    for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) {
+      throwIfAborted(options.signal, `reading ${path}`);
+      const bytes = Buffer.concat([rest, chunk as Buffer]);
+      let at = 0;
+      for (let end; (end = bytes.indexOf(10, at)) !== -1; at = end + 1)
+        addLine(bytes.subarray(at, end), { path, line: ++line }, sums, topK);
+      rest = bytes.subarray(at);
+      if (rest.length > 1 << 28)
+        throw new DataError(`${path}:${line + 1}: expected lines below 256 MiB; is this a routing log?`, {
+          where: { file: path, line: line + 1 },
+        });
+    }
+  } catch (error) {
+    throw ioError(error, `cannot read ${path}`, { file: path });
+  }
+  if (rest.length > 0) addLine(rest, { path, line: ++line }, sums, topK);
+  if (sums.lines === linesBefore)
+    throw new DataError(`${path}: expected at least one line, found an empty file`, { where: { file: path } });
+}
+
+interface Place {
+  readonly path: string;
+  readonly line: number;
+}
+
+function addLine(bytes: Buffer, place: Place, sums: Accumulated, topK: TopKEvidence): void {
+  const fail = (message: string): never => {
+    throw new DataError(`${place.path}:${place.line}: ${message}`, { where: { file: place.path, line: place.line } });
+  };
+  const [idText, weightText, extra] = bytes.toString("latin1").replace(/\r$/, "").split("\t\t");
+  if (!idText || !weightText || extra !== undefined)
+    return fail(
+      "expected expert ids, two tabs, gate weights; found " +
+        (extra === undefined ? "no pair of tabs between two lists" : "more than one pair of tabs"),
+    );
+  const ids = idText.split("\t").map((text) => {
+    const id = /^\d{1,5}$/.test(text) ? Number(text) : -1;
+    return id >= 0 && id <= MAX_ID ? id : fail(`expected expert ids from 0 to ${MAX_ID}, found ${JSON.stringify(text.slice(0, 40))}`);
+  });
+  const weights = weightText.split("\t").map((text) => {
+    const weight = /^\d+(\.\d*)?(e-?\d+)?$/.test(text) ? Number(text) : NaN;
+    return Number.isFinite(weight) ? weight : fail(`expected gate weights >= 0, found ${JSON.stringify(text.slice(0, 40))}`);
+  });
+  if (ids.length !== weights.length) fail(`expected one gate weight per expert id, found ${ids.length} ids and ${weights.length} weights`);
+  topK.add(ids, fail);
+
+  const n = ids.length;
+  const lineCounts = new Map<number, number>();
+  const lineGates = new Map<number, number>();
+  for (let i = 0; i < n; i++) {
+    const id = ids[i]!;
+    const w = weights[i]!;
+    sums.gateSums[id] = (sums.gateSums[id] ?? 0) + w; // file order: the order of the official sums
+    lineCounts.set(id, (lineCounts.get(id) ?? 0) + 1);
+    lineGates.set(id, (lineGates.get(id) ?? 0) + w);
+    if (id > sums.maxId) sums.maxId = id;
+  }
+  for (const [id, c] of lineCounts) {
+    sums.counts[id] = (sums.counts[id] ?? 0) + c;
+    sums.sequenceTokenSums[id] = (sums.sequenceTokenSums[id] ?? 0) + c / n; // n = K·L
+    sums.sequenceGateSums[id] = (sums.sequenceGateSums[id] ?? 0) + lineGates.get(id)! / n;
+  }
+  sums.slots += n;
+  sums.lines++;
+}
+
+/**
+ * What the ids say about K. A token never routes twice to one expert, so K divides every line and every group of K
+ * consecutive ids is distinct: the largest such K is the answer, because merging two tokens would soon repeat an expert.
+ * "Soon" is measured: if the true K were a divisor of the answer, the chance that no merged group ever repeated an expert
+ * (ids independent and uniform, which real routing makes less likely still) must be below 1e-6, else the answer is refused.
+ */
+class TopKEvidence {
+  readonly #given: number | undefined;
+  #candidates: number[] | null = null;
+  #slots = 0;
+  #maxId = 0;
+
+  constructor(given: number | undefined) {
+    this.#given = given;
+  }
+
+  add(ids: readonly number[], fail: (message: string) => never): void {
+    this.#slots += ids.length;
+    for (const id of ids) if (id > this.#maxId) this.#maxId = id;
+    if (this.#given !== undefined) {
+      const K = this.#given;
+      if (ids.length % K !== 0) fail(`expected a multiple of topK = ${K} expert ids, found ${ids.length}`);
+      const twice = firstRepeat(ids, K);
+      if (twice !== -1)
+        fail(`expected ${K} different experts per token, found expert ${ids[twice]} twice in token ${Math.floor(twice / K)}`);
+      return;
+    }
+    const candidates = this.#candidates ?? divisors(ids.length);
+    this.#candidates = candidates.filter((K) => ids.length % K === 0 && firstRepeat(ids, K) === -1);
+  }
+
+  conclude(dir: string): number {
+    if (this.#given !== undefined) return this.#given;
+    const K = Math.max(...(this.#candidates ?? [1]));
+    const E = this.#maxId + 1;
+    const groups = this.#slots / K;
+    for (const k of divisors(K).filter((d) => d < K)) {
+      // K/k tokens of k experts each, all different: Π over tokens, over their experts, of (free left) / (choices left).
+      let logChance = 0;
+      for (let i = k; i < K; i++) logChance += Math.log((E - i) / (E - (i % k)));
+      if (logChance * groups > Math.log(1e-6))
+        throw new ConfigError(
+          `${dir}: cannot tell from ${this.#slots} expert ids whether each token has ${K} or ${k} experts; say which with topK (--top-k)`,
+          { where: { file: dir, option: "topK" } },
+        );
+    }
+    return K;
+  }
+}
+
+const seen = new Float64Array(MAX_ID + 1); // stamp of the group in which an id was last seen
+let stamp = 0;
+
+/** Position of the first id that repeats within its group of K, or -1. */
+function firstRepeat(ids: readonly number[], K: number): number {
+  for (let i = 0; i < ids.length; i++) {
+    if (i % K === 0) stamp++;
+    if (seen[ids[i]!] === stamp) return i;
+    seen[ids[i]!] = stamp;
+  }
+  return -1;
+}
+
+function divisors(n: number): number[] {
+  const found: number[] = [];
+  for (let d = 1; d * d <= n; d++) if (n % d === 0) found.push(d, ...(d * d === n ? [] : [n / d]));
+  return found.sort((a, b) => a - b);
+}
+
+/**
+ * E = highest id + 1 over all layers, believed when most layers used that expert: if there were more experts, none of them
+ * would have been used in any layer.
+ */
+function inferExperts(dir: string, layers: readonly Accumulated[]): number {
+  const E = Math.max(...layers.map((l) => l.maxId)) + 1;
+  const using = layers.filter((l) => l.maxId === E - 1).length;
+  if (using * 2 <= layers.length)
+    throw new ConfigError(
+      `${dir}: cannot tell how many experts a layer has: the highest id is ${E - 1}, used in only ${using} of ${layers.length} layers; say how many with experts (--experts)`,
+      {
+        where: { file: dir, option: "experts" },
+      },
+    );
+  return E;
+}

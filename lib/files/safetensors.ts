@@ -1,0 +1,252 @@
+// safetensors reader: the header is parsed and checked completely before anything is believed; data is read by position.
+//
+//   file = u64 LE header length N · N bytes of JSON {name: {dtype, shape, data_offsets: [begin, end)}, "__metadata__": {…}} · data
+//
+// Refused: every header that is not exactly true of the file (truncated, oversized, overlapping, with holes, trailing bytes,
+// unknown dtype, lying shape, duplicate names). Source: the format description of huggingface/safetensors.
+import { constants } from "node:buffer";
+import type { FileHandle } from "node:fs/promises";
+import { open } from "node:fs/promises";
+import { LayoutError, MemoryError } from "../errors.ts";
+import { ioError } from "../task.ts";
+import { parseStrictJson } from "./json.ts";
+
+/** Bits per element of every dtype the format knows. */
+export const DTYPE_BITS = {
+  BOOL: 8, U8: 8, I8: 8, U16: 16, I16: 16, U32: 32, I32: 32, U64: 64, I64: 64,
+  F64: 64, F32: 32, F16: 16, BF16: 16, C64: 64,
+  F8_E5M2: 8, F8_E4M3: 8, F8_E8M0: 8, F6_E2M3: 6, F6_E3M2: 6, F4: 4,
+} as const; // prettier-ignore
+
+export type Dtype = keyof typeof DTYPE_BITS;
+
+export interface TensorInfo {
+  readonly name: string;
+  readonly dtype: Dtype;
+  readonly shape: readonly number[];
+  /** Absolute byte offsets in the file. */
+  readonly begin: number;
+  readonly end: number;
+}
+
+export interface SafetensorsFile {
+  readonly path: string;
+  readonly size: number;
+  /** In file order. */
+  readonly tensors: ReadonlyMap<string, TensorInfo>;
+  readonly metadata: Readonly<Record<string, string>>;
+  /** sha256 is taken over these by whoever needs to know whether two headers are equal. */
+  readonly headerBytes: number;
+  /** All bytes of a tensor, in a fresh buffer. */
+  read(name: string): Promise<Uint8Array>;
+  /** The bytes of a tensor piece by piece, for tensors of any size. */
+  chunks(name: string, chunkBytes?: number): AsyncGenerator<Uint8Array>;
+}
+
+export const MAX_HEADER_BYTES = 100_000_000;
+const MAX_RANK = 32;
+
+/** Opens a file and checks its whole header. @throws LayoutError, IoError */
+export async function openSafetensors(path: string): Promise<SafetensorsFile> {
+  const { header, size } = await readHeader(path);
+  const { tensors, metadata } = parseSafetensorsHeader(header, { path, size });
+  const find = (name: string): TensorInfo => {
+    const tensor = tensors.get(name);
+    if (!tensor)
+      throw new LayoutError(`${path}: expected tensor "${name}", found ${tensors.size} tensors without it`, {
+        where: { file: path, tensor: name },
+      });
+    return tensor;
+  };
+  return {
+    path,
+    size,
+    tensors,
+    metadata,
+    headerBytes: header.byteLength,
+    read: async (name) => readTensor(path, find(name)),
+    chunks: (name, chunkBytes) => readChunks(path, find(name), chunkBytes),
+  };
+}
+
+async function readHeader(path: string): Promise<{ header: Uint8Array; size: number }> {
+  return withFile(path, async (file) => {
+    const info = await file.stat();
+    if (!info.isFile())
+      throw new LayoutError(`${path}: expected a safetensors file, found something that is not a regular file`, { where: { file: path } });
+    if (info.size < 8)
+      throw new LayoutError(
+        `${path}: expected at least the 8 bytes of the header length, found ${info.size} bytes; the file is truncated`,
+        { where: { file: path } },
+      );
+    const prefix = new DataView((await readExactly(file, path, 0, 8)).buffer);
+    const length = prefix.getBigUint64(0, true);
+    if (length > BigInt(MAX_HEADER_BYTES))
+      throw new LayoutError(
+        `${path}: expected a header of at most ${MAX_HEADER_BYTES} bytes, found a length of ${length}; this is not a safetensors file`,
+        { where: { file: path } },
+      );
+    if (8 + Number(length) > info.size)
+      throw new LayoutError(
+        `${path}: expected a header of ${length} bytes, found only ${info.size - 8} bytes after its length; the file is truncated`,
+        { where: { file: path } },
+      );
+    return { header: await readExactly(file, path, 8, 8 + Number(length)), size: info.size };
+  });
+}
+
+/** Checks header JSON against the size of its file. Exported for tests and for headers fetched over the network. */
+export function parseSafetensorsHeader(
+  header: Uint8Array,
+  place: { readonly path: string; readonly size: number },
+): { tensors: Map<string, TensorInfo>; metadata: Record<string, string> } {
+  const { path } = place;
+  const fail = (message: string, tensor?: string): never => {
+    throw new LayoutError(`${path}: ${tensor === undefined ? "" : `tensor ${shown(tensor)}: `}${message}`, {
+      where: { file: path, tensor },
+    });
+  };
+  let json: unknown;
+  try {
+    if (header[0] !== 123) throw new Error(`the first byte must be "{", it is ${header.length ? header[0] : "missing"}`);
+    json = parseStrictJson(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(header), { maxDepth: 3, maxItems: 8_000_000 });
+  } catch (error) {
+    fail(`expected a JSON header, found: ${(error as Error).message}`);
+  }
+
+  const dataBegin = 8 + header.byteLength;
+  const dataBytes = place.size - dataBegin;
+  const list: TensorInfo[] = [];
+  let metadata: Record<string, string> = {};
+  for (const [name, value] of Object.entries(json as object)) {
+    if (name === "__metadata__") metadata = checkMetadata(value, fail);
+    else list.push(checkTensor(name, value, dataBegin, dataBytes, fail));
+  }
+
+  // Sorted by position, every tensor must begin where the one before it ended: no overlap, no hole, no trailing bytes.
+  list.sort((a, b) => a.begin - b.begin || a.end - b.end);
+  let at = dataBegin;
+  let before = "";
+  for (const t of list) {
+    const found = `found data_offsets [${t.begin - dataBegin}, ${t.end - dataBegin}]`;
+    if (t.begin < at)
+      fail(`expected data after that of ${shown(before)}, which ends at ${at - dataBegin}, ${found}; the two overlap`, t.name);
+    if (t.begin > at) fail(`expected data to begin at ${at - dataBegin}, ${found}; bytes in between belong to no tensor`, t.name);
+    at = t.end;
+    before = t.name;
+  }
+  if (at !== place.size) fail(`expected the data to end with the last tensor at byte ${at}, found ${place.size - at} trailing bytes`);
+  return { tensors: new Map(list.map((t) => [t.name, t])), metadata };
+}
+
+type Fail = (message: string, tensor?: string) => never;
+
+function checkMetadata(value: unknown, fail: Fail): Record<string, string> {
+  if (!isObject(value)) return fail(`"__metadata__": expected an object of strings, found ${kind(value)}`);
+  for (const [key, entry] of Object.entries(value))
+    if (typeof entry !== "string") fail(`"__metadata__": expected a string under ${shown(key)}, found ${kind(entry)}`);
+  return value as Record<string, string>;
+}
+
+function checkTensor(name: string, value: unknown, dataBegin: number, dataBytes: number, fail: Fail): TensorInfo {
+  if (!isObject(value)) return fail(`expected an object with dtype, shape and data_offsets, found ${kind(value)}`, name);
+  for (const key of Object.keys(value))
+    if (key !== "dtype" && key !== "shape" && key !== "data_offsets")
+      fail(`expected only dtype, shape and data_offsets, found ${shown(key)}`, name);
+  const { dtype, shape, data_offsets: offsets } = value;
+  if (typeof dtype !== "string" || !Object.hasOwn(DTYPE_BITS, dtype))
+    return fail(`expected a dtype among ${Object.keys(DTYPE_BITS).join(", ")}, found ${shown(dtype)}`, name);
+  if (!Array.isArray(shape) || !shape.every(isSize)) return fail(`expected a shape of non-negative integers, found ${shown(shape)}`, name);
+  if (shape.length > MAX_RANK) fail(`expected at most ${MAX_RANK} dimensions, found ${shape.length}`, name);
+  if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize))
+    return fail(`expected data_offsets [begin, end] of non-negative integers, found ${shown(offsets)}`, name);
+  const [begin, end] = offsets as [number, number];
+  if (begin > end) fail(`expected data_offsets with begin <= end, found [${begin}, ${end}]`, name);
+  if (end > dataBytes) fail(`expected data within the ${dataBytes} data bytes of the file, found data_offsets [${begin}, ${end}]`, name);
+  const bytes = tensorBytes(dtype as Dtype, shape);
+  if (bytes === null)
+    return fail(`expected a shape whose ${dtype} elements fill whole bytes and can be counted exactly, found ${shown(shape)}`, name);
+  if (bytes !== end - begin)
+    fail(`expected ${bytes} bytes for ${dtype} [${shape.join(", ")}], found data_offsets of ${end - begin} bytes`, name);
+  return { name, dtype: dtype as Dtype, shape: shape as number[], begin: dataBegin + begin, end: dataBegin + end };
+}
+
+/** Bytes of a tensor, or null when they are not a whole, exactly representable number. */
+export function tensorBytes(dtype: Dtype, shape: readonly number[]): number | null {
+  if (shape.includes(0)) return 0; // also when another dimension is huge
+  let bits = BigInt(DTYPE_BITS[dtype]);
+  for (const size of shape) {
+    bits *= BigInt(size);
+    if (bits > 1n << 60n) return null;
+  }
+  return bits % 8n === 0n && bits / 8n <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(bits / 8n) : null;
+}
+
+const isSize = (n: unknown): n is number => Number.isSafeInteger(n) && (n as number) >= 0;
+const isObject = (v: unknown): v is Record<string, unknown> => typeof v === "object" && v !== null && !Array.isArray(v);
+const kind = (v: unknown) => (v === null ? "null" : Array.isArray(v) ? "an array" : `a value of type ${typeof v}`);
+const shown = (v: unknown) => {
+  const text = JSON.stringify(v) ?? String(v);
+  return text.length > 120 ? `${text.slice(0, 117)}...` : text;
+};
+
+/** All bytes of one tensor in a fresh buffer. */
+export async function readTensor(path: string, tensor: TensorInfo): Promise<Uint8Array> {
+  const bytes = tensor.end - tensor.begin;
+  if (bytes > constants.MAX_LENGTH)
+    throw new MemoryError(
+      `${path}: tensor "${tensor.name}" has ${bytes} bytes, one buffer holds at most ${constants.MAX_LENGTH}; read it in chunks`,
+      { where: { file: path, tensor: tensor.name } },
+    );
+  return withFile(path, (file) => readExactly(file, path, tensor.begin, tensor.end));
+}
+
+/** The bytes of one tensor in pieces of `chunkBytes`; each piece is a fresh buffer. */
+export async function* readChunks(path: string, tensor: TensorInfo, chunkBytes = 8 * 1024 * 1024): AsyncGenerator<Uint8Array> {
+  const file = await openForRead(path);
+  try {
+    for (let at = tensor.begin; at < tensor.end; at += chunkBytes)
+      yield await readExactly(file, path, at, Math.min(at + chunkBytes, tensor.end));
+  } finally {
+    await file.close();
+  }
+}
+
+/** Bytes [begin, end) of a file. */
+export async function readFileRange(path: string, begin: number, end: number): Promise<Uint8Array> {
+  return withFile(path, (file) => readExactly(file, path, begin, end));
+}
+
+async function withFile<T>(path: string, work: (file: FileHandle) => Promise<T>): Promise<T> {
+  const file = await openForRead(path);
+  try {
+    return await work(file);
+  } finally {
+    await file.close();
+  }
+}
+
+async function openForRead(path: string): Promise<FileHandle> {
+  try {
+    return await open(path, "r");
+  } catch (error) {
+    throw ioError(error, `cannot open ${path}`, { file: path });
+  }
+}
+
+async function readExactly(file: FileHandle, path: string, begin: number, end: number): Promise<Uint8Array<ArrayBuffer>> {
+  const bytes = new Uint8Array(end - begin);
+  for (let at = 0; at < bytes.length;) {
+    // One read moves at most 2^31-1 bytes.
+    const got = await file.read(bytes, at, Math.min(bytes.length - at, 1 << 30), begin + at).catch((error: unknown) => {
+      throw ioError(error, `cannot read ${path}`, { file: path });
+    });
+    if (got.bytesRead === 0)
+      throw new LayoutError(
+        `${path}: expected data up to byte ${end}, found the end of the file at ${begin + at}; it changed while it was read`,
+        { where: { file: path } },
+      );
+    at += got.bytesRead;
+  }
+  return bytes;
+}

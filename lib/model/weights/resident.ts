@@ -1,0 +1,230 @@
+// Where a checkpoint's weights lie on a device.
+//
+// A device that shares host memory reads them in place, in the mapped files. A device with its own memory gets copies, straight
+// from the mappings (no byte passes through JavaScript): the matrices that products read become bf16, everything else keeps its
+// dtype. The experts of one layer lie in two stacks, (gate, up) per expert and down, whose items are equally far apart.
+
+import { LayoutError, MemoryError } from "../../errors.ts";
+import type { LongTask } from "../../task.ts";
+import { throwIfAborted } from "../../task.ts";
+import type { Checkpoint, CheckpointTensor } from "../../files/checkpoint.ts";
+import type { TensorSlice } from "../../files/slice.ts";
+import { sliceKey } from "../../files/slice.ts";
+import * as ops from "../../ops.ts";
+import { bytesOf, MappedFile } from "../../tensor.ts";
+import type { Device, DType, Tensor } from "../../tensor.ts";
+import type { ModelSpec, ParameterRole } from "../spec.ts";
+import { parameterShapes } from "../spec.ts";
+
+/** One parameter and the contiguous bytes of its file that hold it. */
+export interface StoredWeight {
+  readonly key: string;
+  readonly ref: TensorSlice;
+  readonly shape: readonly number[];
+  readonly role: ParameterRole;
+  /** Decoder layer, −1 for the embedding, the layer count for final norm and head. */
+  readonly layer: number;
+  /** In the checkpoint. */
+  readonly stored: DType;
+  readonly path: string;
+  readonly byteOffset: number;
+}
+
+const ALIGN = 128; // bytes between the items of a stack: what the widest loads and the copy engines like
+const STAGING = 1 << 24; // elements of an f32 tensor that are converted at a time
+const STRETCH = 2 ** 28; // bytes between two reports of progress
+
+const product = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
+
+/** Every parameter that the spec names. @throws LayoutError a tensor is missing, has another shape, or is neither f32 nor bf16 */
+export function locateWeights(spec: ModelSpec, checkpoint: Checkpoint): StoredWeight[] {
+  return parameterShapes(spec).map(({ ref, shape, role, layer }) => {
+    const info = checkpoint.tensors.get(ref.name);
+    const fail = (message: string, file: string): never => {
+      throw new LayoutError(message, { where: { file, tensor: ref.name } });
+    };
+    if (!info)
+      return fail(
+        `${checkpoint.dir}: tensor "${ref.name}" is missing; a ${spec.modelType} checkpoint with ${spec.layers.length} layers must have it ` +
+          `(found ${checkpoint.tensors.size} tensors)`,
+        checkpoint.dir,
+      );
+    if (info.dtype !== "F32" && info.dtype !== "BF16")
+      return fail(
+        `${info.path}: tensor "${ref.name}" must be F32 or BF16, found ${info.dtype}; convert the checkpoint to bf16 first`,
+        info.path,
+      );
+    const stored: DType = info.dtype === "F32" ? "f32" : "bf16";
+    const byteOffset = info.begin + firstElement(info, ref, shape) * bytesOf(stored);
+    return { key: sliceKey(ref), ref, shape, role, layer, stored, path: info.path, byteOffset };
+  });
+}
+
+/** Elements before a slice in its tensor. @throws LayoutError the tensor is not what the slice is cut from */
+function firstElement(info: CheckpointTensor, ref: TensorSlice, shape: readonly number[]): number {
+  const wanted = (expected: string): never => {
+    throw new LayoutError(`${info.path}: tensor "${sliceKey(ref)}" must be ${expected}, found [${info.shape.join(", ")}]`, {
+      where: { file: info.path, tensor: ref.name },
+    });
+  };
+  let inner = info.shape;
+  let first = 0;
+  if (ref.index !== undefined) {
+    if (inner.length !== shape.length + 1 || ref.index >= inner[0]!) wanted(`a stack of more than ${ref.index} [${shape.join(", ")}]`);
+    inner = inner.slice(1);
+    first = ref.index * product(inner);
+  }
+  if (ref.rows) {
+    const [begin, end] = ref.rows;
+    if ((inner[0] ?? 0) < end) wanted(`at least ${end} rows`);
+    first += begin * product(inner.slice(1));
+    inner = [end - begin, ...inner.slice(1)];
+  }
+  if (inner.join() !== shape.join()) wanted(`[${shape.join(", ")}]`);
+  return first;
+}
+
+/** A matrix that products read: bf16 on a device whose activations are. Norms, routers and biases stay exact. */
+export function isProductWeight({ role, shape }: Pick<StoredWeight, "role" | "shape">): boolean {
+  return shape.length === 2 && role !== "router" && role !== "norm" && role !== "selectionBias";
+}
+
+/** The tensors of all parameters by key, and their files, kept open: what was trained or replaced in place is read again from them. */
+export class Weights {
+  readonly tensors = new Map<string, Tensor>();
+  private readonly device: Device;
+  private readonly files = new Map<string, MappedFile>();
+  private readonly memory: Tensor[] = [];
+  private staging: Tensor | null = null;
+
+  private constructor(device: Device) {
+    this.device = device;
+  }
+
+  /** @throws LayoutError see locateWeights · MemoryError they do not fit into the device, before anything is taken · AbortError */
+  static async load(device: Device, spec: ModelSpec, checkpoint: Checkpoint, stored: readonly StoredWeight[], task: LongTask = {}) {
+    const weights = new Weights(device);
+    try {
+      if (device.info.hostMemory) weights.map(stored);
+      else await weights.upload(stored, stacksOf(spec, stored), checkpoint, task);
+      return weights;
+    } catch (error) {
+      weights.dispose();
+      throw error;
+    }
+  }
+
+  private file(path: string): MappedFile {
+    let file = this.files.get(path);
+    if (!file) this.files.set(path, (file = new MappedFile(path)));
+    return file;
+  }
+
+  private map(stored: readonly StoredWeight[]): void {
+    for (const w of stored) {
+      if (w.byteOffset % bytesOf(w.stored) === 0) {
+        this.tensors.set(w.key, this.device.mapped(this.file(w.path), w.byteOffset, w.stored, w.shape));
+      } else {
+        const copy = this.device.empty(w.stored, w.shape);
+        this.tensors.set(w.key, copy);
+        this.read(w, copy);
+      }
+    }
+  }
+
+  private async upload(
+    stored: readonly StoredWeight[],
+    stacks: readonly (readonly StoredWeight[])[],
+    checkpoint: Checkpoint,
+    task: LongTask,
+  ): Promise<void> {
+    const { device } = this;
+    const dtypeOf = (w: StoredWeight): DType => (device.info.activationDtype === "bf16" && isProductWeight(w) ? "bf16" : w.stored);
+    const plan = stacks.map((stack) => {
+      const dtype = dtypeOf(stack[0]!);
+      const step = Math.ceil((product(stack[0]!.shape) * bytesOf(dtype)) / ALIGN) * (ALIGN / bytesOf(dtype));
+      return { stack, dtype, step, bytes: stack.length * step * bytesOf(dtype) };
+    });
+    requireRoom(
+      plan.reduce((n, p) => n + p.bytes, 0),
+      device,
+      checkpoint.dir,
+    );
+    for (const { stack, dtype, step } of plan) {
+      const memory = device.empty(dtype, [stack.length * step]);
+      this.memory.push(memory);
+      stack.forEach((w, i) => this.tensors.set(w.key, memory.view(i * step, w.shape)));
+    }
+    const total = stored.reduce((n, w) => n + product(w.shape) * bytesOf(w.stored), 0);
+    let done = 0;
+    let waited = 0;
+    for (const w of stored.toSorted((a, b) => (a.path === b.path ? a.byteOffset - b.byteOffset : a.path < b.path ? -1 : 1))) {
+      this.read(w, this.tensors.get(w.key)!);
+      done += product(w.shape) * bytesOf(w.stored);
+      if (done - waited < STRETCH && done < total) continue;
+      await device.synchronize();
+      throwIfAborted(task.signal, "loading the weights");
+      task.onProgress?.({ phase: "load weights", done, total, unit: "bytes" });
+      waited = done;
+    }
+    this.trim();
+  }
+
+  /** Submits the copy of a parameter's bytes into `into`, of the same shape: of its dtype, or bf16 of what is stored as f32. */
+  read(w: StoredWeight, into: Tensor): void {
+    const file = this.file(w.path);
+    if (into.dtype === w.stored) return into.copyFromMap(file, w.byteOffset);
+    const size = product(w.shape);
+    this.staging ??= this.device.empty(w.stored, [STAGING]);
+    for (let at = 0; at < size; at += STAGING) {
+      const n = Math.min(STAGING, size - at);
+      using from = this.staging.view(0, [n], { dtype: w.stored });
+      using to = into.view(at, [n]);
+      from.copyFromMap(file, w.byteOffset + at * bytesOf(w.stored));
+      ops.cast(this.device, { x: from, y: to });
+    }
+  }
+
+  /** Gives working memory back. */
+  trim(): void {
+    this.staging?.dispose();
+    this.staging = null;
+  }
+
+  dispose(): void {
+    this.trim();
+    for (const t of [...this.tensors.values(), ...this.memory]) t.dispose();
+    for (const file of this.files.values()) file.dispose();
+  }
+}
+
+/** Parameters that share one piece of memory, equally far apart: experts of a layer, gate and up of an MLP. The rest is alone. */
+function stacksOf(spec: ModelSpec, stored: readonly StoredWeight[]): StoredWeight[][] {
+  const left = new Map(stored.map((w) => [w.key, w]));
+  const stacks: StoredWeight[][] = [];
+  const add = (refs: readonly TensorSlice[]): void => {
+    const stack = refs.flatMap((ref) => left.get(sliceKey(ref)) ?? []);
+    for (const w of stack) left.delete(w.key);
+    if (stack.length > 0) stacks.push(stack);
+  };
+  for (const { mlp } of spec.layers) {
+    const dense = mlp.kind === "dense" ? mlp : mlp.shared;
+    if (dense) add([dense.gate, dense.up]);
+    if (mlp.kind !== "moe") continue;
+    add(mlp.experts.flatMap((e) => [e.gate, e.up]));
+    add(mlp.experts.map((e) => e.down));
+  }
+  for (const w of left.values()) stacks.push([w]);
+  return stacks;
+}
+
+function requireRoom(needed: number, device: Device, dir: string): void {
+  const free = device.memoryFree();
+  if (free === 0 || needed <= free) return;
+  const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
+  throw new MemoryError(
+    `${dir}: the weights need ${gib(needed)} of device memory, ${gib(free)} of ${gib(device.info.memoryBytes)} are free on ${device.info.name}. ` +
+      `Fixes: 1. end other programs on this GPU (nvidia-smi lists them); 2. a GPU with more memory (device "cuda:N"); 3. device "cpu"`,
+    { where: { neededBytes: needed, availableBytes: free } },
+  );
+}

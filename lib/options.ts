@@ -1,0 +1,160 @@
+// The options of a training run: one schema for TypeScript, YAML files and command-line flags. The descriptions are the help
+// texts of the flags. `parseOptions` checks a value by a schema; its errors name the key, what was expected and the nearest valid key.
+
+import { z } from "zod";
+import { ConfigError } from "./errors.ts";
+
+/** How experts are chosen from a profile: exactly one of p, topKPerLayer and maxTrainableParams. */
+export const selectSchema = z.strictObject({
+  score: z.enum(["token", "gate"]).default("token").describe("score that ranks the experts: share of routed tokens, or mean gate weight"),
+  p: z.number().gt(0).max(1).optional().describe("per layer, take the best experts until their scores sum to p, in (0, 1]"),
+  compat: z.enum(["esft-2024"]).optional().describe("select exactly as the released configurations did"),
+  topKPerLayer: z.int().min(1).optional().describe("instead of p: this many experts per layer"),
+  maxTrainableParams: z.number().gt(0).optional().describe("instead of p: the best experts within so many parameters"),
+  gateNormalize: z.enum(["raw", "perLayer"]).default("raw").describe("gate scores as they are, or scaled to sum to 1 per layer"),
+  average: z.enum(["tokens", "sequences"]).default("tokens").describe("mean over all tokens, or over the means of the sequences"),
+});
+
+/** Where a run's experts come from: a file (ours or expert_cfg.json), or a selection from a profile file. */
+export const methodSchema = z.discriminatedUnion("type", [
+  z.strictObject({
+    type: z.literal("esft").describe("what trains: esft = the selected experts, full = everything"),
+    experts: z.string().optional().describe("expert set: output of `esft select`, or an official expert_cfg.json"),
+    profile: z.string().optional().describe("instead of --experts: a profile to select from (with --score and --p)"),
+    select: selectSchema.optional(),
+    sharedExperts: z.boolean().optional().describe("train the shared experts too (default: as the expert set says)"),
+    nonExpertModules: z
+      .boolean()
+      .optional()
+      .describe("train embedding, attention, norms, router, dense layers and head too (default: as the expert set says)"),
+  }),
+  z.strictObject({ type: z.literal("full") }),
+]);
+
+export const optimizerSchema = z.strictObject({
+  lr: z.number().min(0).default(1e-5).describe("learning rate of AdamW"),
+  beta1: z.number().min(0).lt(1).default(0.9).describe("decay of the first moment"),
+  beta2: z.number().min(0).lt(1).default(0.95).describe("decay of the second moment"),
+  eps: z.number().gt(0).default(1e-8).describe("added to the root of the second moment"),
+  weightDecay: z.number().min(0).default(0.1).describe("decoupled weight decay"),
+  clipNorm: z.number().min(0).default(1).describe("global gradient norm to clip to; 0 = off"),
+  schedule: z.enum(["constant", "linear", "cosine"]).default("constant").describe("learning rate over the steps"),
+  warmupSteps: z.int().min(0).default(0).describe("steps of linear warm-up"),
+  minLrRatio: z.number().min(0).max(1).default(0).describe("final learning rate as a share of lr (linear, cosine)"),
+});
+
+export const dataSchema = z.strictObject({
+  shape: z
+    .enum(["messages", "sharegpt", "alpaca", "prompt_completion", "text"])
+    .optional()
+    .describe("shape of the rows (default: each row's keys decide)"),
+  template: z
+    .string()
+    .default("tokenizer")
+    .describe('"tokenizer" (the checkpoint\'s chat template), "esft" (the official format), or a Jinja file'),
+  packing: z
+    .enum(["document", "esft", "none"])
+    .default("document")
+    .describe("rows of several documents that do not see each other, the paper's concatenation, or none"),
+  maxLength: z.int().min(2).default(1024).describe("tokens per row"),
+  onOverflow: z.enum(["error", "drop", "truncateLeft", "truncateRight"]).default("truncateRight").describe("examples longer than a row"),
+  onBadRow: z.enum(["error", "skip"]).default("error").describe("rows that cannot be used"),
+});
+
+export const trainSchema = z.strictObject({
+  steps: z.int().min(1).default(500).describe("updates to do"),
+  rowsPerStep: z.int().min(1).default(32).describe("rows (of at most max-length tokens) per update"),
+  microBatch: z
+    .int()
+    .min(1)
+    .optional()
+    .describe("rows per forward and backward; gradients accumulate (default: as many as make 4096 tokens)"),
+  seed: z.int().min(0).default(1).describe("order of the data, held-out split"),
+  evalFraction: z.number().min(0).lt(1).default(0.02).describe("held-out share of the data when no eval data is given; 0 = none"),
+  evalEvery: z.int().min(0).default(100).describe("held-out loss every so many steps, and at the end; 0 = only at start and end"),
+  evalRows: z.int().min(0).default(0).describe("most held-out rows to use; 0 = all"),
+  saveEvery: z.int().min(1).default(100).describe("checkpoint every so many steps, at the end and on interrupt"),
+  keep: z.enum(["best", "last"]).default("best").describe("deliver the adapter with the lowest held-out loss, or the last one"),
+  adapterDtype: z.enum(["base", "f32"]).default("base").describe("storage of trained tensors: as the base stores them, or f32"),
+  /** Weight of the routers' load-balancing loss; only for runs that train the router (full, non-expert modules). */
+  auxLoss: z.number().min(0).default(0),
+  optimizer: optimizerSchema.prefault({}),
+  data: dataSchema.prefault({}),
+});
+
+export const deviceSchema = z.enum(["auto", "cpu", "cuda"]).or(z.templateLiteral(["cuda:", z.int().min(0)]));
+
+/** A whole run as a file or as flags: what to train on what, and where to. request.json in a run directory has this form. */
+export const jobSchema = trainSchema.extend({
+  model: z.string().describe("checkpoint directory (Hugging Face layout)"),
+  data: dataSchema.extend({ file: z.string().describe("training rows (JSONL)") }),
+  evalData: z.string().optional().describe("held-out rows (JSONL; default: eval-fraction of the data)"),
+  method: methodSchema,
+  outDir: z.string().describe("run directory: adapter, checkpoints, events.jsonl"),
+  device: deviceSchema.default("auto").describe("where to compute: auto is a GPU that can be used, else the CPU; cuda:N is GPU N"),
+  threads: z.int().min(1).optional().describe("worker threads (default: all); results do not depend on it"),
+  precision: z
+    .enum(["f32", "bf16"])
+    .optional()
+    .describe("operands of the matrix products (default: f32 on the CPU, bf16 on CUDA; bf16 on the CPU needs AVX512-BF16)"),
+});
+
+export type SelectInput = z.input<typeof selectSchema>;
+export type MethodOptions = z.output<typeof methodSchema>;
+export type TrainOptions = z.output<typeof trainSchema>;
+export type TrainInput = z.input<typeof trainSchema>;
+export type DataOptions = z.output<typeof dataSchema>;
+export type DataInput = z.input<typeof dataSchema>;
+export type Job = z.output<typeof jobSchema>;
+
+/** Levenshtein distance, for suggestions. */
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)));
+    row = next;
+  }
+  return row[b.length]!;
+}
+
+/** The nearest of `valid` to `word`. */
+export function nearest(word: string, valid: readonly string[]): string | undefined {
+  return [...valid].sort((a, b) => distance(word.toLowerCase(), a.toLowerCase()) - distance(word.toLowerCase(), b.toLowerCase()))[0];
+}
+
+function keysAt(schema: unknown, path: readonly PropertyKey[]): string[] {
+  let s = schema as
+    | { shape?: Record<string, unknown>; unwrap?: () => unknown; options?: unknown[]; def?: { innerType?: unknown } }
+    | undefined;
+  const unwrap = (x: typeof s): typeof s => {
+    while (x && !x.shape && !x.options && x.def?.innerType) x = x.def.innerType as typeof s;
+    return x;
+  };
+  s = unwrap(s);
+  for (const key of path) s = unwrap(s?.shape?.[String(key)] as typeof s);
+  if (s?.shape) return Object.keys(s.shape);
+  return (s?.options ?? []).flatMap((o) => Object.keys((o as { shape?: object }).shape ?? {}));
+}
+
+/** @throws ConfigError the first problem, with its key path */
+export function parseOptions<S extends z.ZodType>(schema: S, value: unknown, source: string): z.output<S> {
+  const result = schema.safeParse(value);
+  if (result.success) return result.data;
+  // A misspelt key explains the missing one better than the other way round.
+  const issue = result.error.issues.find((i) => i.code === "unrecognized_keys") ?? result.error.issues[0]!;
+  const at = [source, ...issue.path.map(String)].filter((s) => s !== "").join(".");
+  if (issue.code === "unrecognized_keys") {
+    const key = issue.keys[0]!;
+    const valid = keysAt(schema, issue.path);
+    const hint = nearest(key, valid);
+    throw new ConfigError(`${at}: unknown key "${key}"${hint ? `; did you mean "${hint}"?` : ""} (valid: ${valid.join(", ")})`, {
+      where: { key: [...issue.path.map(String), key].join(".") },
+    });
+  }
+  let found: unknown = value;
+  for (const key of issue.path) found = (found as Record<PropertyKey, unknown> | undefined)?.[key];
+  throw new ConfigError(`${at}: ${issue.message}, found ${JSON.stringify(found) ?? "nothing"}`, {
+    where: { key: issue.path.map(String).join(".") },
+  });
+}

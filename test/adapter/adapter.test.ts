@@ -1,0 +1,478 @@
+// Adapters (both layouts), merge and its verification, frozen digest, on tiny per-expert, sharded and fused checkpoints, in
+// every dtype. No GPU. Run alone: npx vitest run test/adapter/adapter.test.ts
+import {
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { open } from "node:fs/promises";
+import { join } from "node:path";
+import { afterEach, describe, expect, it, vi } from "vitest";
+import { AbortError, ConfigError, EsftError, IoError, LayoutError, NonFiniteError } from "../../lib/errors.ts";
+import type { AdapterTensor } from "../../lib/adapter/adapter.ts";
+import { Adapter } from "../../lib/adapter/adapter.ts";
+import { openAdapter, saveEsftAdapter } from "../../lib/adapter/esft_layout.ts";
+import { frozenDigest } from "../../lib/adapter/digest.ts";
+import { ExpertSet } from "../../lib/experts/expert_set.ts";
+import { mergeAdapter, verifyMerge } from "../../lib/adapter/merge.ts";
+import { placeSlice, sliceKey } from "../../lib/files/slice.ts";
+import { openSafetensors } from "../../lib/files/safetensors.ts";
+import { castFloats, decodeFloats, encodeFloats } from "../../lib/files/floats.ts";
+import type { Checkpoint } from "../../lib/files/checkpoint.ts";
+import { openCheckpoint } from "../../lib/files/checkpoint.ts";
+import { hashCheckpoint } from "../../lib/files/hash.ts";
+import type { Dtype } from "../../lib/files/safetensors.ts";
+import { writeSafetensors } from "../../lib/files/safetensors_writer.ts";
+import type { TinyOptions } from "../support/fixture.ts";
+import { floats, tempDir, tinyCheckpoint } from "../support/fixture.ts";
+
+const root = tempDir();
+const fresh = () => mkdtempSync(join(root, "d-"));
+afterEach(() => vi.restoreAllMocks());
+
+async function makeBase(options: TinyOptions = {}): Promise<Checkpoint> {
+  const dir = fresh();
+  await tinyCheckpoint(dir, options);
+  return openCheckpoint(dir);
+}
+
+const experts = new ExpertSet({ layers: [[1, { ranked: [2, 0] }], [2, { ranked: [3] }]], rule: { score: "token", p: 0.2 } }); // prettier-ignore
+const PARTS = ["down_proj", "gate_proj", "up_proj"];
+
+/** Trained tensors = base + noise, in `dtype`. Fused bases: down_proj whole, gate_up_proj as two row slices. */
+async function makeTensors(base: Checkpoint, dtype: Dtype = "F32", of: ExpertSet = experts): Promise<AdapterTensor[]> {
+  const tensors: AdapterTensor[] = [];
+  for (const [layer, { ids }] of of.layers)
+    for (const e of ids) {
+      const at = `model.layers.${layer}.mlp.experts`;
+      const fused = base.tensors.has(`${at}.down_proj`);
+      const slices = fused
+        ? [{ name: `${at}.down_proj`, index: e }, { name: `${at}.gate_up_proj`, index: e, rows: [0, 6] as const }, { name: `${at}.gate_up_proj`, index: e, rows: [6, 12] as const }] // prettier-ignore
+        : PARTS.map((part) => ({ name: `${at}.${e}.${part}.weight` }));
+      for (const s of slices) {
+        const t = base.tensors.get(s.name)!;
+        const placed = placeSlice(s, t);
+        const values = decodeFloats((await base.read(s.name)).slice(placed.begin, placed.end), t.dtype);
+        const noise = floats(values.length, layer * 100 + e);
+        const bytes = encodeFloats(values.map((v, i) => v + 0.1 * noise[i]!), dtype); // prettier-ignore
+        tensors.push({ ...s, dtype, shape: placed.shape, read: async () => bytes });
+      }
+    }
+  return tensors;
+}
+
+async function makeAdapter(base: Checkpoint, over: Partial<ConstructorParameters<typeof Adapter>[0]> = {}): Promise<Adapter> {
+  const { identity } = await hashCheckpoint(base);
+  const tensors = await makeTensors(base);
+  return new Adapter({
+    method: { type: "esft", p: 0.2 },
+    base: { name: "tiny", identity },
+    experts,
+    tensors,
+    training: { steps: 20, loss: 1.5 },
+    frozenDigest: await frozenDigest(base, tensors),
+    ...over,
+  });
+}
+
+describe.each([
+  ["per-expert bf16", {}],
+  ["per-expert f32, three shards", { dtype: "F32", shards: 3 }],
+  ["per-expert f16", { dtype: "F16" }],
+  ["fused bf16", { fused: true }],
+  ["fused f32, two shards", { fused: true, dtype: "F32", shards: 2 }],
+] as [string, TinyOptions][])("adapter and merge: %s", (_, options) => {
+  it("saves, loads, merges and verifies; everything else is bit-equal to the base", async () => {
+    const base = await makeBase(options);
+    const adapter = await makeAdapter(base);
+    const dir = join(fresh(), "law");
+    await adapter.save(dir);
+    expect(readdirSync(dir).sort()).toEqual(["README.md", "adapter.json", "adapter.safetensors"]);
+    const loaded = await Adapter.load(dir, { base });
+    expect([...loaded.tensors.keys()]).toEqual([...adapter.tensors.keys()]);
+    for (const key of adapter.tensors.keys()) expect(await loaded.read(key)).toEqual(await adapter.read(key));
+    expect(loaded.experts!.equals(experts)).toBe(true);
+    expect(loaded).toMatchObject({
+      method: { type: "esft", p: 0.2 },
+      base: adapter.base,
+      training: { steps: 20 },
+      frozenDigest: adapter.frozenDigest,
+    });
+
+    const out = join(fresh(), "merged");
+    const report = await mergeAdapter(base, loaded, out);
+    expect(report).toMatchObject({ ok: true, mismatches: [], changedExperts: { 1: [0, 2], 2: [3] }, bytesCompared: base.totalBytes });
+    expect(readdirSync(out).sort()).toEqual(readdirSync(base.dir).filter((n) => n !== "README.md").sort()); // prettier-ignore
+    const merged = await openCheckpoint(out);
+    for (const [name, t] of base.tensors) {
+      const expected = Buffer.from(await base.read(name));
+      for (const a of adapter.tensors.values())
+        if (a.name === name) {
+          const placed = placeSlice(a, t);
+          expected.set(castFloats(await a.read(), "F32", t.dtype), placed.begin);
+        }
+      expect(Buffer.compare(expected, await merged.read(name))).toBe(0);
+      expect(merged.tensors.get(name)).toMatchObject({ file: t.file, dtype: t.dtype, shape: t.shape, begin: t.begin });
+    }
+    expect(await frozenDigest(merged, adapter.tensors.values())).toBe(adapter.frozenDigest);
+    expect(await frozenDigest(merged, [])).not.toBe(await frozenDigest(base, []));
+    for (const s of report.slices) {
+      expect(s.changed).toBeGreaterThan(0);
+      expect(s.deltaNorm).toBeGreaterThan(0);
+      expect(s.deltaNorm).toBeLessThan(s.baseNorm);
+    }
+  });
+
+  it("verification finds one flipped bit in any tensor", async () => {
+    const base = await makeBase(options);
+    const adapter = await makeAdapter(base);
+    const out = join(fresh(), "merged");
+    await mergeAdapter(base, adapter, out);
+    const merged = await openCheckpoint(out);
+    for (const [name, t] of [...merged.tensors].filter((_, i) => i % 3 === 0)) {
+      const bytes = readFileSync(t.path);
+      const at = t.begin + 3 + ((t.end - t.begin) >>> 1);
+      bytes[at]! ^= 0x10;
+      writeFileSync(t.path, bytes);
+      const report = await verifyMerge(base, adapter, out);
+      expect(report.ok).toBe(false);
+      expect(report.mismatches.join()).toContain(name);
+      bytes[at]! ^= 0x10;
+      writeFileSync(t.path, bytes);
+    }
+    expect((await verifyMerge(base, adapter, out)).ok).toBe(true);
+  });
+});
+
+describe("Adapter.load refuses", () => {
+  async function saved(): Promise<{ base: Checkpoint; dir: string; manifest: Record<string, unknown> }> {
+    const base = await makeBase();
+    const dir = join(fresh(), "a");
+    await (await makeAdapter(base)).save(dir);
+    return { base, dir, manifest: JSON.parse(readFileSync(join(dir, "adapter.json"), "utf8")) as Record<string, unknown> };
+  }
+
+  it("another base, with both identities; also one that differs in a single bit", async () => {
+    const { dir, base } = await saved();
+    const error = await Adapter.load(dir, { base: await makeBase({ seed: 9 }) }).catch((e: unknown) => e);
+    expect(error).toBeInstanceOf(LayoutError);
+    expect((error as Error).message).toMatch(/adapter for another base \(tiny\): expected [0-9a-f]{16}.*found [0-9a-f]{16}/);
+    const copy = fresh();
+    cpSync(base.dir, copy, { recursive: true });
+    const bytes = readFileSync(join(copy, "model.safetensors"));
+    bytes[bytes.length - 100]! ^= 1;
+    writeFileSync(join(copy, "model.safetensors"), bytes);
+    await expect(Adapter.load(dir, { base: await openCheckpoint(copy) })).rejects.toThrow(/another base/);
+  });
+
+  it("damaged data, missing, extra and reshaped tensors, foreign files", async () => {
+    const { dir, manifest } = await saved();
+    const data = readFileSync(join(dir, "adapter.safetensors"));
+    const flipped = Buffer.from(data);
+    flipped[flipped.length - 1]! ^= 1;
+    writeFileSync(join(dir, "adapter.safetensors"), flipped);
+    await expect(Adapter.load(dir)).rejects.toThrow(/expected sha256 .*damaged/);
+    writeFileSync(join(dir, "adapter.safetensors"), data);
+
+    const tensors = manifest["tensors"] as Record<string, unknown>[];
+    const edit = async (change: (list: Record<string, unknown>[]) => void, message: RegExp) => {
+      const list = structuredClone(tensors);
+      change(list);
+      writeFileSync(join(dir, "adapter.json"), JSON.stringify({ ...manifest, tensors: list }));
+      const error = await Adapter.load(dir).catch((e: unknown) => e);
+      expect(error).toBeInstanceOf(EsftError);
+      expect((error as Error).message).toMatch(message);
+    };
+    await edit((l) => l.pop(), /only tensors that adapter.json lists/);
+    await edit((l) => l.push({ ...l[0]!, name: "model.layers.1.mlp.experts.2.extra.weight" }), /found no such tensor/);
+    await edit((l) => (l[0]!["shape"] = [48]), /expected F32 \[48\], found F32 \[8, 6\]/);
+    await edit((l) => (l[0]!["file"] = "../adapter.safetensors"), /same directory/);
+    await edit((l) => (l[0]!["file"] = "model.safetensors"), /name of an adapter file/);
+    await edit((l) => (l[0]!["sha256"] = "x"), /sha256/);
+    await edit((l) => (l[0]!["dtype"] = "I8"), /dtype/);
+    await edit((l) => l.push(l[0]!), /found .* twice/);
+  });
+
+  it("broken manifests and folders that are no adapters", async () => {
+    const { dir } = await saved();
+    for (const text of ["", "{", "[]", "{}", '{"format":"esft-adapter","version":2}']) {
+      writeFileSync(join(dir, "adapter.json"), text);
+      await expect(Adapter.load(dir)).rejects.toThrow(LayoutError);
+    }
+    rmSync(join(dir, "adapter.json"));
+    await expect(openAdapter(dir)).rejects.toThrow(/expected an adapter/);
+    await expect(openAdapter(join(dir, "absent"))).rejects.toThrow(IoError);
+    await expect(Adapter.load(dir)).rejects.toThrow(IoError);
+  });
+
+  it("NaN and infinity, when saving and when loading", async () => {
+    const base = await makeBase();
+    const tensors = await makeTensors(base);
+    const bad = decodeFloats(await tensors[3]!.read(), "F32").slice();
+    bad[7] = NaN;
+    tensors[3] = { ...tensors[3]!, read: async () => encodeFloats(bad, "F32") };
+    const dir = join(fresh(), "a");
+    await expect((await makeAdapter(base, { tensors })).save(dir)).rejects.toThrow(NonFiniteError);
+    expect(readdirSync(join(dir, ".."))).toEqual([]);
+    const esft = fresh();
+    writeFileSync(join(esft, "expert_cfg.json"), experts.toEsftConfig());
+    await writeSafetensors(
+      join(esft, "model.safetensors"),
+      await Promise.all(tensors.map(async (t) => ({ name: t.name, dtype: t.dtype, shape: t.shape, data: await t.read() }))),
+    );
+    await expect(openAdapter(esft, { base })).rejects.toThrow(/NaN or infinity at element 7/);
+  });
+
+  it("experts that were not selected, half experts, unselected kinds of tensors", async () => {
+    const base = await makeBase();
+    const all = await makeTensors(base);
+    const named = (name: string): AdapterTensor => ({
+      name,
+      dtype: "F32",
+      shape: [8, 8],
+      read: async () => encodeFloats(floats(64, 1), "F32"),
+    });
+    const make = (tensors: AdapterTensor[], e = experts) => makeAdapter(base, { tensors, experts: e, frozenDigest: undefined });
+    await expect(make([...all, named("model.layers.1.mlp.experts.1.up_proj.weight")])).rejects.toThrow(
+      /selected experts only, found .*expert 1/,
+    );
+    await expect(make(all.slice(1))).rejects.toThrow(/layer 1, expert 0: expected .*of every selected expert/);
+    await expect(make([])).rejects.toThrow(/found none/);
+    await expect(make([...all, named("model.layers.1.self_attn.q_proj.weight")])).rejects.toThrow(/non-expert modules/);
+    await expect(make([...all, named("model.layers.1.mlp.shared_experts.up_proj.weight")])).rejects.toThrow(/shared experts/);
+    const open = await make([...all, named("model.layers.1.self_attn.q_proj.weight")], experts.with({ nonExpertModules: true }));
+    await open.checkBase(base);
+    // Consistent in itself, but the base's experts have a third part.
+    await expect((await make(all.filter((t) => !t.name.includes("up_proj")))).checkBase(base)).rejects.toThrow(
+      /up_proj.* of every selected expert/,
+    );
+    await expect(
+      (await make([...all, named("model.absent.weight")], experts.with({ nonExpertModules: true }))).checkBase(base),
+    ).rejects.toThrow(/found no such tensor/);
+    await expect(
+      (await make([...all, named("model.embed_tokens.weight")], experts.with({ nonExpertModules: true }))).checkBase(base),
+    ).rejects.toThrow(/expected shape \[10, 8\].*found \[8, 8\]/);
+  });
+});
+
+describe("saving an adapter", () => {
+  it("shards with an index, replaces an older adapter and keeps the run's other files", async () => {
+    const base = await makeBase();
+    const adapter = await makeAdapter(base);
+    const dir = fresh();
+    writeFileSync(join(dir, "events.jsonl"), "x");
+    await adapter.save(dir, { maxShardBytes: 700 });
+    const files = readdirSync(dir).filter((n) => n.endsWith(".safetensors"));
+    expect(files.length).toBeGreaterThan(2);
+    expect(readdirSync(dir)).toContain("adapter.safetensors.index.json");
+    expect((await Adapter.load(dir, { base })).tensors.size).toBe(9);
+    await adapter.save(dir);
+    expect(readdirSync(dir).sort()).toEqual(["README.md", "adapter.json", "adapter.safetensors", "events.jsonl"]);
+    expect(readFileSync(join(dir, "README.md"), "utf8")).toContain("| 1 | 0, 2 |");
+  });
+
+  it("completes a save that was killed after its commit point", async () => {
+    const base = await makeBase();
+    const dir = join(fresh(), "a");
+    const adapter = await makeAdapter(base);
+    await adapter.save(dir);
+    mkdirSync(join(dir, ".adapter.next"));
+    for (const name of ["adapter.json", "adapter.safetensors"]) renameSync(join(dir, name), join(dir, ".adapter.next", name));
+    expect((await openAdapter(dir, { base })).tensors.size).toBe(9);
+    expect(readdirSync(dir).sort()).toEqual(["README.md", "adapter.json", "adapter.safetensors"]);
+  });
+
+  it("does not touch a README.md of the user", async () => {
+    const dir = fresh();
+    writeFileSync(join(dir, "README.md"), "mine");
+    await (await makeAdapter(await makeBase())).save(dir);
+    expect(readFileSync(join(dir, "README.md"), "utf8")).toBe("mine");
+  });
+
+  it("on a full disk keeps the older adapter whole", async () => {
+    const base = await makeBase();
+    const dir = join(fresh(), "a");
+    const adapter = await makeAdapter(base);
+    await adapter.save(dir);
+    const before = readFileSync(join(dir, "adapter.json"));
+    const probe = await open(join(dir, "adapter.json"), "r");
+    const proto = Object.getPrototypeOf(probe) as { write: (b: Uint8Array, at: number, n: number) => Promise<{ bytesWritten: number }> };
+    await probe.close();
+    let left = 600;
+    vi.spyOn(proto, "write").mockImplementation(async (_b, _at, n) => {
+      left -= n;
+      if (left < 0) throw Object.assign(new Error("full"), { code: "ENOSPC" });
+      return { bytesWritten: n };
+    });
+    await expect(adapter.save(dir)).rejects.toThrow(/disk is full/);
+    await expect(mergeAdapter(base, adapter, join(dir, "../merged"))).rejects.toThrow(IoError);
+    vi.restoreAllMocks();
+    expect(readFileSync(join(dir, "adapter.json")).equals(before)).toBe(true);
+    expect(readdirSync(join(dir, ".."))).toEqual(["a"]);
+    expect((await Adapter.load(dir, { base })).tensors.size).toBe(9);
+  });
+});
+
+describe("official ESFT layout", () => {
+  it("saves and loads, also with the legacy prefix and in shards", async () => {
+    const base = await makeBase();
+    const adapter = await makeAdapter(base);
+    const dir = join(fresh(), "esft");
+    await saveEsftAdapter(adapter, dir, { maxShardBytes: 700 });
+    expect(readFileSync(join(dir, "expert_cfg.json"), "utf8")).toBe(
+      '{"experts": {"1": [2, 0], "2": [3]}, "shared_experts": false, "non_expert_modules": false}',
+    );
+    const loaded = await openAdapter(dir, { base });
+    expect(loaded.base.identity).toBeNull();
+    for (const key of adapter.tensors.keys()) expect(await loaded.read(key)).toEqual(await adapter.read(key));
+    expect((await mergeAdapter(base, loaded, join(fresh(), "m"))).ok).toBe(true);
+
+    const legacy = fresh();
+    copyFileSync(join(dir, "expert_cfg.json"), join(legacy, "expert_cfg.json"));
+    await writeSafetensors(join(legacy, "anything.safetensors"), [...adapter.tensors.values()].map((t) => ({ name: t.name.replace("model.", ""), dtype: t.dtype, shape: t.shape, data: t.read }))); // prettier-ignore
+    expect([...(await openAdapter(legacy, { base })).tensors.keys()]).toEqual([...adapter.tensors.keys()]);
+    writeFileSync(join(legacy, "expert_cfg.json"), '{"experts": {"1": [2]}, "shared_experts": false, "non_expert_modules": false}');
+    await expect(openAdapter(legacy, { base })).rejects.toThrow(/selected experts only/);
+    rmSync(join(legacy, "anything.safetensors"));
+    await expect(openAdapter(legacy, { base })).rejects.toThrow(/expected \*.safetensors/);
+  });
+
+  it("cannot hold slices of fused tensors and says so", async () => {
+    const base = await makeBase({ fused: true });
+    await expect(saveEsftAdapter(await makeAdapter(base), join(fresh(), "x"))).rejects.toThrow(/slice of a fused tensor/);
+    await expect(saveEsftAdapter(await makeAdapter(base, { experts: null }), join(fresh(), "x"))).rejects.toThrow(/expert set/);
+  });
+});
+
+describe("merge refuses", () => {
+  it("another base, the base itself, a full folder, foreign folders, quantised bases, overflow, an abort", async () => {
+    const base = await makeBase();
+    const adapter = await makeAdapter(base);
+    await expect(mergeAdapter(await makeBase({ seed: 4 }), adapter, join(fresh(), "m"))).rejects.toThrow(/another base/);
+    await expect(mergeAdapter(base, adapter, base.dir, { overwrite: true })).rejects.toThrow(ConfigError);
+    const taken = fresh();
+    writeFileSync(join(taken, "thesis.tex"), "");
+    await expect(mergeAdapter(base, adapter, taken)).rejects.toThrow(/not empty/);
+    await expect(mergeAdapter(base, adapter, taken, { overwrite: true })).rejects.toThrow(ConfigError);
+    expect(readdirSync(taken)).toEqual(["thesis.tex"]);
+
+    const half = await makeBase({ dtype: "F16" });
+    const huge = (await makeTensors(half)).map((t) => ({
+      ...t,
+      read: async () => encodeFloats(new Float32Array(t.shape.reduce((a, b) => a * b, 1)).fill(1e6), "F32"),
+    }));
+    const out = join(fresh(), "m");
+    await expect(mergeAdapter(half, await makeAdapter(half, { tensors: huge }), out)).rejects.toThrow(NonFiniteError);
+    await expect(mergeAdapter(base, adapter, out, { signal: AbortSignal.abort() })).rejects.toThrow(AbortError);
+    expect(readdirSync(join(out, ".."))).toEqual([]);
+
+    await mergeAdapter(base, adapter, out);
+    expect((await mergeAdapter(base, adapter, out, { overwrite: true })).ok).toBe(true);
+    expect(readdirSync(join(out, ".."))).toEqual(["m"]);
+  });
+});
+
+describe("slices and digest", () => {
+  it("place themselves exactly", () => {
+    const t = { dtype: "BF16" as const, shape: [4, 6, 5] };
+    expect(placeSlice({ name: "w" }, t)).toEqual({ shape: [4, 6, 5], begin: 0, end: 240 });
+    expect(placeSlice({ name: "w", index: 2 }, t)).toEqual({ shape: [6, 5], begin: 120, end: 180 });
+    expect(placeSlice({ name: "w", index: 2, rows: [1, 3] }, t)).toEqual({ shape: [2, 5], begin: 130, end: 150 });
+    expect(placeSlice({ name: "w", rows: [1, 2] }, t)).toEqual({ shape: [1, 6, 5], begin: 60, end: 120 });
+    expect(placeSlice({ name: "b", index: 1 }, { dtype: "F32", shape: [3] })).toEqual({ shape: [], begin: 4, end: 8 });
+    for (const s of [
+      { index: 4 },
+      { index: -1 },
+      { index: 1.5 },
+      { rows: [0, 5] as const },
+      { rows: [2, 2] as const },
+      { index: 0, rows: [0, 7] as const },
+    ])
+      expect(() => placeSlice({ name: "w", ...s }, t)).toThrow(LayoutError);
+    expect(() => placeSlice({ name: "s", index: 0 }, { dtype: "F32", shape: [] })).toThrow(LayoutError);
+    expect(sliceKey({ name: "w", index: 2, rows: [1, 3] })).toBe("w[2,1:3]");
+  });
+
+  it("refuse to overlap", async () => {
+    const base = await makeBase({ fused: true });
+    const name = "model.layers.1.mlp.experts.gate_up_proj";
+    await expect(
+      frozenDigest(base, [
+        { name, index: 1 },
+        { name, index: 1, rows: [0, 2] },
+      ]),
+    ).rejects.toThrow(/do not overlap/);
+    await expect(frozenDigest(base, [{ name: "absent" }])).rejects.toThrow(/no such tensor/);
+  });
+
+  it("does not depend on shards or chunk sizes, and sees every frozen bit and no trained one", async () => {
+    const [one, three] = [await makeBase(), await makeBase({ shards: 3 })];
+    const trained = [{ name: "model.layers.1.mlp.experts.2.up_proj.weight" }, { name: "model.embed_tokens.weight", rows: [2, 4] as const }];
+    const digest = await frozenDigest(one, trained);
+    expect(await frozenDigest(three, trained)).toBe(digest);
+    const small = { tensors: one.tensors, chunks: (n: string) => one.chunks(n, 7) };
+    expect(await frozenDigest(small, trained)).toBe(digest);
+    const flip = (name: string, at: number) => ({
+      tensors: one.tensors,
+      chunks: async function* (n: string) {
+        const bytes = await one.read(n);
+        if (n === name) bytes[at]! ^= 1;
+        yield bytes;
+      },
+    });
+    expect(await frozenDigest(flip(trained[0]!.name, 0), trained)).toBe(digest);
+    expect(await frozenDigest(flip("model.embed_tokens.weight", 32), trained)).toBe(digest); // row 2 begins at 2·8·2 bytes
+    expect(await frozenDigest(flip("model.embed_tokens.weight", 31), trained)).not.toBe(digest);
+    expect(await frozenDigest(flip("model.layers.2.mlp.gate.weight", 5), trained)).not.toBe(digest);
+  });
+});
+
+const families = join(process.env.ESFT_SHARED ?? join(import.meta.dirname, "../../../shared"), "golden/families");
+describe.skipIf(!existsSync(families))("weights trained by the reference, in every published layout (skipped without ../shared)", () => {
+  it.each(existsSync(families) ? readdirSync(families) : [])("%s: adapter, merge, verification", async (family) => {
+    const base = await openCheckpoint(join(families, family));
+    const golden = JSON.parse(readFileSync(join(base.dir, "golden.json"), "utf8")) as {
+      esft: { experts: Record<string, number[]>; moved: string[] };
+    };
+    const trained = await openSafetensors(join(base.dir, "golden.safetensors"));
+    const set = new ExpertSet({ layers: Object.entries(golden.esft.experts).map(([l, ranked]) => [Number(l), { ranked }] as const) });
+    const tensors: AdapterTensor[] = [];
+    for (const name of golden.esft.moved) {
+      const t = trained.tensors.get(`esft.${name}`)!;
+      const read = () => trained.read(`esft.${name}`);
+      if (/\.experts\.\d+\./.test(name)) tensors.push({ name, dtype: t.dtype, shape: t.shape, read });
+      else
+        for (const index of set.ids(Number(/layers\.(\d+)\./.exec(name)![1]))) {
+          const placed = placeSlice({ name, index }, t);
+          tensors.push({
+            name,
+            index,
+            dtype: t.dtype,
+            shape: placed.shape,
+            read: async () => (await read()).slice(placed.begin, placed.end),
+          });
+        }
+    }
+    const adapter = new Adapter({
+      method: { type: "esft" },
+      base: { identity: (await hashCheckpoint(base)).identity },
+      experts: set,
+      tensors,
+    });
+    const dir = join(fresh(), "a");
+    await adapter.save(dir);
+    const report = await mergeAdapter(base, await Adapter.load(dir, { base }), join(dir, "../m"));
+    expect(report.ok).toBe(true);
+    expect([...new Set(report.slices.filter((s) => s.changed > 0).map((s) => s.key.replace(/\[\d+\]$/, "")))].sort()).toEqual(
+      [...golden.esft.moved].sort(),
+    );
+    for (const [layer, ids] of Object.entries(report.changedExperts)) expect(ids).toEqual(set.ids(Number(layer)));
+  });
+});

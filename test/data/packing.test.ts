@@ -1,0 +1,125 @@
+import { describe, expect, test } from "vitest";
+import { ConfigError, DataError } from "../../lib/errors.ts";
+import { ExampleBuilder, type Examples } from "../../lib/data/examples.ts";
+import { nextTokenLabels, packDocuments, planRows, type PackedRow } from "../../lib/data/packing.ts";
+import { BatchStream, type BatchOptions } from "../../lib/data/stream.ts";
+import { ShuffleRandom } from "../../lib/data/shuffle.ts";
+
+/** Examples of the given lengths with unique ids; the first `prompt` tokens are not supervised. */
+function make(lengths: readonly number[], prompt = 1): Examples {
+  const builder = new ExampleBuilder();
+  let next = 0;
+  lengths.forEach((n, i) => {
+    const inputIds = Array.from({ length: n }, () => next++);
+    builder.add({ inputIds, labels: inputIds.map((id, t) => (t < prompt ? -100 : id)) }, { line: i + 1 });
+  });
+  return builder.build("data.jsonl");
+}
+const options = (more: Partial<BatchOptions> = {}): BatchOptions => ({ maxLength: 16, rowsPerBatch: 2, seed: 1, ...more });
+
+test("targets stay inside their document", () => {
+  const row = packDocuments([
+    { inputIds: [10, 11, 12], labels: [-100, 11, 12] },
+    { inputIds: [20, 21], labels: [20, 21] },
+  ]);
+  expect(Array.from(row.targets)).toEqual([11, 12, -100, 21, -100]);
+  expect(Array.from(row.docStart)).toEqual([0, 0, 0, 3, 3]);
+  expect(Array.from(row.positions)).toEqual([0, 1, 2, 0, 1]);
+  expect(row.supervised).toBe(3);
+  expect(Array.from(nextTokenLabels([1, 2, 3]))).toEqual([2, 3, -100]);
+});
+
+test("the plan holds every example once and never overflows", () => {
+  const random = new ShuffleRandom(5);
+  const sizes = Array.from({ length: 500 }, () => 1 + random.below(40));
+  const rows = planRows(sizes.keys(), (i) => sizes[i] as number, 64);
+  expect(rows.flatMap((r) => Array.from(r)).sort((a, b) => a - b)).toEqual(Array.from(sizes.keys()));
+  const fill = rows.map((r) => r.reduce((n, i) => n + (sizes[i] as number), 0));
+  expect(Math.max(...fill)).toBeLessThanOrEqual(64);
+  expect(fill.reduce((a, b) => a + b, 0) / (64 * rows.length)).toBeGreaterThan(0.9);
+});
+
+describe("overflow", () => {
+  const examples = make([5, 30, 8]);
+  test("is an error by default, with place and fix", () => {
+    expect(() => new BatchStream(examples, options())).toThrow(
+      /1 of 3 examples are longer than maxLength 16: the first at data.jsonl:2 has 30 tokens.*onOverflow/,
+    );
+  });
+  test("drop, truncateLeft, truncateRight", () => {
+    const ids = (how: "drop" | "truncateLeft" | "truncateRight"): { rows: number[]; report: unknown } => {
+      const stream = new BatchStream(examples, options({ onOverflow: how, shuffle: false, packing: "none" }));
+      return { rows: [...stream.rows()].flatMap((r) => [r.ids[0] as number, r.ids.length]), report: stream.report };
+    };
+    expect(ids("drop")).toEqual({ rows: [0, 5, 35, 8], report: { examples: 3, used: 2, dropped: 1, truncated: 0, unsupervised: 0 } });
+    expect(ids("truncateLeft").rows).toEqual([0, 5, 19, 16, 35, 8]);
+    expect(ids("truncateRight").rows).toEqual([0, 5, 5, 16, 35, 8]);
+  });
+  test("an answer that is cut away altogether is counted, not trained", () => {
+    expect(new BatchStream(make([30, 25], 20), options({ onOverflow: "truncateLeft" })).report.unsupervised).toBe(0);
+    expect(new BatchStream(make([30, 40], 35), options({ onOverflow: "truncateLeft" })).report).toMatchObject({
+      used: 1,
+      unsupervised: 1,
+      truncated: 2,
+    });
+    expect(() => new BatchStream(make([30], 20), options({ onOverflow: "truncateRight" }))).toThrow(DataError);
+  });
+});
+
+describe("batches", () => {
+  const examples = make([3, 9, 4, 16, 2, 7, 7, 12, 5, 6]);
+  const flat = (rows: readonly PackedRow[]): number[] => rows.flatMap((r) => [...Array.from(r.ids), -1]);
+
+  test("same seed, same batches; other seed, other order; every token once per epoch", () => {
+    const a = new BatchStream(examples, options());
+    const b = new BatchStream(examples, options());
+    for (let i = 0; i < 20; i++) expect(flat(a.next().rows)).toEqual(flat(b.next().rows));
+    const epoch = (seed: number): number[] => [...new BatchStream(examples, options({ seed })).rows(0)].flatMap((r) => Array.from(r.ids));
+    expect(epoch(1)).not.toEqual(epoch(2));
+    expect(epoch(1).sort((x, y) => x - y)).toEqual(Array.from({ length: 71 }, (_, i) => i));
+    expect(new BatchStream(examples, options({ shuffle: false })).next().rows[0]?.ids[0]).toBe(0);
+  });
+
+  test.each(["document", "none", "esft"] as const)("%s: resumes exactly from any cursor, through JSON", (packing) => {
+    const given = options({ packing, esft: { padId: 0, ratio: 0.3 } });
+    const whole = new BatchStream(examples, given);
+    for (let i = 0; i < 17; i++) {
+      const cursor = JSON.parse(JSON.stringify(whole.cursor));
+      const resumed = new BatchStream(examples, given);
+      resumed.restore(cursor);
+      const expected = whole.next();
+      expect(flat(resumed.next().rows)).toEqual(flat(expected.rows));
+      expect(expected.rows).toHaveLength(2);
+    }
+    expect(whole.cursor.epoch).toBeGreaterThan(1);
+  });
+
+  test("a cursor of other data or options is refused", () => {
+    const { cursor } = new BatchStream(examples, options());
+    expect(() => new BatchStream(make([3, 9]), options()).restore(cursor)).toThrow(ConfigError);
+    expect(() => new BatchStream(examples, options({ maxLength: 17 })).restore(cursor)).toThrow(/differ from those of the run/);
+    expect(() => new BatchStream(examples, options()).restore({ ...cursor, row: 99 })).toThrow(/does not exist/);
+  });
+
+  test("options are checked", () => {
+    for (const bad of [
+      { maxLength: 1 },
+      { rowsPerBatch: 0 },
+      { seed: 0.5 },
+      { packing: "tight" as never },
+      { onOverflow: "cut" as never },
+      { packing: "esft" as const },
+    ]) {
+      expect(() => new BatchStream(examples, options(bad))).toThrow(ConfigError);
+    }
+  });
+
+  test("a held-out part is chosen by seed and disjoint", () => {
+    const { train, heldOut } = examples.split(0.3, 4);
+    expect([train.length, heldOut.length]).toEqual([7, 3]);
+    const first = (e: Examples): number[] => [...e].map((x) => x.inputIds[0] as number);
+    expect([...first(train), ...first(heldOut)].sort((a, b) => a - b)).toEqual(first(examples));
+    expect(first(examples.split(0.3, 4).heldOut)).toEqual(first(heldOut));
+    expect(train.fingerprint()).not.toBe(heldOut.fingerprint());
+  });
+});

@@ -1,0 +1,85 @@
+// Profiling a model: sums add up, an interrupted profile goes on to the bits of an uninterrupted one, others are refused. No GPU.
+// Alone: npx vitest run test/experts/profiler.test.ts
+
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Profile } from "../../lib/experts/profile.ts";
+import { Dataset } from "../../lib/data/dataset.ts";
+import { MoeModel } from "../../lib/moe_model.ts";
+import { tinyDeepseek, toyRows, writeTinyModel } from "../support/tiny_model.ts";
+
+let root: string;
+let model: MoeModel;
+beforeAll(async () => {
+  root = await mkdtemp(join(tmpdir(), "esft-profiler-"));
+  await writeTinyModel(join(root, "model"), tinyDeepseek);
+  model = await MoeModel.fromPretrained(join(root, "model"), { threads: 2 });
+});
+afterAll(async () => {
+  model.dispose();
+  await rm(root, { recursive: true, force: true });
+});
+
+const rows = (seed = 1): Dataset => Dataset.fromRows(toyRows(60, seed));
+const options = { tokens: 900, batchTokens: 64, data: { maxLength: 64 } } as const;
+const text = (p: Profile): string => JSON.stringify(p.toJSON());
+
+describe("profileExamples", () => {
+  it("counts every token's experts and keeps exact sums", async () => {
+    const whole = await model.profile(rows(), options);
+    expect(whole.tokens).toBeGreaterThanOrEqual(900);
+    expect(whole.layers).toEqual([1, 2]);
+    for (const layer of whole.layers) {
+      const { counts, tokens, gateSums } = whole.layer(layer);
+      expect(counts.reduce((a, b) => a + b)).toBe(3 * tokens);
+      expect(gateSums.every((g) => g >= 0)).toBe(true);
+      expect(whole.layerMass(layer)).toBeLessThanOrEqual(1 + 1e-6);
+    }
+    expect(text(await model.profile(rows(), options))).toBe(text(whole));
+  });
+
+  it("interrupted after any batch and resumed from its file, ends in the same bits", async () => {
+    const whole = await model.profile(rows(), options);
+    for (const stops of [[1], [3], [2, 5, 6]]) {
+      let resume: Profile | null = null;
+      let batches = 0;
+      for (const stop of [...stops, Number.POSITIVE_INFINITY]) {
+        const interrupt = new AbortController();
+        const path = join(root, "partial.json");
+        const running = model.profile(rows(), {
+          ...options,
+          resume,
+          signal: interrupt.signal,
+          partialEvery: 1,
+          onPartial: (state) => state.save(path),
+          onProgress: () => ++batches >= stop && interrupt.abort(),
+        });
+        if (stop === Number.POSITIVE_INFINITY) expect(text(await running)).toBe(text(whole));
+        else {
+          await expect(running).rejects.toMatchObject({ code: "ERR_ABORTED" });
+          resume = await Profile.load(path);
+        }
+      }
+    }
+  });
+
+  it("refuses a partial profile of other data, another order or another model", async () => {
+    const partials: Profile[] = [];
+    await model.profile(rows(), { ...options, partialEvery: 1, onPartial: async (p) => void partials.push(p) });
+    const resume = partials[1]!;
+    await expect(model.profile(rows(2), { ...options, resume })).rejects.toMatchObject({
+      code: "ERR_CONFIG",
+      message: /other data or options/,
+    });
+    await expect(model.profile(rows(), { ...options, seed: 2, resume })).rejects.toMatchObject({ code: "ERR_CONFIG" });
+    const { format: _f, version: _v, ...data } = resume.toJSON();
+    const foreign = new Profile({ ...data, model: { fingerprint: "0" } });
+    await expect(model.profile(rows(), { ...options, resume: foreign })).rejects.toMatchObject({
+      code: "ERR_CONFIG",
+      message: /another model/,
+    });
+    await expect(model.profile(rows(), { ...options, tokens: 0 })).rejects.toMatchObject({ code: "ERR_CONFIG", where: { key: "tokens" } });
+  });
+});

@@ -1,0 +1,138 @@
+// Checkpoint directories: sharded and single, hostile index files, identity. No GPU.
+// Run alone: npx vitest run test/files/checkpoint.test.ts
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { ConfigError, IoError, LayoutError } from "../../lib/errors.ts";
+import { openCheckpoint } from "../../lib/files/checkpoint.ts";
+import { hashCheckpoint, sameBase } from "../../lib/files/hash.ts";
+import { formatJson, parseStrictJson } from "../../lib/files/json.ts";
+import { tempDir, tinyCheckpoint } from "../support/fixture.ts";
+
+const root = tempDir();
+const shared = process.env.ESFT_SHARED ?? join(import.meta.dirname, "../../../shared");
+
+async function make(options: Parameters<typeof tinyCheckpoint>[1] = {}): Promise<string> {
+  const dir = mkdtempSync(join(root, "c-"));
+  await tinyCheckpoint(dir, options);
+  return dir;
+}
+const INDEX = "model.safetensors.index.json";
+type Index = { weight_map: Record<string, unknown> };
+function editIndex(dir: string, edit: (index: Index) => void): void {
+  const index = JSON.parse(readFileSync(join(dir, INDEX), "utf8")) as Index;
+  edit(index);
+  writeFileSync(join(dir, INDEX), JSON.stringify(index));
+}
+
+describe("openCheckpoint", () => {
+  it("opens single and sharded checkpoints alike", async () => {
+    const [a, b] = [await openCheckpoint(await make()), await openCheckpoint(await make({ shards: 3 }))];
+    expect([...b.tensors.keys()].sort()).toEqual([...a.tensors.keys()].sort());
+    expect(a.totalBytes).toBe(b.totalBytes);
+    expect(b.shards.length).toBe(3);
+    expect(a.config).toEqual({ model_type: "tiny", hidden_size: 8 });
+    expect(a.sideFiles).toEqual(["config.json", "tokenizer.json"]);
+    for (const name of a.tensors.keys()) expect(await b.read(name)).toEqual(await a.read(name));
+    expect((await hashCheckpoint(a)).identity).toEqual((await hashCheckpoint(b)).identity);
+    await expect(a.read("nope")).rejects.toThrow(LayoutError);
+  });
+
+  it.each([
+    ["../../etc/passwd.safetensors"], ["/etc/x.safetensors"], ["sub/m.safetensors"], ["..\\m.safetensors"], ["C:m.safetensors"],
+    ["..safetensors/.."], [".hidden.safetensors"], ["a\0.safetensors"], ["config.json"], [""], [null], [3], [["x"]],
+  ])("refuses an index that names %j", async (name) => {
+    const dir = await make({ shards: 2 });
+    editIndex(dir, (i) => (i.weight_map["model.embed_tokens.weight"] = name));
+    await expect(openCheckpoint(dir)).rejects.toThrow(/same directory/);
+  }); // prettier-ignore
+
+  it("refuses missing shards, unknown tensors, wrong shards and duplicates", async () => {
+    const missing = await make({ shards: 2 });
+    rmSync(join(missing, "model-00002-of-00002.safetensors"));
+    await expect(openCheckpoint(missing)).rejects.toThrow(/expected the shard model-00002-of-00002.safetensors .* found no such file/);
+    const unknown = await make({ shards: 2 });
+    editIndex(unknown, (i) => (i.weight_map["extra"] = "model-00001-of-00002.safetensors"));
+    await expect(openCheckpoint(unknown)).rejects.toThrow(/tensor "extra": expected in model-00001.*, found in no shard/);
+    const swapped = await make({ shards: 2 });
+    editIndex(swapped, (i) => (i.weight_map["model.embed_tokens.weight"] = "model-00002-of-00002.safetensors"));
+    await expect(openCheckpoint(swapped)).rejects.toThrow(/found in model-00001/);
+    const twice = await make({ shards: 2 });
+    copyFileSync(join(twice, "model-00001-of-00002.safetensors"), join(twice, "model-00002-of-00002.safetensors"));
+    await expect(openCheckpoint(twice)).rejects.toThrow(/each tensor in one shard/);
+    const folder = await make({ shards: 2 });
+    rmSync(join(folder, "model-00002-of-00002.safetensors"));
+    mkdirSync(join(folder, "model-00002-of-00002.safetensors"));
+    await expect(openCheckpoint(folder)).rejects.toThrow(LayoutError);
+  });
+
+  it.each(["[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', "{", '{"weight_map": {"a": "x.safetensors", "a": "y.safetensors"}}'])(
+    "refuses the index %s",
+    async (text) => {
+      const dir = await make({ shards: 2 });
+      writeFileSync(join(dir, INDEX), text);
+      await expect(openCheckpoint(dir)).rejects.toThrow(LayoutError);
+    },
+  );
+
+  it.each(["", "{", "[]", "null", '{"a": 1, "a": 2}'])("a broken config.json is a ConfigError: %j", async (text) => {
+    const dir = await make();
+    writeFileSync(join(dir, "config.json"), text);
+    const error = await openCheckpoint(dir).catch((e: unknown) => e);
+    expect(error).toBeInstanceOf(ConfigError);
+    expect((error as Error).message).toContain("config.json");
+  });
+
+  it("says what is missing", async () => {
+    const dir = mkdtempSync(join(root, "e-"));
+    await expect(openCheckpoint(join(dir, "absent"))).rejects.toThrow(IoError);
+    await expect(openCheckpoint(dir)).rejects.toThrow(/expected a config.json/);
+    writeFileSync(join(dir, "config.json"), "{}");
+    await expect(openCheckpoint(dir)).rejects.toThrow(/found neither/);
+    writeFileSync(join(dir, "pytorch_model.bin"), "");
+    await expect(openCheckpoint(dir)).rejects.toThrow(/pickled PyTorch/);
+    await expect(openCheckpoint(join(dir, "config.json"))).rejects.toThrow(LayoutError);
+  });
+});
+
+describe("hashCheckpoint", () => {
+  it("tells bases apart by one byte, by dtype and by name, and honours contents: false", async () => {
+    const a = await openCheckpoint(await make());
+    const full = await hashCheckpoint(a);
+    expect(full.tensors?.size).toBe(a.tensors.size);
+    const cheap = await hashCheckpoint(a, { contents: false });
+    expect(cheap.identity.contents).toBeUndefined();
+    expect(sameBase(full.identity, cheap.identity)).toBe(true);
+    const dir = await make();
+    const path = join(dir, "model.safetensors");
+    const bytes = readFileSync(path);
+    bytes[bytes.length - 1]! ^= 1;
+    writeFileSync(path, bytes);
+    for (const other of [dir, await make({ seed: 2 }), await make({ dtype: "F32" })])
+      expect(sameBase(full.identity, (await hashCheckpoint(await openCheckpoint(other))).identity)).toBe(false);
+  });
+});
+
+describe("strict JSON", () => {
+  it("refuses duplicates however spelt, keeps equal keys of different objects", () => {
+    expect(() => parseStrictJson('{"a":1,"b":{"c":1,"\\u0063":2}}')).toThrow(/duplicate key "c"/);
+    expect(parseStrictJson('[{"a":"a: {"},{"a":2}]')).toEqual([{ a: "a: {" }, { a: 2 }]);
+    expect(() => parseStrictJson("[".repeat(100_000))).toThrow(/nesting/);
+    expect(() => parseStrictJson("[1,1,1,1]", { maxItems: 3 })).toThrow(/items/);
+    expect(() => parseStrictJson('{"a\\')).toThrow();
+  });
+  it("prints arrays of scalars on one line and stays the same value", () => {
+    const value = { a: [1, -2.5e-7, 3], b: [{ c: ["x, [y]", '"q"\\'] }], d: [], e: [[1, 2], [3]], f: "[\n 1,\n 2\n]" };
+    const text = formatJson(value);
+    expect(JSON.parse(text)).toEqual(value);
+    expect(text).toContain('"a": [1, -2.5e-7, 3]');
+  });
+});
+
+describe.skipIf(!existsSync(join(shared, "golden/families")))("published layouts (skipped without ../shared)", () => {
+  const families = join(shared, "golden/families");
+  it.each(existsSync(families) ? readdirSync(families) : [])("opens %s", async (name) => {
+    const checkpoint = await openCheckpoint(join(families, name));
+    expect(checkpoint.tensors.size).toBeGreaterThan(10);
+  });
+});

@@ -1,0 +1,94 @@
+import { describe, expect, test } from "vitest";
+import { ConfigError, DataError } from "../../lib/errors.ts";
+import { parseJson, type JsonObject } from "../../lib/text/python_json.ts";
+import { ChatTemplate, renderChat, type Message } from "../../lib/text/template.ts";
+
+const user: Message = { role: "user", content: "Hi" };
+
+function render(source: string, variables: string = "{}", messages: readonly Message[] = [user]): string {
+  return new ChatTemplate(source).render(messages, { variables: parseJson(variables) as JsonObject, now: new Date(2025, 5, 15, 9, 5) });
+}
+
+// every expected text was made by jinja2 3.1.6
+describe("Python's semantics", () => {
+  test.each([
+    ["{{ '\\n\\n  x \\n'.strip('\\n') }}", "  x "],
+    ["{{ s|trim }}|", "\ufeffx|"],
+    ["{{ none }}{{ true }}{{ 1.0 }}{{ 7 // 2 }}{{ -7 // 2 }}{{ 7 / 2 }}", "NoneTrue1.03-43.5"],
+    ["{{ {'a': 1.0, 'b': [none, 'x\"']} }}", "{'a': 1.0, 'b': [None, 'x\"']}"],
+    ["{{ d|tojson }}", '{"b": 1.0, "10": [true, null], "2": "é"}'],
+    ["{{ d|tojson(indent=1) }}", '{\n "b": 1.0,\n "10": [\n  true,\n  null\n ],\n "2": "é"\n}'],
+    ["{{ e.items() is defined }}{{ e.items is callable }}{{ e['items'] }}", "TrueTrue5"],
+    ["{{ 'a👍b'|length }}{{ 'a👍b'[::-1] }}", "3b👍a"],
+    ["{% set x = 1 %}{% for i in [1, 2] %}{% set x = i * 10 %}{% endfor %}{{ x }}", "1"],
+    ["{% set ns = namespace(x=1) %}{% for i in [1, 2] %}{% set ns.x = i %}{% endfor %}{{ ns.x }}", "2"],
+    ["{{ 5 is divisibleby(5) }}{{ 5 is eq 6 }}{{ 'a' is in ['a'] }}{{ 5 is not divisibleby 2 }}", "TrueFalseTrueTrue"],
+    ["{{ [3, 1, 2]|sort|join(',') }}{{ ['b', 'A']|map('upper')|list }}", "1,2,3['B', 'A']"],
+    ["{{ strftime_now('%d %b %Y %H:%M %-d') }}", "15 Jun 2025 09:05 15"],
+    ["{% macro m(a, b='z') %}{{ a }}{{ b }}{% endmacro %}{{ m(1) }}{{ m(b=2, a=3) }}", "1z32"],
+    ["{% for i in range(5) %}{% if i == 1 %}{% continue %}{% elif i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}", "02"],
+    ["  {% if true %}\n  x\n  {% endif %}\ny\n", "  x\ny"],
+    ["{{ undefined_name }}{{ undefined_name is defined }}{{ undefined_name|default('d') }}", "Falsed"],
+    ["{{ big }}{{ big + 1 }}", "1234567890123456789012345678901234567891"],
+  ])("%s", (source, text) => {
+    expect(
+      render(
+        source,
+        '{"s": "\\u0085\\ufeffx\\u001c", "d": {"b": 1.0, "10": [true, null], "2": "é"}, "e": {"items": 5}, "big": 12345678901234567890}',
+      ),
+    ).toBe(text);
+  });
+
+  test.each([
+    ["{{ 'a' + 1 }}", /can only concatenate str \(not "int"\) to str/],
+    ["{{ 'x' in none }}", /NoneType.*not iterable/],
+    ["{{ nothing.attribute }}", /'nothing' is undefined/],
+    ["{{ messages.append(1) }}", /unsafe/],
+    ["{{ messages|map(attribute='role') }}", /generator/],
+    ["{{ messages|magic }}", /no filter named 'magic'/],
+    ["{{ messages is magic }}", /no test named 'magic'/],
+    ["{% macro r() %}{{ r() }}{% endmacro %}{{ r() }}", /nested too deeply/],
+    ["{% for i in range(1000000) %}{% endfor %}", /range too big/],
+    ["{{ 'x' * 1000000000 }}", /too long/],
+  ])("%s is refused", (source, why) => {
+    expect(() => render(source)).toThrow(why);
+    expect(() => render(source)).toThrow(DataError);
+  });
+
+  test.each(["{% if %}", "{{ a", "{% include 'x' %}", "{{ 1 < 2 < 3 }}"])("%s does not compile", (source) => {
+    expect(() => new ChatTemplate(source)).toThrow(ConfigError);
+  });
+
+  test("the template's own refusal keeps its words", () => {
+    expect.assertions(1);
+    try {
+      render("{{ raise_exception('roles must alternate') }}");
+    } catch (error) {
+      expect((error as DataError).where).toEqual({ rule: "template", key: "messages", kind: "raise", says: "roles must alternate" });
+    }
+  });
+});
+
+describe("messages in the form the template takes", () => {
+  const call = (args: JsonObject | string): Message => ({
+    role: "assistant",
+    content: null,
+    tool_calls: [{ function: { name: "f", arguments: args } }],
+  });
+
+  test("null content becomes empty where None would be printed, and only there", () => {
+    const messages = [user, call({ x: 1 })];
+    expect(renderChat("{% for m in messages %}[{{ m.content }}]{% endfor %}", messages)).toBe("[Hi][]");
+    expect(renderChat("{% for m in messages %}{{ m.content is none }}{% endfor %}", messages)).toBe("FalseTrue");
+    expect(new ChatTemplate("{% for m in messages %}[{{ m.content }}]{% endfor %}").render(messages)).toBe("[Hi][None]");
+  });
+
+  test("tool arguments in the other form", () => {
+    const text = "{% for m in messages %}{{ m.tool_calls[0].function.arguments + '' if m.tool_calls }}{% endfor %}";
+    expect(renderChat(text, [call({ x: 1, y: "é" })])).toBe('{"x": 1, "y": "é"}');
+    const object =
+      "{% for m in messages %}{% for k, v in m.tool_calls[0].function.arguments.items() %}{{ k }}={{ v }}{% endfor %}{% endfor %}";
+    expect(renderChat(object, [call('{"x": 1.0}')])).toBe("x=1.0");
+    expect(() => renderChat(object, [call("not json")])).toThrow(/no attribute 'items'/);
+  });
+});
