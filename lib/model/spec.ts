@@ -129,25 +129,48 @@ export function expertParameters(spec: ModelSpec): number {
   return layer?.kind === "moe" ? 3 * spec.hidden * layer.expertHidden : 0;
 }
 
-/** Every parameter of the model with its shape, in a fixed order, tied ones once. */
-export function parameterShapes(spec: ModelSpec): { ref: TensorSlice; shape: number[]; role: ParameterRole; layer: number }[] {
-  const out: { ref: TensorSlice; shape: number[]; role: ParameterRole; layer: number }[] = [];
+export type ParameterRole = "embedding" | "attention" | "norm" | "router" | "selectionBias" | "expert" | "shared" | "dense" | "head";
+
+/** What a parameter is to the model, whatever its tensor is called. */
+export interface ParameterPlace {
+  readonly role: ParameterRole;
+  /** Decoder layer, −1 for the embedding, the layer count for final norm and head. */
+  readonly layer: number;
+  /** Routed expert of that layer, for role "expert". */
+  readonly expert?: number;
+  /** Which of the matrices of a routed expert. */
+  readonly part?: "gate" | "up" | "down";
+}
+
+export interface ParameterShape extends ParameterPlace {
+  readonly ref: TensorSlice;
+  readonly shape: number[];
+}
+
+/** Every parameter of the model with its shape and place, in a fixed order, tied ones once. */
+export function parameterShapes(spec: ModelSpec): ParameterShape[] {
+  const out: ParameterShape[] = [];
   const D = spec.hidden;
   const seen = new Set<string>();
-  const add = (ref: TensorSlice, shape: number[], role: ParameterRole, layer: number): void => {
+  const add = (
+    ref: TensorSlice,
+    shape: number[],
+    role: ParameterRole,
+    layer: number,
+    routed?: Pick<ParameterPlace, "expert" | "part">,
+  ): void => {
     if (seen.has(sliceKey(ref))) return;
     seen.add(sliceKey(ref));
-    out.push({ ref, shape, role, layer });
+    out.push({ ref, shape, role, layer, ...routed });
   };
   const linear = (l: LinearSpec, role: ParameterRole, layer: number): void => {
     add(l.weight, [l.out, l.in], role, layer);
     if (l.bias) add(l.bias, [l.out], role, layer);
   };
   const norm = (n: NormSpec, layer: number): void => add(n.weight, [n.size], "norm", layer);
-  const mlp = (m: { gate: TensorSlice; up: TensorSlice; down: TensorSlice }, F: number, role: ParameterRole, layer: number): void => {
-    add(m.gate, [F, D], role, layer);
-    add(m.up, [F, D], role, layer);
-    add(m.down, [D, F], role, layer);
+  const mlp = (m: ExpertWeights, F: number, role: ParameterRole, layer: number, expert?: number): void => {
+    for (const part of ["gate", "up", "down"] as const)
+      add(m[part], part === "down" ? [D, F] : [F, D], role, layer, expert === undefined ? undefined : { expert, part });
   };
   add(spec.embedding, [spec.vocab, D], "embedding", -1);
   spec.layers.forEach((layer, i) => {
@@ -174,7 +197,7 @@ export function parameterShapes(spec: ModelSpec): { ref: TensorSlice; shape: num
       const moe = layer.mlp;
       add(moe.router, [moe.experts.length, D], "router", i);
       if (moe.selectionBias) add(moe.selectionBias, [moe.experts.length], "selectionBias", i);
-      for (const e of moe.experts) mlp(e, moe.expertHidden, "expert", i);
+      moe.experts.forEach((e, id) => mlp(e, moe.expertHidden, "expert", i, id));
       if (moe.shared) mlp(moe.shared, moe.shared.hidden, "shared", i);
     }
   });
@@ -182,5 +205,3 @@ export function parameterShapes(spec: ModelSpec): { ref: TensorSlice; shape: num
   add(spec.head, [spec.vocab, D], "head", spec.layers.length);
   return out;
 }
-
-export type ParameterRole = "embedding" | "attention" | "norm" | "router" | "selectionBias" | "expert" | "shared" | "dense" | "head";
