@@ -7,7 +7,7 @@ import { sliceKey } from "./files/slice.ts";
 import { modelSpec } from "./model/families/index.ts";
 import type { ModelSpec, ParameterRole } from "./model/spec.ts";
 import { expertParameters, moeLayers, moeOf, parameterShapes } from "./model/spec.ts";
-import { estimateActivations } from "./model/transformer.ts";
+import { planActivations } from "./model/decoder.ts";
 import type { RouteRule } from "./ops.ts";
 import type { TrainableSpec } from "./methods/trainable.ts";
 import { LayoutError } from "./errors.ts";
@@ -146,7 +146,7 @@ export function estimateTraining(
     adapterBytes += tensorBytes(checkpoint.tensors.get(ref.name)!.dtype, shape) ?? 0;
   }
   const stateBytes = trainable.parameters * 16;
-  const activationBytes = estimateActivations(spec, tokensPerBatch, trainable.lowestLayer).bytes;
+  const activationBytes = planActivations(spec, trainable).bytes(tokensPerBatch);
   return {
     method: trainable.type,
     trainedParameters: trainable.parameters,

@@ -12,7 +12,7 @@ import { hostBatch } from "../../lib/model/batch.ts";
 import type { HostBatch } from "../../lib/model/batch.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
 import { Parameters } from "../../lib/model/weights/parameters.ts";
-import type { Parameter } from "../../lib/model/weights/parameters.ts";
+import type { BaseParameter as Parameter } from "../../lib/model/weights/parameter.ts";
 import { moeLayers, moeOf, parameterShapes } from "../../lib/model/spec.ts";
 import type { ModelSpec } from "../../lib/model/spec.ts";
 import { Transformer } from "../../lib/model/transformer.ts";
@@ -106,7 +106,7 @@ async function setup(b: Buffers, step: Shapes["step"], mode: "esft" | "forward")
     outputs: [],
     state: [state.master, state.grad],
     reset: () => {
-      for (const p of state.parameters) {
+      for (const p of params.all().filter((q) => q.trains)) {
         fill(p);
         ops.cast(device, { x: p.base, y: p.master! });
       }

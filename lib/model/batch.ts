@@ -2,7 +2,7 @@
 
 import { DataError } from "../errors.ts";
 import type { Device, Tensor } from "../tensor.ts";
-import type { Batch } from "./layers/layer.ts";
+import type { Batch } from "./run.ts";
 
 /** A flat sequence of T tokens. */
 export interface HostBatch {

@@ -1,8 +1,16 @@
 // Planned memory of activations.
 //
-// Every layer states its slots: name, dtype, columns per token (or a fixed size). A slot is either saved for backward (own
-// memory in that layer) or scratch (one buffer per name, shared by all layers). The plan is a table that can be printed and
-// checked against the machine before anything is allocated; no tensor survives a layer's forward unless the plan lists it.
+// A layer asks a Planner for its slots once, when it is composed, and keeps the handles; at run time `run.at(slot)` is an array
+// index and no view is made. Lifetimes decide what shares memory:
+//
+//   shared    one for the whole model, for a whole pass (sharedBackward: not there when nothing trains)
+//   kept      from a layer's forward to its backward: own memory in a layer that keeps activations, else as scratch
+//   saved     only read by a backward: as kept, and not there at all in a layer that keeps nothing
+//   scratch   within one layer's forward; all layers use the same memory
+//   backward  within one layer's backward; all layers use the same memory, that of the forward's scratch
+//
+// The plan is a table that can be printed and checked against the machine before anything is allocated; no tensor survives a
+// layer's forward unless the plan says so.
 
 import { MemoryError } from "../errors.ts";
 import { bytesOf } from "../tensor.ts";
@@ -17,8 +25,19 @@ export interface SlotSpec {
   readonly rowsPerToken?: number;
   readonly fixed?: readonly number[];
 }
-export type SlotTable = Readonly<Record<string, SlotSpec>>;
-export type Slots = Record<string, Tensor>;
+
+/** An activation: f32 or bf16, as the device has them. */
+export const act = (perToken: number, rowsPerToken = 1): SlotSpec => ({ dtype: "act", perToken, rowsPerToken });
+export const f32 = (perToken: number, rowsPerToken = 1): SlotSpec => ({ dtype: "f32", perToken, rowsPerToken });
+export const i32 = (perToken: number, rowsPerToken = 1): SlotSpec => ({ dtype: "i32", perToken, rowsPerToken });
+
+export type Lifetime = "shared" | "kept" | "scratch" | "backward";
+
+/** A place in the plan: what a layer holds instead of a name. */
+export interface Slot {
+  readonly index: number;
+  readonly spec: SlotSpec;
+}
 
 export interface PlanRow {
   readonly owner: string;
@@ -26,7 +45,71 @@ export interface PlanRow {
   readonly dtype: DType;
   readonly shape: readonly number[];
   readonly bytes: number;
-  readonly lifetime: "saved" | "scratch";
+  readonly lifetime: Lifetime;
+}
+
+interface Entry {
+  readonly owner: string;
+  readonly name: string;
+  readonly spec: SlotSpec;
+  /** null: nothing reads it, it has no memory. */
+  readonly lifetime: Lifetime | null;
+  /** A view of columns [from, to) of another entry. */
+  readonly columns: { readonly of: number; readonly from: number; readonly to: number } | null;
+}
+
+const ALIGN = 64;
+const align = (bytes: number): number => Math.ceil(bytes / ALIGN) * ALIGN;
+
+/** Hands out the slots of one owner: the model itself, or one of its layers. */
+export class Planner {
+  /** Activations of this owner live until a backward reads them. */
+  readonly keeps: boolean;
+  private readonly entries: Entry[];
+  private readonly owner: string;
+  private readonly prefix: string;
+
+  constructor(entries: Entry[], owner: string, keeps: boolean, prefix = "") {
+    this.entries = entries;
+    this.owner = owner;
+    this.keeps = keeps;
+    this.prefix = prefix;
+  }
+
+  /** The same owner; the names in the printed table begin with `part`. */
+  named(part: string): Planner {
+    return new Planner(this.entries, this.owner, this.keeps, `${this.prefix}${part}.`);
+  }
+
+  shared(spec: SlotSpec, name: string): Slot {
+    return this.add(spec, name, "shared");
+  }
+  sharedBackward(spec: SlotSpec, name: string): Slot {
+    return this.add(spec, name, this.keeps ? "shared" : null);
+  }
+  kept(spec: SlotSpec, name: string): Slot {
+    return this.add(spec, name, this.keeps ? "kept" : "scratch");
+  }
+  saved(spec: SlotSpec, name: string): Slot {
+    return this.add(spec, name, this.keeps ? "kept" : null);
+  }
+  scratch(spec: SlotSpec, name: string): Slot {
+    return this.add(spec, name, "scratch");
+  }
+  backward(spec: SlotSpec, name: string): Slot {
+    return this.add(spec, name, this.keeps ? "backward" : null);
+  }
+  /** Columns [from, to) of a matrix slot, as a view that is made once. */
+  columns(slot: Slot, from: number, to: number): Slot {
+    const base = this.entries[slot.index];
+    const lifetime = base?.lifetime ?? null;
+    return this.add({ ...slot.spec, perToken: to - from }, "", lifetime, { of: slot.index, from, to });
+  }
+
+  private add(spec: SlotSpec, name: string, lifetime: Lifetime | null, columns: Entry["columns"] = null): Slot {
+    this.entries.push({ owner: this.owner, name: this.prefix + name, spec, lifetime, columns });
+    return { index: this.entries.length - 1, spec };
+  }
 }
 
 function shapeOf(spec: SlotSpec, T: number): number[] {
@@ -34,112 +117,133 @@ function shapeOf(spec: SlotSpec, T: number): number[] {
   const rows = T * (spec.rowsPerToken ?? 1);
   return spec.perToken === undefined || spec.perToken === 0 ? [rows] : [rows, spec.perToken];
 }
-interface Entry {
-  readonly owner: string;
-  readonly name: string;
-  readonly spec: SlotSpec;
-  readonly lifetime: "saved" | "scratch";
-}
 
 /** Collects slots, allocates them in one arena for up to `capacity` tokens, and hands out tensors for T <= capacity. */
 export class ActivationPlan {
-  readonly capacity: number;
+  private readonly entries: Entry[] = [];
   /** Dtype of activations. */
-  readonly activation: DType;
-  private readonly entries = new Map<string, Entry>();
+  private readonly activation: DType;
   private arena: Tensor | null = null;
-  private offsets = new Map<string, number>();
-  private bound = new Map<string, Tensor>();
+  private offsets: readonly (number | null)[] = [];
+  private bound: readonly (Tensor | null)[] = [];
   private boundTokens = -1;
+  /** Tokens that an allocated plan holds; 0 before. */
+  capacity = 0;
 
-  constructor(capacity: number, activation: DType = "f32") {
-    this.capacity = capacity;
+  constructor(activation: DType) {
     this.activation = activation;
+  }
+
+  planner(owner: string, keeps: boolean): Planner {
+    return new Planner(this.entries, owner, keeps);
   }
 
   private dtypeOf(spec: SlotSpec): DType {
     return spec.dtype === "act" ? this.activation : spec.dtype;
   }
-  private sizeOf(spec: SlotSpec): number {
-    return shapeOf(spec, this.capacity).reduce((a, b) => a * b, 1) * bytesOf(this.dtypeOf(spec));
+  private sizeOf(spec: SlotSpec, T: number): number {
+    return shapeOf(spec, T).reduce((a, b) => a * b, 1) * bytesOf(this.dtypeOf(spec));
   }
 
-  /** Adds a layer's slots; `saved` names get own memory, the others share scratch by name. */
-  add(owner: string, table: SlotTable, saved: (name: string) => boolean): void {
-    for (const [name, spec] of Object.entries(table)) {
-      const keep = saved(name);
-      const id = keep ? `${owner}/${name}` : name;
-      const before = this.entries.get(id);
-      if (!before || this.sizeOf(before.spec) < this.sizeOf(spec))
-        this.entries.set(id, { owner: keep ? owner : "*", name, spec, lifetime: keep ? "saved" : "scratch" });
-    }
+  /** Where each slot lies: what lives long one after another, then one region that all layers' passes lay their scratch over. */
+  private layOut(capacity: number): { offsets: (number | null)[]; bytes: number; largest: string } {
+    const offsets: (number | null)[] = this.entries.map(() => null);
+    let top = 0;
+    const passes = new Map<string, number>();
+    this.entries.forEach((e, i) => {
+      if (e.columns || e.lifetime === null) return;
+      const size = align(this.sizeOf(e.spec, capacity));
+      if (e.lifetime === "shared" || e.lifetime === "kept") {
+        offsets[i] = top;
+        top += size;
+        return;
+      }
+      const pass = `${e.lifetime} ${e.owner}`;
+      offsets[i] = passes.get(pass) ?? 0;
+      passes.set(pass, (passes.get(pass) ?? 0) + size);
+    });
+    let largest = "";
+    for (const [pass, size] of passes) if (size > (passes.get(largest) ?? 0)) largest = pass;
+    this.entries.forEach((e, i) => {
+      if (e.columns || offsets[i] === null || offsets[i] === undefined) return;
+      if (e.lifetime === "scratch" || e.lifetime === "backward") offsets[i] += top;
+    });
+    return { offsets, bytes: top + (passes.get(largest) ?? 0), largest };
   }
 
-  table(): PlanRow[] {
-    return [...this.entries.values()].map((e) => ({
-      owner: e.owner,
-      name: e.name,
-      dtype: this.dtypeOf(e.spec),
-      shape: shapeOf(e.spec, this.capacity),
-      bytes: this.sizeOf(e.spec),
-      lifetime: e.lifetime,
-    }));
+  /** Everything with memory of its own, and the scratch of the layer's pass that needs most: the others lie over it. */
+  table(capacity: number): PlanRow[] {
+    const { largest } = this.layOut(capacity);
+    return this.entries.flatMap((e): PlanRow[] => {
+      const { owner, name, spec, lifetime, columns } = e;
+      if (columns || lifetime === null) return [];
+      const lasting = lifetime === "shared" || lifetime === "kept";
+      if (!lasting && `${lifetime} ${owner}` !== largest) return [];
+      const shape = shapeOf(spec, capacity);
+      return [{ owner: lasting ? owner : "*", name, dtype: this.dtypeOf(spec), shape, bytes: this.sizeOf(spec, capacity), lifetime }];
+    });
   }
-  get bytes(): number {
-    let total = 0;
-    for (const e of this.entries.values()) total += Math.ceil(this.sizeOf(e.spec) / 64) * 64;
-    return total;
+  /** Of the arena for batches of up to `capacity` tokens. */
+  bytes(capacity: number): number {
+    return this.layOut(capacity).bytes;
   }
 
-  allocate(device: Device): void {
-    let total = 0;
-    for (const [id, e] of this.entries) {
-      this.offsets.set(id, total);
-      total += Math.ceil(this.sizeOf(e.spec) / 64) * 64;
-    }
+  /** @throws MemoryError it does not fit */
+  allocate(device: Device, capacity: number): void {
+    this.dispose();
+    const { offsets, bytes } = this.layOut(capacity);
     try {
-      this.arena = device.empty("u8", [Math.max(total, 64)]);
+      this.arena = device.empty("u8", [Math.max(bytes, ALIGN)]);
     } catch (error) {
       throw new MemoryError(
-        `activations: ${(total / 2 ** 30).toFixed(2)} GiB for ${this.capacity} tokens could not be allocated; use shorter rows (maxLength), ` +
+        `activations: ${(bytes / 2 ** 30).toFixed(2)} GiB for ${capacity} tokens could not be allocated; use shorter rows (maxLength), ` +
           `fewer rows per micro-batch (microBatch), or train only upper layers`,
         { cause: error },
       );
     }
+    this.offsets = offsets;
+    this.capacity = capacity;
   }
 
-  /** The tensors of one layer's table for T tokens. Bindings are kept until T changes. */
-  bind(owner: string, table: SlotTable, T: number): Slots {
-    if (!this.arena) throw new MemoryError("activation plan used before allocate()");
+  /** The tensors of all slots for T tokens, by slot index; null where a slot has no memory. Kept until T changes. */
+  bind(T: number): readonly (Tensor | null)[] {
+    const { arena } = this;
+    if (!arena) throw new MemoryError("activation plan used before allocate()");
     if (T > this.capacity) throw new MemoryError(`a batch of ${T} tokens exceeds the plan's ${this.capacity}`);
-    if (T !== this.boundTokens) {
-      for (const t of this.bound.values()) t.dispose();
-      this.bound.clear();
-      this.boundTokens = T;
-    }
-    const out: Slots = {};
-    for (const [name, spec] of Object.entries(table)) {
-      const savedId = `${owner}/${name}`;
-      const id = this.offsets.has(savedId) ? savedId : name;
-      const shape = shapeOf(spec, T);
-      const dtype = this.dtypeOf(spec);
-      const key = `${id} ${dtype} ${shape.join("x")}`;
-      let tensor = this.bound.get(key);
-      if (!tensor) {
-        const offset = this.offsets.get(id);
-        if (offset === undefined) throw new MemoryError(`activation plan has no slot "${name}" for ${owner}`);
-        tensor = this.arena.view(offset / bytesOf(dtype), shape, { dtype });
-        this.bound.set(key, tensor);
+    if (T === this.boundTokens) return this.bound;
+    this.unbind();
+    const bound: (Tensor | null)[] = [];
+    this.bound = bound;
+    this.entries.forEach((e, i) => {
+      const of = e.columns ? bound[e.columns.of] : null;
+      const offset = this.offsets[i] ?? null;
+      if (e.columns) bound.push(of ? of.columns(e.columns.from, e.columns.to) : null);
+      else if (offset === null) bound.push(null);
+      else {
+        const dtype = this.dtypeOf(e.spec);
+        bound.push(arena.view(offset / bytesOf(dtype), shapeOf(e.spec, T), { dtype }));
       }
-      out[name] = tensor;
-    }
-    return out;
+    });
+    this.boundTokens = T;
+    return bound;
+  }
+
+  /** What a slot is called, for messages. */
+  nameOf(slot: Slot): string {
+    const e = this.entries[slot.index];
+    return e ? `${e.owner}/${e.name}` : "unknown";
+  }
+
+  private unbind(): void {
+    for (const t of this.bound) t?.dispose();
+    this.bound = [];
+    this.boundTokens = -1;
   }
 
   dispose(): void {
-    for (const t of this.bound.values()) t.dispose();
-    this.bound.clear();
+    this.unbind();
     this.arena?.dispose();
     this.arena = null;
+    this.capacity = 0;
   }
 }

@@ -4,26 +4,20 @@
 import { ConfigError } from "../errors.ts";
 import * as ops from "../ops.ts";
 import type { Precision } from "../ops.ts";
-import type { Device, DType, Tensor } from "../tensor.ts";
+import type { Device, Tensor } from "../tensor.ts";
 import { BatchBuffers } from "./batch.ts";
 import type { HostBatch } from "./batch.ts";
-import { Block } from "./layers/block.ts";
-import { act, f32, normBackward, normForward } from "./layers/layer.ts";
-import type { Batch, RunContext } from "./layers/layer.ts";
-import type { RouteObserver } from "./layers/moe.ts";
-import type { Parameters } from "./weights/parameters.ts";
-import { RopeTables } from "./layers/rope_table.ts";
-import type { RopeTable } from "./layers/rope_table.ts";
-import { ActivationPlan } from "./slots.ts";
-import type { SlotTable, Slots } from "./slots.ts";
+import { composeDecoder } from "./decoder.ts";
+import type { Decoder, ForwardHooks } from "./decoder.ts";
+import type { Attachments } from "./layers/attachment.ts";
+import { RopeTables } from "./rope_table.ts";
+import { Run } from "./run.ts";
+import type { ActivationPlan } from "./slots.ts";
 import type { ModelSpec } from "./spec.ts";
+import type { Parameters } from "./weights/parameters.ts";
+import type { TrainingState } from "./weights/training_state.ts";
 
-export interface ForwardHooks {
-  /** Routing of every MoE layer, as it is computed. */
-  readonly onRoute?: RouteObserver;
-  /** hidden 0 = embedding output, i = output of layer i − 1 (the last one after the final norm). */
-  readonly onHidden?: (index: number, x: Tensor) => void;
-}
+export type { ForwardHooks } from "./decoder.ts";
 
 /** What this device computes with unless asked: bf16 where activations are bf16, else exact f32. */
 export function defaultPrecision(device: Device): Precision {
@@ -42,15 +36,28 @@ export function requirePrecision({ info }: Device, precision: Precision): void {
 
 /** A micro-batch on the device (Transformer.stage), valid until the next one is staged. */
 export interface StagedBatch {
-  readonly batch: Batch;
+  readonly run: Run;
   readonly targets: Tensor;
-  readonly ropes: (layer: number) => RopeTable;
 }
 
 /** Sums over what was run since `resetLoss`. */
 export interface LossSums {
   readonly loss: number;
   readonly correct: number;
+}
+
+/** What trains: keys of base parameters, and what a method attaches. */
+export interface TrainingChoice {
+  readonly keys: readonly string[];
+  readonly attachments?: Attachments | null;
+}
+
+/** A model as it is composed now, and what that was composed for. */
+interface Composed {
+  readonly decoder: Decoder;
+  readonly ropes: RopeTables;
+  readonly keepFrom: number;
+  readonly epoch: number;
 }
 
 export class Transformer {
@@ -63,14 +70,11 @@ export class Transformer {
    * router needs none): its gradient is balance · gradScale · tokens · ∂loss_b of each micro-batch.
    */
   balance = 0;
-  private readonly blocks: Block[];
-  private readonly ropes: RopeTables;
-  private readonly outer: SlotTable;
+  private attachments: readonly Attachments[] = [];
   private readonly lossSum: Tensor;
   private readonly correct: Tensor;
-  private plan: ActivationPlan | null = null;
+  private composed: Composed | null = null;
   private buffers: BatchBuffers | null = null;
-  private planned = { capacity: 0, keepFrom: Number.POSITIVE_INFINITY, epoch: -1 };
 
   constructor(spec: ModelSpec, device: Device, params: Parameters, precision: Precision = defaultPrecision(device)) {
     this.spec = spec;
@@ -78,114 +82,103 @@ export class Transformer {
     this.params = params;
     this.precision = precision;
     requirePrecision(device, precision);
-    this.blocks = blocksOf(spec);
-    this.ropes = new RopeTables(device);
-    this.outer = outerSlots(spec.hidden);
     this.lossSum = device.empty("f64", [1]);
     this.correct = device.empty("i64", [1]);
   }
 
-  /** Lowest layer whose activations a backward needs: 0 when the embedding trains, the layer count when only norm or head do. */
-  lowestTrained(): number {
-    if (!this.params.state) return Number.POSITIVE_INFINITY;
-    if (this.params.trains(this.spec.embedding)) return 0;
-    const l = this.blocks.findIndex((b) => b.trains(this.params));
-    return l < 0 ? this.blocks.length : l;
+  /** Chooses what trains, and composes the model for it. Replaces an earlier choice; undo with `freeze`. @throws see Parameters.train */
+  train({ keys, attachments }: TrainingChoice): TrainingState {
+    this.freeze();
+    const state = this.params.train(keys, attachments?.parameters);
+    this.attachments = attachments ? [attachments] : [];
+    return state;
   }
-  /** The plan for batches of up to `capacity` tokens, not allocated: to print and to check against the machine. */
-  describePlan(capacity: number, training: boolean): ActivationPlan {
-    const keepFrom = training ? this.lowestTrained() : Number.POSITIVE_INFINITY;
-    return planActivations(this.blocks, this.outer, capacity, keepFrom, this.device.info.activationDtype);
+  /** Nothing trains, nothing is attached: the base again, or what `override` made of it. */
+  freeze(): void {
+    if (!this.params.state) return;
+    this.params.freeze();
+    this.attachments = [];
   }
 
-  /** Allocates activations for batches of up to `capacity` tokens; cheap when nothing changed. */
+  /** Other values of base parameters, and what a method attached with its values: an adapter at inference. See Parameters.override. */
+  override(values: ReadonlyMap<string, Tensor>, attachments: Attachments | null = null): void {
+    this.params.override(values, attachments?.parameters);
+    this.attachments = attachments ? [attachments] : [];
+  }
+  /** Undoes `override`. */
+  restore(): void {
+    this.params.restore();
+    if (!this.params.state) this.attachments = [];
+  }
+
+  /** Lowest layer whose activations a backward needs: 0 when the embedding trains, the layer count when only norm or head do. */
+  lowestTrained(): number {
+    const layers = (this.params.state?.parameters ?? []).map((p) => Math.max(0, p.layer));
+    return Math.min(Number.POSITIVE_INFINITY, ...layers);
+  }
+
+  private compose(keepFrom: number): Decoder {
+    return composeDecoder(this.spec, this.params, this.attachments, keepFrom, this.device.info.activationDtype);
+  }
+  /** The plan for a pass, not allocated: to print and to check against the machine. */
+  describePlan(training: boolean): ActivationPlan {
+    return this.compose(training ? this.lowestTrained() : Number.POSITIVE_INFINITY).plan;
+  }
+
+  /** Composes the model and allocates activations for batches of up to `capacity` tokens; cheap when nothing changed. */
   prepare(capacity: number, training: boolean): void {
+    this.ready(capacity, training);
+  }
+
+  private ready(capacity: number, training: boolean): { composed: Composed; buffers: BatchBuffers } {
     const keepFrom = training ? this.lowestTrained() : Number.POSITIVE_INFINITY;
+    const { composed, buffers } = this;
     // A plan that keeps more than is asked for serves too: evaluation runs inside a training run's plan.
-    if (this.plan && this.planned.capacity >= capacity && this.planned.keepFrom <= keepFrom && this.planned.epoch === this.params.epoch)
-      return;
+    const serves = composed !== null && composed.keepFrom <= keepFrom && composed.epoch === this.params.epoch;
+    if (serves && buffers && composed.decoder.plan.capacity >= capacity) return { composed, buffers };
     this.release();
-    const plan = this.describePlan(capacity, training);
-    plan.allocate(this.device);
-    this.plan = plan;
+    const decoder = this.compose(keepFrom);
+    decoder.plan.allocate(this.device, capacity);
+    const ropes = new RopeTables(this.device, decoder.ropes.specs);
+    this.composed = { decoder, ropes, keepFrom, epoch: this.params.epoch };
     this.buffers = new BatchBuffers(this.device, capacity);
-    this.planned = { capacity, keepFrom, epoch: this.params.epoch };
+    return { composed: this.composed, buffers: this.buffers };
   }
 
   /** Gives the activations' memory back; the next pass plans anew. */
   release(): void {
-    this.plan?.dispose();
+    this.composed?.decoder.plan.dispose();
+    this.composed?.ropes.dispose();
     this.buffers?.dispose();
-    this.plan = null;
+    this.composed = null;
     this.buffers = null;
   }
 
-  private upload(host: HostBatch): StagedBatch {
-    const { batch, targets, maxPosition } = this.buffers!.upload(host, this.spec.vocab);
+  private upload(host: HostBatch, capacity: number, keep: boolean): { decoder: Decoder; run: Run; targets: Tensor } {
+    const { composed, buffers } = this.ready(Math.max(capacity, host.ids.length), keep);
+    const { batch, targets, maxPosition } = buffers.upload(host, this.spec.vocab);
     if (maxPosition >= this.spec.maxPositions)
       throw new ConfigError(
         `a document of ${maxPosition + 1} tokens exceeds the model's ${this.spec.maxPositions} positions; use a shorter maxLength`,
-        {
-          where: { key: "maxLength" },
-        },
+        { where: { key: "maxLength" } },
       );
-    return { batch, targets, ropes: (l) => this.ropes.get(this.spec.layers[l]!.attention.rope, maxPosition + 1) };
-  }
-
-  private bind(owner: string, table: SlotTable, T: number): Slots {
-    return this.plan!.bind(owner, table, T);
-  }
-
-  private runForward(run: RunContext, ropes: (l: number) => RopeTable, outer: Slots, hooks: ForwardHooks): void {
-    const { device, params, spec } = this;
-    const T = run.batch.tokens;
-    const L = this.blocks.length;
-    const inputOf = (l: number): Tensor => {
-      if (l === L) return outer["xFinal"]!;
-      if (run.keep && l >= this.planned.keepFrom) return this.bind(`layer ${l}`, this.blocks[l]!.slots, T)["x"]!;
-      return l % 2 === 0 ? outer["xEven"]! : outer["xOdd"]!;
-    };
-    let x = inputOf(0);
-    ops.embedding(device, { ids: run.batch.ids, table: params.value(spec.embedding), y: x });
-    hooks.onHidden?.(0, x);
-    this.blocks.forEach((block, l) => {
-      const out = inputOf(l + 1);
-      const layerRun = run.keep && l < this.planned.keepFrom ? { ...run, keep: false } : run;
-      block.forward(layerRun, ropes(l), x, this.bind(`layer ${l}`, block.slots, T), out, hooks.onRoute);
-      if (l + 1 < L) hooks.onHidden?.(l + 1, out);
-      x = out;
-    });
-    normForward(run, spec.finalNorm, x, outer["xf"]!, outer["finalRstd"]!);
-    hooks.onHidden?.(L, outer["xf"]!);
+    const { decoder } = composed;
+    const ropes = composed.ropes.upTo(maxPosition + 1);
+    return { decoder, run: new Run({ device: this.device, batch, precision: this.precision, keep, plan: decoder.plan, ropes }), targets };
   }
 
   /** Forward without keeping anything; the normalised final hidden states [T, D] stay valid until the next call. */
   forward(host: HostBatch, hooks: ForwardHooks = {}): Tensor {
-    this.prepare(host.ids.length, false);
-    const { batch, ropes } = this.upload(host);
-    const outer = this.bind("model", this.outer, batch.tokens);
-    this.runForward(this.context(batch, false), ropes, outer, hooks);
-    return outer["xf"]!;
-  }
-
-  private context(batch: Batch, keep: boolean, gradScale = 0): RunContext {
-    return { device: this.device, params: this.params, batch, precision: this.precision, keep, balance: this.balance * gradScale };
+    const { decoder, run } = this.upload(host, 0, false);
+    return decoder.forward(run, hooks);
   }
 
   /** Forward and loss of the supervised positions; adds to the loss sums. */
   evaluate(host: HostBatch, hooks: ForwardHooks = {}): void {
-    this.prepare(host.ids.length, false);
-    const { batch, targets, ropes } = this.upload(host);
-    const outer = this.bind("model", this.outer, batch.tokens);
-    this.runForward(this.context(batch, false), ropes, outer, hooks);
-    ops.linearCrossEntropy(this.device, {
-      x: outer["xf"]!,
-      w: this.params.value(this.spec.head),
-      labels: targets,
-      loss: this.lossSum,
-      correct: this.correct,
-      precision: this.precision,
-    });
+    const { decoder, run, targets } = this.upload(host, 0, false);
+    const { lossSum, correct, precision } = this;
+    const x = decoder.forward(run, hooks);
+    ops.linearCrossEntropy(this.device, { x, w: decoder.head.value, labels: targets, loss: lossSum, correct, precision });
   }
 
   /**
@@ -198,64 +191,40 @@ export class Transformer {
 
   /** The first half of `forwardBackward`: takes the memory of a step and sends the batch to the device. */
   stage(host: HostBatch, capacity = host.ids.length): StagedBatch {
-    this.prepare(Math.max(capacity, host.ids.length), true);
-    return this.upload(host);
+    return this.upload(host, capacity, true);
   }
 
   /** The second half: submits ops and nothing else, so that it can be recorded (Device.capture). */
-  forwardBackwardStaged({ batch, targets, ropes }: StagedBatch, gradScale: number, hooks: ForwardHooks = {}): void {
-    const { device, params, spec } = this;
-    const run = this.context(batch, true, gradScale);
-    const T = batch.tokens;
-    const outer = this.bind("model", this.outer, T);
-    this.runForward(run, ropes, outer, hooks);
-    const L = this.blocks.length;
-    const lowest = this.planned.keepFrom;
-    const belowHead = lowest < L || params.trains(spec.finalNorm.weight);
-    ops.linearCrossEntropy(device, {
-      x: outer["xf"]!,
-      w: params.value(spec.head),
-      labels: targets,
-      loss: this.lossSum,
-      correct: this.correct,
-      dx: belowHead ? outer["dxf"]! : null,
-      dw: params.get(spec.head).grad,
-      gradScale,
-      precision: this.precision,
-    });
-    if (!belowHead) return;
-    const dx = outer["dx"]!;
-    normBackward(run, spec.finalNorm, outer["dxf"]!, outer["xFinal"]!, outer["finalRstd"]!, lowest < L ? dx : null, false);
-    const embeddingTrains = params.trains(spec.embedding);
-    for (let l = L - 1; l >= lowest; l--) {
-      const block = this.blocks[l]!;
-      const slots = this.bind(`layer ${l}`, block.slots, T);
-      const scratch = this.bind(`layer ${l}`, block.backwardSlots, T);
-      block.backward(run, ropes(l), dx, slots["x"]!, slots, scratch, l > lowest || embeddingTrains);
-    }
-    const dtable = params.get(spec.embedding).grad;
-    if (dtable) ops.embeddingBackward(device, { ids: batch.ids, dy: dx, dtable });
+  forwardBackwardStaged({ run, targets }: StagedBatch, gradScale: number, hooks: ForwardHooks = {}): void {
+    const { composed, lossSum, correct, precision } = this;
+    if (!composed) throw new ConfigError("the staged batch is no longer valid: the model's activations were released");
+    const { decoder } = composed;
+    run.balance = this.balance * gradScale;
+    const x = decoder.forward(run, hooks);
+    const { head, needsDx } = decoder;
+    const dx = needsDx ? run.at(decoder.dxf) : null;
+    const w = head.value;
+    ops.linearCrossEntropy(this.device, { x, w, labels: targets, loss: lossSum, correct, dx, dw: head.grad, gradScale, precision });
+    if (dx) decoder.backward(run, dx);
   }
 
   /** Logits [T, V] of the whole batch as a new tensor (tests, generation); the caller disposes it. */
   logits(host: HostBatch, hooks: ForwardHooks = {}): Tensor {
-    const xf = this.forward(host, hooks);
-    const out = this.device.empty("f32", [host.ids.length, this.spec.vocab]);
-    ops.gemm(this.device, "nt", { a: xf, b: this.params.value(this.spec.head), c: out, precision: this.precision });
-    return out;
+    const { decoder, run } = this.upload(host, 0, false);
+    const a = decoder.forward(run, hooks);
+    const c = this.device.empty("f32", [host.ids.length, this.spec.vocab]);
+    ops.gemm(this.device, "nt", { a, b: decoder.head.value, c, precision: this.precision });
+    return c;
   }
 
   /** Logits [V] after the last token only. */
   async lastLogits(host: HostBatch): Promise<Float32Array> {
-    const xf = this.forward(host);
-    const out = this.device.empty("f32", [1, this.spec.vocab]);
-    try {
-      const last = xf.rows(host.ids.length - 1, host.ids.length);
-      ops.gemm(this.device, "nt", { a: last, b: this.params.value(this.spec.head), c: out, precision: this.precision });
-      return await out.readF32();
-    } finally {
-      out.dispose();
-    }
+    const { decoder, run } = this.upload(host, 0, false);
+    const xf = decoder.forward(run, {});
+    using c = this.device.empty("f32", [1, this.spec.vocab]);
+    using last = xf.rows(host.ids.length - 1, host.ids.length);
+    ops.gemm(this.device, "nt", { a: last, b: decoder.head.value, c, precision: this.precision });
+    return await c.readF32();
   }
 
   resetLoss(): void {
@@ -271,40 +240,7 @@ export class Transformer {
 
   dispose(): void {
     this.release();
-    this.ropes.dispose();
     this.lossSum.dispose();
     this.correct.dispose();
   }
-}
-
-const blocksOf = (spec: ModelSpec): Block[] => spec.layers.map((layer, i) => new Block(layer, i, spec.hidden));
-const outerSlots = (D: number): SlotTable => ({
-  xEven: act(D),
-  xOdd: act(D),
-  xFinal: act(D),
-  finalRstd: f32(0),
-  xf: act(D),
-  dx: act(D),
-  dxf: act(D),
-});
-
-function planActivations(
-  blocks: readonly Block[],
-  outer: SlotTable,
-  capacity: number,
-  keepFrom: number,
-  activation: DType,
-): ActivationPlan {
-  const plan = new ActivationPlan(capacity, activation);
-  plan.add("model", outer, () => false);
-  blocks.forEach((block, l) => {
-    plan.add(`layer ${l}`, block.slots, (name) => l >= keepFrom && block.saved.has(name));
-    if (l >= keepFrom) plan.add(`layer ${l}`, block.backwardSlots, () => false);
-  });
-  return plan;
-}
-
-/** The activation plan of a model that is not loaded; `lowestTrained` = the lowest layer that keeps activations, Infinity without training. */
-export function estimateActivations(spec: ModelSpec, capacity: number, lowestTrained: number, activation: DType = "f32"): ActivationPlan {
-  return planActivations(blocksOf(spec), outerSlots(spec.hidden), capacity, lowestTrained, activation);
 }

@@ -12,7 +12,7 @@ import { finishGroup, writeFileAtomic, writeGroupAtomic } from "../files/atomic.
 import { checkSchema, formatJson, readJsonFile } from "../files/json.ts";
 import { openSafetensors } from "../files/safetensors.ts";
 import { writeSafetensors } from "../files/safetensors_writer.ts";
-import type { TrainingState } from "../model/weights/parameters.ts";
+import type { TrainingState } from "../model/weights/training_state.ts";
 
 const Run = z.strictObject({
   format: z.literal("esft-run"),

@@ -32,7 +32,7 @@ export class Coverage {
     this.gates = model.device.empty("f64", [layers.length, this.experts]);
     this.trained = layers.flatMap((l) => {
       const experts = moeOf(model.spec, l)!.experts;
-      return Array.from({ length: this.experts }, (_, e) => experts[e] !== undefined && model.params.trains(experts[e].down));
+      return Array.from({ length: this.experts }, (_, e) => experts[e] !== undefined && model.params.get(experts[e].down).trains);
     });
   }
 

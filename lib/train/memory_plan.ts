@@ -11,7 +11,7 @@ import { dirname, join } from "node:path";
 import { MemoryError } from "../errors.ts";
 import type { ModelSpec } from "../model/spec.ts";
 import type { Device, DType } from "../tensor.ts";
-import { estimateActivations } from "../model/transformer.ts";
+import { planActivations } from "../model/decoder.ts";
 import type { TrainableSpec } from "../methods/trainable.ts";
 
 /** Bytes per trained parameter: master, gradient, first and second moment. */
@@ -35,7 +35,7 @@ const HOST: Where = { hostMemory: true, activationDtype: "f32" };
 /** What a run with micro-batches of `tokens` tokens allocates. */
 export function planMemory(spec: ModelSpec, trainable: TrainableSpec, tokens: number, where: Where = HOST): MemoryPlan {
   const activation: DType = where.activationDtype;
-  const plan = estimateActivations(spec, tokens, trainable.lowestLayer, activation).bytes;
+  const plan = planActivations(spec, trainable, activation).bytes(tokens);
   const activationBytes = plan + (where.hostMemory ? 0 : workspaceBytes(spec, tokens));
   const stateBytes = trainable.parameters * STATE_BYTES;
   return { activationBytes, stateBytes, bytes: activationBytes + stateBytes };

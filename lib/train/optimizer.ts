@@ -4,7 +4,7 @@
 import * as ops from "../ops.ts";
 import type { Device, Tensor } from "../tensor.ts";
 import { TensorList } from "../tensor.ts";
-import type { TrainingState } from "../model/weights/parameters.ts";
+import type { TrainingState } from "../model/weights/training_state.ts";
 
 export interface AdamWOptions {
   readonly beta1: number;

@@ -284,7 +284,7 @@ async function execute(model: MoeModel, request: TrainRequest, emit: (e: TrainEv
     return { ...summary, outDir, adapter: await Adapter.load(outDir), trainable };
   } finally {
     await model.device.synchronize().catch(() => undefined);
-    model.params.freeze();
+    model.transformer.freeze();
     model.transformer.release();
   }
 }

@@ -12,7 +12,7 @@ import type { PackedRow } from "../data/packing.ts";
 import { hostBatch } from "../model/batch.ts";
 import { CHECK_WEIGHTS, explainNonFinite } from "../model/non_finite.ts";
 import type { Transformer } from "../model/transformer.ts";
-import type { TrainingState } from "../model/weights/parameters.ts";
+import type { TrainingState } from "../model/weights/training_state.ts";
 import type { TrainableSpec } from "../methods/trainable.ts";
 import { hasCheckpoint, restoreCheckpoint, saveCheckpoint } from "./checkpoint.ts";
 import type { RunState } from "./checkpoint.ts";
@@ -65,7 +65,7 @@ export async function runTraining(init: TrainerInit): Promise<TrainSummary> {
   const { device } = model;
   if (options.auxLoss > 0) requireBalancedRouter(model, trainable, options.auxLoss);
   await mkdir(outDir, { recursive: true });
-  const state = model.params.train(trainable.keys);
+  const state = model.train(trainable);
   const o = options.optimizer;
   const optimizer = new AdamW(device, state, {
     beta1: o.beta1,
@@ -175,7 +175,7 @@ class Loop {
       method: trainable.type,
       trainedParameters: trainable.parameters,
       totalParameters: trainable.totalParameters,
-      activationBytes: model.describePlan(capacity, true).bytes,
+      activationBytes: model.describePlan(true).bytes(capacity),
       stateBytes: state.size * 16,
       examples: init.train.length,
       heldOut: init.heldOut?.length ?? 0,

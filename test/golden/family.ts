@@ -434,7 +434,7 @@ async function checkEsft({ checks, limits, model, golden, expected }: Fixture, m
     );
   }
   const moved: string[] = [];
-  for (const p of state.parameters) {
+  for (const p of params.all().filter((q) => q.trains)) {
     const now = await p.master!.readF32();
     const base = await params.storedValues(p);
     if (now.some((x, i) => !Object.is(x, base[i]))) moved.push(p.ref.name);
@@ -447,7 +447,7 @@ async function checkEsft({ checks, limits, model, golden, expected }: Fixture, m
   const unexpected = [...new Set(moved)].filter((n) => !esft.moved.includes(n));
   const still = esft.moved.filter((n) => !moved.includes(n));
   checks.add("moved tensors", unexpected.length + still.length, 0, [...unexpected, ...still].join(" "));
-  const frozen = params.all().filter((p) => !state.parameters.includes(p) && p.value !== p.base);
+  const frozen = params.all().filter((p) => !p.trains && p.value !== p.base);
   checks.add("frozen tensors", frozen.length, 0, frozen.map((p) => p.key).join(" "));
   if (maxSteps >= esft.steps) {
     using logits: Tensor = model.logits(batchOf(golden.batches[0]!));

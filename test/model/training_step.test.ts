@@ -114,9 +114,9 @@ describe.each([
     params.train(expertKeys(spec, layer, [1]));
     const saved = new Set(
       model
-        .describePlan(64, true)
-        .table()
-        .filter((row) => row.lifetime === "saved")
+        .describePlan(true)
+        .table(64)
+        .filter((row) => row.lifetime === "kept" && row.owner !== "model")
         .map((row) => row.owner),
     );
     expect([...saved]).toEqual([`layer ${layer}`]);

@@ -2,95 +2,78 @@
 
 import * as ops from "../../ops.ts";
 import type { Tensor } from "../../tensor.ts";
+import type { Run } from "../run.ts";
+import { act } from "../slots.ts";
+import type { Slot } from "../slots.ts";
+import type { LayerSpec } from "../spec.ts";
+import type { Composer } from "./composer.ts";
 import { HeadsAttention } from "./heads.ts";
 import { LatentAttention } from "./latent.ts";
-import { act, f32, normBackward, normForward } from "./layer.ts";
-import type { RunContext } from "./layer.ts";
 import { Mlp } from "./mlp.ts";
-import { Moe } from "./moe.ts";
+import { MoeBlock } from "./moe.ts";
 import type { RouteObserver } from "./moe.ts";
-import type { Parameters } from "../weights/parameters.ts";
-import type { RopeTable } from "./rope_table.ts";
-import type { SlotTable, Slots } from "../slots.ts";
-import type { LayerSpec, NormSpec } from "../spec.ts";
+import { Norm } from "./norm.ts";
 
 export class Block {
-  readonly spec: LayerSpec;
-  readonly attention: HeadsAttention | LatentAttention;
-  readonly mlp: Mlp | Moe;
-  /** Slots of the forward; `saved` of them outlive it when a backward follows. */
-  readonly slots: SlotTable;
-  readonly saved: ReadonlySet<string>;
-  readonly backwardSlots: SlotTable;
+  /** The block's input: kept for backward, or one of the model's two that take turns. */
+  readonly x: Slot;
+  readonly trains: boolean;
+  private readonly attentionNorm: Norm;
+  private readonly attention: HeadsAttention | LatentAttention;
+  private readonly mlpNorm: Norm;
+  private readonly mlp: Mlp | MoeBlock;
+  private readonly xMid: Slot;
+  private readonly xn: Slot;
+  private readonly branch: Slot;
+  private readonly backwardXn: Slot;
+  private readonly dxn: Slot;
 
-  constructor(spec: LayerSpec, layer: number, hidden: number) {
-    this.spec = spec;
-    this.attention = spec.attention.kind === "heads" ? new HeadsAttention(spec.attention) : new LatentAttention(spec.attention);
-    this.mlp = spec.mlp.kind === "moe" ? new Moe(spec.mlp, layer, hidden) : new Mlp(spec.mlp, "dense");
-    this.slots = {
-      x: act(hidden),
-      xMid: act(hidden),
-      attentionRstd: f32(0),
-      mlpRstd: f32(0),
-      xn: act(hidden),
-      branch: act(hidden),
-      ...this.attention.slots,
-      ...this.mlp.slots,
-    };
-    this.saved = new Set(["x", "xMid", "attentionRstd", "mlpRstd", ...this.attention.saved, ...this.mlp.saved]);
-    this.backwardSlots = {
-      xn: act(hidden),
-      dxn: act(hidden),
-      ...this.attention.backwardSlots,
-      ...(this.mlp instanceof Moe ? this.mlp.backwardSlots : {}),
-    };
+  /** @param passing where the input lies when this layer keeps nothing */
+  constructor(spec: LayerSpec, layer: number, D: number, passing: Slot, c: Composer) {
+    const { plan } = c;
+    this.x = plan.keeps ? plan.kept(act(D), "x") : passing;
+    this.attentionNorm = new Norm(spec.attentionNorm, c.named("attentionNorm"));
+    const attention = c.named("attention");
+    this.attention =
+      spec.attention.kind === "heads" ? new HeadsAttention(spec.attention, attention) : new LatentAttention(spec.attention, attention);
+    this.mlpNorm = new Norm(spec.mlpNorm, c.named("mlpNorm"));
+    const mlp = c.named("mlp");
+    this.mlp = spec.mlp.kind === "moe" ? new MoeBlock(spec.mlp, layer, D, mlp) : new Mlp(spec.mlp, layer, D, mlp);
+    this.trains = this.attention.trains || this.mlp.trains || this.attentionNorm.trains || this.mlpNorm.trains;
+    this.xMid = plan.kept(act(D), "xMid");
+    this.xn = plan.scratch(act(D), "xn");
+    this.branch = plan.scratch(act(D), "branch");
+    this.backwardXn = plan.backward(act(D), "xn");
+    this.dxn = plan.backward(act(D), "dxn");
   }
 
-  /** The lowest-to-highest facts that decide what backward computes. */
-  trains(params: Parameters): boolean {
-    const run = { params };
-    return this.attention.trains(run) || this.mlp.trains(run) || this.trainsNorms(params);
-  }
-  private trainsNorms(params: Parameters): boolean {
-    return params.trains(this.spec.attentionNorm.weight) || params.trains(this.spec.mlpNorm.weight);
-  }
-
-  forward(run: RunContext, rope: RopeTable, x: Tensor, s: Slots, out: Tensor, observe?: RouteObserver): void {
-    const [xn, branch, xMid] = [s["xn"]!, s["branch"]!, s["xMid"]!];
-    normForward(run, this.spec.attentionNorm, x, xn, s["attentionRstd"]!);
-    this.attention.forward(run, rope, xn, s, branch);
+  forward(run: Run, x: Tensor, out: Tensor, observe?: RouteObserver): void {
+    const [xn, branch, xMid] = [run.at(this.xn), run.at(this.branch), run.at(this.xMid)];
+    this.attentionNorm.forward(run, x, xn);
+    this.attention.forward(run, xn, branch);
     ops.add(run.device, { a: x, b: branch, y: xMid });
-    normForward(run, this.spec.mlpNorm, xMid, xn, s["mlpRstd"]!);
-    if (this.mlp instanceof Moe) this.mlp.forward(run, xn, s, branch, observe);
-    else this.mlp.forward(run, xn, s, branch);
+    this.mlpNorm.forward(run, xMid, xn);
+    if (this.mlp instanceof MoeBlock) this.mlp.forward(run, xn, branch, observe);
+    else this.mlp.forward(run, xn, branch);
     ops.add(run.device, { a: xMid, b: branch, y: out });
   }
 
   /** dx holds the gradient of the block's output and becomes that of its input, when `needDx`. */
-  backward(run: RunContext, rope: RopeTable, dx: Tensor, x: Tensor, s: Slots, b: Slots, needDx: boolean): void {
-    const { params } = run;
-    const { attentionNorm, mlpNorm } = this.spec;
-    const attentionTrains = this.attention.trains(run);
-    const belowMlp = needDx || attentionTrains || params.trains(attentionNorm.weight);
-    const [xn, dxn] = [b["xn"]!, b["dxn"]!];
+  backward(run: Run, dx: Tensor, needDx: boolean): void {
+    const { attention, attentionNorm, mlp, mlpNorm } = this;
+    const belowMlp = needDx || attention.trains || attentionNorm.trains;
+    const [x, xMid, xn, dxn] = [run.at(this.x), run.at(this.xMid), run.at(this.backwardXn), run.at(this.dxn)];
 
-    if (this.mlp.trains(run)) this.recompute(run, mlpNorm, s["xMid"]!, xn);
-    const mlpDx = belowMlp || params.trains(mlpNorm.weight) ? dxn : null;
-    if (this.mlp instanceof Moe) this.mlp.backward(run, dx, xn, s, b, mlpDx);
-    else {
-      if (mlpDx) ops.fill(run.device, { x: mlpDx, value: 0 });
-      if (mlpDx || this.mlp.trains(run)) this.mlp.backward(run, dx, xn, s, mlpDx);
-    }
-    if (mlpDx) normBackward(run, mlpNorm, mlpDx, s["xMid"]!, s["mlpRstd"]!, belowMlp ? dx : null, true);
+    if (mlp.trains) mlpNorm.recompute(run, xMid, xn);
+    const mlpDx = belowMlp || mlpNorm.trains ? dxn : null;
+    if (mlp instanceof MoeBlock) mlp.backward(run, dx, xn, mlpDx);
+    else mlp.backward(run, dx, xn, mlpDx, true);
+    if (mlpDx) mlpNorm.backward(run, mlpDx, xMid, belowMlp ? dx : null, true);
     if (!belowMlp) return;
 
-    if (attentionTrains) this.recompute(run, attentionNorm, x, xn);
-    const attentionDx = needDx || params.trains(attentionNorm.weight) ? dxn : null;
-    this.attention.backward(run, rope, dx, xn, s, b, attentionDx);
-    if (attentionDx) normBackward(run, attentionNorm, attentionDx, x, s["attentionRstd"]!, needDx ? dx : null, true);
-  }
-
-  private recompute(run: RunContext, norm: NormSpec, x: Tensor, y: Tensor): void {
-    ops.rmsNorm(run.device, { x, weight: run.params.value(norm.weight), y, eps: norm.eps });
+    if (attention.trains) attentionNorm.recompute(run, x, xn);
+    const attentionDx = needDx || attentionNorm.trains ? dxn : null;
+    attention.backward(run, dx, xn, attentionDx);
+    if (attentionDx) attentionNorm.backward(run, attentionDx, x, needDx ? dx : null, true);
   }
 }

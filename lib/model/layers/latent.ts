@@ -1,166 +1,165 @@
 // Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): keys and values from a normalised low-rank latent, one rotary
 // key shared by all heads, queries direct or low-rank. k and v stay interleaved in one buffer, as the projection makes them.
 
-import * as ops from "../../ops.ts";
-import type { AttentionLayout } from "../../ops.ts";
 import type { Tensor } from "../../tensor.ts";
-import { act, f32, linearBackward, linearForward, normBackward, normForward } from "./layer.ts";
-import type { RunContext } from "./layer.ts";
-import type { RopeTable } from "./rope_table.ts";
-import type { SlotTable, Slots } from "../slots.ts";
+import type { Run } from "../run.ts";
+import { act } from "../slots.ts";
+import type { Slot } from "../slots.ts";
 import type { LatentAttentionSpec } from "../spec.ts";
+import { AttentionCore } from "./attention_core.ts";
+import type { Composer } from "./composer.ts";
+import { Linear } from "./linear.ts";
+import { Norm } from "./norm.ts";
+import { Rotary } from "./rotary.ts";
 
 export class LatentAttention {
-  readonly spec: LatentAttentionSpec;
-  readonly slots: SlotTable;
-  readonly saved: ReadonlySet<string>;
-  readonly backwardSlots: SlotTable;
-  private readonly layout: AttentionLayout;
+  private readonly spec: LatentAttentionSpec;
+  private readonly query: DirectQuery | LowRankQuery;
+  private readonly kvA: Linear;
+  private readonly kvNorm: Norm;
+  private readonly kvB: Linear;
+  private readonly o: Linear;
+  private readonly rotary: Rotary;
+  private readonly core: AttentionCore;
+  /** Output of kvA: the latent before its norm | the rotary key before rotation. */
+  private readonly compressed: Split;
+  private readonly dCompressed: Split;
+  private readonly latent: Slot;
+  private readonly kRope: Slot;
+  private readonly kv: Slot;
+  private readonly dLatent: Slot;
+  private readonly dkRope: Slot;
+  private readonly dkv: Slot;
 
-  constructor(spec: LatentAttentionSpec) {
+  constructor(spec: LatentAttentionSpec, c: Composer) {
     this.spec = spec;
-    const { heads, nopeDim, ropeDim, vDim, kvRank } = spec;
-    const Q = heads * (nopeDim + ropeDim);
-    const KV = heads * (nopeDim + vDim);
-    this.slots = {
-      q: act(Q),
-      compressed: act(kvRank + ropeDim), // latent before its norm | rotary key before rotation
-      latent: act(kvRank),
-      latentRstd: f32(0),
-      kRope: act(ropeDim),
-      kv: act(KV),
-      out: act(heads * vDim),
-      lse: f32(heads),
-      ...("a" in spec.q ? { qLow: act(spec.q.a.out), qLowRstd: f32(0), qNormed: act(spec.q.a.out) } : {}),
-    };
-    this.saved = new Set(Object.keys(this.slots));
-    this.backwardSlots = {
-      dAttention: act(heads * vDim),
-      dq: act(Q),
-      dkv: act(KV),
-      dkRope: act(ropeDim),
-      dLatent: act(kvRank),
-      dCompressed: act(kvRank + ropeDim),
-      ...("a" in spec.q ? { dqLow: act(spec.q.a.out) } : {}),
-    };
-    this.layout = {
-      heads,
-      kvHeads: heads,
-      kDim: nopeDim,
-      kOffset: 0,
-      kStride: nopeDim + vDim,
-      vDim,
-      vOffset: nopeDim,
-      vStride: nopeDim + vDim,
-      window: 0,
-      scale: spec.scale,
-    };
+    const { heads, nopeDim, ropeDim, vDim, kvRank, scale } = spec;
+    const { plan } = c;
+    this.query = "a" in spec.q ? new LowRankQuery(spec.q, c.named("q")) : new DirectQuery(new Linear(spec.q, c.named("q")), spec.q.out, c);
+    this.kvA = new Linear(spec.kvA, c.named("kvA"));
+    this.kvNorm = new Norm(spec.kvNorm, c.named("kvNorm"));
+    this.kvB = new Linear(spec.kvB, c.named("kvB"));
+    this.o = new Linear(spec.o, c.named("o"));
+    this.rotary = new Rotary(spec.rope, c);
+    const split = (slot: Slot): Split => ({
+      whole: slot,
+      latent: plan.columns(slot, 0, kvRank),
+      key: plan.columns(slot, kvRank, kvRank + ropeDim),
+    });
+    this.compressed = split(plan.kept(act(kvRank + ropeDim), "compressed"));
+    this.latent = plan.kept(act(kvRank), "latent");
+    this.kRope = plan.kept(act(ropeDim), "kRope");
+    this.kv = plan.kept(act(heads * (nopeDim + vDim)), "kv");
+    this.dCompressed = split(plan.backward(act(kvRank + ropeDim), "dCompressed"));
+    this.dLatent = plan.backward(act(kvRank), "dLatent");
+    this.dkRope = plan.backward(act(ropeDim), "dkRope");
+    this.dkv = plan.backward(act(heads * (nopeDim + vDim)), "dkv");
+    const stride = nopeDim + vDim;
+    const layout = { heads, kvHeads: heads, kDim: nopeDim, kOffset: 0, kStride: stride, vDim, vOffset: nopeDim, vStride: stride };
+    this.core = new AttentionCore({ ...layout, window: 0, scale }, c);
   }
 
-  forward(run: RunContext, rope: RopeTable, xn: Tensor, s: Slots, y: Tensor): void {
-    const { spec } = this;
-    const { device } = run;
-    const { positions, docStart } = run.batch;
-    const { cos, sin } = rope;
-    const { interleaved } = spec.rope;
-    const q = s["q"]!;
-    if ("a" in spec.q) {
-      linearForward(run, spec.q.a, xn, s["qLow"]!);
-      normForward(run, spec.q.norm, s["qLow"]!, s["qNormed"]!, s["qLowRstd"]!);
-      linearForward(run, spec.q.b, s["qNormed"]!, q);
-    } else linearForward(run, spec.q, xn, q);
-    ops.rope(device, { x: q, positions, cos, sin, y: q, heads: spec.heads, offset: spec.nopeDim, interleaved });
-
-    const compressed = s["compressed"]!;
-    linearForward(run, spec.kvA, xn, compressed);
-    normForward(run, spec.kvNorm, compressed.columns(0, spec.kvRank), s["latent"]!, s["latentRstd"]!);
-    ops.rope(device, {
-      x: compressed.columns(spec.kvRank, spec.kvRank + spec.ropeDim),
-      positions,
-      cos,
-      sin,
-      y: s["kRope"]!,
-      heads: 1,
-      interleaved,
-    });
-    const kv = s["kv"]!;
-    linearForward(run, spec.kvB, s["latent"]!, kv);
-    ops.attention(device, {
-      q,
-      k: kv,
-      v: kv,
-      kShared: s["kRope"]!,
-      docStart,
-      out: s["out"]!,
-      lse: run.keep ? s["lse"]! : null,
-      layout: this.layout,
-      precision: run.precision,
-    });
-    linearForward(run, spec.o, s["out"]!, y);
+  get trains(): boolean {
+    return this.query.trains || this.kvA.trains || this.kvNorm.trains || this.kvB.trains || this.o.trains;
   }
 
-  trains(run: Pick<RunContext, "params">): boolean {
-    const { spec } = this;
-    const q = "a" in spec.q ? [spec.q.a, spec.q.b] : [spec.q];
-    return (
-      [...q, spec.kvA, spec.kvB, spec.o].some((l) => run.params.trains(l.weight) || run.params.trains(l.bias)) ||
-      run.params.trains(spec.kvNorm.weight) ||
-      ("a" in spec.q && run.params.trains(spec.q.norm.weight))
-    );
+  forward(run: Run, xn: Tensor, y: Tensor): void {
+    const { heads, nopeDim } = this.spec;
+    const q = this.query.forward(run, xn);
+    this.rotary.forward(run, q, q, heads, nopeDim);
+    this.kvA.forward(run, xn, run.at(this.compressed.whole));
+    this.kvNorm.forward(run, run.at(this.compressed.latent), run.at(this.latent));
+    this.rotary.forward(run, run.at(this.compressed.key), run.at(this.kRope), 1);
+    const kv = run.at(this.kv);
+    this.kvB.forward(run, run.at(this.latent), kv);
+    this.core.forward(run, { q, k: kv, v: kv, kShared: run.at(this.kRope) });
+    this.o.forward(run, run.at(this.core.out), y);
   }
 
-  backward(run: RunContext, rope: RopeTable, dy: Tensor, xn: Tensor, s: Slots, b: Slots, dxn: Tensor | null): void {
-    const { spec } = this;
-    const { device } = run;
-    const { positions, docStart } = run.batch;
-    const { cos, sin } = rope;
-    const { interleaved } = spec.rope;
-    const [dq, dkv, dkRope, dCompressed] = [b["dq"]!, b["dkv"]!, b["dkRope"]!, b["dCompressed"]!];
-    linearBackward(run, spec.o, dy, s["out"]!, b["dAttention"]!);
-    ops.attentionBackward(device, {
-      dout: b["dAttention"]!,
-      q: s["q"]!,
-      k: s["kv"]!,
-      v: s["kv"]!,
-      kShared: s["kRope"]!,
-      docStart,
-      out: s["out"]!,
-      lse: s["lse"]!,
-      dq,
-      dk: dkv,
-      dv: dkv,
-      dkShared: dkRope,
-      layout: this.layout,
-      precision: run.precision,
-    });
-    ops.rope(device, { x: dq, positions, cos, sin, y: dq, heads: spec.heads, offset: spec.nopeDim, interleaved, inverse: true });
-    if ("a" in spec.q) {
-      linearBackward(run, spec.q.b, dq, s["qNormed"]!, b["dqLow"]!);
-      normBackward(run, spec.q.norm, b["dqLow"]!, s["qLow"]!, s["qLowRstd"]!, b["dqLow"]!, false);
-      linearBackward(run, spec.q.a, b["dqLow"]!, xn, dxn);
-    } else linearBackward(run, spec.q, dq, xn, dxn);
+  /** dy: gradient of the projected output. dxn: gradient of the normalised input, overwritten, or null when not wanted. */
+  backward(run: Run, dy: Tensor, xn: Tensor, dxn: Tensor | null): void {
+    const { heads, nopeDim } = this.spec;
+    const [dq, dkv, dkRope, kv] = [run.at(this.query.dq), run.at(this.dkv), run.at(this.dkRope), run.at(this.kv)];
+    this.o.backward(run, dy, run.at(this.core.out), run.at(this.core.dout));
+    const operands = { q: run.at(this.query.q), k: kv, v: kv, kShared: run.at(this.kRope) };
+    this.core.backward(run, operands, { q: dq, k: dkv, v: dkv, kShared: dkRope });
+    this.rotary.backward(run, dq, dq, heads, nopeDim);
+    this.query.backward(run, xn, dxn);
 
-    linearBackward(run, spec.kvB, dkv, s["latent"]!, b["dLatent"]!);
-    const compressed = s["compressed"]!;
-    normBackward(
-      run,
-      spec.kvNorm,
-      b["dLatent"]!,
-      compressed.columns(0, spec.kvRank),
-      s["latentRstd"]!,
-      dCompressed.columns(0, spec.kvRank),
-      false,
-    );
-    ops.rope(device, {
-      x: dkRope,
-      positions,
-      cos,
-      sin,
-      y: dCompressed.columns(spec.kvRank, spec.kvRank + spec.ropeDim),
-      heads: 1,
-      interleaved,
-      inverse: true,
-    });
-    linearBackward(run, spec.kvA, dCompressed, xn, dxn, true);
+    this.kvB.backward(run, dkv, run.at(this.latent), run.at(this.dLatent));
+    this.kvNorm.backward(run, run.at(this.dLatent), run.at(this.compressed.latent), run.at(this.dCompressed.latent));
+    this.rotary.backward(run, dkRope, run.at(this.dCompressed.key), 1);
+    this.kvA.backward(run, run.at(this.dCompressed.whole), xn, dxn, true);
+  }
+}
+
+/** A matrix slot and the views of its two parts. */
+interface Split {
+  readonly whole: Slot;
+  readonly latent: Slot;
+  readonly key: Slot;
+}
+
+class DirectQuery {
+  readonly q: Slot;
+  readonly dq: Slot;
+  private readonly linear: Linear;
+
+  constructor(linear: Linear, out: number, c: Composer) {
+    this.linear = linear;
+    this.q = c.plan.kept(act(out), "q");
+    this.dq = c.plan.backward(act(out), "dq");
+  }
+
+  get trains(): boolean {
+    return this.linear.trains;
+  }
+  forward(run: Run, x: Tensor): Tensor {
+    this.linear.forward(run, x, run.at(this.q));
+    return run.at(this.q);
+  }
+  /** From `dq`; dx is overwritten where wanted. */
+  backward(run: Run, x: Tensor, dx: Tensor | null): void {
+    this.linear.backward(run, run.at(this.dq), x, dx);
+  }
+}
+
+/** q = b·norm(a·x). */
+class LowRankQuery {
+  readonly q: Slot;
+  readonly dq: Slot;
+  private readonly a: Linear;
+  private readonly norm: Norm;
+  private readonly b: Linear;
+  private readonly low: Slot;
+  private readonly normed: Slot;
+  private readonly dLow: Slot;
+
+  constructor(spec: Extract<LatentAttentionSpec["q"], { a: unknown }>, c: Composer) {
+    this.a = new Linear(spec.a, c.named("a"));
+    this.norm = new Norm(spec.norm, c.named("norm"));
+    this.b = new Linear(spec.b, c.named("b"));
+    this.q = c.plan.kept(act(spec.b.out), "q");
+    this.low = c.plan.kept(act(spec.a.out), "low");
+    this.normed = c.plan.kept(act(spec.a.out), "normed");
+    this.dq = c.plan.backward(act(spec.b.out), "dq");
+    this.dLow = c.plan.backward(act(spec.a.out), "dLow");
+  }
+
+  get trains(): boolean {
+    return this.a.trains || this.norm.trains || this.b.trains;
+  }
+  forward(run: Run, x: Tensor): Tensor {
+    const [low, normed, q] = [run.at(this.low), run.at(this.normed), run.at(this.q)];
+    this.a.forward(run, x, low);
+    this.norm.forward(run, low, normed);
+    this.b.forward(run, normed, q);
+    return q;
+  }
+  backward(run: Run, x: Tensor, dx: Tensor | null): void {
+    const [low, dLow] = [run.at(this.low), run.at(this.dLow)];
+    this.b.backward(run, run.at(this.dq), run.at(this.normed), dLow);
+    this.norm.backward(run, dLow, low, dLow);
+    this.a.backward(run, dLow, x, dx);
   }
 }

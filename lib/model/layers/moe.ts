@@ -1,102 +1,106 @@
-// The Mixture-of-Experts block: router → sort by expert → gate|up with SwiGLU → down → weighted combine, plus shared expert.
+// The Mixture-of-Experts block: router → sort by expert → experts → weighted combine, plus the shared expert, plus what a method
+// attached to the whole block.
 //
-// Saved for backward: routing metadata and the pre-activation h. Expert outputs are never needed again: the gate gradient is
-// ⟨dout·W_down, a⟩, taken in the epilogue of the backward product. dW exists for trained experts only; a frozen router still
-// passes gradient to its input through the gate weights.
+// dW exists for trained experts only; a frozen router still passes gradient to its input through the gate weights. Routing is
+// kept and never repeated.
 
 import * as ops from "../../ops.ts";
 import type { Tensor } from "../../tensor.ts";
-import { act, exactPrecision, f32, i32 } from "./layer.ts";
-import type { RunContext } from "./layer.ts";
+import type { Run } from "../run.ts";
+import { act, f32, i32 } from "../slots.ts";
+import type { Slot } from "../slots.ts";
+import type { MoeSpec } from "../spec.ts";
+import type { Parameter } from "../weights/parameter.ts";
+import type { MoeAttachment } from "./attachment.ts";
+import type { Composer } from "./composer.ts";
+import { ExpertMatrices, Experts } from "./experts.ts";
+import type { Routing } from "./experts.ts";
+import { AttachedExperts } from "./experts_attached.ts";
+import { Linear } from "./linear.ts";
 import { Mlp } from "./mlp.ts";
-import type { SlotTable, Slots } from "../slots.ts";
-import type { ExpertWeights, MoeSpec } from "../spec.ts";
 
-/** What a profile collects from the routing of one layer. */
+/** What a profile collects from the routing of one layer: ids i32 [T, K] and weights f32 [T, K]. */
 export type RouteObserver = (layer: number, ids: Tensor, weights: Tensor) => void;
 
-export class Moe {
-  readonly spec: MoeSpec;
-  readonly layer: number;
-  readonly slots: SlotTable;
-  readonly saved: ReadonlySet<string>;
-  readonly backwardSlots: SlotTable;
-  readonly shared: Mlp | null;
-  private readonly hidden: number;
+export class MoeBlock {
+  readonly trains: boolean;
+  private readonly layer: number;
+  private readonly spec: MoeSpec;
+  private readonly router: Linear;
+  private readonly selectionBias: Parameter | null;
+  private readonly experts: Experts | AttachedExperts;
+  private readonly shared: Mlp | null;
+  private readonly attached: readonly MoeAttachment[];
+  private readonly logits: Slot;
+  private readonly probs: Slot;
+  private readonly ids: Slot;
+  private readonly weights: Slot;
+  private readonly offsets: Slot;
+  private readonly tokens: Slot;
+  private readonly pos: Slot;
+  private readonly gate: Slot;
+  private readonly yRows: Slot;
+  private readonly dgate: Slot;
+  private readonly dlogits: Slot;
+  private readonly dxRows: Slot;
+  /** Outputs once more and their gradient, where the experts are not fused. */
+  private readonly open: { readonly y: Slot; readonly dy: Slot } | null;
 
-  constructor(spec: MoeSpec, layer: number, hidden: number) {
+  constructor(spec: MoeSpec, layer: number, D: number, c: Composer) {
     this.spec = spec;
     this.layer = layer;
-    this.hidden = hidden;
     const E = spec.experts.length;
     const { topK: K, expertHidden: F } = spec;
-    this.shared = spec.shared ? new Mlp(spec.shared, "shared") : null;
-    this.slots = {
-      logits: f32(E),
-      probs: f32(E),
-      ids: i32(K),
-      weights: f32(K),
-      offsets: { dtype: "i32", fixed: [E + 1] },
-      tokens: i32(0, K),
-      pos: i32(K),
-      gate: f32(0, K),
-      h: act(2 * F, K),
-      a: act(F, K),
-      yRouted: act(hidden, K),
-      ...this.shared?.slots,
-    };
-    this.saved = new Set(["probs", "ids", "weights", "offsets", "tokens", "pos", "gate", "h", ...(this.shared?.saved ?? [])]);
-    this.backwardSlots = { dgate: f32(0, K), dlogits: f32(E), dxRouted: act(hidden, K) };
+    const { plan } = c;
+    this.router = new Linear({ weight: spec.router, in: D, out: E }, c.named("router"), { exact: true });
+    this.selectionBias = spec.selectionBias ? c.parameter(spec.selectionBias) : null;
+    const within = c.named("experts");
+    const matrices = new ExpertMatrices(spec.experts, within);
+    const inside = within.attachedToExperts({ layer, routed: true, experts: spec.experts, width: D, hidden: F });
+    this.experts = inside.length > 0 ? new AttachedExperts(matrices, inside, F, K, within) : new Experts(matrices, F, K, within);
+    this.shared = spec.shared ? new Mlp(spec.shared, layer, D, c.named("shared")) : null;
+    this.attached = c.attachedToMoe({ layer, width: D, experts: E, topK: K });
+    this.trains = this.experts.trains || this.router.trains || (this.shared?.trains ?? false) || this.attached.length > 0;
+
+    this.logits = plan.scratch(f32(E), "logits");
+    this.probs = plan.saved(f32(E), "probs");
+    this.ids = plan.kept(i32(K), "ids");
+    this.weights = plan.kept(f32(K), "weights");
+    this.offsets = plan.kept({ dtype: "i32", fixed: [E + 1] }, "offsets");
+    this.tokens = plan.kept(i32(0, K), "tokens");
+    this.pos = plan.kept(i32(K), "pos");
+    this.gate = plan.kept(f32(0, K), "gate");
+    this.yRows = plan.scratch(act(D, K), "yRows");
+    this.dgate = plan.backward(inside.length > 0 ? f32(K) : f32(0, K), "dgate");
+    this.dlogits = plan.backward(f32(E), "dlogits");
+    this.dxRows = plan.backward(act(D, K), "dxRows");
+    this.open = inside.length > 0 ? { y: plan.backward(act(D, K), "yRows"), dy: plan.backward(act(D, K), "dyRows") } : null;
+  }
+
+  private routing(run: Run): Routing {
+    return { offsets: run.at(this.offsets), tokens: run.at(this.tokens), gate: run.at(this.gate) };
   }
 
   /** y: the block's output without the residual, overwritten. */
-  forward(run: RunContext, xn: Tensor, s: Slots, y: Tensor, observe?: RouteObserver): void {
-    const { device, params, precision } = run;
-    const { spec } = this;
-    const [ids, weights, offsets, tokens, pos] = [s["ids"]!, s["weights"]!, s["offsets"]!, s["tokens"]!, s["pos"]!];
-    // Router arithmetic is always exact: f32 logits of the operands as they are.
-    const router = params.value(spec.router);
-    ops.gemm(device, "nt", { a: xn, b: router, c: s["logits"]!, precision: exactPrecision(xn, router) });
-    ops.topkRoute(device, {
-      logits: s["logits"]!,
-      bias: spec.selectionBias ? params.value(spec.selectionBias) : null,
-      ids,
-      weights,
-      probs: run.keep ? s["probs"]! : null,
-      rule: spec.rule,
-    });
+  forward(run: Run, xn: Tensor, y: Tensor, observe?: RouteObserver): void {
+    const { device } = run;
+    const [logits, ids, weights, pos, yRows] = [
+      run.at(this.logits),
+      run.at(this.ids),
+      run.at(this.weights),
+      run.at(this.pos),
+      run.at(this.yRows),
+    ];
+    this.router.forward(run, xn, logits);
+    const bias = this.selectionBias ? this.selectionBias.value : null;
+    ops.topkRoute(device, { logits, bias, ids, weights, probs: run.saved(this.probs), rule: this.spec.rule });
     observe?.(this.layer, ids, weights);
-    ops.expertSort(device, { ids, weights, offsets, tokens, pos, gate: s["gate"]! });
-    ops.groupedGemmNt(device, {
-      x: xn,
-      rows: tokens,
-      w: this.gateUp(run),
-      segments: 2,
-      offsets,
-      swiglu: true,
-      h: run.keep ? s["h"]! : null,
-      y: s["a"]!,
-      precision,
-    });
-    ops.groupedGemmNt(device, { x: s["a"]!, w: this.down(run), offsets, y: s["yRouted"]!, precision });
-    if (this.shared) this.shared.forward(run, xn, s, y);
-    ops.combine(device, { x: s["yRouted"]!, pos, weights, y, accumulate: this.shared !== null });
-  }
-
-  private gateUp(run: RunContext): ReturnType<RunContext["params"]["list"]> {
-    return run.params.list(`gateUp ${this.layer}`, () => this.spec.experts.flatMap((e) => [e.gate, e.up]));
-  }
-  private down(run: RunContext): ReturnType<RunContext["params"]["list"]> {
-    return run.params.list(`down ${this.layer}`, () => this.spec.experts.map((e) => e.down));
-  }
-
-  /** Experts that train, ascending. An expert trains whole. */
-  trainedExperts(run: Pick<RunContext, "params">): number[] {
-    return this.spec.experts.flatMap((e, i) => (run.params.trains(e.down) ? [i] : []));
-  }
-
-  trains(run: Pick<RunContext, "params">): boolean {
-    return this.trainedExperts(run).length > 0 || run.params.trains(this.spec.router) || (this.shared?.trains(run) ?? false);
+    const rows = this.routing(run);
+    ops.expertSort(device, { ids, weights, offsets: rows.offsets, tokens: run.at(this.tokens), pos, gate: run.at(this.gate) });
+    this.experts.forward(run, xn, rows, yRows);
+    if (this.shared) this.shared.forward(run, xn, y);
+    ops.combine(device, { x: yRows, pos, weights, y, accumulate: this.shared !== null });
+    for (const m of this.attached) m.forward(run, xn, y);
   }
 
   /**
@@ -104,81 +108,39 @@ export class Moe {
    * overwritten; null when nothing below needs it: then only the trained experts' rows are touched.
    * Destroys the saved pre-activations.
    */
-  backward(run: RunContext, dy: Tensor, xn: Tensor, s: Slots, b: Slots, dxn: Tensor | null): void {
-    const { device, params, precision } = run;
-    const { spec } = this;
-    const groups = this.trainedExperts(run);
-    const [offsets, tokens, pos, gate, h] = [s["offsets"]!, s["tokens"]!, s["pos"]!, s["gate"]!, s["h"]!];
-    const trainsRouter = params.trains(spec.router);
-    const all = dxn !== null || trainsRouter;
-    const refs = (pick: (e: ExpertWeights) => ExpertWeights[keyof ExpertWeights][]) => () => groups.flatMap((g) => pick(spec.experts[g]!));
-
-    if (groups.length > 0)
-      ops.groupedGemmTn(device, {
-        dy,
-        dyRows: tokens,
-        dyScale: gate,
-        x: h,
-        swigluX: true,
-        offsets,
-        dw: params.list(
-          `down ${this.layer}`,
-          refs((e) => [e.down]),
-          "grad",
-        ),
-        groups,
-        precision,
-      });
-    if (all || groups.length > 0)
-      ops.groupedGemmNn(device, {
-        dy,
-        rows: tokens,
-        w: this.down(run),
-        offsets,
-        h,
-        gate,
-        dx: h,
-        dgate: all ? b["dgate"]! : null,
-        groups: all ? [] : groups,
-        swiglu: true,
-        precision,
-      });
-    if (groups.length > 0)
-      ops.groupedGemmTn(device, {
-        dy: h,
-        x: xn,
-        xRows: tokens,
-        offsets,
-        dw: params.list(
-          `gateUp ${this.layer}`,
-          refs((e) => [e.gate, e.up]),
-          "grad",
-        ),
-        segments: 2,
-        groups,
-        precision,
-      });
+  backward(run: Run, dy: Tensor, xn: Tensor, dxn: Tensor | null): void {
+    const all = dxn !== null || this.router.trains;
+    const rows = this.routing(run);
+    const dgate = run.at(this.dgate);
+    if (this.experts instanceof Experts) this.experts.backward(run, dy, xn, rows, { dgate: all ? dgate : null, all });
+    else this.plainBackward(this.experts, run, dy, xn, rows);
     if (dxn) {
-      ops.groupedGemmNn(device, { dy: h, w: this.gateUp(run), segments: 2, offsets, dx: b["dxRouted"]!, precision });
-      ops.combine(device, { x: b["dxRouted"]!, pos, y: dxn });
+      this.experts.rowGradient(run, rows, run.at(this.dxRows));
+      ops.combine(run.device, { x: run.at(this.dxRows), pos: run.at(this.pos), y: dxn });
     }
-    if (all) {
-      const dlogits = b["dlogits"]!;
-      ops.routeBackward(device, {
-        dweights: b["dgate"]!,
-        pos,
-        probs: s["probs"]!,
-        ids: s["ids"]!,
-        weights: s["weights"]!,
-        dlogits,
-        rule: spec.rule,
-      });
-      if (run.balance > 0 && trainsRouter && spec.rule.score === "softmax")
-        ops.loadBalance(device, { probs: s["probs"]!, offsets, dlogits, coefficient: run.balance });
-      const dw = params.get(spec.router).grad;
-      if (dw) ops.gemm(device, "tn", { a: dlogits, b: xn, c: dw, accumulate: true });
-      if (dxn) ops.gemm(device, "nn", { a: dlogits, b: params.value(spec.router), c: dxn, accumulate: true });
-    }
-    if (this.shared && (dxn || this.shared.trains(run))) this.shared.backward(run, dy, xn, s, dxn);
+    if (all) this.routerBackward(run, xn, dxn);
+    if (this.shared && (dxn || this.shared.trains)) this.shared.backward(run, dy, xn, dxn);
+    for (const m of this.attached) m.backward(run, dy, xn, dxn);
+  }
+
+  /** Experts that are not fused: outputs once more, the weighting backwards (dgate by token, [T, K]), then the experts. */
+  private plainBackward(experts: AttachedExperts, run: Run, dy: Tensor, xn: Tensor, rows: Routing): void {
+    if (!this.open) return;
+    const [y, dyRows] = [run.at(this.open.y), run.at(this.open.dy)];
+    experts.recompute(run, xn, rows, y);
+    const weights = run.at(this.weights);
+    ops.combineBackward(run.device, { dy, x: y, pos: run.at(this.pos), weights, dx: dyRows, dweights: run.at(this.dgate) });
+    experts.backward(run, dyRows, xn, rows);
+  }
+
+  private routerBackward(run: Run, xn: Tensor, dxn: Tensor | null): void {
+    const { device } = run;
+    const { rule } = this.spec;
+    const [probs, ids, weights, dlogits] = [run.at(this.probs), run.at(this.ids), run.at(this.weights), run.at(this.dlogits)];
+    const pos = this.open ? null : run.at(this.pos);
+    ops.routeBackward(device, { dweights: run.at(this.dgate), pos, probs, ids, weights, dlogits, rule });
+    if (run.balance > 0 && this.router.trains && rule.score === "softmax")
+      ops.loadBalance(device, { probs, offsets: run.at(this.offsets), dlogits, coefficient: run.balance });
+    this.router.backward(run, dlogits, xn, dxn, true);
   }
 }

@@ -1,59 +1,39 @@
-// The weights of a model on a device, one Parameter per matrix or vector of the ModelSpec.
+// The parameters of a model on a device: those of the checkpoint, one per matrix or vector of the ModelSpec, and those that a
+// method attached.
 //
-// Frozen parameters are read where weights.ts put them: in the mapped checkpoint, or in device memory. A parameter that trains
-// gets an f32 master copy, a gradient and the two AdamW moments; these four live in one flat tensor each ("compact": their size
-// follows what trains, nothing exists for the rest). Where products read bf16 only, the weight's place in device memory becomes
+// Frozen ones are read where resident.ts put them: in the mapped checkpoint, or in device memory. One that trains has a master
+// copy, a gradient and moments (training_state.ts). Where products read bf16 only, a base weight's place in device memory becomes
 // a working copy that the optimizer refreshes from the master, and gets the checkpoint's values back when it is frozen.
 
-import { ConfigError, LayoutError, MemoryError, NonFiniteError } from "../../errors.ts";
+import { ConfigError, LayoutError, NonFiniteError } from "../../errors.ts";
 import type { LongTask } from "../../task.ts";
 import { throwIfAborted } from "../../task.ts";
 import type { Checkpoint } from "../../files/checkpoint.ts";
+import { firstNonFinite } from "../../files/floats.ts";
 import type { TensorSlice } from "../../files/slice.ts";
 import { sliceKey } from "../../files/slice.ts";
 import * as ops from "../../ops.ts";
 import type { Device, Tensor } from "../../tensor.ts";
-import { TensorList } from "../../tensor.ts";
 import type { ModelSpec } from "../spec.ts";
+import type { AttachedSpec, Parameter, ParameterSource } from "./parameter.ts";
+import { AttachedParameter, BaseParameter, ParameterList } from "./parameter.ts";
 import { isProductWeight, locateWeights, Weights } from "./resident.ts";
-import type { StoredWeight } from "./resident.ts";
+import { allocateState, releaseState } from "./training_state.ts";
+import type { TrainingState } from "./training_state.ts";
 
-export interface Parameter extends StoredWeight {
-  /** The checkpoint's values; of an `inPlace` parameter that trains or is replaced, the values of now. */
-  readonly base: Tensor;
-  /** The product weights of a device with bf16 activations: other values are written over the base ones, in bf16. */
-  readonly inPlace: boolean;
-  master: Tensor | null;
-  grad: Tensor | null;
-  /** What the model computes with: the master when there is one, or its bf16 copy. */
-  value: Tensor;
-}
-
-/** The flat training state of the parameters that train. */
-export interface TrainingState {
-  readonly parameters: readonly Parameter[];
-  readonly offsets: readonly number[];
-  /** Elements, padding included. */
-  readonly size: number;
-  readonly master: Tensor;
-  readonly grad: Tensor;
-  readonly m: Tensor;
-  readonly v: Tensor;
-}
-
-const PAD = 16; // elements: one cache line of f32, so that every parameter's view is aligned
-
-export class Parameters {
+export class Parameters implements ParameterSource {
   readonly device: Device;
-  private readonly byKey: Map<string, Parameter>;
+  private readonly byKey: ReadonlyMap<string, BaseParameter>;
+  private readonly attachedByKey = new Map<string, AttachedParameter>();
   private readonly weights: Weights;
-  private readonly lists = new Map<string, TensorList>();
-  private readonly replaced = new Set<Parameter>();
-  /** Changes whenever another set of parameters trains. */
+  /** Lists that hold memory. */
+  private readonly lists = new Set<ParameterList>();
+  private readonly replaced = new Set<BaseParameter>();
+  /** Changes whenever another set of parameters trains or is attached. */
   epoch = 0;
   state: TrainingState | null = null;
 
-  private constructor(device: Device, byKey: Map<string, Parameter>, weights: Weights) {
+  private constructor(device: Device, byKey: Map<string, BaseParameter>, weights: Weights) {
     this.device = device;
     this.byKey = byKey;
     this.weights = weights;
@@ -66,109 +46,93 @@ export class Parameters {
   static async load(device: Device, spec: ModelSpec, checkpoint: Checkpoint, task: LongTask = {}): Promise<Parameters> {
     const stored = locateWeights(spec, checkpoint);
     const weights = await Weights.load(device, spec, checkpoint, stored, task);
-    const byKey = new Map<string, Parameter>();
-    const { hostMemory, activationDtype } = device.info;
+    const byKey = new Map<string, BaseParameter>();
     for (const w of stored) {
-      const base = weights.tensors.get(w.key)!;
-      const inPlace = !hostMemory && activationDtype === "bf16" && isProductWeight(w);
-      byKey.set(w.key, { ...w, base, inPlace, master: null, grad: null, value: base });
+      const inPlace = copiesProducts(device) && isProductWeight(w);
+      byKey.set(w.key, new BaseParameter(w, weights.tensors.get(w.key)!, inPlace));
     }
     return new Parameters(device, byKey, weights);
   }
 
-  /** The parameter of a ref that the spec names. */
-  get(ref: TensorSlice): Parameter {
-    const p = this.byKey.get(sliceKey(ref));
-    if (!p) throw new LayoutError(`the model has no parameter "${sliceKey(ref)}"`, { where: { tensor: sliceKey(ref) } });
+  get(ref: TensorSlice): BaseParameter {
+    return this.named(sliceKey(ref), "find");
+  }
+  attached(key: string): AttachedParameter {
+    const p = this.attachedByKey.get(key);
+    if (!p) throw new LayoutError(`the model has no attached parameter "${key}"`, { where: { tensor: key } });
     return p;
   }
-  byName(key: string): Parameter | undefined {
+  byName(key: string): BaseParameter | undefined {
     return this.byKey.get(key);
   }
-  all(): Parameter[] {
+  /** Those of the checkpoint. */
+  all(): BaseParameter[] {
     return [...this.byKey.values()];
   }
-  value(ref: TensorSlice): Tensor {
-    return this.get(ref).value;
+  list(parameters: readonly Parameter[], what: "value" | "grad"): ParameterList {
+    return new ParameterList(parameters, what, (list) => this.lists.add(list));
   }
-  trains(ref: TensorSlice | undefined): boolean {
-    return ref !== undefined && this.get(ref).master !== null;
+
+  private named(key: string, what: string): BaseParameter {
+    const p = this.byKey.get(key);
+    if (!p) throw new LayoutError(`cannot ${what} "${key}": the model has no such parameter`, { where: { tensor: key } });
+    return p;
   }
 
   /** The checkpoint's own values, whatever the parameter holds now. */
-  async storedValues(p: Parameter): Promise<Float32Array> {
+  async storedValues(p: BaseParameter): Promise<Float32Array> {
     using copy = this.device.empty(p.stored, p.shape);
-    this.weights.read(p, copy);
+    this.weights.read(p.weight, copy);
     return copy.readF32();
-  }
-
-  /** A cached operand list of the current values (or gradients) of `refs`; valid until the values change. */
-  list(name: string, refs: () => readonly TensorSlice[], what: "value" | "grad" = "value"): TensorList {
-    const cached = this.lists.get(`${what} ${name}`);
-    if (cached) return cached;
-    const tensors = refs().map((ref) => {
-      const p = this.get(ref);
-      if (what === "value") return p.value;
-      if (!p.grad) throw new LayoutError(`parameter "${p.key}" has no gradient`, { where: { tensor: p.key } });
-      return p.grad;
-    });
-    const list = new TensorList(tensors);
-    this.lists.set(`${what} ${name}`, list);
-    return list;
   }
 
   /** Values changed: lists of the old ones would keep their memory. */
   private dropLists(): void {
-    for (const list of this.lists.values()) list.dispose();
+    for (const list of this.lists) list.drop();
     this.lists.clear();
   }
 
   /**
-   * Chooses what trains: allocates master copies (from the base values), gradients and moments. Replaces an earlier choice.
+   * Chooses what trains: allocates master copies (from the base values, or an attached parameter's first ones), gradients and moments.
+   * Replaces an earlier choice.
    * @throws ConfigError values are replaced by `override`: masters start from the base, so the two do not go together
    */
-  train(keys: Iterable<string>): TrainingState {
-    if (this.replaced.size > 0)
+  train(keys: Iterable<string>, attached: readonly AttachedSpec[] = []): TrainingState {
+    if (this.overridden)
       throw new ConfigError(
         "cannot train while an adapter is applied: training starts from the base weights; remove the adapter, or merge it and train the merged model",
       );
     this.freeze();
-    const parameters = [...new Set(keys)].map((key) => {
-      const p = this.byKey.get(key);
-      if (!p) throw new LayoutError(`cannot train "${key}": the model has no such parameter`, { where: { tensor: key } });
+    const base = [...new Set(keys)].map((key) => {
+      const p = this.named(key, "train");
       if (p.role === "selectionBias")
         throw new LayoutError(`cannot train "${key}": a selection bias has no gradient`, { where: { tensor: key } });
       return p;
     });
-    const offsets: number[] = [];
-    let size = 0;
-    for (const p of parameters) {
-      offsets.push(size);
-      size += Math.ceil(p.shape.reduce((a, b) => a * b, 1) / PAD) * PAD;
+    const added = attached.map((spec) => new AttachedParameter(spec));
+    const state = allocateState(this.device, [...base, ...added]);
+    for (const p of base) {
+      const master = p.master!;
+      if (p.stored === p.base.dtype) ops.cast(this.device, { x: p.base, y: master });
+      else this.weights.read(p.weight, master); // the base is a rounded copy
+      if (!p.inPlace) p.value = master;
     }
-    const flat: Tensor[] = [];
-    try {
-      for (let i = 0; i < 4; i++) flat.push(this.device.empty("f32", [size]));
-    } catch (error) {
-      for (const t of flat) t.dispose();
-      throw new MemoryError(
-        `training state: ${((size * 16) / 2 ** 30).toFixed(2)} GiB for ${size} parameters (master, gradient, two moments) could not be allocated; ` +
-          `train fewer experts (smaller p, maxTrainableParams), or use a machine with more memory`,
-        { cause: error },
-      );
+    for (const p of added) {
+      this.attachedByKey.set(p.key, p);
+      p.master!.write(p.spec.initial());
+      p.value = copiesProducts(this.device) ? this.rounded(p.master!) : p.master!;
     }
-    const [master, grad, m, v] = flat as [Tensor, Tensor, Tensor, Tensor];
-    parameters.forEach((p, i) => {
-      p.master = master.view(offsets[i]!, p.shape);
-      p.grad = grad.view(offsets[i]!, p.shape);
-      if (p.stored === p.base.dtype) ops.cast(this.device, { x: p.base, y: p.master });
-      else this.weights.read(p, p.master); // the base is a rounded copy
-      if (!p.inPlace) p.value = p.master;
-    });
     this.dropLists();
     this.epoch++;
-    this.state = { parameters, offsets, size, master, grad, m, v };
-    return this.state;
+    this.state = state;
+    return state;
+  }
+
+  /** A bf16 copy, for products that read nothing else. */
+  private rounded(x: Tensor): Tensor {
+    const y = this.device.empty("bf16", x.shape);
+    ops.cast(this.device, { x, y });
+    return y;
   }
 
   /** After masters were written (a resumed run): their working copies follow. The optimizer does it by itself. */
@@ -179,67 +143,78 @@ export class Parameters {
   /** Freezes everything again: values are the checkpoint's, the training state is gone. */
   freeze(): void {
     if (!this.state) return;
-    for (const p of this.state.parameters) if (p.inPlace) this.weights.read(p, p.base);
+    for (const p of this.state.parameters) if (p instanceof BaseParameter && p.inPlace) this.weights.read(p.weight, p.base);
     this.weights.trim();
     this.dropState();
   }
 
   private dropState(): void {
     if (!this.state) return;
-    for (const p of this.state.parameters) {
-      p.master?.dispose();
-      p.grad?.dispose();
-      p.master = null;
-      p.grad = null;
-      p.value = p.base;
-    }
-    for (const t of [this.state.master, this.state.grad, this.state.m, this.state.v]) t.dispose();
+    const { parameters } = this.state;
+    this.dropAttached();
+    releaseState(this.state);
+    for (const p of parameters) if (p instanceof BaseParameter) p.value = p.base;
     this.state = null;
     this.dropLists();
     this.epoch++;
   }
 
+  private dropAttached(): void {
+    for (const p of this.attachedByKey.values()) if (p.value !== p.master) p.value.dispose();
+    this.attachedByKey.clear();
+  }
+
   /**
    * Replaces values without training them (an adapter at inference), all or none; what was replaced before is restored. Undo with
    * `restore`. On success the tensors belong to this object.
+   * @param attached what a method adds; its values are among `values`, by key
    */
-  override(values: ReadonlyMap<string, Tensor>): void {
+  override(values: ReadonlyMap<string, Tensor>, attached: readonly AttachedSpec[] = []): void {
     if (this.state) throw new ConfigError("cannot replace values while parameters train");
+    const added = new Map(attached.map((spec) => [spec.key, new AttachedParameter(spec)]));
     const pairs = [...values].map(([key, tensor]) => {
-      const p = this.byKey.get(key);
-      if (!p) throw new LayoutError(`cannot replace "${key}": the model has no such parameter`, { where: { tensor: key } });
+      const p = added.get(key) ?? this.named(key, "replace");
       if (tensor.shape.join() !== p.shape.join())
         throw new LayoutError(`cannot replace "${key}": expected shape [${p.shape.join(", ")}], found [${tensor.shape.join(", ")}]`, {
           where: { tensor: key },
         });
       return [p, tensor] as const;
     });
+    for (const key of added.keys())
+      if (!values.has(key)) throw new LayoutError(`expected values of "${key}", found none`, { where: { tensor: key } });
     this.restore();
     for (const [p, tensor] of pairs) {
-      this.replaced.add(p);
-      if (p.inPlace) {
-        ops.cast(this.device, { x: tensor, y: p.base });
+      if (p instanceof BaseParameter) this.replaced.add(p);
+      const inPlace = p instanceof BaseParameter && p.inPlace;
+      if (inPlace) ops.cast(this.device, { x: tensor, y: p.base });
+      if (inPlace) tensor.dispose();
+      else if (!(p instanceof BaseParameter) && copiesProducts(this.device) && tensor.dtype !== "bf16") {
+        p.value = this.rounded(tensor);
         tensor.dispose();
       } else p.value = tensor;
     }
+    for (const [key, p] of added) this.attachedByKey.set(key, p);
+    if (added.size > 0) this.epoch++;
     this.dropLists();
   }
   /** Undoes `override`. */
   restore(): void {
     for (const p of this.replaced) {
-      if (p.inPlace) this.weights.read(p, p.base);
+      if (p.inPlace) this.weights.read(p.weight, p.base);
       else {
         p.value.dispose();
         p.value = p.base;
       }
     }
     this.replaced.clear();
+    if (this.attachedByKey.size > 0) this.epoch++;
+    this.dropAttached();
     this.weights.trim();
     this.dropLists();
   }
   /** Values are replaced by `override`. */
   get overridden(): boolean {
-    return this.replaced.size > 0;
+    return this.replaced.size > 0 || (this.state === null && this.attachedByKey.size > 0);
   }
 
   /**
@@ -254,13 +229,11 @@ export class Parameters {
       task.onProgress?.({ phase: "check weights", done, total, unit: "bytes" });
       done += p.base.bytes;
       const values = await p.base.readF32();
-      const bad = firstNonFinite(values);
+      const bad = firstNonFinite(new Uint8Array(values.buffer, values.byteOffset, values.byteLength), "F32");
       if (bad >= 0)
         throw new NonFiniteError(
           `weights: tensor "${p.key}" holds ${values[bad]} at element ${bad}; the checkpoint is damaged, fetch it again`,
-          {
-            where: { tensor: p.key, element: bad },
-          },
+          { where: { tensor: p.key, element: bad } },
         );
     }
   }
@@ -268,13 +241,13 @@ export class Parameters {
   dispose(): void {
     this.dropState();
     this.dropLists();
+    this.dropAttached();
     for (const p of this.byKey.values()) if (p.value !== p.base) p.value.dispose();
     this.weights.dispose();
   }
 }
 
-function firstNonFinite(values: Float32Array): number {
-  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  for (let i = 0; i < bits.length; i++) if ((bits[i]! & 0x7f800000) === 0x7f800000) return i;
-  return -1;
+/** The device's products read bf16 only, from memory of its own. */
+function copiesProducts({ info }: Device): boolean {
+  return !info.hostMemory && info.activationDtype === "bf16";
 }

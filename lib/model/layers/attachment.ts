@@ -1,0 +1,95 @@
+// The seams at which a method puts modules of its own into the model: Linear, Experts and MoeBlock.
+//
+// A method hands its Attachments over when the model is composed; each layer asks for those of its place and keeps them. An
+// attachment owns its parameters, slots and gradients. Inputs are what the layer itself reads; sums (y, dx) are added to.
+
+import type { Tensor } from "../../tensor.ts";
+import type { Run } from "../run.ts";
+import type { Planner } from "../slots.ts";
+import type { ExpertWeights, LinearSpec } from "../spec.ts";
+import type { AttachedSpec, Parameter } from "../weights/parameter.ts";
+
+/** What an attachment is composed with. */
+export interface AttachmentContext {
+  readonly plan: Planner;
+  /** One of the parameters that the method brought. */
+  attached(key: string): Parameter;
+}
+
+/** Beside one linear layer y = W·x. */
+export interface LinearAttachment {
+  /** y += its term. x is the layer's input [T, in]. */
+  forward(run: Run, x: Tensor, y: Tensor): void;
+  /** Its gradients from dy [T, out] and x; dx += its part, where wanted. */
+  backward(run: Run, dy: Tensor, x: Tensor, dx: Tensor | null): void;
+}
+
+/** One group of experts: the routed ones of a layer, or an MLP that every token visits (one expert). */
+export interface ExpertsSite {
+  readonly layer: number;
+  readonly routed: boolean;
+  readonly experts: readonly ExpertWeights[];
+  /** Model width D and expert width F. */
+  readonly width: number;
+  readonly hidden: number;
+}
+
+/** The pre-activation, or its gradient: both [N, F] halves and the whole [N, 2F]. */
+export interface Hidden {
+  readonly whole: Tensor;
+  readonly gate: Tensor;
+  readonly up: Tensor;
+}
+
+/** The rows that experts see: each token as often as it was routed, sorted by expert, or every token once. */
+export interface ExpertRows {
+  /** i32 [E + 1]: rows of expert e are offsets[e] … offsets[e + 1] − 1. */
+  readonly offsets: Tensor;
+  /** i32 [N]: token of each row; null = row r is token r. */
+  readonly tokens: Tensor | null;
+}
+
+/**
+ * Inside a group of experts. Rows are in expert order; x is [T, D] and gathered by rows.tokens. Called in this order: forward
+ * `hidden`, `output`; backward `output`, `hidden`, `input`.
+ */
+export interface ExpertsAttachment {
+  readonly forward: {
+    /** h += its term, before the activation. */
+    hidden(run: Run, x: Tensor, rows: ExpertRows, h: Hidden): void;
+    /** y [N, D] += its term, after down and before the rows are combined. a is the activation [N, F]. */
+    output(run: Run, x: Tensor, rows: ExpertRows, a: Tensor, y: Tensor): void;
+  };
+  readonly backward: {
+    /** Gradients of `output` from dy [N, D]; da [N, F] += its part. */
+    output(run: Run, dy: Tensor, x: Tensor, rows: ExpertRows, a: Tensor, da: Tensor): void;
+    /** Gradients of `hidden` from dh. */
+    hidden(run: Run, dh: Hidden, x: Tensor, rows: ExpertRows): void;
+    /** dx += what `hidden` and `output` took from x: rows of [N, D] where routed, else [T, D]. */
+    input(run: Run, dh: Hidden, rows: ExpertRows, dx: Tensor): void;
+  };
+}
+
+export interface MoeSite {
+  readonly layer: number;
+  readonly width: number;
+  readonly experts: number;
+  readonly topK: number;
+}
+
+/** Beside a whole Mixture-of-Experts block; may bring a router of its own. */
+export interface MoeAttachment {
+  /** y [T, D] += its term from the block's normalised input x. */
+  forward(run: Run, x: Tensor, y: Tensor): void;
+  /** Its gradients from dy; dx += its part, where wanted. */
+  backward(run: Run, dy: Tensor, x: Tensor, dx: Tensor | null): void;
+}
+
+/** What a method adds to a model. */
+export interface Attachments {
+  /** Every parameter that it brings, in a fixed order; all of them train. */
+  readonly parameters: readonly AttachedSpec[];
+  linear?(target: LinearSpec, context: AttachmentContext): LinearAttachment | null;
+  experts?(site: ExpertsSite, context: AttachmentContext): ExpertsAttachment | null;
+  moe?(site: MoeSite, context: AttachmentContext): MoeAttachment | null;
+}

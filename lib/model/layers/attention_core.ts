@@ -1,0 +1,69 @@
+// softmax(q·kᵀ)·v over the documents of a batch: what grouped-head and latent attention have in common. Scores are recomputed in
+// backward from the kept logsumexp.
+
+import * as ops from "../../ops.ts";
+import type { AttentionLayout } from "../../ops.ts";
+import type { Tensor } from "../../tensor.ts";
+import type { Run } from "../run.ts";
+import { act, f32 } from "../slots.ts";
+import type { Slot } from "../slots.ts";
+import type { Composer } from "./composer.ts";
+
+/** Operands as they lie; keys and values may share one buffer (the layout says where each begins). */
+export interface AttentionOperands {
+  readonly q: Tensor;
+  readonly k: Tensor;
+  readonly v: Tensor;
+  /** One rotary key for all heads [T, ropeDim], or null. */
+  readonly kShared: Tensor | null;
+}
+
+export class AttentionCore {
+  readonly out: Slot;
+  readonly dout: Slot;
+  private readonly lse: Slot;
+  private readonly layout: AttentionLayout;
+
+  constructor(layout: AttentionLayout, c: Composer) {
+    this.layout = layout;
+    this.out = c.plan.kept(act(layout.heads * layout.vDim), "out");
+    this.lse = c.plan.saved(f32(layout.heads), "lse");
+    this.dout = c.plan.backward(act(layout.heads * layout.vDim), "dout");
+  }
+
+  forward(run: Run, { q, k, v, kShared }: AttentionOperands): void {
+    const { docStart } = run.batch;
+    const { layout } = this;
+    ops.attention(run.device, {
+      q,
+      k,
+      v,
+      kShared,
+      docStart,
+      out: run.at(this.out),
+      lse: run.saved(this.lse),
+      layout,
+      precision: run.precision,
+    });
+  }
+
+  /** Gradients of the operands from `dout`, overwritten. */
+  backward(run: Run, { q, k, v, kShared }: AttentionOperands, d: AttentionOperands): void {
+    ops.attentionBackward(run.device, {
+      dout: run.at(this.dout),
+      q,
+      k,
+      v,
+      kShared,
+      docStart: run.batch.docStart,
+      out: run.at(this.out),
+      lse: run.at(this.lse),
+      dq: d.q,
+      dk: d.k,
+      dv: d.v,
+      dkShared: d.kShared,
+      layout: this.layout,
+      precision: run.precision,
+    });
+  }
+}

@@ -1,0 +1,62 @@
+// What a layer is composed from: its owner's plan, the model's parameters, the method's attachments, the rotary tables.
+
+import type { TensorSlice } from "../../files/slice.ts";
+import type { RopeHandle, RopeIndex } from "../rope_table.ts";
+import type { Planner } from "../slots.ts";
+import type { LinearSpec, RopeSpec } from "../spec.ts";
+import type { Parameter, ParameterList, ParameterSource } from "../weights/parameter.ts";
+import type {
+  AttachmentContext,
+  Attachments,
+  ExpertsAttachment,
+  ExpertsSite,
+  LinearAttachment,
+  MoeAttachment,
+  MoeSite,
+} from "./attachment.ts";
+
+export class Composer implements AttachmentContext {
+  readonly plan: Planner;
+  private readonly source: ParameterSource;
+  private readonly methods: readonly Attachments[];
+  private readonly ropes: RopeIndex;
+
+  constructor(plan: Planner, source: ParameterSource, methods: readonly Attachments[], ropes: RopeIndex) {
+    this.plan = plan;
+    this.source = source;
+    this.methods = methods;
+    this.ropes = ropes;
+  }
+
+  /** The same, for a part of the owner. */
+  named(part: string): Composer {
+    return new Composer(this.plan.named(part), this.source, this.methods, this.ropes);
+  }
+
+  parameter(ref: TensorSlice): Parameter {
+    return this.source.get(ref);
+  }
+  attached(key: string): Parameter {
+    return this.source.attached(key);
+  }
+  values(parameters: readonly Parameter[]): ParameterList {
+    return this.source.list(parameters, "value");
+  }
+  /** Null where there is none: what is frozen has no gradient. */
+  gradients(parameters: readonly Parameter[]): ParameterList | null {
+    return parameters.length > 0 ? this.source.list(parameters, "grad") : null;
+  }
+  rope(spec: RopeSpec): RopeHandle {
+    return this.ropes.handle(spec);
+  }
+
+  attachedToLinear(target: LinearSpec): LinearAttachment[] {
+    return this.methods.flatMap((m) => m.linear?.(target, this) ?? []);
+  }
+  attachedToExperts(site: ExpertsSite): ExpertsAttachment[] {
+    return this.methods.flatMap((m) => m.experts?.(site, this) ?? []);
+  }
+  attachedToMoe(site: MoeSite): MoeAttachment[] {
+    return this.methods.flatMap((m) => m.moe?.(site, this) ?? []);
+  }
+}

@@ -1,0 +1,126 @@
+// A group of gated experts y = down·(silu(gate·x) · (up·x)): the routed ones of a layer, or an MLP that every token visits, which
+// is a group of one expert. The products and the activation are fused (grouped_gemm with its SwiGLU epilogues).
+//
+// Kept for backward: the pre-activation h (gate | up), which the backward overwrites with its gradient. Expert outputs are never
+// needed again: the gradient of a gate weight is ⟨dy·W_down, a⟩, taken in the epilogue of the backward product.
+
+import { LayoutError } from "../../errors.ts";
+import * as ops from "../../ops.ts";
+import type { Tensor } from "../../tensor.ts";
+import type { Run } from "../run.ts";
+import { act } from "../slots.ts";
+import type { Slot } from "../slots.ts";
+import type { ExpertWeights } from "../spec.ts";
+import type { Parameter, ParameterList } from "../weights/parameter.ts";
+import type { ExpertRows } from "./attachment.ts";
+import type { Composer } from "./composer.ts";
+
+/** The rows of experts and what their outputs are weighted with. */
+export interface Routing extends ExpertRows {
+  /** f32 [N]: gate weight of each row; null = 1. */
+  readonly gate: Tensor | null;
+}
+
+/** What a backward through experts is asked for beside the gradients of what trains. */
+export interface ExpertsWanted {
+  /** Gradient of the gate weights in row order, f32 [N]. */
+  readonly dgate: Tensor | null;
+  /** dh of all rows, because an input gradient or dgate is wanted; else only the rows of experts that train are touched. */
+  readonly all: boolean;
+}
+
+export class Experts {
+  readonly trains: boolean;
+  private readonly hidden: number;
+  private readonly weights: ExpertMatrices;
+  private readonly h: Slot;
+  private readonly a: Slot;
+  private readonly dhGate: Slot;
+  private readonly dhUp: Slot;
+
+  /** @param rowsPerToken K where routed, 1 for an MLP */
+  constructor(weights: ExpertMatrices, hidden: number, rowsPerToken: number, c: Composer) {
+    this.weights = weights;
+    this.trains = weights.trains;
+    this.hidden = hidden;
+    this.h = c.plan.saved(act(2 * hidden, rowsPerToken), "h");
+    this.dhGate = c.plan.columns(this.h, 0, hidden);
+    this.dhUp = c.plan.columns(this.h, hidden, 2 * hidden);
+    this.a = c.plan.scratch(act(hidden, rowsPerToken), "a");
+  }
+
+  /** y [N, D] = each row's expert of x [T, D], not weighted; overwritten. */
+  forward(run: Run, x: Tensor, { tokens, offsets }: ExpertRows, y: Tensor): void {
+    const { device, precision } = run;
+    const a = run.at(this.a);
+    const w = this.weights.gateUp.tensors;
+    ops.groupedGemmNt(device, { x, rows: tokens, w, segments: 2, offsets, swiglu: true, h: run.saved(this.h), y: a, precision });
+    ops.groupedGemmNt(device, { x: a, w: this.weights.down.tensors, offsets, y, precision });
+  }
+
+  /** dy: gradient of what the weighted rows are summed to [T, D]. Leaves dh in place of h. */
+  backward(run: Run, dy: Tensor, x: Tensor, { tokens, offsets, gate }: Routing, { dgate, all }: ExpertsWanted): void {
+    const { device, precision } = run;
+    const h = run.at(this.h);
+    const { down, gradDown, gradGateUp, trainedDown, trainedGateUp } = this.weights;
+    if (gradDown) {
+      const dw = gradDown.tensors;
+      const dyRows = { dy, dyRows: tokens, dyScale: gate };
+      ops.groupedGemmTn(device, { ...dyRows, x: h, swigluX: true, offsets, dw, groups: trainedDown, precision });
+    }
+    if (!all && !gradGateUp) return;
+    const groups = all ? [] : trainedGateUp;
+    ops.groupedGemmNn(device, { dy, rows: tokens, w: down.tensors, offsets, h, gate, dx: h, dgate, groups, swiglu: true, precision });
+    if (gradGateUp) {
+      const dw = gradGateUp.tensors;
+      ops.groupedGemmTn(device, { dy: h, x, xRows: tokens, offsets, dw, segments: 2, groups: trainedGateUp, precision });
+    }
+  }
+
+  /** After `backward` with `all`: gradient of the gathered inputs [N, D], overwritten. */
+  rowGradient(run: Run, { offsets }: ExpertRows, dx: Tensor): void {
+    const w = this.weights.gateUp.tensors;
+    ops.groupedGemmNn(run.device, { dy: run.at(this.h), w, segments: 2, offsets, dx, precision: run.precision });
+  }
+
+  /** The same of an MLP: dx [T, D] += . */
+  tokenGradient(run: Run, _rows: ExpertRows, dx: Tensor): void {
+    const [gate, up] = this.weights.gateUp.parameters;
+    if (!gate || !up) return;
+    const into = { c: dx, accumulate: true, precision: run.precision };
+    ops.gemm(run.device, "nn", { a: run.at(this.dhGate), b: gate.value, ...into });
+    ops.gemm(run.device, "nn", { a: run.at(this.dhUp), b: up.value, ...into });
+  }
+}
+
+/** The matrices of a group of experts as operands, and which of them train. */
+export class ExpertMatrices {
+  readonly gateUp: ParameterList;
+  readonly down: ParameterList;
+  readonly gradGateUp: ParameterList | null;
+  readonly gradDown: ParameterList | null;
+  /** Experts whose gate and up train, and whose down trains; ascending. */
+  readonly trainedGateUp: readonly number[];
+  readonly trainedDown: readonly number[];
+
+  /** @throws LayoutError gate and up of an expert do not train together: their product is one */
+  constructor(experts: readonly ExpertWeights[], c: Composer) {
+    const found = experts.map((e) => ({ gate: c.parameter(e.gate), up: c.parameter(e.up), down: c.parameter(e.down) }));
+    for (const { gate, up } of found)
+      if (gate.trains !== up.trains)
+        throw new LayoutError(`"${gate.key}" and "${up.key}" train together or not at all: train both, or neither`, {
+          where: { tensor: gate.key },
+        });
+    const gateUp = ({ gate, up }: (typeof found)[number]): Parameter[] => [gate, up];
+    this.gateUp = c.values(found.flatMap(gateUp));
+    this.down = c.values(found.map((e) => e.down));
+    this.trainedGateUp = found.flatMap((e, i) => (e.gate.trains ? [i] : []));
+    this.trainedDown = found.flatMap((e, i) => (e.down.trains ? [i] : []));
+    this.gradGateUp = c.gradients(found.filter((e) => e.gate.trains).flatMap(gateUp));
+    this.gradDown = c.gradients(found.filter((e) => e.down.trains).map((e) => e.down));
+  }
+
+  get trains(): boolean {
+    return this.gradGateUp !== null || this.gradDown !== null;
+  }
+}

@@ -1,0 +1,102 @@
+// A group of experts with modules of a method inside. The same mathematics as Experts in its plain form: what is attached adds to
+// the pre-activation and to the output, so that activation and weighting are ops of their own.
+//
+// Kept for backward: the pre-activation h. Activation and outputs are recomputed from it.
+
+import * as ops from "../../ops.ts";
+import type { Tensor } from "../../tensor.ts";
+import type { Run } from "../run.ts";
+import { act } from "../slots.ts";
+import type { Slot } from "../slots.ts";
+import type { ExpertRows, ExpertsAttachment, Hidden } from "./attachment.ts";
+import type { Composer } from "./composer.ts";
+import type { ExpertMatrices } from "./experts.ts";
+
+export class AttachedExperts {
+  /** What is attached trains. */
+  readonly trains = true;
+  private readonly weights: ExpertMatrices;
+  private readonly attached: readonly ExpertsAttachment[];
+  private readonly h: { readonly whole: Slot; readonly gate: Slot; readonly up: Slot };
+  private readonly a: Slot;
+  private readonly backwardA: Slot;
+  private readonly da: Slot;
+
+  /** @param rowsPerToken K where routed, 1 for an MLP */
+  constructor(weights: ExpertMatrices, attached: readonly ExpertsAttachment[], F: number, rowsPerToken: number, { plan }: Composer) {
+    this.weights = weights;
+    this.attached = attached;
+    const whole = plan.kept(act(2 * F, rowsPerToken), "h");
+    this.h = { whole, gate: plan.columns(whole, 0, F), up: plan.columns(whole, F, 2 * F) };
+    this.a = plan.scratch(act(F, rowsPerToken), "a");
+    this.backwardA = plan.backward(act(F, rowsPerToken), "a");
+    this.da = plan.backward(act(F, rowsPerToken), "da");
+  }
+
+  private hiddenOf(run: Run): Hidden {
+    return { whole: run.at(this.h.whole), gate: run.at(this.h.gate), up: run.at(this.h.up) };
+  }
+
+  /** y [N, D], not weighted; overwritten. */
+  forward(run: Run, x: Tensor, rows: ExpertRows, y: Tensor): void {
+    const { device, precision } = run;
+    const { tokens, offsets } = rows;
+    const h = this.hiddenOf(run);
+    ops.groupedGemmNt(device, { x, rows: tokens, w: this.weights.gateUp.tensors, segments: 2, offsets, y: h.whole, precision });
+    for (const m of this.attached) m.forward.hidden(run, x, rows, h);
+    const a = run.at(this.a);
+    ops.swiglu(device, { h: h.whole, a });
+    this.output(run, x, rows, a, y);
+  }
+
+  private output(run: Run, x: Tensor, rows: ExpertRows, a: Tensor, y: Tensor): void {
+    const { device, precision } = run;
+    ops.groupedGemmNt(device, { x: a, w: this.weights.down.tensors, offsets: rows.offsets, y, precision });
+    for (const m of this.attached) m.forward.output(run, x, rows, a, y);
+  }
+
+  /** The outputs of the forward once more, from the kept h. */
+  recompute(run: Run, x: Tensor, rows: ExpertRows, y: Tensor): void {
+    const a = run.at(this.backwardA);
+    ops.swiglu(run.device, { h: run.at(this.h.whole), a });
+    this.output(run, x, rows, a, y);
+  }
+
+  /** dy: gradient of the unweighted outputs, in row order [N, D]. Leaves dh in place of h. */
+  backward(run: Run, dy: Tensor, x: Tensor, rows: ExpertRows): void {
+    const { device, precision } = run;
+    const { tokens, offsets } = rows;
+    const h = this.hiddenOf(run);
+    const [a, da] = [run.at(this.backwardA), run.at(this.da)];
+    const { down, gradDown, gradGateUp, trainedDown, trainedGateUp } = this.weights;
+    ops.swiglu(device, { h: h.whole, a });
+    if (gradDown) ops.groupedGemmTn(device, { dy, x: a, offsets, dw: gradDown.tensors, groups: trainedDown, precision });
+    ops.groupedGemmNn(device, { dy, w: down.tensors, offsets, dx: da, precision });
+    for (const m of this.attached) m.backward.output(run, dy, x, rows, a, da);
+    ops.swigluBackward(device, { h: h.whole, da, dh: h.whole });
+    if (gradGateUp) {
+      const dw = gradGateUp.tensors;
+      ops.groupedGemmTn(device, { dy: h.whole, x, xRows: tokens, offsets, dw, segments: 2, groups: trainedGateUp, precision });
+    }
+    for (const m of this.attached) m.backward.hidden(run, h, x, rows);
+  }
+
+  /** Gradient of the gathered inputs [N, D], overwritten. */
+  rowGradient(run: Run, rows: ExpertRows, dx: Tensor): void {
+    const { offsets } = rows;
+    const dh = this.hiddenOf(run);
+    ops.groupedGemmNn(run.device, { dy: dh.whole, w: this.weights.gateUp.tensors, segments: 2, offsets, dx, precision: run.precision });
+    for (const m of this.attached) m.backward.input(run, dh, rows, dx);
+  }
+
+  /** The same of an MLP: dx [T, D] += . */
+  tokenGradient(run: Run, rows: ExpertRows, dx: Tensor): void {
+    const [gate, up] = this.weights.gateUp.parameters;
+    if (!gate || !up) return;
+    const into = { c: dx, accumulate: true, precision: run.precision };
+    const dh = this.hiddenOf(run);
+    ops.gemm(run.device, "nn", { a: dh.gate, b: gate.value, ...into });
+    ops.gemm(run.device, "nn", { a: dh.up, b: up.value, ...into });
+    for (const m of this.attached) m.backward.input(run, dh, rows, dx);
+  }
+}

@@ -1,0 +1,66 @@
+// What every layer gets at run time: one micro-batch on its way through the model.
+//
+// The gradient protocol: parameter gradients accumulate (+=), activation gradients overwrite (=), only the residual stream
+// adds. Freezing is three nulls: nothing saved, no input gradient wanted, no weight gradient (Parameter.grad === null).
+
+import { MemoryError } from "../errors.ts";
+import type { Precision } from "../ops.ts";
+import type { Device, Tensor } from "../tensor.ts";
+import type { RopeHandle, RopeTable } from "./rope_table.ts";
+import type { ActivationPlan, Slot } from "./slots.ts";
+
+/** One micro-batch on the device: a flat sequence of T tokens; documents (and batch rows) are told apart by docStart. */
+export interface Batch {
+  readonly tokens: number;
+  readonly ids: Tensor;
+  readonly positions: Tensor;
+  readonly docStart: Tensor;
+  /** i32 (0, T): all tokens as the rows of one expert, for the MLPs that every token passes. */
+  readonly bounds: Tensor;
+}
+
+export class Run {
+  readonly device: Device;
+  readonly batch: Batch;
+  readonly precision: Precision;
+  /** True in a forward whose activations a backward will read. */
+  readonly keep: boolean;
+  /** Weight of the routers' load-balancing loss, times the gradient scale; 0 = off. Acts on routers that train. */
+  balance = 0;
+  private readonly plan: ActivationPlan;
+  private readonly tensors: readonly (Tensor | null)[];
+  private readonly ropes: readonly RopeTable[];
+
+  constructor(init: {
+    device: Device;
+    batch: Batch;
+    precision: Precision;
+    keep: boolean;
+    plan: ActivationPlan;
+    ropes: readonly RopeTable[];
+  }) {
+    this.device = init.device;
+    this.batch = init.batch;
+    this.precision = init.precision;
+    this.keep = init.keep;
+    this.plan = init.plan;
+    this.tensors = init.plan.bind(init.batch.tokens);
+    this.ropes = init.ropes;
+  }
+
+  /** The tensor of a slot. */
+  at(slot: Slot): Tensor {
+    const t = this.tensors[slot.index];
+    if (!t) throw new MemoryError(`activation "${this.plan.nameOf(slot)}" has no memory in this plan`);
+    return t;
+  }
+  /** The tensor of a saved slot, or null when no backward will read it. */
+  saved(slot: Slot): Tensor | null {
+    return this.keep ? (this.tensors[slot.index] ?? null) : null;
+  }
+  rope(handle: RopeHandle): RopeTable {
+    const table = this.ropes[handle.index];
+    if (!table) throw new MemoryError(`rotary table ${handle.index} was not staged`);
+    return table;
+  }
+}
