@@ -113,6 +113,10 @@ export function planActivations(
   activation: DType = "f32",
 ): ActivationPlan {
   const attachments = choice.attachments ? [choice.attachments] : [];
-  const source = new PlannedParameters(spec, choice.keys, attachments.flatMap((a) => a.parameters));
+  const source = new PlannedParameters(
+    spec,
+    choice.keys,
+    attachments.flatMap((a) => a.parameters),
+  );
   return composeDecoder(spec, source, attachments, choice.lowestLayer, activation).plan;
 }

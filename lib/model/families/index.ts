@@ -2,12 +2,14 @@
 
 import { ConfigError } from "../../errors.ts";
 import type { ModelSpec } from "../spec.ts";
+import { buildSpec } from "./build.ts";
+import type { Family } from "./build.ts";
 import { ConfigReader } from "./config.ts";
 import type { JsonObject } from "./config.ts";
 import { deepseekV2 } from "./deepseek_v2.ts";
 import { olmoe } from "./olmoe.ts";
 
-const families: Record<string, (config: ConfigReader) => ModelSpec> = {
+const families: Readonly<Record<string, Family>> = {
   olmoe,
   deepseek_v2: deepseekV2,
 };
@@ -31,7 +33,7 @@ export function modelSpec(config: JsonObject, source: string): ModelSpec {
       `${source}: "model_type" ${JSON.stringify(type)} is not supported; supported: ${supportedModelTypes().join(", ")}`,
       { where: { file: source, key: "model_type" } },
     );
-  const spec = family(reader);
+  const spec = buildSpec(type, family, reader);
   validate(spec, source);
   return spec;
 }
@@ -49,6 +51,8 @@ function validate(spec: ModelSpec, source: string): void {
     } else if (a.ropeDim % 2 !== 0) fail(`layer ${l}: qk_rope_head_dim ${a.ropeDim} must be even`);
     if (layer.mlp.kind === "moe") {
       const { rule, experts, topK } = layer.mlp;
+      if (experts.length % rule.groups !== 0)
+        fail(`layer ${l}: the number of routed experts must be a multiple of n_group ${rule.groups}, found ${experts.length}`);
       if (topK > experts.length) fail(`layer ${l}: num_experts_per_tok ${topK} exceeds the ${experts.length} experts`);
       if (rule.topkGroups > rule.groups) fail(`layer ${l}: topk_group ${rule.topkGroups} exceeds n_group ${rule.groups}`);
       if (topK > (rule.topkGroups * experts.length) / rule.groups)
