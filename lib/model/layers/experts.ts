@@ -3,6 +3,7 @@
 //
 // Kept for backward: the pre-activation h (gate | up), which the backward overwrites with its gradient. Expert outputs are never
 // needed again: the gradient of a gate weight is ⟨dy·W_down, a⟩, taken in the epilogue of the backward product.
+// Sizes in names: N rows in expert order, F expert width.
 
 import { LayoutError } from "../../errors.ts";
 import * as ops from "../../ops.ts";
@@ -33,35 +34,35 @@ export class Experts {
   readonly trains: boolean;
   private readonly hidden: number;
   private readonly weights: ExpertMatrices;
-  private readonly h: Slot;
-  private readonly a: Slot;
-  private readonly dhGate: Slot;
-  private readonly dhUp: Slot;
+  private readonly h_N2F: Slot;
+  private readonly a_NF: Slot;
+  private readonly dhGate_NF: Slot;
+  private readonly dhUp_NF: Slot;
 
   /** @param rowsPerToken K where routed, 1 for an MLP */
   constructor(weights: ExpertMatrices, hidden: number, rowsPerToken: number, c: Composer) {
     this.weights = weights;
     this.trains = weights.trains;
     this.hidden = hidden;
-    this.h = c.plan.saved(act(2 * hidden, rowsPerToken), "h");
-    this.dhGate = c.plan.columns(this.h, 0, hidden);
-    this.dhUp = c.plan.columns(this.h, hidden, 2 * hidden);
-    this.a = c.plan.scratch(act(hidden, rowsPerToken), "a");
+    this.h_N2F = c.plan.saved(act(2 * hidden, rowsPerToken), "h");
+    this.dhGate_NF = c.plan.columns(this.h_N2F, 0, hidden);
+    this.dhUp_NF = c.plan.columns(this.h_N2F, hidden, 2 * hidden);
+    this.a_NF = c.plan.scratch(act(hidden, rowsPerToken), "a");
   }
 
   /** y [N, D] = each row's expert of x [T, D], not weighted; overwritten. */
   forward(run: Run, x: Tensor, { tokens, offsets }: ExpertRows, y: Tensor): void {
     const { device, precision } = run;
-    const a = run.at(this.a);
+    const a = run.at(this.a_NF);
     const w = this.weights.gateUp.tensors;
-    ops.groupedGemmNt(device, { x, rows: tokens, w, segments: 2, offsets, swiglu: true, h: run.saved(this.h), y: a, precision });
+    ops.groupedGemmNt(device, { x, rows: tokens, w, segments: 2, offsets, swiglu: true, h: run.saved(this.h_N2F), y: a, precision });
     ops.groupedGemmNt(device, { x: a, w: this.weights.down.tensors, offsets, y, precision });
   }
 
   /** dy: gradient of what the weighted rows are summed to [T, D]. Leaves dh in place of h. */
   backward(run: Run, dy: Tensor, x: Tensor, { tokens, offsets, gate }: Routing, { dgate, all }: ExpertsWanted): void {
     const { device, precision } = run;
-    const h = run.at(this.h);
+    const h = run.at(this.h_N2F);
     const { down, gradDown, gradGateUp, trainedDown, trainedGateUp } = this.weights;
     if (gradDown) {
       const dw = gradDown.tensors;
@@ -80,7 +81,7 @@ export class Experts {
   /** After `backward` with `all`: gradient of the gathered inputs [N, D], overwritten. */
   rowGradient(run: Run, { offsets }: ExpertRows, dx: Tensor): void {
     const w = this.weights.gateUp.tensors;
-    ops.groupedGemmNn(run.device, { dy: run.at(this.h), w, segments: 2, offsets, dx, precision: run.precision });
+    ops.groupedGemmNn(run.device, { dy: run.at(this.h_N2F), w, segments: 2, offsets, dx, precision: run.precision });
   }
 
   /** The same of an MLP: dx [T, D] += . */
@@ -88,8 +89,8 @@ export class Experts {
     const [gate, up] = this.weights.gateUp.parameters;
     if (!gate || !up) return;
     const into = { c: dx, accumulate: true, precision: run.precision };
-    ops.gemm(run.device, "nn", { a: run.at(this.dhGate), b: gate.value, ...into });
-    ops.gemm(run.device, "nn", { a: run.at(this.dhUp), b: up.value, ...into });
+    ops.gemm(run.device, "nn", { a: run.at(this.dhGate_NF), b: gate.value, ...into });
+    ops.gemm(run.device, "nn", { a: run.at(this.dhUp_NF), b: up.value, ...into });
   }
 }
 

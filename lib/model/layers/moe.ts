@@ -2,7 +2,7 @@
 // attached to the whole block.
 //
 // dW exists for trained experts only; a frozen router still passes gradient to its input through the gate weights. Routing is
-// kept and never repeated.
+// kept and never repeated. Sizes in names: T tokens, D model width, E experts, K experts per token, N = T·K routed rows.
 
 import * as ops from "../../ops.ts";
 import type { Tensor } from "../../tensor.ts";
@@ -31,20 +31,20 @@ export class MoeBlock {
   private readonly experts: Experts | AttachedExperts;
   private readonly shared: Mlp | null;
   private readonly attached: readonly MoeAttachment[];
-  private readonly logits: Slot;
-  private readonly probs: Slot;
-  private readonly ids: Slot;
-  private readonly weights: Slot;
-  private readonly offsets: Slot;
-  private readonly tokens: Slot;
-  private readonly pos: Slot;
-  private readonly gate: Slot;
-  private readonly yRows: Slot;
-  private readonly dgate: Slot;
-  private readonly dlogits: Slot;
-  private readonly dxRows: Slot;
+  private readonly logits_TE: Slot;
+  private readonly probs_TE: Slot;
+  private readonly ids_TK: Slot;
+  private readonly weights_TK: Slot;
+  private readonly offsets_E1: Slot;
+  private readonly tokens_N: Slot;
+  private readonly pos_TK: Slot;
+  private readonly gate_N: Slot;
+  private readonly y_ND: Slot;
+  private readonly dgate_N: Slot;
+  private readonly dlogits_TE: Slot;
+  private readonly dx_ND: Slot;
   /** Outputs once more and their gradient, where the experts are not fused. */
-  private readonly open: { readonly y: Slot; readonly dy: Slot } | null;
+  private readonly open: { readonly y_ND: Slot; readonly dy_ND: Slot } | null;
 
   constructor(spec: MoeSpec, layer: number, D: number, c: Composer) {
     this.spec = spec;
@@ -62,44 +62,44 @@ export class MoeBlock {
     this.attached = c.attachedToMoe({ layer, width: D, experts: E, topK: K });
     this.trains = this.experts.trains || this.router.trains || (this.shared?.trains ?? false) || this.attached.length > 0;
 
-    this.logits = plan.scratch(f32(E), "logits");
-    this.probs = plan.saved(f32(E), "probs");
-    this.ids = plan.kept(i32(K), "ids");
-    this.weights = plan.kept(f32(K), "weights");
-    this.offsets = plan.kept({ dtype: "i32", fixed: [E + 1] }, "offsets");
-    this.tokens = plan.kept(i32(0, K), "tokens");
-    this.pos = plan.kept(i32(K), "pos");
-    this.gate = plan.kept(f32(0, K), "gate");
-    this.yRows = plan.scratch(act(D, K), "yRows");
-    this.dgate = plan.backward(inside.length > 0 ? f32(K) : f32(0, K), "dgate");
-    this.dlogits = plan.backward(f32(E), "dlogits");
-    this.dxRows = plan.backward(act(D, K), "dxRows");
-    this.open = inside.length > 0 ? { y: plan.backward(act(D, K), "yRows"), dy: plan.backward(act(D, K), "dyRows") } : null;
+    this.logits_TE = plan.scratch(f32(E), "logits");
+    this.probs_TE = plan.saved(f32(E), "probs");
+    this.ids_TK = plan.kept(i32(K), "ids");
+    this.weights_TK = plan.kept(f32(K), "weights");
+    this.offsets_E1 = plan.kept({ dtype: "i32", fixed: [E + 1] }, "offsets");
+    this.tokens_N = plan.kept(i32(0, K), "tokens");
+    this.pos_TK = plan.kept(i32(K), "pos");
+    this.gate_N = plan.kept(f32(0, K), "gate");
+    this.y_ND = plan.scratch(act(D, K), "y");
+    this.dgate_N = plan.backward(inside.length > 0 ? f32(K) : f32(0, K), "dgate");
+    this.dlogits_TE = plan.backward(f32(E), "dlogits");
+    this.dx_ND = plan.backward(act(D, K), "dx");
+    this.open = inside.length > 0 ? { y_ND: plan.backward(act(D, K), "y"), dy_ND: plan.backward(act(D, K), "dy") } : null;
   }
 
   private routing(run: Run): Routing {
-    return { offsets: run.at(this.offsets), tokens: run.at(this.tokens), gate: run.at(this.gate) };
+    return { offsets: run.at(this.offsets_E1), tokens: run.at(this.tokens_N), gate: run.at(this.gate_N) };
   }
 
   /** y: the block's output without the residual, overwritten. */
   forward(run: Run, xn: Tensor, y: Tensor, observe?: RouteObserver): void {
     const { device } = run;
-    const [logits, ids, weights, pos, yRows] = [
-      run.at(this.logits),
-      run.at(this.ids),
-      run.at(this.weights),
-      run.at(this.pos),
-      run.at(this.yRows),
+    const [logits, ids, weights, pos, y_ND] = [
+      run.at(this.logits_TE),
+      run.at(this.ids_TK),
+      run.at(this.weights_TK),
+      run.at(this.pos_TK),
+      run.at(this.y_ND),
     ];
     this.router.forward(run, xn, logits);
     const bias = this.selectionBias ? this.selectionBias.value : null;
-    ops.topkRoute(device, { logits, bias, ids, weights, probs: run.saved(this.probs), rule: this.spec.rule });
+    ops.topkRoute(device, { logits, bias, ids, weights, probs: run.saved(this.probs_TE), rule: this.spec.rule });
     observe?.(this.layer, ids, weights);
     const rows = this.routing(run);
-    ops.expertSort(device, { ids, weights, offsets: rows.offsets, tokens: run.at(this.tokens), pos, gate: run.at(this.gate) });
-    this.experts.forward(run, xn, rows, yRows);
+    ops.expertSort(device, { ids, weights, offsets: rows.offsets, tokens: run.at(this.tokens_N), pos, gate: run.at(this.gate_N) });
+    this.experts.forward(run, xn, rows, y_ND);
     if (this.shared) this.shared.forward(run, xn, y);
-    ops.combine(device, { x: yRows, pos, weights, y, accumulate: this.shared !== null });
+    ops.combine(device, { x: y_ND, pos, weights, y, accumulate: this.shared !== null });
     for (const m of this.attached) m.forward(run, xn, y);
   }
 
@@ -111,12 +111,12 @@ export class MoeBlock {
   backward(run: Run, dy: Tensor, xn: Tensor, dxn: Tensor | null): void {
     const all = dxn !== null || this.router.trains;
     const rows = this.routing(run);
-    const dgate = run.at(this.dgate);
+    const dgate = run.at(this.dgate_N);
     if (this.experts instanceof Experts) this.experts.backward(run, dy, xn, rows, { dgate: all ? dgate : null, all });
     else this.plainBackward(this.experts, run, dy, xn, rows);
     if (dxn) {
-      this.experts.rowGradient(run, rows, run.at(this.dxRows));
-      ops.combine(run.device, { x: run.at(this.dxRows), pos: run.at(this.pos), y: dxn });
+      this.experts.rowGradient(run, rows, run.at(this.dx_ND));
+      ops.combine(run.device, { x: run.at(this.dx_ND), pos: run.at(this.pos_TK), y: dxn });
     }
     if (all) this.routerBackward(run, xn, dxn);
     if (this.shared && (dxn || this.shared.trains)) this.shared.backward(run, dy, xn, dxn);
@@ -126,21 +126,21 @@ export class MoeBlock {
   /** Experts that are not fused: outputs once more, the weighting backwards (dgate by token, [T, K]), then the experts. */
   private plainBackward(experts: AttachedExperts, run: Run, dy: Tensor, xn: Tensor, rows: Routing): void {
     if (!this.open) return;
-    const [y, dyRows] = [run.at(this.open.y), run.at(this.open.dy)];
-    experts.recompute(run, xn, rows, y);
-    const weights = run.at(this.weights);
-    ops.combineBackward(run.device, { dy, x: y, pos: run.at(this.pos), weights, dx: dyRows, dweights: run.at(this.dgate) });
-    experts.backward(run, dyRows, xn, rows);
+    const [y_ND, dy_ND] = [run.at(this.open.y_ND), run.at(this.open.dy_ND)];
+    experts.recompute(run, xn, rows, y_ND);
+    const weights = run.at(this.weights_TK);
+    ops.combineBackward(run.device, { dy, x: y_ND, pos: run.at(this.pos_TK), weights, dx: dy_ND, dweights: run.at(this.dgate_N) });
+    experts.backward(run, dy_ND, xn, rows);
   }
 
   private routerBackward(run: Run, xn: Tensor, dxn: Tensor | null): void {
     const { device } = run;
     const { rule } = this.spec;
-    const [probs, ids, weights, dlogits] = [run.at(this.probs), run.at(this.ids), run.at(this.weights), run.at(this.dlogits)];
-    const pos = this.open ? null : run.at(this.pos);
-    ops.routeBackward(device, { dweights: run.at(this.dgate), pos, probs, ids, weights, dlogits, rule });
+    const [probs, ids, weights, dlogits] = [run.at(this.probs_TE), run.at(this.ids_TK), run.at(this.weights_TK), run.at(this.dlogits_TE)];
+    const pos = this.open ? null : run.at(this.pos_TK);
+    ops.routeBackward(device, { dweights: run.at(this.dgate_N), pos, probs, ids, weights, dlogits, rule });
     if (run.balance > 0 && this.router.trains && rule.score === "softmax")
-      ops.loadBalance(device, { probs, offsets: run.at(this.offsets), dlogits, coefficient: run.balance });
+      ops.loadBalance(device, { probs, offsets: run.at(this.offsets_E1), dlogits, coefficient: run.balance });
     this.router.backward(run, dlogits, xn, dxn, true);
   }
 }
