@@ -1,0 +1,114 @@
+// The low-rank term of LoRA (arXiv 2106.09685) beside one matrix W [out, in]: y += s·B(A·x) with A [r, in], B [out, r], s = α/r.
+//
+// Kept for backward: u = s·A·x [T, r]. The gradients are dB = dyᵀ·u, dA = (s·dy·B)ᵀ·x, dx += (s·dy·B)·A; the merged weight is
+// never built.
+
+import * as ops from "../ops.ts";
+import type { Precision } from "../ops.ts";
+import type { AttachmentContext, ExpertRows, ExpertsAttachment, Hidden, LinearAttachment } from "../model/layers/attachment.ts";
+import type { Run } from "../model/run.ts";
+import { act, f32 } from "../model/slots.ts";
+import type { Slot } from "../model/slots.ts";
+import type { Parameter } from "../model/weights/parameter.ts";
+import type { Tensor } from "../tensor.ts";
+
+/** Names and sizes of one adapted matrix. */
+export interface LowRankTarget {
+  readonly a: string;
+  readonly b: string;
+  readonly rank: number;
+  /** s = α/r. */
+  readonly scaling: number;
+  /** f32 arithmetic in any precision: beside a router. */
+  readonly exact: boolean;
+}
+
+export class LowRank implements LinearAttachment {
+  private readonly a: Parameter;
+  private readonly b: Parameter;
+  private readonly scaling: number;
+  private readonly exact: boolean;
+  private readonly u: Slot;
+  private readonly du: Slot;
+
+  constructor({ a, b, rank, scaling, exact }: LowRankTarget, context: AttachmentContext) {
+    this.a = context.attached(a);
+    this.b = context.attached(b);
+    this.scaling = scaling;
+    this.exact = exact;
+    const narrow = exact ? f32(rank) : act(rank);
+    this.u = context.plan.kept(narrow, "u");
+    this.du = context.plan.backward(narrow, "du");
+  }
+
+  private precision(run: Run): Precision {
+    return this.exact ? "f32" : run.precision;
+  }
+
+  forward(run: Run, x: Tensor, y: Tensor): void {
+    const { device } = run;
+    const precision = this.precision(run);
+    const u = run.at(this.u);
+    ops.gemm(device, "nt", { a: x, b: this.a.value, c: u, precision });
+    ops.scale(device, { x: u, factor: this.scaling });
+    ops.gemm(device, "nt", { a: u, b: this.b.value, c: y, accumulate: true, precision });
+  }
+
+  backward(run: Run, dy: Tensor, x: Tensor, dx: Tensor | null): void {
+    this.parameterGradients(run, dy, x);
+    if (dx) this.inputGradient(run, dx);
+  }
+
+  /** dA, dB += ; leaves s·dy·B for `inputGradient`. */
+  parameterGradients(run: Run, dy: Tensor, x: Tensor): void {
+    const { device } = run;
+    const precision = this.precision(run);
+    const du = run.at(this.du);
+    if (this.b.grad) ops.gemm(device, "tn", { a: dy, b: run.at(this.u), c: this.b.grad, accumulate: true, precision });
+    ops.gemm(device, "nn", { a: dy, b: this.b.value, c: du, precision });
+    ops.scale(device, { x: du, factor: this.scaling });
+    if (this.a.grad) ops.gemm(device, "tn", { a: du, b: x, c: this.a.grad, accumulate: true, precision });
+  }
+
+  /** dx += (s·dy·B)·A. */
+  inputGradient(run: Run, dx: Tensor): void {
+    ops.gemm(run.device, "nn", { a: run.at(this.du), b: this.a.value, c: dx, accumulate: true, precision: this.precision(run) });
+  }
+}
+
+/** Low-rank terms inside an MLP that every token visits: beside gate, up and down, each where it is adapted. */
+export class LowRankMlp implements ExpertsAttachment {
+  private readonly gate: LowRank | null;
+  private readonly up: LowRank | null;
+  private readonly down: LowRank | null;
+
+  constructor(terms: { gate: LowRank | null; up: LowRank | null; down: LowRank | null }) {
+    this.gate = terms.gate;
+    this.up = terms.up;
+    this.down = terms.down;
+  }
+
+  readonly forward = {
+    hidden: (run: Run, x: Tensor, _rows: ExpertRows, h: Hidden): void => {
+      this.gate?.forward(run, x, h.gate);
+      this.up?.forward(run, x, h.up);
+    },
+    output: (run: Run, _x: Tensor, _rows: ExpertRows, a: Tensor, y: Tensor): void => {
+      this.down?.forward(run, a, y);
+    },
+  };
+
+  readonly backward = {
+    output: (run: Run, dy: Tensor, _x: Tensor, _rows: ExpertRows, a: Tensor, da: Tensor): void => {
+      this.down?.backward(run, dy, a, da);
+    },
+    hidden: (run: Run, dh: Hidden, x: Tensor): void => {
+      this.gate?.parameterGradients(run, dh.gate, x);
+      this.up?.parameterGradients(run, dh.up, x);
+    },
+    input: (run: Run, _dh: Hidden, _rows: ExpertRows, dx: Tensor): void => {
+      this.gate?.inputGradient(run, dx);
+      this.up?.inputGradient(run, dx);
+    },
+  };
+}
