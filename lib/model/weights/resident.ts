@@ -13,17 +13,14 @@ import { sliceKey } from "../../files/slice.ts";
 import * as ops from "../../ops.ts";
 import { bytesOf, MappedFile } from "../../tensor.ts";
 import type { Device, DType, Tensor } from "../../tensor.ts";
-import type { ModelSpec, ParameterRole } from "../spec.ts";
+import type { ModelSpec, ParameterPlace } from "../spec.ts";
 import { parameterShapes } from "../spec.ts";
 
 /** One parameter and the contiguous bytes of its file that hold it. */
-export interface StoredWeight {
+export interface StoredWeight extends ParameterPlace {
   readonly key: string;
   readonly ref: TensorSlice;
   readonly shape: readonly number[];
-  readonly role: ParameterRole;
-  /** Decoder layer, −1 for the embedding, the layer count for final norm and head. */
-  readonly layer: number;
   /** In the checkpoint. */
   readonly stored: DType;
   readonly path: string;
@@ -38,7 +35,7 @@ const product = (shape: readonly number[]): number => shape.reduce((a, b) => a *
 
 /** Every parameter that the spec names. @throws LayoutError a tensor is missing, has another shape, or is neither f32 nor bf16 */
 export function locateWeights(spec: ModelSpec, checkpoint: Checkpoint): StoredWeight[] {
-  return parameterShapes(spec).map(({ ref, shape, role, layer }) => {
+  return parameterShapes(spec).map(({ ref, shape, ...place }) => {
     const info = checkpoint.tensors.get(ref.name);
     const fail = (message: string, file: string): never => {
       throw new LayoutError(message, { where: { file, tensor: ref.name } });
@@ -56,7 +53,7 @@ export function locateWeights(spec: ModelSpec, checkpoint: Checkpoint): StoredWe
       );
     const stored: DType = info.dtype === "F32" ? "f32" : "bf16";
     const byteOffset = info.begin + firstElement(info, ref, shape) * bytesOf(stored);
-    return { key: sliceKey(ref), ref, shape, role, layer, stored, path: info.path, byteOffset };
+    return { ...place, key: sliceKey(ref), ref, shape, stored, path: info.path, byteOffset };
   });
 }
 
