@@ -1,6 +1,6 @@
 // Does a merged model compute what base + adapter computes? Compared bit for bit on fixed token rows.
 
-import { Adapter } from "./adapter/adapter.ts";
+import type { Adapter } from "./adapter/adapter.ts";
 import { castFloats } from "./files/floats.ts";
 import type { Dtype } from "./files/safetensors.ts";
 import { hostBatch } from "./model/batch.ts";
@@ -100,5 +100,5 @@ function inBaseDtype(adapter: Adapter, dtypeOf: (name: string) => Dtype | undefi
     const dtype = dtypeOf(t.name) ?? t.dtype;
     return { ...t, dtype, read: async () => castFloats(await t.read(), t.dtype, dtype) };
   });
-  return new Adapter({ ...adapter, tensors });
+  return adapter.with({ tensors });
 }

@@ -266,6 +266,7 @@ export class MoeModel {
   private async replaceWeights(adapter: Adapter | string, task: LongTask): Promise<Adapter> {
     const loaded = typeof adapter === "string" ? await openAdapter(adapter, { base: this.checkpoint, ...task }) : adapter;
     if (typeof adapter !== "string") await loaded.checkBase(this.checkpoint, task);
+    loaded.refuseAttached("apply");
     const values = new Map<string, Tensor>();
     try {
       for (const [key, t] of loaded.tensors) {

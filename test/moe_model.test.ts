@@ -48,11 +48,15 @@ describe("adapters", () => {
     await model.applyAdapter(two);
     expect(await loss()).toBe(withTwo);
     // An adapter that does not fit changes nothing.
-    const foreign = new Adapter({
-      ...one,
-      experts: null,
-      tensors: [{ name: "model.norm.weight", dtype: "F32", shape: [3], read: async () => new Uint8Array(12) }],
-    });
+    const norm = {
+      name: "model.norm.weight",
+      role: "norm",
+      layer: 3,
+      dtype: "F32",
+      shape: [3],
+      read: async () => new Uint8Array(12),
+    } as const;
+    const foreign = one.with({ experts: null, tensors: [norm] });
     await expect(model.applyAdapter(foreign)).rejects.toMatchObject({ code: "ERR_LAYOUT" });
     expect(await loss()).toBe(withTwo);
     const profile = await model.profile(rows, { tokens: 100, data });

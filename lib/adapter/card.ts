@@ -1,8 +1,24 @@
-// README.md of an adapter directory: what it is, what it needs, how it was made. Numbers come from the adapter itself.
-import type { Adapter } from "./adapter.ts";
+// README.md of an adapter directory: what it is, what it needs, how it was made.
+import type { ExpertSet } from "../experts/expert_set.ts";
+import type { AdapterFacts } from "./manifest.ts";
 
-export function modelCard(adapter: Adapter): string {
-  const { base, experts, training, method } = adapter;
+export interface CardFacts extends Pick<AdapterFacts, "method" | "base" | "createdBy" | "training" | "frozenDigest"> {
+  readonly experts: ExpertSet | null;
+  /** Numbers of tensors that replace slices of the base, and that are attached beside its weights. */
+  readonly replaced: number;
+  readonly attached: number;
+  readonly parameters: number;
+  readonly bytes: number;
+}
+
+export function modelCard(adapter: CardFacts): string {
+  const { base, experts, training, method, replaced, attached } = adapter;
+  const meaning = [
+    ...(replaced > 0 ? ["They replace the tensors of the same names in the base model; everything else is unchanged."] : []),
+    ...(attached > 0
+      ? [`${replaced > 0 ? `${attached} of them` : "They"} stand beside the base model's weights, which stay as they are.`]
+      : []),
+  ];
   const lines = [
     "---",
     "library_name: esft",
@@ -12,7 +28,7 @@ export function modelCard(adapter: Adapter): string {
     "",
     `# ${method.type} adapter${base.name ? ` for ${base.name}` : ""}`,
     "",
-    `${adapter.tensors.size} trained tensors, ${adapter.parameters.toLocaleString("en")} parameters, ${(adapter.bytes / 1e6).toFixed(1)} MB. They replace the tensors of the same names in the base model; everything else is unchanged.`,
+    `${replaced + attached} trained tensors, ${adapter.parameters.toLocaleString("en")} parameters, ${(adapter.bytes / 1e6).toFixed(1)} MB. ${meaning.join(" ")}`,
     "",
     "| | |",
     "|---|---|",
@@ -22,7 +38,7 @@ export function modelCard(adapter: Adapter): string {
     "",
     "```",
     "esft eval  BASE --adapter THIS_FOLDER --data test.jsonl",
-    "esft merge BASE --adapter THIS_FOLDER -o MERGED",
+    ...(attached > 0 ? [] : ["esft merge BASE --adapter THIS_FOLDER -o MERGED"]),
     "```",
   ];
   if (experts && experts.count > 0) {

@@ -1,57 +1,66 @@
-// The official ESFT adapter layout: safetensors under per-expert names and expert_cfg.json. It knows no base identity, so a
-// loaded one is checked against a base by names and shapes alone. Early adapters lack the "model." prefix.
+// The official ESFT adapter layout: safetensors under per-expert names and expert_cfg.json. It says neither which base it was made for
+// nor what a tensor is to the model: it is opened together with its base, whose description of the model tells. Early adapters leave
+// out the first part of each name ("layers.1…" for "model.layers.1…").
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { LayoutError } from "../errors.ts";
-import type { LongTask } from "../task.ts";
-import { writeFileAtomic, writeGroupAtomic } from "../files/atomic.ts";
-import { ioError, throwIfAborted } from "../task.ts";
-import { INDEX_FILE, readShardIndex } from "../files/checkpoint.ts";
-import { formatJson } from "../files/json.ts";
-import { openSafetensors, tensorBytes } from "../files/safetensors.ts";
-import { writeSafetensors } from "../files/safetensors_writer.ts";
-import type { AdapterTensor, LoadAdapterOptions } from "./adapter.ts";
-import { Adapter, isAdapterDir } from "./adapter.ts";
 import { ExpertSet } from "../experts/expert_set.ts";
+import { writeFileAtomic, writeGroupAtomic } from "../files/atomic.ts";
+import type { Checkpoint } from "../files/checkpoint.ts";
+import { readShardIndex } from "../files/checkpoint.ts";
+import { openSafetensors } from "../files/safetensors.ts";
+import type { ShardOptions } from "../files/shards.ts";
+import { isShard, shardIndex, writeShards } from "../files/shards.ts";
+import type { ParameterShape } from "../model/spec.ts";
+import { ioError, throwIfAborted } from "../task.ts";
+import type { LoadAdapterOptions } from "./adapter.ts";
+import { Adapter } from "./adapter.ts";
+import { isAdapterDir } from "./folder.ts";
+import { noParameter, parametersOf } from "./places.ts";
+import type { AdapterTensor } from "./tensors.ts";
+import { parameterTensor } from "./tensors.ts";
 
 const CONFIG = "expert_cfg.json";
 const GROUP = "esft-adapter";
+const STEM = "model";
+const INDEX = shardIndex(STEM);
 
-/** Opens an adapter directory in either layout. @throws LayoutError neither was found */
+/** Opens an adapter directory in either layout; the official one needs its base. @throws LayoutError neither was found */
 export async function openAdapter(dir: string, options: LoadAdapterOptions = {}): Promise<Adapter> {
   if (await isAdapterDir(dir)) return Adapter.load(dir, options);
   const names = await readdir(dir).catch((error: unknown) => {
     throw ioError(error, `cannot open the adapter ${dir}`, { file: dir });
   });
-  if (names.includes(CONFIG)) return loadEsftAdapter(dir, options);
-  throw new LayoutError(`${dir}: expected an adapter (adapter.json, or ${CONFIG} of the official layout), found neither`, {
-    where: { file: dir },
-  });
+  if (!names.includes(CONFIG))
+    throw new LayoutError(`${dir}: expected an adapter (adapter.json, or ${CONFIG} of the official layout), found neither`, {
+      where: { file: dir },
+    });
+  const { base } = options;
+  if (!base)
+    throw new LayoutError(
+      `${dir}: an adapter in the official ESFT layout does not say which layers and experts its tensors belong to: open it together ` +
+        `with its base (--base DIR, or the option base)`,
+      { where: { file: dir } },
+    );
+  return loadEsftAdapter(dir, { ...options, base });
 }
 
 /** Loads an adapter in the official layout. @throws LayoutError, NonFiniteError, ConfigError, IoError */
-export async function loadEsftAdapter(dir: string, options: LoadAdapterOptions = {}): Promise<Adapter> {
+export async function loadEsftAdapter(dir: string, options: LoadAdapterOptions & { readonly base: Checkpoint }): Promise<Adapter> {
+  const { base } = options;
   const experts = await ExpertSet.load(join(dir, CONFIG));
-  const tensors = new Map<string, AdapterTensor>();
+  const find = parameterFinder(base);
+  const tensors: AdapterTensor[] = [];
   for (const file of await dataFiles(dir)) {
     const opened = await openSafetensors(join(dir, file));
-    for (const t of opened.tensors.values()) {
-      const name = /^layers\.\d+\./.test(t.name) && !options.base?.tensors.has(t.name) ? `model.${t.name}` : t.name;
-      if (tensors.has(name))
-        throw new LayoutError(`${opened.path}: expected each tensor once, found "${name}" twice`, {
-          where: { file: opened.path, tensor: name },
-        });
-      tensors.set(name, { name, dtype: t.dtype, shape: t.shape, read: () => opened.read(t.name) });
+    for (const { name, dtype, shape } of opened.tensors.values()) {
+      const parameter = find(name);
+      if (!parameter) throw noParameter(name, base);
+      tensors.push(parameterTensor(parameter, { dtype, shape, read: () => opened.read(name) }));
     }
   }
-  const adapter = new Adapter({
-    method: { type: "esft" },
-    base: { identity: null },
-    experts,
-    tensors: tensors.values(),
-    createdBy: "official ESFT layout",
-  });
-  if (options.base) await adapter.checkBase(options.base, options);
+  const adapter = new Adapter({ method: { type: "esft" }, base: { identity: null }, experts, tensors, createdBy: "official ESFT layout" });
+  await adapter.checkBase(base, options);
   if (options.verify ?? true)
     for (const key of adapter.tensors.keys()) {
       throwIfAborted(options.signal, `loading ${dir}`);
@@ -60,25 +69,29 @@ export async function loadEsftAdapter(dir: string, options: LoadAdapterOptions =
   return adapter;
 }
 
+/** Finds a base's parameter by its name, with or without the first part. */
+function parameterFinder(base: Checkpoint): (name: string) => ParameterShape | undefined {
+  const byName = parametersOf(base);
+  const byRest = new Map([...byName].map(([name, p]) => [name.slice(name.indexOf(".") + 1), p]));
+  return (name) => byName.get(name) ?? byRest.get(name);
+}
+
 async function dataFiles(dir: string): Promise<string[]> {
   const names = await readdir(dir).catch((error: unknown) => {
     throw ioError(error, `cannot open the adapter ${dir}`, { file: dir });
   });
-  if (names.includes(INDEX_FILE)) return [...new Set((await readShardIndex(dir, INDEX_FILE)).values())].sort();
+  if (names.includes(INDEX)) return [...new Set((await readShardIndex(dir, INDEX)).values())].sort();
   const files = names.filter((n) => n.endsWith(".safetensors") && !n.startsWith(".")).sort();
   if (files.length === 0) throw new LayoutError(`${dir}: expected *.safetensors beside ${CONFIG}, found none`, { where: { file: dir } });
   return files;
 }
 
-export interface SaveEsftOptions extends LongTask {
-  readonly maxShardBytes?: number;
-}
-
 /**
- * Writes the official layout. @throws LayoutError the adapter holds slices of fused tensors, which that layout cannot name,
- * or has no expert set
+ * Writes the official layout. @throws LayoutError the adapter holds slices of fused tensors or attached ones, which that layout cannot
+ * name, or has no expert set
  */
-export async function saveEsftAdapter(adapter: Adapter, dir: string, options: SaveEsftOptions = {}): Promise<void> {
+export async function saveEsftAdapter(adapter: Adapter, dir: string, options: ShardOptions = {}): Promise<void> {
+  adapter.refuseAttached("save in the official ESFT layout");
   const { experts } = adapter;
   if (!experts) throw new LayoutError("the official ESFT layout needs an expert set, found an adapter without one");
   const sliced = [...adapter.tensors].find(([, t]) => t.index !== undefined || t.rows);
@@ -87,38 +100,14 @@ export async function saveEsftAdapter(adapter: Adapter, dir: string, options: Sa
       `the official ESFT layout holds whole per-expert tensors, found "${sliced[0]}", a slice of a fused tensor; save in the native layout instead`,
       { where: { tensor: sliced[0] } },
     );
-
-  const max = options.maxShardBytes ?? 4_000_000_000;
-  const shards: string[][] = [[]];
-  let used = 0;
-  for (const [key, t] of adapter.tensors) {
-    const bytes = tensorBytes(t.dtype, t.shape)!;
-    if (used > 0 && used + bytes > max) {
-      shards.push([]);
-      used = 0;
-    }
-    shards.at(-1)!.push(key);
-    used += bytes;
-  }
-  const pad5 = (n: number) => String(n).padStart(5, "0");
+  const entries = [...adapter.tensors].map(([name, t]) => ({ name, dtype: t.dtype, shape: t.shape, data: () => adapter.read(name) }));
   await writeGroupAtomic(
     dir,
     GROUP,
     async (temp) => {
-      const weightMap: Record<string, string> = {};
-      for (const [i, keys] of shards.entries()) {
-        const file = shards.length === 1 ? "model.safetensors" : `model-${pad5(i + 1)}-of-${pad5(shards.length)}.safetensors`;
-        for (const key of keys) weightMap[key] = file;
-        const entries = keys.map((key) => {
-          const t = adapter.tensors.get(key)!;
-          return { name: key, dtype: t.dtype, shape: t.shape, data: () => adapter.read(key) };
-        });
-        await writeSafetensors(join(temp, file), entries, { ...options, metadata: { format: "pt" } });
-      }
-      if (shards.length > 1)
-        await writeFileAtomic(join(temp, INDEX_FILE), formatJson({ metadata: { total_size: adapter.bytes }, weight_map: weightMap }));
+      await writeShards(temp, STEM, entries, { format: "pt" }, options);
       await writeFileAtomic(join(temp, CONFIG), experts.toEsftConfig());
     },
-    { bytes: adapter.bytes, owned: (name) => /^model(-\d{5}-of-\d{5})?\.safetensors$/.test(name) || name === INDEX_FILE },
+    { bytes: adapter.bytes, owned: (name) => isShard(STEM, name) || name === INDEX },
   );
 }

@@ -17,8 +17,8 @@ import type { TensorEntry } from "../files/safetensors_writer.ts";
 import { writeSafetensors } from "../files/safetensors_writer.ts";
 import type { PlacedSlice } from "../files/slice.ts";
 import { frozenRanges, placeSlices, sliceKey } from "../files/slice.ts";
-import type { Adapter, AdapterTensor } from "./adapter.ts";
-import { roleOf } from "./tensor_role.ts";
+import type { Adapter } from "./adapter.ts";
+import type { AdapterTensor } from "./tensors.ts";
 
 export interface MergeOptions extends LongTask {
   /** Replace an existing, non-empty output directory. Default false. */
@@ -61,6 +61,7 @@ export async function mergeAdapter(base: Checkpoint, adapter: Adapter, outDir: s
     throw new ConfigError(`expected an output folder other than the base ${base.dir}; the base is never overwritten`, {
       where: { file: outDir },
     });
+  adapter.refuseAttached("merge");
   // Only a model may be replaced by a model: an existing folder of anything else fails here.
   if (options.overwrite && (await hasEntries(outDir))) await openCheckpoint(outDir);
   await adapter.checkBase(base, options);
@@ -154,6 +155,7 @@ function* steps(range: { readonly begin: number; readonly end: number }): Genera
  * cast adapter; names, dtypes, shapes and shards are the base's. A mismatch is reported, not thrown.
  */
 export async function verifyMerge(base: Checkpoint, adapter: Adapter, mergedDir: string, options: LongTask = {}): Promise<MergeReport> {
+  adapter.refuseAttached("verify a merged model with");
   const merged = await openCheckpoint(mergedDir);
   const placed = placeSlices(adapter.tensors.values(), base.tensors);
   const mismatches: string[] = [];
@@ -192,9 +194,9 @@ export async function verifyMerge(base: Checkpoint, adapter: Adapter, mergedDir:
         fault(`tensor "${sliceKey(s.slice)}" differs from the adapter`);
       const delta = compare(sliceKey(s.slice), decodeFloats(await bytesOf(b, s.begin, s.end), b.dtype), decodeFloats(found, b.dtype));
       slices.push(delta);
-      const role = roleOf(s.slice);
-      if (delta.changed > 0 && role.kind === "expert")
-        changedExperts.set(role.layer, (changedExperts.get(role.layer) ?? new Set()).add(role.expert));
+      const { role, layer, expert } = s.slice;
+      if (delta.changed > 0 && role === "expert" && expert !== undefined)
+        changedExperts.set(layer, (changedExperts.get(layer) ?? new Set()).add(expert));
       done += s.end - s.begin;
       options.onProgress?.({ phase: "verify", done, total: base.totalBytes, unit: "bytes" });
     }

@@ -4,7 +4,7 @@ import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { Command } from "commander";
 import { ConfigError } from "../errors.ts";
-import { isAdapterDir } from "../adapter/adapter.ts";
+import { isAdapterDir } from "../adapter/folder.ts";
 import { openAdapter } from "../adapter/esft_layout.ts";
 import { frozenDigest } from "../adapter/digest.ts";
 import { verifyMerge } from "../adapter/merge.ts";
@@ -58,7 +58,7 @@ export function registerVerify(program: Command, terminal: Terminal): void {
         checks.push({
           name: "tensors",
           ok: true,
-          detail: `${adapter.tensors.size} tensors, ${count(adapter.parameters)} parameters, ${bytes(adapter.bytes)}: ${official ? "all finite" : "sha256 as in the manifest, all finite"}`,
+          detail: `${adapter.tensors.size + adapter.attached.size} tensors, ${count(adapter.parameters)} parameters, ${bytes(adapter.bytes)}: ${official ? "all finite" : "sha256 as in the manifest, all finite"}`,
         });
         if (base) {
           checks.push({
@@ -94,7 +94,7 @@ export function registerVerify(program: Command, terminal: Terminal): void {
         }
       }
       const ok = checks.every((c) => c.ok);
-      const trained = [...adapter.tensors].map(([key, t]) => ({ key, dtype: t.dtype, shape: t.shape }));
+      const trained = [...adapter.tensors, ...adapter.attached].map(([key, t]) => ({ key, dtype: t.dtype, shape: t.shape }));
       if (flags.json)
         terminal.json({
           ok,

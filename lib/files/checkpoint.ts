@@ -40,7 +40,7 @@ export interface Checkpoint {
 }
 
 const SINGLE = "model.safetensors";
-export const INDEX_FILE = "model.safetensors.index.json";
+const INDEX_FILE = "model.safetensors.index.json";
 const SIDE_FILE =
   /^(config\.json|generation_config\.json|tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|chat_template.*|(configuration|modeling|tokenization)_\w+\.py|LICENSE.*)$/;
 

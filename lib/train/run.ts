@@ -10,13 +10,13 @@ import { mkdir, rm, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { AbortError, ConfigError, LayoutError } from "../errors.ts";
 import { Adapter } from "../adapter/adapter.ts";
-import type { AdapterTensor } from "../adapter/adapter.ts";
 import { frozenDigest } from "../adapter/digest.ts";
+import { parameterTensor } from "../adapter/tensors.ts";
 import { ExpertSet } from "../experts/expert_set.ts";
 import { Profile } from "../experts/profile.ts";
 import type { LongTask } from "../task.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
-import { f32ToBf16 } from "../files/floats.ts";
+import { encodeFloats } from "../files/floats.ts";
 import { Dataset } from "../data/dataset.ts";
 import { Examples } from "../data/examples.ts";
 import { formatJson } from "../files/json.ts";
@@ -273,12 +273,8 @@ async function execute(model: MoeModel, request: TrainRequest, emit: (e: TrainEv
           `${outDir}: expected the best adapter of step ${summary.best!.step}, found ${best.training?.["step"] === undefined ? "none" : `step ${JSON.stringify(best.training["step"])}`}; train again, or resume with keep "last"`,
           { where: { file: outDir } },
         );
-      await new Adapter({
-        ...best,
-        tensors: best.tensors.values(),
-        training: facts(options, { ...summary, step: summary.best!.step }),
-        frozenDigest: digest,
-      }).save(outDir);
+      const training = facts(options, { ...summary, step: summary.best!.step });
+      await best.with({ training, frozenDigest: digest }).save(outDir);
     } else await build(summary, digest).save(outDir);
     await rm(join(outDir, "best"), { recursive: true, force: true });
     return { ...summary, outDir, adapter: await Adapter.load(outDir), trainable };
@@ -303,19 +299,11 @@ function makeAdapter(
   summary: Partial<TrainSummary>,
   digest: string | undefined,
 ): Adapter {
-  const tensors = trainable.keys.map((key): AdapterTensor => {
+  const tensors = trainable.keys.map((key) => {
     const p = model.params.byName(key)!;
     const asBf16 = options.adapterDtype === "base" && p.stored === "bf16";
-    return {
-      ...p.ref,
-      dtype: asBf16 ? "BF16" : "F32",
-      shape: p.shape,
-      read: async () => {
-        const values = await p.master!.readF32();
-        const out = asBf16 ? f32ToBf16(values) : values;
-        return new Uint8Array(out.buffer, out.byteOffset, out.byteLength);
-      },
-    };
+    const dtype = asBf16 ? "BF16" : "F32";
+    return parameterTensor(p, { dtype, read: async () => encodeFloats(await p.master!.readF32(), dtype) });
   });
   return new Adapter({
     method: { type: trainable.type },

@@ -1,86 +1,30 @@
 // Adapters (both layouts), merge and its verification, frozen digest, on tiny per-expert, sharded and fused checkpoints, in
 // every dtype. No GPU. Run alone: npx vitest run test/adapter/adapter.test.ts
-import {
-  copyFileSync,
-  cpSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  readdirSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { copyFileSync, cpSync, existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { AbortError, ConfigError, EsftError, IoError, LayoutError, NonFiniteError } from "../../lib/errors.ts";
-import type { AdapterTensor } from "../../lib/adapter/adapter.ts";
+import type { AdapterTensor } from "../../lib/adapter/tensors.ts";
 import { Adapter } from "../../lib/adapter/adapter.ts";
 import { openAdapter, saveEsftAdapter } from "../../lib/adapter/esft_layout.ts";
 import { frozenDigest } from "../../lib/adapter/digest.ts";
 import { ExpertSet } from "../../lib/experts/expert_set.ts";
 import { mergeAdapter, verifyMerge } from "../../lib/adapter/merge.ts";
+import type { TensorSlice } from "../../lib/files/slice.ts";
 import { placeSlice, sliceKey } from "../../lib/files/slice.ts";
+import type { ParameterPlace } from "../../lib/model/spec.ts";
 import { openSafetensors } from "../../lib/files/safetensors.ts";
 import { castFloats, decodeFloats, encodeFloats } from "../../lib/files/floats.ts";
 import type { Checkpoint } from "../../lib/files/checkpoint.ts";
 import { openCheckpoint } from "../../lib/files/checkpoint.ts";
 import { hashCheckpoint } from "../../lib/files/hash.ts";
-import type { Dtype } from "../../lib/files/safetensors.ts";
 import { writeSafetensors } from "../../lib/files/safetensors_writer.ts";
 import type { TinyOptions } from "../support/fixture.ts";
-import { floats, tempDir, tinyCheckpoint } from "../support/fixture.ts";
+import { floats } from "../support/fixture.ts";
+import { experts, fresh, makeAdapter, makeBase, makeTensors, placesIn, served } from "./support.ts";
 
-const root = tempDir();
-const fresh = () => mkdtempSync(join(root, "d-"));
 afterEach(() => vi.restoreAllMocks());
-
-async function makeBase(options: TinyOptions = {}): Promise<Checkpoint> {
-  const dir = fresh();
-  await tinyCheckpoint(dir, options);
-  return openCheckpoint(dir);
-}
-
-const experts = new ExpertSet({ layers: [[1, { ranked: [2, 0] }], [2, { ranked: [3] }]], rule: { score: "token", p: 0.2 } }); // prettier-ignore
-const PARTS = ["down_proj", "gate_proj", "up_proj"];
-
-/** Trained tensors = base + noise, in `dtype`. Fused bases: down_proj whole, gate_up_proj as two row slices. */
-async function makeTensors(base: Checkpoint, dtype: Dtype = "F32", of: ExpertSet = experts): Promise<AdapterTensor[]> {
-  const tensors: AdapterTensor[] = [];
-  for (const [layer, { ids }] of of.layers)
-    for (const e of ids) {
-      const at = `model.layers.${layer}.mlp.experts`;
-      const fused = base.tensors.has(`${at}.down_proj`);
-      const slices = fused
-        ? [{ name: `${at}.down_proj`, index: e }, { name: `${at}.gate_up_proj`, index: e, rows: [0, 6] as const }, { name: `${at}.gate_up_proj`, index: e, rows: [6, 12] as const }] // prettier-ignore
-        : PARTS.map((part) => ({ name: `${at}.${e}.${part}.weight` }));
-      for (const s of slices) {
-        const t = base.tensors.get(s.name)!;
-        const placed = placeSlice(s, t);
-        const values = decodeFloats((await base.read(s.name)).slice(placed.begin, placed.end), t.dtype);
-        const noise = floats(values.length, layer * 100 + e);
-        const bytes = encodeFloats(values.map((v, i) => v + 0.1 * noise[i]!), dtype); // prettier-ignore
-        tensors.push({ ...s, dtype, shape: placed.shape, read: async () => bytes });
-      }
-    }
-  return tensors;
-}
-
-async function makeAdapter(base: Checkpoint, over: Partial<ConstructorParameters<typeof Adapter>[0]> = {}): Promise<Adapter> {
-  const { identity } = await hashCheckpoint(base);
-  const tensors = await makeTensors(base);
-  return new Adapter({
-    method: { type: "esft", p: 0.2 },
-    base: { name: "tiny", identity },
-    experts,
-    tensors,
-    training: { steps: 20, loss: 1.5 },
-    frozenDigest: await frozenDigest(base, tensors),
-    ...over,
-  });
-}
 
 describe.each([
   ["per-expert bf16", {}],
@@ -98,6 +42,7 @@ describe.each([
     const loaded = await Adapter.load(dir, { base });
     expect([...loaded.tensors.keys()]).toEqual([...adapter.tensors.keys()]);
     for (const key of adapter.tensors.keys()) expect(await loaded.read(key)).toEqual(await adapter.read(key));
+    expect(placesIn(loaded)).toEqual(placesIn(adapter));
     expect(loaded.experts!.equals(experts)).toBe(true);
     expect(loaded).toMatchObject({
       method: { type: "esft", p: 0.2 },
@@ -202,7 +147,7 @@ describe("Adapter.load refuses", () => {
 
   it("broken manifests and folders that are no adapters", async () => {
     const { dir } = await saved();
-    for (const text of ["", "{", "[]", "{}", '{"format":"esft-adapter","version":2}']) {
+    for (const text of ["", "{", "[]", "{}", '{"format":"esft-adapter","version":2}', '{"format":"esft-adapter","version":3}']) {
       writeFileSync(join(dir, "adapter.json"), text);
       await expect(Adapter.load(dir)).rejects.toThrow(LayoutError);
     }
@@ -210,6 +155,27 @@ describe("Adapter.load refuses", () => {
     await expect(openAdapter(dir)).rejects.toThrow(/expected an adapter/);
     await expect(openAdapter(join(dir, "absent"))).rejects.toThrow(IoError);
     await expect(Adapter.load(dir)).rejects.toThrow(IoError);
+  });
+
+  it("format version 1 without its base, which says what the tensors are", async () => {
+    const base = await makeBase({ config: served });
+    const adapter = await makeAdapter(base);
+    const dir = join(fresh(), "old");
+    await adapter.save(dir);
+    const manifest = JSON.parse(readFileSync(join(dir, "adapter.json"), "utf8")) as { tensors: Record<string, unknown>[] };
+    const old = manifest.tensors.map(({ role: _r, layer: _l, expert: _e, part: _p, ...t }) => t);
+    const write = (change: object) => writeFileSync(join(dir, "adapter.json"), JSON.stringify({ ...manifest, version: 1, ...change }));
+    write({ tensors: old });
+    const loaded = await Adapter.load(dir, { base });
+    expect(placesIn(loaded)).toEqual(placesIn(adapter));
+    await loaded.save(join(dir, "../new"));
+    expect(JSON.parse(readFileSync(join(dir, "../new/adapter.json"), "utf8"))).toEqual(manifest);
+    write({ tensors: old });
+    await expect(Adapter.load(dir)).rejects.toThrow(/format version 1 does not say .*--base DIR/);
+    write({});
+    await expect(Adapter.load(dir, { base })).rejects.toThrow(LayoutError); // places in a file that says version 1
+    write({ tensors: [{ ...old[0], name: "model.layers.9.mlp.weight" }] });
+    await expect(Adapter.load(dir, { base })).rejects.toThrow(/parameters of the base .*found "model.layers.9.mlp.weight"/);
   });
 
   it("NaN and infinity, when saving and when loading", async () => {
@@ -227,38 +193,36 @@ describe("Adapter.load refuses", () => {
       join(esft, "model.safetensors"),
       await Promise.all(tensors.map(async (t) => ({ name: t.name, dtype: t.dtype, shape: t.shape, data: await t.read() }))),
     );
-    await expect(openAdapter(esft, { base })).rejects.toThrow(/NaN or infinity at element 7/);
+    await expect(openAdapter(esft, { base: await makeBase({ config: served }) })).rejects.toThrow(/NaN or infinity at element 7/);
   });
 
   it("experts that were not selected, half experts, unselected kinds of tensors", async () => {
     const base = await makeBase();
     const all = await makeTensors(base);
-    const named = (name: string): AdapterTensor => ({
+    const named = (name: string, place: ParameterPlace): AdapterTensor => ({
       name,
+      ...place,
       dtype: "F32",
       shape: [8, 8],
       read: async () => encodeFloats(floats(64, 1), "F32"),
     });
+    const q = named("model.layers.1.self_attn.q_proj.weight", { role: "attention", layer: 1 });
     const make = (tensors: AdapterTensor[], e = experts) => makeAdapter(base, { tensors, experts: e, frozenDigest: undefined });
-    await expect(make([...all, named("model.layers.1.mlp.experts.1.up_proj.weight")])).rejects.toThrow(
-      /selected experts only, found .*expert 1/,
-    );
-    await expect(make(all.slice(1))).rejects.toThrow(/layer 1, expert 0: expected .*of every selected expert/);
+    const other = named("model.layers.1.mlp.experts.1.up_proj.weight", { role: "expert", layer: 1, expert: 1, part: "up" });
+    await expect(make([...all, other])).rejects.toThrow(/selected experts only, found .*expert 1/);
+    await expect(make(all.slice(1))).rejects.toThrow(/layer 1, expert 0: expected gate, up, down of every selected expert, found no down/);
     await expect(make([])).rejects.toThrow(/found none/);
-    await expect(make([...all, named("model.layers.1.self_attn.q_proj.weight")])).rejects.toThrow(/non-expert modules/);
-    await expect(make([...all, named("model.layers.1.mlp.shared_experts.up_proj.weight")])).rejects.toThrow(/shared experts/);
-    const open = await make([...all, named("model.layers.1.self_attn.q_proj.weight")], experts.with({ nonExpertModules: true }));
-    await open.checkBase(base);
-    // Consistent in itself, but the base's experts have a third part.
-    await expect((await make(all.filter((t) => !t.name.includes("up_proj")))).checkBase(base)).rejects.toThrow(
-      /up_proj.* of every selected expert/,
-    );
-    await expect(
-      (await make([...all, named("model.absent.weight")], experts.with({ nonExpertModules: true }))).checkBase(base),
-    ).rejects.toThrow(/found no such tensor/);
-    await expect(
-      (await make([...all, named("model.embed_tokens.weight")], experts.with({ nonExpertModules: true }))).checkBase(base),
-    ).rejects.toThrow(/expected shape \[10, 8\].*found \[8, 8\]/);
+    await expect(make([...all, q])).rejects.toThrow(/non-expert modules/);
+    const shared = named("model.layers.1.mlp.shared_experts.up_proj.weight", { role: "shared", layer: 1 });
+    await expect(make([...all, shared])).rejects.toThrow(/shared experts/);
+    const modules = experts.with({ nonExpertModules: true });
+    await (await make([...all, q], modules)).checkBase(base);
+    // The same parts of every expert, but one too few.
+    await expect(make(all.filter((t) => t.part !== "up"))).rejects.toThrow(/every selected expert, found no up/);
+    const absent = named("model.absent.weight", { role: "norm", layer: 3 });
+    await expect((await make([...all, absent], modules)).checkBase(base)).rejects.toThrow(/found no such tensor/);
+    const embedding = named("model.embed_tokens.weight", { role: "embedding", layer: -1 });
+    await expect((await make([...all, embedding], modules)).checkBase(base)).rejects.toThrow(/expected shape \[10, 8\].*found \[8, 8\]/);
   });
 });
 
@@ -322,7 +286,7 @@ describe("saving an adapter", () => {
 
 describe("official ESFT layout", () => {
   it("saves and loads, also with the legacy prefix and in shards", async () => {
-    const base = await makeBase();
+    const base = await makeBase({ config: served });
     const adapter = await makeAdapter(base);
     const dir = join(fresh(), "esft");
     await saveEsftAdapter(adapter, dir, { maxShardBytes: 700 });
@@ -332,6 +296,7 @@ describe("official ESFT layout", () => {
     const loaded = await openAdapter(dir, { base });
     expect(loaded.base.identity).toBeNull();
     for (const key of adapter.tensors.keys()) expect(await loaded.read(key)).toEqual(await adapter.read(key));
+    expect(placesIn(loaded)).toEqual(placesIn(adapter));
     expect((await mergeAdapter(base, loaded, join(fresh(), "m"))).ok).toBe(true);
 
     const legacy = fresh();
@@ -340,6 +305,10 @@ describe("official ESFT layout", () => {
     expect([...(await openAdapter(legacy, { base })).tensors.keys()]).toEqual([...adapter.tensors.keys()]);
     writeFileSync(join(legacy, "expert_cfg.json"), '{"experts": {"1": [2]}, "shared_experts": false, "non_expert_modules": false}');
     await expect(openAdapter(legacy, { base })).rejects.toThrow(/selected experts only/);
+    await expect(openAdapter(legacy)).rejects.toThrow(/official ESFT layout does not say .*--base DIR/);
+    await expect(openAdapter(legacy, { base: await makeBase() })).rejects.toThrow(/"model_type" "tiny" is not supported/);
+    const smaller = await makeBase({ config: { ...served, n_routed_experts: 3 } });
+    await expect(openAdapter(dir, { base: smaller })).rejects.toThrow(/parameters of the base .*found "model.layers.2.mlp.experts.3/);
     rmSync(join(legacy, "anything.safetensors"));
     await expect(openAdapter(legacy, { base })).rejects.toThrow(/expected \*.safetensors/);
   });
@@ -446,19 +415,20 @@ describe.skipIf(!existsSync(families))("weights trained by the reference, in eve
     const tensors: AdapterTensor[] = [];
     for (const name of golden.esft.moved) {
       const t = trained.tensors.get(`esft.${name}`)!;
-      const read = () => trained.read(`esft.${name}`);
-      if (/\.experts\.\d+\./.test(name)) tensors.push({ name, dtype: t.dtype, shape: t.shape, read });
-      else
-        for (const index of set.ids(Number(/layers\.(\d+)\./.exec(name)![1]))) {
-          const placed = placeSlice({ name, index }, t);
-          tensors.push({
-            name,
-            index,
-            dtype: t.dtype,
-            shape: placed.shape,
-            read: async () => (await read()).slice(placed.begin, placed.end),
-          });
-        }
+      const layer = Number(/layers\.(\d+)\./.exec(name)![1]);
+      const add = (slice: TensorSlice, expert: number, part: "gate" | "up" | "down") => {
+        const { shape, begin, end } = placeSlice(slice, t);
+        const read = async () => (await trained.read(`esft.${name}`)).slice(begin, end);
+        tensors.push({ ...slice, role: "expert", layer, expert, part, dtype: t.dtype, shape, read });
+      };
+      const own = /\.experts\.(\d+)\./.exec(name)?.[1];
+      const part = /down|w2|output/.test(name) ? "down" : /gate_up|input/.test(name) ? "both" : /up|w3/.test(name) ? "up" : "gate";
+      for (const expert of own === undefined ? set.ids(layer) : [Number(own)]) {
+        const slice = own === undefined ? { name, index: expert } : { name };
+        const half = placeSlice(slice, t).shape[0]! / 2;
+        if (part !== "both") add(slice, expert, part);
+        else for (const [i, p] of (["gate", "up"] as const).entries()) add({ ...slice, rows: [i * half, (i + 1) * half] }, expert, p);
+      }
     }
     const adapter = new Adapter({
       method: { type: "esft" },
@@ -470,7 +440,7 @@ describe.skipIf(!existsSync(families))("weights trained by the reference, in eve
     await adapter.save(dir);
     const report = await mergeAdapter(base, await Adapter.load(dir, { base }), join(dir, "../m"));
     expect(report.ok).toBe(true);
-    expect([...new Set(report.slices.filter((s) => s.changed > 0).map((s) => s.key.replace(/\[\d+\]$/, "")))].sort()).toEqual(
+    expect([...new Set(report.slices.filter((s) => s.changed > 0).map((s) => s.key.replace(/\[.*\]$/, "")))].sort()).toEqual(
       [...golden.esft.moved].sort(),
     );
     for (const [layer, ids] of Object.entries(report.changedExperts)) expect(ids).toEqual(set.ids(Number(layer)));

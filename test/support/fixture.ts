@@ -41,11 +41,13 @@ export interface TinyOptions {
   readonly fused?: boolean;
   readonly shards?: number;
   readonly seed?: number;
+  /** config.json; default: of an architecture that nobody knows. */
+  readonly config?: Readonly<Record<string, unknown>>;
 }
 
 /** Writes a tiny MoE checkpoint in the Hugging Face layout and returns its tensor names in file order. */
 export async function tinyCheckpoint(dir: string, options: TinyOptions = {}): Promise<string[]> {
-  const { dtype = "BF16", fused = false, shards = 1, seed = 1 } = options;
+  const { dtype = "BF16", fused = false, shards = 1, seed = 1, config = { model_type: "tiny", hidden_size: D } } = options;
   const shapes: [string, number[]][] = [["model.embed_tokens.weight", [10, D]]];
   for (let l = 0; l < LAYERS; l++) {
     const at = `model.layers.${l}`;
@@ -64,7 +66,7 @@ export async function tinyCheckpoint(dir: string, options: TinyOptions = {}): Pr
           shapes.push([`${at}.mlp.experts.${e}.${part}.weight`, [...shape]]);
   }
   const entries = shapes.map(([name, shape], i) => ({ name, dtype, shape, data: encodeFloats(floats(shape.reduce((a, b) => a * b, 1), seed * 1000 + i), dtype) })); // prettier-ignore
-  writeFileSync(join(dir, "config.json"), JSON.stringify({ model_type: "tiny", hidden_size: D }));
+  writeFileSync(join(dir, "config.json"), JSON.stringify(config));
   writeFileSync(join(dir, "tokenizer.json"), "{}");
   writeFileSync(join(dir, "README.md"), "card of the base");
   if (shards === 1) {

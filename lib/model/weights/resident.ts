@@ -53,7 +53,7 @@ export function locateWeights(spec: ModelSpec, checkpoint: Checkpoint): StoredWe
       );
     const stored: DType = info.dtype === "F32" ? "f32" : "bf16";
     const byteOffset = info.begin + firstElement(info, ref, shape) * bytesOf(stored);
-    return { key: sliceKey(ref), ref, shape, ...place, stored, path: info.path, byteOffset };
+    return { ...place, key: sliceKey(ref), ref, shape, stored, path: info.path, byteOffset };
   });
 }
 
