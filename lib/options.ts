@@ -4,6 +4,10 @@
 import { z } from "zod";
 import { ConfigError } from "./errors.ts";
 
+/** Shapes of rows; data/rows.ts says which keys each has. */
+export const SHAPES = ["messages", "sharegpt", "alpaca", "prompt_completion", "text"] as const;
+export type Shape = (typeof SHAPES)[number];
+
 /** How experts are chosen from a profile: exactly one of p, topKPerLayer and maxTrainableParams. */
 export const selectSchema = z.strictObject({
   score: z.enum(["token", "gate"]).default("token").describe("score that ranks the experts: share of routed tokens, or mean gate weight"),
@@ -44,10 +48,7 @@ export const optimizerSchema = z.strictObject({
 });
 
 export const dataSchema = z.strictObject({
-  shape: z
-    .enum(["messages", "sharegpt", "alpaca", "prompt_completion", "text"])
-    .optional()
-    .describe("shape of the rows (default: each row's keys decide)"),
+  shape: z.enum(SHAPES).optional().describe("shape of the rows (default: each row's keys decide)"),
   template: z
     .string()
     .default("tokenizer")

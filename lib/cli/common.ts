@@ -4,7 +4,7 @@ import { InvalidArgumentError, Option } from "commander";
 import type { Command } from "commander";
 import type { DeviceChoice } from "../device.ts";
 import type { MoeModel } from "../moe_model.ts";
-import { deviceSchema } from "../options.ts";
+import { deviceSchema, SHAPES } from "../options.ts";
 import type { DataInput } from "../options.ts";
 import { bytes } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
@@ -47,24 +47,11 @@ function deviceName(text: string): DeviceChoice {
   return data;
 }
 
-export interface DataFlags {
-  readonly template?: string;
-  readonly shape?: "messages" | "sharegpt" | "alpaca" | "prompt_completion" | "text";
-  readonly onBadRow?: "error" | "skip";
-  readonly maxLength?: number;
-}
+export type DataFlags = Readonly<Pick<DataInput, "template" | "shape" | "onBadRow" | "maxLength">>;
 export function dataOptions(command: Command): Command {
   return command
     .option("--template <name>", '"tokenizer" (the checkpoint\'s chat template), "esft" (the official format), or a Jinja file')
-    .addOption(
-      new Option("--shape <name>", "shape of the rows (default: each row's keys decide)").choices([
-        "messages",
-        "sharegpt",
-        "alpaca",
-        "prompt_completion",
-        "text",
-      ]),
-    )
+    .addOption(new Option("--shape <name>", "shape of the rows (default: each row's keys decide)").choices(SHAPES))
     .addOption(new Option("--on-bad-row <what>", "rows that cannot be used (default: error)").choices(["error", "skip"]));
 }
 export function dataInput(flags: DataFlags, maxPositions?: number): DataInput {

@@ -13,6 +13,7 @@ import { writeFileAtomic } from "../files/atomic.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
 import { formatJson } from "../files/json.ts";
 import { checkMergedLogits } from "../logits_check.ts";
+import { STATE_BYTES_PER_PARAMETER } from "../model/weights/parameters.ts";
 import { MoeModel } from "../moe_model.ts";
 import { packageRoot } from "../native.ts";
 import { esftTrainable } from "../methods/trainable.ts";
@@ -131,7 +132,7 @@ export async function runDemo(options: DemoOptions, terminal: Terminal): Promise
         trainedParameters: parameters,
         share: parameters / totalParameters,
         adapterBytes: adapter.bytes,
-        stateBytes: parameters * 16,
+        stateBytes: parameters * STATE_BYTES_PER_PARAMETER,
         results,
         adapter,
       };

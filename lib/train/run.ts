@@ -27,11 +27,11 @@ import { esftTrainable, fullTrainable } from "../methods/trainable.ts";
 import { hasCheckpoint } from "./checkpoint.ts";
 import { EventQueue } from "./events.ts";
 import type { TrainEvent } from "./events.ts";
-import { availableOn, requireMemory } from "./memory_plan.ts";
+import { availableOn, microBatchOf, requireMemory } from "./memory_plan.ts";
 import { parseOptions } from "../options.ts";
 import { methodSchema, trainSchema } from "../options.ts";
 import type { DataInput, SelectInput, TrainInput, TrainOptions } from "../options.ts";
-import { microBatchOf, runTraining } from "./trainer.ts";
+import { runTraining } from "./trainer.ts";
 import type { TrainSummary } from "./trainer.ts";
 
 export interface EsftMethod {

@@ -12,6 +12,7 @@ import type { PackedRow } from "../data/packing.ts";
 import { hostBatch } from "../model/batch.ts";
 import { CHECK_WEIGHTS, explainNonFinite } from "../model/non_finite.ts";
 import type { Transformer } from "../model/transformer.ts";
+import { STATE_BYTES_PER_PARAMETER } from "../model/weights/parameters.ts";
 import type { TrainingState } from "../model/weights/parameters.ts";
 import type { TrainableSpec } from "../methods/trainable.ts";
 import { hasCheckpoint, restoreCheckpoint, saveCheckpoint } from "./checkpoint.ts";
@@ -21,6 +22,7 @@ import { EventLog } from "./events.ts";
 import type { TrainEvent } from "./events.ts";
 import { evaluateRows } from "./evaluate.ts";
 import type { Evaluation } from "./evaluate.ts";
+import { microBatchOf } from "./memory_plan.ts";
 import { AdamW } from "./optimizer.ts";
 import type { TrainOptions } from "../options.ts";
 import { learningRate } from "./schedule.ts";
@@ -53,11 +55,6 @@ export interface TrainSummary {
   readonly lastEval: number | null;
   readonly tokens: number;
   readonly seconds: number;
-}
-
-/** Rows per forward and backward. */
-export function microBatchOf(options: TrainOptions): number {
-  return Math.min(options.rowsPerStep, options.microBatch ?? Math.max(1, Math.floor(4096 / options.data.maxLength)));
 }
 
 export async function runTraining(init: TrainerInit): Promise<TrainSummary> {
@@ -176,7 +173,7 @@ class Loop {
       trainedParameters: trainable.parameters,
       totalParameters: trainable.totalParameters,
       activationBytes: model.describePlan(capacity, true).bytes,
-      stateBytes: state.size * 16,
+      stateBytes: state.size * STATE_BYTES_PER_PARAMETER,
       examples: init.train.length,
       heldOut: init.heldOut?.length ?? 0,
       device: model.device.info.instructionSet,

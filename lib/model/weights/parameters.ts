@@ -29,6 +29,9 @@ export interface Parameter extends StoredWeight {
   value: Tensor;
 }
 
+/** f32 master, gradient, first and second moment. */
+export const STATE_BYTES_PER_PARAMETER = 4 * 4;
+
 /** The flat training state of the parameters that train. */
 export interface TrainingState {
   readonly parameters: readonly Parameter[];
@@ -152,7 +155,7 @@ export class Parameters {
     } catch (error) {
       for (const t of flat) t.dispose();
       throw new MemoryError(
-        `training state: ${((size * 16) / 2 ** 30).toFixed(2)} GiB for ${size} parameters (master, gradient, two moments) could not be allocated; ` +
+        `training state: ${((size * STATE_BYTES_PER_PARAMETER) / 2 ** 30).toFixed(2)} GiB for ${size} parameters (master, gradient, two moments) could not be allocated; ` +
           `train fewer experts (smaller p, maxTrainableParams), or use a machine with more memory`,
         { cause: error },
       );
