@@ -5,7 +5,7 @@ import type { Command } from "commander";
 import type { DeviceChoice } from "../device.ts";
 import type { MoeModel } from "../moe_model.ts";
 import { deviceSchema, SHAPES } from "../options.ts";
-import type { DataInput } from "../options.ts";
+import type { DataInput, MachineOptions } from "../options.ts";
 import { bytes } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -24,11 +24,7 @@ export function wholeNumber(text: string): number {
   return value;
 }
 
-export interface MachineFlags {
-  readonly device: DeviceChoice;
-  readonly threads?: number | undefined;
-  readonly precision?: "f32" | "bf16" | undefined;
-}
+export type MachineFlags = Readonly<MachineOptions>;
 export function machineOptions(command: Command): Command {
   return command
     .addOption(
@@ -74,13 +70,14 @@ export async function openModel(
 ) {
   const { MoeModel } = await import("../moe_model.ts");
   const { device, threads, precision } = flags;
+  const { adapter } = options;
   const model = await MoeModel.fromPretrained(dir, {
     device,
+    threads,
+    precision,
+    adapter,
     signal: terminal.signal,
     onProgress: byteProgress(terminal),
-    ...(precision === undefined ? {} : { precision }),
-    ...(threads === undefined ? {} : { threads }),
-    ...(options.adapter === undefined ? {} : { adapter: options.adapter }),
   });
   if (!options.quiet) terminal.note(deviceLine(model, device));
   return model;

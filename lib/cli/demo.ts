@@ -18,7 +18,7 @@ import { MoeModel } from "../moe_model.ts";
 import { packageRoot } from "../native.ts";
 import { esftTrainable } from "../methods/trainable.ts";
 import type { Evaluation } from "../train/evaluate.ts";
-import type { EsftMethod } from "../train/run.ts";
+import type { EsftMethod } from "../train/request.ts";
 import { bytes, count, duration, percent, table } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
 import { progressLine } from "./train.ts";
@@ -72,7 +72,7 @@ export async function runDemo(options: DemoOptions, terminal: Terminal): Promise
     say(`  ${ok ? "ok    " : "FAILED"} ${name}`);
   };
 
-  const model = await MoeModel.fromPretrained(dir, { device: "cpu", signal, ...(options.threads ? { threads: options.threads } : {}) });
+  const model = await MoeModel.fromPretrained(dir, { device: "cpu", signal, threads: options.threads });
   try {
     const { instructionSet, threads } = model.device.info;
     say(`1. model     ${dir}: ${model.spec.modelType}, ${instructionSet}, ${threads} threads`);
