@@ -14,7 +14,7 @@ import { Transformer } from "../lib/model/transformer.ts";
 import type { Precision } from "../lib/ops.ts";
 import type { Device } from "../lib/tensor.ts";
 import { AdamW } from "../lib/train/optimizer.ts";
-import { fullTrainable } from "../lib/methods/trainable.ts";
+import { fullTrainable } from "../lib/methods/full.ts";
 import { writeTinyModel } from "../test/support/tiny_model.ts";
 import { uniform } from "./case.ts";
 import type { BenchCase, Running } from "./case.ts";

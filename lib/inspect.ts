@@ -7,9 +7,10 @@ import { sliceKey } from "./files/slice.ts";
 import { modelSpec } from "./model/families/index.ts";
 import type { ModelSpec, ParameterRole } from "./model/spec.ts";
 import { expertParameters, moeLayers, moeOf, parameterShapes } from "./model/spec.ts";
-import { planActivations } from "./model/decoder.ts";
 import type { RouteRule } from "./ops.ts";
-import type { TrainableSpec } from "./methods/trainable.ts";
+import type { TrainableSpec } from "./methods/method.ts";
+import { planMemory } from "./train/memory_plan.ts";
+import type { MemoryPlan } from "./train/memory_plan.ts";
 import { LayoutError } from "./errors.ts";
 
 export interface RoleSize {
@@ -113,16 +114,13 @@ export function inspectCheckpoint(checkpoint: Checkpoint): Inspection {
   };
 }
 
-export interface TrainingEstimate {
+export interface TrainingEstimate extends Omit<MemoryPlan, "bytes"> {
   readonly method: string;
   readonly trainedParameters: number;
   /** Share of the model's parameters. */
   readonly share: number;
   /** Frozen weights, read from the mapped file without a copy. */
   readonly weightBytes: number;
-  /** f32 master, gradient and two moments of what trains. */
-  readonly stateBytes: number;
-  readonly activationBytes: number;
   /** What must be in memory at once. */
   readonly totalBytes: number;
   /** Trained tensors as the base stores them. */
@@ -145,8 +143,7 @@ export function estimateTraining(
     if (!trained.has(sliceKey(ref))) continue;
     adapterBytes += tensorBytes(checkpoint.tensors.get(ref.name)!.dtype, shape) ?? 0;
   }
-  const stateBytes = trainable.parameters * 16;
-  const activationBytes = planActivations(spec, trainable).bytes(tokensPerBatch);
+  const { stateBytes, activationBytes, bytes } = planMemory(spec, trainable, tokensPerBatch);
   return {
     method: trainable.type,
     trainedParameters: trainable.parameters,
@@ -154,7 +151,7 @@ export function estimateTraining(
     weightBytes: checkpoint.totalBytes,
     stateBytes,
     activationBytes,
-    totalBytes: checkpoint.totalBytes + stateBytes + activationBytes,
+    totalBytes: checkpoint.totalBytes + bytes,
     adapterBytes,
     lowestLayer: trainable.lowestLayer,
     tokensPerBatch,

@@ -1,29 +1,25 @@
 // MoeModel: a checkpoint on a device, and what one does with it: profile, train, evaluate, adapt.
 
-import { readFile } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { openDevice } from "./device.ts";
 import type { DeviceChoice, OpenedDevice } from "./device.ts";
 import { ConfigError, DataError, DisposedError, NonFiniteError } from "./errors.ts";
 import type { Adapter } from "./adapter/adapter.ts";
 import { openAdapter } from "./adapter/esft_layout.ts";
-import type { ExpertSet } from "./experts/expert_set.ts";
 import { profileExamples } from "./experts/profiler.ts";
 import type { ProfileOptions } from "./experts/profiler.ts";
 import type { Profile } from "./experts/profile.ts";
 import type { LongTask } from "./task.ts";
-import { ioError, throwIfAborted } from "./task.ts";
+import { throwIfAborted } from "./task.ts";
 import { decodeFloats } from "./files/floats.ts";
 import { openCheckpoint } from "./files/checkpoint.ts";
 import type { Checkpoint } from "./files/checkpoint.ts";
-import { Dataset } from "./data/dataset.ts";
-import type { DatasetReport } from "./data/dataset.ts";
-import { Examples } from "./data/examples.ts";
+import { encodeSource, fileOf } from "./data/source.ts";
+import type { DataSource, EncodedSource } from "./data/source.ts";
 import { hashCheckpoint } from "./files/hash.ts";
 import type { BaseIdentity } from "./files/hash.ts";
 import { BatchStream } from "./data/stream.ts";
 import { sliceKey } from "./files/slice.ts";
-import { compileChatTemplate } from "./text/template.ts";
 import { assertVocabulary, loadTokenizer } from "./text/tokenizer.ts";
 import type { Tokenizer } from "./text/tokenizer.ts";
 import { hostBatch } from "./model/batch.ts";
@@ -36,14 +32,11 @@ import type { Precision } from "./ops.ts";
 import type { Device, Tensor } from "./tensor.ts";
 import { evaluateRows } from "./train/evaluate.ts";
 import type { Evaluation } from "./train/evaluate.ts";
-import { dataSchema } from "./options.ts";
-import type { DataInput } from "./options.ts";
-import { parseOptions } from "./options.ts";
+import { dataSchema, parseOptions } from "./options.ts";
+import type { DataInput, DataOptions } from "./options.ts";
+import type { CheckedRequest, TrainRequest } from "./train/request.ts";
 import { TrainingRun } from "./train/run.ts";
-import type { TrainRequest } from "./train/run.ts";
-
-/** Rows to encode (a JSONL file, a Dataset), or examples that are encoded already. */
-export type DataSource = Dataset | Examples | string;
+import type { TrainSession } from "./train/session.ts";
 
 export interface LoadOptions extends LongTask {
   /**
@@ -52,17 +45,17 @@ export interface LoadOptions extends LongTask {
    */
   readonly device?: DeviceChoice;
   /** Worker threads; default: one per processor this process may use. Results do not depend on it. */
-  readonly threads?: number;
+  readonly threads?: number | undefined;
   /** Operands of the matrix products: "f32" (exact; the default on the CPU) or "bf16" (on the CPU with AVX512-BF16; always on CUDA). */
-  readonly precision?: Precision;
+  readonly precision?: Precision | undefined;
   /** Adapter directory (ours or the official layout) to apply. */
-  readonly adapter?: string;
+  readonly adapter?: string | undefined;
   /** Read every weight once and refuse NaN and infinity. Default: checkpoints up to 2 GiB. */
   readonly checkWeights?: boolean;
 }
 
 /** A model on a device. One thing runs at a time: while it trains, profiles, evaluates or generates, everything else is refused. */
-export class MoeModel {
+export class MoeModel implements TrainSession {
   readonly dir: string;
   readonly spec: ModelSpec;
   readonly checkpoint: Checkpoint;
@@ -165,17 +158,11 @@ export class MoeModel {
    * Rows → token ids and labels, by the checkpoint's tokenizer and the chosen template. Examples pass as they are.
    * @throws DataError a row that cannot be used, with file and line · ConfigError · AbortError
    */
-  async encode(
-    data: DataSource,
-    options: DataInput = {},
-    task: { signal?: AbortSignal | undefined } = {},
-  ): Promise<{ examples: Examples; report: DatasetReport | null }> {
-    if (data instanceof Examples) return { examples: data, report: null };
-    const o = parseOptions(dataSchema, options, "data");
-    const dataset =
-      typeof data === "string" ? Dataset.fromFile(data, { onBadRow: o.onBadRow, ...(o.shape ? { shape: o.shape } : {}) }) : data;
-    const template = o.template === "tokenizer" || o.template === "esft" ? o.template : compileChatTemplate(await readTemplate(o.template));
-    return dataset.encode({ tokenizer: await this.tokenizer(), template }, task.signal ? { signal: task.signal } : {});
+  async encode(data: DataSource, options: DataInput = {}, task: { signal?: AbortSignal | undefined } = {}): Promise<EncodedSource> {
+    return this.encodeBy(data, parseOptions(dataSchema, options, "data"), task);
+  }
+  private encodeBy(data: DataSource, options: DataOptions, task: { signal?: AbortSignal | undefined }): Promise<EncodedSource> {
+    return encodeSource(data, options, () => this.tokenizer(), task);
   }
 
   /**
@@ -186,8 +173,8 @@ export class MoeModel {
     return this.exclusive("profiling", async () => {
       const { data: dataInput, ...rest } = options;
       const o = parseOptions(dataSchema, dataInput ?? {}, "data");
-      const { examples } = await this.encode(data, dataInput, { signal: options.signal });
-      const file = typeof data === "string" ? data : data.file;
+      const { examples } = await this.encodeBy(data, o, { signal: options.signal });
+      const file = fileOf(data);
       const measured = this.params.overridden
         ? { name: `${this.name} with an adapter` }
         : { name: this.name, fingerprint: (await this.identity({ signal: options.signal })).fingerprint };
@@ -217,7 +204,7 @@ export class MoeModel {
       expectWhole("evaluate.batchTokens", batchTokens);
       expectWhole("evaluate.rows", limit);
       const o = parseOptions(dataSchema, dataOptions, "data");
-      const { examples } = await this.encode(data, dataOptions, task);
+      const { examples } = await this.encodeBy(data, o, task);
       const kept = limit !== undefined && limit < examples.length ? examples.subset(Array.from({ length: limit }, (_, i) => i)) : examples;
       const stream = new BatchStream(kept, {
         packing: o.packing === "esft" ? "document" : o.packing,
@@ -240,7 +227,7 @@ export class MoeModel {
    * @throws ConfigError an adapter is applied (training starts from the base), or another run is in progress; the run itself rejects
    * with ConfigError, DataError, MemoryError before anything is allocated, NonFiniteError or IoError
    */
-  train(request: TrainRequest): TrainingRun {
+  train(request: TrainRequest | CheckedRequest): TrainingRun {
     this.open();
     if (this.params.overridden)
       throw new ConfigError(
@@ -333,12 +320,6 @@ export class MoeModel {
   }
 }
 
-async function readTemplate(path: string): Promise<string> {
-  return readFile(path, "utf8").catch((error: unknown) => {
-    throw ioError(error, `cannot read the chat template ${path}`, { file: path });
-  });
-}
-
 function expectWhole(key: string, value: number | undefined): void {
   if (value !== undefined && !(Number.isSafeInteger(value) && value >= 1))
     throw new ConfigError(`${key} must be a whole number above 0, found ${value}`, { where: { key } });
@@ -350,5 +331,3 @@ function expectOneOf(key: string, value: string, allowed: readonly string[]): vo
       where: { key },
     });
 }
-
-export type { ExpertSet };

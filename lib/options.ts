@@ -1,8 +1,13 @@
-// The options of a training run: one schema for TypeScript, YAML files and command-line flags. The descriptions are the help
-// texts of the flags. `parseOptions` checks a value by a schema; its errors name the key, what was expected and the nearest valid key.
+// The options of selecting, reading data, training and of the machine: one schema each, for TypeScript, YAML files and command-line
+// flags (train/request.ts puts them together). The descriptions are the help texts of the flags. `parseOptions` checks a value by a
+// schema; its errors name the key, what was expected, what was found and the nearest valid key.
 
 import { z } from "zod";
 import { ConfigError } from "./errors.ts";
+
+/** Shapes of rows; data/rows.ts says which keys each has. */
+export const SHAPES = ["messages", "sharegpt", "alpaca", "prompt_completion", "text"] as const;
+export type Shape = (typeof SHAPES)[number];
 
 /** How experts are chosen from a profile: exactly one of p, topKPerLayer and maxTrainableParams. */
 export const selectSchema = z.strictObject({
@@ -14,22 +19,6 @@ export const selectSchema = z.strictObject({
   gateNormalize: z.enum(["raw", "perLayer"]).default("raw").describe("gate scores as they are, or scaled to sum to 1 per layer"),
   average: z.enum(["tokens", "sequences"]).default("tokens").describe("mean over all tokens, or over the means of the sequences"),
 });
-
-/** Where a run's experts come from: a file (ours or expert_cfg.json), or a selection from a profile file. */
-export const methodSchema = z.discriminatedUnion("type", [
-  z.strictObject({
-    type: z.literal("esft").describe("what trains: esft = the selected experts, full = everything"),
-    experts: z.string().optional().describe("expert set: output of `esft select`, or an official expert_cfg.json"),
-    profile: z.string().optional().describe("instead of --experts: a profile to select from (with --score and --p)"),
-    select: selectSchema.optional(),
-    sharedExperts: z.boolean().optional().describe("train the shared experts too (default: as the expert set says)"),
-    nonExpertModules: z
-      .boolean()
-      .optional()
-      .describe("train embedding, attention, norms, router, dense layers and head too (default: as the expert set says)"),
-  }),
-  z.strictObject({ type: z.literal("full") }),
-]);
 
 export const optimizerSchema = z.strictObject({
   lr: z.number().min(0).default(1e-5).describe("learning rate of AdamW"),
@@ -44,10 +33,7 @@ export const optimizerSchema = z.strictObject({
 });
 
 export const dataSchema = z.strictObject({
-  shape: z
-    .enum(["messages", "sharegpt", "alpaca", "prompt_completion", "text"])
-    .optional()
-    .describe("shape of the rows (default: each row's keys decide)"),
+  shape: z.enum(SHAPES).optional().describe("shape of the rows (default: each row's keys decide)"),
   template: z
     .string()
     .default("tokenizer")
@@ -76,21 +62,19 @@ export const trainSchema = z.strictObject({
   saveEvery: z.int().min(1).default(100).describe("checkpoint every so many steps, at the end and on interrupt"),
   keep: z.enum(["best", "last"]).default("best").describe("deliver the adapter with the lowest held-out loss, or the last one"),
   adapterDtype: z.enum(["base", "f32"]).default("base").describe("storage of trained tensors: as the base stores them, or f32"),
-  /** Weight of the routers' load-balancing loss; only for runs that train the router (full, non-expert modules). */
-  auxLoss: z.number().min(0).default(0),
+  auxLoss: z
+    .number()
+    .min(0)
+    .default(0)
+    .describe("weight of the routers' load-balancing loss; only for runs that train the router (full, non-expert modules)"),
   optimizer: optimizerSchema.prefault({}),
   data: dataSchema.prefault({}),
 });
 
 export const deviceSchema = z.enum(["auto", "cpu", "cuda"]).or(z.templateLiteral(["cuda:", z.int().min(0)]));
 
-/** A whole run as a file or as flags: what to train on what, and where to. request.json in a run directory has this form. */
-export const jobSchema = trainSchema.extend({
-  model: z.string().describe("checkpoint directory (Hugging Face layout)"),
-  data: dataSchema.extend({ file: z.string().describe("training rows (JSONL)") }),
-  evalData: z.string().optional().describe("held-out rows (JSONL; default: eval-fraction of the data)"),
-  method: methodSchema,
-  outDir: z.string().describe("run directory: adapter, checkpoints, events.jsonl"),
+/** Where and how to compute. */
+export const machineSchema = z.strictObject({
   device: deviceSchema.default("auto").describe("where to compute: auto is a GPU that can be used, else the CPU; cuda:N is GPU N"),
   threads: z.int().min(1).optional().describe("worker threads (default: all); results do not depend on it"),
   precision: z
@@ -100,12 +84,15 @@ export const jobSchema = trainSchema.extend({
 });
 
 export type SelectInput = z.input<typeof selectSchema>;
-export type MethodOptions = z.output<typeof methodSchema>;
 export type TrainOptions = z.output<typeof trainSchema>;
 export type TrainInput = z.input<typeof trainSchema>;
+export type MachineOptions = z.output<typeof machineSchema>;
 export type DataOptions = z.output<typeof dataSchema>;
 export type DataInput = z.input<typeof dataSchema>;
-export type Job = z.output<typeof jobSchema>;
+
+/** An object of keys and values, as JSON and YAML have them. */
+export type Plain = Record<string, unknown>;
+export const isPlain = (x: unknown): x is Plain => typeof x === "object" && x !== null && !Array.isArray(x);
 
 /** Levenshtein distance, for suggestions. */
 function distance(a: string, b: string): number {
@@ -149,12 +136,22 @@ export function parseOptions<S extends z.ZodType>(schema: S, value: unknown, sou
     const valid = keysAt(schema, issue.path);
     const hint = nearest(key, valid);
     throw new ConfigError(`${at}: unknown key "${key}"${hint ? `; did you mean "${hint}"?` : ""} (valid: ${valid.join(", ")})`, {
-      where: { key: [...issue.path.map(String), key].join(".") },
+      where: { key: [...issue.path.map(String), key].join("."), unknown: true },
     });
   }
-  let found: unknown = value;
-  for (const key of issue.path) found = (found as Record<PropertyKey, unknown> | undefined)?.[key];
-  throw new ConfigError(`${at}: ${issue.message}, found ${JSON.stringify(found) ?? "nothing"}`, {
-    where: { key: issue.path.map(String).join(".") },
-  });
+  const found = (issue.code === "custom" ? (issue.params?.["found"] as string | undefined) : undefined) ?? show(valueAt(value, issue.path));
+  throw new ConfigError(`${at}: ${issue.message}, found ${found}`, { where: { key: issue.path.map(String).join(".") } });
+}
+
+function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
+  let at = value;
+  for (const key of path) at = (at as Record<PropertyKey, unknown> | undefined)?.[key];
+  return at;
+}
+
+/** A value as an error shows it: what YAML or flags can hold as JSON, an object of a program by its class. */
+function show(value: unknown): string {
+  if (value === undefined) return "nothing";
+  const kind = typeof value === "object" && value !== null ? (value.constructor as { name?: string } | undefined)?.name : undefined;
+  return kind === undefined || kind === "Object" || kind === "Array" ? (JSON.stringify(value) ?? typeof value) : `a value of class ${kind}`;
 }

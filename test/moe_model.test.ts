@@ -18,7 +18,7 @@ const data = { maxLength: 64 } as const;
 
 async function trainAdapter(outDir: string, layers: [number, number[]][], seed: number): Promise<Adapter> {
   const experts = new ExpertSet({ layers: layers.map(([l, ranked]) => [l, { ranked }] as const) });
-  const run = model.train({ dataset: rows, method: { type: "esft", experts }, outDir: at(outDir), steps: 4, rowsPerStep: 4, seed, evalFraction: 0, optimizer: { lr: 0.05 }, data }); // prettier-ignore
+  const run = model.train({ data: { rows, ...data }, method: { type: "esft", experts }, outDir: at(outDir), steps: 4, rowsPerStep: 4, seed, evalFraction: 0, optimizer: { lr: 0.05 } }); // prettier-ignore
   return (await run.result).adapter!;
 }
 beforeAll(async () => {
@@ -61,7 +61,7 @@ describe("adapters", () => {
     expect(await loss()).toBe(withTwo);
     const profile = await model.profile(rows, { tokens: 100, data });
     expect(profile.data.model).toEqual({ name: "model with an adapter" });
-    expect(() => model.train({ dataset: rows, method: { type: "full" }, outDir: at("never") })).toThrow(/an adapter is applied/);
+    expect(() => model.train({ data: rows, method: "full", outDir: at("never") })).toThrow(/an adapter is applied/);
     model.removeAdapter();
     model.removeAdapter();
     expect(await loss()).toBe(base);
@@ -78,7 +78,7 @@ describe("one thing at a time", () => {
     await expect(model.evaluate(rows, data)).rejects.toMatchObject({ code: "ERR_CONFIG", message: /busy \(evaluating\)/ });
     expect(() => model.removeAdapter()).toThrow(/busy/);
     await running;
-    const run = model.train({ dataset: rows, method: { type: "full" }, outDir: at("busy"), steps: 1, evalFraction: 0, data });
+    const run = model.train({ data: { rows, ...data }, method: "full", outDir: at("busy"), steps: 1, evalFraction: 0 });
     await expect(model.profile(rows)).rejects.toThrow(/busy \(training\)/);
     await run.result;
     expect((await model.generate([5, 6, 7], { maxTokens: 3, stop: [] })).length).toBe(3);
@@ -128,7 +128,7 @@ describe("opening", () => {
 
   it("disposed while it trains, the run rejects and nothing else happens", async () => {
     const short = await MoeModel.fromPretrained(at("model"), { threads: 1 });
-    const run = short.train({ dataset: rows, method: { type: "full" }, outDir: at("cut"), steps: 50, evalFraction: 0, data });
+    const run = short.train({ data: { rows, ...data }, method: "full", outDir: at("cut"), steps: 50, evalFraction: 0 });
     for await (const event of run) if (event.type === "step" && event.step === 2) short.dispose();
     await expect(run.result).rejects.toMatchObject({ code: "ERR_DISPOSED" });
   });

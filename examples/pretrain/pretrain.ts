@@ -43,7 +43,7 @@ async function examples(file: string): Promise<Examples> {
   return builder.build(file);
 }
 
-const dataset = await examples(join(values.corpus, "train.jsonl"));
+const rows = await examples(join(values.corpus, "train.jsonl"));
 const files = (await readdir(join(values.corpus, "eval"))).filter((f) => /^[a-z_]+\.jsonl$/.test(f)).sort();
 const heldOut = new ExampleBuilder();
 for (const f of files) {
@@ -54,8 +54,8 @@ const model = await MoeModel.fromPretrained(values.init, { precision: values.pre
 const stop = new AbortController();
 process.once("SIGINT", () => stop.abort(new Error("interrupted")));
 const run = model.train({
-  dataset,
-  evalDataset: heldOut.build(null),
+  data: { rows, maxLength: 256, onOverflow: "truncateRight" },
+  evalData: heldOut.build(null),
   method: { type: "full" },
   outDir: values.run,
   resume: values.resume,
@@ -70,7 +70,6 @@ const run = model.train({
   adapterDtype: "f32",
   auxLoss: Number(values.balance),
   optimizer: { lr: Number(values.lr), beta2: 0.95, weightDecay: 0.05, clipNorm: 1, schedule: "cosine", warmupSteps: 50, minLrRatio: 0.05 },
-  data: { maxLength: 256, onOverflow: "truncateRight" },
 });
 for await (const e of run) {
   if (e.type === "step" && (e.step % 10 === 0 || e.step <= 5))

@@ -4,8 +4,8 @@ import { InvalidArgumentError, Option } from "commander";
 import type { Command } from "commander";
 import type { DeviceChoice } from "../device.ts";
 import type { MoeModel } from "../moe_model.ts";
-import { deviceSchema } from "../options.ts";
-import type { DataInput } from "../options.ts";
+import { deviceSchema, SHAPES } from "../options.ts";
+import type { DataInput, MachineOptions } from "../options.ts";
 import { bytes } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -24,11 +24,7 @@ export function wholeNumber(text: string): number {
   return value;
 }
 
-export interface MachineFlags {
-  readonly device: DeviceChoice;
-  readonly threads?: number | undefined;
-  readonly precision?: "f32" | "bf16" | undefined;
-}
+export type MachineFlags = Readonly<MachineOptions>;
 export function machineOptions(command: Command): Command {
   return command
     .addOption(
@@ -47,24 +43,11 @@ function deviceName(text: string): DeviceChoice {
   return data;
 }
 
-export interface DataFlags {
-  readonly template?: string;
-  readonly shape?: "messages" | "sharegpt" | "alpaca" | "prompt_completion" | "text";
-  readonly onBadRow?: "error" | "skip";
-  readonly maxLength?: number;
-}
+export type DataFlags = Readonly<Pick<DataInput, "template" | "shape" | "onBadRow" | "maxLength">>;
 export function dataOptions(command: Command): Command {
   return command
     .option("--template <name>", '"tokenizer" (the checkpoint\'s chat template), "esft" (the official format), or a Jinja file')
-    .addOption(
-      new Option("--shape <name>", "shape of the rows (default: each row's keys decide)").choices([
-        "messages",
-        "sharegpt",
-        "alpaca",
-        "prompt_completion",
-        "text",
-      ]),
-    )
+    .addOption(new Option("--shape <name>", "shape of the rows (default: each row's keys decide)").choices(SHAPES))
     .addOption(new Option("--on-bad-row <what>", "rows that cannot be used (default: error)").choices(["error", "skip"]));
 }
 export function dataInput(flags: DataFlags, maxPositions?: number): DataInput {
@@ -87,13 +70,14 @@ export async function openModel(
 ) {
   const { MoeModel } = await import("../moe_model.ts");
   const { device, threads, precision } = flags;
+  const { adapter } = options;
   const model = await MoeModel.fromPretrained(dir, {
     device,
+    threads,
+    precision,
+    adapter,
     signal: terminal.signal,
     onProgress: byteProgress(terminal),
-    ...(precision === undefined ? {} : { precision }),
-    ...(threads === undefined ? {} : { threads }),
-    ...(options.adapter === undefined ? {} : { adapter: options.adapter }),
   });
   if (!options.quiet) terminal.note(deviceLine(model, device));
   return model;

@@ -13,11 +13,12 @@ import { writeFileAtomic } from "../files/atomic.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
 import { formatJson } from "../files/json.ts";
 import { checkMergedLogits } from "../logits_check.ts";
+import { STATE_BYTES_PER_PARAMETER } from "../model/weights/training_state.ts";
 import { MoeModel } from "../moe_model.ts";
 import { packageRoot } from "../native.ts";
-import { esftTrainable } from "../methods/trainable.ts";
+import { esftTrainable } from "../methods/esft.ts";
 import type { Evaluation } from "../train/evaluate.ts";
-import type { EsftMethod } from "../train/run.ts";
+import type { EsftMethod } from "../train/request.ts";
 import { bytes, count, duration, percent, table } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
 import { progressLine } from "./train.ts";
@@ -71,7 +72,7 @@ export async function runDemo(options: DemoOptions, terminal: Terminal): Promise
     say(`  ${ok ? "ok    " : "FAILED"} ${name}`);
   };
 
-  const model = await MoeModel.fromPretrained(dir, { device: "cpu", signal, ...(options.threads ? { threads: options.threads } : {}) });
+  const model = await MoeModel.fromPretrained(dir, { device: "cpu", signal, threads: options.threads });
   try {
     const { instructionSet, threads } = model.device.info;
     say(`1. model     ${dir}: ${model.spec.modelType}, ${instructionSet}, ${threads} threads`);
@@ -131,7 +132,7 @@ export async function runDemo(options: DemoOptions, terminal: Terminal): Promise
         trainedParameters: parameters,
         share: parameters / totalParameters,
         adapterBytes: adapter.bytes,
-        stateBytes: parameters * 16,
+        stateBytes: parameters * STATE_BYTES_PER_PARAMETER,
         results,
         adapter,
       };

@@ -4,12 +4,13 @@ import { join } from "node:path";
 import { Option } from "commander";
 import type { Command } from "commander";
 import { ConfigError } from "../errors.ts";
-import { ExpertSet } from "../experts/expert_set.ts";
+import { ExpertSet, ranges } from "../experts/expert_set.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
 import type { Checkpoint } from "../files/checkpoint.ts";
 import { modelSpec } from "../model/families/index.ts";
 import { moeLayers, moeOf } from "../model/spec.ts";
-import { esftTrainable, fullTrainable } from "../methods/trainable.ts";
+import { fullTrainable } from "../methods/full.ts";
+import { esftTrainable } from "../methods/esft.ts";
 import { number, wholeNumber } from "./common.ts";
 import { bytes, count, pairs, percent, table } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
@@ -101,11 +102,12 @@ export function registerInspect(program: Command, terminal: Terminal): void {
 
 async function estimates(checkpoint: Checkpoint, flags: Flags) {
   const { estimateTraining } = await import("../inspect.ts");
+  const { defaultMicroBatch } = await import("../train/memory_plan.ts");
   const spec = modelSpec(checkpoint.config, join(checkpoint.dir, "config.json"));
   const layers = moeLayers(spec);
   const E = layers.length > 0 ? moeOf(spec, layers[0]!)!.experts.length : 0;
   const length = Math.min(flags.maxLength, spec.maxPositions);
-  const tokens = length * (flags.microBatch ?? Math.max(1, Math.floor(4096 / length)));
+  const tokens = length * (flags.microBatch ?? defaultMicroBatch(length));
   const given = [flags.experts, flags.expertsPerLayer, flags.share].filter((x) => x !== undefined).length;
   if (given > 1) throw new ConfigError("inspect: expected one of --experts, --experts-per-layer, --share");
   const spread = (n: number) =>
@@ -133,9 +135,4 @@ async function estimates(checkpoint: Checkpoint, flags: Flags) {
     label,
     ...estimateTraining(checkpoint, spec, set ? esftTrainable(spec, set) : fullTrainable(spec), tokens),
   }));
-}
-
-function ranges(layers: readonly number[]): string {
-  const [first, last] = [layers[0]!, layers.at(-1)!];
-  return layers.length === 1 ? String(first) : last - first + 1 === layers.length ? `${first} to ${last}` : layers.join(", ");
 }

@@ -1,10 +1,8 @@
 // esft preview: rows as the model will see them, token by token, with what is trained.
 
-import { readFile } from "node:fs/promises";
 import type { Command } from "commander";
-import { ioError } from "../task.ts";
 import { Dataset, formatPreview } from "../data/dataset.ts";
-import { compileChatTemplate } from "../text/template.ts";
+import { openTemplate } from "../data/source.ts";
 import { loadTokenizer } from "../text/tokenizer.ts";
 import { CheckFailed, dataInput, dataOptions, wholeNumber } from "./common.ts";
 import type { DataFlags } from "./common.ts";
@@ -27,10 +25,7 @@ export function registerPreview(program: Command, terminal: Terminal): void {
     .action(async (dir: string, data: string, flags: DataFlags & { rows: number; lint?: boolean; json?: boolean }) => {
       const { template: name = "tokenizer", shape, onBadRow } = dataInput(flags);
       const tokenizer = await loadTokenizer(dir);
-      const template =
-        name === "tokenizer" || name === "esft"
-          ? name
-          : compileChatTemplate(await readFile(name, "utf8").catch((error: unknown) => { throw ioError(error, `cannot read the template ${name}`, { file: name }); })); // prettier-ignore
+      const template = await openTemplate(name);
       const dataset = Dataset.fromFile(data, { onBadRow: flags.lint ? "skip" : (onBadRow ?? "error"), ...(shape ? { shape } : {}) });
       const previews = await dataset.preview(flags.rows, { tokenizer, template });
       const report = flags.lint ? await dataset.lint({ tokenizer, template }, { signal: terminal.signal }) : null;

@@ -41,9 +41,10 @@ function walk(node: Node, path: readonly string[], description: string | undefin
     return;
   }
   if (options) {
-    for (const option of options) walk(option, path, undefined, initial, found);
+    for (const option of options) walk(option, path, text, initial, found);
     return;
   }
+  if (type === "custom") return; // objects that only a program can give
   const key = path.join(".");
   const before = found.get(key);
   const choices = [

@@ -8,7 +8,7 @@ import { Profile } from "../experts/profile.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
 import { modelSpec } from "../model/families/index.ts";
 import { expertParameters } from "../model/spec.ts";
-import { esftTrainable } from "../methods/trainable.ts";
+import { esftTrainable } from "../methods/esft.ts";
 import type { SelectOptions } from "../experts/select.ts";
 import { number, wholeNumber } from "./common.ts";
 import { count, percent, table } from "./format.ts";

@@ -2,8 +2,8 @@
 
 import type { Command } from "commander";
 import type { TrainEvent } from "../train/events.ts";
-import { jobSchema } from "../options.ts";
-import type { Job } from "../options.ts";
+import { jobSchema } from "../train/request.ts";
+import type { Job } from "../train/request.ts";
 import { openModel } from "./common.ts";
 import { bytes, count, duration, percent } from "./format.ts";
 import { addSchemaFlags, leavesOf } from "./schema_flags.ts";
@@ -67,11 +67,8 @@ An interrupt (Ctrl-C) writes a checkpoint and stops; esft resume goes on to the 
     )
     .action(async (config: string | undefined, flags: { resume?: boolean; json?: boolean }) => {
       const { readJob } = await import("./job.ts");
-      await runJob(
-        await readJob(config ?? null, read(flags as Record<string, unknown>)),
-        { ...flags, resume: flags.resume ?? false },
-        terminal,
-      );
+      const control = { resume: flags.resume ?? false, signal: terminal.signal };
+      await runJob(await readJob(config ?? null, read(flags as Record<string, unknown>), control), flags.json ?? false, terminal);
     });
 
   const resume = program
@@ -89,22 +86,22 @@ An interrupt (Ctrl-C) writes a checkpoint and stops; esft resume goes on to the 
     .addHelpText("after", "\nExamples:\n  esft resume out/law\n  esft resume out/law --model /new/place/of/OLMoE-1B-7B")
     .action(async (dir: string, flags: { json?: boolean }) => {
       const { readRunJob } = await import("./job.ts");
-      await runJob(await readRunJob(dir, readChanges(flags as Record<string, unknown>)), { ...flags, resume: true }, terminal);
+      const control = { resume: true, signal: terminal.signal };
+      await runJob(await readRunJob(dir, readChanges(flags as Record<string, unknown>), control), flags.json ?? false, terminal);
     });
 }
 
-async function runJob(job: Job, flags: { readonly resume: boolean; readonly json?: boolean }, terminal: Terminal): Promise<void> {
-  const { model: dir, device, threads, precision, ...rest } = job;
-  const model = await openModel(dir, { device, precision, ...(threads === undefined ? {} : { threads }) }, terminal);
+async function runJob({ model: dir, request, ...machine }: Job, json: boolean, terminal: Terminal): Promise<void> {
+  const model = await openModel(dir, machine, terminal);
   try {
-    const run = model.train({ ...(rest as Parameters<typeof model.train>[0]), resume: flags.resume, signal: terminal.signal });
+    const run = model.train(request);
     for await (const event of run) {
-      if (flags.json) terminal.jsonLine(event);
+      if (json) terminal.jsonLine(event);
       else show(event, terminal);
     }
     const result = await run.result;
     const { adapter, trainable, best, firstEval, lastEval, seconds, step, tokens, reason } = result;
-    if (flags.json)
+    if (json)
       terminal.jsonLine({
         type: "result",
         reason,
@@ -124,13 +121,13 @@ async function runJob(job: Job, flags: { readonly resume: boolean; readonly json
       terminal.signal.throwIfAborted();
       return;
     }
-    if (flags.json) return;
+    if (json) return;
     terminal.print(
       `adapter: ${result.outDir} (${count(adapter.parameters)} parameters, ${percent(adapter.parameters / trainable.totalParameters)} of the model, ${bytes(adapter.bytes)})`,
     );
     if (firstEval !== null && lastEval !== null)
       terminal.print(
-        `held-out loss ${firstEval.toFixed(4)} → ${lastEval.toFixed(4)}${best ? `, best ${best.loss.toFixed(4)} at step ${best.step}${job.keep === "best" ? " (kept)" : ""}` : ""}`,
+        `held-out loss ${firstEval.toFixed(4)} → ${lastEval.toFixed(4)}${best ? `, best ${best.loss.toFixed(4)} at step ${best.step}${request.options.keep === "best" ? " (kept)" : ""}` : ""}`,
       );
     terminal.print(`${step} steps, ${count(tokens)} tokens, ${duration(seconds)}`);
   } finally {

@@ -3,10 +3,10 @@
 import { FLAGS, isTrained, refuse } from "./flags.ts";
 import { hasLoneSurrogate } from "../text/python_text.ts";
 import { ExactNumber, isJsonObject, parseJson, type JsonObject, type JsonValue } from "../text/python_json.ts";
+import type { Shape } from "../options.ts";
 import type { Message } from "../text/template.ts";
 
-export const SHAPES = ["messages", "sharegpt", "alpaca", "prompt_completion", "text"] as const;
-export type Shape = (typeof SHAPES)[number];
+export type { Shape };
 
 /** A row in one form: `train: false` marks assistant messages without loss; other flags are gone. */
 export interface Conversation {

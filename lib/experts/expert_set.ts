@@ -193,9 +193,10 @@ export class ExpertSet {
 
 const isId = (n: number) => Number.isSafeInteger(n) && n >= 0;
 
-function ranges(layers: readonly number[]): string {
+/** Ascending layers in words: "1 to 26", "0, 2, 5". */
+export function ranges(layers: readonly number[]): string {
   const first = layers[0];
   const last = layers.at(-1);
   if (first === undefined || last === undefined) return "none";
-  return last - first + 1 === layers.length ? `${first} to ${last}` : layers.join(", ");
+  return layers.length > 1 && last - first + 1 === layers.length ? `${first} to ${last}` : layers.join(", ");
 }

@@ -15,6 +15,8 @@ import { parameterShapes } from "../model/spec.ts";
 import type { AttachedSpec } from "../model/weights/parameter.ts";
 import { nearest } from "../options.ts";
 import { LowRank, LowRankMlp } from "./low_rank.ts";
+import { trainable } from "./method.ts";
+import type { TrainableSpec } from "./method.ts";
 import type { LowRankTarget } from "./low_rank.ts";
 
 export interface LoraOptions {
@@ -84,6 +86,16 @@ function checkOptions({ rank, alpha }: Pick<LoraOptions, "rank" | "alpha">): voi
     throw new ConfigError(`LoRA alpha must be a number > 0, found ${alpha}`, { where: { key: "method.alpha" } });
 }
 
+/**
+ * LoRA on the matrices that the targets name; the base is frozen.
+ * @param seed of the first values of A
+ * @throws ConfigError a rank, alpha or target that does not fit the model
+ */
+export function loraTrainable(spec: ModelSpec, { rank, alpha, targets }: LoraOptions, seed: number): TrainableSpec {
+  const attachments = new LoraAttachments(loraTargets(spec, targets), { rank, alpha }, seed);
+  return trainable(spec, { type: "lora", options: { rank, alpha, targets: [...targets] }, attachments }, () => false);
+}
+
 /** What LoRA attaches to a model. */
 export class LoraAttachments implements Attachments {
   readonly parameters: readonly AttachedSpec[];
@@ -109,8 +121,8 @@ export class LoraAttachments implements Attachments {
       byWeight.set(key, { a, b, rank, scaling: alpha / rank, exact: role === "router" });
       const place = { role, layer };
       return [
-        { key: a, shape: [rank, input], place, target: key, initial: () => uniform(rank * input, 1 / Math.sqrt(input), seed, a) },
-        { key: b, shape: [out, rank], place, target: key, initial: () => new Float32Array(out * rank) },
+        { key: a, shape: [rank, input], place, target: ref, initial: () => uniform(rank * input, 1 / Math.sqrt(input), seed, a) },
+        { key: b, shape: [out, rank], place, target: ref, initial: () => new Float32Array(out * rank) },
       ];
     });
   }

@@ -1,6 +1,6 @@
 // Is there memory for a run? Asked before anything is allocated, because an operating system that overcommits kills late.
 //
-//   needed     activations of one micro-batch (the plan's table) + 16 bytes per trained parameter (f32 master, gradient, two moments)
+//   needed     activations of one micro-batch (the plan's table) + the state of what trains (f32 master, gradient, two moments)
 //   available  what the machine can give without swapping, and every control group this process is in; on a GPU what is free there
 // Frozen weights are not counted: on the CPU they are mapped files, page cache that comes and goes; on a GPU they are there already,
 // and a trained weight's bf16 copy takes the place of the frozen one.
@@ -12,10 +12,18 @@ import { MemoryError } from "../errors.ts";
 import type { ModelSpec } from "../model/spec.ts";
 import type { Device, DType } from "../tensor.ts";
 import { planActivations } from "../model/decoder.ts";
-import type { TrainableSpec } from "../methods/trainable.ts";
+import { STATE_BYTES_PER_PARAMETER } from "../model/weights/training_state.ts";
+import type { TrainableSpec } from "../methods/method.ts";
+import type { TrainOptions } from "../options.ts";
 
-/** Bytes per trained parameter: master, gradient, first and second moment. */
-export const STATE_BYTES = 16;
+/** Rows per forward and backward when the caller names none: as many as make 4096 tokens. */
+export function defaultMicroBatch(maxLength: number): number {
+  return Math.max(1, Math.floor(4096 / maxLength));
+}
+/** Rows per forward and backward. */
+export function microBatchOf({ rowsPerStep, microBatch, data }: TrainOptions): number {
+  return Math.min(rowsPerStep, microBatch ?? defaultMicroBatch(data.maxLength));
+}
 
 /** What ops take for themselves on a GPU: a chunk of logits (csrc/cuda/linear_cross_entropy.cu), and room for partial sums. */
 function workspaceBytes(spec: ModelSpec, tokens: number): number {
@@ -24,6 +32,7 @@ function workspaceBytes(spec: ModelSpec, tokens: number): number {
 
 export interface MemoryPlan {
   readonly activationBytes: number;
+  /** f32 master, gradient and two moments of what trains. */
   readonly stateBytes: number;
   readonly bytes: number;
 }
@@ -37,7 +46,7 @@ export function planMemory(spec: ModelSpec, trainable: TrainableSpec, tokens: nu
   const activation: DType = where.activationDtype;
   const plan = planActivations(spec, trainable, activation).bytes(tokens);
   const activationBytes = plan + (where.hostMemory ? 0 : workspaceBytes(spec, tokens));
-  const stateBytes = trainable.parameters * STATE_BYTES;
+  const stateBytes = trainable.parameters * STATE_BYTES_PER_PARAMETER;
   return { activationBytes, stateBytes, bytes: activationBytes + stateBytes };
 }
 
@@ -85,8 +94,9 @@ function cheapestFixes({ spec, trainable, microBatch, maxLength, where }: Memory
       `data.maxLength ${length} instead of ${maxLength}${same === microBatch ? "" : " with microBatch 1"}: ${verdict(need(same, length))}`,
     );
   const smallest = planMemory(spec, trainable, maxLength, where).activationBytes;
-  const fit = Math.floor((available - smallest) / STATE_BYTES);
-  if (trainable.type === "full") fixes.push(`method esft instead of full: only selected experts cost ${STATE_BYTES} bytes per parameter`);
+  const fit = Math.floor((available - smallest) / STATE_BYTES_PER_PARAMETER);
+  if (trainable.type === "full")
+    fixes.push(`method esft instead of full: only selected experts cost ${STATE_BYTES_PER_PARAMETER} bytes per parameter`);
   else if (fit > 0 && fit < trainable.parameters)
     fixes.push(`fewer experts: select with maxTrainableParams ${fit} instead of ${trainable.parameters} parameters, or a smaller p`);
   fixes.push(

@@ -103,10 +103,8 @@ describe("interrupted runs", () => {
 
 it("says that a run over rows in memory cannot be resumed from the command line", async () => {
   using model = await MoeModel.fromPretrained(at("model"));
-  const data = Dataset.fromRows(toyRows(20));
   await model.train({
-    data: { maxLength: 64 },
-    dataset: data,
+    data: { rows: Dataset.fromRows(toyRows(20)), maxLength: 64 },
     method: { type: "esft", experts: at("c.json") },
     outDir: at("memory"),
     steps: 1,

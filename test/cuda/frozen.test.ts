@@ -7,7 +7,7 @@ import { hostBatch } from "../../lib/model/batch.ts";
 import type { BaseParameter as Parameter } from "../../lib/model/weights/parameter.ts";
 import type { MoeModel } from "../../lib/moe_model.ts";
 import { AdamW } from "../../lib/train/optimizer.ts";
-import { esftTrainable } from "../../lib/methods/trainable.ts";
+import { esftTrainable } from "../../lib/methods/esft.ts";
 import { experts, open, patience, same, tinyCheckpoint, train, withCudaModel } from "./model.ts";
 
 const ids = Array.from({ length: 24 }, (_, i) => (i * 37 + 11) % 97);

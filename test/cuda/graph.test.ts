@@ -8,7 +8,7 @@ import * as ops from "../../lib/ops.ts";
 import { Device } from "../../lib/tensor.ts";
 import type { Tensor } from "../../lib/tensor.ts";
 import { AdamW } from "../../lib/train/optimizer.ts";
-import { esftTrainable } from "../../lib/methods/trainable.ts";
+import { esftTrainable } from "../../lib/methods/esft.ts";
 import { experts, open, patience, tinyCheckpoint, withCudaModel } from "./model.ts";
 
 const batchOf = (length: number, seed: number) => {

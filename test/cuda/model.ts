@@ -8,7 +8,7 @@ import { Dataset } from "../../lib/data/dataset.ts";
 import { ExpertSet, MoeModel } from "../../lib/index.ts";
 import type { TrainEvent } from "../../lib/index.ts";
 import type { LoadOptions } from "../../lib/moe_model.ts";
-import type { TrainRequest } from "../../lib/train/run.ts";
+import type { TrainRequest } from "../../lib/train/request.ts";
 import { tinyDeepseek, toyRows, writeTinyModel } from "../support/tiny_model.ts";
 import { cudaLibrary, withCuda } from "./support.ts";
 
@@ -42,7 +42,7 @@ export const experts = new ExpertSet({
 /** A short ESFT run; @returns its events */
 export async function train(model: MoeModel, outDir: string, more: Partial<TrainRequest> = {}): Promise<TrainEvent[]> {
   const run = model.train({
-    dataset: Dataset.fromRows(toyRows(24)),
+    data: { rows: Dataset.fromRows(toyRows(24)), maxLength: 32 },
     method: { type: "esft", experts },
     outDir,
     steps: 4,
@@ -51,7 +51,6 @@ export async function train(model: MoeModel, outDir: string, more: Partial<Train
     evalFraction: 0.1,
     keep: "last",
     optimizer: { lr: 5e-3 },
-    data: { maxLength: 32 },
     ...more,
   });
   const events: TrainEvent[] = [];

@@ -15,8 +15,9 @@ import { Parameters } from "../../lib/model/weights/parameters.ts";
 import type { ModelSpec } from "../../lib/model/spec.ts";
 import { Transformer } from "../../lib/model/transformer.ts";
 import { Device } from "../../lib/tensor.ts";
-import { esftTrainable, fullTrainable } from "../../lib/methods/trainable.ts";
-import type { TrainableSpec } from "../../lib/methods/trainable.ts";
+import { fullTrainable } from "../../lib/methods/full.ts";
+import { esftTrainable } from "../../lib/methods/esft.ts";
+import type { TrainableSpec } from "../../lib/methods/method.ts";
 import { tinyDeepseek, tinyOlmoe, writeTinyModel } from "../support/tiny_model.ts";
 
 let root: string;

@@ -15,7 +15,7 @@ import { moeOf } from "../../lib/model/spec.ts";
 import type { ModelSpec } from "../../lib/model/spec.ts";
 import { Transformer } from "../../lib/model/transformer.ts";
 import { Device } from "../../lib/tensor.ts";
-import { fullTrainable } from "../../lib/methods/trainable.ts";
+import { fullTrainable } from "../../lib/methods/full.ts";
 import { normals, tinyDeepseek, tinyOlmoe, writeTinyModel } from "../support/tiny_model.ts";
 
 const expertKeys = (spec: ModelSpec, layer: number, ids: number[]): string[] =>

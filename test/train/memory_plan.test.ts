@@ -4,7 +4,8 @@ import { describe, expect, it } from "vitest";
 import { ExpertSet } from "../../lib/experts/expert_set.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
 import { availableMemory, planMemory, requireMemory } from "../../lib/train/memory_plan.ts";
-import { esftTrainable, fullTrainable } from "../../lib/methods/trainable.ts";
+import { fullTrainable } from "../../lib/methods/full.ts";
+import { esftTrainable } from "../../lib/methods/esft.ts";
 import { tinyDeepseek } from "../support/tiny_model.ts";
 
 const spec = modelSpec(tinyDeepseek, "config.json");

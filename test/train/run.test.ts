@@ -7,8 +7,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Dataset } from "../../lib/data/dataset.ts";
 import { ExpertSet, MoeModel } from "../../lib/index.ts";
-import type { TrainEvent } from "../../lib/index.ts";
-import type { TrainRequest } from "../../lib/train/run.ts";
+import type { TrainEvent, TrainRequest } from "../../lib/index.ts";
 import { tinyDeepseek, toyRows, writeTinyModel } from "../support/tiny_model.ts";
 
 let root: string;
@@ -27,7 +26,7 @@ const experts = new ExpertSet({
 
 function request(outDir: string, more: Partial<TrainRequest> = {}): TrainRequest {
   return {
-    dataset: Dataset.fromRows(toyRows(80)),
+    data: { rows: Dataset.fromRows(toyRows(80)), maxLength: 64 },
     method: { type: "esft", experts },
     outDir: join(root, outDir),
     steps: 12,
@@ -38,7 +37,6 @@ function request(outDir: string, more: Partial<TrainRequest> = {}): TrainRequest
     evalFraction: 0.1,
     keep: "last",
     optimizer: { lr: 5e-3, schedule: "cosine", warmupSteps: 2 },
-    data: { maxLength: 64 },
     ...more,
   };
 }
@@ -99,8 +97,8 @@ describe("training run", () => {
       code: "ERR_CONFIG",
       message: expect.stringContaining("holds a run already") as string,
     });
-    const evalDataset = Dataset.fromRows(toyRows(9, 4));
-    await expect(train("whole", { resume: true, evalDataset })).rejects.toMatchObject({ code: "ERR_CONFIG" });
+    const evalData = Dataset.fromRows(toyRows(9, 4));
+    await expect(train("whole", { resume: true, evalData })).rejects.toMatchObject({ code: "ERR_CONFIG" });
     await expect(train("whole", { resume: true, seed: 2 })).rejects.toMatchObject({
       code: "ERR_CONFIG",
       message: expect.stringContaining("other options") as string,
@@ -214,7 +212,7 @@ describe("training run", () => {
   });
 
   it("refuses what does not fit in memory before it allocates or writes anything", async () => {
-    const huge = { rowsPerStep: 100_000_000, microBatch: 100_000_000, data: { maxLength: 256 } };
+    const huge = { rowsPerStep: 100_000_000, microBatch: 100_000_000, data: { rows: Dataset.fromRows(toyRows(80)), maxLength: 256 } };
     await expect(train("huge", huge)).rejects.toMatchObject({
       code: "ERR_MEMORY",
       message: expect.stringMatching(/needs .*TiB.*are available.*1\. microBatch \d+/) as string,

@@ -76,8 +76,8 @@ export interface AttachedSpec {
   readonly key: string;
   readonly shape: readonly number[];
   readonly place: ParameterPlace;
-  /** Key of the base parameter that it stands beside, when it is one. */
-  readonly target?: string;
+  /** The base parameter that it stands beside, when it is one. */
+  readonly target?: TensorSlice;
   /** Row-major f32 values to start from. */
   readonly initial: () => Float32Array;
 }

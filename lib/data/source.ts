@@ -1,0 +1,48 @@
+// Where rows come from, and how they become examples: a JSONL file, a Dataset, or Examples that are encoded already. Knows no device.
+
+import { readFile } from "node:fs/promises";
+import type { DataOptions } from "../options.ts";
+import { ioError } from "../task.ts";
+import { compileChatTemplate } from "../text/template.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import { Dataset } from "./dataset.ts";
+import type { DatasetReport, EncodingOptions } from "./dataset.ts";
+import { Examples } from "./examples.ts";
+
+/** Rows to encode (a JSONL file, a Dataset), or examples that are encoded already. */
+export type DataSource = Dataset | Examples | string;
+
+export interface EncodedSource {
+  readonly examples: Examples;
+  /** What was read; null when the examples were encoded already. */
+  readonly report: DatasetReport | null;
+}
+
+/** The file that rows come from; null when they come from memory. */
+export const fileOf = (source: DataSource): string | null => (typeof source === "string" ? source : source.file);
+
+/** What `template` of the data options names: the tokenizer's own template, the official format, or a Jinja file. @throws IoError */
+export async function openTemplate(name: string): Promise<NonNullable<EncodingOptions["template"]>> {
+  if (name === "tokenizer" || name === "esft") return name;
+  const text = await readFile(name, "utf8").catch((error: unknown) => {
+    throw ioError(error, `cannot read the chat template ${name}`, { file: name });
+  });
+  return compileChatTemplate(text);
+}
+
+/**
+ * Rows → token ids and labels. Examples pass as they are; the tokenizer is asked for only when there is something to encode.
+ * @throws DataError a row that cannot be used, with file and line · ConfigError · IoError · AbortError
+ */
+export async function encodeSource(
+  source: DataSource,
+  options: DataOptions,
+  tokenizer: () => Promise<Tokenizer>,
+  task: { readonly signal?: AbortSignal | undefined } = {},
+): Promise<EncodedSource> {
+  if (source instanceof Examples) return { examples: source, report: null };
+  const { onBadRow, shape } = options;
+  const dataset = typeof source === "string" ? Dataset.fromFile(source, { onBadRow, ...(shape ? { shape } : {}) }) : source;
+  const template = await openTemplate(options.template);
+  return dataset.encode({ tokenizer: await tokenizer(), template }, task.signal ? { signal: task.signal } : {});
+}

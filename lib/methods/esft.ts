@@ -1,0 +1,26 @@
+// Expert-Specialized Fine-Tuning (arXiv 2407.01906).
+
+import { ConfigError } from "../errors.ts";
+import type { ExpertSet } from "../experts/expert_set.ts";
+import type { ModelSpec, ParameterRole } from "../model/spec.ts";
+import { moeLayers, moeOf } from "../model/spec.ts";
+import { trainable } from "./method.ts";
+import type { TrainableSpec } from "./method.ts";
+
+const nonExpertRoles: ReadonlySet<ParameterRole> = new Set(["embedding", "attention", "norm", "router", "dense", "head"]);
+
+/**
+ * The selected routed experts; with the set's switches also the shared experts, and the non-expert modules (embedding, attention,
+ * norms, router, dense layers, head), as in the official configuration.
+ * @throws ConfigError the set does not fit the model
+ */
+export function esftTrainable(spec: ModelSpec, experts: ExpertSet): TrainableSpec {
+  const layers = moeLayers(spec);
+  if (layers.length === 0) throw new ConfigError(`ESFT needs a Mixture-of-Experts model; this ${spec.modelType} model has no sparse layer`);
+  experts.validate({ layers, experts: Math.min(...layers.map((l) => moeOf(spec, l)!.experts.length)) });
+  return trainable(spec, { type: "esft", experts }, ({ role, layer, expert }) => {
+    if (role === "expert") return expert !== undefined && experts.has(layer, expert);
+    if (role === "shared") return experts.sharedExperts;
+    return experts.nonExpertModules && nonExpertRoles.has(role);
+  });
+}

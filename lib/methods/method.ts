@@ -1,0 +1,53 @@
+// What a method is to everything else: the keys of the base parameters that get a master copy, a gradient and moments, and what is
+// attached at the model's seams. The trainer, the data and the report do not know which method runs.
+
+import { ConfigError } from "../errors.ts";
+import type { ExpertSet } from "../experts/expert_set.ts";
+import { sliceKey } from "../files/slice.ts";
+import type { Attachments } from "../model/layers/attachment.ts";
+import type { ModelSpec, ParameterShape } from "../model/spec.ts";
+import { parameterShapes } from "../model/spec.ts";
+
+export interface TrainableSpec {
+  readonly type: "esft" | "full" | "lora";
+  /** What the method was asked for, as an adapter's manifest keeps it beside the type. */
+  readonly options: Readonly<Record<string, string | number | boolean | string[]>>;
+  /** Keys of base parameters (sliceKey of their place in the checkpoint), in model order. */
+  readonly keys: readonly string[];
+  /** What it brings beside the base's weights. */
+  readonly attachments: Attachments | null;
+  /** Selected experts, for ESFT. */
+  readonly experts: ExpertSet | null;
+  /** Parameters that train. */
+  readonly parameters: number;
+  /** Parameters of the base. */
+  readonly totalParameters: number;
+  /** Lowest decoder layer whose activations a backward needs: 0 with the embedding, the layer count with norm or head alone. */
+  readonly lowestLayer: number;
+}
+
+/** The rest of a TrainableSpec from its choice of base parameters and its attachments. @throws ConfigError nothing trains */
+export function trainable(
+  spec: ModelSpec,
+  method: Pick<TrainableSpec, "type"> & Partial<Pick<TrainableSpec, "options" | "attachments" | "experts">>,
+  chosen: (parameter: ParameterShape, key: string) => boolean,
+): TrainableSpec {
+  const { type, options = {}, attachments = null, experts = null } = method;
+  const shapes = parameterShapes(spec).map((p) => ({ p, key: sliceKey(p.ref) }));
+  const base = shapes.filter(({ p, key }) => chosen(p, key));
+  const attached = attachments?.parameters ?? [];
+  const trained = [...base.map(({ p }) => p), ...attached.map(({ shape, place }) => ({ shape, ...place }))];
+  if (trained.length === 0) throw new ConfigError("nothing to train: the selection is empty");
+  return {
+    type,
+    options,
+    keys: base.map(({ key }) => key),
+    attachments,
+    experts,
+    parameters: trained.reduce((n, { shape }) => n + product(shape), 0),
+    totalParameters: shapes.reduce((n, { p }) => n + product(p.shape), 0),
+    lowestLayer: Math.min(spec.layers.length, ...trained.map(({ layer }) => Math.max(0, layer))),
+  };
+}
+
+const product = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);

@@ -1,0 +1,230 @@
+// What a run is asked to do. TypeScript callers, YAML files, flags and request.json say it in one form, which is checked here, once:
+// CheckedRequest is what the parser leaves, and what a run works from. request.json keeps a request in its run directory, with
+// absolute paths, so that the directory alone is enough to go on.
+
+import { mkdir } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { z } from "zod";
+import { Dataset } from "../data/dataset.ts";
+import { Examples } from "../data/examples.ts";
+import { fileOf } from "../data/source.ts";
+import type { DataSource } from "../data/source.ts";
+import { ConfigError } from "../errors.ts";
+import { ExpertSet } from "../experts/expert_set.ts";
+import { Profile } from "../experts/profile.ts";
+import { writeFileAtomic } from "../files/atomic.ts";
+import { formatJson, readJsonFile } from "../files/json.ts";
+import type { TrainableSpec } from "../methods/method.ts";
+import { dataSchema, isPlain, machineSchema, parseOptions, selectSchema, trainSchema } from "../options.ts";
+import type { DataInput, MachineOptions, Plain, SelectInput, TrainInput, TrainOptions } from "../options.ts";
+import type { LongTask } from "../task.ts";
+import type { TrainSession } from "./session.ts";
+
+// ── What a program writes ──
+
+export interface EsftMethod {
+  readonly type: "esft";
+  /** The experts, or a file that holds them. */
+  readonly experts?: ExpertSet | string;
+  /** Instead: a profile (or its file) and how to select from it. */
+  readonly profile?: Profile | string;
+  readonly select?: SelectInput;
+  readonly sharedExperts?: boolean;
+  readonly nonExpertModules?: boolean;
+}
+
+/** Rows with the options that read them: one of `file` and `rows`, beside template, maxLength … */
+export interface DataRequest extends DataInput {
+  /** A JSONL file. */
+  readonly file?: string;
+  /** Rows in memory. */
+  readonly rows?: Dataset | Examples;
+}
+
+/** How a run is carried out, which is no part of what it computes. */
+export interface RunControl {
+  /** true: go on from outDir's checkpoint when there is one. */
+  readonly resume?: boolean;
+  /** Fires = checkpoint, then stop: the result says "interrupted". Before the first step, AbortError. */
+  readonly signal?: AbortSignal | undefined;
+  /** Hashing the base, before and after; the run itself tells its progress by events. */
+  readonly onProgress?: LongTask["onProgress"];
+}
+
+export interface TrainRequest extends Omit<TrainInput, "data">, RunControl {
+  /** Rows to train on: a JSONL file, a Dataset or Examples; with data options: `{ file, maxLength }`, `{ rows, template }`. */
+  readonly data: DataSource | DataRequest;
+  /** Held-out rows, read by the same data options; absent: `evalFraction` of the data. */
+  readonly evalData?: DataSource;
+  readonly method: EsftMethod | { readonly type: "full" } | "full";
+  readonly outDir: string;
+}
+
+// ── What the parser accepts ──
+
+const isInMemory = (x: unknown): x is Dataset | Examples => x instanceof Dataset || x instanceof Examples;
+const inMemory = z.custom<Dataset | Examples>(isInMemory, "expected a Dataset or Examples");
+const source = z.union([z.string(), inMemory], "expected a file, a Dataset or Examples");
+const experts = z.union([z.string(), z.instanceof(ExpertSet)], "expected a file or an ExpertSet");
+const profile = z.union([z.string(), z.custom<Profile>((x) => x instanceof Profile)], "expected a file or a Profile");
+
+/** Adds an issue with its own words for what was found. */
+function fault(ctx: z.core.ParsePayload, path: readonly string[], message: string, found: string): void {
+  ctx.issues.push({ code: "custom", input: ctx.value, path: [...path], message, params: { found } });
+}
+
+/** Where a run's experts come from: a set (ours or expert_cfg.json), or a selection from a profile. */
+const esft = z
+  .strictObject({
+    type: z.literal("esft").describe("what trains: esft = the selected experts, full = everything"),
+    experts: experts.optional().describe("expert set: output of `esft select`, or an official expert_cfg.json"),
+    profile: profile.optional().describe("instead of --experts: a profile to select from (with --score and --p)"),
+    select: selectSchema.optional(),
+    sharedExperts: z.boolean().optional().describe("train the shared experts too (default: as the expert set says)"),
+    nonExpertModules: z
+      .boolean()
+      .optional()
+      .describe("train embedding, attention, norms, router, dense layers and head too (default: as the expert set says)"),
+  })
+  .check((ctx) => {
+    const { experts: set, profile: scores, select } = ctx.value;
+    if ((set === undefined) === (scores === undefined))
+      fault(ctx, [], "expected either experts (a set or its file) or profile and select", set === undefined ? "neither" : "both");
+    else if (set !== undefined && select !== undefined) fault(ctx, ["select"], "expected with a profile only", "experts too");
+  });
+
+export const methodSchema = z.discriminatedUnion("type", [esft, z.strictObject({ type: z.literal("full") })]);
+export type MethodOptions = z.output<typeof methodSchema>;
+export type EsftOptions = z.output<typeof esft>;
+
+const requestSchema = trainSchema.extend({
+  data: dataSchema.extend({ file: z.string().optional().describe("training rows (JSONL)"), rows: inMemory.optional() }).check((ctx) => {
+    const { file, rows } = ctx.value;
+    if ((file === undefined) === (rows === undefined))
+      fault(ctx, [], "expected rows to train on: file (JSONL) or rows (a Dataset or Examples)", file === undefined ? "neither" : "both");
+  }),
+  evalData: source.optional().describe("held-out rows (JSONL; default: eval-fraction of the data)"),
+  method: methodSchema,
+  outDir: z.string().describe("run directory: adapter, checkpoints, events.jsonl"),
+});
+
+/** A whole run as a file or as flags: what to train on what, where to, and on which machine. request.json has this form. */
+export const jobSchema = requestSchema.extend({
+  model: z.string().describe("checkpoint directory (Hugging Face layout)"),
+  ...machineSchema.shape,
+});
+
+// ── The parser ──
+
+/** The short forms `data: rows` and `method: "full"` as the objects they stand for, so that parts of a request can be merged. */
+export function longForms(request: Plain): Plain {
+  const { data, method } = request;
+  const long = {
+    ...(typeof data === "string" ? { data: { file: data } } : isInMemory(data) ? { data: { rows: data } } : {}),
+    ...(typeof method === "string" ? { method: { type: method } } : {}),
+  };
+  return { ...request, ...long };
+}
+
+/** Long forms, with ESFT as the method when none is named. */
+function complete(request: Plain): Plain {
+  const { data = {}, method = {}, ...rest } = longForms(request);
+  return { ...rest, data, method: isPlain(method) && method["type"] === undefined ? { type: "esft", ...method } : method };
+}
+
+export class CheckedRequest {
+  readonly data: DataSource;
+  readonly evalData: DataSource | null;
+  readonly method: MethodOptions;
+  readonly outDir: string;
+  /** What decides the result, beside data and method: goes into the run's fingerprint and the adapter's manifest. */
+  readonly options: TrainOptions;
+  readonly control: RunControl;
+
+  private constructor(request: z.output<typeof requestSchema>, control: RunControl) {
+    const {
+      data: { file, rows, ...data },
+      evalData = null,
+      method,
+      outDir,
+      ...rest
+    } = request;
+    this.data = file ?? rows!; // the schema's check: one of them is there
+    this.evalData = evalData;
+    this.method = method;
+    this.outDir = outDir;
+    this.options = { ...rest, data };
+    this.control = control;
+  }
+
+  /** @throws ConfigError the first fault, with its key */
+  static parse({ resume, signal, onProgress, ...request }: TrainRequest): CheckedRequest {
+    const control = { ...(resume === undefined ? {} : { resume }), signal, onProgress };
+    return new CheckedRequest(parseOptions(requestSchema, complete({ ...request }), "train"), control);
+  }
+
+  /** @throws ConfigError the first fault, with its key; `from` names the file */
+  static parseJob(job: Plain, from: string, control: RunControl): Job {
+    const { model, device, threads, precision, ...request } = parseOptions(jobSchema, complete(job), from);
+    return { model, device, threads, precision, request: new CheckedRequest(request, control) };
+  }
+}
+
+/** A request, the checkpoint it is for, and where to compute. */
+export interface Job extends MachineOptions {
+  readonly model: string;
+  readonly request: CheckedRequest;
+}
+
+// ── request.json ──
+
+const REQUEST = "request.json";
+const EXPERTS = "experts.json";
+
+/** Writes request.json (a job with absolute paths; null for rows that came from memory) and the experts it names. */
+export async function keepRequest(session: TrainSession, request: CheckedRequest, trainable: TrainableSpec): Promise<void> {
+  const { data, evalData, options, outDir } = request;
+  const path = (rows: DataSource): string | null => {
+    const file = fileOf(rows);
+    return file === null ? null : resolve(file);
+  };
+  const { template } = options.data;
+  const { backend } = session.device.info;
+  const kept = {
+    model: session.dir,
+    ...options,
+    data: {
+      ...options.data,
+      template: template === "tokenizer" || template === "esft" ? template : resolve(template),
+      file: path(data),
+    },
+    ...(evalData === null ? {} : { evalData: path(evalData) }),
+    method: { type: trainable.type, ...(trainable.experts ? { experts: EXPERTS } : {}) },
+    outDir: ".",
+    ...(backend === "ref" ? {} : { device: backend }), // a resumed run computes where it began
+    precision: session.transformer.precision,
+  };
+  await mkdir(outDir, { recursive: true });
+  if (trainable.experts) await trainable.experts.save(join(outDir, EXPERTS));
+  await writeFileAtomic(join(outDir, REQUEST), formatJson(kept));
+}
+
+/** The job that a run directory was started with, not yet parsed, and the file it came from. @throws ConfigError · IoError */
+export async function loadRequest(outDir: string): Promise<{ readonly job: Plain; readonly file: string }> {
+  const file = join(outDir, REQUEST);
+  const job = await readJsonFile(file, ConfigError).catch((error: unknown) => {
+    if ((error as { where?: Plain }).where?.["errno"] === "ENOENT")
+      throw new ConfigError(`${outDir}: expected a run directory with ${REQUEST}, found none; start a run with esft train`, {
+        where: { file },
+      });
+    throw error;
+  });
+  if (!isPlain(job)) throw new ConfigError(`${file}: expected keys and values, found ${typeof job}`, { where: { file } });
+  const { data, evalData, method } = job;
+  if ((isPlain(data) && data["file"] === null) || evalData === null)
+    throw new ConfigError(`${file}: the rows of this run came from memory, not from a file; resume it from the program that started it`, {
+      where: { file },
+    });
+  const experts = isPlain(method) && method["experts"] === EXPERTS ? { method: { ...method, experts: join(outDir, EXPERTS) } } : {};
+  return { job: { ...job, ...experts, outDir: resolve(outDir) }, file };
+}

@@ -1,0 +1,112 @@
+// One update: a batch of rows → gradients over micro-batches → AdamW, and the figures of the step.
+
+import type { Batch } from "../data/stream.ts";
+import { ConfigError } from "../errors.ts";
+import { sliceKey } from "../files/slice.ts";
+import type { TrainableSpec } from "../methods/method.ts";
+import { hostBatch } from "../model/batch.ts";
+import type { ModelSpec } from "../model/spec.ts";
+import type { Transformer } from "../model/transformer.ts";
+import type { TrainingState } from "../model/weights/training_state.ts";
+import type { TrainOptions } from "../options.ts";
+import { Coverage } from "./coverage.ts";
+import { microBatchOf } from "./memory_plan.ts";
+import { AdamW } from "./optimizer.ts";
+import { learningRate } from "./schedule.ts";
+
+export interface StepFigures {
+  /** Mean over the supervised tokens, before the update. */
+  readonly loss: number;
+  readonly accuracy: number;
+  readonly tokens: number;
+  readonly supervised: number;
+  /** Before clipping. Not finite: the device left weights and moments as they were. */
+  readonly gradNorm: number;
+  readonly lr: number;
+  readonly epoch: number;
+  /** Share of routed slots that met a trained expert; null when every expert trains. */
+  readonly coverage: number | null;
+}
+
+export class Update {
+  readonly optimizer: AdamW;
+  /** Tokens of the largest micro-batch: what activations are planned for. */
+  readonly capacity: number;
+  private readonly model: Transformer;
+  private readonly state: TrainingState;
+  private readonly options: TrainOptions;
+  private readonly coverage: Coverage | null;
+  private readonly microBatch: number;
+
+  constructor(model: Transformer, state: TrainingState, options: TrainOptions) {
+    const { beta1, beta2, eps, weightDecay, clipNorm } = options.optimizer;
+    this.model = model;
+    this.state = state;
+    this.options = options;
+    this.optimizer = new AdamW(model.device, state, { beta1, beta2, eps, weightDecay, clipNorm });
+    this.coverage = Coverage.of(model);
+    this.microBatch = microBatchOf(options);
+    this.capacity = this.microBatch * options.data.maxLength;
+  }
+
+  /** Update number `done` + 1. @throws KernelError what the device found while it computed */
+  async apply(batch: Batch, done: number): Promise<StepFigures> {
+    const { steps, optimizer: o } = this.options;
+    const schedule = { kind: o.schedule, lr: o.lr, warmupSteps: o.warmupSteps, totalSteps: steps, minRatio: o.minLrRatio };
+    const lr = learningRate(schedule, done);
+    const { tokens, supervised } = this.accumulate(batch);
+    this.optimizer.step(lr);
+    const [sums, gradNorm, coverage = null] = await Promise.all([this.model.readLoss(), this.optimizer.readNorm(), this.coverage?.read()]);
+    if (!Number.isFinite(gradNorm)) this.optimizer.steps--;
+    const n = Math.max(1, supervised);
+    return { loss: sums.loss / n, accuracy: sums.correct / n, tokens, supervised, gradNorm, lr, epoch: batch.epoch, coverage };
+  }
+
+  /**
+   * Gradients and loss sums of a batch, in the training state and in the model. The one place where ranks would meet, each with its
+   * share of the rows: the counts are to be summed over them where they are taken, before the passes that they scale; the flat
+   * gradient and the loss sums where this ends. All else of a run is a function of these.
+   */
+  private accumulate(batch: Batch): { readonly tokens: number; readonly supervised: number } {
+    const { model, options } = this;
+    const { tokens, supervised } = batch;
+    model.resetLoss();
+    this.coverage?.reset();
+    this.optimizer.zeroGrad();
+    // The loss is the mean over all supervised tokens of the step, however they fall into micro-batches; the balancing loss is a
+    // mean over all tokens.
+    const gradScale = 1 / Math.max(1, supervised);
+    model.balance = (options.auxLoss * supervised) / tokens;
+    const hooks = this.coverage ? { onRoute: this.coverage.observe } : {};
+    for (let at = 0; at < batch.rows.length; at += this.microBatch)
+      model.forwardBackward(hostBatch(batch.rows.slice(at, at + this.microBatch)), gradScale, this.capacity, hooks);
+    return { tokens, supervised };
+  }
+
+  /** Where the first NaN or infinity of the last step is. */
+  async firstNonFinite(): Promise<string> {
+    for (const p of this.state.parameters) {
+      const g = await p.grad!.readF32();
+      if (g.some((x) => !Number.isFinite(x))) return `the gradient of ${p.key}`;
+    }
+    return "the loss";
+  }
+
+  dispose(): void {
+    this.model.balance = 0;
+    this.optimizer.dispose();
+    this.coverage?.dispose();
+  }
+}
+
+/** @throws ConfigError a load-balancing loss that no router would feel */
+export function requireBalancedRouter(spec: ModelSpec, trainable: TrainableSpec, auxLoss: number): void {
+  const trained = new Set(trainable.keys);
+  const routers = spec.layers.flatMap(({ mlp }) => (mlp.kind === "moe" && trained.has(sliceKey(mlp.router)) ? [mlp.rule.score] : []));
+  const fail = (why: string): never => {
+    throw new ConfigError(`auxLoss ${auxLoss} has no effect: ${why}`, { where: { key: "auxLoss" } });
+  };
+  if (routers.length === 0) fail("the router does not train; set it to 0, or train the non-expert modules");
+  if (routers.some((score) => score !== "softmax"))
+    fail(`the load-balancing loss is that of softmax routers, this model's score is ${routers[0]}; set it to 0`);
+}
