@@ -94,7 +94,7 @@ export async function runDemo(options: DemoOptions, terminal: Terminal): Promise
     const planned = esftTrainable(model.spec, set);
     say(`2. profile   ${count(profile.tokens)} tokens of the task "${TASK}", which pretraining never saw`);
     say(
-      `3. select    token score, p = ${p}: ${set.count} of ${profile.experts * profile.layers.length} experts, ${percent(planned.parameters / planned.totalParameters)} of the model`,
+      `3. select    token score, p = ${p}: ${set.count} of ${profile.expertCount} experts, ${percent(planned.parameters / planned.totalParameters)} of the model`,
     );
 
     const train = async (step: string, method: "esft" | "full"): Promise<Method & { adapter: Adapter }> => {

@@ -4,11 +4,10 @@ import { join } from "node:path";
 import { Option } from "commander";
 import type { Command } from "commander";
 import { ConfigError } from "../errors.ts";
-import { ExpertSet } from "../experts/expert_set.ts";
+import { expertLayout, ExpertSet } from "../experts/expert_set.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
 import type { Checkpoint } from "../files/checkpoint.ts";
 import { modelSpec } from "../model/families/index.ts";
-import { moeLayers, moeOf } from "../model/spec.ts";
 import { esftTrainable, fullTrainable } from "../methods/trainable.ts";
 import { number, wholeNumber } from "./common.ts";
 import { bytes, count, pairs, percent, table } from "./format.ts";
@@ -102,14 +101,14 @@ export function registerInspect(program: Command, terminal: Terminal): void {
 async function estimates(checkpoint: Checkpoint, flags: Flags) {
   const { estimateTraining } = await import("../inspect.ts");
   const spec = modelSpec(checkpoint.config, join(checkpoint.dir, "config.json"));
-  const layers = moeLayers(spec);
-  const E = layers.length > 0 ? moeOf(spec, layers[0]!)!.experts.length : 0;
+  const layout = expertLayout(spec);
+  const E = Math.max(0, ...layout.values());
   const length = Math.min(flags.maxLength, spec.maxPositions);
   const tokens = length * (flags.microBatch ?? Math.max(1, Math.floor(4096 / length)));
   const given = [flags.experts, flags.expertsPerLayer, flags.share].filter((x) => x !== undefined).length;
   if (given > 1) throw new ConfigError("inspect: expected one of --experts, --experts-per-layer, --share");
   const spread = (n: number) =>
-    new ExpertSet({ layers: layers.map((l) => [l, { ranked: Array.from({ length: n }, (_, i) => i) }] as const) });
+    new ExpertSet({ layers: [...layout].map(([l, e]) => [l, { ranked: Array.from({ length: Math.min(n, e) }, (_, i) => i) }] as const) });
   const wanted: [string, ExpertSet | null][] = [];
   if (flags.method !== "full" && E > 0) {
     if (flags.experts !== undefined) {

@@ -3,6 +3,7 @@
 
 import { ConfigError } from "../errors.ts";
 import type { ExpertSet } from "../experts/expert_set.ts";
+import { expertLayout } from "../experts/expert_set.ts";
 import { sliceKey } from "../files/slice.ts";
 import type { ModelSpec, ParameterRole } from "../model/spec.ts";
 import { moeLayers, moeOf, parameterShapes } from "../model/spec.ts";
@@ -29,7 +30,7 @@ const nonExpertRoles: ReadonlySet<ParameterRole> = new Set(["embedding", "attent
 export function esftTrainable(spec: ModelSpec, experts: ExpertSet): TrainableSpec {
   const layers = moeLayers(spec);
   if (layers.length === 0) throw new ConfigError(`ESFT needs a Mixture-of-Experts model; this ${spec.modelType} model has no sparse layer`);
-  experts.validate({ layers, experts: Math.min(...layers.map((l) => moeOf(spec, l)!.experts.length)) });
+  experts.validate(expertLayout(spec));
   const selected = new Set<string>();
   for (const l of layers)
     for (const e of experts.ids(l)) {
