@@ -14,7 +14,7 @@ const before = await model.evaluate(test);
 
 const profile = await model.profile(data, { tokens: 20_000, seed: 1 });
 const experts = profile.select({ score: "token", p: 0.4 }); // pure, instant
-console.log(`${experts.count} of ${profile.experts * profile.layers.length} experts train`);
+console.log(`${experts.count} of ${profile.expertCount} experts train`);
 
 const stop = new AbortController();
 process.once("SIGINT", () => stop.abort()); // a checkpoint, then the run stops; resume: true goes on

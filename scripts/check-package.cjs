@@ -54,9 +54,7 @@ function checkBinary(file, expected) {
 function checkTarball(packed) {
   const files = packed.files.map((f) => f.path);
   const has = (file) => check(`tarball has ${file}`, files.includes(file));
-  ["dist/index.js", "dist/index.d.ts", "dist/cli/main.js", "CMakeLists.txt", "csrc/addon/addon.cc", "scripts/source-build.cjs"].forEach(
-    has,
-  );
+  ["dist/index.js", "dist/index.d.ts", "dist/cli/main.js", "CMakeLists.txt", "csrc/addon/addon.cc"].forEach(has);
   if (process.platform === "linux")
     check(
       "tarball has the prebuild",

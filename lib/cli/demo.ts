@@ -19,7 +19,9 @@ import { packageRoot } from "../native.ts";
 import { esftTrainable } from "../methods/esft.ts";
 import type { Evaluation } from "../train/evaluate.ts";
 import type { EsftMethod } from "../train/request.ts";
-import { bytes, count, duration, percent, table } from "./format.ts";
+import { methodTable, resultTable } from "./demo_tables.ts";
+import type { MethodResult, Results } from "./demo_tables.ts";
+import { bytes, count, duration, percent } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
 import { progressLine } from "./train.ts";
 
@@ -31,7 +33,10 @@ export interface DemoOptions {
   readonly json?: boolean;
 }
 
+const EMBEDDED = join(packageRoot, "examples", "embedded");
+const DATA = join(EMBEDDED, "data");
 const TASK = "booking";
+const TRAIN_FILE = join(DATA, `${TASK}.train.jsonl`);
 const MARK = "demo.json";
 const SEED = 1;
 /** Trained share of the model that the selection may reach. */
@@ -43,125 +48,61 @@ const MAX_LENGTH = 256;
 // rises by about 0.1, so that the task's rows compare what each method gains for the same forgetting.
 const LR = { esft: 1e-3, full: 2e-4 } as const;
 
-interface Method {
-  readonly name: string;
-  readonly lr: number;
-  readonly seconds: number;
-  readonly trainedParameters: number;
-  readonly share: number;
-  readonly adapterBytes: number;
-  readonly stateBytes: number;
-  readonly results: Readonly<Record<string, Evaluation>>;
-}
-
 /** @returns whether every check passed */
 export async function runDemo(options: DemoOptions, terminal: Terminal): Promise<boolean> {
-  const began = performance.now();
   const { signal } = terminal;
-  const dir = options.model ?? join(packageRoot, "examples", "embedded");
-  const data = join(packageRoot, "examples", "embedded", "data");
-  const domains = (await readdir(join(data, "domains"))).map((f) => f.replace(/\.jsonl$/, "")).sort();
-  const fileOf = (name: string): string => (name === TASK ? join(data, `${TASK}.eval.jsonl`) : join(data, "domains", `${name}.jsonl`));
-  const trainFile = join(data, `${TASK}.train.jsonl`);
-  const out = options.out;
-  await prepare(out);
-  const say = (text: string): void => terminal.print(text);
-  const checks: { name: string; ok: boolean }[] = [];
-  const check = (name: string, ok: boolean): void => {
-    checks.push({ name, ok });
-    say(`  ${ok ? "ok    " : "FAILED"} ${name}`);
-  };
-
+  const domains = (await readdir(join(DATA, "domains"))).map((f) => f.replace(/\.jsonl$/, "")).sort();
+  await prepare(options.out);
+  const dir = options.model ?? EMBEDDED;
   const model = await MoeModel.fromPretrained(dir, { device: "cpu", signal, threads: options.threads });
   try {
+    return await new Demo(model, dir, [TASK, ...domains], options, terminal).run();
+  } finally {
+    await model[Symbol.asyncDispose]();
+  }
+}
+
+class Demo {
+  private readonly model: MoeModel;
+  private readonly dir: string;
+  /** Names of the held-out rows: the task first. */
+  private readonly rows: readonly string[];
+  private readonly options: DemoOptions;
+  private readonly terminal: Terminal;
+  private readonly checks: { name: string; ok: boolean }[] = [];
+  private readonly began = performance.now();
+
+  constructor(model: MoeModel, dir: string, rows: readonly string[], options: DemoOptions, terminal: Terminal) {
+    this.model = model;
+    this.dir = dir;
+    this.rows = rows;
+    this.options = options;
+    this.terminal = terminal;
+  }
+
+  private at(...parts: string[]): string {
+    return join(this.options.out, ...parts);
+  }
+  private say(text: string): void {
+    this.terminal.print(text);
+  }
+  private check(name: string, ok: boolean): void {
+    this.checks.push({ name, ok });
+    this.say(`  ${ok ? "ok    " : "FAILED"} ${name}`);
+  }
+
+  async run(): Promise<boolean> {
+    const { model, dir, options, terminal, checks } = this;
     const { instructionSet, threads } = model.device.info;
-    say(`1. model     ${dir}: ${model.spec.modelType}, ${instructionSet}, ${threads} threads`);
-    const dataOptions = { maxLength: MAX_LENGTH };
-    const evaluate = async (label: string): Promise<Record<string, Evaluation>> => {
-      const results: Record<string, Evaluation> = {};
-      for (const name of [TASK, ...domains]) {
-        terminal.progress(`evaluating ${label}: ${name}`);
-        results[name] = await model.evaluate(fileOf(name), dataOptions, { signal });
-      }
-      terminal.clear();
-      return results;
-    };
-    const base = await evaluate("the base");
+    this.say(`1. model     ${dir}: ${model.spec.modelType}, ${instructionSet}, ${threads} threads`);
+    const base = await this.evaluate("the base");
+    const { experts, p } = await this.select();
+    const esft = await this.train("4. train    ", { type: "esft", experts }, base);
+    await this.mergeAndVerify(esft, experts, base);
+    const full = await this.train("7. compare  ", { type: "full" }, base);
 
-    const profile = await model.profile(trainFile, { tokens: 32_768, seed: SEED, data: dataOptions, signal });
-    await profile.save(join(out, "profile.json"));
-    const { set, p } = choose(model, profile);
-    await set.save(join(out, "experts.json"));
-    const planned = esftTrainable(model.spec, set);
-    say(`2. profile   ${count(profile.tokens)} tokens of the task "${TASK}", which pretraining never saw`);
-    say(
-      `3. select    token score, p = ${p}: ${set.count} of ${profile.experts * profile.layers.length} experts, ${percent(planned.parameters / planned.totalParameters)} of the model`,
-    );
-
-    const train = async (step: string, method: "esft" | "full"): Promise<Method & { adapter: Adapter }> => {
-      const outDir = join(out, method);
-      const request: EsftMethod | { type: "full" } = method === "esft" ? { type: "esft", experts: set } : { type: "full" };
-      const run = model.train({
-        data: { file: trainFile, ...dataOptions },
-        method: request,
-        outDir,
-        signal,
-        steps: options.steps ?? STEPS,
-        rowsPerStep: ROWS_PER_STEP,
-        microBatch: ROWS_PER_STEP,
-        seed: SEED,
-        evalFraction: 0,
-        keep: "last",
-        optimizer: { lr: LR[method], schedule: "cosine", warmupSteps: 5, minLrRatio: 0.1, weightDecay: 0 },
-      });
-      for await (const e of run) if (e.type === "step") terminal.progress(`${method}  ${progressLine(e)}`);
-      const result = await run.result;
-      signal.throwIfAborted();
-      const adapter = result.adapter!;
-      await model.applyAdapter(adapter);
-      const results = await evaluate(method);
-      model.removeAdapter();
-      const { parameters, totalParameters } = result.trainable;
-      say(
-        `${step} ${result.step} steps of ${method === "esft" ? "ESFT" : "full fine-tuning"} in ${duration(result.seconds)}: loss on the task ${base[TASK]!.loss.toFixed(3)} → ${results[TASK]!.loss.toFixed(3)}`,
-      );
-      return {
-        name: method,
-        lr: LR[method],
-        seconds: result.seconds,
-        trainedParameters: parameters,
-        share: parameters / totalParameters,
-        adapterBytes: adapter.bytes,
-        stateBytes: parameters * STATE_BYTES_PER_PARAMETER,
-        results,
-        adapter,
-      };
-    };
-    const esft = await train("4. train    ", "esft");
-
-    const merged = join(out, "merged");
-    const checkpoint = await openCheckpoint(dir);
-    const report = await mergeAdapter(checkpoint, esft.adapter, merged, { signal });
-    say(`5. merge     ${merged}, ${bytes(checkpoint.totalBytes)}, in the base's own layout`);
-    const digest = await frozenDigest(await openCheckpoint(merged), esft.adapter.tensors.values());
-    const logits = await checkMergedLogits(dir, esft.adapter, merged, { signal });
-    say("6. verify");
-    check(`reread from disk: ${report.untouched} of ${report.tensors} tensors bit-equal to the base, the others to the adapter`, report.ok);
-    check(
-      "the experts that changed are the selected ones",
-      Object.values(report.changedExperts).flat().length === set.count && report.slices.length === set.count * 3,
-    );
-    check("digest of the frozen weights: after training as before", digest === esft.adapter.frozenDigest);
-    check(`logits of the merged model = base + adapter, bit for bit (${logits.values} values)`, logits.ok);
-    check(`trained share ${percent(esft.share)} ≤ ${percent(MAX_SHARE)} of the model`, esft.share <= MAX_SHARE);
-    check("ESFT lowers the loss on the task's held-out rows", esft.results[TASK]!.loss < base[TASK]!.loss);
-
-    const full = await train("7. compare  ", "full");
-
-    const rows = [TASK, ...domains];
-    const seconds = (performance.now() - began) / 1000;
     const ok = checks.every((c) => c.ok);
-    const plain = ({ adapter: _, ...m }: Method & { adapter: Adapter }): Method => m;
+    const plain = ({ adapter: _, ...figures }: Trained): MethodResult => figures;
     const summary = {
       model: dir,
       task: TASK,
@@ -170,34 +111,125 @@ export async function runDemo(options: DemoOptions, terminal: Terminal): Promise
       rowsPerStep: ROWS_PER_STEP,
       maxLength: MAX_LENGTH,
       p,
-      experts: set.count,
+      experts: experts.count,
       device: { instructionSet, threads },
-      seconds,
+      seconds: (performance.now() - this.began) / 1000,
       ok,
       checks,
       base,
       methods: [plain(esft), plain(full)],
     };
-    await writeFileAtomic(join(out, MARK), formatJson(summary));
+    await writeFileAtomic(this.at(MARK), formatJson(summary));
     if (options.json) terminal.json(summary);
-    else {
-      say("");
-      say(resultTable(rows, base, [esft, full]));
-      say("");
-      say(methodTable([esft, full]));
-      say("");
-      say(
-        `Same rows, order, ${summary.steps} steps and seed for both; learning rates that forget about equally much. Loss: nats per answer token; acc.: share of answer tokens predicted right.`,
-      );
-      say(
-        `adapter ${shown(join(out, "esft"))} · merged model ${shown(merged)} · figures ${shown(join(out, MARK))} · ${duration(seconds)} in all`,
-      );
-    }
+    else this.report(base, summary);
     return ok;
-  } finally {
-    await model[Symbol.asyncDispose]();
+  }
+
+  private async evaluate(label: string): Promise<Results> {
+    const { model, terminal } = this;
+    const results: Record<string, Evaluation> = {};
+    for (const name of this.rows) {
+      terminal.progress(`evaluating ${label}: ${name}`);
+      const file = name === TASK ? join(DATA, `${TASK}.eval.jsonl`) : join(DATA, "domains", `${name}.jsonl`);
+      results[name] = await model.evaluate(file, { maxLength: MAX_LENGTH }, { signal: terminal.signal });
+    }
+    terminal.clear();
+    return results;
+  }
+
+  private async select(): Promise<{ experts: ExpertSet; p: number }> {
+    const { model, terminal } = this;
+    const data = { maxLength: MAX_LENGTH };
+    const profile = await model.profile(TRAIN_FILE, { tokens: 32_768, seed: SEED, data, signal: terminal.signal });
+    await profile.save(this.at("profile.json"));
+    const { experts, p } = choose(model, profile);
+    await experts.save(this.at("experts.json"));
+    const { parameters, totalParameters } = esftTrainable(model.spec, experts);
+    this.say(`2. profile   ${count(profile.tokens)} tokens of the task "${TASK}", which pretraining never saw`);
+    this.say(
+      `3. select    token score, p = ${p}: ${experts.count} of ${profile.experts * profile.layers.length} experts, ${percent(parameters / totalParameters)} of the model`,
+    );
+    return { experts, p };
+  }
+
+  private async train(step: string, method: EsftMethod | { readonly type: "full" }, base: Results): Promise<Trained> {
+    const { model, terminal, options } = this;
+    const { signal } = terminal;
+    const name = method.type;
+    const run = model.train({
+      data: { file: TRAIN_FILE, maxLength: MAX_LENGTH },
+      method,
+      outDir: this.at(name),
+      signal,
+      steps: options.steps ?? STEPS,
+      rowsPerStep: ROWS_PER_STEP,
+      microBatch: ROWS_PER_STEP,
+      seed: SEED,
+      evalFraction: 0,
+      keep: "last",
+      optimizer: { lr: LR[name], schedule: "cosine", warmupSteps: 5, minLrRatio: 0.1, weightDecay: 0 },
+    });
+    for await (const e of run) if (e.type === "step") terminal.progress(`${name}  ${progressLine(e)}`);
+    const result = await run.result;
+    signal.throwIfAborted();
+    const adapter = result.adapter!; // not interrupted
+    await model.applyAdapter(adapter);
+    const results = await this.evaluate(name);
+    model.removeAdapter();
+    const { parameters, totalParameters } = result.trainable;
+    this.say(
+      `${step} ${result.step} steps of ${name === "esft" ? "ESFT" : "full fine-tuning"} in ${duration(result.seconds)}: loss on the task ${base[TASK]!.loss.toFixed(3)} → ${results[TASK]!.loss.toFixed(3)}`,
+    );
+    return {
+      name,
+      lr: LR[name],
+      seconds: result.seconds,
+      trainedParameters: parameters,
+      share: parameters / totalParameters,
+      adapterBytes: adapter.bytes,
+      stateBytes: parameters * STATE_BYTES_PER_PARAMETER,
+      results,
+      adapter,
+    };
+  }
+
+  private async mergeAndVerify({ adapter, share, results }: Trained, experts: ExpertSet, base: Results): Promise<void> {
+    const { dir } = this;
+    const { signal } = this.terminal;
+    const merged = this.at("merged");
+    const checkpoint = await openCheckpoint(dir);
+    const report = await mergeAdapter(checkpoint, adapter, merged, { signal });
+    this.say(`5. merge     ${merged}, ${bytes(checkpoint.totalBytes)}, in the base's own layout`);
+    const digest = await frozenDigest(await openCheckpoint(merged), adapter.tensors.values());
+    const logits = await checkMergedLogits(dir, adapter, merged, { signal });
+    const changed = Object.values(report.changedExperts).flat().length;
+    this.say("6. verify");
+    this.check(
+      `reread from disk: ${report.untouched} of ${report.tensors} tensors bit-equal to the base, the others to the adapter`,
+      report.ok,
+    );
+    this.check("the experts that changed are the selected ones", changed === experts.count && report.slices.length === experts.count * 3);
+    this.check("digest of the frozen weights: after training as before", digest === adapter.frozenDigest);
+    this.check(`logits of the merged model = base + adapter, bit for bit (${logits.values} values)`, logits.ok);
+    this.check(`trained share ${percent(share)} ≤ ${percent(MAX_SHARE)} of the model`, share <= MAX_SHARE);
+    this.check("ESFT lowers the loss on the task's held-out rows", results[TASK]!.loss < base[TASK]!.loss);
+  }
+
+  private report(base: Results, { methods, steps, seconds }: { methods: readonly MethodResult[]; steps: number; seconds: number }): void {
+    for (const text of [
+      resultTable(this.rows, base, methods),
+      methodTable(methods),
+      `Same rows, order, ${steps} steps and seed for both; learning rates that forget about equally much. Loss: nats per answer token; acc.: share of answer tokens predicted right.`,
+    ])
+      this.say(`\n${text}`);
+    this.say(
+      `adapter ${shown(this.at("esft"))} · merged model ${shown(this.at("merged"))} · figures ${shown(this.at(MARK))} · ${duration(seconds)} in all`,
+    );
   }
 }
+
+/** What a method led to, and the adapter itself. */
+type Trained = MethodResult & { readonly adapter: Adapter };
 
 const shown = (path: string): string => relative(process.cwd(), path) || path;
 
@@ -215,49 +247,11 @@ async function prepare(out: string): Promise<void> {
 }
 
 /** The largest p (in steps of 0.01) whose experts fit MAX_SHARE. */
-function choose(model: MoeModel, profile: Profile): { set: ExpertSet; p: number } {
+function choose(model: MoeModel, profile: Profile): { experts: ExpertSet; p: number } {
   for (let i = 99; i >= 1; i--) {
-    const set = profile.select({ score: "token", p: i / 100 });
-    const { parameters, totalParameters } = esftTrainable(model.spec, set);
-    if (parameters <= MAX_SHARE * totalParameters) return { set, p: i / 100 };
+    const experts = profile.select({ score: "token", p: i / 100 });
+    const { parameters, totalParameters } = esftTrainable(model.spec, experts);
+    if (parameters <= MAX_SHARE * totalParameters) return { experts, p: i / 100 };
   }
   throw new ConfigError(`demo: one expert per layer is more than ${percent(MAX_SHARE)} of this model; use the embedded one`);
-}
-
-function resultTable(rows: readonly string[], base: Readonly<Record<string, Evaluation>>, methods: readonly Method[]): string {
-  const change = (x: number): string => `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(3)}`;
-  const others = rows.slice(1);
-  const mean = (of: Readonly<Record<string, Evaluation>>, key: "loss" | "accuracy"): number =>
-    others.reduce((s, name) => s + of[name]![key], 0) / others.length;
-  const line = (
-    label: string,
-    loss: (of: Readonly<Record<string, Evaluation>>) => number,
-    accuracy: (of: Readonly<Record<string, Evaluation>>) => number,
-  ) => [
-    label,
-    loss(base).toFixed(3),
-    ...methods.flatMap((m) => [loss(m.results).toFixed(3), change(loss(m.results) - loss(base))]),
-    percent(accuracy(base)),
-    ...methods.map((m) => percent(accuracy(m.results))),
-  ];
-  const one = (name: string) => line(name === TASK ? `${name} (the task)` : name, (of) => of[name]!.loss, (of) => of[name]!.accuracy); // prettier-ignore
-  return table(
-    ["held-out rows", "base loss", "ESFT", "change", "full", "change", "base acc.", "ESFT", "full"],
-    [...rows.map(one), line("mean of the others", (of) => mean(of, "loss"), (of) => mean(of, "accuracy"))], // prettier-ignore
-  );
-}
-
-function methodTable(methods: readonly Method[]): string {
-  return table(
-    ["method", "learning rate", "time", "trained parameters", "share of model", "adapter", "training state"],
-    methods.map((m) => [
-      m.name === "esft" ? "ESFT" : "full",
-      m.lr.toExponential(),
-      duration(m.seconds),
-      count(m.trainedParameters),
-      percent(m.share),
-      bytes(m.adapterBytes),
-      bytes(m.stateBytes),
-    ]),
-  );
 }

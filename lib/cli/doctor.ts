@@ -1,9 +1,8 @@
-// esft doctor: this machine, this installation; and where a selection came from. Also esft build.
+// esft doctor: this machine, this installation; and where a selection came from.
 
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { arch, availableParallelism, cpus, freemem, platform, release, totalmem } from "node:os";
-import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
 import type { CudaReport } from "../device.ts";
 import { EsftError } from "../errors.ts";
@@ -12,9 +11,8 @@ import { ExpertSet } from "../experts/expert_set.ts";
 import { Profile } from "../experts/profile.ts";
 import { CheckFailed } from "./common.ts";
 import { bytes, pairs, table } from "./format.ts";
+import { packageJson, root } from "./package.ts";
 import type { Terminal } from "./terminal.ts";
-
-const root = fileURLToPath(new URL("../..", import.meta.url)); // lib/cli and dist/cli lie equally deep
 
 export function registerDoctor(program: Command, terminal: Terminal): void {
   const doctor = program
@@ -83,20 +81,6 @@ export function registerDoctor(program: Command, terminal: Terminal): void {
       }
       if (diagnosis.verdict === "axis-0") throw new CheckFailed("selection");
     });
-
-  program
-    .command("build")
-    .description("build the native addon from source, for platforms without a prebuild (needs cmake and a C++17 compiler)")
-    .addHelpText("after", "\nExample:\n  npx esft build")
-    .action(() => {
-      const { sourceBuild } = createRequire(import.meta.url)("../../scripts/source-build.cjs") as {
-        sourceBuild: () => { ok: boolean; message: string };
-      };
-      const { ok, message } = sourceBuild();
-      if (ok) return terminal.print(message);
-      terminal.note(message);
-      throw new CheckFailed("build");
-    });
 }
 
 type Addon =
@@ -114,8 +98,7 @@ type Addon =
     };
 
 async function examine() {
-  const require = createRequire(import.meta.url);
-  const { version, engines } = require("../../package.json") as { version: string; engines: { node: string } };
+  const { version, engines } = packageJson();
   const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
   return {
     esft: version,
@@ -130,7 +113,7 @@ async function examine() {
     processors: availableParallelism(),
     memoryBytes: totalmem(),
     freeBytes: freemem(),
-    addon: await addon(require),
+    addon: await addon(),
     cuda: await cuda(),
   };
 }
@@ -161,12 +144,12 @@ function cudaLine({ devices, reason, driver }: Cuda): string {
   return shown.join("; ") + (driver === null ? "" : `; driver ${driver}`);
 }
 
-async function addon(require: NodeJS.Require): Promise<Addon> {
+async function addon(): Promise<Addon> {
   try {
     const { native } = await import("../native.ts");
     const { Device } = await import("../tensor.ts");
     const override = process.env.ESFT_NATIVE;
-    const path = override ?? (require("node-gyp-build") as { resolve: (root: string) => string }).resolve(root);
+    const path = override ?? (createRequire(import.meta.url)("node-gyp-build") as { resolve: (root: string) => string }).resolve(root);
     const device = new Device();
     const { instructionSet, threads, bf16Compute } = device.info;
     device.dispose();

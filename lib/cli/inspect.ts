@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { Option } from "commander";
 import type { Command } from "commander";
 import { ConfigError } from "../errors.ts";
-import { ExpertSet, ranges } from "../experts/expert_set.ts";
+import { expertLayout, ExpertSet, ranges } from "../experts/expert_set.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
 import type { Checkpoint } from "../files/checkpoint.ts";
 import { modelSpec } from "../model/families/index.ts";
@@ -104,14 +104,14 @@ async function estimates(checkpoint: Checkpoint, flags: Flags) {
   const { estimateTraining } = await import("../inspect.ts");
   const { defaultMicroBatch } = await import("../train/memory_plan.ts");
   const spec = modelSpec(checkpoint.config, join(checkpoint.dir, "config.json"));
-  const layers = moeLayers(spec);
-  const E = layers.length > 0 ? moeOf(spec, layers[0]!)!.experts.length : 0;
+  const layout = expertLayout(spec);
+  const E = Math.max(0, ...layout.values());
   const length = Math.min(flags.maxLength, spec.maxPositions);
   const tokens = length * (flags.microBatch ?? defaultMicroBatch(length));
   const given = [flags.experts, flags.expertsPerLayer, flags.share].filter((x) => x !== undefined).length;
   if (given > 1) throw new ConfigError("inspect: expected one of --experts, --experts-per-layer, --share");
   const spread = (n: number) =>
-    new ExpertSet({ layers: layers.map((l) => [l, { ranked: Array.from({ length: n }, (_, i) => i) }] as const) });
+    new ExpertSet({ layers: [...layout].map(([l, e]) => [l, { ranked: Array.from({ length: Math.min(n, e) }, (_, i) => i) }] as const) });
   const wanted: [string, ExpertSet | null][] = [];
   if (flags.method !== "full" && E > 0) {
     if (flags.experts !== undefined) {

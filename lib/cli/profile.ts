@@ -125,7 +125,7 @@ function scoresOf(profile: Profile) {
 
 function report(profile: Profile, output: string, terminal: Terminal): void {
   terminal.print(
-    `${count(profile.tokens)} tokens in ${count(profile.data.sequences)} sequences, ${profile.layers.length} layers of ${profile.experts} experts, top-${profile.data.topK}`,
+    `${count(profile.tokens)} tokens in ${count(profile.data.sequences)} sequences, ${profile.layers.length} layers of ${several(profile.layout.values())} experts, top-${several(profile.layers.map((l) => profile.topK(l)))}`,
   );
   terminal.print(
     table(
@@ -143,6 +143,13 @@ function report(profile: Profile, output: string, terminal: Terminal): void {
     ),
   );
   terminal.print(`written: ${output}`);
+}
+
+/** One number, or where they differ the lowest and the highest. */
+function several(numbers: Iterable<number>): string {
+  const all = [...numbers];
+  const [low, high] = [Math.min(...all), Math.max(...all)];
+  return low === high ? `${low}` : `${low} to ${high}`;
 }
 
 function best(scores: Float64Array, show: (score: number) => string): string {

@@ -1,16 +1,17 @@
 // The command line: parse → call the library → print. Commands load their code when they run, so that `esft doctor` works
 // where the addon does not.
 
-import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { EsftError } from "../errors.ts";
 import { nearest } from "../options.ts";
+import { registerBuild } from "./build.ts";
 import { CheckFailed } from "./common.ts";
 import { registerDemo } from "./demo_command.ts";
 import { registerDoctor } from "./doctor.ts";
 import { registerEval } from "./eval.ts";
 import { registerInspect } from "./inspect.ts";
 import { registerMerge } from "./merge.ts";
+import { packageJson } from "./package.ts";
 import { registerPreview } from "./preview.ts";
 import { registerProfile } from "./profile.ts";
 import { registerSelect } from "./select.ts";
@@ -52,10 +53,9 @@ export async function runCli(argv: readonly string[], streams: Streams): Promise
 }
 
 function buildProgram(terminal: Terminal): Command {
-  const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string };
   const program = new Command("esft")
     .description("Expert-Specialized Fine-Tuning: find the experts that a task uses, train only those, merge them back.")
-    .version(version)
+    .version(packageJson().version)
     .showSuggestionAfterError(false)
     .exitOverride()
     .configureHelp({ sortSubcommands: false })
@@ -76,6 +76,7 @@ function buildProgram(terminal: Terminal): Command {
     registerVerify,
     registerPreview,
     registerDoctor,
+    registerBuild,
     registerDemo,
   ])
     register(program, terminal);

@@ -84,28 +84,34 @@ export function registerSelect(program: Command, terminal: Terminal): void {
       }
       if (flags.output !== undefined) await set.save(flags.output, { format: flags.format });
 
-      const E = profile.experts;
       const rows = profile.layers.map((layer) => {
         const { ranked } = set.layers.get(layer) ?? { ranked: [] };
         const covered = (kind: "token" | "gate") => {
           const scores = profile.scores(layer, { score: kind, gateNormalize: kind === "gate" ? "perLayer" : "raw" });
           return ranked.reduce((sum, e) => sum + scores[e]!, 0);
         };
-        return { layer, experts: ranked.length, tokenShare: covered("token"), gateShare: covered("gate"), ids: ranked };
+        return {
+          layer,
+          experts: ranked.length,
+          of: profile.layout.get(layer)!,
+          tokenShare: covered("token"),
+          gateShare: covered("gate"),
+          ids: ranked,
+        };
       });
       const total = {
         experts: set.count,
-        of: E * rows.length,
+        of: profile.expertCount,
         tokenShare: rows.reduce((s, r) => s + r.tokenShare, 0) / rows.length,
         gateShare: rows.reduce((s, r) => s + r.gateShare, 0) / rows.length,
         ...(expertParams === undefined ? {} : { parameters: expertParams * set.count }),
       };
       for (const w of set.warnings) terminal.note(`warning: ${w}`);
-      if (flags.json) return terminal.json({ ...set.toJSON(), summary: { layers: rows.map(({ ids: _, ...r }) => r), total } });
+      if (flags.json) return terminal.json({ ...set.toJSON(), summary: { layers: rows.map(({ ids: _i, of: _o, ...r }) => r), total } });
       terminal.print(
         table(
           ["layer", "experts", "tokens covered", "gate covered", "ids, best first"],
-          rows.map((r) => [r.layer, `${r.experts} of ${E}`, percent(r.tokenShare), percent(r.gateShare), r.ids.join(" ")]),
+          rows.map((r) => [r.layer, `${r.experts} of ${r.of}`, percent(r.tokenShare), percent(r.gateShare), r.ids.join(" ")]),
           { left: [4] },
         ),
       );

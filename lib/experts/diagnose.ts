@@ -2,8 +2,8 @@
 // sum over axis 0: each expert over the layers instead of each layer over its experts. Such a config trains about 40 % as
 // many experts, mostly other ones. This recognises it from the profile alone, without knowing p.
 import type { ExpertSet } from "./expert_set.ts";
-import type { Profile, ScoreKind } from "./profile.ts";
-import { rank, roundHalfEven4 } from "./select.ts";
+import type { ExpertScores, ScoreKind } from "./scores.ts";
+import { rank, roundHalfEven4 } from "./scores.ts";
 
 export type Normalization = "per-layer" | "esft-2024" | "axis-0";
 
@@ -30,7 +30,7 @@ export interface SelectionDiagnosis {
  * the prefix length bounds p, and the p shared by most layers is taken.
  * @throws ConfigError the profile lacks a layer of the set
  */
-export function diagnoseSelection(experts: ExpertSet, profile: Profile): SelectionDiagnosis {
+export function diagnoseSelection(experts: ExpertSet, profile: ExpertScores): SelectionDiagnosis {
   const hypotheses: SelectionHypothesis[] = [];
   for (const score of ["token", "gate"] as const)
     for (const normalization of ["esft-2024", "per-layer", "axis-0"] as const)
@@ -52,16 +52,16 @@ function describe(verdict: SelectionDiagnosis["verdict"], best: SelectionHypothe
 }
 
 /** Scores of all layers under one normalisation, ready for `while cum < p: take`. */
-export function normalizedScores(profile: Profile, normalization: Normalization, score: ScoreKind): Map<number, Float64Array> {
+export function normalizedScores(profile: ExpertScores, normalization: Normalization, score: ScoreKind): Map<number, Float64Array> {
   const raw = new Map(profile.layers.map((layer) => [layer, profile.scores(layer, { score })] as const));
   if (normalization === "per-layer") return raw;
   if (normalization === "esft-2024") return new Map([...raw].map(([layer, s]) => [layer, s.map(roundHalfEven4)] as const));
-  const total = new Float64Array(profile.experts);
+  const total = new Float64Array(Math.max(...[...raw.values()].map((s) => s.length)));
   for (const s of raw.values()) s.forEach((v, e) => (total[e]! += v));
   return new Map([...raw].map(([layer, s]) => [layer, s.map((v, e) => (total[e]! > 0 ? v / total[e]! : 0))] as const));
 }
 
-function explain(experts: ExpertSet, profile: Profile, normalization: Normalization, score: ScoreKind): SelectionHypothesis {
+function explain(experts: ExpertSet, profile: ExpertScores, normalization: Normalization, score: ScoreKind): SelectionHypothesis {
   const scores = normalizedScores(profile, normalization, score);
   const bounds: { above: number; upTo: number }[] = [];
   let layers = 0;

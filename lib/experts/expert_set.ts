@@ -6,6 +6,8 @@ import { z } from "zod";
 import { ConfigError } from "../errors.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { checkSchema, formatJson, readJsonFile } from "../files/json.ts";
+import type { ModelSpec } from "../model/spec.ts";
+import { moeLayers, moeOf } from "../model/spec.ts";
 
 export interface LayerExperts {
   /** Ascending. */
@@ -16,11 +18,11 @@ export interface LayerExperts {
   readonly scores?: readonly number[] | undefined;
 }
 
-/** What a model says about its sparse layers; enough to check an expert set against it. */
-export interface ExpertLayout {
-  /** 0-based decoder layers that have routed experts. */
-  readonly layers: readonly number[];
-  readonly experts: number;
+/** Which layers of a model have routed experts, and how many each: 0-based decoder layer → experts, ascending. */
+export type ExpertLayout = ReadonlyMap<number, number>;
+
+export function expertLayout(spec: ModelSpec): ExpertLayout {
+  return new Map(moeLayers(spec).map((l) => [l, moeOf(spec, l)!.experts.length]));
 }
 
 const Id = z.int().min(0);
@@ -126,17 +128,17 @@ export class ExpertSet {
 
   /** @throws ConfigError a layer is not a sparse layer of the model, or an id is not one of its experts */
   validate(layout: ExpertLayout): void {
-    const sparse = new Set(layout.layers);
     for (const [layer, { ids }] of this.layers) {
-      if (!sparse.has(layer))
+      const experts = layout.get(layer);
+      if (experts === undefined)
         throw new ConfigError(
-          `expert set: expected layers with routed experts (${ranges(layout.layers)}), found layer ${layer}; was it made for another model?`,
+          `expert set: expected layers with routed experts (${ranges([...layout.keys()])}), found layer ${layer}; was it made for another model?`,
           { where: { layer } },
         );
-      const beyond = ids.find((id) => id >= layout.experts);
+      const beyond = ids.find((id) => id >= experts);
       if (beyond !== undefined)
         throw new ConfigError(
-          `expert set, layer ${layer}: expected expert ids below ${layout.experts}, found ${beyond}; was it made for another model?`,
+          `expert set, layer ${layer}: expected expert ids below ${experts}, found ${beyond}; was it made for another model?`,
           { where: { layer, expert: beyond } },
         );
     }

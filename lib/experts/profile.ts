@@ -1,35 +1,28 @@
 // A profile: how much a task uses each expert. Sums are kept, not scores, so that partial profiles add up exactly.
 //
-//   token score   counts[e] / (K·T)            share of routed slots; sums to 1 per layer
-//   gate score    gateSums[e] / T              mean gate weight; sums to the layer mass (below 1 where top-k is not renormalised)
-//   perLayer      gateSums[e] / Σ gateSums     gate score of models with any router convention on one scale
-//   average "sequences": mean over sequences of the per-sequence scores (ESFT paper, eq. 6-7) instead of over all tokens
+//   token score   counts[e] / (K·T)
+//   gate score    gateSums[e] / T
+//   perLayer      gateSums[e] / Σ gateSums
+//   average "sequences": mean over sequences of the per-sequence scores instead of over all tokens
 //
-// Sizes: T tokens, K experts per token, E routed experts, one entry per sparse layer.
+// Sizes: T tokens, K experts per token, E routed experts, one entry per sparse layer. A layer whose K or E is not the profile's says so.
 import { z } from "zod";
 import { ConfigError } from "../errors.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { checkSchema, formatJson, readJsonFile } from "../files/json.ts";
-import type { ExpertSet } from "./expert_set.ts";
+import type { ExpertLayout, ExpertSet } from "./expert_set.ts";
+import type { ExpertScores, ScoreOptions } from "./scores.ts";
 import type { SelectOptions } from "./select.ts";
 import { selectExperts } from "./select.ts";
-
-export type ScoreKind = "token" | "gate";
-export type GateNormalize = "raw" | "perLayer";
-export type ScoreAverage = "tokens" | "sequences";
-
-export interface ScoreOptions {
-  readonly score: ScoreKind;
-  /** Gate scores only; token scores sum to 1 already. */
-  readonly gateNormalize?: GateNormalize | undefined;
-  readonly average?: ScoreAverage | undefined;
-}
 
 const Count = z.int().min(0);
 const Sum = z.number().min(0); // zod refuses NaN and infinities
 
 const Layer = z.strictObject({
   layer: Count,
+  /** Where they are not the profile's. */
+  topK: z.int().min(1).optional(),
+  experts: z.int().min(1).optional(),
   /** Tokens scored in this layer. */
   tokens: Count,
   counts: z.array(Count),
@@ -49,6 +42,7 @@ const ProfileJson = z.strictObject({
   seed: z.int().optional(),
   /** True when the router's top-k weights are renormalised, so that gate scores sum to the scaling factor. */
   normTopkProb: z.boolean().optional(),
+  /** Of a layer, unless it says otherwise. */
   topK: z.int().min(1),
   experts: z.int().min(1),
   sequences: Count,
@@ -60,16 +54,16 @@ const ProfileJson = z.strictObject({
 export type ProfileData = z.output<typeof ProfileJson>;
 export type ProfileLayer = z.output<typeof Layer>;
 
-export class Profile {
+export class Profile implements ExpertScores {
   readonly data: Readonly<ProfileData>;
   readonly #byLayer: ReadonlyMap<number, ProfileLayer>;
 
   /** Checks sizes and sums. @throws ConfigError naming `file` */
   constructor(data: Omit<ProfileData, "format" | "version">, file = "profile") {
     this.data = checkSchema(ProfileJson, { format: "esft-profile", version: 1, ...data }, file, ConfigError);
-    const { experts: E, topK: K } = this.data;
     const byLayer = new Map<number, ProfileLayer>();
     for (const l of this.data.layers) {
+      const { experts: E = this.data.experts, topK: K = this.data.topK } = l;
       const fail = (message: string): never => {
         throw new ConfigError(`${file}, layer ${l.layer}: ${message}`, { where: { file, layer: l.layer } });
       };
@@ -78,9 +72,9 @@ export class Profile {
         if (Array.isArray(values) && values.length !== E) fail(`expected ${E} values in ${key}, found ${values.length}`);
       const slots = sum(l.counts);
       if (slots !== K * l.tokens) fail(`expected counts to add up to ${K} experts × ${l.tokens} tokens = ${K * l.tokens}, found ${slots}`);
+      if (K > E) fail(`expected topK <= experts, found topK ${K} and ${E} experts`);
       byLayer.set(l.layer, l);
     }
-    if (K > E) throw new ConfigError(`${file}: expected topK <= experts, found topK ${K} and ${E} experts`, { where: { file } });
     this.#byLayer = byLayer;
   }
 
@@ -89,8 +83,28 @@ export class Profile {
     return [...this.#byLayer.keys()].sort((a, b) => a - b);
   }
 
+  /** Routed experts of a layer, unless it has another number (`layout`). */
   get experts(): number {
     return this.data.experts;
+  }
+
+  /** Routed experts of each layer. */
+  get layout(): ExpertLayout {
+    return new Map(this.layers.map((layer) => [layer, this.layer(layer).counts.length]));
+  }
+
+  /** Experts per token in a layer. */
+  topK(layer: number): number {
+    return this.layer(layer).topK ?? this.data.topK;
+  }
+
+  /** Routed experts of all layers together. */
+  get expertCount(): number {
+    return sum(this.layout.values());
+  }
+
+  get base(): string | undefined {
+    return this.data.model?.fingerprint;
   }
 
   /** Tokens scored (of the layer that saw most, should layers differ). */
@@ -109,7 +123,8 @@ export class Profile {
   /** Scores of a layer's E experts. @throws ConfigError nothing was scored, or sequence averages were not recorded */
   scores(layer: number, options: ScoreOptions): Float64Array {
     const l = this.layer(layer);
-    const { topK: K, sequences } = this.data;
+    const { sequences } = this.data;
+    const K = this.topK(layer);
     if (l.tokens === 0) throw new ConfigError(`profile, layer ${layer}: expected scored tokens, found none`, { where: { layer } });
     let values: Float64Array;
     if (options.average === "sequences") {
@@ -148,7 +163,7 @@ export class Profile {
     const [first, ...rest] = parts;
     if (!first) throw new ConfigError("expected at least one profile to merge, found none");
     const identity = (p: Profile) =>
-      JSON.stringify([p.data.source, p.data.model?.fingerprint, p.data.normTopkProb, p.data.topK, p.data.experts, p.layers]);
+      JSON.stringify([p.data.source, p.data.model?.fingerprint, p.data.normTopkProb, p.data.topK, p.data.experts, p.#shapes]);
     for (const p of rest)
       if (identity(p) !== identity(first))
         throw new ConfigError(`cannot merge profiles of different models: expected ${identity(first)}, found ${identity(p)}`);
@@ -162,6 +177,7 @@ export class Profile {
       const sequenceGateSums = add("sequenceGateSums");
       return {
         layer,
+        ...own(first.layer(layer)),
         tokens: sum(all.map((l) => l.tokens)),
         counts: add("counts")!,
         gateSums: add("gateSums")!,
@@ -180,6 +196,14 @@ export class Profile {
     });
   }
 
+  /** What two profiles of one model share: layers, with their K and E where they are not the profile's. */
+  get #shapes(): unknown[] {
+    return this.layers.map((layer) => {
+      const sizes = own(this.layer(layer));
+      return Object.keys(sizes).length > 0 ? { layer, ...sizes } : layer;
+    });
+  }
+
   toJSON(): ProfileData {
     return this.data;
   }
@@ -194,6 +218,12 @@ export class Profile {
     return new Profile(data, path);
   }
 }
+
+/** A layer's own K and E, where it has them. */
+const own = ({ topK, experts }: ProfileLayer) => ({
+  ...(topK === undefined ? {} : { topK }),
+  ...(experts === undefined ? {} : { experts }),
+});
 
 function sum(values: Iterable<number>): number {
   let total = 0;

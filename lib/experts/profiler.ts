@@ -6,11 +6,13 @@ import { throwIfAborted } from "../task.ts";
 import type { Examples } from "../data/examples.ts";
 import { fit } from "../data/packing.ts";
 import { shuffledIndices } from "../data/shuffle.ts";
+import type { BatchRow } from "../model/batch.ts";
 import { hostBatch } from "../model/batch.ts";
 import { CHECK_WEIGHTS, explainNonFinite } from "../model/non_finite.ts";
-import { moeLayers, moeOf } from "../model/spec.ts";
+import { moeOf } from "../model/spec.ts";
 import type { Transformer } from "../model/transformer.ts";
-import * as ops from "../ops.ts";
+import { ExpertCounts } from "./counting.ts";
+import { expertLayout } from "./expert_set.ts";
 import { Profile } from "./profile.ts";
 
 export interface ProfileOptions {
@@ -39,6 +41,7 @@ export interface ProfileProgress {
   readonly etaSeconds: number;
 }
 
+/** Kept in a partial profile: the next example in the order, and which examples and order that is. */
 interface ResumeState {
   readonly next: number;
   readonly examples: string;
@@ -51,142 +54,147 @@ interface ResumeState {
  * @throws ConfigError · DataError · NonFiniteError the routing gave NaN · AbortError
  */
 export async function profileExamples(model: Transformer, examples: Examples, options: ProfileOptions): Promise<Profile> {
-  const { spec, device } = model;
-  const layers = moeLayers(spec);
   for (const key of ["tokens", "maxLength", "batchTokens", "partialEvery"] as const) {
     const value = options[key];
     if (value !== undefined && !(Number.isSafeInteger(value) && value >= 1))
       throw new ConfigError(`profile.${key} must be a whole number above 0, found ${value}`, { where: { key } });
   }
-  if (layers.length === 0)
-    throw new ConfigError(`profiling needs a Mixture-of-Experts model; this ${spec.modelType} model has no sparse layer`);
-  const first = moeOf(spec, layers[0]!)!;
-  const E = first.experts.length;
-  const K = first.topK;
-  for (const l of layers) {
-    const moe = moeOf(spec, l)!;
-    if (moe.experts.length !== E || moe.topK !== K)
-      throw new ConfigError(
-        `profiling expects the same experts in every sparse layer; layer ${l} has ${moe.experts.length} (top-${moe.topK}), layer ${layers[0]} ${E} (top-${K})`,
-      );
+  using profiler = new Profiler(model, examples, options);
+  return await profiler.run();
+}
+
+class Profiler {
+  private readonly model: Transformer;
+  private readonly examples: Examples;
+  private readonly options: ProfileOptions;
+  private readonly order: Uint32Array;
+  private readonly fingerprint: string;
+  private readonly batchTokens: number;
+  private readonly sums: ExpertCounts;
+  /** Done so far: examples of `order`, their tokens. */
+  private next = 0;
+  private tokens = 0;
+  private sequences = 0;
+
+  constructor(model: Transformer, examples: Examples, options: ProfileOptions) {
+    this.model = model;
+    this.examples = examples;
+    this.options = options;
+    this.order = shuffledIndices(examples.length, options.seed, 0);
+    this.fingerprint = `${examples.fingerprint()}:${options.seed}:${options.maxLength}`;
+    this.batchTokens = Math.max(options.batchTokens ?? 4096, options.maxLength);
+    const layout = expertLayout(model.spec);
+    if (layout.size === 0)
+      throw new ConfigError(`profiling needs a Mixture-of-Experts model; this ${model.spec.modelType} model has no sparse layer`);
+    if (options.resume) this.goOn(options.resume);
+    this.sums = new ExpertCounts(model.device, layout);
+    const { resume } = options;
+    if (resume) this.sums.write((layer) => resume.layer(layer));
   }
-  const rowOf = new Map(layers.map((l, i) => [l, i]));
-  const order = shuffledIndices(examples.length, options.seed, 0);
-  const fingerprint = `${examples.fingerprint()}:${options.seed}:${options.maxLength}`;
-  const sums = new Sums(layers.length, E);
-  let next = 0;
-  let tokens = 0;
-  let sequences = 0;
-  if (options.resume) {
-    const state = options.resume.data.resume as ResumeState | undefined;
-    if (!state || state.examples !== fingerprint)
+
+  /** Takes up the place of a partial profile. @throws ConfigError it is not one of this model, data and options */
+  private goOn(partial: Profile): void {
+    const state = partial.data.resume as ResumeState | undefined;
+    if (!state || state.examples !== this.fingerprint)
       throw new ConfigError("the partial profile belongs to other data or options; profile from the start, or use the same ones", {
         where: { key: "resume" },
       });
-    const measured = options.resume.data.model?.fingerprint;
-    if (measured !== options.model?.fingerprint)
+    const [expected, found] = [this.options.model?.fingerprint, partial.base];
+    if (found !== expected)
       throw new ConfigError("the partial profile belongs to another model; profile from the start", {
-        where: { key: "resume", expected: options.model?.fingerprint, found: measured },
+        where: { key: "resume", expected, found },
       });
-    next = state.next;
-    tokens = options.resume.tokens;
-    sequences = options.resume.data.sequences;
-    sums.restore(options.resume);
+    this.next = state.next;
+    this.tokens = partial.tokens;
+    this.sequences = partial.data.sequences;
   }
-  const counts = device.tensor("i64", [layers.length, E], sums.counts);
-  const gates = device.tensor("f64", [layers.length, E], sums.gates);
-  const views = layers.map((_, i) => ({ counts: counts.view(i * E, [E]), gates: gates.view(i * E, [E]) }));
-  const batchTokens = Math.max(options.batchTokens ?? 4096, options.maxLength);
-  const snapshot = async (resume: boolean): Promise<Profile> => {
-    const c = await counts.readI64();
-    const g = await gates.readF64();
-    const bad = g.findIndex((x) => !Number.isFinite(x));
-    if (bad >= 0) {
-      const layer = layers[Math.floor(bad / E)]!;
-      throw new NonFiniteError(`profile: the gate weights of layer ${layer} are not finite: ${CHECK_WEIGHTS}`, { where: { layer } });
+
+  async run(): Promise<Profile> {
+    const { examples, options } = this;
+    this.model.prepare(this.batchTokens, false);
+    const began = performance.now();
+    const tokensBefore = this.tokens;
+    const total = this.tokensToScore();
+    for (let batches = 1; this.next < examples.length && this.tokens < options.tokens; batches++) {
+      if (options.signal?.aborted) {
+        await options.onPartial?.(await this.profile(true));
+        throwIfAborted(options.signal, "profiling");
+      }
+      await this.score(this.nextRows());
+      const rate = (this.tokens - tokensBefore) / ((performance.now() - began) / 1000);
+      options.onProgress?.({ done: this.tokens, total, tokensPerSecond: rate, etaSeconds: Math.max(0, total - this.tokens) / rate });
+      if (options.onPartial && batches % (options.partialEvery ?? 64) === 0) await options.onPartial(await this.profile(true));
     }
+    return this.profile(false);
+  }
+
+  /** Length of the example at a place of the order, as it is scored. */
+  private lengthAt(place: number): number {
+    return Math.min(this.examples.size(this.order[place]!), this.options.maxLength);
+  }
+
+  private tokensToScore(): number {
+    let total = 0;
+    for (let i = 0; i < this.examples.length && total < this.options.tokens; i++) total += this.lengthAt(i);
+    return total;
+  }
+
+  /** The next examples that fit a batch, at least one; none after the one that reaches the wanted tokens. */
+  private nextRows(): BatchRow[] {
+    const { examples, options } = this;
+    const rows: BatchRow[] = [];
+    let size = 0;
+    while (this.next < examples.length && this.tokens + size < options.tokens) {
+      const length = this.lengthAt(this.next);
+      if (rows.length > 0 && size + length > this.batchTokens) break;
+      const { inputIds } = fit(examples.get(this.order[this.next]!), options.maxLength, "truncateRight");
+      rows.push({ ids: inputIds, targets: new Int32Array(inputIds.length).fill(-100) });
+      size += length;
+      this.next++;
+    }
+    return rows;
+  }
+
+  private async score(rows: readonly BatchRow[]): Promise<void> {
+    this.model.forward(hostBatch(rows), { onRoute: this.sums.observe });
+    await this.model.device.synchronize().catch((error: unknown) => {
+      throw explainNonFinite(error, "profile", CHECK_WEIGHTS);
+    });
+    this.tokens += rows.reduce((n, r) => n + r.ids.length, 0);
+    this.sequences += rows.length;
+  }
+
+  /** What was counted so far. @throws NonFiniteError naming the layer */
+  private async profile(resumable: boolean): Promise<Profile> {
+    const { options, model, tokens, sequences } = this;
+    const sums = await this.sums.read();
+    for (const [layer, { gateSums }] of sums)
+      if (!gateSums.every(Number.isFinite))
+        throw new NonFiniteError(`profile: the gate weights of layer ${layer} are not finite: ${CHECK_WEIGHTS}`, { where: { layer } });
+    const sparse = [...sums.keys()].map((layer) => moeOf(model.spec, layer)!);
+    const [topK, experts] = [Math.max(...sparse.map((m) => m.topK)), Math.max(...sparse.map((m) => m.experts.length))];
     return new Profile({
       source: "model",
       ...(options.model ? { model: options.model } : {}),
       ...(options.data ? { data: options.data } : {}),
       seed: options.seed,
-      normTopkProb: first.rule.renormalize,
-      topK: K,
-      experts: E,
+      normTopkProb: sparse[0]!.rule.renormalize,
+      topK,
+      experts,
       sequences,
-      layers: layers.map((layer, i) => ({
+      layers: [...sums].map(([layer, { counts, gateSums }], i) => ({
         layer,
+        ...(sparse[i]!.topK === topK ? {} : { topK: sparse[i]!.topK }),
+        ...(counts.length === experts ? {} : { experts: counts.length }),
         tokens,
-        counts: Array.from(c.subarray(i * E, (i + 1) * E), Number),
-        gateSums: [...g.subarray(i * E, (i + 1) * E)],
+        counts: [...counts],
+        gateSums: [...gateSums],
       })),
-      ...(resume ? { resume: { next, examples: fingerprint } satisfies ResumeState } : {}),
+      ...(resumable ? { resume: { next: this.next, examples: this.fingerprint } satisfies ResumeState } : {}),
     });
-  };
-  try {
-    model.prepare(batchTokens, false);
-    const began = performance.now();
-    const tokensBefore = tokens;
-    let batches = 0;
-    let total = 0;
-    for (let i = 0; i < examples.length && total < options.tokens; i++) total += Math.min(examples.size(order[i]!), options.maxLength);
-    while (next < examples.length && tokens < options.tokens) {
-      if (options.signal?.aborted) {
-        await options.onPartial?.(await snapshot(true));
-        throwIfAborted(options.signal, "profiling");
-      }
-      const rows = [];
-      let size = 0;
-      while (next < examples.length && tokens + size < options.tokens) {
-        const length = Math.min(examples.size(order[next]!), options.maxLength);
-        if (rows.length > 0 && size + length > batchTokens) break;
-        const example = fit(examples.get(order[next]!), options.maxLength, "truncateRight");
-        rows.push({ ids: example.inputIds, targets: new Int32Array(example.inputIds.length).fill(-100) });
-        size += length;
-        next++;
-      }
-      const host = hostBatch(rows);
-      model.forward(host, {
-        onRoute: (layer, ids, weights) => {
-          const view = views[rowOf.get(layer)!]!;
-          ops.countExperts(device, { ids, weights, counts: view.counts, gateSums: view.gates });
-        },
-      });
-      await device.synchronize().catch((error: unknown) => {
-        throw explainNonFinite(error, "profile", CHECK_WEIGHTS);
-      });
-      tokens += size;
-      sequences += rows.length;
-      batches++;
-      const seconds = (performance.now() - began) / 1000;
-      const rate = (tokens - tokensBefore) / seconds;
-      options.onProgress?.({ done: tokens, total, tokensPerSecond: rate, etaSeconds: Math.max(0, total - tokens) / rate });
-      if (options.onPartial && batches % (options.partialEvery ?? 64) === 0) await options.onPartial(await snapshot(true));
-    }
-    return await snapshot(false);
-  } finally {
-    for (const v of views) {
-      v.counts.dispose();
-      v.gates.dispose();
-    }
-    counts.dispose();
-    gates.dispose();
   }
-}
 
-class Sums {
-  readonly counts: BigInt64Array;
-  readonly gates: Float64Array;
-  private readonly E: number;
-  constructor(layers: number, E: number) {
-    this.E = E;
-    this.counts = new BigInt64Array(layers * E);
-    this.gates = new Float64Array(layers * E);
-  }
-  restore(partial: Profile): void {
-    partial.data.layers.forEach((l, i) => {
-      l.counts.forEach((c, e) => (this.counts[i * this.E + e] = BigInt(c)));
-      this.gates.set(l.gateSums, i * this.E);
-    });
+  [Symbol.dispose](): void {
+    this.sums.dispose();
   }
 }

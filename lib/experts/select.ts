@@ -1,8 +1,9 @@
-// From scores to experts: pure functions of a profile.
+// From scores to experts: pure functions of what was measured.
 import { ConfigError } from "../errors.ts";
 import type { SelectionRule } from "./expert_set.ts";
 import { ExpertSet } from "./expert_set.ts";
-import type { Profile, ScoreOptions } from "./profile.ts";
+import type { ExpertScores, ScoreOptions } from "./scores.ts";
+import { rank, roundHalfEven4 } from "./scores.ts";
 
 interface Switches {
   /** Also train shared experts / everything that is not a routed expert (the official config's two fields). */
@@ -48,10 +49,10 @@ const SLACK = 1e-12;
  * - `maxTrainableParams`: over all layers in descending order of score per parameter; one that no longer fits is skipped,
  *   one that was never used is not taken.
  *
- * @throws ConfigError p outside (0, 1], or an option that does not fit the profile
+ * @throws ConfigError p outside (0, 1], or an option that does not fit the scores
  * @example const experts = selectExperts(profile, { score: "token", p: 0.2 });
  */
-export function selectExperts(profile: Profile, options: SelectOptions): ExpertSet {
+export function selectExperts(measured: ExpertScores, options: SelectOptions): ExpertSet {
   const score: ScoreOptions = {
     score: options.score ?? "token",
     gateNormalize: options.gateNormalize ?? "raw",
@@ -67,21 +68,21 @@ export function selectExperts(profile: Profile, options: SelectOptions): ExpertS
   const warnings: string[] = [];
   const chosen =
     "p" in options && options.p !== undefined
-      ? byP(profile, score, options, warnings)
+      ? byP(measured, score, options, warnings)
       : "topKPerLayer" in options && options.topKPerLayer !== undefined
-        ? byTopK(profile, score, options)
-        : byBudget(profile, score, options as SelectByBudget, warnings);
+        ? byTopK(measured, score, options)
+        : byBudget(measured, score, options as SelectByBudget, warnings);
   return new ExpertSet({
     layers: [...chosen].map(([layer, r]) => [layer, { ranked: r.ids, scores: r.scores }] as const),
     sharedExperts: options.sharedExperts,
     nonExpertModules: options.nonExpertModules,
     rule: ruleOf(score, options),
-    base: profile.data.model?.fingerprint,
+    base: measured.base,
     warnings,
   });
 }
 
-function byP(profile: Profile, score: ScoreOptions, { p, compat }: SelectByP, warnings: string[]): Map<number, Ranked> {
+function byP(measured: ExpertScores, score: ScoreOptions, { p, compat }: SelectByP, warnings: string[]): Map<number, Ranked> {
   checkP(p);
   if (compat !== undefined) {
     oneOf("compat", compat, ["esft-2024"]);
@@ -89,8 +90,8 @@ function byP(profile: Profile, score: ScoreOptions, { p, compat }: SelectByP, wa
       throw new ConfigError(`selection: compat "esft-2024" knows only raw scores averaged over tokens; drop gateNormalize and average`);
   }
   const slack = compat ? 0 : SLACK;
-  return eachLayer(profile, (layer) => {
-    const values = profile.scores(layer, score);
+  return eachLayer(measured, (layer) => {
+    const values = measured.scores(layer, score);
     const scores = compat ? values.map(roundHalfEven4) : values;
     const ranking = rank(scores);
     let n = 0;
@@ -102,18 +103,18 @@ function byP(profile: Profile, score: ScoreOptions, { p, compat }: SelectByP, wa
   });
 }
 
-function byTopK(profile: Profile, score: ScoreOptions, { topKPerLayer: n }: SelectTopK): Map<number, Ranked> {
-  if (!Number.isSafeInteger(n) || n < 1 || n > profile.experts)
-    throw new ConfigError(`selection: expected topKPerLayer from 1 to ${profile.experts}, found ${n}`, {
-      where: { option: "topKPerLayer" },
-    });
-  return eachLayer(profile, (layer) => {
-    const scores = profile.scores(layer, score);
+function byTopK(measured: ExpertScores, score: ScoreOptions, { topKPerLayer: n }: SelectTopK): Map<number, Ranked> {
+  return eachLayer(measured, (layer) => {
+    const scores = measured.scores(layer, score);
+    if (!Number.isSafeInteger(n) || n < 1 || n > scores.length)
+      throw new ConfigError(`selection: expected topKPerLayer from 1 to ${scores.length}, the experts of layer ${layer}, found ${n}`, {
+        where: { option: "topKPerLayer", layer },
+      });
     return take(rank(scores), scores, n);
   });
 }
 
-function byBudget(profile: Profile, score: ScoreOptions, options: SelectByBudget, warnings: string[]): Map<number, Ranked> {
+function byBudget(measured: ExpertScores, score: ScoreOptions, options: SelectByBudget, warnings: string[]): Map<number, Ranked> {
   const budget = options.maxTrainableParams;
   if (!(budget > 0) || !Number.isFinite(budget))
     throw new ConfigError(`selection: expected maxTrainableParams above 0, found ${budget}`, { where: { option: "maxTrainableParams" } });
@@ -127,10 +128,10 @@ function byBudget(profile: Profile, score: ScoreOptions, options: SelectByBudget
   };
   const all: { layer: number; id: number; score: number; cost: number }[] = [];
   const chosen = new Map<number, Ranked>();
-  for (const layer of profile.layers) {
+  for (const layer of measured.layers) {
     chosen.set(layer, { ids: [], scores: [] });
     const cost = costOf(layer);
-    profile.scores(layer, score).forEach((s, id) => s > 0 && all.push({ layer, id, score: s, cost }));
+    measured.scores(layer, score).forEach((s, id) => s > 0 && all.push({ layer, id, score: s, cost }));
   }
   all.sort((a, b) => b.score / b.cost - a.score / a.cost || a.layer - b.layer || a.id - b.id);
   let spent = 0;
@@ -150,51 +151,6 @@ function byBudget(profile: Profile, score: ScoreOptions, options: SelectByBudget
   return chosen;
 }
 
-/**
- * The paper's control: as many experts per layer as `like`, drawn at random. The same seed gives the same set everywhere.
- * @throws ConfigError a layer asks for more experts than there are
- */
-export function selectRandom(like: ExpertSet, options: { readonly experts: number; readonly seed: number }): ExpertSet {
-  const { experts: E, seed } = options;
-  if (!Number.isSafeInteger(seed) || seed < 0)
-    throw new ConfigError(`selection: expected a seed >= 0, found ${seed}`, { where: { option: "seed" } });
-  const next = splitmix64(BigInt(seed));
-  return new ExpertSet({
-    layers: [...like.layers].map(([layer, { ids }]) => {
-      if (ids.length > E)
-        throw new ConfigError(`selection, layer ${layer}: expected at most ${E} experts, found ${ids.length}`, { where: { layer } });
-      const pool = Array.from({ length: E }, (_, i) => i);
-      for (let i = 0; i < ids.length; i++) {
-        const j = i + Number(next() % BigInt(E - i)); // bias below 2^-50
-        [pool[i], pool[j]] = [pool[j]!, pool[i]!];
-      }
-      return [layer, { ranked: pool.slice(0, ids.length) }] as const;
-    }),
-    sharedExperts: like.sharedExperts,
-    nonExpertModules: like.nonExpertModules,
-    rule: { random: true, seed, experts: E },
-    base: like.base,
-  });
-}
-
-/** Expert ids in descending order of score, ties to the lower id. */
-export function rank(scores: ArrayLike<number>): number[] {
-  return Array.from({ length: scores.length }, (_, i) => i).sort((a, b) => scores[b]! - scores[a]! || a - b);
-}
-
-/**
- * Python's round(x, 4): the decimal nearest to the exact binary value, exact halves to even. toFixed is exact too but sends
- * halves up; a double is an exact half of 1e-4 only when 32·x is an odd integer.
- */
-export function roundHalfEven4(x: number): number {
-  const i = x * 32;
-  if (Number.isInteger(i) && i % 2 !== 0 && Math.abs(i) < 2 ** 40) {
-    const below = Math.floor(i * 312.5); // 10000·x = i·312.5 ends in .5
-    return (below % 2 === 0 ? below : below + 1) / 10000;
-  }
-  return Math.abs(x) < 1e15 ? Number(x.toFixed(4)) : x;
-}
-
 function checkP(p: number): void {
   if (!(typeof p === "number" && p > 0 && p <= 1))
     throw new ConfigError(`selection: expected p in (0, 1], found ${p}`, { where: { option: "p" } });
@@ -208,8 +164,8 @@ function oneOf(option: string, value: unknown, allowed: readonly string[]): void
     );
 }
 
-function eachLayer(profile: Profile, choose: (layer: number) => Ranked): Map<number, Ranked> {
-  return new Map(profile.layers.map((layer) => [layer, choose(layer)]));
+function eachLayer(measured: ExpertScores, choose: (layer: number) => Ranked): Map<number, Ranked> {
+  return new Map(measured.layers.map((layer) => [layer, choose(layer)]));
 }
 
 function take(ranking: readonly number[], scores: ArrayLike<number>, n: number): Ranked {
@@ -227,18 +183,5 @@ function ruleOf(score: ScoreOptions, options: SelectOptions): SelectionRule {
     ...("maxTrainableParams" in options && options.maxTrainableParams !== undefined
       ? { maxTrainableParams: options.maxTrainableParams }
       : {}),
-  };
-}
-
-/** Steele, Lea and Flood's splitmix64. */
-function splitmix64(seed: bigint): () => bigint {
-  const MASK = (1n << 64n) - 1n;
-  let state = seed & MASK;
-  return () => {
-    state = (state + 0x9e3779b97f4a7c15n) & MASK;
-    let z = state;
-    z = ((z ^ (z >> 30n)) * 0xbf58476d1ce4e5b9n) & MASK;
-    z = ((z ^ (z >> 27n)) * 0x94d049bb133111ebn) & MASK;
-    return z ^ (z >> 31n);
   };
 }

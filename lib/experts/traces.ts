@@ -3,7 +3,7 @@
 //   id \t id \t … (T·K expert ids) \t\t w \t w \t … (T·K gate weights, 4 decimals)
 //
 // <layer> is the 0-based decoder layer. Files lie in the directory itself or in its rank_<n> folders. The files name neither
-// K nor E; see inferTopK and inferExperts for what is concluded from the ids and when the answer is refused.
+// K nor E; trace_shape.ts says what is concluded from the ids.
 import { createReadStream } from "node:fs";
 import { readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
@@ -11,6 +11,7 @@ import { ConfigError, DataError } from "../errors.ts";
 import type { LongTask } from "../task.ts";
 import { ioError, throwIfAborted } from "../task.ts";
 import { Profile } from "./profile.ts";
+import { inferExperts, MAX_ID, TopKEvidence } from "./trace_shape.ts";
 
 export interface TraceOptions extends LongTask {
   /** Routed experts per token; inferred when absent. */
@@ -30,8 +31,6 @@ interface Accumulated {
   sequenceTokenSums: number[];
   sequenceGateSums: number[]; // without the factor K
 }
-
-const MAX_ID = 65_535;
 
 /**
  * Reads the routing logs of one task into a profile.
@@ -177,90 +176,4 @@ function addLine(bytes: Buffer, place: Place, sums: Accumulated, topK: TopKEvide
   }
   sums.slots += n;
   sums.lines++;
-}
-
-/**
- * What the ids say about K. A token never routes twice to one expert, so K divides every line and every group of K
- * consecutive ids is distinct: the largest such K is the answer, because merging two tokens would soon repeat an expert.
- * "Soon" is measured: if the true K were a divisor of the answer, the chance that no merged group ever repeated an expert
- * (ids independent and uniform, which real routing makes less likely still) must be below 1e-6, else the answer is refused.
- */
-class TopKEvidence {
-  readonly #given: number | undefined;
-  #candidates: number[] | null = null;
-  #slots = 0;
-  #maxId = 0;
-
-  constructor(given: number | undefined) {
-    this.#given = given;
-  }
-
-  add(ids: readonly number[], fail: (message: string) => never): void {
-    this.#slots += ids.length;
-    for (const id of ids) if (id > this.#maxId) this.#maxId = id;
-    if (this.#given !== undefined) {
-      const K = this.#given;
-      if (ids.length % K !== 0) fail(`expected a multiple of topK = ${K} expert ids, found ${ids.length}`);
-      const twice = firstRepeat(ids, K);
-      if (twice !== -1)
-        fail(`expected ${K} different experts per token, found expert ${ids[twice]} twice in token ${Math.floor(twice / K)}`);
-      return;
-    }
-    const candidates = this.#candidates ?? divisors(ids.length);
-    this.#candidates = candidates.filter((K) => ids.length % K === 0 && firstRepeat(ids, K) === -1);
-  }
-
-  conclude(dir: string): number {
-    if (this.#given !== undefined) return this.#given;
-    const K = Math.max(...(this.#candidates ?? [1]));
-    const E = this.#maxId + 1;
-    const groups = this.#slots / K;
-    for (const k of divisors(K).filter((d) => d < K)) {
-      // K/k tokens of k experts each, all different: Π over tokens, over their experts, of (free left) / (choices left).
-      let logChance = 0;
-      for (let i = k; i < K; i++) logChance += Math.log((E - i) / (E - (i % k)));
-      if (logChance * groups > Math.log(1e-6))
-        throw new ConfigError(
-          `${dir}: cannot tell from ${this.#slots} expert ids whether each token has ${K} or ${k} experts; say which with topK (--top-k)`,
-          { where: { file: dir, option: "topK" } },
-        );
-    }
-    return K;
-  }
-}
-
-const seen = new Float64Array(MAX_ID + 1); // stamp of the group in which an id was last seen
-let stamp = 0;
-
-/** Position of the first id that repeats within its group of K, or -1. */
-function firstRepeat(ids: readonly number[], K: number): number {
-  for (let i = 0; i < ids.length; i++) {
-    if (i % K === 0) stamp++;
-    if (seen[ids[i]!] === stamp) return i;
-    seen[ids[i]!] = stamp;
-  }
-  return -1;
-}
-
-function divisors(n: number): number[] {
-  const found: number[] = [];
-  for (let d = 1; d * d <= n; d++) if (n % d === 0) found.push(d, ...(d * d === n ? [] : [n / d]));
-  return found.sort((a, b) => a - b);
-}
-
-/**
- * E = highest id + 1 over all layers, believed when most layers used that expert: if there were more experts, none of them
- * would have been used in any layer.
- */
-function inferExperts(dir: string, layers: readonly Accumulated[]): number {
-  const E = Math.max(...layers.map((l) => l.maxId)) + 1;
-  const using = layers.filter((l) => l.maxId === E - 1).length;
-  if (using * 2 <= layers.length)
-    throw new ConfigError(
-      `${dir}: cannot tell how many experts a layer has: the highest id is ${E - 1}, used in only ${using} of ${layers.length} layers; say how many with experts (--experts)`,
-      {
-        where: { file: dir, option: "experts" },
-      },
-    );
-  return E;
 }

@@ -33,12 +33,37 @@ export interface PlacedSlice {
   readonly end: number;
 }
 
-/** Shape and byte range of a slice of a tensor. @throws LayoutError the slice is outside the tensor */
-export function placeSlice(s: TensorSlice, tensor: { readonly dtype: Dtype; readonly shape: readonly number[] }): PlacedSlice {
+/** What a slice is cut from; `path` is its file, for messages. */
+export interface SlicedTensor {
+  readonly dtype: Dtype;
+  readonly shape: readonly number[];
+  readonly path?: string;
+}
+
+/**
+ * Shape and byte range of a slice of a tensor.
+ * @param expected the shape that the slice must have, when that is known
+ * @throws LayoutError the slice is outside the tensor, or has another shape
+ */
+export function placeSlice(s: TensorSlice, tensor: SlicedTensor, expected?: readonly number[]): PlacedSlice {
+  const placed = cut(s, tensor);
+  if (expected && placed.shape.join() !== expected.join())
+    throw new LayoutError(
+      `${prefix(tensor)}tensor "${sliceKey(s)}": expected shape [${expected.join(", ")}], found [${placed.shape.join(", ")}]` +
+        (sliceKey(s) === s.name ? "" : ` of a tensor [${tensor.shape.join(", ")}]`),
+      { where: { tensor: s.name, file: tensor.path } },
+    );
+  return placed;
+}
+
+const prefix = ({ path }: SlicedTensor): string => (path === undefined ? "" : `${path}: `);
+
+function cut(s: TensorSlice, tensor: SlicedTensor): PlacedSlice {
   const fail = (expected: string): never => {
-    throw new LayoutError(`tensor "${s.name}" ${tensor.dtype} [${tensor.shape.join(", ")}]: expected ${expected}, found ${sliceKey(s)}`, {
-      where: { tensor: s.name },
-    });
+    throw new LayoutError(
+      `${prefix(tensor)}tensor "${s.name}" ${tensor.dtype} [${tensor.shape.join(", ")}]: expected ${expected}, found ${sliceKey(s)}`,
+      { where: { tensor: s.name, file: tensor.path } },
+    );
   };
   let shape = tensor.shape;
   let first = 0; // in units of the remaining shape's rows
@@ -59,7 +84,7 @@ export function placeSlice(s: TensorSlice, tensor: { readonly dtype: Dtype; read
 /** Slices by tensor name, each list placed and sorted. @throws LayoutError unknown tensor, bad slice, or two slices overlap */
 export function placeSlices<S extends TensorSlice>(
   slices: Iterable<S>,
-  tensors: ReadonlyMap<string, { readonly dtype: Dtype; readonly shape: readonly number[] }>,
+  tensors: ReadonlyMap<string, SlicedTensor>,
 ): Map<string, (PlacedSlice & { readonly slice: S })[]> {
   const byName = new Map<string, (PlacedSlice & { readonly slice: S })[]>();
   for (const slice of slices) {

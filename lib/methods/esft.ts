@@ -1,9 +1,10 @@
 // Expert-Specialized Fine-Tuning (arXiv 2407.01906).
 
 import { ConfigError } from "../errors.ts";
+import { expertLayout } from "../experts/expert_set.ts";
 import type { ExpertSet } from "../experts/expert_set.ts";
 import type { ModelSpec, ParameterRole } from "../model/spec.ts";
-import { moeLayers, moeOf } from "../model/spec.ts";
+import { moeLayers } from "../model/spec.ts";
 import { trainable } from "./method.ts";
 import type { TrainableSpec } from "./method.ts";
 
@@ -15,9 +16,9 @@ const nonExpertRoles: ReadonlySet<ParameterRole> = new Set(["embedding", "attent
  * @throws ConfigError the set does not fit the model
  */
 export function esftTrainable(spec: ModelSpec, experts: ExpertSet): TrainableSpec {
-  const layers = moeLayers(spec);
-  if (layers.length === 0) throw new ConfigError(`ESFT needs a Mixture-of-Experts model; this ${spec.modelType} model has no sparse layer`);
-  experts.validate({ layers, experts: Math.min(...layers.map((l) => moeOf(spec, l)!.experts.length)) });
+  if (moeLayers(spec).length === 0)
+    throw new ConfigError(`ESFT needs a Mixture-of-Experts model; this ${spec.modelType} model has no sparse layer`);
+  experts.validate(expertLayout(spec));
   return trainable(spec, { type: "esft", experts }, ({ role, layer, expert }) => {
     if (role === "expert") return expert !== undefined && experts.has(layer, expert);
     if (role === "shared") return experts.sharedExperts;

@@ -366,6 +366,12 @@ describe("slices and digest", () => {
     ])
       expect(() => placeSlice({ name: "w", ...s }, t)).toThrow(LayoutError);
     expect(() => placeSlice({ name: "s", index: 0 }, { dtype: "F32", shape: [] })).toThrow(LayoutError);
+    expect(placeSlice({ name: "w", index: 2 }, t, [6, 5])).toEqual(placeSlice({ name: "w", index: 2 }, t));
+    expect(() => placeSlice({ name: "w", index: 2 }, { ...t, path: "x.safetensors" }, [5, 6])).toThrow(
+      'x.safetensors: tensor "w[2]": expected shape [5, 6], found [6, 5] of a tensor [4, 6, 5]',
+    );
+    expect(() => placeSlice({ name: "w" }, t, [24, 5])).toThrow('tensor "w": expected shape [24, 5], found [4, 6, 5]');
+    expect(() => placeSlice({ name: "w", index: 9 }, { ...t, path: "x.safetensors" })).toThrow(/^x.safetensors: .*an index below 4/);
     expect(sliceKey({ name: "w", index: 2, rows: [1, 3] })).toBe("w[2,1:3]");
   });
 

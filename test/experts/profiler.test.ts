@@ -7,6 +7,11 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Profile } from "../../lib/experts/profile.ts";
 import { Dataset } from "../../lib/data/dataset.ts";
+import { profileExamples } from "../../lib/experts/profiler.ts";
+import { modelSpec } from "../../lib/model/families/index.ts";
+import type { ModelSpec } from "../../lib/model/spec.ts";
+import { Transformer } from "../../lib/model/transformer.ts";
+import { Parameters } from "../../lib/model/weights/parameters.ts";
 import { MoeModel } from "../../lib/moe_model.ts";
 import { tinyDeepseek, toyRows, writeTinyModel } from "../support/tiny_model.ts";
 
@@ -81,5 +86,35 @@ describe("profileExamples", () => {
       message: /another model/,
     });
     await expect(model.profile(rows(), { ...options, tokens: 0 })).rejects.toMatchObject({ code: "ERR_CONFIG", where: { key: "tokens" } });
+  });
+
+  it("layers with other numbers of experts keep their own sums, saved and taken up like any", async () => {
+    // Layer 2 with its first five experts and two per token, from the same checkpoint.
+    const spec = modelSpec(tinyDeepseek, "config.json");
+    const layers = spec.layers.map((l, i) => {
+      if (i !== 2 || l.mlp.kind !== "moe") return l;
+      return { ...l, mlp: { ...l.mlp, topK: 2, experts: l.mlp.experts.slice(0, 5), router: { ...l.mlp.router, rows: [0, 5] as const } } };
+    });
+    const uneven: ModelSpec = { ...spec, layers };
+    const params = await Parameters.load(model.device, uneven, model.checkpoint);
+    const transformer = new Transformer(uneven, model.device, params);
+    const { examples } = await model.encode(rows(), options.data);
+    const run = (more: object = {}) =>
+      profileExamples(transformer, examples, { tokens: 900, batchTokens: 64, seed: 1, maxLength: 64, ...more });
+    try {
+      const whole = await run();
+      expect([...whole.layout]).toEqual([[1, 8], [2, 5]]); // prettier-ignore
+      expect([whole.expertCount, whole.topK(1), whole.topK(2), whole.data.topK, whole.data.experts]).toEqual([13, 3, 2, 3, 8]);
+      const [one, two] = [whole.layer(1), whole.layer(2)];
+      expect(one.counts.reduce((a, b) => a + b)).toBe(3 * one.tokens);
+      expect(two.counts.reduce((a, b) => a + b)).toBe(2 * two.tokens);
+      expect(whole.scores(2, { score: "token" }).reduce((a, b) => a + b)).toBeCloseTo(1, 12);
+      const path = join(root, "uneven.json");
+      await run({ partialEvery: 3, onPartial: (p: Profile) => p.save(path) });
+      expect(text(await run({ resume: await Profile.load(path) }))).toBe(text(whole));
+    } finally {
+      transformer.dispose();
+      params.dispose();
+    }
   });
 });

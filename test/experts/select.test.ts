@@ -7,7 +7,8 @@ import { diagnoseSelection } from "../../lib/experts/diagnose.ts";
 import { ExpertSet } from "../../lib/experts/expert_set.ts";
 import { Profile } from "../../lib/experts/profile.ts";
 import type { SelectOptions } from "../../lib/experts/select.ts";
-import { roundHalfEven4, selectRandom } from "../../lib/experts/select.ts";
+import { roundHalfEven4 } from "../../lib/experts/scores.ts";
+import { selectRandom } from "../../lib/experts/select_random.ts";
 import { tempDir } from "../support/fixture.ts";
 
 const root = tempDir();
@@ -133,6 +134,32 @@ describe("Profile", () => {
     expect(() => profile(over as object)).toThrow(message);
   }); // prettier-ignore
 
+  it("layers may have other numbers of experts", async () => {
+    const layers = [
+      { layer: 0, tokens: 10, counts: [2, 8, 8, 2], gateSums: [1, 2, 3, 1] },
+      { layer: 1, tokens: 10, topK: 1, experts: 3, counts: [1, 2, 7], gateSums: [1, 2, 3] },
+    ];
+    const p = profile({ layers, model: { fingerprint: "f" } });
+    await p.save(join(root, "uneven.json"));
+    expect((await Profile.load(join(root, "uneven.json"))).data).toEqual(p.data);
+    expect([[...p.layout.values()], p.expertCount, p.topK(0), p.topK(1)]).toEqual([[4, 3], 7, 2, 1]);
+    expect([...p.scores(1, { score: "token" })]).toEqual([0.1, 0.2, 0.7]);
+    expect(idsOf(p.select({ score: "token", p: 0.8 }))).toEqual({ 0: [1, 2], 1: [2, 1] });
+    expect(() => p.select({ topKPerLayer: 4 })).toThrow(/from 1 to 3, the experts of layer 1, found 4/);
+    p.select({ score: "token", p: 0.8 }).validate(p.layout);
+    const sum = Profile.merge([p, p]);
+    expect([sum.layer(1), sum.expertCount]).toMatchObject([{ tokens: 20, topK: 1, experts: 3, counts: [2, 4, 14] }, 7]);
+    const even = { layer: 1, tokens: 10, topK: 1, counts: [1, 2, 7, 0], gateSums: [1, 2, 3, 0] };
+    expect(() => Profile.merge([p, profile({ layers: [layers[0]!, even], model: { fingerprint: "f" } })])).toThrow(/different models/);
+    expect(() => profile({ layers: [{ ...layers[1]!, experts: 4 }] })).toThrow(/layer 1: expected 4 values in counts, found 3/);
+    expect(() => profile({ layers: [{ ...layers[1]!, topK: 2 }] })).toThrow(/2 experts × 10 tokens/);
+    const diagnosis = diagnoseSelection(p.select({ score: "token", p: 0.8 }), p);
+    expect(diagnosis.hypotheses.find((h) => h.normalization === "per-layer")).toMatchObject({ score: "token", layersExplained: 2 });
+    const random = selectRandom(p.select({ score: "token", p: 0.8 }), { experts: p.layout, seed: 1 });
+    random.validate(p.layout);
+    expect(random.rule).toEqual({ random: true, seed: 1, experts: { 0: 4, 1: 3 } });
+  });
+
   it("refuses broken files, unprofiled layers and layers without tokens", async () => {
     for (const text of ["", "{}", "[]", '{"format":"esft-profile","version":2}']) {
       writeFileSync(join(root, "bad.json"), text);
@@ -163,11 +190,13 @@ describe("ExpertSet", () => {
   });
 
   it("checks itself against a model", () => {
-    const layout = { layers: [1, 2, 3], experts: 8 };
+    const layout = new Map([[1, 8], [2, 8], [3, 10]]); // prettier-ignore
     const make = (layer: number, id: number) => new ExpertSet({ layers: [[layer, { ranked: [id] }]] });
     make(3, 7).validate(layout);
     expect(() => make(0, 1).validate(layout)).toThrow(/layers with routed experts \(1 to 3\), found layer 0/);
     expect(() => make(1, 8).validate(layout)).toThrow(/below 8, found 8/);
+    make(3, 8).validate(layout);
+    expect(() => make(3, 10).validate(layout)).toThrow(/below 10, found 10/);
     expect(() => new ExpertSet({ layers: [] }).validate(layout)).toThrow(/something to train/);
     new ExpertSet({ layers: [], sharedExperts: true }).validate(layout);
     expect(() => make(1, -1)).toThrow(ConfigError);

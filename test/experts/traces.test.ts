@@ -8,7 +8,7 @@ import { ConfigError, DataError, IoError } from "../../lib/errors.ts";
 import { diagnoseSelection, normalizedScores } from "../../lib/experts/diagnose.ts";
 import { ExpertSet } from "../../lib/experts/expert_set.ts";
 import type { Profile } from "../../lib/experts/profile.ts";
-import { rank, roundHalfEven4 } from "../../lib/experts/select.ts";
+import { rank, roundHalfEven4 } from "../../lib/experts/scores.ts";
 import { readTraces } from "../../lib/experts/traces.ts";
 import { tempDir } from "../support/fixture.ts";
 
