@@ -19,9 +19,9 @@ import type { DataSource, EncodedSource } from "./data/source.ts";
 import { hashCheckpoint } from "./files/hash.ts";
 import type { BaseIdentity } from "./files/hash.ts";
 import { BatchStream } from "./data/stream.ts";
-import { sliceKey } from "./files/slice.ts";
 import { assertVocabulary, loadTokenizer } from "./text/tokenizer.ts";
 import type { Tokenizer } from "./text/tokenizer.ts";
+import { attachmentsOf } from "./methods/attachments.ts";
 import { hostBatch } from "./model/batch.ts";
 import { CHECK_WEIGHTS } from "./model/non_finite.ts";
 import { modelSpec } from "./model/families/index.ts";
@@ -253,19 +253,19 @@ export class MoeModel implements TrainSession {
   private async replaceWeights(adapter: Adapter | string, task: LongTask): Promise<Adapter> {
     const loaded = typeof adapter === "string" ? await openAdapter(adapter, { base: this.checkpoint, ...task }) : adapter;
     if (typeof adapter !== "string") await loaded.checkBase(this.checkpoint, task);
-    loaded.refuseAttached("apply");
+    const attachments = attachmentsOf(this.spec, loaded.method, loaded.attached);
     const values = new Map<string, Tensor>();
     try {
-      for (const [key, t] of loaded.tensors) {
+      for (const [key, t] of [...loaded.tensors, ...loaded.attached]) {
         throwIfAborted(task.signal, "applying the adapter");
         const bytes = await loaded.read(key);
         const tensor =
           t.dtype === "BF16"
             ? this.device.tensor("bf16", t.shape, new Uint16Array(bytes.slice().buffer))
             : this.device.tensor("f32", t.shape, Float32Array.from(decodeFloats(bytes, t.dtype)));
-        values.set(sliceKey(t), tensor);
+        values.set(key, tensor);
       }
-      this.params.override(values);
+      this.transformer.override(values, attachments);
     } catch (error) {
       for (const t of values.values()) t.dispose();
       throw error;
@@ -276,7 +276,7 @@ export class MoeModel implements TrainSession {
   /** The base model again; does nothing when no adapter is applied. */
   removeAdapter(): void {
     this.open();
-    this.params.restore();
+    this.transformer.restore();
   }
 
   /**

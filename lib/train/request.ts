@@ -33,6 +33,17 @@ export interface EsftMethod {
   readonly nonExpertModules?: boolean;
 }
 
+/** LoRA on linear layers (methods/lora.ts). */
+export interface LoraMethod {
+  readonly type: "lora";
+  /** Default 16. */
+  readonly rank?: number;
+  /** The low-rank term is scaled by alpha / rank. Default: twice the rank. */
+  readonly alpha?: number;
+  /** Groups (attention, dense, shared, router, linear) or names of modules; default "linear". */
+  readonly targets?: string | readonly string[];
+}
+
 /** Rows with the options that read them: one of `file` and `rows`, beside template, maxLength … */
 export interface DataRequest extends DataInput {
   /** A JSONL file. */
@@ -56,7 +67,7 @@ export interface TrainRequest extends Omit<TrainInput, "data">, RunControl {
   readonly data: DataSource | DataRequest;
   /** Held-out rows, read by the same data options; absent: `evalFraction` of the data. */
   readonly evalData?: DataSource;
-  readonly method: EsftMethod | { readonly type: "full" } | "full";
+  readonly method: EsftMethod | LoraMethod | { readonly type: "full" } | "full" | "lora";
   readonly outDir: string;
 }
 
@@ -93,7 +104,18 @@ const esft = z
     else if (set !== undefined && select !== undefined) fault(ctx, ["select"], "expected with a profile only", "experts too");
   });
 
-export const methodSchema = z.discriminatedUnion("type", [esft, z.strictObject({ type: z.literal("full") })]);
+const lora = z.strictObject({
+  type: z.literal("lora"),
+  rank: z.int().min(1).default(16).describe("LoRA: rank of the added terms"),
+  alpha: z.number().gt(0).optional().describe("LoRA: the added terms are scaled by alpha / rank (default: twice the rank)"),
+  targets: z
+    .string()
+    .or(z.array(z.string()))
+    .default("linear")
+    .describe("LoRA: matrices to adapt, comma-separated: attention, dense, shared, router, linear (the first three), or module names"),
+});
+
+export const methodSchema = z.discriminatedUnion("type", [esft, lora, z.strictObject({ type: z.literal("full") })]);
 export type MethodOptions = z.output<typeof methodSchema>;
 export type EsftOptions = z.output<typeof esft>;
 

@@ -4,6 +4,7 @@
 import { ExpertSet } from "../experts/expert_set.ts";
 import { Profile } from "../experts/profile.ts";
 import { fullTrainable } from "../methods/full.ts";
+import { loraTrainable } from "../methods/lora.ts";
 import { esftTrainable } from "../methods/esft.ts";
 import type { TrainableSpec } from "../methods/method.ts";
 import { expertParameters } from "../model/spec.ts";
@@ -11,8 +12,18 @@ import type { EsftOptions, MethodOptions } from "./request.ts";
 import type { TrainSession } from "./session.ts";
 
 /** @throws ConfigError the experts do not fit the model, or the selection rule does not fit the profile · IoError */
-export async function resolveMethod(session: TrainSession, method: MethodOptions, warn: (message: string) => void): Promise<TrainableSpec> {
+export async function resolveMethod(
+  session: TrainSession,
+  method: MethodOptions,
+  seed: number,
+  warn: (message: string) => void,
+): Promise<TrainableSpec> {
   if (method.type === "full") return fullTrainable(session.spec);
+  if (method.type === "lora") {
+    const { rank, alpha = 2 * rank, targets } = method;
+    const list = typeof targets === "string" ? targets.split(",").map((t) => t.trim()) : targets;
+    return loraTrainable(session.spec, { rank, alpha, targets: list }, seed);
+  }
   const set = await expertsOf(session, method, warn);
   for (const w of set.warnings) warn(w);
   const { sharedExperts = set.sharedExperts, nonExpertModules = set.nonExpertModules } = method;

@@ -110,7 +110,7 @@ async function prepare(session: TrainSession, request: CheckedRequest, warn: (me
   const { options, outDir, control } = request;
   requirePositions(session, options);
   const resuming = await resumes(outDir, control.resume ?? false);
-  const trainable = await resolveMethod(session, request.method, warn);
+  const trainable = await resolveMethod(session, request.method, options.seed, warn);
   const { train, heldOut } = await readExamples(session, request);
   const identity = await session.identity(control);
   const tokenizer = options.data.packing === "esft" ? await session.tokenizer() : null; // the paper's packing pads
