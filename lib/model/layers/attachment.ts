@@ -57,8 +57,11 @@ export interface ExpertsAttachment {
   readonly forward: {
     /** h += its term, before the activation. */
     hidden(run: Run, x: Tensor, rows: ExpertRows, h: Hidden): void;
-    /** y [N, D] += its term, after down and before the rows are combined. a is the activation [N, F]. */
-    output(run: Run, x: Tensor, rows: ExpertRows, a: Tensor, y: Tensor): void;
+    /**
+     * y [N, D] += its term, after down and before the rows are combined. a is the activation [N, F]. A backward computes outputs once
+     * more, to weigh their gradients: scratch of the forward is not to be used in that `pass`.
+     */
+    output(run: Run, x: Tensor, rows: ExpertRows, a: Tensor, y: Tensor, pass: "forward" | "backward"): void;
   };
   readonly backward: {
     /** Gradients of `output` from dy [N, D]; da [N, F] += its part. */

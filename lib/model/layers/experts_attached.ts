@@ -46,20 +46,20 @@ export class AttachedExperts {
     for (const m of this.attached) m.forward.hidden(run, x, rows, h);
     const a = run.at(this.a);
     ops.swiglu(device, { h: h.whole, a });
-    this.output(run, x, rows, a, y);
+    this.output(run, x, rows, a, y, "forward");
   }
 
-  private output(run: Run, x: Tensor, rows: ExpertRows, a: Tensor, y: Tensor): void {
+  private output(run: Run, x: Tensor, rows: ExpertRows, a: Tensor, y: Tensor, pass: "forward" | "backward"): void {
     const { device, precision } = run;
     ops.groupedGemmNt(device, { x: a, w: this.weights.down.tensors, offsets: rows.offsets, y, precision });
-    for (const m of this.attached) m.forward.output(run, x, rows, a, y);
+    for (const m of this.attached) m.forward.output(run, x, rows, a, y, pass);
   }
 
   /** The outputs of the forward once more, from the kept h. */
   recompute(run: Run, x: Tensor, rows: ExpertRows, y: Tensor): void {
     const a = run.at(this.backwardA);
     ops.swiglu(run.device, { h: run.at(this.h.whole), a });
-    this.output(run, x, rows, a, y);
+    this.output(run, x, rows, a, y, "backward");
   }
 
   /** dy: gradient of the unweighted outputs, in row order [N, D]. Leaves dh in place of h. */
