@@ -1,69 +1,46 @@
 // Share of routed slots that meet a trained expert, counted where routing happens.
 
-import { sliceKey } from "../files/slice.ts";
+import { ExpertCounts } from "../experts/counting.ts";
+import { expertLayout } from "../experts/expert_set.ts";
 import type { RouteObserver } from "../model/layers/moe.ts";
+import { moeOf } from "../model/spec.ts";
 import type { Transformer } from "../model/transformer.ts";
-import { moeLayers, moeOf } from "../model/spec.ts";
-import * as ops from "../ops.ts";
-import type { Tensor } from "../tensor.ts";
 
 export class Coverage {
-  private readonly model: Transformer;
-  private readonly layers: number[];
-  private readonly rowOf: Map<number, number>;
-  private readonly experts: number;
-  private readonly counts: Tensor;
-  private readonly gates: Tensor;
-  private readonly trained: boolean[];
+  readonly observe: RouteObserver;
+  private readonly sums: ExpertCounts;
+  /** By layer, by expert. */
+  private readonly trained: ReadonlyMap<number, readonly boolean[]>;
 
   /** Null when no routed expert is frozen: coverage would always be 1. */
-  static of(model: Transformer): Coverage | null {
-    const layers = moeLayers(model.spec);
-    const frozen = layers.some((l) => moeOf(model.spec, l)!.experts.some((e) => model.params.byName(sliceKey(e.down))?.master === null));
-    return frozen ? new Coverage(model, layers) : null;
+  static of({ spec, params, device }: Transformer): Coverage | null {
+    const layout = expertLayout(spec);
+    const trained = new Map([...layout.keys()].map((l) => [l, moeOf(spec, l)!.experts.map((e) => params.get(e.down).trains)]));
+    const frozen = [...trained.values()].some((experts) => experts.includes(false));
+    return frozen ? new Coverage(new ExpertCounts(device, layout), trained) : null;
   }
 
-  private constructor(model: Transformer, layers: number[]) {
-    this.model = model;
-    this.layers = layers;
-    this.rowOf = new Map(layers.map((l, i) => [l, i]));
-    this.experts = Math.max(...layers.map((l) => moeOf(model.spec, l)!.experts.length));
-    this.counts = model.device.empty("i64", [layers.length, this.experts]);
-    this.gates = model.device.empty("f64", [layers.length, this.experts]);
-    this.trained = layers.flatMap((l) => {
-      const experts = moeOf(model.spec, l)!.experts;
-      return Array.from({ length: this.experts }, (_, e) => experts[e] !== undefined && model.params.get(experts[e].down).trains);
-    });
+  private constructor(sums: ExpertCounts, trained: ReadonlyMap<number, readonly boolean[]>) {
+    this.sums = sums;
+    this.trained = trained;
+    this.observe = sums.observe;
   }
-
-  readonly observe: RouteObserver = (layer, ids, weights) => {
-    const row = this.rowOf.get(layer)!;
-    const E = moeOf(this.model.spec, layer)!.experts.length;
-    ops.countExperts(this.model.device, {
-      ids,
-      weights,
-      counts: this.counts.view(row * this.experts, [E]),
-      gateSums: this.gates.view(row * this.experts, [E]),
-    });
-  };
 
   reset(): void {
-    ops.fill(this.model.device, { x: this.counts, value: 0 });
+    this.sums.reset();
   }
 
   async read(): Promise<number> {
-    const counts = await this.counts.readI64();
-    let hit = 0;
-    let all = 0;
-    counts.forEach((c, i) => {
-      all += Number(c);
-      if (this.trained[i]) hit += Number(c);
-    });
+    let [hit, all] = [0, 0];
+    for (const [layer, { counts }] of await this.sums.read())
+      counts.forEach((n, e) => {
+        all += n;
+        if (this.trained.get(layer)![e]) hit += n;
+      });
     return all === 0 ? 0 : hit / all;
   }
 
   dispose(): void {
-    this.counts.dispose();
-    this.gates.dispose();
+    this.sums.dispose();
   }
 }

@@ -221,7 +221,7 @@ export async function keepRequest(session: TrainSession, request: CheckedRequest
       file: path(data),
     },
     ...(evalData === null ? {} : { evalData: path(evalData) }),
-    method: { type: trainable.type, ...(trainable.experts ? { experts: EXPERTS } : {}) },
+    method: { type: trainable.type, ...trainable.options, ...(trainable.experts ? { experts: EXPERTS } : {}) },
     outDir: ".",
     ...(backend === "ref" ? {} : { device: backend }), // a resumed run computes where it began
     precision: session.transformer.precision,

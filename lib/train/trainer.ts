@@ -284,6 +284,7 @@ function runFingerprint({ options, base, trainable, heldOut, model }: TrainerIni
       stream.fingerprint,
       heldOut?.fingerprint() ?? null,
       model.precision,
+      ...(Object.keys(trainable.options).length > 0 ? [trainable.options] : []), // where a method has none, hashes of earlier runs hold
     ]),
   );
 }

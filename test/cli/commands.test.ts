@@ -52,6 +52,15 @@ describe("usage", () => {
     }
   });
 
+  it("train has a flag for every option that a file can hold, none for what only a program can give", async () => {
+    const { out } = await cli(["train", "--help"]);
+    const flags = new Map([...out.matchAll(/^ {2}--([a-z0-9-]+)(?: \S+)? {2,}(\S.*)$/gm)].map((m) => [m[1]!, m[2]!]));
+    for (const name of ["data", "eval-data", "experts", "profile", "template", "device", "precision"])
+      expect([...flags.keys()]).toContain(name);
+    for (const name of ["rows", "signal", "on-progress"]) expect(flags.has(name)).toBe(false);
+    for (const [name, text] of flags) expect(text, name).toMatch(/^["a-z]/); // a description comes first
+  });
+
   it.each([
     [["traim"], /unknown command traim; did you mean train\?/],
     [["train", "--max-lenght", "4"], /unknown option --max-lenght; did you mean --max-length\?/],
