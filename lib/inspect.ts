@@ -34,7 +34,7 @@ export interface Inspection {
   readonly topK: number;
   readonly expertHidden: number;
   readonly sharedHidden: number;
-  /** Parameters of one routed expert. */
+  /** Parameters of one routed expert; of the largest, where layers differ. */
   readonly expertParameters: number;
   readonly router: RouteRule | null;
   readonly routerText: string;
@@ -84,7 +84,8 @@ export function inspectCheckpoint(checkpoint: Checkpoint): Inspection {
   const dtypes: Record<string, number> = {};
   for (const t of checkpoint.tensors.values()) dtypes[t.dtype] = (dtypes[t.dtype] ?? 0) + 1;
   const experts = moe?.experts.length ?? 0;
-  const activeExperts = moe ? (expertTotal / experts) * moe.topK : 0;
+  const perExpert = expertParameters(spec);
+  const activeExperts = sparse.reduce((n, l) => n + perExpert.get(l)! * moeOf(spec, l)!.topK, 0);
   const head = sliceKey(spec.head) === sliceKey(spec.embedding) ? spec.vocab * spec.hidden : 0; // tied: the table is the head too
   return {
     dir: checkpoint.dir,
@@ -99,7 +100,7 @@ export function inspectCheckpoint(checkpoint: Checkpoint): Inspection {
     topK: moe?.topK ?? 0,
     expertHidden: moe?.expertHidden ?? 0,
     sharedHidden: moe?.shared?.hidden ?? 0,
-    expertParameters: expertParameters(spec),
+    expertParameters: Math.max(0, ...perExpert.values()),
     router: moe?.rule ?? null,
     routerText: moe ? routerText(moe.rule, moe.topK, moe.selectionBias !== undefined) : "none",
     expertLayout: moe ? (moe.experts[0]!.gate.index === undefined ? "per expert" : "fused") : "none",

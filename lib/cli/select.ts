@@ -99,12 +99,13 @@ export function registerSelect(program: Command, terminal: Terminal): void {
           ids: ranked,
         };
       });
+      const costOf = (layer: number): number => (typeof expertParams === "number" ? expertParams : (expertParams?.get(layer) ?? 0));
       const total = {
         experts: set.count,
         of: profile.expertCount,
         tokenShare: rows.reduce((s, r) => s + r.tokenShare, 0) / rows.length,
         gateShare: rows.reduce((s, r) => s + r.gateShare, 0) / rows.length,
-        ...(expertParams === undefined ? {} : { parameters: expertParams * set.count }),
+        ...(expertParams === undefined ? {} : { parameters: rows.reduce((n, r) => n + costOf(r.layer) * r.experts, 0) }),
       };
       for (const w of set.warnings) terminal.note(`warning: ${w}`);
       if (flags.json) return terminal.json({ ...set.toJSON(), summary: { layers: rows.map(({ ids: _i, of: _o, ...r }) => r), total } });

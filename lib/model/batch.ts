@@ -94,6 +94,7 @@ export class BatchBuffers {
       if (host.positions[t]! > maxPosition) maxPosition = host.positions[t]!;
     }
     if (this.views?.tokens !== T) {
+      this.dropViews();
       const [ids, positions, docStart, targets] = this.all.map((t) => t.view(0, [T])) as [Tensor, Tensor, Tensor, Tensor];
       this.views = { tokens: T, batch: { tokens: T, ids, positions, docStart, bounds: this.bounds }, targets };
       this.bounds.write([0, T]);
@@ -106,8 +107,15 @@ export class BatchBuffers {
     return { batch, targets, maxPosition };
   }
 
-  dispose(): void {
-    for (const t of [...this.all, this.bounds]) t.dispose();
+  private dropViews(): void {
+    if (!this.views) return;
+    const { batch, targets } = this.views;
+    for (const t of [batch.ids, batch.positions, batch.docStart, targets]) t.dispose();
     this.views = null;
+  }
+
+  dispose(): void {
+    this.dropViews();
+    for (const t of [...this.all, this.bounds]) t.dispose();
   }
 }

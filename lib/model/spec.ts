@@ -123,10 +123,9 @@ export function moeOf(spec: ModelSpec, l: number): MoeSpec | undefined {
   return mlp?.kind === "moe" ? mlp : undefined;
 }
 
-/** Parameters of one routed expert (gate, up and down). */
-export function expertParameters(spec: ModelSpec): number {
-  const layer = spec.layers.find((l) => l.mlp.kind === "moe")?.mlp;
-  return layer?.kind === "moe" ? 3 * spec.hidden * layer.expertHidden : 0;
+/** Parameters of one routed expert (gate, up and down), by sparse layer. */
+export function expertParameters(spec: ModelSpec): Map<number, number> {
+  return new Map(spec.layers.flatMap(({ mlp }, l) => (mlp.kind === "moe" ? [[l, 3 * spec.hidden * mlp.expertHidden] as const] : [])));
 }
 
 export type ParameterRole = "embedding" | "attention" | "norm" | "router" | "selectionBias" | "expert" | "shared" | "dense" | "head";
