@@ -106,13 +106,13 @@ const esft = z
 
 const lora = z.strictObject({
   type: z.literal("lora"),
-  rank: z.int().min(1).default(16).describe("LoRA: rank of the added terms"),
-  alpha: z.number().gt(0).optional().describe("LoRA: the added terms are scaled by alpha / rank (default: twice the rank)"),
+  rank: z.int().min(1).default(16).describe("rank of the terms that LoRA adds"),
+  alpha: z.number().gt(0).optional().describe("the terms of LoRA are scaled by alpha / rank (default: twice the rank)"),
   targets: z
     .string()
     .or(z.array(z.string()))
     .default("linear")
-    .describe("LoRA: matrices to adapt, comma-separated: attention, dense, shared, router, linear (the first three), or module names"),
+    .describe("matrices that LoRA adapts, comma-separated: attention, dense, shared, router, linear (the first three), or module names"),
 });
 
 export const methodSchema = z.discriminatedUnion("type", [esft, lora, z.strictObject({ type: z.literal("full") })]);
