@@ -1,8 +1,8 @@
 // Does a merged model compute what base + adapter computes? Compared bit for bit on fixed token rows.
 
 import type { Adapter } from "./adapter/adapter.ts";
-import { castFloats } from "./files/floats.ts";
-import type { Dtype } from "./files/safetensors.ts";
+import { readInto } from "./adapter/tensors.ts";
+import type { Checkpoint } from "./files/checkpoint.ts";
 import { hostBatch } from "./model/batch.ts";
 import { MoeModel } from "./moe_model.ts";
 
@@ -59,7 +59,7 @@ export async function checkMergedLogits(
       return out;
     };
     const before = await run(base);
-    await base.applyAdapter(inBaseDtype(adapter, (name) => checkpoint.tensors.get(name)?.dtype));
+    await base.applyAdapter(asMerged(adapter, checkpoint));
     const wanted = await run(base);
     const merged = await MoeModel.fromPretrained(mergedDir, load);
     try {
@@ -94,11 +94,11 @@ export async function checkMergedLogits(
   }
 }
 
-/** What a merge writes: the adapter's values rounded to the base's dtype. */
-function inBaseDtype(adapter: Adapter, dtypeOf: (name: string) => Dtype | undefined): Adapter {
-  const tensors = [...adapter.tensors.values()].map((t) => {
-    const dtype = dtypeOf(t.name) ?? t.dtype;
-    return { ...t, dtype, read: async () => castFloats(await t.read(), t.dtype, dtype) };
+/** The adapter with the values that a merge writes: rounded to the base's dtype. */
+function asMerged(adapter: Adapter, base: Checkpoint): Adapter {
+  const tensors = [...adapter.tensors].map(([key, t]) => {
+    const into = base.tensors.get(t.name);
+    return into ? { ...t, dtype: into.dtype, read: () => readInto(key, t, into) } : t; // applyAdapter names one that is not there
   });
   return adapter.with({ tensors });
 }

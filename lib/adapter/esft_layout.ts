@@ -1,6 +1,6 @@
 // The official ESFT adapter layout: safetensors under per-expert names and expert_cfg.json. It says neither which base it was made for
 // nor what a tensor is to the model: it is opened together with its base, whose description of the model tells. Early adapters leave
-// out the first part of each name ("layers.1…" for "model.layers.1…").
+// out the first part of each name.
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { LayoutError } from "../errors.ts";

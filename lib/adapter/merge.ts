@@ -1,52 +1,29 @@
 // base + adapter → a checkpoint in the base's own layout, verified before it appears.
 //
 // Shard by shard, tensor by tensor, in file order: same names, dtypes, shards and order; only the adapter's byte ranges are
-// replaced (cast to the base's dtype, nearest even). The verification rereads the written files and shares no code with the
-// writer but the slice arithmetic.
+// replaced (cast to the base's dtype, nearest even).
 import { copyFile, readdir } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { ConfigError, LayoutError, NonFiniteError } from "../errors.ts";
-import type { LongTask } from "../task.ts";
+import { ConfigError, LayoutError } from "../errors.ts";
 import { writeDirectoryAtomic } from "../files/atomic.ts";
-import { ioError, throwIfAborted } from "../task.ts";
-import { castFloats, decodeFloats, firstNonFinite } from "../files/floats.ts";
 import type { Checkpoint, CheckpointTensor } from "../files/checkpoint.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
-import { readFileRange } from "../files/safetensors.ts";
+import { readChunks } from "../files/safetensors.ts";
 import type { TensorEntry } from "../files/safetensors_writer.ts";
 import { writeSafetensors } from "../files/safetensors_writer.ts";
 import type { PlacedSlice } from "../files/slice.ts";
 import { frozenRanges, placeSlices, sliceKey } from "../files/slice.ts";
+import type { LongTask } from "../task.ts";
+import { ioError } from "../task.ts";
 import type { Adapter } from "./adapter.ts";
 import type { AdapterTensor } from "./tensors.ts";
+import { readInto } from "./tensors.ts";
+import type { MergeReport } from "./verify_merge.ts";
+import { verifyMerge } from "./verify_merge.ts";
 
 export interface MergeOptions extends LongTask {
   /** Replace an existing, non-empty output directory. Default false. */
   readonly overwrite?: boolean | undefined;
-}
-
-/** How far one trained slice moved from the base, in the merged model's own dtype. */
-export interface SliceDelta {
-  readonly key: string;
-  readonly elements: number;
-  readonly changed: number;
-  /** ‖merged − base‖₂, ‖base‖₂ and the largest |merged − base|. */
-  readonly deltaNorm: number;
-  readonly baseNorm: number;
-  readonly maxAbs: number;
-}
-
-export interface MergeReport {
-  readonly ok: boolean;
-  /** First hundred faults in words. */
-  readonly mismatches: readonly string[];
-  readonly tensors: number;
-  /** Tensors that are bit-equal to the base as a whole. */
-  readonly untouched: number;
-  readonly bytesCompared: number;
-  readonly slices: readonly SliceDelta[];
-  /** Experts of which at least one value differs: layer → ascending ids. */
-  readonly changedExperts: Readonly<Record<number, readonly number[]>>;
 }
 
 type Placed = PlacedSlice & { readonly slice: AdapterTensor };
@@ -79,7 +56,7 @@ export async function mergeAdapter(base: Checkpoint, adapter: Adapter, outDir: s
             name: t.name,
             dtype: t.dtype,
             shape: t.shape,
-            data: slices ? () => overlay(base, t, slices, adapter) : () => base.chunks(t.name),
+            data: slices ? () => overlay(t, slices) : () => base.chunks(t.name),
           };
         });
         const from = before;
@@ -112,121 +89,10 @@ async function hasEntries(dir: string): Promise<boolean> {
 }
 
 /** The tensor's bytes with the adapter's slices in place. */
-async function* overlay(
-  base: Checkpoint,
-  tensor: CheckpointTensor,
-  slices: readonly Placed[],
-  adapter: Adapter,
-): AsyncGenerator<Uint8Array> {
+async function* overlay(tensor: CheckpointTensor, slices: readonly Placed[]): AsyncGenerator<Uint8Array> {
   const ranges = [...frozenRanges(tensor.end - tensor.begin, slices), ...slices].sort((a, b) => a.begin - b.begin);
   for (const range of ranges) {
-    if ("slice" in range) yield castTo(await adapter.read(sliceKey(range.slice)), range.slice, tensor);
-    else for (const [a, b] of steps(range)) yield await readFileRange(tensor.path, tensor.begin + a, tensor.begin + b);
+    if ("slice" in range) yield readInto(sliceKey(range.slice), range.slice, tensor);
+    else yield* readChunks(tensor.path, { begin: tensor.begin + range.begin, end: tensor.begin + range.end });
   }
-}
-
-function castTo(bytes: Uint8Array, from: AdapterTensor, tensor: CheckpointTensor): Uint8Array {
-  const key = sliceKey(from);
-  let cast: Uint8Array;
-  try {
-    cast = castFloats(bytes, from.dtype, tensor.dtype);
-  } catch (error) {
-    throw new LayoutError(
-      `${tensor.path}: tensor "${key}": cannot merge ${from.dtype} into ${tensor.dtype}; merge into a dequantised base`,
-      { where: { file: tensor.path, tensor: key }, cause: error },
-    );
-  }
-  const bad = firstNonFinite(cast, tensor.dtype);
-  if (bad !== -1)
-    throw new NonFiniteError(`tensor "${key}": element ${bad} overflows the base's dtype ${tensor.dtype}`, {
-      where: { tensor: key, element: bad },
-    });
-  return cast;
-}
-
-const STEP = 8 * 1024 * 1024;
-
-function* steps(range: { readonly begin: number; readonly end: number }): Generator<[number, number]> {
-  for (let at = range.begin; at < range.end; at += STEP) yield [at, Math.min(at + STEP, range.end)];
-}
-
-/**
- * Rereads a merged directory: outside the adapter's slices every tensor is bit-equal to the base, inside it is bit-equal to the
- * cast adapter; names, dtypes, shapes and shards are the base's. A mismatch is reported, not thrown.
- */
-export async function verifyMerge(base: Checkpoint, adapter: Adapter, mergedDir: string, options: LongTask = {}): Promise<MergeReport> {
-  adapter.refuseAttached("verify a merged model with");
-  const merged = await openCheckpoint(mergedDir);
-  const placed = placeSlices(adapter.tensors.values(), base.tensors);
-  const mismatches: string[] = [];
-  const fault = (text: string) => mismatches.length < 100 && mismatches.push(text);
-  const slices: SliceDelta[] = [];
-  const changedExperts = new Map<number, Set<number>>();
-  let untouched = 0;
-  let done = 0;
-
-  for (const name of merged.tensors.keys()) if (!base.tensors.has(name)) fault(`tensor "${name}" is not in the base`);
-  for (const [name, b] of base.tensors) {
-    throwIfAborted(options.signal, `verifying ${mergedDir}`);
-    const m = merged.tensors.get(name);
-    if (!m) {
-      fault(`tensor "${name}" is missing`);
-      continue;
-    }
-    if (describe(m) !== describe(b)) {
-      fault(`tensor "${name}": expected ${describe(b)}, found ${describe(m)}`);
-      continue;
-    }
-    const own = placed.get(name) ?? [];
-    if (own.length === 0) untouched++;
-    for (const range of frozenRanges(b.end - b.begin, own)) {
-      for (const [from, to] of steps(range)) {
-        throwIfAborted(options.signal, `verifying ${mergedDir}`);
-        const [left, right] = [await bytesOf(b, from, to), await bytesOf(m, from, to)];
-        if (!equalBytes(left, right)) fault(`tensor "${name}": bytes ${from} to ${to} differ from the base although they are frozen`);
-        done += to - from;
-        options.onProgress?.({ phase: "verify", done, total: base.totalBytes, unit: "bytes" });
-      }
-    }
-    for (const s of own) {
-      const found = await bytesOf(m, s.begin, s.end);
-      if (!equalBytes(found, castTo(await adapter.read(sliceKey(s.slice)), s.slice, b)))
-        fault(`tensor "${sliceKey(s.slice)}" differs from the adapter`);
-      const delta = compare(sliceKey(s.slice), decodeFloats(await bytesOf(b, s.begin, s.end), b.dtype), decodeFloats(found, b.dtype));
-      slices.push(delta);
-      const { role, layer, expert } = s.slice;
-      if (delta.changed > 0 && role === "expert" && expert !== undefined)
-        changedExperts.set(layer, (changedExperts.get(layer) ?? new Set()).add(expert));
-      done += s.end - s.begin;
-      options.onProgress?.({ phase: "verify", done, total: base.totalBytes, unit: "bytes" });
-    }
-  }
-  return {
-    ok: mismatches.length === 0,
-    mismatches,
-    tensors: base.tensors.size,
-    untouched,
-    bytesCompared: done,
-    slices,
-    changedExperts: Object.fromEntries([...changedExperts].map(([layer, ids]) => [layer, [...ids].sort((a, b) => a - b)])),
-  };
-}
-
-const describe = (t: CheckpointTensor) => `${t.dtype} [${t.shape.join(", ")}] in ${t.file}`;
-const bytesOf = (t: CheckpointTensor, begin: number, end: number) => readFileRange(t.path, t.begin + begin, t.begin + end);
-const equalBytes = (a: Uint8Array, b: Uint8Array) => Buffer.compare(a, b) === 0;
-
-function compare(key: string, base: Float32Array, merged: Float32Array): SliceDelta {
-  let changed = 0;
-  let delta = 0;
-  let norm = 0;
-  let maxAbs = 0;
-  for (let i = 0; i < base.length; i++) {
-    const d = merged[i]! - base[i]!;
-    if (d !== 0) changed++;
-    delta += d * d;
-    norm += base[i]! * base[i]!;
-    if (Math.abs(d) > maxAbs) maxAbs = Math.abs(d);
-  }
-  return { key, elements: base.length, changed, deltaNorm: Math.sqrt(delta), baseNorm: Math.sqrt(norm), maxAbs };
 }

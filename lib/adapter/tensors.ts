@@ -4,7 +4,7 @@
 //   AttachedTensor   what a method put beside the base's weights (the A and B of a LoRA), under a name of the method's own
 import { LayoutError, NonFiniteError } from "../errors.ts";
 import type { ExpertSet } from "../experts/expert_set.ts";
-import { firstNonFinite } from "../files/floats.ts";
+import { castFloats, firstNonFinite } from "../files/floats.ts";
 import type { Dtype } from "../files/safetensors.ts";
 import { tensorBytes } from "../files/safetensors.ts";
 import type { TensorSlice } from "../files/slice.ts";
@@ -69,6 +69,29 @@ export async function readFinite(key: string, t: Content): Promise<Uint8Array> {
       where: { tensor: key, element: bad },
     });
   return bytes;
+}
+
+/**
+ * A tensor's bytes as a base stores them: cast to the base's dtype, nearest even.
+ * @throws LayoutError the base is not of floats · NonFiniteError a value is not finite, or overflows the base's dtype
+ */
+export async function readInto(key: string, t: Content, into: { readonly dtype: Dtype; readonly path: string }): Promise<Uint8Array> {
+  const bytes = await readFinite(key, t);
+  let cast: Uint8Array;
+  try {
+    cast = castFloats(bytes, t.dtype, into.dtype);
+  } catch (error) {
+    throw new LayoutError(`${into.path}: tensor "${key}": cannot merge ${t.dtype} into ${into.dtype}; merge into a dequantised base`, {
+      where: { file: into.path, tensor: key },
+      cause: error,
+    });
+  }
+  const bad = firstNonFinite(cast, into.dtype);
+  if (bad !== -1)
+    throw new NonFiniteError(`tensor "${key}": element ${bad} overflows the base's dtype ${into.dtype}`, {
+      where: { tensor: key, element: bad },
+    });
+  return cast;
 }
 
 const PARTS = ["gate", "up", "down"] as const;

@@ -8,7 +8,6 @@ import { expertLayout, ExpertSet, ranges } from "../experts/expert_set.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
 import type { Checkpoint } from "../files/checkpoint.ts";
 import { modelSpec } from "../model/families/index.ts";
-import { moeLayers, moeOf } from "../model/spec.ts";
 import { fullTrainable } from "../methods/full.ts";
 import { esftTrainable } from "../methods/esft.ts";
 import { number, wholeNumber } from "./common.ts";

@@ -201,12 +201,16 @@ export async function readTensor(path: string, tensor: TensorInfo): Promise<Uint
   return withFile(path, (file) => readExactly(file, path, tensor.begin, tensor.end));
 }
 
-/** The bytes of one tensor in pieces of `chunkBytes`; each piece is a fresh buffer. */
-export async function* readChunks(path: string, tensor: TensorInfo, chunkBytes = 8 * 1024 * 1024): AsyncGenerator<Uint8Array> {
+/** Bytes [begin, end) of a file (a tensor) in pieces of `chunkBytes`; each piece is a fresh buffer. */
+export async function* readChunks(
+  path: string,
+  range: { readonly begin: number; readonly end: number },
+  chunkBytes = 8 * 1024 * 1024,
+): AsyncGenerator<Uint8Array> {
   const file = await openForRead(path);
   try {
-    for (let at = tensor.begin; at < tensor.end; at += chunkBytes)
-      yield await readExactly(file, path, at, Math.min(at + chunkBytes, tensor.end));
+    for (let at = range.begin; at < range.end; at += chunkBytes)
+      yield await readExactly(file, path, at, Math.min(at + chunkBytes, range.end));
   } finally {
     await file.close();
   }

@@ -9,7 +9,7 @@ import type { LongTask } from "../../task.ts";
 import { throwIfAborted } from "../../task.ts";
 import type { Checkpoint, CheckpointTensor } from "../../files/checkpoint.ts";
 import type { TensorSlice } from "../../files/slice.ts";
-import { sliceKey } from "../../files/slice.ts";
+import { placeSlice, sliceKey } from "../../files/slice.ts";
 import * as ops from "../../ops.ts";
 import { bytesOf, MappedFile } from "../../tensor.ts";
 import type { Device, DType, Tensor } from "../../tensor.ts";
@@ -52,33 +52,9 @@ export function locateWeights(spec: ModelSpec, checkpoint: Checkpoint): StoredWe
         info.path,
       );
     const stored: DType = info.dtype === "F32" ? "f32" : "bf16";
-    const byteOffset = info.begin + firstElement(info, ref, shape) * bytesOf(stored);
+    const byteOffset = info.begin + placeSlice(ref, info, shape).begin;
     return { ...place, key: sliceKey(ref), ref, shape, stored, path: info.path, byteOffset };
   });
-}
-
-/** Elements before a slice in its tensor. @throws LayoutError the tensor is not what the slice is cut from */
-function firstElement(info: CheckpointTensor, ref: TensorSlice, shape: readonly number[]): number {
-  const wanted = (expected: string): never => {
-    throw new LayoutError(`${info.path}: tensor "${sliceKey(ref)}" must be ${expected}, found [${info.shape.join(", ")}]`, {
-      where: { file: info.path, tensor: ref.name },
-    });
-  };
-  let inner = info.shape;
-  let first = 0;
-  if (ref.index !== undefined) {
-    if (inner.length !== shape.length + 1 || ref.index >= inner[0]!) wanted(`a stack of more than ${ref.index} [${shape.join(", ")}]`);
-    inner = inner.slice(1);
-    first = ref.index * product(inner);
-  }
-  if (ref.rows) {
-    const [begin, end] = ref.rows;
-    if ((inner[0] ?? 0) < end) wanted(`at least ${end} rows`);
-    first += begin * product(inner.slice(1));
-    inner = [end - begin, ...inner.slice(1)];
-  }
-  if (inner.join() !== shape.join()) wanted(`[${shape.join(", ")}]`);
-  return first;
 }
 
 /** A matrix that products read: bf16 on a device whose activations are. Norms, routers and biases stay exact. */

@@ -1,0 +1,122 @@
+// Is a checkpoint base + adapter and nothing else? It is read again from disk and compared bit for bit; of the writer's code only the
+// slice arithmetic and the cast are shared.
+import type { Checkpoint, CheckpointTensor } from "../files/checkpoint.ts";
+import { openCheckpoint } from "../files/checkpoint.ts";
+import { decodeFloats } from "../files/floats.ts";
+import { readFileRange } from "../files/safetensors.ts";
+import { frozenRanges, placeSlices, sliceKey } from "../files/slice.ts";
+import type { LongTask } from "../task.ts";
+import { throwIfAborted } from "../task.ts";
+import type { Adapter } from "./adapter.ts";
+import { readInto } from "./tensors.ts";
+
+/** How far one trained slice moved from the base, in the merged model's own dtype. */
+export interface SliceDelta {
+  readonly key: string;
+  readonly elements: number;
+  readonly changed: number;
+  /** ‖merged − base‖₂, ‖base‖₂ and the largest |merged − base|. */
+  readonly deltaNorm: number;
+  readonly baseNorm: number;
+  readonly maxAbs: number;
+}
+
+export interface MergeReport {
+  readonly ok: boolean;
+  /** First hundred faults in words. */
+  readonly mismatches: readonly string[];
+  readonly tensors: number;
+  /** Tensors that are bit-equal to the base as a whole. */
+  readonly untouched: number;
+  readonly bytesCompared: number;
+  readonly slices: readonly SliceDelta[];
+  /** Experts of which at least one value differs: layer → ascending ids. */
+  readonly changedExperts: Readonly<Record<number, readonly number[]>>;
+}
+
+const STEP = 8 * 1024 * 1024;
+
+function* steps(range: { readonly begin: number; readonly end: number }): Generator<[number, number]> {
+  for (let at = range.begin; at < range.end; at += STEP) yield [at, Math.min(at + STEP, range.end)];
+}
+
+/**
+ * Rereads a merged directory: outside the adapter's slices every tensor is bit-equal to the base, inside it is bit-equal to the
+ * cast adapter; names, dtypes, shapes and shards are the base's. A mismatch is reported, not thrown.
+ */
+export async function verifyMerge(base: Checkpoint, adapter: Adapter, mergedDir: string, options: LongTask = {}): Promise<MergeReport> {
+  adapter.refuseAttached("verify a merged model with");
+  const merged = await openCheckpoint(mergedDir);
+  const placed = placeSlices(adapter.tensors.values(), base.tensors);
+  const mismatches: string[] = [];
+  const fault = (text: string) => mismatches.length < 100 && mismatches.push(text);
+  const slices: SliceDelta[] = [];
+  const changedExperts = new Map<number, Set<number>>();
+  let untouched = 0;
+  let done = 0;
+
+  for (const name of merged.tensors.keys()) if (!base.tensors.has(name)) fault(`tensor "${name}" is not in the base`);
+  for (const [name, b] of base.tensors) {
+    throwIfAborted(options.signal, `verifying ${mergedDir}`);
+    const m = merged.tensors.get(name);
+    if (!m) {
+      fault(`tensor "${name}" is missing`);
+      continue;
+    }
+    if (describe(m) !== describe(b)) {
+      fault(`tensor "${name}": expected ${describe(b)}, found ${describe(m)}`);
+      continue;
+    }
+    const own = placed.get(name) ?? [];
+    if (own.length === 0) untouched++;
+    for (const range of frozenRanges(b.end - b.begin, own)) {
+      for (const [from, to] of steps(range)) {
+        throwIfAborted(options.signal, `verifying ${mergedDir}`);
+        const [left, right] = [await bytesOf(b, from, to), await bytesOf(m, from, to)];
+        if (!equalBytes(left, right)) fault(`tensor "${name}": bytes ${from} to ${to} differ from the base although they are frozen`);
+        done += to - from;
+        options.onProgress?.({ phase: "verify", done, total: base.totalBytes, unit: "bytes" });
+      }
+    }
+    for (const s of own) {
+      const found = await bytesOf(m, s.begin, s.end);
+      if (!equalBytes(found, await readInto(sliceKey(s.slice), s.slice, b)))
+        fault(`tensor "${sliceKey(s.slice)}" differs from the adapter`);
+      const delta = compare(sliceKey(s.slice), decodeFloats(await bytesOf(b, s.begin, s.end), b.dtype), decodeFloats(found, b.dtype));
+      slices.push(delta);
+      const { role, layer, expert } = s.slice;
+      if (delta.changed > 0 && role === "expert" && expert !== undefined)
+        changedExperts.set(layer, (changedExperts.get(layer) ?? new Set()).add(expert));
+      done += s.end - s.begin;
+      options.onProgress?.({ phase: "verify", done, total: base.totalBytes, unit: "bytes" });
+    }
+  }
+  return {
+    ok: mismatches.length === 0,
+    mismatches,
+    tensors: base.tensors.size,
+    untouched,
+    bytesCompared: done,
+    slices,
+    changedExperts: Object.fromEntries([...changedExperts].map(([layer, ids]) => [layer, [...ids].sort((a, b) => a - b)])),
+  };
+}
+
+const describe = (t: CheckpointTensor) => `${t.dtype} [${t.shape.join(", ")}] in ${t.file}`;
+const bytesOf = (t: CheckpointTensor, begin: number, end: number) => readFileRange(t.path, t.begin + begin, t.begin + end);
+const equalBytes = (a: Uint8Array, b: Uint8Array) => Buffer.compare(a, b) === 0;
+
+function compare(key: string, base: Float32Array, merged: Float32Array): SliceDelta {
+  let changed = 0;
+  let delta = 0;
+  let norm = 0;
+  let maxAbs = 0;
+  for (let i = 0; i < base.length; i++) {
+    const d = merged[i]! - base[i]!;
+    if (d !== 0) changed++;
+    delta += d * d;
+    norm += base[i]! * base[i]!;
+    if (Math.abs(d) > maxAbs) maxAbs = Math.abs(d);
+  }
+  return { key, elements: base.length, changed, deltaNorm: Math.sqrt(delta), baseNorm: Math.sqrt(norm), maxAbs };
+}
