@@ -1,4 +1,4 @@
-// npm run check: types, lint and format of TypeScript and C++, and the list of long files. `--fix` (npm run format) rewrites.
+// npm run check: types, lint, rules of the house (scripts/house-rules.ts) and format of TypeScript and C++, and the list of long files. `--fix` (npm run format) rewrites.
 "use strict";
 const { spawnSync } = require("node:child_process");
 const { existsSync, readdirSync, readFileSync } = require("node:fs");
@@ -38,6 +38,7 @@ const steps = [
   ["types of lib", () => run(bin("tsc"), ["-p", "tsconfig.json", "--noEmit"]).status],
   ["types of everything", () => run(bin("tsc"), ["-p", "tsconfig.check.json"]).status],
   ["oxlint", () => run(bin("oxlint"), ["--type-aware", "--tsconfig", "tsconfig.check.json", ...(fix ? ["--fix"] : [])]).status],
+  ["rules of the house", () => run(bin("tsx"), ["scripts/check-house.ts"]).status],
   ["oxfmt", () => run(bin("oxfmt"), [fix ? "--write" : "--check", "."]).status],
   [
     `clang-format ${clangFormatVersion}`,
