@@ -10,11 +10,11 @@
           'action_name': 'cmake',
           'inputs': [
             'CMakeLists.txt',
-            'scripts/cmake-build.cjs',
+            'scripts/cmake-build.ts',
             "<!@(node -p \"require('node:fs').readdirSync('csrc',{recursive:true,withFileTypes:true}).filter(f=>f.isFile()).map(f=>(f.parentPath??f.path)+'/'+f.name).join(' ')\")"
           ],
           'outputs': ['<(PRODUCT_DIR)/esft.node'],
-          'action': ['node', 'scripts/cmake-build.cjs', '<(CONFIGURATION_NAME)']
+          'action': ['node', '--import', 'tsx', 'scripts/cmake-build.ts', '<(CONFIGURATION_NAME)']
         }
       ]
     }

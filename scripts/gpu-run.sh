@@ -46,7 +46,7 @@ for what in "$@"; do
   # Unquoted: settings may hold several arguments.
   # shellcheck disable=SC2086
   case $what in
-    test) stage test node scripts/test-cuda.cjs --gpu --reporter=default --reporter=json --outputFile.json="$results/test.json" ${TEST_ARGS:-} ;;
+    test) stage test node --import tsx scripts/test-cuda.ts --gpu --reporter=default --reporter=json --outputFile.json="$results/test.json" ${TEST_ARGS:-} ;;
     sanitizer)
       # The case tables under memcheck and racecheck of the CUDA toolkit: minutes.
       sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2> /dev/null)
@@ -56,7 +56,7 @@ for what in "$@"; do
       fi
       for tool in memcheck racecheck; do
         stage "$tool" "$sanitizer" --tool "$tool" --target-processes all --error-exitcode 9 \
-          "$PWD/bin/node" scripts/test-cuda.cjs --gpu ${SANITIZER_ARGS:-test/cuda}
+          "$PWD/bin/node" --import tsx scripts/test-cuda.ts --gpu ${SANITIZER_ARGS:-test/cuda}
       done
       ;;
     bench) stage bench node --import tsx bench/main.ts --device cuda --json "$results/bench.json" --markdown "$results/bench.md" ${BENCH_ARGS:-} ;;

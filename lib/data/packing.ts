@@ -177,7 +177,7 @@ export function planRows(order: Iterable<number>, size: (i: number) => number, m
 export function esftRows(examples: Examples, options: PackingOptions): PackedRow[] {
   const { ratio = 0.2, seed = 5934875, padId } = options.esft ?? {};
   if (padId === undefined)
-    throw new ConfigError('packing "esft" needs esft.padId (the tokenizer\'s pad token, or eos as in DeepSeek-V2)', {
+    throw new ConfigError('packing "esft" needs esft.padId (the tokenizer\'s pad token, or its eos where it has none)', {
       where: { key: "esft.padId" },
     });
   const random = new PythonRandom(seed);

@@ -1,27 +1,6 @@
 // The gate of the CUDA build must be able to fail: planted spills, stack frames and serialised wgmma.
-import { createRequire } from "node:module";
 import { describe, expect, it } from "vitest";
-
-interface Row {
-  readonly name: string;
-  readonly arch: string;
-  readonly entry: boolean;
-  readonly registers: number;
-  readonly stack: number;
-  readonly spillStores: number;
-  readonly spillLoads: number;
-  readonly shared: number;
-}
-interface Exception {
-  readonly kernel: string;
-  readonly stack: number;
-  readonly spills: number;
-  readonly reason: string;
-}
-const { parsePtxasLog, findFaults } = createRequire(import.meta.url)("../../scripts/ptxas-log.cjs") as {
-  parsePtxasLog: (text: string) => { rows: Row[]; remarks: string[] };
-  findFaults: (rows: readonly (Row & { label: string })[], remarks: readonly string[], allowed?: readonly Exception[]) => string[];
-};
+import { type Exception, findFaults, parsePtxasLog } from "../../scripts/ptxas-log.ts";
 
 const kernel = (
   name: string,

@@ -2,29 +2,20 @@
 // none), then: no stack frame, spill or C75xx remark in any kernel but those of csrc/cuda/exceptions.json; one exported symbol; no
 // libcuda or libcudart among the needed libraries; it loads and answers in words where there is no driver.
 // The table of registers goes to out/ci/cuda-registers.txt.
-"use strict";
-const { spawnSync } = require("node:child_process");
-const { existsSync, mkdirSync, readFileSync, writeFileSync } = require("node:fs");
-const path = require("node:path");
-const { findFaults, parsePtxasLog } = require("./ptxas-log.cjs");
 
-const root = path.resolve(__dirname, "..");
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { type Exception, findFaults, type KernelRow, parsePtxasLog } from "./ptxas-log.ts";
+import { capture, Checks, root, show, typescript } from "./run.ts";
+
 const library = path.join(root, "build", "Release", "libesft_cuda.so");
-const results = [];
+const checks = new Checks("cuda");
 
-function check(name, faults, detail = "") {
-  results.push(faults.length === 0);
-  console.log(`${faults.length === 0 ? "pass" : "FAIL"}  ${name}${detail ? ` (${detail})` : ""}`);
-  for (const fault of faults) console.log(`      ${fault}`);
-}
-
-function run(command, args, options = {}) {
-  const { status, stdout, stderr, error } = spawnSync(command, args, { cwd: root, encoding: "utf8", maxBuffer: 1 << 26, ...options });
-  return { ok: status === 0, stdout: stdout ?? "", stderr: error ? String(error) : (stderr ?? "") };
-}
+/** A kernel with its source and the short form of its demangled name. */
+type Row = KernelRow & { readonly source: string; readonly label: string };
 
 /** The names of one list of csrc/cuda/sources.cmake. */
-function sources(list) {
+function sources(list: string): string[] {
   const text = readFileSync(path.join(root, "csrc/cuda/sources.cmake"), "utf8").replace(/#.*/g, "");
   const names = new RegExp(`set\\(${list}\\s([^)]*)\\)`).exec(text)?.[1];
   if (names === undefined) throw new Error(`csrc/cuda/sources.cmake has no list ${list}`);
@@ -32,7 +23,7 @@ function sources(list) {
 }
 
 /** Of "void esft::cuda::(anonymous namespace)::f<int>(float*)": "f<int>". */
-function shortName(name) {
+function shortName(name: string): string {
   const plain = name
     .replaceAll("(anonymous namespace)::", "")
     .replaceAll("esft::cuda::", "")
@@ -46,15 +37,15 @@ function shortName(name) {
   return plain;
 }
 
-function readLogs() {
-  const rows = [];
-  const remarks = [];
-  const missing = [];
+function readLogs(): { rows: Row[]; remarks: string[]; missing: string[] } {
+  const rows: (KernelRow & { readonly source: string })[] = [];
+  const remarks: string[] = [];
+  const missing: string[] = [];
   for (const [target, list] of [
     ["esft_cuda_portable", "CUDA_PORTABLE"],
     ["esft_cuda_sm90", "CUDA_SM90"],
     ["esft_cuda_host", "CUDA_HOST"],
-  ]) {
+  ] as const) {
     for (const source of sources(list).filter((name) => name.endsWith(".cu"))) {
       const file = path.join(root, "build-cmake/Release/csrc/cuda/CMakeFiles", `${target}.dir`, `${source}.o.ptxas`);
       if (!existsSync(file)) {
@@ -72,11 +63,11 @@ function readLogs() {
     }
   }
   for (const arch of ["sm_80", "sm_90a"]) if (!rows.some((row) => row.arch === arch)) missing.push(`no kernel for ${arch}`);
-  const demangled = run("c++filt", [], { input: rows.map((row) => row.name).join("\n") }).stdout.split("\n");
+  const demangled = capture("c++filt", [], { input: rows.map((row) => row.name).join("\n") }).stdout.split("\n");
   return { missing, remarks, rows: rows.map((row, i) => ({ ...row, label: shortName(demangled[i] || row.name) })) };
 }
 
-function table(rows) {
+function table(rows: readonly Row[]): string {
   const columns = ["kernel", "source", "arch", "registers", "stack", "spill st", "spill ld", "smem"];
   const cells = rows.map((r) =>
     [
@@ -90,13 +81,14 @@ function table(rows) {
       r.shared,
     ].map(String),
   );
-  const width = columns.map((name, i) => Math.max(name.length, ...cells.map((row) => row[i].length)));
-  const line = (row) => row.map((cell, i) => (i < 3 ? cell.padEnd(width[i]) : cell.padStart(width[i]))).join("  ");
+  const width = columns.map((name, i) => Math.max(name.length, ...cells.map((row) => (row[i] ?? "").length)));
+  const line = (row: readonly string[]): string =>
+    row.map((cell, i) => (i < 3 ? cell.padEnd(width[i] ?? 0) : cell.padStart(width[i] ?? 0))).join("  ");
   return `${[columns, ...cells].map(line).join("\n")}\n`;
 }
 
 /** Opens the device through the addon, in a process of its own, and returns what is wrong with the answer. */
-function openFaults() {
+function openFaults(): { faults: string[]; answer: string } {
   const program = `
     const native = require("./build/Release/esft.node");
     try {
@@ -106,48 +98,46 @@ function openFaults() {
     } catch (error) {
       console.log("refused " + JSON.stringify({ message: error.message, argument: error.argument }));
     }`;
-  const { ok, stdout, stderr } = run(process.execPath, ["-e", program], { env: { ...process.env, ESFT_CUDA_LIBRARY: library } });
+  const { ok, stdout, stderr } = capture(process.execPath, ["-e", program], { env: { ...process.env, ESFT_CUDA_LIBRARY: library } });
   const answer = stdout.trim();
-  if (!ok) return { faults: [`the process ended: ${stderr.trim().split("\n").slice(-3).join(" ")}`], answer };
-  if (stderr.trim()) return { faults: [`not quiet: ${stderr.trim()}`], answer };
+  if (!ok) return { faults: [`the process ended: ${stderr.split("\n").slice(-3).join(" ")}`], answer };
+  if (stderr) return { faults: [`not quiet: ${stderr}`], answer };
   if (answer.startsWith("opened ")) return { faults: [], answer };
-  const refused = answer.startsWith("refused ") ? JSON.parse(answer.slice(8)) : null;
-  const clean = refused && ["driver", "device"].includes(refused.argument) && refused.message;
+  const refused = answer.startsWith("refused ") ? (JSON.parse(answer.slice(8)) as { message?: string; argument?: string }) : null;
+  const clean = refused && ["driver", "device"].includes(refused.argument ?? "") && refused.message;
   return {
     faults: clean ? [] : [`expected a device or an error that names driver or device, received: ${answer}`],
     answer: refused?.message ?? answer,
   };
 }
 
-const build = spawnSync(process.execPath, [path.join(__dirname, "cmake-build.cjs"), "Release", "--cuda"], { cwd: root, stdio: "inherit" });
-check("builds for sm_80 and sm_90a", build.status === 0 ? [] : ["the lines above say why"]);
-if (build.status === 0) {
+const built = show(process.execPath, [...typescript, "scripts/cmake-build.ts", "Release", "--cuda"]);
+checks.none("builds for sm_80 and sm_90a", built ? [] : ["the lines above say why"]);
+if (built) {
   const { rows, remarks, missing } = readLogs();
   const text = table(rows);
   mkdirSync(path.join(root, "out/ci"), { recursive: true });
   writeFileSync(path.join(root, "out/ci/cuda-registers.txt"), text);
   console.log(text);
-  check("every source has its kernels for every architecture", missing, `${rows.filter((row) => row.entry).length} kernels`);
-  const allowed = JSON.parse(readFileSync(path.join(root, "csrc/cuda/exceptions.json"), "utf8"));
-  check("no stack, spills or remarks of the compiler", findFaults(rows, remarks, allowed), `${allowed.length} exceptions`);
+  checks.none("every source has its kernels for every architecture", missing, `${rows.filter((row) => row.entry).length} kernels`);
+  const allowed = JSON.parse(readFileSync(path.join(root, "csrc/cuda/exceptions.json"), "utf8")) as Exception[];
+  checks.none("no stack, spills or remarks of the compiler", findFaults(rows, remarks, allowed), `${allowed.length} exceptions`);
 
-  const symbols = run("nm", ["-D", "--defined-only", library]);
+  const symbols = capture("nm", ["-D", "--defined-only", library]);
   const exported = symbols.stdout
     .split("\n")
     .filter(Boolean)
     .map((line) => line.split(" ").at(-1));
-  check("exports one symbol", symbols.ok && exported.join() === "esft_cuda_backend" ? [] : [symbols.stderr || exported.join(" ")]);
-  const dynamic = run("readelf", ["-d", library]);
-  const needed = [...dynamic.stdout.matchAll(/NEEDED\).*\[(.+)\]/g)].map((m) => m[1]);
+  checks.none("exports one symbol", symbols.ok && exported.join() === "esft_cuda_backend" ? [] : [symbols.stderr || exported.join(" ")]);
+  const dynamic = capture("readelf", ["-d", library]);
+  const needed = [...dynamic.stdout.matchAll(/NEEDED\).*\[(.+)\]/g)].map(([, file = ""]) => file);
   const foreign = needed.filter((name) => !/^(libstdc\+\+|libgcc_s|libc|libm|libdl|librt|libpthread|ld-linux[\w-]*)\.so/.test(name));
-  check(
+  checks.none(
     "needs system libraries only",
     dynamic.ok && needed.length > 0 ? foreign : [dynamic.stderr || "no NEEDED entries"],
     needed.join(" "),
   );
   const { faults, answer } = openFaults();
-  check("answers where there is no driver", faults, answer);
+  checks.none("answers where there is no driver", faults, answer);
 }
-const failed = results.filter((ok) => !ok).length;
-console.log(`cuda: ${results.length - failed} of ${results.length} checks passed`);
-process.exitCode = failed === 0 ? 0 : 1;
+checks.end();

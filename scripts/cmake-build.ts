@@ -1,27 +1,28 @@
-// Builds native code: node scripts/cmake-build.cjs [Release|Debug] [--cuda|--emu]
+// Builds native code: npx tsx scripts/cmake-build.ts [Release|Debug] [--cuda|--emu]
 //   (nothing)  the addon, and libesft_cuda.so where nvcc is found (ESFT_CUDA=ON or OFF in the environment decides otherwise)
 //   --cuda     both, with nvcc fetched where there is none
 //   --emu      libesft_cuda_emu.so and emu_test: the CUDA sources under the C++ compiler
 // `configure` then `build`, not `compile`: that one repeats a failed build from scratch.
-"use strict";
-const { spawnSync } = require("node:child_process");
-const { existsSync, readFileSync, rmSync } = require("node:fs");
-const os = require("node:os");
-const path = require("node:path");
 
-const root = path.resolve(__dirname, "..");
+import { spawnSync } from "node:child_process";
+import { existsSync, readFileSync, rmSync } from "node:fs";
+import { createRequire } from "node:module";
+import os from "node:os";
+import path from "node:path";
+import { ensureNvcc } from "./cuda-toolkit.ts";
+import { root, stop } from "./run.ts";
+
 const config = process.argv[2] === "Debug" ? "Debug" : "Release";
 const emulation = process.argv.includes("--emu");
 const out = path.join(root, "build-cmake", emulation ? "emu" : config);
-const cli = require.resolve("cmake-js/bin/cmake-js");
+const cli = createRequire(import.meta.url).resolve("cmake-js/bin/cmake-js");
 const env = { ...process.env };
-let cuda = emulation ? "OFF" : (env.ESFT_CUDA ?? "AUTO");
+let cuda = emulation ? "OFF" : (env["ESFT_CUDA"] ?? "AUTO");
 if (process.argv.includes("--cuda")) {
   try {
-    env.CUDACXX = require("./cuda-toolkit.cjs").ensureNvcc().nvcc;
+    env["CUDACXX"] = ensureNvcc();
   } catch (error) {
-    console.error(`esft: ${error.message}`);
-    process.exit(1);
+    stop("esft", error instanceof Error ? error.message : String(error));
   }
   cuda = "ON";
 }
@@ -36,18 +37,18 @@ if (existsSync(cache)) {
   }
 }
 
-function run(command, ...extra) {
+function cmake(command: string, ...extra: string[]): void {
   const args = [cli, command, "--directory", root, "--out", out, "--config", config, ...extra];
-  const result = spawnSync(process.execPath, args, { stdio: "inherit", cwd: root, env });
-  if (result.status !== 0) {
+  const { status } = spawnSync(process.execPath, args, { stdio: "inherit", cwd: root, env });
+  if (status !== 0) {
     console.error(`esft: native build failed at "cmake-js ${command}". It needs cmake >= 3.24 and g++ >= 10 (or clang).`);
-    process.exit(result.status ?? 1);
+    process.exit(status ?? 1);
   }
 }
-run(
+cmake(
   "configure",
-  `--CDESFT_STATIC_CXX=${env.ESFT_STATIC_CXX ? "ON" : "OFF"}`,
+  `--CDESFT_STATIC_CXX=${env["ESFT_STATIC_CXX"] ? "ON" : "OFF"}`,
   `--CDESFT_CUDA=${cuda}`,
   `--CDESFT_EMU=${emulation ? "ON" : "OFF"}`,
 );
-run("build", "--parallel", String(Math.max(1, os.availableParallelism())), ...(emulation ? ["--target", "emu"] : []));
+cmake("build", "--parallel", String(Math.max(1, os.availableParallelism())), ...(emulation ? ["--target", "emu"] : []));

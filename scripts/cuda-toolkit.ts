@@ -1,14 +1,15 @@
 // npm run cuda:toolkit: prints the path of a usable nvcc. Looked for in CUDACXX, PATH, /usr/local/cuda and .cuda/; where there is
 // none, NVIDIA's compiler wheels are fetched from PyPI into the git-ignored .cuda/ (105 MB, 280 MB unpacked). Nothing else of
 // a CUDA installation is needed: no driver, no GPU, no root.
-"use strict";
-const { spawnSync } = require("node:child_process");
-const { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, symlinkSync, writeFileSync } = require("node:fs");
-const path = require("node:path");
 
-const root = path.resolve(__dirname, "..");
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { pathToFileURL } from "node:url";
+import { root, stop } from "./run.ts";
+
 const home = path.join(root, ".cuda");
-const oldest = [12, 8]; // the first with every interface the sources use; CMakeLists.txt asks for the same
+const oldest = [12, 8] as const; // the first with every interface the sources use; CMakeLists.txt asks for the same
 
 // Linux x86-64 wheels. pip refuses anything whose hash differs.
 const wheels = [
@@ -17,44 +18,45 @@ const wheels = [
   ["nvidia-cuda-crt", "13.0.88", "2c8043c7c9e02492716426e9919fc78d2c5b3b2a7a768a88e952676b08aa55a4"],
   ["nvidia-cuda-cccl", "13.0.85", "e0da7ad981f3a8aff08241b5bfc1af868742a63e2762f53a5171c492ef242649"],
   ["nvidia-cuda-runtime", "13.0.96", "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548"],
-];
+] as const;
 /** .cuda/<id>/ holds one set of wheels: a new pin is a new folder, and a folder that exists is complete (it is renamed into place). */
 const id = `cu13-${wheels.map(([, version]) => version.split(".").at(-1)).join("-")}`;
 
 /** "13.0" of an nvcc that runs, else null. */
-function version(nvcc) {
+function version(nvcc: string): string | null {
   const { status, stdout } = spawnSync(nvcc, ["--version"], { encoding: "utf8" });
   return status === 0 ? (/release (\d+\.\d+)/.exec(stdout)?.[1] ?? null) : null;
 }
 
-function newEnough(found) {
-  const [major, minor] = found.split(".").map(Number);
+function newEnough(found: string): boolean {
+  const [major = 0, minor = 0] = found.split(".").map(Number);
   return major > oldest[0] || (major === oldest[0] && minor >= oldest[1]);
 }
 
-const fetched = () => path.join(home, id, "bin", "nvcc");
+const fetched = (): string => path.join(home, id, "bin", "nvcc");
 
-/** The first usable nvcc as { nvcc, version }, else { nvcc: null, rejected: ["why a candidate is not usable", …] }. */
-function findNvcc(env = process.env) {
-  const rejected = [];
-  const onPath = (env.PATH ?? "").split(path.delimiter).filter(Boolean);
+/** The first usable nvcc, or null; and why the candidates before it are not. */
+function findNvcc(env: NodeJS.ProcessEnv = process.env): { nvcc: string | null; rejected: string[] } {
+  const rejected: string[] = [];
+  const named = env["CUDACXX"];
+  const onPath = (env["PATH"] ?? "").split(path.delimiter).filter(Boolean);
   const candidates = [
-    env.CUDACXX,
+    ...(named ? [named] : []),
     ...onPath.map((dir) => path.join(dir, "nvcc")).filter(existsSync),
     "/usr/local/cuda/bin/nvcc",
     fetched(),
-  ].filter((file) => file && (file === env.CUDACXX || existsSync(file)));
+  ].filter((file) => file === named || existsSync(file));
   for (const nvcc of candidates) {
     const found = version(nvcc);
-    if (found && newEnough(found)) return { nvcc, version: found };
+    if (found && newEnough(found)) return { nvcc, rejected };
     rejected.push(`${nvcc} ${found ? `is version ${found}, ${oldest.join(".")} is needed` : "does not run"}`);
-    if (nvcc === env.CUDACXX) break; // asked for by name: nothing else may stand in
+    if (nvcc === named) break; // asked for by name: nothing else may stand in
   }
   return { nvcc: null, rejected };
 }
 
 /** Unpacks the wheels into .cuda/<id>. Throws an Error with a message for people. */
-function fetchToolkit() {
+function fetchToolkit(): void {
   if (process.platform !== "linux" || process.arch !== "x64") {
     throw new Error(
       `the pinned compiler wheels are for linux x64, this is ${process.platform} ${process.arch}: install a CUDA toolkit and set CUDACXX`,
@@ -92,23 +94,20 @@ function fetchToolkit() {
   for (const name of readdirSync(home)) if (name.startsWith("cu") && name !== id) rmSync(path.join(home, name), { recursive: true });
 }
 
-/** A usable nvcc, fetched where there is none. Throws an Error with a message for people. */
-function ensureNvcc() {
-  const found = findNvcc();
-  if (found.nvcc) return found;
-  for (const why of found.rejected) console.error(`cuda toolkit: ${why}`);
-  if (process.env.CUDACXX) throw new Error("CUDACXX names an nvcc that cannot be used; correct or unset it");
+/** Path of a usable nvcc, fetched where there is none. @throws Error with a message for people */
+export function ensureNvcc(): string {
+  const { nvcc, rejected } = findNvcc();
+  if (nvcc !== null) return nvcc;
+  for (const why of rejected) console.error(`cuda toolkit: ${why}`);
+  if (process.env["CUDACXX"]) throw new Error("CUDACXX names an nvcc that cannot be used; correct or unset it");
   fetchToolkit();
-  return { nvcc: fetched(), version: version(fetched()) };
+  return fetched();
 }
 
-module.exports = { ensureNvcc, findNvcc };
-
-if (require.main === module) {
+if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(process.argv[1]).href) {
   try {
-    console.log(ensureNvcc().nvcc);
+    console.log(ensureNvcc());
   } catch (error) {
-    console.error(`cuda toolkit: ${error.message}`);
-    process.exitCode = 1;
+    stop("cuda toolkit", error instanceof Error ? error.message : String(error));
   }
 }

@@ -1,33 +1,26 @@
 // npm run test:asan [-- vitest arguments]: the tests of native code on an addon built with AddressSanitizer and UBSan (build-asan/).
 // Two instruction sets are built: the portable one and the best of this machine. Any finding ends the test process.
-"use strict";
-const { execFileSync, spawnSync } = require("node:child_process");
-const { existsSync, readFileSync, realpathSync } = require("node:fs");
-const os = require("node:os");
-const path = require("node:path");
 
-const root = path.resolve(__dirname, "..");
+import { execFileSync } from "node:child_process";
+import { existsSync, readFileSync, realpathSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { root, showOrStop } from "./run.ts";
+
+const name = "test:asan";
 const out = path.join(root, "build-asan", "cmake");
 
-function bestInstructionSet() {
+function bestInstructionSet(): string[] {
   if (process.arch !== "x64" || !existsSync("/proc/cpuinfo")) return [];
-  const flags = new Set(/^flags\s*:(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1].split(" "));
-  const has = (...names) => names.every((name) => flags.has(name));
+  const flags = new Set(/^flags\s*:(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1]?.split(" "));
+  const has = (...names: string[]): boolean => names.every((flag) => flags.has(flag));
   if (!has("avx2", "fma")) return [];
   if (!has("avx512f", "avx512bw", "avx512vl", "avx512dq")) return ["avx2"];
   return [has("avx512_bf16") ? "avx512bf16" : "avx512"];
 }
 
-function run(command, args, env = {}) {
-  const { status, signal } = spawnSync(command, args, { cwd: root, stdio: "inherit", env: { ...process.env, ...env } });
-  if (status !== 0) {
-    console.error(`test:asan: ${command} ${args[0]} failed (${signal ?? status})`);
-    process.exit(status ?? 1);
-  }
-}
-
 const isas = [...bestInstructionSet(), "baseline"];
-run("cmake", [
+showOrStop(name, "cmake", [
   "-S",
   root,
   "-B",
@@ -37,15 +30,16 @@ run("cmake", [
   `-DESFT_ISAS=${isas.join(";")}`,
   "-DCMAKE_BUILD_TYPE=Release",
 ]);
-run("cmake", ["--build", out, "--parallel", String(os.availableParallelism())]);
+showOrStop(name, "cmake", ["--build", out, "--parallel", String(os.availableParallelism())]);
 
 // libstdc++ beside libasan: the sanitizer must find the functions of exceptions before node loads the addon.
 const compiler = /^CMAKE_CXX_COMPILER:\w+=(.*)$/m.exec(readFileSync(path.join(out, "CMakeCache.txt"), "utf8"))?.[1] ?? "g++";
-const library = (name) => realpathSync(execFileSync(compiler, [`-print-file-name=${name}`], { encoding: "utf8" }).trim());
+const library = (file: string): string => realpathSync(execFileSync(compiler, [`-print-file-name=${file}`], { encoding: "utf8" }).trim());
 const given = process.argv.slice(2);
 const native = ["test/ops", "test/addon", "test/model", "test/moe_model", "test/package/devices", "test/files/safetensors"];
 const chosen = given.some((a) => !a.startsWith("-")) ? given : [...native, ...given];
-run(process.execPath, [path.join("node_modules", "vitest", "vitest.mjs"), "run", ...chosen], {
+showOrStop(name, process.execPath, [path.join("node_modules", "vitest", "vitest.mjs"), "run", ...chosen], {
+  ...process.env,
   LD_PRELOAD: [library("libasan.so"), library("libstdc++.so.6")].join(":"),
   ASAN_OPTIONS: "detect_leaks=0:abort_on_error=1:handle_segv=1:allocator_may_return_null=1",
   UBSAN_OPTIONS: "print_stacktrace=1:halt_on_error=1",

@@ -1,66 +1,71 @@
 // npm run pack:gpu [-- --out DIR]: a folder (out/gpu) below 60 MB that runs the tests, the benchmarks and the peer on a machine that has
 // only an NVIDIA driver and python3: `out/gpu/run.sh`. Holds the addon, the CUDA library, sources of lib, test and bench, and
 // runtime.tar.xz: this node, stripped, and the npm packages that lib, vitest and tsx need.
-"use strict";
-const { spawnSync } = require("node:child_process");
-const { createHash } = require("node:crypto");
-const fs = require("node:fs");
-const path = require("node:path");
 
-const root = path.resolve(__dirname, "..");
+import { createHash } from "node:crypto";
+import fs from "node:fs";
+import path from "node:path";
+import { capture, root, stop } from "./run.ts";
+
+const name = "pack:gpu";
 const limit = 60e6;
 const argument = process.argv.indexOf("--out");
-const out = path.resolve(argument > 0 ? process.argv[argument + 1] : path.join(root, "out", "gpu"));
+const out = path.resolve((argument > 0 ? process.argv[argument + 1] : undefined) ?? path.join(root, "out", "gpu"));
 const library = path.join("build", "Release", "libesft_cuda.so");
 const addon = path.join("build", "Release", "esft.node");
 
-function stop(message) {
-  console.error(`pack:gpu: ${message}`);
-  process.exit(1);
+/** What the packages of node_modules and our own say in package.json. */
+interface Package {
+  readonly version: string;
+  readonly dependencies?: Record<string, string>;
+  readonly optionalDependencies?: Record<string, string>;
 }
+const readPackage = (dir: string): Package => JSON.parse(fs.readFileSync(path.join(dir, "package.json"), "utf8")) as Package;
 
-function run(command, args, options = {}) {
-  const { status, stdout, stderr, error } = spawnSync(command, args, { cwd: root, encoding: "utf8", maxBuffer: 1 << 26, ...options });
-  if (status !== 0) stop(`${command} ${args.slice(0, 2).join(" ")} failed: ${error?.message ?? stderr ?? status}`);
+/** What a program printed; ends the script when it fails. */
+function output(command: string, args: readonly string[]): string {
+  const { ok, stdout, why } = capture(command, args);
+  if (!ok) stop(name, `${command} ${args.slice(0, 2).join(" ")} failed: ${why}`);
   return stdout;
 }
 
 /** The packages under node_modules that `names` reach, themselves included. Optional ones only where they are installed. */
-function closure(names) {
-  const found = new Set();
-  const visit = (name, from) => {
+function closure(names: readonly string[]): string[] {
+  const found = new Set<string>();
+  const visit = (wanted: string, from: string): void => {
     // As node looks: node_modules of the package, then of the folders above.
     for (let dir = from; ; dir = path.dirname(dir)) {
-      const at = path.join(dir, "node_modules", name);
+      const at = path.join(dir, "node_modules", wanted);
       if (fs.existsSync(path.join(at, "package.json"))) {
         if (found.has(at)) return;
         found.add(at);
-        const pkg = JSON.parse(fs.readFileSync(path.join(at, "package.json"), "utf8"));
+        const pkg = readPackage(at);
         for (const next of Object.keys({ ...pkg.dependencies, ...pkg.optionalDependencies })) visit(next, at);
         return;
       }
       if (dir === root) return;
     }
   };
-  for (const name of names) {
-    visit(name, root);
-    if (!found.has(path.join(root, "node_modules", name))) stop(`${name} is not installed: npm ci`);
+  for (const wanted of names) {
+    visit(wanted, root);
+    if (!found.has(path.join(root, "node_modules", wanted))) stop(name, `${wanted} is not installed: npm ci`);
   }
   return [...found].sort();
 }
 
 /** Writes runtime.tar.xz, or takes the one of the last time when node and the packages are the same. */
-function packRuntime(target) {
-  const needed = run("readelf", ["-d", process.execPath]);
-  if (/NEEDED.*libnode/.test(needed)) stop(`${process.execPath} needs libnode.so: run this with a node of nodejs.org`);
-  const pkg = JSON.parse(fs.readFileSync(path.join(root, "package.json"), "utf8"));
+function packRuntime(target: string): void {
+  const needed = output("readelf", ["-d", process.execPath]);
+  if (/NEEDED.*libnode/.test(needed)) stop(name, `${process.execPath} needs libnode.so: run this with a node of nodejs.org`);
   const native = ["node-addon-api", "node-api-headers"]; // to build the addon
-  const packages = closure([...Object.keys(pkg.dependencies).filter((name) => !native.includes(name)), "vitest", "tsx"]);
-  const versions = packages.map(
-    (at) => `${path.relative(root, at)} ${JSON.parse(fs.readFileSync(path.join(at, "package.json"), "utf8")).version}`,
-  );
+  const packages = closure([
+    ...Object.keys(readPackage(root).dependencies ?? {}).filter((wanted) => !native.includes(wanted)),
+    "vitest",
+    "tsx",
+  ]);
+  const versions = packages.map((at) => `${path.relative(root, at)} ${readPackage(at).version}`);
   const key = createHash("sha256")
-    .update(JSON.stringify([process.version, versions, fs.readFileSync(__filename, "utf8")]))
+    .update(JSON.stringify([process.version, versions, fs.readFileSync(import.meta.filename, "utf8")]))
     .digest("hex")
     .slice(0, 16);
   const cache = path.join(root, "out", "pack-gpu");
@@ -69,11 +74,10 @@ function packRuntime(target) {
     fs.rmSync(cache, { recursive: true, force: true });
     const work = path.join(cache, "work");
     fs.mkdirSync(path.join(work, "bin"), { recursive: true });
-    run("strip", [process.execPath, "-o", path.join(work, "bin", "node")]);
+    output("strip", [process.execPath, "-o", path.join(work, "bin", "node")]);
     const useless = /\.(map|md|d\.[cm]?ts|markdown|flow)$|(^|\/)(test|tests|docs|man)\//i;
     for (const at of packages) {
-      const name = path.relative(root, at);
-      fs.cpSync(at, path.join(work, name), {
+      fs.cpSync(at, path.join(work, path.relative(root, at)), {
         recursive: true,
         dereference: true,
         filter: (file) => {
@@ -90,30 +94,30 @@ with lzma.open(sys.argv[2], "wb", format=lzma.FORMAT_XZ, filters=filters) as str
     for name in sorted(os.listdir(sys.argv[1])):
         tar.add(os.path.join(sys.argv[1], name), arcname=name)
 `;
-    run("python3", ["-c", program, work, `${kept}.part`]);
+    output("python3", ["-c", program, work, `${kept}.part`]);
     fs.renameSync(`${kept}.part`, kept);
     fs.rmSync(work, { recursive: true, force: true });
   }
   fs.copyFileSync(kept, target);
 }
 
-function folderSize(dir) {
+function folderSize(dir: string): number {
   return fs
     .readdirSync(dir, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
-    .reduce((sum, entry) => sum + fs.statSync(path.join(entry.parentPath ?? entry.path, entry.name)).size, 0);
+    .reduce((sum, entry) => sum + fs.statSync(path.join(entry.parentPath, entry.name)).size, 0);
 }
 
-const script = fs.readFileSync(path.join(__dirname, "gpu-run.sh"), "utf8");
-if (!fs.existsSync(path.join(root, library))) stop(`no ${library}: npm run build:cuda`);
-if (!fs.existsSync(path.join(root, addon))) stop(`no ${addon}: npm run build:native`);
+const script = fs.readFileSync(path.join(import.meta.dirname, "gpu-run.sh"), "utf8");
+if (!fs.existsSync(path.join(root, library))) stop(name, `no ${library}: npm run build:cuda`);
+if (!fs.existsSync(path.join(root, addon))) stop(name, `no ${addon}: npm run build:native`);
 if (fs.existsSync(out) && fs.readdirSync(out).length > 0 && !fs.existsSync(path.join(out, "run.sh")))
-  stop(`${out} is not a folder of pack:gpu`);
+  stop(name, `${out} is not a folder of pack:gpu`);
 fs.rmSync(out, { recursive: true, force: true });
 fs.mkdirSync(path.join(out, "build", "Release"), { recursive: true });
 for (const file of [library, addon]) {
   fs.copyFileSync(path.join(root, file), path.join(out, file));
-  run("strip", ["--strip-unneeded", path.join(out, file)]);
+  output("strip", ["--strip-unneeded", path.join(out, file)]);
 }
 // What git has or would take: no caches, no outputs. Of the embedded model the tokenizer, which tiny models of the tests borrow.
 const sources = [
@@ -127,7 +131,7 @@ const sources = [
   "LICENSE",
   ":(glob)examples/embedded/*.json",
 ];
-const files = run("git", ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ...sources])
+const files = output("git", ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ...sources])
   .split("\0")
   .filter(Boolean);
 for (const file of files) {
@@ -135,11 +139,11 @@ for (const file of files) {
   fs.mkdirSync(path.join(out, path.dirname(file)), { recursive: true });
   fs.copyFileSync(path.join(root, file), path.join(out, file));
 }
-const commit = run("git", ["describe", "--always", "--dirty", "--abbrev=12"]).trim();
-fs.writeFileSync(path.join(out, "VERSION"), `esft ${require("../package.json").version} ${commit}, node ${process.version}\n`);
+const commit = output("git", ["describe", "--always", "--dirty", "--abbrev=12"]).trim();
+fs.writeFileSync(path.join(out, "VERSION"), `esft ${readPackage(root).version} ${commit}, node ${process.version}\n`);
 fs.writeFileSync(path.join(out, "run.sh"), script, { mode: 0o755 });
 packRuntime(path.join(out, "runtime.tar.xz"));
 
 const size = folderSize(out);
 console.log(`pack:gpu: ${path.relative(root, out) || out}: ${(size / 1e6).toFixed(1)} MB, ${files.length} files of sources`);
-if (size >= limit) stop(`the folder must stay below ${limit / 1e6} MB`);
+if (size >= limit) stop(name, `the folder must stay below ${limit / 1e6} MB`);

@@ -1,0 +1,142 @@
+// npm run test:package [-- --source]: what a user installs. Prebuild → objdump → npm pack → install in an empty folder with a
+// PATH without compiler and with --ignore-scripts → load, one op, the command line. --source also builds from the tarball.
+
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { capture, Checks, type Ran, root } from "./run.ts";
+
+const pkg = JSON.parse(readFileSync(path.join(root, "package.json"), "utf8")) as {
+  version: string;
+  gypfile?: boolean;
+  scripts: Record<string, string>;
+};
+const work = mkdtempSync(path.join(os.tmpdir(), "esft-package-"));
+const checks = new Checks("package");
+
+/** What `npm pack --json` says of the tarball. */
+interface Packed {
+  readonly filename: string;
+  readonly size: number;
+  readonly files: readonly { readonly path: string }[];
+}
+
+/** The shared object needs nothing but the C and C++ runtime, no C library newer than the promised one, and exports only `expected`. */
+function checkBinary(file: string, expected: readonly string[]): void {
+  const headers = capture("objdump", ["-p", file]);
+  if (!checks.add(`objdump reads ${path.basename(file)}`, headers.ok, headers.why)) return;
+  const needed = [...headers.stdout.matchAll(/NEEDED\s+(\S+)/g)].map(([, file = ""]) => file);
+  const allowed = /^(libc|libm|libdl|libpthread|librt|libgcc_s|libstdc\+\+|ld-linux.*)\.so/;
+  checks.add(
+    "needs system libraries only",
+    needed.every((name) => allowed.test(name)),
+    needed.join(" "),
+  );
+  const symbols = capture("objdump", ["-T", file]).stdout;
+  const versions = [...symbols.matchAll(/GLIBC_(\d+)\.(\d+)/g)].map((m): [number, number] => [Number(m[1]), Number(m[2])]);
+  const newest = versions.reduce((a, b) => (b[0] > a[0] || (b[0] === a[0] && b[1] > a[1]) ? b : a), [2, 0]);
+  checks.add("glibc 2.34 is enough", newest[0] === 2 && newest[1] <= 34, `GLIBC_${newest.join(".")}`);
+  const exported = symbols
+    .split("\n")
+    .filter((line) => / g /.test(line) && !line.includes("*UND*"))
+    .map((line) => line.trim().split(/\s+/).at(-1));
+  checks.add("exports nothing else", exported.sort().join() === expected.join(), exported.join(" "));
+}
+
+function checkTarball(packed: Packed): void {
+  const files = packed.files.map((f) => f.path);
+  const has = (file: string): boolean => checks.add(`tarball has ${file}`, files.includes(file));
+  for (const file of ["dist/index.js", "dist/index.d.ts", "dist/cli/main.js", "CMakeLists.txt", "csrc/addon/addon.cc"]) has(file);
+  if (process.platform === "linux")
+    checks.add(
+      "tarball has the prebuild",
+      files.some((f) => f.startsWith(`prebuilds/linux-${process.arch}/esft.`)),
+    );
+  if (existsSync(path.join(root, "examples/embedded/config.json"))) has("examples/embedded/config.json");
+  const foreign = files.filter((f) => f === "binding.gyp" || f.endsWith(".map") || /^(test|bench|build|lib|node_modules|\.)/.test(f));
+  checks.add("tarball has nothing foreign", foreign.length === 0, foreign.slice(0, 5).join(" "));
+  const scripts = ["preinstall", "install", "postinstall"].filter((name) => pkg.scripts[name]);
+  checks.add("nothing runs at install", scripts.length === 0 && pkg.gypfile === false, scripts.join(" "));
+  checks.add("tarball below 20 MB", packed.size < 20e6, `${(packed.size / 1e6).toFixed(1)} MB packed, ${files.length} files`);
+}
+
+/** PATH with node and npm only. */
+function bareEnvironment(): NodeJS.ProcessEnv {
+  const bin = path.join(work, "bin");
+  mkdirSync(bin);
+  symlinkSync(process.execPath, path.join(bin, "node"));
+  for (const name of ["npm", "npx", "sh"]) {
+    const found = (process.env["PATH"] ?? "")
+      .split(path.delimiter)
+      .map((dir) => path.join(dir, name))
+      .find(existsSync);
+    if (found) symlinkSync(realpathSync(found), path.join(bin, name));
+  }
+  const keep = Object.entries(process.env).filter(([name]) => !/^npm_/i.test(name) && !name.startsWith("ESFT_"));
+  return { ...Object.fromEntries(keep), PATH: bin };
+}
+
+const program = `
+import { Device, ops } from "esft";
+const device = new Device({ threads: 1 });
+const x = device.tensor("f32", [2, 2], [1, 2, 3, 4]);
+const y = device.empty("f32", [2, 2]);
+ops.gemm(device, "nt", { a: x, b: x, c: y });
+console.log([...(await y.readF32())].join(" "));
+device.dispose();
+`;
+
+function checkInstalled(tarball: string): void {
+  const app = path.join(work, "app");
+  mkdirSync(app);
+  writeFileSync(path.join(app, "package.json"), '{ "name": "app", "private": true }\n');
+  writeFileSync(path.join(app, "program.mjs"), program);
+  const bare = { cwd: app, env: bareEnvironment() };
+  const install = capture("npm", ["install", "--ignore-scripts", "--no-audit", "--no-fund", tarball], bare);
+  if (!checks.add("installs without compiler and scripts", install.ok, install.why)) return;
+  const op = (): Ran => capture("node", ["program.mjs"], bare);
+  const first = op();
+  checks.add("loads and computes from the prebuild", first.stdout.trim() === "5 11 11 25", first.why);
+  const version = capture("node", ["node_modules/esft/dist/cli/main.js", "--version"], bare);
+  checks.add("esft --version", version.stdout.trim() === pkg.version, version.why);
+  const doctor = capture("node", ["node_modules/esft/dist/cli/main.js", "doctor"], bare);
+  checks.add("esft doctor", doctor.ok, doctor.why);
+  rmSync(path.join(app, "node_modules/esft/prebuilds"), { recursive: true });
+  const without = op();
+  checks.add(
+    "without a binary the error says what to do",
+    !without.ok && without.stderr.includes("npx esft build"),
+    without.ok ? "it loaded" : "",
+  );
+  if (!process.argv.includes("--source")) return;
+  const built = capture("node", ["node_modules/esft/dist/cli/main.js", "build"], { cwd: app });
+  checks.add("esft build makes one from the tarball", built.ok, built.why);
+  const second = op();
+  checks.add("loads and computes from source", second.stdout.trim() === "5 11 11 25", second.why);
+}
+
+try {
+  rmSync(path.join(root, "prebuilds"), { recursive: true, force: true });
+  const prebuild = capture("npm", ["run", "prebuildify"]);
+  if (checks.add("prebuildify through CMake", prebuild.ok, prebuild.why)) {
+    const file = path.join(root, "prebuilds", `linux-${process.arch}`, `esft.${existsSync("/etc/alpine-release") ? "musl" : "glibc"}.node`);
+    const symbols = ["napi_register_module_v1", "node_api_module_get_api_version_v1"];
+    if (process.platform === "linux" && checks.add("prebuild carries its C library's name", existsSync(file))) checkBinary(file, symbols);
+    const cuda = path.join(path.dirname(file), "libesft_cuda.so");
+    if (existsSync(cuda)) checkBinary(cuda, ["esft_cuda_backend"]);
+    else console.log("      no CUDA library in the prebuild: no nvcc here (npm run cuda:toolkit)");
+    const pack = capture("npm", ["pack", "--json", "--pack-destination", work]);
+    if (checks.add("npm pack", pack.ok, pack.why)) {
+      // npm 11 prints a list, npm 12 an object by package name; the output of `prepare` comes first.
+      const start = [...pack.stdout.matchAll(/^[[{]$/gm)].at(-1)?.index ?? 0;
+      const [packed] = Object.values(JSON.parse(pack.stdout.slice(start)) as Record<string, Packed>);
+      if (packed) {
+        checkTarball(packed);
+        checkInstalled(path.join(work, packed.filename));
+      } else checks.add("npm pack says what it packed", false, pack.stdout.slice(start, start + 200));
+    }
+  }
+} finally {
+  rmSync(work, { recursive: true, force: true });
+}
+checks.end();

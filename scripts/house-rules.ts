@@ -1,0 +1,94 @@
+// The rules of the house for lib, all of them; scripts/check-house.ts proves them in `npm run check`.
+//
+// 1. Arrows point down. A part is a file of lib or a folder with all that it holds ("ops" is lib/ops.ts and lib/ops/). A part may
+//    import itself and what its line names, by any form of import, types included; a line may name parts of earlier lines only.
+// 2. No circle between files, not inside a part either.
+// 3. Names of model families, and of tensors in their checkpoints, are spelled in lib/model/families alone.
+
+const ground = ["errors", "task", "options"];
+const model = [
+  "model/spec",
+  "model/families",
+  "model/slots",
+  "model/weights",
+  "model/rope_table",
+  "model/run",
+  "model/layers",
+  "model/batch",
+  "model/decoder",
+  "model/non_finite",
+  "model/transformer",
+];
+/** What the parts above the model share: the ground, what knows no device, the addon and the model. */
+const below = [...ground, "files", "text", "data", "native", "tensor", "ops", "device", "dist", ...model];
+
+/** Part: what it may import. From the ground up. */
+export const arrows: Readonly<Record<string, readonly string[]>> = {
+  errors: [],
+  task: ["errors"],
+  options: ["errors"],
+
+  // They stand beside the model and know no device.
+  files: ground,
+  text: [...ground, "files"],
+  data: [...ground, "files", "text"],
+
+  // The addon.
+  native: ["errors"],
+  tensor: ["errors", "native"],
+  ops: ["errors", "native", "tensor"],
+  device: ["errors", "native", "tensor", "ops"],
+  dist: [...ground, "native", "tensor", "ops", "device"],
+
+  "model/spec": ["errors", "files", "ops"],
+  "model/families": ["errors", "files", "model/spec"],
+  "model/slots": ["errors", "tensor"],
+  "model/weights": [...ground, "files", "tensor", "ops", "model/spec"],
+  "model/rope_table": ["tensor", "model/spec"],
+  "model/run": ["errors", "tensor", "ops", "model/slots", "model/rope_table"],
+  "model/layers": ["errors", "files", "tensor", "ops", "model/spec", "model/slots", "model/weights", "model/rope_table", "model/run"],
+  "model/batch": ["errors", "tensor", "model/run"],
+  "model/decoder": [
+    "errors",
+    "tensor",
+    "ops",
+    "model/spec",
+    "model/slots",
+    "model/weights",
+    "model/rope_table",
+    "model/run",
+    "model/layers",
+  ],
+  "model/non_finite": ["errors"],
+  "model/transformer": [...ground, "files", "tensor", "ops", ...model.slice(0, -1)],
+
+  experts: below,
+  generate: below,
+  methods: [...below, "experts"],
+  adapter: [...below, "experts"],
+  train: [...below, "experts", "methods", "adapter"],
+  inspect: [...below, "experts", "methods", "train"],
+  moe_model: [...below, "experts", "generate", "methods", "adapter", "train"],
+  logits_check: [...below, "adapter", "moe_model"],
+  report: [...below, "experts", "methods", "adapter", "train", "inspect", "moe_model"],
+  serve: [...below, "experts", "generate", "methods", "adapter", "train", "inspect", "moe_model"],
+  index: [...below, "experts", "generate", "methods", "adapter", "train", "inspect", "moe_model", "logits_check", "report"],
+  cli: [...below, "experts", "generate", "methods", "adapter", "train", "inspect", "moe_model", "logits_check", "report", "serve"],
+};
+
+/** The folder that alone spells names of families and tensors, and the one file of it that others import. */
+export const families = { folder: "lib/model/families/", door: "lib/model/families/index.ts" };
+
+/** How checkpoints spell their tensors, in any text of the code. */
+export const tensorNames: readonly RegExp[] = [
+  /\w_proj\b/,
+  /\bself_attn\b/,
+  /\blm_head\b/,
+  /\bembed_tokens\b/,
+  /layernorm\b/,
+  /shared_(?:experts?|mlp)\\?\./,
+  /(?:^|\W)(?:model|decoder)\\?\.layers\b/,
+  /\.mlp\./,
+  // "…experts.3.", also as a pattern or the beginning of a template; not "law.experts.json".
+  /(?:^|\.)experts\\?\.(?:\d|\(|\[|\*|\\|$)/,
+];
