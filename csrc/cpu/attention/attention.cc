@@ -8,8 +8,8 @@
 // Method: online softmax, arXiv 2205.14135.
 #include <math.h>
 
-#include "attention_shape.h"
 #include "../kernels.h"
+#include "attention_shape.h"
 
 namespace esft::cpu::ESFT_ISA {
 namespace attn {
@@ -26,12 +26,12 @@ struct ForwardScratch {
   size_t bytes;
   ForwardScratch(void* base, const Shape& g, const Sizes& z, int pair) {
     Carve c = {static_cast<char*>(base), 0};
-    rows = c.take<float>(NR * imax(g.dqp, g.dvp));
+    rows = c.take<float>(NR * max_of(g.dqp, g.dvp));
     q = c.take<float>(g.group * z.queries * z.as);
     o = c.take<float>(g.group * z.queries * g.dvp);
     m = c.take<float>(g.group * z.queries);
     l = c.take<float>(g.group * z.queries);
-    kt = c.take<float>(up(z.units, W) * z.keys);
+    kt = c.take<float>(round_up(z.units, W) * z.keys);
     v = c.take<float>(z.keys / pair * g.dvp);
     s = c.take<float>(MR * z.sld);
     p = c.take<float>(MR * z.sld);
@@ -43,14 +43,14 @@ struct ForwardScratch {
 Sizes sizes_for(const Shape& g, int pair, int64_t wanted_tasks) {
   Sizes z;
   z.as = g.dqp / pair;
-  z.units = cdiv(g.dq, pair);
+  z.units = ceil_div(g.dq, pair);
   // Packed keys and values take at most about a quarter of L2, queries and outputs of the task as much.
   const int64_t row_bytes = (g.dqp + g.dvp) * 4;
-  z.keys = imin(512, imax(2 * NR, (256 * 1024 / row_bytes) / NR * NR));
-  z.queries = imin(512, imax(64, 384 * 1024 / (row_bytes * g.group)));
+  z.keys = min_of(512, max_of(2 * NR, (256 * 1024 / row_bytes) / NR * NR));
+  z.queries = min_of(512, max_of(64, 384 * 1024 / (row_bytes * g.group)));
   // Enough tasks for every core where heads and documents are few. A row's sums do not depend on it.
-  while (z.queries > 64 && g.G * cdiv(g.T, z.queries) < wanted_tasks) z.queries /= 2;
-  z.queries = up(z.queries, 2);
+  while (z.queries > 64 && g.G * ceil_div(g.T, z.queries) < wanted_tasks) z.queries /= 2;
+  z.queries = round_up(z.queries, 2);
   z.sld = z.keys + W;
   return z;
 }
@@ -67,11 +67,11 @@ struct Forward {
   void pack_keys(const ForwardScratch& w, int64_t h, int64_t k0, int64_t n) const {
     const int64_t nr_units = NR / P::pair, kcol = g.k_offset + h * g.k_stride, vcol = g.v_offset + h * g.v_stride;
     for (int64_t r = 0; r < n; r += NR) {
-      const int64_t m = imin(NR, n - r);
+      const int64_t m = min_of(NR, n - r);
       gather_rows(w.rows, g.dqp, m, NR, k.at(k0 + r, kcol), k.ld, g.k_dim, g.dr ? ks.at(k0 + r, 0) : nullptr, ks.ld, g.dr);
       // the row tile is overwritten by its own units (they are not longer)
       units_of_rows<P>(w.rows, z.as, w.rows, g.dqp, NR, g.dqp);
-      transpose_panel(w.kt + r / NR * up(z.units, W) * NR, w.rows, z.as, z.units);
+      transpose_panel(w.kt + r / NR * round_up(z.units, W) * NR, w.rows, z.as, z.units);
       gather_rows(w.rows, g.dvp, m, NR, v.at(k0 + r, vcol), v.ld, g.dv, nullptr, 0, 0);
       panels_of_rows<P>(w.v, z.keys / P::pair * NR, r / NR * nr_units, w.rows, g.dvp, NR, g.dvp);
     }
@@ -79,7 +79,7 @@ struct Forward {
 
   void pack_queries(const ForwardScratch& w, int64_t h, int64_t t0, int64_t n, float* dst) const {
     for (int64_t r = 0; r < n; r += NR) {
-      const int64_t m = imin(NR, n - r);
+      const int64_t m = min_of(NR, n - r);
       gather_rows(w.rows, g.dqp, m, m, q.at(t0 + r, h * g.dq), q.ld, g.dq, nullptr, 0, 0);
       if (g.scale < 0)  // the running maximum is taken before scaling
         for (int64_t i = 0; i < m * g.dqp; i += W) store(w.rows + i, -load(w.rows + i));
@@ -97,10 +97,10 @@ struct Forward {
     }
     const float scale2 = g.scale2 < 0 ? -g.scale2 : g.scale2;
     const vf none = splat(-__builtin_inff()), c = splat(scale2);
-    const int64_t full0 = up(lo, W), full1 = hi / W * W, begin = lo / W * W;
+    const int64_t full0 = round_up(lo, W), full1 = hi / W * W, begin = lo / W * W;
     vf mx = none, mx2 = none;
     int64_t j = begin;
-    for (; j < imin(full0, hi); j += W) mx = vmax(mx, select(lanes_in(j, lo, hi), load(s + j), none));
+    for (; j < min_of(full0, hi); j += W) mx = vmax(mx, select(lanes_in(j, lo, hi), load(s + j), none));
     for (; j + 2 * W <= full1; j += 2 * W) {
       mx = vmax(mx, load(s + j));
       mx2 = vmax(mx2, load(s + j + W));
@@ -111,7 +111,7 @@ struct Forward {
     const vf shift = splat(-top);
     vf sum = {};
     for (j = start; j < begin; j += W) put(p, j, vf{});
-    for (; j < imin(full0, hi); j += W) sum += put(p, j, select(lanes_in(j, lo, hi), exp2v(load(s + j) * c + shift), vf{}));
+    for (; j < min_of(full0, hi); j += W) sum += put(p, j, select(lanes_in(j, lo, hi), exp2v(load(s + j) * c + shift), vf{}));
     for (; j < full1; j += W) sum += put(p, j, exp2v(load(s + j) * c + shift));
     for (; j < hi; j += W) sum += put(p, j, select(lanes_in(j, lo, hi), exp2v(load(s + j) * c + shift), vf{}));
     for (; j < end; j += W) put(p, j, vf{});
@@ -149,7 +149,7 @@ struct Forward {
   }
 
   void piece(const ForwardScratch& w, const Piece& b, int64_t kv) const {
-    const int64_t n = b.t1 - b.t0, part = even_part(n), vs = z.keys / P::pair * NR, ks_ = up(z.units, W) * NR;
+    const int64_t n = b.t1 - b.t0, part = even_part(n), vs = z.keys / P::pair * NR, ks_ = round_up(z.units, W) * NR;
     for (int64_t i = 0; i < g.group; i++) {
       pack_queries(w, kv * g.group + i, b.t0, n, w.q + i * z.queries * z.as);
       for (int64_t r = i * z.queries; r < i * z.queries + n; r++) {
@@ -160,20 +160,20 @@ struct Forward {
     }
     int64_t k0 = b.doc + (first[b.t0] - b.doc) / z.keys * z.keys;
     for (; k0 < b.t1; k0 += z.keys) {
-      const int64_t k1 = imin(k0 + z.keys, b.t1);
+      const int64_t k1 = min_of(k0 + z.keys, b.t1);
       pack_keys(w, kv, k0, k1 - k0);
       for (int64_t i = 0; i < g.group; i++)
         for (int64_t t = b.t0; t < b.t1; t += part) {
-          const int64_t te = imin(t + part, b.t1), rows = te - t;
-          const int64_t hi = imin(k1, te) - k0, lo = imax(0, first[t] - k0);  // of the tile: the last row's and the first's
+          const int64_t te = min_of(t + part, b.t1), rows = te - t;
+          const int64_t hi = min_of(k1, te) - k0, lo = max_of(0, first[t] - k0);  // of the tile: the last row's and the first's
           if (hi <= lo) continue;
-          const int64_t start = lo / NR * NR, end = up(hi, W), slot = i * z.queries + (t - b.t0);
+          const int64_t start = lo / NR * NR, end = round_up(hi, W), slot = i * z.queries + (t - b.t0);
           product<P, kRows>(rows, hi - start, z.units, w.q + slot * z.as, z.as, w.kt + start / NR * ks_, ks_, w.s + start, z.sld,
                             kZero);
           for (int64_t r = 0; r < rows; r++)
-            softmax_row(w.s + r * z.sld, w.p + r * z.sld, start, end, imax(0, first[t + r] - k0), imin(hi, t + r + 1 - k0),
+            softmax_row(w.s + r * z.sld, w.p + r * z.sld, start, end, max_of(0, first[t + r] - k0), min_of(hi, t + r + 1 - k0),
                         w.m + slot + r, w.l + slot + r, w.alpha + r);
-          product<P, kRows>(rows, g.dv, cdiv(hi - start, P::pair), w.p + start / P::pair, z.sld, w.v + start / P::pair * NR, vs,
+          product<P, kRows>(rows, g.dv, ceil_div(hi - start, P::pair), w.p + start / P::pair, z.sld, w.v + start / P::pair * NR, vs,
                             w.o + slot * g.dvp, g.dvp, kScaleAdd, w.alpha);
         }
     }

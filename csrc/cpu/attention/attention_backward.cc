@@ -8,8 +8,8 @@
 // copy of dQ, kv-heads their own copy of dk_shared; the copies are added in order afterwards. How documents are divided
 // depends on the shapes alone.
 // Method: arXiv 2205.14135, appendix B.
-#include "attention_shape.h"
 #include "../kernels.h"
+#include "attention_shape.h"
 
 namespace esft::cpu::ESFT_ISA {
 namespace attn {
@@ -26,7 +26,7 @@ struct BackwardScratch {
   BackwardScratch(void* base, const Shape& g, int64_t keys, int pair) {
     Carve c = {static_cast<char*>(base), 0};
     const int64_t ld = keys + kPad;
-    rows = c.take<float>(NR * imax(g.dqp, g.dvp));
+    rows = c.take<float>(NR * max_of(g.dqp, g.dvp));
     kt = c.take<float>(g.dqp / pair * keys);
     vt = c.take<float>(g.dvp / pair * keys);
     kb = c.take<float>(g.dqp / pair * keys);
@@ -68,7 +68,7 @@ struct Backward {
     const int64_t kcol = g.k_offset + h * g.k_stride, vcol = g.v_offset + h * g.v_stride;
     const int64_t aq = g.dqp / P::pair, av = g.dvp / P::pair;
     for (int64_t r = 0; r < n; r += NR) {
-      const int64_t m = imin(NR, n - r);
+      const int64_t m = min_of(NR, n - r);
       gather_rows(w.rows, g.dqp, m, NR, k.at(k0 + r, kcol), k.ld, g.k_dim, g.dr ? ks.at(k0 + r, 0) : nullptr, ks.ld, g.dr);
       panels_of_rows<P>(w.kb, keys / P::pair * NR, r / P::pair, w.rows, g.dqp, NR, g.dqp);
       units_of_rows<P>(w.rows, aq, w.rows, g.dqp, NR, g.dqp);  // in place: units are not longer
@@ -81,7 +81,7 @@ struct Backward {
 
   void pack_queries(const BackwardScratch& w, int64_t h, int64_t t, int64_t n) const {
     for (int64_t r = 0; r < n; r += NR) {
-      const int64_t m = imin(NR, n - r), pairs = up(m, P::pair);
+      const int64_t m = min_of(NR, n - r), pairs = round_up(m, P::pair);
       gather_rows(w.rows, g.dqp, m, pairs, q.at(t + r, h * g.dq), q.ld, g.dq, nullptr, 0, 0);
       panels_of_rows<P>(w.qb, kQueries / P::pair * NR, r / P::pair, w.rows, g.dqp, pairs, g.dqp);
       units_of_rows<P>(w.qa + r * (g.dqp / P::pair), g.dqp / P::pair, w.rows, g.dqp, m, g.dqp);
@@ -96,8 +96,8 @@ struct Backward {
     const vf scale2 = splat(g.scale2);
     int64_t full0 = 0, full1 = end;  // columns that all rows see, in whole vectors
     for (int i = 0; i < P::pair; i++) {
-      full0 = imax(full0, up(rows[i].lo, W));
-      full1 = imin(full1, rows[i].hi / W * W);
+      full0 = max_of(full0, round_up(rows[i].lo, W));
+      full1 = min_of(full1, rows[i].hi / W * W);
     }
     auto step = [&](int64_t j, bool masked) ESFT_LAMBDA {
       vf p[P::pair], d[P::pair];
@@ -127,7 +127,7 @@ struct Backward {
       }
     };
     int64_t j = 0;
-    for (; j < imin(full0, end); j += W) step(j, true);
+    for (; j < min_of(full0, end); j += W) step(j, true);
     for (; j < full1; j += W) step(j, false);
     for (; j < end; j += W) step(j, true);
   }
@@ -139,26 +139,27 @@ struct Backward {
     const int64_t panel_keys = keys / P::pair * NR, panel_queries = kQueries / P::pair * NR;
     pack_queries(w, h, t0, n);
     for (int64_t r = 0; r < n; r += part) {
-      const int64_t t = t0 + r, m = imin(part, n - r), hi = imin(k1, t + m) - k0, lo = imax(0, first[t] - k0), start = lo / NR * NR;
+      const int64_t t = t0 + r, m = min_of(part, n - r), hi = min_of(k1, t + m) - k0, lo = max_of(0, first[t] - k0),
+                    start = lo / NR * NR;
       if (hi > lo) {
-        product<P, kRows>(m, hi - start, cdiv(g.dq, P::pair), w.qa + r * aq, aq, w.kt + start * aq, NR * aq, w.s + r * ld + start,
-                          ld, kZero);
-        product<P, kRows>(m, hi - start, cdiv(g.dv, P::pair), w.oa + r * av, av, w.vt + start * av, NR * av, w.dp + r * ld + start,
-                          ld, kZero);
+        product<P, kRows>(m, hi - start, ceil_div(g.dq, P::pair), w.qa + r * aq, aq, w.kt + start * aq, NR * aq,
+                          w.s + r * ld + start, ld, kZero);
+        product<P, kRows>(m, hi - start, ceil_div(g.dv, P::pair), w.oa + r * av, av, w.vt + start * av, NR * av,
+                          w.dp + r * ld + start, ld, kZero);
       }
       for (int64_t i = r; i < r + m; i += P::pair) {
         Row rows[2];
         for (int e = 0; e < P::pair; e++) {
-          const int64_t x = t0 + imin(i + e, n - 1);
-          rows[e] = Row{w.s + (i + e) * ld, w.dp + (i + e) * ld,    lse2[h * g.T + x],
-                        delta[h * g.T + x], imax(0, first[x] - k0), imin(hi, x + 1 - k0)};
+          const int64_t x = t0 + min_of(i + e, n - 1);
+          rows[e] = Row{w.s + (i + e) * ld, w.dp + (i + e) * ld,      lse2[h * g.T + x],
+                        delta[h * g.T + x], max_of(0, first[x] - k0), min_of(hi, x + 1 - k0)};
           if (i + e >= n) rows[e].hi = 0;  // the last row of an odd block has no partner
         }
         // A tile of keys reads up to MR columns beyond the last key of its first row.
-        probabilities(rows, w.pc + i / P::pair * ld, w.dsc + i / P::pair * ld, w.dsr + i * ldr, up(imin(hi + MR, keys), W));
+        probabilities(rows, w.pc + i / P::pair * ld, w.dsc + i / P::pair * ld, w.dsr + i * ldr, round_up(min_of(hi + MR, keys), W));
       }
       if (hi <= lo) continue;
-      product<P, kRows>(m, g.dq, cdiv(hi - start, P::pair), w.dsr + r * ldr + start / P::pair, ldr, w.kb + start / P::pair * NR,
+      product<P, kRows>(m, g.dq, ceil_div(hi - start, P::pair), w.dsr + r * ldr + start / P::pair, ldr, w.kb + start / P::pair * NR,
                         panel_keys, w.dq, g.dqp, kZero);
       const vf scale = splat(g.scale);
       for (int64_t i = 0; i < m; i++) {
@@ -169,9 +170,9 @@ struct Backward {
         if (c < g.dq) store_part(y + c, load_part(y + c, g.dq - c) + load(x + c) * scale, g.dq - c);
       }
     }
-    const int64_t nk = imin(k1, te) - k0, kpart = even_part(nk);
+    const int64_t nk = min_of(k1, te) - k0, kpart = even_part(nk);
     for (int64_t j = 0; j < nk; j += kpart) {
-      const int64_t m = imin(kpart, nk - j), u0 = imax(0, k0 + j - t0) / P::pair, units = cdiv(n, P::pair) - u0;
+      const int64_t m = min_of(kpart, nk - j), u0 = max_of(0, k0 + j - t0) / P::pair, units = ceil_div(n, P::pair) - u0;
       product<P, kCols>(m, g.dv, units, w.pc + u0 * ld + j, ld, w.ob + u0 * NR, panel_queries, w.dv + j * g.dvp, g.dvp, kAdd);
       product<P, kCols>(m, g.dq, units, w.dsc + u0 * ld + j, ld, w.qb + u0 * NR, panel_queries, w.dk + j * g.dqp, g.dqp, kAdd);
     }
@@ -194,13 +195,13 @@ struct Backward {
     float* dq_rows = b.part ? dq_copies + (b.part - 1) * g.T * dq_ld : dq.data;
     for (int64_t t = b.t0; t < b.doc_end; t++) memset(dq_rows + t * dq_ld + kv * g.group * g.dq, 0, g.group * g.dq * 4);
     for (int64_t k0 = b.t0; k0 < b.t1; k0 += keys) {
-      const int64_t k1 = imin(k0 + keys, b.t1), n = k1 - k0;
+      const int64_t k1 = min_of(k0 + keys, b.t1), n = k1 - k0;
       pack_keys(w, kv, k0, n);
       memset(w.dk, 0, n * g.dqp * 4);
       memset(w.dv, 0, n * g.dvp * 4);
       for (int64_t h = kv * g.group; h < (kv + 1) * g.group; h++)
         for (int64_t t = k0; t < b.doc_end && first[t] < k1; t += kQueries)
-          block(w, h, t, imin(t + kQueries, b.doc_end), k0, k1, dq_rows, dq_ld);
+          block(w, h, t, min_of(t + kQueries, b.doc_end), k0, k1, dq_rows, dq_ld);
       write_rows(dk, k0, g.k_offset + kv * g.k_stride, n, g.k_dim, w.dk, g.dqp, g.scale);
       write_rows(dv, k0, g.v_offset + kv * g.v_stride, n, g.dv, w.dv, g.dvp, 1.0f);
       if (g.dr && dks.data) {  // dk_shared is optional
@@ -214,7 +215,7 @@ struct Backward {
 // Keys per block: everything that belongs to them and to one step of queries stays in L2.
 int64_t keys_per_block(const Shape& g, int pair) {
   const int64_t per_key = 4 * ((2 * g.dqp + g.dvp) / pair + g.dqp + g.dvp + 2 * kQueries * (pair == 1 ? 2 : 3) / 2);
-  return imin(384, imax(2 * NR, 640 * 1024 / per_key / NR * NR));
+  return min_of(384, max_of(2 * NR, 640 * 1024 / per_key / NR * NR));
 }
 
 template <class P>
@@ -242,12 +243,12 @@ void backward(const esft_attention_backward_args& a, Context& ctx) {
   for (int64_t t = 0, d0 = 0; t < g.T; t++) {
     if (doc_start[t] == t) d0 = t;
     documents += d0 == t;
-    longest = imax(longest, t - d0 + 1);
+    longest = max_of(longest, t - d0 + 1);
   }
-  const int64_t base = imin(documents, cdiv(g.T, 256)) * g.G, dq_bytes = g.T * g.H * g.dq * 4;
-  int64_t parts = base >= kWantedTasks / 2 ? 1 : imin(8, cdiv(kWantedTasks, base));
-  parts = imax(1, imin(parts, 1 + kCopyBytes / dq_bytes));
-  const int64_t part_keys = imax(up(cdiv(longest, parts), 2), imin(longest, f.keys));
+  const int64_t base = min_of(documents, ceil_div(g.T, 256)) * g.G, dq_bytes = g.T * g.H * g.dq * 4;
+  int64_t parts = base >= kWantedTasks / 2 ? 1 : min_of(8, ceil_div(kWantedTasks, base));
+  parts = max_of(1, min_of(parts, 1 + kCopyBytes / dq_bytes));
+  const int64_t part_keys = max_of(round_up(ceil_div(longest, parts), 2), min_of(longest, f.keys));
 
   Carve c = {nullptr, 0};
   for (int pass = 0; pass < 2; pass++) {
@@ -264,9 +265,9 @@ void backward(const esft_attention_backward_args& a, Context& ctx) {
   make_plan(f.plan, doc_start, g.T, part_keys, 256);
 
   constexpr int64_t kChunk = 64;
-  const int64_t chunks = cdiv(g.T, kChunk);
+  const int64_t chunks = ceil_div(g.T, kChunk);
   parallel_for(ctx, chunks, [&](int64_t i, int) {
-    for (int64_t t = i * kChunk; t < imin(g.T, (i + 1) * kChunk); t++)
+    for (int64_t t = i * kChunk; t < min_of(g.T, (i + 1) * kChunk); t++)
       for (int64_t h = 0; h < g.H; h++) {
         const float *x = f.dout.at(t, h * g.dv), *y = out.at(t, h * g.dv);
         vf sum = {};
@@ -290,8 +291,8 @@ void backward(const esft_attention_backward_args& a, Context& ctx) {
   for (int64_t p = 0; p < pieces; p++) {
     const Piece& b = f.plan.pieces[p];
     if (b.part == 0) continue;
-    parallel_for(ctx, cdiv(b.doc_end - b.t0, kChunk), [&](int64_t i, int) {
-      for (int64_t t = b.t0 + i * kChunk; t < imin(b.doc_end, b.t0 + (i + 1) * kChunk); t++) {
+    parallel_for(ctx, ceil_div(b.doc_end - b.t0, kChunk), [&](int64_t i, int) {
+      for (int64_t t = b.t0 + i * kChunk; t < min_of(b.doc_end, b.t0 + (i + 1) * kChunk); t++) {
         float* y = f.dq.at(t, 0);
         const float* x = f.dq_copies + ((b.part - 1) * g.T + t) * width;
         for (int64_t j = 0; j < width; j++) y[j] += x[j];
@@ -300,7 +301,7 @@ void backward(const esft_attention_backward_args& a, Context& ctx) {
   }
   if (g.dr && f.dks.data && g.G > 1)
     parallel_for(ctx, chunks, [&](int64_t i, int) {
-      for (int64_t t = i * kChunk; t < imin(g.T, (i + 1) * kChunk); t++) {
+      for (int64_t t = i * kChunk; t < min_of(g.T, (i + 1) * kChunk); t++) {
         float* y = f.dks.at(t, 0);
         memcpy(y, f.dks_copies + t * g.dr, g.dr * 4);
         for (int64_t h = 1; h < g.G; h++)

@@ -2,8 +2,8 @@
 #pragma once
 #include "../../core/op_args.h"
 #include "../../ops/checks.h"
-#include "attention_tile.h"
 #include "../context.h"
+#include "attention_tile.h"
 
 namespace esft::cpu::ESFT_ISA::attn {
 
@@ -44,8 +44,8 @@ static Shape shape_of(const Args& a) {
   s.dv = a.v_dim;
   s.v_offset = a.v_offset;
   s.v_stride = a.v_stride;
-  s.dqp = up(s.dq, NR);
-  s.dvp = up(s.dv, NR);
+  s.dqp = round_up(s.dq, NR);
+  s.dvp = round_up(s.dv, NR);
   s.window = a.window;
   s.scale = (float)a.scale;
   s.scale2 = (float)(a.scale * 1.4426950408889634);
@@ -67,7 +67,7 @@ struct Carve {
 // Query t sees keys first[t] .. t; first is non-decreasing. A document is a run of queries that see no key before it
 // (a token with doc_start[t] == t opens one): no product ever crosses its borders.
 ESFT_INLINE void first_keys(int32_t* first, const int32_t* doc_start, int64_t T, int64_t window) {
-  for (int64_t t = 0; t < T; t++) first[t] = (int32_t)imax(doc_start[t], window > 0 ? t - window + 1 : 0);
+  for (int64_t t = 0; t < T; t++) first[t] = (int32_t)max_of(doc_start[t], window > 0 ? t - window + 1 : 0);
 }
 
 // A piece of work: tokens [t0, t1), the part'th part of the document that begins at `doc` and ends at `doc_end`. Short
@@ -88,10 +88,10 @@ static int64_t make_plan(Plan& plan, const int32_t* doc_start, int64_t T, int64_
   for (int64_t d0 = 0; d0 < T;) {
     int64_t d1 = d0 + 1;
     while (d1 < T && doc_start[d1] != d1) d1++;
-    const int64_t parts = cdiv(d1 - d0, most), size = up(cdiv(d1 - d0, parts), 2);
+    const int64_t parts = ceil_div(d1 - d0, most), size = round_up(ceil_div(d1 - d0, parts), 2);
     int64_t part = 0;
     for (int64_t t = d0; t < d1; t += size, part++) {
-      const int64_t len = imin(size, d1 - t);
+      const int64_t len = min_of(size, d1 - t);
       if (n == 0 || filled + len > share) {
         plan.task_begin[tasks++] = (int32_t)n;
         filled = 0;
@@ -99,7 +99,7 @@ static int64_t make_plan(Plan& plan, const int32_t* doc_start, int64_t T, int64_
       filled += len;
       plan.pieces[n++] = Piece{(int32_t)d0, (int32_t)d1, (int32_t)t, (int32_t)(t + len), (int32_t)part};
     }
-    most_parts = imax(most_parts, part);
+    most_parts = max_of(most_parts, part);
     d0 = d1;
   }
   plan.task_begin[tasks] = (int32_t)n;
@@ -108,6 +108,6 @@ static int64_t make_plan(Plan& plan, const int32_t* doc_start, int64_t T, int64_
 }
 
 // Size of near-equal parts of `n` rows of at most MR each, even (so that pairs of rows stay together).
-ESFT_INLINE int64_t even_part(int64_t n) { return up(cdiv(n, cdiv(n, MR)), 2); }
+ESFT_INLINE int64_t even_part(int64_t n) { return round_up(ceil_div(n, ceil_div(n, MR)), 2); }
 
 }  // namespace esft::cpu::ESFT_ISA::attn

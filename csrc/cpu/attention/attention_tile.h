@@ -9,6 +9,7 @@
 // The tile: MR rows x two vectors, B in registers, A broadcast from memory. Sums run over k in ascending order and do not
 // depend on how rows are cut into tiles.
 #pragma once
+#include "../integers.h"
 #include "../simd.h"
 
 namespace esft::cpu::ESFT_ISA::attn {
@@ -19,11 +20,6 @@ constexpr int MR = 14;  // 28 accumulators of 32 registers
 #else
 constexpr int MR = 6;   // 12 of 16
 #endif
-
-ESFT_INLINE int64_t imin(int64_t a, int64_t b) { return a < b ? a : b; }
-ESFT_INLINE int64_t imax(int64_t a, int64_t b) { return a > b ? a : b; }
-ESFT_INLINE int64_t cdiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-ESFT_INLINE int64_t up(int64_t a, int64_t b) { return cdiv(a, b) * b; }
 
 // 2^x for x <= 127 (probabilities: x <= 0); below -126 it is 0 or tiny. Minimax fit on [-1/2, 1/2], relative error 9.2e-8
 // before rounding. NaN stays NaN.

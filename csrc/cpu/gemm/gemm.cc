@@ -1,7 +1,7 @@
 // Dense products (see ops/gemm.h): one product cut into row blocks and panel ranges over the threads.
 #include "../../core/check.h"
-#include "gemm_tasks.h"
 #include "../kernels.h"
+#include "gemm_tasks.h"
 
 namespace esft::cpu::ESFT_ISA {
 

@@ -5,6 +5,8 @@
 // long sums (partial sums stay in the tile), and into passes of about 4 KC where a panel would outgrow L2.
 #include "gemm_block.h"
 
+#include "gemm_micro.h"
+
 namespace esft::cpu::ESFT_ISA {
 
 namespace {
@@ -25,7 +27,7 @@ constexpr int64_t kLate = 6;
 constexpr int64_t kGroupBytes = 384 << 10, kMaxGroup = 4;
 int64_t panel_group(PanelKind kind, int64_t k) {
   const int64_t bytes = panel_bytes(kind, k), fit = kGroupBytes / (bytes > 0 ? bytes : 1);
-  return fit < 1 ? 1 : smaller(fit, kMaxGroup);
+  return fit < 1 ? 1 : min_of(fit, kMaxGroup);
 }
 
 int64_t a_row_bytes(PanelKind kind, int64_t k) { return a_elements(kind, k) * 4; }
@@ -61,7 +63,7 @@ PreparedA prepare_a(const Block& b, int64_t tiles, void* scratch) {
 // Panels p .. p+count, one behind the other.
 void build_panels(const Block& b, int64_t p, int64_t count, void* out) {
   if (b.k == 0) return;
-  const int64_t columns = smaller(count * NR, b.n - p * NR);
+  const int64_t columns = min_of(count * NR, b.n - p * NR);
   if (b.source == FROM_WEIGHT_COLUMNS) return panels_of_weight_columns(b.kind, b.w, p * NR, columns, b.k0, b.k, out);
   if (b.source == FROM_ROWS) return panels_of_rows(b.kind, b.x, b.x_act, b.x_features, p * NR, columns, b.k, out);
   char* to = static_cast<char*>(out);
@@ -102,23 +104,23 @@ void fetch_panels(const Block& b, int64_t p, int64_t count, int64_t blocks, Pref
     pitch = pitch_of(*at.s);
     bytes = b.k * (at.s->bf16 ? 2 : 4);
     first = static_cast<const char*>(at.s->data) + at.row * pitch + b.k0 * (at.s->bf16 ? 2 : 4);
-    rows = smaller(columns, at.s->rows - at.row);
+    rows = min_of(columns, at.s->rows - at.row);
     if (paired) {
       const Place up = place_of(b.w, b.n + p * W);
       second = static_cast<const char*>(up.s->data) + up.row * pitch_of(*up.s) + b.k0 * (up.s->bf16 ? 2 : 4);
-      second_rows = smaller(columns, up.s->rows - up.row);
+      second_rows = min_of(columns, up.s->rows - up.row);
     }
   } else {
     const Place at = place_of(b.w, b.k0);
     const Segment* s = at.s;
     const int64_t size = s->bf16 ? 2 : 4;
     pitch = pitch_of(*s);
-    bytes = smaller(count * NR, b.n - p * NR) * size;
+    bytes = min_of(count * NR, b.n - p * NR) * size;
     first = static_cast<const char*>(s->data) + at.row * pitch + p * NR * size;
-    rows = smaller(b.k, s->rows - at.row);
+    rows = min_of(b.k, s->rows - at.row);
     if (rows < b.k && s[1].bf16 == s->bf16) {
       second = static_cast<const char*>(s[1].data) + p * NR * size;
-      second_rows = smaller(b.k - rows, s[1].rows);
+      second_rows = min_of(b.k - rows, s[1].rows);
     }
   }
   if (rows <= 0) return;
@@ -229,13 +231,13 @@ static void run_pass(const Block& b, int64_t p0, int64_t p1, void* scratch) {
   const bool dgate = b.out.kind == OUT_DSWIGLU && b.out.dgate;
   if (dgate) memset(sums, 0, size_t(b.m) * W * 4);
   int64_t fetches = 0;  // fetch opportunities per tile and panel
-  for (int64_t s = 0; s < steps; s += chunk) fetches += smaller(chunk, steps - s) / kPrefetchSteps;
+  for (int64_t s = 0; s < steps; s += chunk) fetches += min_of(chunk, steps - s) / kPrefetchSteps;
   const bool reads_outputs = b.out.add || b.out.kind == OUT_DSWIGLU;
 
   const bool a_cold = reads_a_in_place(b) && !reads_outputs;
   Prefetch ahead = {}, tile_ahead = {};
   for (int64_t g0 = p0; g0 < p1; g0 += group) {
-    const int64_t count = smaller(group, p1 - g0);
+    const int64_t count = min_of(group, p1 - g0);
     const char* panels = panel_scratch;
     int64_t pitch = panel_bytes(b.kind, b.k);
     if (b.source == FROM_PANELS) {
@@ -254,7 +256,7 @@ static void run_pass(const Block& b, int64_t p0, int64_t p1, void* scratch) {
         fetch_rows(a.data + (i + mr) * a.ld, a.ld, tile_height(b.m, tiles, t + 1), b.k * 4, fetches * count, &tile_ahead);
       // Late enough that the lines are still in L2 when the panels are built from them.
       if (t == (tiles > kLate ? tiles - kLate : 0) && g0 + count < p1)
-        fetch_panels(b, g0 + count, smaller(group, p1 - g0 - count), fetches * (tiles - t) * count, &ahead);
+        fetch_panels(b, g0 + count, min_of(group, p1 - g0 - count), fetches * (tiles - t) * count, &ahead);
       for (int64_t p = g0; p < g0 + count; p++) {
         const bool direct = b.out.kind == OUT_PLAIN && (p + 1) * NR <= b.n && !b.out.bias && !b.out.past_caches;
         MicroArgs g;
@@ -268,7 +270,7 @@ static void run_pass(const Block& b, int64_t p0, int64_t p1, void* scratch) {
         g.tile_ahead = &tile_ahead;
         if (reads_outputs) fetch_tile(b, i, mr, p, fetches, &tile_ahead);
         for (int64_t s = 0; s < steps || s == 0; s += chunk) {
-          g.steps = smaller(chunk, steps - s);
+          g.steps = min_of(chunk, steps - s);
           kernel(g);
           g.add = true;
           g.a = static_cast<const char*>(g.a) + a_chunk;
@@ -290,7 +292,7 @@ void run_block(const Block& b, int64_t p0, int64_t p1, void* scratch) {
   if (step == b.k) return run_pass(b, p0, p1, scratch);
   for (int64_t k = 0; k < b.k; k += step) {
     Block pass = b;
-    pass.k = smaller(step, b.k - k);
+    pass.k = min_of(step, b.k - k);
     pass.k0 = b.k0 + k;
     if (b.a_columns) {
       pass.a = rows_from(b.a, k);

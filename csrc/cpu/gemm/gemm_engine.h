@@ -1,4 +1,4 @@
-// Single-threaded block products: the layer under gemm, grouped_gemm, attention and linear_cross_entropy.
+// Single-threaded block products of operands in memory: what linear_cross_entropy is made of.
 //
 // B is held as panels of NR columns; a micro kernel multiplies a few rows of A by one panel with all sums in registers.
 // Weights are never packed into a stored copy: whoever loops builds the panel it needs next in its own scratch.
@@ -13,12 +13,9 @@
 #pragma once
 #include <stddef.h>
 
-#include "../simd.h"
+#include "gemm_panel.h"
 
 namespace esft::cpu::ESFT_ISA {
-
-constexpr int NR = 2 * W;      // columns of a panel
-constexpr int64_t KC = 704;    // k steps summed in registers before they are added to the running sum (1408 for bf16 dots)
 
 // Element (i, j) lies at data[i*ld + j], or at data[j*ld + i] when `transposed`. A operands are f32.
 struct Operand {
@@ -29,20 +26,6 @@ struct Operand {
 };
 ESFT_INLINE Operand f32_operand(const float* p, int64_t ld, bool transposed = false) { return {p, ld, false, transposed}; }
 ESFT_INLINE Operand bf16_operand(const uint16_t* p, int64_t ld, bool transposed = false) { return {p, ld, true, transposed}; }
-
-// What a panel row holds and which inner product reads it.
-enum PanelKind : int32_t {
-  PANEL_F32 = 0,   // [k][NR] f32
-  PANEL_PAIR = 1,  // [k/2][NR] bf16 pairs (k | k+1 << 16), unpacked in registers, f32 products
-  PANEL_DOT = 2,   // the same pairs for the bf16 dot-product instruction; A is rounded too
-};
-
-struct Panels {
-  const void* data;     // panel p at data + p*panel_bytes
-  int64_t k, n;
-  int64_t panel_bytes;  // multiple of 64
-  PanelKind kind;
-};
 
 size_t panels_bytes(int64_t k, int64_t n);  // enough for every kind
 Panels pack_panels(const Operand& b, int64_t k, int64_t n, int precision, void* memory /* 64-byte aligned */);

@@ -97,7 +97,7 @@ void dswiglu(const Block& b, const float* tile, int64_t i0, int64_t mr, int64_t 
 void finish_tile(const Block& b, const float* tile, int64_t i, int64_t mr, int64_t p, float* sums) {
   const Output& o = b.out;
   if (o.kind == OUT_SWIGLU) {
-    const int64_t j = p * W, n = smaller(W, b.n - j);
+    const int64_t j = p * W, n = min_of(W, b.n - j);
     const Put put = o.h && (b.n % W) == 0 ? how(o.h + j, o.ldh, n, o.past_caches) : n < W ? PART : WHOLE;
 #define RUN(kPut) swiglu<kPut>(b, tile, i, mr, j, n)
     ESFT_CHOOSE(put, RUN)
@@ -105,7 +105,7 @@ void finish_tile(const Block& b, const float* tile, int64_t i, int64_t mr, int64
     return;
   }
   for (int half = 0; half < 2; half++) {
-    const int64_t j = p * NR + half * W, n = smaller(W, b.n - j);
+    const int64_t j = p * NR + half * W, n = min_of(W, b.n - j);
     if (n <= 0) return;
     if (o.kind == OUT_DSWIGLU) {
       n < W ? dswiglu<PART>(b, tile + half * W, i, mr, j, n, sums) : dswiglu<WHOLE>(b, tile + half * W, i, mr, j, n, sums);

@@ -1,6 +1,6 @@
 // Micro kernels: c[MR, NR] (+)= a[MR, k] · panel[k, NR] with all MR x NR sums in registers. Defined in gemm_micro.cc.
 #pragma once
-#include "gemm_engine.h"
+#include "gemm_panel.h"
 
 namespace esft::cpu::ESFT_ISA {
 

@@ -98,7 +98,7 @@ void half_panel(const void* const (&row)[W], int64_t k, float* out) {
       }
       out += kPer * NR;
     } else {
-      const int64_t steps = kPer == W ? smaller(W, left) : smaller(W, (left + 1) / 2);
+      const int64_t steps = kPer == W ? min_of(W, left) : min_of(W, (left + 1) / 2);
       if (steps == W) {
 #pragma GCC unroll 16
         for (int i = 0; i < W; i++) store(out + i * NR, r[i]);
@@ -160,7 +160,7 @@ void panel_of_weight_rows(PanelKind kind, const Weights& w, int64_t n0, int64_t 
       for (int i = 0; i < W; i++) f32_row[i] = bf16[i] ? any_f32 : row[i], bf16_row[i] = bf16[i] ? row[i] : any_bf16;
       alignas(64) float part[2 * W * NR];
       for (int64_t l = 0; l < k; l += 2 * W) {
-        const int64_t n = smaller(2 * W, k - l), steps = panel_steps(kind, n);
+        const int64_t n = min_of(2 * W, k - l), steps = panel_steps(kind, n);
         const void *a[W], *b[W];
         for (int i = 0; i < W; i++) {
           a[i] = static_cast<const float*>(f32_row[i]) + l;
@@ -250,7 +250,7 @@ void panels_of_rows(PanelKind kind, const Rows& x, bool act, int64_t K, int64_t 
   const int64_t next_panel = panel_steps(kind, k) * NR;
   auto part = [&](const float* p, int64_t c) ESFT_LAMBDA -> vf {
     if (c <= 0) return vf{};
-    const int64_t n = smaller(c, W);
+    const int64_t n = min_of(c, W);
     return act ? silu_times(load_n(p, n), load_n(p + K, n)) : load_n(p, n);
   };
   const int64_t per = kind == PANEL_F32 ? 1 : 2;
@@ -258,8 +258,8 @@ void panels_of_rows(PanelKind kind, const Rows& x, bool act, int64_t K, int64_t 
     const bool two = per == 2 && l + 1 < k;
     const float* row0 = row_at(x, l) + n0;
     const float* row1 = row_at(x, two ? l + 1 : l) + n0;
-    const float* ahead0 = row_at(x, smaller(l + kAhead, k - 1)) + n0;  // gathered rows, which no prefetcher foresees
-    const float* ahead1 = row_at(x, smaller(l + kAhead + 1, k - 1)) + n0;
+    const float* ahead0 = row_at(x, min_of(l + kAhead, k - 1)) + n0;  // gathered rows, which no prefetcher foresees
+    const float* ahead1 = row_at(x, min_of(l + kAhead + 1, k - 1)) + n0;
     for (int64_t n = 0, p = 0; n < count; n += NR, p += next_panel) {
       const int64_t left = count - n;
       __builtin_prefetch(ahead0 + n, 0, 3);
@@ -281,10 +281,10 @@ void panels_of_rows(PanelKind kind, const Rows& x, bool act, int64_t K, int64_t 
 void pack_rows(PanelKind kind, const Rows& a, int64_t mr, int64_t k, void* out_) {
   float* out = floats(out_);
   const float* row[W];
-  for (int64_t i = 0; i < W; i++) row[i] = row_at(a, smaller(i, mr - 1));
+  for (int64_t i = 0; i < W; i++) row[i] = row_at(a, min_of(i, mr - 1));
   const int64_t per = kind == PANEL_DOT ? 2 * W : W, total = a_elements(kind, k);
   for (int64_t l = 0, e = 0; e < total; l += per, e += W) {
-    const int64_t left = k - l, n = smaller(W, total - e);
+    const int64_t left = k - l, n = min_of(W, total - e);
     vf r[W];
     if (kind == PANEL_DOT) {
 #pragma GCC unroll 16
@@ -325,18 +325,18 @@ void pack_columns(PanelKind kind, const Rows& a, const float* scale, int64_t m, 
   auto factor = [&](int64_t l) ESFT_LAMBDA { return splat(scale ? scale[l] : 1.0f); };
   for (int64_t e = 0; e < total; e++) {
     const int64_t l = e * per;
-    const float* row = row_at(a, smaller(l, k - 1));
-    const float* ahead = row_at(a, smaller(l + kAhead, k - 1));
+    const float* row = row_at(a, min_of(l, k - 1));
+    const float* ahead = row_at(a, min_of(l + kAhead, k - 1));
     const vf scale0 = l < k ? factor(l) : vf{};
 #if defined(__AVX512BF16__)
     const bool two = l + 1 < k;
-    const float* row1 = row_at(a, smaller(l + 1, k - 1));
-    const float* ahead1 = row_at(a, smaller(l + kAhead + 1, k - 1));
+    const float* row1 = row_at(a, min_of(l + 1, k - 1));
+    const float* ahead1 = row_at(a, min_of(l + kAhead + 1, k - 1));
     const vf scale1 = two ? factor(l + 1) : vf{};
 #endif
     float* out = floats(out_);
     for (int64_t t = 0, i = 0; t < tiles; t++) {
-      const int64_t mr = tile_height(m, tiles, t), n = smaller(W, m - i);  // a whole vector where the row holds one
+      const int64_t mr = tile_height(m, tiles, t), n = min_of(W, m - i);  // a whole vector where the row holds one
       __builtin_prefetch(ahead + i, 0, 3);
       vf v = n == W ? load(row + i) : load_part(row + i, n);
       v = l < k ? v * scale0 : vf{};
@@ -351,7 +351,7 @@ void pack_columns(PanelKind kind, const Rows& a, const float* scale, int64_t m, 
       if (e * mr + W <= total * mr)
         store(out + e * mr, v);
       else
-        store_n(out + e * mr, v, smaller(mr, W));
+        store_n(out + e * mr, v, min_of(mr, W));
       out += total * mr;
       i += mr;
     }

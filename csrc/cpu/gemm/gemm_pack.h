@@ -1,20 +1,8 @@
 // From matrices in memory to what the micro kernels read: packed rows of A, panels of B. Defined in gemm_pack.cc.
-//
-//   kind         panel row                     A element
-//   PANEL_F32    one k, NR f32                 f32
-//   PANEL_PAIR   two k, NR dwords bf16|bf16    f32, k padded to even with zeros
-//   PANEL_DOT    two k, NR dwords bf16|bf16    bf16 pair, padded likewise
 #pragma once
-#include "gemm_micro.h"
+#include "gemm_panel.h"
 
 namespace esft::cpu::ESFT_ISA {
-
-ESFT_INLINE int64_t panel_steps(PanelKind kind, int64_t k) { return kind == PANEL_F32 ? k : (k + 1) / 2; }
-ESFT_INLINE int64_t panel_bytes(PanelKind kind, int64_t k) { return panel_steps(kind, k) * NR * 4; }
-ESFT_INLINE int64_t a_elements(PanelKind kind, int64_t k) {
-  return kind == PANEL_F32 ? k : kind == PANEL_PAIR ? (k + 1) / 2 * 2 : (k + 1) / 2;
-}
-ESFT_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Rows of tile t when m rows are dealt evenly to tiles.
 ESFT_INLINE int64_t tile_height(int64_t m, int64_t tiles, int64_t t) { return m / tiles + (t < m % tiles); }

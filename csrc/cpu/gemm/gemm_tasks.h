@@ -95,13 +95,13 @@ static void largest_first(TaskList& list) {
 }
 
 static void cut_tail(TaskList& list, const Block* blocks, int64_t threads) {
-  const int64_t tail = smaller(kTailTasks * threads, list.count);
+  const int64_t tail = min_of(kTailTasks * threads, list.count);
   const int64_t first = list.count - tail;
   for (int64_t i = first; i < first + tail; i++) {
     const Task t = list.tasks[i];
     const bool by_rows = blocks[t.item].out.dgate != nullptr;
     // A part keeps enough panels to pay for packing A again, or enough rows to pay for building the panels again.
-    const int64_t length = by_rows ? t.m1 - t.m0 : t.p1 - t.p0, parts = smaller(kTailParts, length / (by_rows ? 48 : 3));
+    const int64_t length = by_rows ? t.m1 - t.m0 : t.p1 - t.p0, parts = min_of(kTailParts, length / (by_rows ? 48 : 3));
     for (int64_t q = 1; q < parts; q++) {
       Task part = t;
       (by_rows ? part.m0 : part.p0) += length * q / parts;

@@ -2,8 +2,8 @@
 // largest first, so a skewed routing keeps all threads busy as well.
 #include "../../core/check.h"
 #include "../../ops/checks.h"
-#include "gemm_tasks.h"
 #include "../kernels.h"
+#include "gemm_tasks.h"
 
 namespace esft::cpu::ESFT_ISA {
 

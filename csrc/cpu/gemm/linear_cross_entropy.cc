@@ -8,9 +8,9 @@
 #include <math.h>
 
 #include "../../ops/checks.h"
-#include "gemm_engine.h"
 #include "../kernels.h"
 #include "../rows/rows.h"
+#include "gemm_engine.h"
 
 namespace esft::cpu::ESFT_ISA {
 namespace {

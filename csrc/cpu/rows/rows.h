@@ -3,6 +3,7 @@
 #pragma once
 #include "../../core/check.h"
 #include "../context.h"
+#include "../integers.h"
 #include "../simd.h"
 
 namespace esft::cpu::ESFT_ISA {
@@ -13,11 +14,6 @@ constexpr int64_t kTaskElements = 16384;
 constexpr int64_t kSerialElements = 4 * kTaskElements;
 // Outputs from this size on leave the caches before their reader comes; streaming saves the read for ownership.
 constexpr int64_t kStreamBytes = int64_t(8) << 20;
-
-ESFT_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-ESFT_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
-ESFT_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
-ESFT_INLINE int64_t round_up(int64_t n, int64_t m) { return ceil_div(n, m) * m; }
 
 template <class T>
 ESFT_INLINE T* row_of(const esft_tensor& t, int64_t row) {

@@ -5,9 +5,9 @@
 #pragma once
 #include <cmath>
 
-#include "../rows/index_check.cuh"
 #include "../host/launch.h"
 #include "../reduce.cuh"
+#include "../rows/index_check.cuh"
 
 namespace esft::cuda::attention {
 

@@ -4,8 +4,8 @@
 // Limit: FMA rate (67 TFLOP/s on an H200); tiles of 64 x 64, 4 x 4 sums per thread, the next 16 of the contraction fetched into
 // registers while the current are multiplied: expected at 30-50 % of it. A router at T = 8192, D = 2048, E = 64 is 2.1 GFLOP.
 // A contraction that is long beside few tiles is cut into parts that are summed in order (split_sum.cuh).
-#include "gemm_paths.h"
 #include "../host/launch.h"
+#include "gemm_paths.h"
 #include "mma_epilogue.cuh"
 #include "split_sum.cuh"
 

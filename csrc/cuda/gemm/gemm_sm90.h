@@ -1,9 +1,9 @@
 // Starting the Hopper kernels (sm90_kernel.cuh). Host code.
 #pragma once
-#include "gemm_paths.h"
 #include "../host/launch.h"
-#include "sm90_tile.cuh"
 #include "../host/tensor_map.h"
+#include "gemm_paths.h"
+#include "sm90_tile.cuh"
 
 namespace esft::cuda::sm90 {
 

@@ -10,9 +10,9 @@
 // Limit: the two products, 4·n·D·V FLOPs; the row pass is bytes (chunk read and written once), about a tenth of the time.
 #include "linear_cross_entropy.cuh"
 
-#include "../rows/index_check.cuh"
 #include "../host/launch.h"
 #include "../reduce.cuh"
+#include "../rows/index_check.cuh"
 #include "../rows/rows.cuh"
 #include "../rows/supervised_rows.cuh"
 

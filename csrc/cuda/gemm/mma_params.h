@@ -4,8 +4,8 @@
 #include <stdint.h>
 
 #include "../host/context.h"
-#include "split_count.cuh"
 #include "../types.cuh"
+#include "split_count.cuh"
 
 namespace esft::cuda {
 

@@ -5,8 +5,8 @@
 //   while the weights stream by once per group.
 // tn: experts by their number of rows, most first: their tiles are the longest, so the short ones fill the last wave.
 #pragma once
-#include "mma_params.h"
 #include "../reduce.cuh"
+#include "mma_params.h"
 
 namespace esft::cuda {
 

@@ -6,8 +6,8 @@
 // the 16-byte chunk c of row r lies at c ^ (r & 7), so stores and ldmatrix touch every bank once.
 // Eight warps, 4 x 2: warp w owns rows 32·(w/2) and columns 64·(w%2) of the tile: 64 sums per thread.
 #pragma once
-#include "mma_params.h"
 #include "../reduce.cuh"
+#include "mma_params.h"
 
 namespace esft::cuda {
 

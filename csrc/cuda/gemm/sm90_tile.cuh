@@ -10,8 +10,8 @@
 // row tiles of one column tile each load half of the weights for both, and ask for 6.2.
 #pragma once
 #include "../fault.cuh"
-#include "split_count.cuh"
 #include "../types.cuh"
+#include "split_count.cuh"
 
 namespace esft::cuda::sm90 {
 

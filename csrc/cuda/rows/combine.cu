@@ -4,9 +4,9 @@
 // flight, adds them in the order of k and stores once. (K + 1)·D·2 bytes per token (one more D when it accumulates): the limit
 // is the bandwidth of a copy. Few tokens are cut by columns, so that a short batch fills the GPU too.
 // combine_backward: a warp per token; dy is read once for eight slots, the dots stay with the lane until the row ends.
-#include "index_check.cuh"
 #include "../host/launch.h"
 #include "../reduce.cuh"
+#include "index_check.cuh"
 
 namespace esft::cuda {
 

@@ -1,9 +1,9 @@
 // count_experts: a block owns four experts and reads all slots, so it needs no scratch and one launch; bound by L2, E / 4 · 8 bytes
 // per slot. The order of a gate sum: thread j of 512 adds slots j, j + 512, … ascending, then warp_sum, then the warps ascending,
 // then all of it to the sum so far.
-#include "index_check.cuh"
 #include "../host/launch.h"
 #include "../reduce.cuh"
+#include "index_check.cuh"
 
 namespace esft::cuda {
 

@@ -5,8 +5,8 @@
 // block: T is thousands, and the op only runs where the table is trained), then a warp per distinct id and tile of columns reads
 // that row of dtable once, adds its tokens' rows in order and writes it once. Bound by reading dy, and by the sort's latency:
 // about T/1024 dependent steps per pass.
-#include "index_check.cuh"
 #include "../host/launch.h"
+#include "index_check.cuh"
 #include "rows.cuh"
 
 namespace esft::cuda {

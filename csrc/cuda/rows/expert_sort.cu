@@ -8,9 +8,9 @@
 // 20 bytes per slot; bound by two launches and the latency of the table (chunks · E · 4 bytes from L2, at most 128 chunks).
 // Where the counts of a block's warps exceed shared memory (E above some thousands), tables in global memory: three plain passes.
 // An id that does not exist is recorded and counted as expert 0, so that the outputs stay what they are for: a permutation.
-#include "index_check.cuh"
 #include "../host/launch.h"
 #include "../reduce.cuh"
+#include "index_check.cuh"
 
 namespace esft::cuda {
 

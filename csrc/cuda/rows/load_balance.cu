@@ -1,8 +1,8 @@
 // load_balance: one warp per token, two passes over its row (the second from L1); E·f_e lies in shared memory. Bound by the bytes:
 // 12·T·E. The loss: each block sums the tokens of a fixed chunk in order, a last block the chunks.
-#include "index_check.cuh"
 #include "../host/launch.h"
 #include "../reduce.cuh"
+#include "index_check.cuh"
 
 namespace esft::cuda {
 

@@ -3,8 +3,8 @@
 //
 // A unit is what one thread does of one head: kVec pairs whose halves lie R/2 apart (two vectors), kVec/2 neighbouring pairs
 // (one vector), or, where y is not x, a vector of columns that are only copied. All of a unit is read before it is written.
-#include "index_check.cuh"
 #include "../host/launch.h"
+#include "index_check.cuh"
 #include "rows.cuh"
 
 namespace esft::cuda {

@@ -1,8 +1,8 @@
 // route_backward: one warp per token, a lane per chosen expert; the row of dlogits is written whole, then the chosen in it. Bound by
 // bytes: 4·T·E written, and read too for softmax over all experts.
-#include "index_check.cuh"
 #include "../host/launch.h"
 #include "../reduce.cuh"
+#include "index_check.cuh"
 
 namespace esft::cuda {
 
