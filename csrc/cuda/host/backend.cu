@@ -93,9 +93,23 @@ const esft_run_fn kRun[ESFT_OP_COUNT] = {
 #undef ESFT_ENTRY
 };
 
-const esft_backend kCuda = {ESFT_ABI,     "cuda",        open_device,   close_device,    device_info,
-                            device_alloc, device_free,   device_upload, device_download, device_synchronize,
-                            kRun,         capture_begin, capture_end,   graph_launch,    graph_destroy};
+const esft_backend kCuda = {
+    .abi = ESFT_ABI,
+    .name = "cuda",
+    .open = open_device,
+    .close = close_device,
+    .info = device_info,
+    .alloc = device_alloc,
+    .free = device_free,
+    .upload = device_upload,
+    .download = device_download,
+    .synchronize = device_synchronize,
+    .run = kRun,
+    .capture_begin = capture_begin,
+    .capture_end = capture_end,
+    .graph_launch = graph_launch,
+    .graph_destroy = graph_destroy,
+};
 
 }  // namespace
 
