@@ -37,6 +37,7 @@ function clangFormat() {
 const steps = [
   ["types of lib", () => run(bin("tsc"), ["-p", "tsconfig.json", "--noEmit"]).status],
   ["types of everything", () => run(bin("tsc"), ["-p", "tsconfig.check.json"]).status],
+  ["includes of csrc", () => run(process.execPath, ["--import", "tsx", "scripts/check-includes.ts"]).status],
   ["oxlint", () => run(bin("oxlint"), ["--type-aware", "--tsconfig", "tsconfig.check.json", ...(fix ? ["--fix"] : [])]).status],
   ["oxfmt", () => run(bin("oxfmt"), [fix ? "--write" : "--check", "."]).status],
   [
