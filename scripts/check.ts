@@ -52,6 +52,7 @@ const steps: [name: string, step: () => Result][] = [
   ["types of everything", () => tool("tsc", "-p", "tsconfig.check.json")],
   ["oxlint", () => tool("oxlint", "--type-aware", "--tsconfig", "tsconfig.check.json", ...(fix ? ["--fix"] : []))],
   ["rules of the house", () => tool("tsx", "scripts/check-house.ts")],
+  ["includes of csrc", () => tool("tsx", "scripts/check-includes.ts")],
   ["oxfmt", () => tool("oxfmt", fix ? "--write" : "--check", ".")],
   [`clang-format ${clangFormatVersion}`, checkNative],
 ];

@@ -25,9 +25,10 @@ rules="$out/rules.mk"
       avx512) flags="$avx512" ;;
       avx512bf16) flags="$avx512 -mavx512bf16" ;;
     esac
-    for f in gemm_micro gemm_pack gemm_epilogue gemm_block gemm_engine gemm grouped_gemm combine; do
-      objects="$objects $isa.$f.o"
-      printf '%s: %s/csrc/cpu/%s.cc\n\tg++ %s %s %s -DESFT_ISA=%s -MMD -c $< -o $@\n' "$isa.$f.o" "$root" "$f" "$common" "$kernel" "$flags" "$isa"
+    for f in gemm/gemm_micro gemm/gemm_pack gemm/gemm_epilogue gemm/gemm_block gemm/gemm_engine gemm/gemm gemm/grouped_gemm rows/combine; do
+      o=$isa.$(basename "$f").o
+      objects="$objects $o"
+      printf '%s: %s/csrc/cpu/%s.cc\n\tg++ %s %s %s -DESFT_ISA=%s -MMD -c $< -o $@\n' "$o" "$root" "$f" "$common" "$kernel" "$flags" "$isa"
     done
   done
   best=baseline  # the benchmark itself is compiled for the best instruction set of this machine

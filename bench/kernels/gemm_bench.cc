@@ -16,7 +16,7 @@
 #include <algorithm>
 #include <functional>
 
-#include "../../csrc/cpu/gemm_engine.h"
+#include "../../csrc/cpu/gemm/gemm_engine.h"
 #include "../../csrc/cpu/kernels.h"
 #include "gemm_harness.h"
 #if __has_include(<oneapi/dnnl/dnnl.h>)

@@ -1,5 +1,5 @@
 // Registration only.
-#include "../cpu/backend.h"
+#include "../cpu/device/backend.h"
 #include "cuda_loader.h"
 #include "wraps.h"
 

@@ -1,7 +1,7 @@
 // Device: opens a backend by its kind, makes tensors, submits ops; and the list of devices that are open.
 #include <algorithm>
 
-#include "../cpu/backend.h"
+#include "../cpu/device/backend.h"
 #include "cuda_loader.h"
 #include "pending.h"
 #include "wraps.h"

@@ -1,4 +1,4 @@
-// The kernels of one instruction set. Every csrc/cpu/<op>.cc is compiled once per set with its own flags and
+// The kernels of one instruction set. Every kernel file of csrc/cpu is compiled once per set with its own flags and
 // -DESFT_ISA=<name>; all its code lives in namespace esft::cpu::<name>. No std:: templates and no shared inline
 // functions in those files: the linker would merge copies compiled for different machines.
 #pragma once

@@ -2,53 +2,53 @@
 
 # Kernels any supported GPU runs: built for sm_80 and sm_90a.
 set(CUDA_PORTABLE
-    activation_rows.cu
-    attention.cu
-    attention_backward.cu
-    attention_backward_portable.cu
-    column_sum.cu
-    combine.cu
-    count_experts.cu
-    elementwise.cu
-    embedding.cu
-    expert_sort.cu
-    gemm.cu
-    gemm_portable.cu
-    gemm_simt.cu
-    grouped_gemm.cu
-    grouped_gemm_portable.cu
-    index_check.cu
-    linear_cross_entropy.cu
-    load_balance.cu
-    mask_grad.cu
-    optimizer.cu
-    rms_norm.cu
-    rms_norm_backward.cu
-    rope.cu
-    route_backward.cu
-    supervised_rows.cu
-    topk_route.cu
-    topk_route_block.cu
+    attention/attention.cu
+    attention/attention_backward.cu
+    attention/attention_backward_portable.cu
+    gemm/activation_rows.cu
+    gemm/gemm.cu
+    gemm/gemm_portable.cu
+    gemm/gemm_simt.cu
+    gemm/grouped_gemm.cu
+    gemm/grouped_gemm_portable.cu
+    gemm/linear_cross_entropy.cu
+    rows/column_sum.cu
+    rows/combine.cu
+    rows/count_experts.cu
+    rows/elementwise.cu
+    rows/embedding.cu
+    rows/expert_sort.cu
+    rows/index_check.cu
+    rows/load_balance.cu
+    rows/mask_grad.cu
+    rows/optimizer.cu
+    rows/rms_norm.cu
+    rows/rms_norm_backward.cu
+    rows/rope.cu
+    rows/route_backward.cu
+    rows/supervised_rows.cu
+    rows/topk_route.cu
+    rows/topk_route_block.cu
 )
 
 # Kernels of wgmma and TMA: built for sm_90a alone; only called where the device has it.
 set(CUDA_SM90
-    attention_backward_sm90.cu
-    attention_sm90.cu
-    gemm_sm90.cu
-    linear_cross_entropy_sm90.cu
-    logits_sm90.cu
-    nn_sm90.cu
-    nt_sm90.cu
-    tn_sm90.cu
+    attention/attention_backward_sm90.cu
+    attention/attention_sm90.cu
+    gemm/gemm_sm90.cu
+    gemm/linear_cross_entropy_sm90.cu
+    gemm/logits_sm90.cu
+    gemm/nn_sm90.cu
+    gemm/nt_sm90.cu
+    gemm/tn_sm90.cu
 )
 
 # Host code: devices, memory, checks of calls.
 set(CUDA_HOST
-    backend.cu
-    device.cu
     fault.cc
-    tensor_map.cu
+    host/backend.cu
+    host/device.cu
+    host/tensor_map.cu
 )
 
 # The emulation itself (csrc/emu) and its tests.

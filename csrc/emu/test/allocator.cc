@@ -1,7 +1,7 @@
-// The caching allocator of cuda/allocator.h, driven with counted memory: what is kept, what is handed out again, what is given back.
+// The caching allocator of cuda/host/allocator.h, driven with counted memory: what is kept, what is handed out again, what is given back.
 #include <cstdlib>
 
-#include "../../cuda/allocator.h"
+#include "../../cuda/host/allocator.h"
 #include "harness.h"
 
 namespace esft::emu::test {

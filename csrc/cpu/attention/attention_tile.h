@@ -1,0 +1,251 @@
+// The inner products of attention: panels of packed operands and a register tile over them.
+//
+// All operands are kept in 32-bit units along the summed dimension: one f32, or one pair of bf16 (k, k+1) where the machine
+// has the dot-product instruction. So one kernel, one transposition and one addressing scheme serve both precisions.
+//   A  rows of units (element (i, u) at a[i·stride + u]), or columns of units (a[u·stride + i]): the same probabilities are
+//      read by rows for O and dQ and by columns for dV and dK, nothing is transposed
+//   B  panels of NR columns: [units][NR], one panel after the other
+//   C  f32 rows with whole panels of columns (padded scratch)
+// The tile: MR rows x two vectors, B in registers, A broadcast from memory. Sums run over k in ascending order and do not
+// depend on how rows are cut into tiles.
+#pragma once
+#include "../integers.h"
+#include "../simd.h"
+
+namespace esft::cpu::ESFT_ISA::attn {
+
+constexpr int NR = 2 * W;
+#if defined(__AVX512F__)
+constexpr int MR = 14;  // 28 accumulators of 32 registers
+#else
+constexpr int MR = 6;   // 12 of 16
+#endif
+
+// 2^x for x <= 127 (probabilities: x <= 0); below -126 it is 0 or tiny. Minimax fit on [-1/2, 1/2], relative error 9.2e-8
+// before rounding. NaN stays NaN.
+ESFT_INLINE vf exp2v(vf x) {
+#if defined(__AVX512F__)
+  vf n = (vf)_mm512_maskz_roundscale_ps((__mmask16)-1, (__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+  x = vmax(splat(-126.0f), x);  // constants first: NaN stays
+  x = vmin(splat(127.0f), x);
+  vf shifted = x + splat(12582912.0f);
+  vf n = shifted - splat(12582912.0f);
+#endif
+  vf f = x - n;
+  vf p = splat(1.326472690e-3f);
+  p = p * f + splat(9.671512661e-3f);
+  p = p * f + splat(5.550733744e-2f);
+  p = p * f + splat(2.402224208e-01f);
+  p = p * f + splat(6.931469776e-01f);
+  p = p * f + splat(1.0f);
+#if defined(__AVX512F__)
+  return (vf)_mm512_maskz_scalef_ps((__mmask16)-1, (__m512)p, (__m512)n);
+#else
+  return p * as_f((as_i(shifted) - as_i(splat(12582912.0f)) + 127) << 23);
+#endif
+}
+
+// Mask of the lanes whose index base + lane lies in [lo, hi).
+ESFT_INLINE vi lanes_in(int64_t base, int64_t lo, int64_t hi) {
+  vi lane;
+  for (int i = 0; i < W; i++) lane[i] = i;
+  lane = lane + (int32_t)base;
+  return (lane >= (int32_t)lo) & (lane < (int32_t)hi);
+}
+
+// --- precision policies -----------------------------------------------------------------------------------------------
+
+struct F32 {
+  static constexpr int pair = 1;
+  template <int NV>
+  ESFT_INLINE void fma(vf* acc, const float* a, const vf* b) {
+    const vf x = *a - vf{};
+    for (int j = 0; j < NV; j++) acc[j] += x * b[j];
+  }
+  // n floats (a multiple of NR may be read) as n units
+  ESFT_INLINE void row(float* dst, const float* src, int64_t n) {
+    for (int64_t i = 0; i < n; i += W) store(dst + i, load(src + i));
+  }
+  // rows r and r+1 of one panel as B units; for one-row units only `a`
+  ESFT_INLINE void panel_rows(float* dst, const float* a, const float*) {
+    store(dst, load(a));
+    store(dst + W, load(a + W));
+  }
+};
+
+#if defined(__AVX512BF16__)
+struct BF16 {
+  static constexpr int pair = 2;
+  template <int NV>
+  ESFT_INLINE void fma(vf* acc, const float* a, const vf* b) {
+    int32_t u;
+    memcpy(&u, a, 4);
+    const __m512bh x = (__m512bh)_mm512_set1_epi32(u);
+    for (int j = 0; j < NV; j++) acc[j] = (vf)_mm512_dpbf16_ps((__m512)acc[j], (__m512bh)b[j], x);
+  }
+  ESFT_INLINE void row(float* dst, const float* src, int64_t n) {
+    for (int64_t i = 0; i < n; i += 2 * W)
+      store(dst + i / 2, (vf)_mm512_cvtne2ps_pbh((__m512)load(src + i + W), (__m512)load(src + i)));
+  }
+  // Two rows in bf16, one after the other, and interleaved: lane j = (bf16(lo[j]), bf16(hi[j])).
+  ESFT_INLINE __m512i both(vf lo, vf hi) { return (__m512i)_mm512_cvtne2ps_pbh((__m512)hi, (__m512)lo); }
+  ESFT_INLINE vf interleave(__m512i v) {
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
+                                           19, 3, 18, 2, 17, 1, 16, 0);
+    return (vf)_mm512_maskz_permutexvar_epi16(-1, order, v);
+  }
+  ESFT_INLINE vf zip(vf lo, vf hi) { return interleave(both(lo, hi)); }
+  ESFT_INLINE void panel_rows(float* dst, const float* a, const float* b) {
+    store(dst, zip(load(a), load(b)));
+    store(dst + W, zip(load(a + W), load(b + W)));
+  }
+};
+#endif
+
+// --- the register tile --------------------------------------------------------------------------------------------------
+
+enum Init { kZero, kAdd, kScaleAdd };  // c = A·B, c += A·B, c = alpha[row]·c + A·B
+enum Side { kRows, kCols };            // how A is read
+
+template <class P, Side S, int M, int NV>
+static void tile(int64_t units, const float* a, int64_t as, const float* b, float* c, int64_t ldc, Init init, const float* alpha) {
+  vf acc[M][NV];
+  if (init == kZero) {
+#pragma GCC unroll 16
+    for (int i = 0; i < M; i++)
+      for (int j = 0; j < NV; j++) acc[i][j] = vf{};
+  } else {
+#pragma GCC unroll 16
+    for (int i = 0; i < M; i++)
+      for (int j = 0; j < NV; j++) acc[i][j] = load(c + i * ldc + j * W);
+    if (init == kScaleAdd) {
+#pragma GCC unroll 16
+      for (int i = 0; i < M; i++)
+        for (int j = 0; j < NV; j++) acc[i][j] *= alpha[i] - vf{};
+    }
+  }
+  if constexpr (S == kCols) {
+    for (int64_t u = 0; u < units; u++, a += as, b += NR) {
+      vf bv[NV];
+      for (int j = 0; j < NV; j++) bv[j] = load(b + j * W);
+#pragma GCC unroll 16
+      for (int i = 0; i < M; i++) P::template fma<NV>(acc[i], a + i, bv);
+    }
+  } else {
+    // Few base pointers, three rows on each ([p], [p + s], [p + 2s]): all of them stay in registers.
+    const float* p[5];
+    for (int g = 0; g < 5; g++) p[g] = a + (g * 3 < M ? g * 3 : 0) * as;
+    for (int64_t u = 0; u < units; u++, b += NR) {
+      vf bv[NV];
+      for (int j = 0; j < NV; j++) bv[j] = load(b + j * W);
+#pragma GCC unroll 16
+      for (int i = 0; i < M; i++) P::template fma<NV>(acc[i], p[i / 3] + (i % 3) * as, bv);
+#pragma GCC unroll 5
+      for (int g = 0; g < (M + 2) / 3; g++) p[g]++;
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < M; i++)
+    for (int j = 0; j < NV; j++) store(c + i * ldc + j * W, acc[i][j]);
+}
+
+typedef void (*TileFn)(int64_t, const float*, int64_t, const float*, float*, int64_t, Init, const float*);
+
+template <class P, Side S>
+ESFT_INLINE TileFn tile_for(int64_t m, bool wide) {
+#define ESFT_TILE(M) {tile<P, S, M, 1>, tile<P, S, M, 2>}
+  static const TileFn table[MR][2] = {
+      ESFT_TILE(1), ESFT_TILE(2), ESFT_TILE(3), ESFT_TILE(4),  ESFT_TILE(5),  ESFT_TILE(6),
+#if defined(__AVX512F__)
+      ESFT_TILE(7), ESFT_TILE(8), ESFT_TILE(9), ESFT_TILE(10), ESFT_TILE(11), ESFT_TILE(12), ESFT_TILE(13), ESFT_TILE(14),
+#endif
+  };
+#undef ESFT_TILE
+  return table[m - 1][wide];
+}
+
+// c[m <= MR rows][n columns] (init) A[m, units]·B; panels of B are `bs` apart.
+template <class P, Side S>
+static void product(int64_t m, int64_t n, int64_t units, const float* a, int64_t as, const float* b, int64_t bs, float* c,
+                    int64_t ldc, Init init, const float* alpha = nullptr) {
+  const TileFn wide = tile_for<P, S>(m, true);
+  for (; n > W; n -= NR, b += bs, c += NR) wide(units, a, as, b, c, ldc, init, alpha);
+  if (n > 0) tile_for<P, S>(m, false)(units, a, as, b, c, ldc, init, alpha);
+}
+
+// --- packing --------------------------------------------------------------------------------------------------------------
+
+constexpr int64_t kAhead = 8;
+
+// n rows of `d` floats, then d2 from a second matrix, into dst [nz][pitch], zero to the full pitch and nz rows.
+static void gather_rows(float* dst, int64_t pitch, int64_t n, int64_t nz, const float* src, int64_t ld, int64_t d,
+                        const float* src2, int64_t ld2, int64_t d2) {
+  for (int64_t r = 0; r < n; r++) {
+    float* o = dst + r * pitch;
+    const float* s = src + r * ld;
+    // A head's rows are short and far apart: no hardware prefetcher follows them. (Prefetching past the end is harmless.)
+    const char* ahead = reinterpret_cast<const char*>(s + kAhead * ld);
+    for (int64_t c = 0; c < d * 4; c += 64) __builtin_prefetch(ahead + c);
+    int64_t i = 0;
+    for (; i + W <= d; i += W) store(o + i, load(s + i));
+    if (i < d) store_part(o + i, load_part(s + i, d - i), d - i);
+    if (d2) memcpy(o + d, src2 + r * ld2, d2 * 4);
+    if (d + d2 < pitch) memset(o + d + d2, 0, (pitch - d - d2) * 4);
+  }
+  if (n < nz) memset(dst + n * pitch, 0, (nz - n) * pitch * 4);
+}
+
+template <int... J>
+struct Lanes {};
+template <int N, int... J>
+struct MakeLanes : MakeLanes<N - 1, N - 1, J...> {};
+template <int... J>
+struct MakeLanes<0, J...> {
+  typedef Lanes<J...> type;
+};
+// One butterfly of a transposition: lanes with bit S of the other vector take each other's place.
+template <int S, int... J>
+ESFT_INLINE void butterfly(vf& a, vf& b, Lanes<J...>) {
+  const vf x = a, y = b;
+  a = __builtin_shuffle(x, y, (vi){((J & S) ? W + J - S : J)...});
+  b = __builtin_shuffle(x, y, (vi){((J & S) ? W + J : J + S)...});
+}
+template <int S>
+ESFT_INLINE void butterflies(vf* r) {
+  if constexpr (S > 0) {
+#pragma GCC unroll 16
+    for (int i = 0; i < W; i++)
+      if (!(i & S)) butterfly<S>(r[i], r[i + S], typename MakeLanes<W>::type{});
+    butterflies<S / 2>(r);
+  }
+}
+
+// NR rows of units (pitch a multiple of W) into one panel dst [units up to a multiple of W][NR].
+static void transpose_panel(float* dst, const float* rows, int64_t pitch, int64_t units) {
+  for (int64_t u = 0; u < units; u += W)
+    for (int h = 0; h < 2; h++) {
+      vf r[W];
+#pragma GCC unroll 16
+      for (int i = 0; i < W; i++) r[i] = load(rows + (h * W + i) * pitch + u);
+      butterflies<W / 2>(r);
+#pragma GCC unroll 16
+      for (int i = 0; i < W; i++) store(dst + (u + i) * NR + h * W, r[i]);
+    }
+}
+
+// n rows (a multiple of P::pair) of a gathered tile into B units, row `u0` of the panels onwards; d a multiple of NR.
+template <class P>
+static void panels_of_rows(float* dst, int64_t bs, int64_t u0, const float* rows, int64_t pitch, int64_t n, int64_t d) {
+  for (int64_t c = 0; c < d; c += NR, dst += bs)
+    for (int64_t r = 0; r < n; r += P::pair)
+      P::panel_rows(dst + (u0 + r / P::pair) * NR, rows + r * pitch + c, rows + (r + P::pair - 1) * pitch + c);
+}
+
+// n rows of a gathered tile as A rows of units.
+template <class P>
+static void units_of_rows(float* dst, int64_t as, const float* rows, int64_t pitch, int64_t n, int64_t d) {
+  for (int64_t r = 0; r < n; r++) P::row(dst + r * as, rows + r * pitch, d);
+}
+
+}  // namespace esft::cpu::ESFT_ISA::attn

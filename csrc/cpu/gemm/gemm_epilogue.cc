@@ -1,0 +1,120 @@
+// What happens to a tile of sums on its way to memory (see gemm_block.h). Every element goes through the same vector
+// arithmetic whether its vector is whole or partial.
+#include "gemm_activation.h"
+#include "gemm_block.h"
+
+namespace esft::cpu::ESFT_ISA {
+
+namespace {
+
+enum Put { PART, WHOLE, PAST_CACHES };
+
+// How a column of vectors is written: whole vectors at an aligned pitch may bypass the caches.
+Put how(const float* p, int64_t ld, int64_t n, bool past_caches) {
+  if (n < W) return PART;
+  return past_caches && ((reinterpret_cast<uintptr_t>(p) | uintptr_t(ld * 4)) & (W * 4 - 1)) == 0 ? PAST_CACHES : WHOLE;
+}
+
+template <Put kPut>
+ESFT_INLINE void put(float* p, vf v, int64_t n) {
+  if (kPut == PAST_CACHES)
+    stream(p, v);
+  else if (kPut == WHOLE)
+    store(p, v);
+  else
+    store_part(p, v, n);
+}
+
+template <Put kPut>
+ESFT_INLINE vf get(const float* p, int64_t n) {
+  return kPut == PART ? load_part(p, n) : load(p);
+}
+
+// Calls f<how> with the three ways as constants.
+#define ESFT_CHOOSE(how, f)              \
+  switch (how) {                         \
+    case PART: f(PART); break;           \
+    case WHOLE: f(WHOLE); break;         \
+    case PAST_CACHES: f(PAST_CACHES); break; \
+  }
+
+ESFT_INLINE vf load_bias(const Output& o, int64_t j, int64_t n) {
+  if (o.bias_bf16) {
+    const uint16_t* p = static_cast<const uint16_t*>(o.bias) + j;
+    return n < W ? load_bf16_part(p, n) : load_bf16(p);
+  }
+  return load_n(static_cast<const float*>(o.bias) + j, n);
+}
+
+template <Put kPut>
+void plain(const Output& o, const float* sums, int64_t i0, int64_t mr, int64_t j, int64_t n) {
+  const vf bias = o.bias ? load_bias(o, j, n) : vf{};
+  for (int64_t i = 0; i < mr; i++) {
+    float* c = o.c + (i0 + i) * o.ldc + j;
+    vf v = load(sums + i * NR);
+    if (o.bias) v += bias;
+    if (o.add) v += get<kPut>(c, n);
+    put<kPut>(c, v, n);
+  }
+}
+
+template <Put kPut>
+void swiglu(const Block& b, const float* sums, int64_t i0, int64_t mr, int64_t j, int64_t n) {
+  const Output& o = b.out;
+  for (int64_t i = 0; i < mr; i++) {
+    const vf gate = load(sums + i * NR), up = load(sums + i * NR + W);
+    if (o.h) {
+      float* h = o.h + (i0 + i) * o.ldh + j;
+      put<kPut>(h, gate, n);
+      put<kPut>(h + b.n, up, n);
+    }
+    put<kPut == PART ? PART : WHOLE>(o.c + (i0 + i) * o.ldc + j, silu_times(gate, up), n);
+  }
+}
+
+template <Put kPut>
+void dswiglu(const Block& b, const float* tile, int64_t i0, int64_t mr, int64_t j, int64_t n, float* sums) {
+  const Output& o = b.out;
+  for (int64_t i = 0; i < mr; i++) {
+    const float* h = o.h + (i0 + i) * o.ldh + j;
+    const vf gate = get<kPut>(h, n), up = get<kPut>(h + b.n, n);
+    const vf g = load(tile + i * NR);
+    const vf s = sigmoid(gate);
+    const vf silu = gate * s;
+    if (o.dgate) {  // lanes past n hold zeros: gate and up are read as 0 there
+      float* sum = sums + (i0 + i) * W;
+      store(sum, load(sum) + g * (silu * up));
+    }
+    const vf da = o.row_gate ? g * splat(o.row_gate[i0 + i]) : g;
+    float* c = o.c + (i0 + i) * o.ldc + j;
+    put<kPut>(c, da * up * (s + silu * (splat(1.0f) - s)), n);
+    put<kPut>(c + b.n, da * silu, n);
+  }
+}
+
+}  // namespace
+
+void finish_tile(const Block& b, const float* tile, int64_t i, int64_t mr, int64_t p, float* sums) {
+  const Output& o = b.out;
+  if (o.kind == OUT_SWIGLU) {
+    const int64_t j = p * W, n = min_of(W, b.n - j);
+    const Put put = o.h && (b.n % W) == 0 ? how(o.h + j, o.ldh, n, o.past_caches) : n < W ? PART : WHOLE;
+#define RUN(kPut) swiglu<kPut>(b, tile, i, mr, j, n)
+    ESFT_CHOOSE(put, RUN)
+#undef RUN
+    return;
+  }
+  for (int half = 0; half < 2; half++) {
+    const int64_t j = p * NR + half * W, n = min_of(W, b.n - j);
+    if (n <= 0) return;
+    if (o.kind == OUT_DSWIGLU) {
+      n < W ? dswiglu<PART>(b, tile + half * W, i, mr, j, n, sums) : dswiglu<WHOLE>(b, tile + half * W, i, mr, j, n, sums);
+    } else {
+#define RUN(kPut) plain<kPut>(o, tile + half * W, i, mr, j, n)
+      ESFT_CHOOSE(how(o.c + j, o.ldc, n, o.past_caches && !o.add), RUN)
+#undef RUN
+    }
+  }
+}
+
+}  // namespace esft::cpu::ESFT_ISA

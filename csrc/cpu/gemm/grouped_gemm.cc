@@ -1,0 +1,180 @@
+// One product per expert (see ops/grouped_gemm.h). Each expert's product becomes one or a few tasks; tasks are claimed
+// largest first, so a skewed routing keeps all threads busy as well.
+#include "../../core/check.h"
+#include "../../ops/checks.h"
+#include "../kernels.h"
+#include "gemm_tasks.h"
+
+namespace esft::cpu::ESFT_ISA {
+
+namespace {
+
+// What one call needs beside its arguments, in shared scratch.
+struct Plan {
+  Block* blocks;
+  int64_t count;
+  Segment* segments;
+  Task* tasks;
+};
+
+// items products of at most `rows` rows together, with `segments` weight segments.
+Plan make_plan(Context& ctx, int64_t items, int64_t segments, int64_t rows) {
+  const int64_t bound = tasks_bound(items, rows, ctx.threads());
+  const size_t blocks_bytes = size_t(items) * sizeof(Block), segments_bytes = size_t(segments) * sizeof(Segment);
+  char* p = static_cast<char*>(ctx.shared_scratch(blocks_bytes + segments_bytes + size_t(bound) * sizeof(Task)));
+  return {reinterpret_cast<Block*>(p), 0, reinterpret_cast<Segment*>(p + blocks_bytes),
+          reinterpret_cast<Task*>(p + blocks_bytes + segments_bytes)};
+}
+
+// The experts a call computes.
+struct Experts {
+  int64_t count;
+  const int32_t* ids;  // null: all
+  const int32_t* offsets;
+  int64_t id(int64_t i) const { return ids ? ids[i] : i; }
+  int64_t first_row(int64_t e) const { return offsets[e]; }
+  int64_t rows(int64_t e) const { return offsets[e + 1] - offsets[e]; }
+};
+
+Experts experts_of(const esft_tensor& offsets, const esft_ints* groups) {
+  const bool all = !groups || groups->count == 0;
+  return {all ? numel(offsets) - 1 : groups->count, all ? nullptr : groups->items, data<const int32_t>(offsets)};
+}
+
+Rows rows_of(const esft_tensor& t, const esft_tensor& index, int64_t first) {
+  return rows_from({data<const float>(t), t.ld, present(index) ? data<const int32_t>(index) : nullptr}, first);
+}
+
+// The stacked weight of expert e; all_bf16 tells whether every segment is.
+Weights weights_of(const esft_tensor_list& w, int64_t e, int64_t S, Segment* out, bool* all_bf16) {
+  *all_bf16 = true;
+  for (int64_t s = 0; s < S; s++) {
+    const esft_tensor& t = w.items[e * S + s];
+    out[s] = {t.data, t.ld, rows(t), t.dtype == ESFT_BF16};
+    *all_bf16 = *all_bf16 && out[s].bf16;
+  }
+  return {out, S};
+}
+
+// Outputs larger than the caches keep for their reader go past them.
+constexpr int64_t kStreamBytes = int64_t(16) << 20;
+bool streams(const esft_tensor& t) { return numel(t) * 4 >= kStreamBytes; }
+
+float* row_or_null(const esft_tensor& t, int64_t row) { return present(t) ? data<float>(t) + row * t.ld : nullptr; }
+float* item_or_null(const esft_tensor& t, int64_t i) { return present(t) ? data<float>(t) + i : nullptr; }
+
+}  // namespace
+
+void grouped_gemm_nt(const esft_grouped_gemm_nt_args& a, Context& ctx) {
+  const int64_t N = rows(a.y), S = a.segments;
+  check_offsets("grouped_gemm_nt", a.offsets, N);
+  if (present(a.rows)) check_indices("grouped_gemm_nt", "rows", a.rows, rows(a.x));
+  const Experts experts = experts_of(a.offsets, nullptr);
+  Plan plan = make_plan(ctx, experts.count, experts.count * S, N);
+  for (int64_t i = 0; i < experts.count; i++) {
+    const int64_t e = experts.id(i), first = experts.first_row(e);
+    if (experts.rows(e) == 0 || cols(a.y) == 0) continue;
+    Block& b = plan.blocks[plan.count++];
+    b = {};
+    bool bf16;
+    b.w = weights_of(a.w, e, S, plan.segments + i * S, &bf16);
+    b.source = FROM_WEIGHT_ROWS;
+    b.m = experts.rows(e);
+    b.n = cols(a.y);
+    b.k = cols(a.x);
+    b.kind = panel_kind(bf16, a.precision, b.m);
+    b.a = rows_of(a.x, a.rows, first);
+    b.out.c = row_or_null(a.y, first);
+    b.out.ldc = a.y.ld;
+    b.out.kind = a.act ? OUT_SWIGLU : OUT_PLAIN;
+    b.out.past_caches = !a.act && streams(a.y);
+    if (a.act && present(a.h)) {
+      b.out.h = row_or_null(a.h, first);
+      b.out.ldh = a.h.ld;
+      b.out.past_caches = streams(a.h);
+    }
+  }
+  run_blocks(ctx, plan.blocks, plan.count, plan.tasks);
+}
+
+void grouped_gemm_nn(const esft_grouped_gemm_nn_args& a, Context& ctx) {
+  const int64_t N = rows(a.dx), S = a.segments;
+  check_offsets("grouped_gemm_nn", a.offsets, N);
+  if (present(a.rows)) check_indices("grouped_gemm_nn", "rows", a.rows, rows(a.dy));
+  const Experts experts = experts_of(a.offsets, &a.groups);
+  Plan plan = make_plan(ctx, experts.count, experts.count * S, N);
+  for (int64_t i = 0; i < experts.count; i++) {
+    const int64_t e = experts.id(i), first = experts.first_row(e);
+    const int64_t n = a.act ? cols(a.dx) / 2 : cols(a.dx);
+    if (experts.rows(e) == 0) continue;
+    if (n == 0) {
+      if (present(a.dgate)) memset(item_or_null(a.dgate, first), 0, size_t(experts.rows(e)) * 4);
+      continue;
+    }
+    Block& b = plan.blocks[plan.count++];
+    b = {};
+    bool bf16;
+    b.w = weights_of(a.w, e, S, plan.segments + i * S, &bf16);
+    b.source = FROM_WEIGHT_COLUMNS;
+    b.m = experts.rows(e);
+    b.n = n;
+    b.k = cols(a.dy);
+    b.kind = panel_kind(bf16, a.precision, b.m);
+    b.a = rows_of(a.dy, a.rows, first);
+    b.out.c = row_or_null(a.dx, first);
+    b.out.ldc = a.dx.ld;
+    b.out.past_caches = !a.act && streams(a.dx);
+    if (a.act) {
+      b.out.kind = OUT_DSWIGLU;
+      b.out.h = row_or_null(a.h, first);
+      b.out.ldh = a.h.ld;
+      b.out.row_gate = item_or_null(a.gate, first);
+      b.out.dgate = item_or_null(a.dgate, first);
+    }
+  }
+  run_blocks(ctx, plan.blocks, plan.count, plan.tasks);
+}
+
+void grouped_gemm_tn(const esft_grouped_gemm_tn_args& a, Context& ctx) {
+  const int64_t N = present(a.dy_rows) ? numel(a.dy_rows) : rows(a.dy), S = a.segments, K = cols(a.x) / (a.x_act ? 2 : 1);
+  check_offsets("grouped_gemm_tn", a.offsets, N);
+  if (present(a.dy_rows)) check_indices("grouped_gemm_tn", "dy_rows", a.dy_rows, rows(a.dy));
+  if (present(a.x_rows)) check_indices("grouped_gemm_tn", "x_rows", a.x_rows, rows(a.x));
+  if (a.groups.count == 0) return;  // nothing is trained here
+  const Experts experts = experts_of(a.offsets, &a.groups);
+  int64_t total_rows = 0;
+  for (int64_t i = 0; i < a.dw.count; i++) total_rows += rows(a.dw.items[i]);
+  Plan plan = make_plan(ctx, experts.count * S, 0, total_rows);
+  for (int64_t i = 0; i < experts.count; i++) {
+    const int64_t e = experts.id(i), first = experts.first_row(e);
+    int64_t column = 0;  // of dy, where the segment starts
+    for (int64_t s = 0; s < S; s++) {
+      const esft_tensor& dw = a.dw.items[i * S + s];
+      const int64_t m = rows(dw);
+      if (experts.rows(e) > 0 && m > 0 && K > 0) {
+        Block& b = plan.blocks[plan.count++];
+        b = {};
+        b.source = FROM_ROWS;
+        b.m = m;
+        b.n = K;
+        b.k = experts.rows(e);
+        b.kind = panel_kind(false, a.precision, m);
+        b.a = rows_of(a.dy, a.dy_rows, first);
+        b.a.data += column;
+        b.a_columns = true;
+        b.a_scale = item_or_null(a.dy_scale, first);
+        b.x = rows_of(a.x, a.x_rows, first);
+        b.x_act = a.x_act != 0;
+        b.x_features = K;
+        b.out.kind = OUT_PLAIN;
+        b.out.c = data<float>(dw);
+        b.out.ldc = dw.ld;
+        b.out.add = true;
+      }
+      column += m;
+    }
+  }
+  run_blocks(ctx, plan.blocks, plan.count, plan.tasks);
+}
+
+}  // namespace esft::cpu::ESFT_ISA

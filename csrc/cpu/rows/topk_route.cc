@@ -1,0 +1,207 @@
+// topk_route: a token's E scores fit in a few vectors, so each step is a sweep over one padded row in L1: maximum, exp, sum,
+// then K selection sweeps (find the largest, take the first lane that has it, strike it out). Exact ties therefore go to the
+// lower id without any comparison of ids. Scratch rows are padded to whole vectors; a struck-out or padding lane is NaN,
+// which no comparison selects, so that -inf stays a legal choice.
+#include "../../ops/checks.h"
+#include "../kernels.h"
+#include "rows.h"
+
+namespace esft::cpu::ESFT_ISA {
+
+namespace {
+
+constexpr float kInf = __builtin_inff(), kNaN = __builtin_nanf("");
+
+// Largest of n (whole vectors) values, lowest index first; the value is struck out. Some value must be a number.
+int64_t take_largest(float* c, int64_t n) {
+  vi lanes;
+  for (int i = 0; i < W; i++) lanes[i] = i;
+  vf top = splat(-kInf);
+  for (int64_t i = 0; i < n; i += W) top = vmax(load(c + i), top);
+  const vf best = splat(hmax(top));
+  for (int64_t block = 0; block < n; block += 64) {  // no branch inside: the place of the largest is not predictable
+    uint64_t found = 0;
+    for (int64_t i = block; i < min_of(n, block + 64); i += W) found |= uint64_t(lane_bits(load(c + i) == best)) << (i - block);
+    if (!found) continue;
+    const int64_t index = block + __builtin_ctzll(found), first = index / W * W;
+    store(c + first,
+          select(lanes == int32_t(index - first), splat(kNaN), load(c + first)));  // whole, so that the next load forwards
+    return index;
+  }
+  return 0;
+}
+
+// Copies n values and pads with `pad` to whole vectors.
+void copy_padded(float* y, const float* x, int64_t n, float pad) {
+  memcpy(y, x, n * 4);
+  for (int64_t i = n; i < round_up(n, W); i++) y[i] = pad;
+}
+
+// x := exp(x − max x), returns the sum. Padding of -inf contributes nothing.
+float exp_row(float* x, int64_t n) {
+  vf top = splat(-kInf), sum = {};
+  for (int64_t i = 0; i < n; i += W) top = vmax(load(x + i), top);
+  const vf shift = splat(hmax(top));
+  for (int64_t i = 0; i < n; i += W) {
+    const vf e = vexp(load(x + i) - shift);
+    store(x + i, e);
+    sum += e;
+  }
+  return hsum(sum);
+}
+
+void softmax_row(float* x, int64_t n) {
+  const vf sum = splat(exp_row(x, n));
+  for (int64_t i = 0; i < n; i += W) store(x + i, load(x + i) / sum);
+}
+
+struct Router {
+  const esft_topk_route_args& a;
+  int64_t E, K, padded, groups;
+
+  // Floats of scratch: scores, choices, the K chosen, group scores.
+  int64_t scratch() const { return 2 * padded + round_up(K, W) + round_up(groups, W); }
+
+  // Strikes the experts of all but the best groups from the choices.
+  void limit_groups(float* c, float* group_score) const {
+    const int64_t size = E / groups;
+    for (int64_t g = 0; g < groups; g++) {
+      float best = -kInf, second = -kInf;
+      for (int64_t i = g * size; i < (g + 1) * size; i++) {
+        const float low = c[i] < best ? c[i] : best;
+        second = low > second ? low : second;
+        best = c[i] > best ? c[i] : best;
+      }
+      group_score[g] = a.group_score == 1 && size > 1 ? best + second : best;
+    }
+    const int64_t n = round_up(groups, W);
+    for (int64_t g = groups; g < n; g++) group_score[g] = kNaN;
+    for (int64_t i = 0; i < a.topk_group; i++) take_largest(group_score, n);
+    const float dropped = a.drop == 1 ? -kInf : 0.0f;
+    for (int64_t g = 0; g < groups; g++)
+      if (group_score[g] == group_score[g])  // not taken
+        for (int64_t i = g * size; i < (g + 1) * size; i++) c[i] = dropped;
+  }
+
+  // False if a logit is not finite.
+  bool route(int64_t t, float* s) const {
+    float *c = s + padded, *chosen = c + padded, *group_score = chosen + round_up(K, W);
+    const float* logits = row_of<float>(a.logits, t);
+    copy_padded(s, logits, E, -kInf);
+    vf zero = {};
+    for (int64_t i = 0; i + W <= E; i += W) zero += load(s + i) - load(s + i);
+    for (int64_t i = E - E % W; i < E; i++) zero[0] += s[i] - s[i];
+    if (hsum(zero) != 0.0f) return false;
+
+    if (a.score == 0) softmax_row(s, padded);
+    if (a.score == 1)
+      for (int64_t i = 0; i < padded; i += W) store(s + i, vsigmoid(load(s + i)));
+    if (present(a.probs)) memcpy(row_of<float>(a.probs, t), s, E * 4);
+
+    copy_padded(c, s, E, kNaN);
+    if (present(a.bias)) {
+      const float* bias = data<float>(a.bias);
+      int64_t i = 0;
+      for (; i + W <= E; i += W) store(c + i, load(c + i) + load(bias + i));
+      for (; i < E; i++) c[i] += bias[i];
+    }
+    if (groups > 1) limit_groups(c, group_score);
+
+    int32_t* ids = row_of<int32_t>(a.ids, t);
+    float* weights = row_of<float>(a.weights, t);
+    for (int64_t k = 0; k < K; k++) {
+      ids[k] = int32_t(take_largest(c, padded));
+      chosen[k] = s[ids[k]];
+    }
+    if (a.score == 2) {
+      for (int64_t k = K; k < round_up(K, W); k++) chosen[k] = -kInf;
+      softmax_row(chosen, round_up(K, W));
+    }
+    float sum = 0;
+    for (int64_t k = 0; k < K; k++) sum += chosen[k];
+    const float factor = float(a.scale), divisor = a.renormalize ? sum + float(a.norm_eps) : 1.0f;
+    for (int64_t k = 0; k < K; k++) weights[k] = chosen[k] / divisor * factor;
+    return true;
+  }
+};
+
+void check_bias(const esft_tensor& bias) {
+  const float* b = data<float>(bias);
+  for (int64_t e = 0; e < numel(bias); e++)
+    if (!__builtin_isfinite(b[e]))
+      fail_with(ESFT_BAD_ARGUMENT, "topk_route", "bias", "bias[%lld] must be finite, received %g", (long long)e, double(b[e]));
+}
+
+[[noreturn]] void fail_token(const esft_topk_route_args& a, int64_t t) {
+  const float* logits = row_of<float>(a.logits, t);
+  int64_t e = 0;
+  while (__builtin_isfinite(logits[e])) e++;
+  fail_with(ESFT_BAD_ARGUMENT, "topk_route", "logits", "logits[%lld, %lld] must be finite, received %g (token %lld)", (long long)t,
+            (long long)e, double(logits[e]), (long long)t);
+}
+
+}  // namespace
+
+void topk_route(const esft_topk_route_args& a, Context& ctx) {
+  const int64_t T = rows(a.logits), E = cols(a.logits), K = cols(a.ids);
+  if (T == 0 || E == 0) return;
+  if (present(a.bias)) check_bias(a.bias);
+  const Router router{a, E, K, round_up(E, W), max_of(a.n_group, 1)};
+  const int64_t work = 16 * E, chunk = rows_per_task(work);
+  // The first bad token of each chunk: the error names the lowest one, whichever thread met its own first.
+  int64_t* bad = static_cast<int64_t*>(ctx.shared_scratch(ceil_div(T, chunk) * 8));
+  for_chunks(ctx, T, chunk, work, [&](int64_t begin, int64_t end, int worker) {
+    float* scratch = static_cast<float*>(ctx.worker_scratch(worker, router.scratch() * 4));
+    int64_t t = begin;
+    while (t < end && router.route(t, scratch)) t++;
+    bad[begin / chunk] = t < end ? t : -1;
+  });
+  for (int64_t c = 0; c < ceil_div(T, chunk); c++)
+    if (bad[c] >= 0) fail_token(a, bad[c]);
+}
+
+// With r = s[ids] / (Σ s[ids] + eps):  ds[k] = scale · (dw[k] − Σ dw·r) / (Σ s + eps);  without renormalisation scale · dw[k].
+// Softmax over E: dlogits = s · (ds − Σ s·ds), where ds is zero beside the K chosen; sigmoid: ds · s · (1 − s).
+// Score 2 is the softmax over the chosen K, read back from the weights.
+void route_backward(const esft_route_backward_args& a, Context& ctx) {
+  const int64_t T = rows(a.dlogits), E = cols(a.dlogits), K = cols(a.ids);
+  if (T == 0) return;
+  check_indices("route_backward", "ids", a.ids, E);
+  const bool sorted = present(a.pos);
+  if (sorted) check_indices("route_backward", "pos", a.pos, numel(a.dweights));
+  const float scale = float(a.scale), eps = float(a.norm_eps);
+  const bool nt = streams(a.dlogits);
+  for_rows(ctx, T, E + 16 * K, [&](int64_t begin, int64_t end, int worker) {
+    float* s_K = static_cast<float*>(ctx.worker_scratch(worker, 2 * K * 4 + 64));
+    float* ds_K = s_K + K;
+    for (int64_t t = begin; t < end; t++) {
+      const int32_t* ids = row_of<int32_t>(a.ids, t);
+      const float* weights = row_of<float>(a.weights, t);
+      const float* probs = a.score == 2 ? nullptr : row_of<float>(a.probs, t);
+      float* dlogits = row_of<float>(a.dlogits, t);
+      float sum = 0, back = scale == 0 ? 0.0f : (a.renormalize ? 1.0f + eps : 1.0f) / scale;
+      for (int64_t k = 0; k < K; k++) {
+        s_K[k] = probs ? probs[ids[k]] : weights[k] * back;
+        ds_K[k] = scale * (sorted ? data<float>(a.dweights)[row_of<int32_t>(a.pos, t)[k]] : row_of<float>(a.dweights, t)[k]);
+        sum += s_K[k];
+      }
+      if (a.renormalize) {
+        float dot = 0;
+        for (int64_t k = 0; k < K; k++) dot += ds_K[k] * (s_K[k] / (sum + eps));
+        for (int64_t k = 0; k < K; k++) ds_K[k] = (ds_K[k] - dot) / (sum + eps);
+      }
+      float dot = 0;
+      if (a.score != 1)
+        for (int64_t k = 0; k < K; k++) dot += s_K[k] * ds_K[k];
+      if (a.score == 0)
+        map(dlogits, E, nt, [=](int64_t i, int64_t m) ESFT_LAMBDA { return splat(-dot) * load_n(probs + i, m); });
+      else
+        map(dlogits, E, nt, [=](int64_t, int64_t) ESFT_LAMBDA { return vf{}; });
+      for (int64_t k = 0; k < K; k++)
+        dlogits[ids[k]] += s_K[k] * (a.score == 0 ? ds_K[k] : a.score == 1 ? ds_K[k] * (1.0f - s_K[k]) : ds_K[k] - dot);
+    }
+    stream_fence();
+  });
+}
+
+}  // namespace esft::cpu::ESFT_ISA

@@ -1,0 +1,235 @@
+// linear_cross_entropy on CUDA (contract: ops/linear_cross_entropy.h): bf16 x and w, precision 1.
+//
+// Only supervised rows cost anything: their numbers are compacted first (supervised_rows.cu), then worked on in chunks whose logits (bf16, at most 224 MB)
+// stay in device memory. Per chunk: logits with the softmax's tile statistics in the epilogue; a pass over the rows that combines
+// them and turns the logits into dZ in place; dX = dZ·W; the sum of its parts to the rows of dx; dW += dZᵀ·x when the head trains.
+// The host does not know how many rows are supervised: it launches the chunks that T rows would need, and those past the count
+// find an empty group and end at once.
+// Logits are kept as bf16(z - maximum of their tile): the large ones, which carry the gradient, keep their precision; loss, maximum
+// and the label's logit are f32 throughout.
+// Limit: the two products, 4·n·D·V FLOPs; the row pass is bytes (chunk read and written once), about a tenth of the time.
+#include "linear_cross_entropy.cuh"
+
+#include "../host/launch.h"
+#include "../reduce.cuh"
+#include "../rows/index_check.cuh"
+#include "../rows/rows.cuh"
+#include "../rows/supervised_rows.cuh"
+
+namespace esft::cuda {
+
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int64_t kChunkBytes = 224'000'000, kMostRows = 2048;
+
+struct SoftmaxParams {
+  CeLogits z;
+  float* nll;  // [capacity] of this chunk
+  int32_t* correct;  // [capacity]
+  float* row_loss;  // [T] or nullptr
+  float gradient;  // grad_scale · logit_scale
+  int32_t want_gradient;
+};
+
+struct Best {
+  float z;
+  int32_t id;
+};
+__device__ __forceinline__ Best better(Best a, Best b) { return b.z > a.z || (b.z == a.z && b.id < a.id) ? b : a; }
+
+// A block per row. The tiles' statistics are combined in a fixed order; then z' becomes dz in place.
+__global__ void __launch_bounds__(kThreads) softmax_rows(const SoftmaxParams p) {
+  ESFT_SHARED(smem);
+  Best* best_of_warp = reinterpret_cast<Best*>(smem);  // [8]
+  float* sum_of_warp = reinterpret_cast<float*>(best_of_warp + kThreads / 32);
+  const int n = p.z.offsets[1];
+  for (int r = blockIdx.x; r < n; r += gridDim.x) {
+    const int32_t token = p.z.x.index[r], label = p.z.labels[token];
+    const float* tile_max = p.z.tile_max + int64_t(r) * p.z.tiles;
+    Best best = {-INFINITY, 0};
+    for (int t = threadIdx.x; t < p.z.tiles; t += kThreads)
+      best = better(best, {tile_max[t], p.z.tile_argmax[int64_t(r) * p.z.tiles + t]});
+#pragma unroll
+    for (int step = 16; step > 0; step >>= 1)
+      best = better(best, {__shfl_xor_sync(kFullWarp, best.z, step), __shfl_xor_sync(kFullWarp, best.id, step)});
+    if (threadIdx.x % 32 == 0) best_of_warp[threadIdx.x / 32] = best;
+    __syncthreads();
+    best = best_of_warp[0];
+#pragma unroll
+    for (int w = 1; w < kThreads / 32; w++) best = better(best, best_of_warp[w]);
+    float sum = 0.f;
+    for (int t = threadIdx.x; t < p.z.tiles; t += kThreads)
+      sum += p.z.tile_sum[int64_t(r) * p.z.tiles + t] * expf(tile_max[t] - best.z);
+    sum = block_sum(sum, sum_of_warp);
+    const float log_sum = logf(sum), label_z = p.z.label_z[r];
+    if (threadIdx.x == 0) {
+      const float nll = best.z - label_z + log_sum;
+      p.nll[r] = nll;
+      p.correct[r] = best.id == label;
+      if (p.row_loss) p.row_loss[token] = nll;
+    }
+    if (!p.want_gradient) continue;
+    bf16* row = p.z.shifted + int64_t(r) * p.z.shifted_ld;
+    constexpr float kLog2e = 1.4426950408889634f;
+    constexpr int kAhead = 4;  // vectors in flight
+    const float base = best.z + log_sum, label_dz = p.gradient * (__expf(label_z - base) - 1.f);
+    for (int64_t begin = threadIdx.x * 8; begin < p.z.shifted_ld; begin += kThreads * 8 * kAhead) {
+      Vec16 in[kAhead];
+      float shift[kAhead];
+#pragma unroll
+      for (int a = 0; a < kAhead; a++) {
+        const int64_t v = begin + a * (kThreads * 8);
+        if (v >= p.z.shifted_ld) continue;
+        in[a] = load16(row + v);
+        shift[a] = tile_max[v / kMmaTile];
+      }
+#pragma unroll
+      for (int a = 0; a < kAhead; a++) {
+        const int64_t v = begin + a * (kThreads * 8);
+        if (v >= p.z.shifted_ld) continue;
+        const float shift2 = (shift[a] - base) * kLog2e;
+        float z[8];
+        unpack8(in[a], z);
+#pragma unroll
+        for (int i = 0; i < 8; i++) z[i] = p.gradient * ptx::exp2_approx(fmaf(z[i], kLog2e, shift2));
+        store16(row + v, pack8(z));
+      }
+    }
+    // The label's own element and the padding are set by the threads that wrote their vectors.
+    if (label / 8 % kThreads == int(threadIdx.x)) row[label] = from_float<bf16>(label_dz);
+    if ((p.z.shifted_ld / 8 - 1) % kThreads == threadIdx.x)
+      for (int64_t v = p.z.vocabulary; v < p.z.shifted_ld; v++) row[v].bits = 0;
+  }
+}
+
+struct ScatterParams {
+  const float* partials;
+  const int32_t *offsets, *rows;
+  CeSplits splits;
+  bf16* dx;
+  int64_t dx_ld, features;
+};
+
+// A warp per row and 32·kVec columns: the parts in order, rounded once.
+template <int kVec>
+__global__ void __launch_bounds__(kThreads) scatter_gradient(const ScatterParams p) {
+  const int n = p.offsets[1], parts = ce_parts(p.splits, n, p.features), pieces = int(ceil_div(p.features, 32 * kVec));
+  const int64_t stride = ceil_div(n, p.splits.tile_rows) * p.splits.tile_rows * p.features;
+  for (int i = blockIdx.x * (kThreads / 32) + threadIdx.x / 32; i < n * pieces; i += gridDim.x * (kThreads / 32)) {
+    const int r = i / pieces;
+    const int64_t d = int64_t(i - r * pieces) * (32 * kVec) + threadIdx.x % 32 * kVec;
+    if (d >= p.features) continue;
+    const float* part = p.partials + r * p.features + d;
+    float sum[kVec] = {};
+#pragma unroll 4
+    for (int s = 0; s < parts; s++) {
+      float f[kVec];
+      to_floats(load_elements<kVec>(part + s * stride), f);
+#pragma unroll
+      for (int j = 0; j < kVec; j++) sum[j] += f[j];
+    }
+    store_elements(p.dx + p.rows[r] * p.dx_ld + d, from_floats<bf16>(sum));
+  }
+}
+
+struct LossParams {
+  const float* nll;
+  const int32_t *correct, *count;
+  double* loss;
+  int64_t* correct_sum;  // or nullptr
+};
+
+// One block, one fixed tree.
+__global__ void __launch_bounds__(kThreads) add_loss(const LossParams p) {
+  ESFT_SHARED(smem);
+  double loss = 0;
+  int64_t correct = 0;
+  for (int64_t i = threadIdx.x; i < *p.count; i += kThreads) loss += p.nll[i], correct += p.correct[i];
+  loss = block_sum(loss, reinterpret_cast<double*>(smem));
+  correct = block_sum(correct, reinterpret_cast<int64_t*>(smem));
+  if (threadIdx.x != 0) return;
+  *p.loss += loss;
+  if (p.correct_sum) *p.correct_sum += correct;
+}
+
+dim3 grid_up_to(int64_t items, int64_t most) { return dim3(unsigned(max_of<int64_t>(1, min_of(items, most)))); }
+
+void expect_served(const esft_linear_cross_entropy_args& a) {
+  const char* op = "linear_cross_entropy";
+  if (a.x.dtype != ESFT_BF16) fail_status(ESFT_UNSUPPORTED, op, "x", format("%s: x is f32; CUDA takes bf16 activations", op));
+  if (a.w.dtype != ESFT_BF16)
+    fail_status(ESFT_UNSUPPORTED, op, "w", format("%s: w is f32; CUDA takes a bf16 head, upload it as bf16", op));
+  if (a.precision != 1)
+    fail_status(ESFT_UNSUPPORTED, op, "precision", format("%s: precision 0 (f32) is not there on CUDA, use 1 (bf16)", op));
+}
+
+}  // namespace
+
+void run_linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& c) {
+  expect_served(a);
+  const int64_t T = rows(a.x), D = cols(a.x), V = rows(a.w);
+  if (T == 0) return;
+  const bool want_dx = present(a.dx), want_dw = present(a.dw);
+  const int64_t padded = ceil_div(V, 8) * 8, fits = kChunkBytes / (padded * 2) / kMmaTile * kMmaTile;
+  const int64_t capacity = min_of(ceil_div(T, kMmaTile) * kMmaTile, max_of<int64_t>(kMmaTile, min_of(kMostRows, fits)));
+  const int64_t chunks = ceil_div(T, capacity);
+
+  check_labels_on_device(c, ESFT_OP_linear_cross_entropy, kArgLabels, a.labels, V);
+  const int32_t* labels = data<int32_t>(a.labels);
+  const SupervisedRows supervised = list_supervised(labels, T, V, capacity, c);
+  float* nll = c.scratch_of<float>(chunks * capacity);
+  int32_t* correct = c.scratch_of<int32_t>(chunks * capacity);
+  float* row_loss = present(a.row_loss) ? data<float>(a.row_loss) : nullptr;
+  const bool vectors = want_dx && D % 8 == 0 && rows_aligned16(a.dx);
+  clear_unsupervised_rows(labels, V, a.dx, row_loss, T, c);
+
+  CeLogits z = {};
+  z.x = activation(a.x, nullptr, kArgRows);
+  z.w = {a.w.data, a.w.ld};
+  z.capacity = capacity, z.vocabulary = V, z.features = D;
+  z.labels = labels;
+  z.scale = float(a.logit_scale);
+  z.tiles = int32_t(ceil_div(V, kMmaTile));
+  z.gathered = c.hopper ? c.scratch_of<bf16>(capacity * D) : nullptr;
+  z.shifted_ld = padded;
+  z.shifted = c.scratch_of<bf16>(capacity * padded);
+  z.tile_max = c.scratch_of<float>(capacity * z.tiles);
+  z.tile_sum = c.scratch_of<float>(capacity * z.tiles);
+  z.tile_argmax = c.scratch_of<int32_t>(capacity * z.tiles);
+  z.label_z = c.scratch_of<float>(capacity);
+  float* partials = want_dx ? c.scratch_of<float>(ce_partials_size(capacity, D, c.sms)) : nullptr;
+
+  for (int64_t i = 0; i < chunks; i++) {
+    z.x.index = supervised.rows + i * capacity;
+    z.offsets = supervised.offsets + 2 * i;
+    if (!(c.hopper && sm90_ce_logits(z, c))) {
+      expect_portable("linear_cross_entropy", c);
+      portable_ce_logits(z, c);
+    }
+    ESFT_LAUNCH((softmax_rows), c, grid_up_to(capacity, c.sms * 8), kThreads, kThreads / 32 * (sizeof(Best) + sizeof(float)),
+                SoftmaxParams{z, nll + i * capacity, correct + i * capacity, row_loss, float(a.grad_scale * a.logit_scale),
+                              want_dx || want_dw});
+    const Rows dz = {z.shifted, padded, capacity, nullptr, kArgRows};
+    if (want_dx && D > 0) {
+      const CeGradient g = {dz, z.w, z.offsets, capacity, V, D, partials};
+      CeSplits splits;
+      if (!(c.hopper && sm90_ce_gradient(g, &splits, c))) {
+        expect_portable("linear_cross_entropy", c);
+        splits = portable_ce_gradient(g, c);
+      }
+      const ScatterParams scatter{partials, z.offsets, z.x.index, splits, data<bf16>(a.dx), a.dx.ld, D};
+      const dim3 grid = grid_up_to(ceil_div(capacity * ceil_div(D, vectors ? 128 : 32), kThreads / 32), c.sms * 8);
+      if (vectors)
+        ESFT_LAUNCH((scatter_gradient<4>), c, grid, kThreads, 0, scatter);
+      else
+        ESFT_LAUNCH((scatter_gradient<1>), c, grid, kThreads, 0, scatter);
+    }
+    if (want_dw && D > 0) portable_ce_weight_gradient(dz, z.x, z.offsets, a.dw, c);
+  }
+  ESFT_LAUNCH(
+      (add_loss), c, dim3(1), kThreads, kThreads / 32 * sizeof(double),
+      LossParams{nll, correct, supervised.count, data<double>(a.loss), present(a.correct) ? data<int64_t>(a.correct) : nullptr});
+}
+
+}  // namespace esft::cuda

@@ -1,0 +1,118 @@
+// The Backend table of CUDA: the one symbol that libesft_cuda.so exports. No C++ exception crosses it.
+#include "../../core/guarded.h"
+#include "../../ops/checks.h"
+#include "device.h"
+
+namespace esft::cuda {
+
+namespace {
+
+CudaDevice* cast(esft_device* d) { return reinterpret_cast<CudaDevice*>(d); }
+
+// `threads` means nothing on a GPU.
+int open_device(int32_t index, int32_t, esft_device** out, char* err, size_t n) {
+  return guarded(err, n, [&] { *out = reinterpret_cast<esft_device*>(new CudaDevice(index)); });
+}
+void close_device(esft_device* d) { delete cast(d); }
+int device_info(esft_device* d, esft_device_info* out, char* err, size_t n) {
+  return guarded(err, n, [&] {
+    cast(d)->use();
+    cast(d)->info(out);
+  });
+}
+int device_alloc(esft_device* d, size_t bytes, void** out, char* err, size_t n) {
+  return guarded(err, n, [&] {
+    cast(d)->use();
+    *out = cast(d)->allocate(bytes);
+  });
+}
+void device_free(esft_device* d, void* p, size_t) {
+  char ignored[256];
+  guarded(ignored, sizeof ignored, [&] {
+    cast(d)->use();
+    cast(d)->free(p);
+  });
+}
+int device_upload(esft_device* d, void* dst, const void* src, size_t bytes, char* err, size_t n) {
+  return guarded(err, n, [&] {
+    cast(d)->use();
+    cast(d)->upload(dst, src, bytes);
+  });
+}
+int device_download(esft_device* d, void* dst, const void* src, size_t bytes, char* err, size_t n) {
+  return guarded(err, n, [&] {
+    cast(d)->use();
+    cast(d)->download(dst, src, bytes);
+  });
+}
+int device_synchronize(esft_device* d, char* err, size_t n) {
+  return guarded(err, n, [&] {
+    cast(d)->use();
+    cast(d)->synchronize();
+  });
+}
+int capture_begin(esft_device* d, char* err, size_t n) {
+  return guarded(err, n, [&] {
+    cast(d)->use();
+    cast(d)->capture_begin();
+  });
+}
+int capture_end(esft_device* d, esft_graph** out, char* err, size_t n) {
+  return guarded(err, n, [&] {
+    cast(d)->use();
+    *out = reinterpret_cast<esft_graph*>(cast(d)->capture_end());
+  });
+}
+int graph_launch(esft_device* d, esft_graph* graph, char* err, size_t n) {
+  return guarded(err, n, [&] {
+    cast(d)->use();
+    cast(d)->launch(reinterpret_cast<cudaGraphExec_t>(graph));
+  });
+}
+void graph_destroy(esft_device* d, esft_graph* graph) {
+  char ignored[256];
+  guarded(ignored, sizeof ignored, [&] { cast(d)->use(); });
+  cudaGraphExecDestroy(reinterpret_cast<cudaGraphExec_t>(graph));
+}
+
+#define ESFT_RUN(op)                                                              \
+  int cuda_run_##op(esft_device* d, const void* args, char* err, size_t n) {     \
+    return guarded(err, n, [&] {                                                  \
+      const auto& a = *static_cast<const esft_##op##_args*>(args);               \
+      check_##op(a);                                                              \
+      cast(d)->use();                                                             \
+      cast(d)->begin_op();                                                        \
+      run_##op(a, *cast(d));                                                      \
+    });                                                                           \
+  }
+ESFT_OPS(ESFT_RUN)
+
+const esft_run_fn kRun[ESFT_OP_COUNT] = {
+#define ESFT_ENTRY(op) cuda_run_##op,
+    ESFT_OPS(ESFT_ENTRY)
+#undef ESFT_ENTRY
+};
+
+const esft_backend kCuda = {
+    .abi = ESFT_ABI,
+    .name = "cuda",
+    .open = open_device,
+    .close = close_device,
+    .info = device_info,
+    .alloc = device_alloc,
+    .free = device_free,
+    .upload = device_upload,
+    .download = device_download,
+    .synchronize = device_synchronize,
+    .run = kRun,
+    .capture_begin = capture_begin,
+    .capture_end = capture_end,
+    .graph_launch = graph_launch,
+    .graph_destroy = graph_destroy,
+};
+
+}  // namespace
+
+}  // namespace esft::cuda
+
+extern "C" __attribute__((visibility("default"))) const esft_backend* esft_cuda_backend(void) { return &esft::cuda::kCuda; }

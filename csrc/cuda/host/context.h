@@ -1,0 +1,62 @@
+// What an op gets besides its arguments: the device's stream, scratch memory, device copies of host tables, the fault record.
+// Host code only.
+#pragma once
+#include <cuda.h>
+#include <cuda_runtime.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../../core/check.h"
+#include "../../ops/op_list.h"
+#include "../fault.cuh"
+
+namespace esft::cuda {
+
+class Context {
+ public:
+  cudaStream_t stream = nullptr;
+  int ordinal = 0;             // of the device in this process
+  int sms = 1;                 // multiprocessors: size of persistent grids
+  bool hopper = false;         // wgmma and TMA kernels may run (sm_90a); otherwise the mma.sync kernels do
+  bool hopper_only = false;    // tests: a call that would take another kernel is refused
+  int cluster = 1;             // CTAs of a cluster of the wgmma products: 1, or 2 that share the loads of weights
+  size_t shared_limit = 0;     // dynamic shared memory of one CTA, bytes (opt-in maximum)
+  FaultRecord* faults = nullptr;  // page-locked host memory that kernels reach; the host looks after a wait
+
+  // Device memory for the current op (valid for kernels it launches); every call within one op gets other memory. 256-byte
+  // aligned, contents undefined. Throws Error: no memory; or new memory wanted while a graph is being recorded.
+  virtual void* scratch(size_t bytes) = 0;
+  template <class T>
+  T* scratch_of(int64_t count) {
+    return static_cast<T*>(scratch(size_t(count) * sizeof(T)));
+  }
+  // A device copy of host bytes that lives as long as the device, found again by content.
+  virtual const void* constant(const void* host, size_t bytes) = 0;
+  template <class T>
+  const T* constant_of(const T* host, int64_t count) {
+    return static_cast<const T*>(constant(host, size_t(count) * sizeof(T)));
+  }
+  // Device array of tensor maps, one per item of `items` (all bf16 matrices [rows, cols], ld): boxes of 64 columns x box_rows rows,
+  // 128-byte swizzle, zero fill. Items with no elements get an unused map. nullptr when some item cannot have one (base not
+  // 16-byte aligned, row stride not a multiple of 16 bytes): the caller takes another kernel.
+  virtual const CUtensorMap* tensor_maps(const esft_tensor* items, int64_t count, int box_rows) = 0;
+
+ protected:
+  ~Context() = default;
+};
+
+// A call that the kernels of this GPU's generation do not serve goes to the portable ones, unless ESFT_CUDA_PATH=sm90 forbids it.
+inline void expect_portable(const char* op, const Context& context) {
+  if (context.hopper_only)
+    fail_status(ESFT_UNSUPPORTED, op, "path",
+                format("%s: not served by the kernels of sm_90a, and ESFT_CUDA_PATH=sm90 allows no others", op));
+}
+
+// Throws Error(ESFT_DEVICE_FAULT) with the runtime's message.
+void check_cuda(cudaError_t status, const char* what);
+
+#define ESFT_CUDA_DECL(op) void run_##op(const esft_##op##_args& args, Context& context);
+ESFT_OPS(ESFT_CUDA_DECL)
+#undef ESFT_CUDA_DECL
+
+}  // namespace esft::cuda

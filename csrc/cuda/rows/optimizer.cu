@@ -1,0 +1,237 @@
+// grad_norm and adamw over lists of tensors, any number of them in one launch.
+//
+// The elements of all tensors form one space of chunks; a table of tensors with their first chunk (kept on the device, found
+// again by content) says what a block's chunk is. Chunks depend on shapes alone, so sums do not depend on the grid.
+// adamw is bound by 30 bytes per parameter: g, m, v and the f32 master read, m, v and master written, a bf16 copy written;
+// a thread has eight 16-byte loads in flight. grad_norm is bound by reading g; f64 sums per chunk, then one block adds them.
+#include <math.h>
+
+#include <vector>
+
+#include "../host/launch.h"
+#include "../reduce.cuh"
+#include "rows.cuh"
+
+namespace esft::cuda {
+
+namespace {
+
+constexpr int kThreads = 256, kMergeThreads = 1024;
+constexpr int64_t kNormChunk = 32768, kAdamChunk = 16384;  // elements
+
+// Tensors as the kernels see them; kArrays matrices of one shape, flattened where all are contiguous.
+template <int kArrays>
+struct ListItem {
+  void* data[kArrays];  // nullptr: absent
+  int64_t ld[kArrays];
+  int64_t cols, per_row, first;  // columns, chunks of a row, first chunk
+  int64_t vectors;               // 1: rows start at multiples of a vector of four elements
+};
+
+// What block `chunk` works on: the item, a row of it and the columns [begin, end) of that row.
+template <int kArrays>
+struct Chunk {
+  const ListItem<kArrays>* item;
+  int64_t row, begin, end;
+};
+
+template <int kArrays>
+__device__ __forceinline__ Chunk<kArrays> find_chunk(const ListItem<kArrays>* items, int64_t count, int64_t chunk, int64_t size) {
+  int64_t low = 0, high = count - 1;
+  while (low < high) {
+    const int64_t middle = (low + high + 1) / 2;
+    if (items[middle].first <= chunk)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  const ListItem<kArrays>* item = items + low;
+  const int64_t local = chunk - item->first, row = local / item->per_row, begin = (local - row * item->per_row) * size;
+  return {item, row, begin, min_of(item->cols, begin + size)};
+}
+
+// ---- grad_norm ------------------------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ double square(float x) { return double(x) * double(x); }
+
+__global__ void __launch_bounds__(kThreads) sum_squares_kernel(const ListItem<1>* items, int64_t count, double* partial) {
+  ESFT_SHARED(smem);
+  const Chunk<1> chunk = find_chunk(items, count, blockIdx.x, kNormChunk);
+  const float* g = in_global(static_cast<const float*>(chunk.item->data[0]) + chunk.row * chunk.item->ld[0] + chunk.begin);
+  const int64_t n = chunk.end - chunk.begin, whole = chunk.item->vectors ? n / 4 : 0;
+  double sum[4] = {0, 0, 0, 0};
+#pragma unroll 4
+  for (int64_t i = threadIdx.x; i < whole; i += kThreads) {
+    float f[4];
+    to_floats(load_elements<4>(g + 4 * i), f);
+#pragma unroll
+    for (int j = 0; j < 4; j++) sum[j] += square(f[j]);
+  }
+  for (int64_t i = 4 * whole + threadIdx.x; i < n; i += kThreads) sum[0] += square(g[i]);
+  const double total = block_sum((sum[0] + sum[1]) + (sum[2] + sum[3]), reinterpret_cast<double*>(smem));
+  if (threadIdx.x == 0) partial[blockIdx.x] = total;
+}
+
+__global__ void __launch_bounds__(kMergeThreads) merge_norm_kernel(const double* partial, int64_t chunks, double* norm) {
+  ESFT_SHARED(smem);
+  double sum = 0;
+#pragma unroll 4
+  for (int64_t i = threadIdx.x; i < chunks; i += kMergeThreads) sum += partial[i];
+  const double total = block_sum(sum, reinterpret_cast<double*>(smem));
+  if (threadIdx.x == 0) *norm = sqrt(total);
+}
+
+// ---- adamw ----------------------------------------------------------------------------------------------------------------
+
+struct AdamParams {
+  const ListItem<5>* items;  // p, g, m, v, copy
+  int64_t count;
+  const double* norm;  // or nullptr
+  double max_norm;
+  float decay, eps, beta1, rest1, beta2, rest2;  // decay = lr · weight_decay, rest = 1 − beta
+  float rate, inv_root2;                         // lr / (1 − beta1^step), 1 / sqrt(1 − beta2^step)
+};
+
+// One rounding for decay and step together: lr · weight_decay is far below the spacing of 1 − x.
+__device__ __forceinline__ void adam(const AdamParams& a, float clip, float g, float& p, float& m, float& v) {
+  g *= clip;
+  m = a.beta1 * m + a.rest1 * g;
+  v = a.beta2 * v + a.rest2 * g * g;
+  p -= a.decay * p + a.rate * m / (sqrtf(v) * a.inv_root2 + a.eps);
+}
+
+// The rows a block works on: read from the table once, since the compiler must think that a store may change the table.
+struct AdamRows {
+  float *p, *m, *v;
+  const float* g;
+  bf16* copy;  // or nullptr
+};
+__device__ __forceinline__ AdamRows adam_rows(const Chunk<5>& chunk) {
+  const ListItem<5>& item = *chunk.item;
+  AdamRows rows;
+  rows.p = in_global(static_cast<float*>(item.data[0]) + chunk.row * item.ld[0]);
+  rows.g = in_global(static_cast<const float*>(item.data[1]) + chunk.row * item.ld[1]);
+  rows.m = in_global(static_cast<float*>(item.data[2]) + chunk.row * item.ld[2]);
+  rows.v = in_global(static_cast<float*>(item.data[3]) + chunk.row * item.ld[3]);
+  rows.copy = item.data[4] ? static_cast<bf16*>(item.data[4]) + chunk.row * item.ld[4] : nullptr;
+  return rows;
+}
+
+// kVec elements from column c, kUnroll times kThreads · kVec columns apart.
+template <int kVec, int kUnroll>
+__device__ __forceinline__ void adam_columns(const AdamParams& a, float clip, const AdamRows& rows, int64_t c) {
+  float *p = rows.p, *m = rows.m, *v = rows.v;
+  const float* g = rows.g;
+  float pf[kUnroll][kVec], gf[kUnroll][kVec], mf[kUnroll][kVec], vf[kUnroll][kVec];
+#pragma unroll
+  for (int u = 0; u < kUnroll; u++) {
+    const int64_t i = c + u * (kThreads * kVec);
+    to_floats(load_elements<kVec>(p + i), pf[u]);
+    to_floats(load_elements<kVec>(g + i), gf[u]);
+    to_floats(load_elements<kVec>(m + i), mf[u]);
+    to_floats(load_elements<kVec>(v + i), vf[u]);
+  }
+#pragma unroll
+  for (int u = 0; u < kUnroll; u++) {
+    const int64_t i = c + u * (kThreads * kVec);
+#pragma unroll
+    for (int j = 0; j < kVec; j++) adam(a, clip, gf[u][j], pf[u][j], mf[u][j], vf[u][j]);
+    store_elements(p + i, from_floats<float>(pf[u]));
+    store_elements(m + i, from_floats<float>(mf[u]));
+    store_elements(v + i, from_floats<float>(vf[u]));
+    if (rows.copy) store_elements(in_global(rows.copy) + i, from_floats<bf16>(pf[u]));
+  }
+}
+
+__global__ void __launch_bounds__(kThreads) adamw_kernel(AdamParams a) {
+  float clip = 1.0f;
+  if (a.norm) {
+    const double norm = *a.norm;
+    if (!(norm - norm == 0)) return;  // not finite
+    if (a.max_norm > 0 && a.max_norm < norm + 1e-6) clip = float(a.max_norm / (norm + 1e-6));
+  }
+  const Chunk<5> chunk = find_chunk(a.items, a.count, blockIdx.x, kAdamChunk);
+  const AdamRows rows = adam_rows(chunk);
+  int64_t done = chunk.begin;
+  if (chunk.item->vectors) {
+    constexpr int kStep = kThreads * 4;
+    for (; done + 2 * kStep <= chunk.end; done += 2 * kStep) adam_columns<4, 2>(a, clip, rows, done + threadIdx.x * 4);
+    const int64_t whole = chunk.begin + (chunk.end - chunk.begin) / 4 * 4;
+    for (int64_t c = done + threadIdx.x * 4; c < whole; c += kStep) adam_columns<4, 1>(a, clip, rows, c);
+    done = whole;
+  }
+  for (int64_t c = done + threadIdx.x; c < chunk.end; c += kThreads) adam_columns<1, 1>(a, clip, rows, c);
+}
+
+// ---- host -----------------------------------------------------------------------------------------------------------------
+
+// The table of `count` groups of kArrays tensors; returns the number of chunks.
+template <int kArrays, class TensorOf>
+int64_t list_items(int64_t count, int64_t chunk, TensorOf tensor_of, std::vector<ListItem<kArrays>>& items) {
+  int64_t chunks = 0;
+  for (int64_t i = 0; i < count; i++) {
+    const esft_tensor& shape = *tensor_of(i, 0);
+    if (numel(shape) == 0) continue;
+    ListItem<kArrays> item{};
+    bool flat = true, vectors = true;
+    for (int k = 0; k < kArrays; k++)
+      if (const esft_tensor* t = tensor_of(i, k)) flat = flat && contiguous(*t);
+    const int64_t n_rows = flat ? 1 : rows(shape);
+    item.cols = flat ? numel(shape) : cols(shape);
+    for (int k = 0; k < kArrays; k++) {
+      const esft_tensor* t = tensor_of(i, k);
+      if (!t) continue;
+      item.data[k] = t->data;
+      item.ld[k] = t->ld;
+      const int64_t vector = 4 * dtype_size(t->dtype);
+      vectors = vectors && reinterpret_cast<uintptr_t>(t->data) % vector == 0 && (n_rows == 1 || t->ld % 4 == 0);
+    }
+    item.per_row = ceil_div(item.cols, chunk);
+    item.first = chunks;
+    item.vectors = vectors;
+    chunks += n_rows * item.per_row;
+    items.push_back(item);
+  }
+  return chunks;
+}
+
+}  // namespace
+
+void run_grad_norm(const esft_grad_norm_args& a, Context& context) {
+  std::vector<ListItem<1>> items;
+  const int64_t chunks = list_items(a.grads.count, kNormChunk, [&](int64_t i, int) { return a.grads.items + i; }, items);
+  double* partial = nullptr;
+  if (chunks > 0) {
+    partial = context.scratch_of<double>(chunks);
+    ESFT_LAUNCH((sum_squares_kernel), context, unsigned(chunks), kThreads, kThreads / 32 * sizeof(double),
+                context.constant_of(items.data(), int64_t(items.size())), int64_t(items.size()), partial);
+  }
+  ESFT_LAUNCH((merge_norm_kernel), context, 1, kMergeThreads, kMergeThreads / 32 * sizeof(double), partial, chunks,
+              data<double>(a.norm));
+}
+
+void run_adamw(const esft_adamw_args& a, Context& context) {
+  const esft_tensor_list* lists[5] = {&a.params, &a.grads, &a.m, &a.v, &a.copies};
+  std::vector<ListItem<5>> items;
+  const int64_t chunks = list_items(
+      a.params.count, kAdamChunk,
+      [&](int64_t i, int k) -> const esft_tensor* { return lists[k]->count ? lists[k]->items + i : nullptr; }, items);
+  if (chunks == 0) return;
+  const double step = double(a.step);
+  const double correction1 = 1.0 - pow(a.beta1, step), correction2 = 1.0 - pow(a.beta2, step);
+  const AdamParams p{context.constant_of(items.data(), int64_t(items.size())),
+                     int64_t(items.size()),
+                     present(a.norm) ? data<double>(a.norm) : nullptr,
+                     a.max_norm,
+                     float(a.lr * a.weight_decay),
+                     float(a.eps),
+                     float(a.beta1),
+                     float(1.0 - a.beta1),
+                     float(a.beta2),
+                     float(1.0 - a.beta2),
+                     float(a.lr / correction1),
+                     float(1.0 / sqrt(correction2))};
+  ESFT_LAUNCH((adamw_kernel), context, unsigned(chunks), kThreads, 0, p);
+}
+
+}  // namespace esft::cuda
