@@ -195,6 +195,10 @@ export class Device {
   }
 }
 
+let made = 0;
+/** How many Tensor objects this process has made, views included: a test holds two equal steps against it. */
+export const tensorsMade = (): number => made;
+
 /** Device memory with a dtype and a shape; rows (all but the last dimension) may be `ld` elements apart. */
 export class Tensor {
   readonly device: Device;
@@ -208,6 +212,7 @@ export class Tensor {
 
   /** Made by Device.empty, tensor and mapped, and by view. */
   constructor(device: Device, handle: NativeTensor, dtype: DType, shape: readonly number[], owns: boolean, ld?: number) {
+    made++;
     this.device = device;
     this.handle = handle;
     this.dtype = dtype;

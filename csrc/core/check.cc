@@ -20,9 +20,11 @@ std::string format(const char* fmt, ...) {
   return s;
 }
 
-void fail(const char* op, const char* argument, const std::string& expected, const std::string& received) {
-  throw Error(ESFT_BAD_ARGUMENT, op, argument,
-              std::string(op) + ": " + argument + " must be " + expected + ", received " + received);
+std::string Argument::text() const { return item < 0 ? name : std::string(name) + "[" + std::to_string(item) + "]"; }
+
+void fail(const char* op, Argument argument, const std::string& expected, const std::string& received) {
+  const std::string name = argument.text();
+  throw Error(ESFT_BAD_ARGUMENT, op, name, std::string(op) + ": " + name + " must be " + expected + ", received " + received);
 }
 
 void fail_status(esft_status status, const char* op, const char* argument, const std::string& message) {
@@ -72,15 +74,15 @@ std::string describe(const esft_tensor& t) {
   return s;
 }
 
-void expect_dtype(const char* op, const char* argument, const esft_tensor& t, int32_t dtype) {
+void expect_dtype(const char* op, Argument argument, const esft_tensor& t, int32_t dtype) {
   if (t.dtype != dtype) fail(op, argument, dtype_name(dtype), describe(t));
 }
 
-void expect_float_weight(const char* op, const char* argument, const esft_tensor& t) {
+void expect_float_weight(const char* op, Argument argument, const esft_tensor& t) {
   if (t.dtype != ESFT_F32 && t.dtype != ESFT_BF16) fail(op, argument, "f32 or bf16", describe(t));
 }
 
-void expect_matrix(const char* op, const char* argument, const esft_tensor& t, int64_t r, int64_t c) {
+void expect_matrix(const char* op, Argument argument, const esft_tensor& t, int64_t r, int64_t c) {
   if (t.rank < 1 || (r >= 0 && rows(t) != r) || (c >= 0 && cols(t) != c)) {
     std::string e =
         "[" + (r < 0 ? std::string("*") : std::to_string(r)) + ", " + (c < 0 ? std::string("*") : std::to_string(c)) + "]";
@@ -88,7 +90,7 @@ void expect_matrix(const char* op, const char* argument, const esft_tensor& t, i
   }
 }
 
-void expect_vector(const char* op, const char* argument, const esft_tensor& t, int64_t n) {
+void expect_vector(const char* op, Argument argument, const esft_tensor& t, int64_t n) {
   if (t.rank < 1 || (n >= 0 && numel(t) != n) || !contiguous(t))
     fail(op, argument, (n < 0 ? std::string("a contiguous vector") : "contiguous with " + std::to_string(n) + " elements"),
          describe(t));
@@ -98,7 +100,7 @@ void expect_range(const char* op, const char* argument, int64_t v, int64_t lo, i
   if (v < lo || v > hi) fail(op, argument, format("in %lld..%lld", (long long)lo, (long long)hi), std::to_string(v));
 }
 
-void expect_no_alias(const char* op, const char* an, const esft_tensor& a, const char* bn, const esft_tensor& b) {
+void expect_no_alias(const char* op, Argument an, const esft_tensor& a, Argument bn, const esft_tensor& b) {
   if (!present(a) || !present(b) || numel(a) == 0 || numel(b) == 0) return;
   // Byte extents of the strided views; interleaved column views of one buffer overlap in extent but not in elements.
   auto begin = [](const esft_tensor& t) { return reinterpret_cast<uintptr_t>(t.data); };
@@ -113,7 +115,7 @@ void expect_no_alias(const char* op, const char* an, const esft_tensor& a, const
     }
     if (delta >= cols(a) * es && delta + cols(b) * es <= pitch) return;  // disjoint columns
   }
-  fail(op, an, std::string("memory apart from ") + bn, "overlapping memory");
+  fail(op, an, "memory apart from " + bn.text(), "overlapping memory");
 }
 
 }  // namespace esft

@@ -16,8 +16,17 @@ struct Error : std::exception {
   const char* what() const noexcept override { return message.c_str(); }
 };
 
+// An argument as a message names it: "x", or one item of a list, "w[3]". Checks run on every call and over every item: the
+// name is put together when one fails.
+struct Argument {
+  const char* name;
+  int64_t item;  // -1: the argument itself
+  Argument(const char* name, int64_t item = -1) : name(name), item(item) {}
+  std::string text() const;
+};
+
 // Throws Error: "<op>: <argument> must be <expected>, received <received>".
-[[noreturn]] void fail(const char* op, const char* argument, const std::string& expected, const std::string& received);
+[[noreturn]] void fail(const char* op, Argument argument, const std::string& expected, const std::string& received);
 [[noreturn]] void fail_status(esft_status status, const char* op, const char* argument, const std::string& message);
 
 // The same with the message built outside the caller: kernels compiled per instruction set use this one, because
@@ -47,13 +56,13 @@ static inline int64_t numel(const esft_tensor& t) {
 static inline bool contiguous(const esft_tensor& t) { return rows(t) <= 1 || t.ld == cols(t); }
 
 // Expectations on one tensor; a negative size means "any".
-void expect_dtype(const char* op, const char* argument, const esft_tensor& t, int32_t dtype);
-void expect_float_weight(const char* op, const char* argument, const esft_tensor& t);  // f32 or bf16
-void expect_matrix(const char* op, const char* argument, const esft_tensor& t, int64_t rows,
+void expect_dtype(const char* op, Argument argument, const esft_tensor& t, int32_t dtype);
+void expect_float_weight(const char* op, Argument argument, const esft_tensor& t);  // f32 or bf16
+void expect_matrix(const char* op, Argument argument, const esft_tensor& t, int64_t rows,
                    int64_t cols);  // rows x cols view, any rank >= 1
-void expect_vector(const char* op, const char* argument, const esft_tensor& t, int64_t n);  // numel == n, contiguous
+void expect_vector(const char* op, Argument argument, const esft_tensor& t, int64_t n);  // numel == n, contiguous
 void expect_range(const char* op, const char* argument, int64_t value, int64_t lo, int64_t hi);
-void expect_no_alias(const char* op, const char* a_name, const esft_tensor& a, const char* b_name, const esft_tensor& b);
+void expect_no_alias(const char* op, Argument a_name, const esft_tensor& a, Argument b_name, const esft_tensor& b);
 
 template <class T>
 static inline T* data(const esft_tensor& t) {

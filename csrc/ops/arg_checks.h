@@ -9,26 +9,26 @@
 namespace esft {
 
 // A tensor's own sanity: rank 1..4, sizes >= 0, rows that do not overlap (ld >= cols), an extent that fits in 2^62 bytes.
-void expect_layout(const char* op, const char* argument, const esft_tensor& t);
-void expect_present(const char* op, const char* argument, const esft_tensor& t);
+void expect_layout(const char* op, Argument argument, const esft_tensor& t);
+void expect_present(const char* op, Argument argument, const esft_tensor& t);
 void expect_layout_list(const char* op, const char* argument, const esft_tensor_list& list);
 void expect_ints(const char* op, const char* argument, const esft_ints& ints, int64_t limit);  // ascending, unique, in [0, limit)
 
 void expect_finite(const char* op, const char* argument, double value);
 void expect_not_negative(const char* op, const char* argument, double value);  // finite and >= 0
 void expect_flag(const char* op, const char* argument, int64_t value);  // 0 or 1
-void expect_scalar(const char* op, const char* argument, const esft_tensor& t, int32_t dtype);  // one element
+void expect_scalar(const char* op, Argument argument, const esft_tensor& t, int32_t dtype);  // one element
 void expect_absent(const char* op, const char* argument, const esft_tensor& t, const char* when);
-void expect_f32(const char* op, const char* argument, const esft_tensor& t, int64_t rows, int64_t cols);
-void expect_i32(const char* op, const char* argument, const esft_tensor& t, int64_t n);
-void expect_f32_vector(const char* op, const char* argument, const esft_tensor& t, int64_t n);
+void expect_f32(const char* op, Argument argument, const esft_tensor& t, int64_t rows, int64_t cols);
+void expect_i32(const char* op, Argument argument, const esft_tensor& t, int64_t n);
+void expect_f32_vector(const char* op, Argument argument, const esft_tensor& t, int64_t n);
 
 // The same view (pointer, dtype, rows, cols, ld) or memory apart.
 void expect_same_or_apart(const char* op, const char* an, const esft_tensor& a, const char* bn, const esft_tensor& b);
 bool same_view(const esft_tensor& a, const esft_tensor& b);
 
 struct Named {
-  const char* name;
+  Argument name;
   const esft_tensor& t;
 };
 void expect_apart(const char* op, Named out, std::initializer_list<Named> others);

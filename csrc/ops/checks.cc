@@ -8,11 +8,11 @@ namespace esft {
 
 static std::string num(double v) { return format("%g", v); }
 
-void expect_present(const char* op, const char* argument, const esft_tensor& t) {
+void expect_present(const char* op, Argument argument, const esft_tensor& t) {
   if (!present(t)) fail(op, argument, "a tensor", "nothing");
 }
 
-void expect_layout(const char* op, const char* argument, const esft_tensor& t) {
+void expect_layout(const char* op, Argument argument, const esft_tensor& t) {
   if (t.rank < 1 || t.rank > ESFT_MAX_RANK) fail(op, argument, "of rank 1..4", "rank " + std::to_string(t.rank));
   const int64_t size = dtype_size(t.dtype);
   if (!size) fail(op, argument, "a known dtype", std::to_string(t.dtype));
@@ -33,9 +33,8 @@ void expect_layout(const char* op, const char* argument, const esft_tensor& t) {
 
 void expect_layout_list(const char* op, const char* argument, const esft_tensor_list& list) {
   for (int64_t i = 0; i < list.count; i++) {
-    const std::string name = std::string(argument) + "[" + std::to_string(i) + "]";
-    expect_present(op, name.c_str(), list.items[i]);
-    expect_layout(op, name.c_str(), list.items[i]);
+    expect_present(op, {argument, i}, list.items[i]);
+    expect_layout(op, {argument, i}, list.items[i]);
   }
 }
 
@@ -70,21 +69,21 @@ void expect_not_negative(const char* op, const char* argument, double v) {
 void expect_flag(const char* op, const char* argument, int64_t v) {
   if (v != 0 && v != 1) fail(op, argument, "0 or 1", std::to_string(v));
 }
-void expect_scalar(const char* op, const char* argument, const esft_tensor& t, int32_t dtype) {
+void expect_scalar(const char* op, Argument argument, const esft_tensor& t, int32_t dtype) {
   if (t.dtype != dtype || numel(t) != 1) fail(op, argument, std::string("one ") + dtype_name(dtype), describe(t));
 }
 void expect_absent(const char* op, const char* argument, const esft_tensor& t, const char* when) {
   if (present(t)) fail(op, argument, std::string("absent ") + when, describe(t));
 }
-void expect_f32(const char* op, const char* argument, const esft_tensor& t, int64_t r, int64_t c) {
+void expect_f32(const char* op, Argument argument, const esft_tensor& t, int64_t r, int64_t c) {
   expect_dtype(op, argument, t, ESFT_F32);
   expect_matrix(op, argument, t, r, c);
 }
-void expect_i32(const char* op, const char* argument, const esft_tensor& t, int64_t n) {
+void expect_i32(const char* op, Argument argument, const esft_tensor& t, int64_t n) {
   expect_dtype(op, argument, t, ESFT_I32);
   expect_vector(op, argument, t, n);
 }
-void expect_f32_vector(const char* op, const char* argument, const esft_tensor& t, int64_t n) {
+void expect_f32_vector(const char* op, Argument argument, const esft_tensor& t, int64_t n) {
   expect_dtype(op, argument, t, ESFT_F32);
   expect_vector(op, argument, t, n);
 }

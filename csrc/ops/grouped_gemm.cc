@@ -18,9 +18,8 @@ int64_t expect_weights(const char* op, const char* argument, const esft_tensor_l
     fail(op, argument, format("%lld x %lld matrices", (long long)groups, (long long)segments), std::to_string(w.count));
   int64_t m = 0;
   for (int64_t i = 0; i < w.count; i++) {
-    const std::string name = std::string(argument) + "[" + std::to_string(i) + "]";
-    expect_float_weight(op, name.c_str(), w.items[i]);
-    expect_matrix(op, name.c_str(), w.items[i], i < segments ? -1 : rows(w.items[i % segments]), k);
+    expect_float_weight(op, {argument, i}, w.items[i]);
+    expect_matrix(op, {argument, i}, w.items[i], i < segments ? -1 : rows(w.items[i % segments]), k);
     if (i < segments) m += rows(w.items[i]);
   }
   return m;
@@ -115,10 +114,10 @@ void check_grouped_gemm_tn(const esft_grouped_gemm_tn_args& a) {
   const int64_t m = expect_weights(kOp, "dw", a.dw, a.groups.count, a.segments, a.x_act ? cols(a.x) / 2 : cols(a.x));
   if (a.groups.count) expect_matrix(kOp, "dy", a.dy, -1, m);
   for (int64_t i = 0; i < a.dw.count; i++) {
-    const std::string name = "dw[" + std::to_string(i) + "]";
-    expect_dtype(kOp, name.c_str(), a.dw.items[i], ESFT_F32);
+    const Argument name("dw", i);
+    expect_dtype(kOp, name, a.dw.items[i], ESFT_F32);
     expect_apart(
-        kOp, {name.c_str(), a.dw.items[i]},
+        kOp, {name, a.dw.items[i]},
         {{"dy", a.dy}, {"dy_rows", a.dy_rows}, {"dy_scale", a.dy_scale}, {"x", a.x}, {"x_rows", a.x_rows}, {"offsets", a.offsets}});
   }
   expect_list_disjoint(kOp, "dw", a.dw);

@@ -3,18 +3,16 @@
 
 namespace esft {
 
-static std::string item(const char* list, int64_t i) { return std::string(list) + "[" + std::to_string(i) + "]"; }
-
-static void expect_shape_of(const std::string& name, const esft_tensor& t, const esft_tensor& parameter) {
+static void expect_shape_of(Argument name, const esft_tensor& t, const esft_tensor& parameter) {
   bool same = t.rank == parameter.rank;
   for (int d = 0; same && d < t.rank; d++) same = t.shape[d] == parameter.shape[d];
-  if (!same) fail("adamw", name.c_str(), "shaped like its parameter " + describe(parameter), describe(t));
+  if (!same) fail("adamw", name, "shaped like its parameter " + describe(parameter), describe(t));
 }
 
 void check_grad_norm(const esft_grad_norm_args& a) {
   ESFT_BEGIN_CHECK(grad_norm)
   expect_scalar(kOp, "norm", a.norm, ESFT_F64);
-  for (int64_t i = 0; i < a.grads.count; i++) expect_dtype(kOp, item("grads", i).c_str(), a.grads.items[i], ESFT_F32);
+  for (int64_t i = 0; i < a.grads.count; i++) expect_dtype(kOp, {"grads", i}, a.grads.items[i], ESFT_F32);
   expect_apart_from_list(kOp, {"norm", a.norm}, "grads", a.grads);
 }
 
@@ -36,8 +34,8 @@ void check_adamw(const esft_adamw_args& a) {
     if (l.list.count != a.params.count)
       fail(kOp, l.name, format("as long as params (%lld)", (long long)a.params.count), std::to_string(l.list.count));
     for (int64_t i = 0; i < l.list.count; i++) {
-      const std::string name = item(l.name, i);
-      expect_dtype(kOp, name.c_str(), l.list.items[i], ESFT_F32);
+      const Argument name(l.name, i);
+      expect_dtype(kOp, name, l.list.items[i], ESFT_F32);
       expect_shape_of(name, l.list.items[i], a.params.items[i]);
     }
   }
@@ -45,21 +43,21 @@ void check_adamw(const esft_adamw_args& a) {
     if (a.copies.count != a.params.count)
       fail(kOp, "copies", format("absent or as long as params (%lld)", (long long)a.params.count), std::to_string(a.copies.count));
     for (int64_t i = 0; i < a.copies.count; i++) {
-      const std::string name = item("copies", i);
+      const Argument name("copies", i);
       const esft_tensor& t = a.copies.items[i];
-      expect_dtype(kOp, name.c_str(), t, ESFT_BF16);
+      expect_dtype(kOp, name, t, ESFT_BF16);
       expect_shape_of(name, t, a.params.items[i]);
       expect_apart(
-          kOp, {name.c_str(), t},
+          kOp, {name, t},
           {{"params", a.params.items[i]}, {"grads", a.grads.items[i]}, {"m", a.m.items[i]}, {"v", a.v.items[i]}, {"norm", a.norm}});
     }
     expect_list_disjoint(kOp, "copies", a.copies);
   }
   for (int64_t i = 0; i < a.params.count; i++) {
     const esft_tensor &p = a.params.items[i], &g = a.grads.items[i], &m = a.m.items[i], &v = a.v.items[i];
-    expect_apart(kOp, {item("params", i).c_str(), p}, {{"grads", g}, {"m", m}, {"v", v}, {"norm", a.norm}});
-    expect_apart(kOp, {item("m", i).c_str(), m}, {{"grads", g}, {"v", v}, {"norm", a.norm}});
-    expect_apart(kOp, {item("v", i).c_str(), v}, {{"grads", g}, {"norm", a.norm}});
+    expect_apart(kOp, {{"params", i}, p}, {{"grads", g}, {"m", m}, {"v", v}, {"norm", a.norm}});
+    expect_apart(kOp, {{"m", i}, m}, {{"grads", g}, {"v", v}, {"norm", a.norm}});
+    expect_apart(kOp, {{"v", i}, v}, {{"grads", g}, {"norm", a.norm}});
   }
   expect_list_disjoint(kOp, "params", a.params);
   expect_list_disjoint(kOp, "m", a.m);

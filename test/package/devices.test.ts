@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import { KernelError } from "../../lib/errors.ts";
 import { native } from "../../lib/native.ts";
 import { gemm } from "../../lib/ops.ts";
-import { Device } from "../../lib/tensor.ts";
+import { Device, tensorsMade } from "../../lib/tensor.ts";
 
 const programs = fileURLToPath(new URL("programs/", import.meta.url));
 
@@ -52,6 +52,16 @@ it("two devices compute side by side and refuse each other's tensors", async () 
   });
   for (const { c } of products) expect([...(await c.readF32())]).toEqual([14, 32, 32, 77]);
   expect(() => gemm(a, "nt", { a: products[0]!.x, b: products[1]!.x, c: products[0]!.c })).toThrow(/b .*same device/);
+});
+
+it("tensors are counted as they are made, views too", () => {
+  using device = new Device({ threads: 1 });
+  const before = tensorsMade();
+  const x = device.empty("f32", [4, 6]);
+  x.rows(1, 3).columns(0, 2);
+  device.list([x]);
+  expect(() => x.view(0, [25])).toThrow(KernelError);
+  expect(tensorsMade() - before).toBe(3);
 });
 
 it("an array given to write() may be transferred or changed at once", async () => {
