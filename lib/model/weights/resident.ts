@@ -7,7 +7,7 @@
 import { LayoutError, MemoryError } from "../../errors.ts";
 import type { LongTask } from "../../task.ts";
 import { throwIfAborted } from "../../task.ts";
-import type { Checkpoint, CheckpointTensor } from "../../files/checkpoint.ts";
+import type { Checkpoint } from "../../files/checkpoint.ts";
 import type { TensorSlice } from "../../files/slice.ts";
 import { placeSlice, sliceKey } from "../../files/slice.ts";
 import * as ops from "../../ops.ts";
