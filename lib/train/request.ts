@@ -87,7 +87,9 @@ function fault(ctx: z.core.ParsePayload, path: readonly string[], message: strin
 /** Where a run's experts come from: a set (ours or expert_cfg.json), or a selection from a profile. */
 const esft = z
   .strictObject({
-    type: z.literal("esft").describe("what trains: esft = the selected experts, full = everything"),
+    type: z
+      .literal("esft")
+      .describe("what trains: esft = the selected experts, lora = low-rank terms beside linear layers, full = everything"),
     experts: experts.optional().describe("expert set: output of `esft select`, or an official expert_cfg.json"),
     profile: profile.optional().describe("instead of --experts: a profile to select from (with --score and --p)"),
     select: selectSchema.optional(),

@@ -58,7 +58,7 @@ describe("usage", () => {
     for (const name of ["data", "eval-data", "experts", "profile", "template", "device", "precision"])
       expect([...flags.keys()]).toContain(name);
     for (const name of ["rows", "signal", "on-progress"]) expect(flags.has(name)).toBe(false);
-    for (const [name, text] of flags) expect(text, name).toMatch(/^["a-z]/); // a description comes first
+    for (const [name, text] of flags) expect(text, name).toMatch(/^["A-Za-z]/); // a description comes first
   });
 
   it.each([

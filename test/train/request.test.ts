@@ -90,7 +90,7 @@ describe("method", () => {
       { method: { type: "esft", experts: rows } },
       /^train\.method\.experts: expected a file or an ExpertSet, found a value of class Dataset$/,
     ],
-    [{ method: "lora" }, /^train\.method\.type: .*found "lora"$/],
+    [{ method: "lorra" }, /^train\.method\.type: .*found "lorra"$/],
     [{ method: { type: "full", experts } }, /^train\.method: unknown key "experts"/],
   ])("refuses %#", (more, message) => expect(refusal(more)).toMatch(message));
 });
