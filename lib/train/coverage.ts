@@ -12,12 +12,12 @@ export class Coverage {
   /** By layer, by expert. */
   private readonly trained: ReadonlyMap<number, readonly boolean[]>;
 
-  /** Null when no routed expert is frozen: coverage would always be 1. */
+  /** Null when all routed experts train, or none: coverage would always be 1, or 0. */
   static of({ spec, params, device }: Transformer): Coverage | null {
     const layout = expertLayout(spec);
     const trained = new Map([...layout.keys()].map((l) => [l, moeOf(spec, l)!.experts.map((e) => params.get(e.down).trains)]));
-    const frozen = [...trained.values()].some((experts) => experts.includes(false));
-    return frozen ? new Coverage(new ExpertCounts(device, layout), trained) : null;
+    const all = [...trained.values()].flat();
+    return all.includes(true) && all.includes(false) ? new Coverage(new ExpertCounts(device, layout), trained) : null;
   }
 
   private constructor(sums: ExpertCounts, trained: ReadonlyMap<number, readonly boolean[]>) {
