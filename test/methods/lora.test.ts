@@ -1,0 +1,151 @@
+// LoRA as a method: which matrices targets name, first values, a run from start to adapter (resumed, on any number of threads, applied
+// again), and what is refused. The mathematics: seams.test.ts and the fixtures of other implementations. No GPU.
+// Run alone: npx vitest run test/methods/lora.test.ts
+
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Adapter } from "../../lib/adapter/adapter.ts";
+import { mergeAdapter } from "../../lib/adapter/merge.ts";
+import { Dataset } from "../../lib/data/dataset.ts";
+import { openCheckpoint } from "../../lib/files/checkpoint.ts";
+import { attachmentsOf } from "../../lib/methods/attachments.ts";
+import { loraTargets, loraTrainable } from "../../lib/methods/lora.ts";
+import { modelSpec } from "../../lib/model/families/index.ts";
+import { MoeModel } from "../../lib/moe_model.ts";
+import type { TrainRequest } from "../../lib/train/request.ts";
+import { tinyDeepseek, tinyOlmoe, toyRows, writeTinyModel } from "../support/tiny_model.ts";
+
+const deepseek = modelSpec(tinyDeepseek, "config.json");
+const names = (targets: string[]): string[] => loraTargets(deepseek, targets).map((p) => p.ref.name);
+
+describe("targets", () => {
+  it("groups are what matrices are to the model", () => {
+    expect(names(["attention"])).toHaveLength(3 * 4); // q, kv_a, kv_b, o
+    expect(names(["dense"])).toHaveLength(3);
+    expect(names(["shared"])).toHaveLength(2 * 3);
+    expect(names(["router"])).toHaveLength(2);
+    expect(names(["linear"])).toEqual(names(["attention", "dense", "shared"]));
+  });
+
+  it("names match whole parts of a module's name, in model order, each matrix once", () => {
+    expect(names(["o_proj", "self_attn.q_proj", "q_proj"])).toEqual(
+      [0, 1, 2].flatMap((l) => ["q_proj", "o_proj"].map((m) => `model.layers.${l}.self_attn.${m}.weight`)),
+    );
+    expect(names(["model.layers.1.self_attn.o_proj"])).toEqual(["model.layers.1.self_attn.o_proj.weight"]);
+    // Dense and shared, not the routed experts of the same name.
+    expect(names(["gate_proj"])).toHaveLength(1 + 2);
+  });
+
+  it.each([
+    [[], /at least one target/],
+    [["roj"], /"roj" matches nothing in this deepseek_v2 model/],
+    [["q_porj"], /did you mean "q_proj"/],
+    [["experts.3.up_proj"], /matches only routed experts/],
+    [["lm_head"], /matches only the head/],
+    [["input_layernorm"], /matches only vectors/],
+  ])("refuses %j", (targets, message) => {
+    expect(() => loraTargets(deepseek, targets)).toThrow(message);
+    expect(() => loraTargets(deepseek, targets)).toThrow(expect.objectContaining({ code: "ERR_CONFIG" }));
+  });
+
+  it("the first values of a matrix depend on seed and name alone, B is zero", () => {
+    const values = (targets: string[], seed: number): Map<string, Float32Array> =>
+      new Map(loraTrainable(deepseek, { rank: 4, alpha: 8, targets }, seed).attachments!.parameters.map((p) => [p.key, p.initial()]));
+    const [all, some, other] = [values(["linear"], 1), values(["o_proj"], 1), values(["o_proj"], 2)];
+    for (const [key, x] of some) {
+      expect(x).toEqual(all.get(key));
+      const bound = 1 / Math.sqrt(48); // o_proj reads 3 heads of 16
+      if (key.endsWith(".B")) expect(x.every((v) => v === 0)).toBe(true);
+      else {
+        expect(x).not.toEqual(other.get(key));
+        expect(Math.max(...x.map(Math.abs))).toBeLessThanOrEqual(bound);
+        expect(Math.hypot(...x) / Math.sqrt(x.length)).toBeCloseTo(bound / Math.sqrt(3), 1);
+      }
+    }
+  });
+});
+
+describe("a run", () => {
+  let root: string;
+  const at = (name: string): string => join(root, name);
+  beforeAll(async () => {
+    root = await mkdtemp(join(tmpdir(), "esft-lora-"));
+    await writeTinyModel(at("model"), tinyDeepseek);
+    await writeTinyModel(at("other"), tinyOlmoe);
+  });
+  afterAll(() => rm(root, { recursive: true, force: true }));
+
+  const request = (outDir: string, more: Partial<TrainRequest> = {}): TrainRequest => ({
+    data: { rows: Dataset.fromRows(toyRows(40)), maxLength: 48 },
+    method: { type: "lora", rank: 4, targets: ["linear", "router"] },
+    outDir: at(outDir),
+    steps: 6,
+    rowsPerStep: 4,
+    evalFraction: 0.2,
+    keep: "last",
+    optimizer: { lr: 1e-2 },
+    ...more,
+  });
+  const train = async (outDir: string, more: Partial<TrainRequest> = {}, threads = 2): Promise<Adapter | null> => {
+    await using model = await MoeModel.fromPretrained(at("model"), { device: "cpu", threads });
+    return (await model.train(request(outDir, more)).result).adapter;
+  };
+  const bytes = (outDir: string): Promise<Buffer> => readFile(join(at(outDir), "adapter.safetensors"));
+
+  it("delivers its tensors alone; resumed and on one thread, the same bytes", async () => {
+    const adapter = (await train("whole"))!;
+    expect(adapter.tensors.size).toBe(0);
+    expect(adapter.method).toEqual({ type: "lora", rank: 4, alpha: 8, targets: ["linear", "router"] });
+    expect(adapter.attached.get("lora.model.layers.1.self_attn.o_proj.weight.A")).toMatchObject({
+      layer: 1,
+      shape: [4, 48],
+      dtype: "F32",
+      target: { name: "model.layers.1.self_attn.o_proj.weight" },
+    });
+    await train("single", {}, 1);
+    expect(await bytes("single")).toEqual(await bytes("whole"));
+    await train("parts", { steps: 3 });
+    await train("parts", { resume: true });
+    expect(await bytes("parts")).toEqual(await bytes("whole"));
+  });
+
+  it("applied to the base it gives the loss that training measured; taken off, the base", async () => {
+    await using model = await MoeModel.fromPretrained(at("model"), { device: "cpu" });
+    const held = Dataset.fromRows(toyRows(9, 5));
+    const before = await model.evaluate(held, { maxLength: 48 });
+    const run = model.train({ ...request("measured"), evalData: held });
+    let last = 0;
+    for await (const e of run) if (e.type === "eval") last = e.loss;
+    await run.result;
+    expect(last).toBeLessThan(before.loss);
+    expect((await model.evaluate(held, { maxLength: 48 })).loss).toBe(before.loss);
+    await model.applyAdapter(at("measured"));
+    expect((await model.evaluate(held, { maxLength: 48 })).loss).toBeCloseTo(last, 6);
+    expect(() => model.train(request("more"))).toThrow(/adapter is applied/);
+    model.removeAdapter();
+    expect((await model.evaluate(held, { maxLength: 48 })).loss).toBe(before.loss);
+  });
+
+  it("is not merged, and not applied to another model or with other tensors", async () => {
+    const adapter = (await train("kept"))!;
+    await expect(mergeAdapter(await openCheckpoint(at("model")), adapter, at("merged"))).rejects.toThrow(/method "lora"/);
+    await using other = await MoeModel.fromPretrained(at("other"), { device: "cpu" });
+    await expect(other.applyAdapter(at("kept"))).rejects.toMatchObject({ code: "ERR_LAYOUT" });
+    const spec = modelSpec(tinyDeepseek, "config.json");
+    const tensors = new Map(adapter.attached);
+    const [first] = tensors.keys();
+    tensors.delete(first!);
+    expect(() => attachmentsOf(spec, adapter.method, tensors)).toThrow(/found no such tensor/);
+    expect(() =>
+      attachmentsOf(
+        spec,
+        adapter.method,
+        new Map<string, { shape: readonly number[] }>([...adapter.attached, ["lora.x.A", { shape: [1] }]]),
+      ),
+    ).toThrow(/"lora\.x\.A"/);
+    expect(() => attachmentsOf(spec, { ...adapter.method, rank: 3 } as never, adapter.attached)).toThrow(/expected ".*" \[3, /);
+    expect(() => attachmentsOf(spec, { type: "ia3" }, adapter.attached)).toThrow(/"ia3" are not known/);
+  });
+});
