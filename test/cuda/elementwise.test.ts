@@ -1,6 +1,6 @@
 // elementwise on the device "cuda" (the emulation, or a GPU: npm run test:gpu). Alone: npx vitest run test/cuda/elementwise.test.ts
 
-import { elementwiseCases } from "../ops/cases/dense.ts";
+import { elementwiseCases } from "../ops/cases/elementwise.ts";
 import { describeCudaCases } from "./support.ts";
 
 describeCudaCases("elementwise", elementwiseCases);

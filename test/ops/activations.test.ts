@@ -2,7 +2,8 @@
 // Alone: npx vitest run test/ops/activations.test.ts
 
 import { afterAll, describe, it } from "vitest";
-import { asBf16, bf16Args, expectBf16Close, takesActivations } from "./activations.ts";
+import { expectBf16Close } from "./activations.ts";
+import { asBf16, bf16Args, takesActivations } from "./bf16_args.ts";
 import { mixedGemmCases } from "./cases/gemm.ts";
 import { allCases, bases } from "./cases/index.ts";
 import { Random } from "./host.ts";

@@ -1,41 +1,8 @@
-// The case tables with bf16 activations: how a call is converted, and how close an output has to come.
+// The case tables with bf16 activations: how close an output has to come (bf16_args.ts says how a call is converted).
 
 import { expect } from "vitest";
-import { toBf16 } from "./host.ts";
-import type { Arg, Args, HostTensor } from "./host.ts";
-import { fieldsOf } from "./support.ts";
+import type { Args } from "./host.ts";
 import type { OpCase, Output } from "./support.ts";
-
-const isTensor = (a: Arg): a is HostTensor => typeof a === "object" && a !== null && "dtype" in a;
-
-/** The same numbers rounded to bf16; tensors of other dtypes as they are. */
-export function asBf16(t: HostTensor): HostTensor {
-  return t.dtype === "f32" ? { ...t, dtype: "bf16", values: Float32Array.from(t.values, toBf16) } : t;
-}
-
-export const takesActivations = (op: string): boolean => op === "gemm" || fieldsOf(op).some((f) => f.kind.startsWith("act"));
-
-/** Which arguments a device with bf16 activations holds in bf16: activations and the weights of products. */
-function becomesBf16(op: string, name: string, kind: string, args: Args): boolean {
-  if (kind.startsWith("act")) return true;
-  if (op === "gemm") return name === "a" || name === "b" || (name === "c" && args.mode !== 2);
-  return name === "w";
-}
-
-/** A call as such a device gets it: products take bf16 operands at precision 1; parameter gradients and statistics stay f32. */
-export function bf16Args(op: string, args: Args): Args {
-  if (!takesActivations(op)) return args;
-  const converted: Record<string, Arg> = { ...args };
-  for (const { name, kind } of fieldsOf(op)) {
-    const a = args[name];
-    if (name === "precision") converted[name] = 1;
-    else if (a && becomesBf16(op, name, kind, args)) {
-      if (Array.isArray(a)) converted[name] = (a as readonly HostTensor[]).map(asBf16);
-      else if (isTensor(a)) converted[name] = asBf16(a);
-    }
-  }
-  return converted;
-}
 
 /** Outputs behind a product whose operand the op computes itself and rounds to bf16 (or may): an operand beside a rounding
  *  boundary moves by one unit. */

@@ -2,7 +2,7 @@
 // finite differences, refusals. No GPU. Alone: npx vitest run test/ops/combine.test.ts
 
 import { it } from "vitest";
-import { combine, combineBackward, combineBackwardBase, combineBase, combineCases } from "./cases/routing.ts";
+import { combine, combineBackward, combineBackwardBase, combineBase, combineCases } from "./cases/combine.ts";
 import { Random, f32, i32, out, tensor } from "./host.ts";
 import { checkGradients, describeCases, describeRefusals, device, pick, run, weighted } from "./support.ts";
 

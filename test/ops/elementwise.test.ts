@@ -14,7 +14,7 @@ import {
   scaleBase,
   swigluBackwardBase,
   swigluBase,
-} from "./cases/dense.ts";
+} from "./cases/elementwise.ts";
 import { Random, f32, out, zeros } from "./host.ts";
 import { checkGradients, describeCases, describeRefusals, device, pick, run, weighted } from "./support.ts";
 

@@ -2,12 +2,17 @@
 
 import type { DType } from "../../lib/tensor.ts";
 
+/** What every element of a tensor is, in place of a list of values: one number, or a draw from N(0, normal²). */
+export type Fill = { readonly constant: number } | { readonly normal: number };
+
 /** A tensor before it is on a device. `pad` = foreign columns left and right of it in a wider buffer (a strided view). */
 export interface HostTensor {
   readonly dtype: DType;
   readonly shape: readonly number[];
   readonly values: ArrayLike<number>;
   readonly pad?: readonly [number, number];
+  /** Where it was made by `filled`: the values are then made when somebody asks for them. */
+  readonly fill?: Fill;
 }
 /** The same memory as another argument of the call. */
 export interface Same {
@@ -23,13 +28,23 @@ export const f32 = (shape: readonly number[], values: ArrayLike<number>): HostTe
   values: Float32Array.from(values),
 });
 export const i32 = (values: readonly number[], shape: readonly number[] = [values.length]): HostTensor => ({ dtype: "i32", shape, values });
-export const zeros = (dtype: DType, shape: readonly number[]): HostTensor => ({ dtype, shape, values: new Float64Array(sizeOf(shape)) });
+/** A tensor that is described, not listed: it may be larger than the host's memory. */
+export function filled(dtype: DType, shape: readonly number[], fill: Fill): HostTensor {
+  let made: Float64Array | undefined;
+  return {
+    dtype,
+    shape,
+    fill,
+    get values() {
+      if ("normal" in fill) throw new Error("the numbers of this tensor are drawn on the device");
+      return (made ??= new Float64Array(sizeOf(shape)).fill(fill.constant));
+    },
+  };
+}
+export const zeros = (dtype: DType, shape: readonly number[]): HostTensor => filled(dtype, shape, { constant: 0 });
 /** An output: filled with NaN (77 in integer tensors), so that whatever stays unwritten or is added to shows. */
-export const out = (shape: readonly number[], dtype: DType = "f32"): HostTensor => ({
-  dtype,
-  shape,
-  values: new Float64Array(sizeOf(shape)).fill(dtype === "f32" || dtype === "f64" || dtype === "bf16" ? NaN : 77),
-});
+export const out = (shape: readonly number[], dtype: DType = "f32"): HostTensor =>
+  filled(dtype, shape, { constant: dtype === "f32" || dtype === "f64" || dtype === "bf16" ? NaN : 77 });
 /** The same tensor as columns of a wider buffer; nothing outside them may be touched. */
 export const strided = (t: HostTensor, left = 3, right = 5): HostTensor => ({ ...t, pad: [left, right] });
 
@@ -87,6 +102,13 @@ export class Random {
     const ids: number[] = [];
     for (let t = 0; t < T; t++) ids.push(...this.permutation(E).slice(0, K));
     return i32(ids, [T, K]);
+  }
+}
+
+/** Describes instead of drawing: for calls whose large tensors are filled on the device. Indices are drawn as ever. */
+export class Sketch extends Random {
+  override normal(shape: readonly number[], scale = 1, dtype: "f32" | "bf16" = "f32"): HostTensor {
+    return filled(dtype, shape, { normal: scale });
   }
 }
 

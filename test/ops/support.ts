@@ -8,6 +8,10 @@ import { Device, Tensor, TensorList } from "../../lib/tensor.ts";
 import type { DType } from "../../lib/tensor.ts";
 import { Random, sizeOf } from "./host.ts";
 import type { Arg, Args, HostTensor } from "./host.ts";
+import { fieldsOf, indexOf } from "./schema.ts";
+import type { Field } from "./schema.ts";
+
+export { fieldsOf, indexOf, opNames } from "./schema.ts";
 
 export interface OpCase {
   readonly op: string;
@@ -75,18 +79,6 @@ export function closeDevices(): void {
 
 // ---- one call ---------------------------------------------------------------------------------------------------------
 
-interface Field {
-  readonly name: string;
-  readonly kind: string;
-}
-const schemas = new Map(native.ops.map((op, index) => [op.name, { index, fields: op.fields }]));
-export function fieldsOf(op: string): readonly Field[] {
-  const s = schemas.get(op);
-  if (!s) throw new Error(`no op ${op}`);
-  return s.fields;
-}
-export const indexOf = (op: string): number => schemas.get(op)!.index;
-export const opNames: readonly string[] = [...schemas.keys()];
 const writes = (f: Field): boolean => f.kind.includes("out");
 
 /** What stands in the foreign columns of a strided tensor. */

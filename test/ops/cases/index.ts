@@ -2,7 +2,9 @@
 
 import type { OpCase } from "../support.ts";
 import { attentionBackwardBase, attentionBackwardCases, attentionBase, attentionCases } from "./attention.ts";
+import * as combine from "./combine.ts";
 import * as dense from "./dense.ts";
+import * as elementwise from "./elementwise.ts";
 import { gemmBase, gemmCases } from "./gemm.ts";
 import { groupedGemmCases, nnBase, ntBase, tnBase } from "./grouped_gemm.ts";
 import * as routing from "./routing.ts";
@@ -12,8 +14,8 @@ export const bases: readonly OpCase[] = [
   ntBase,
   nnBase,
   tnBase,
-  routing.combineBase,
-  routing.combineBackwardBase,
+  combine.combineBase,
+  combine.combineBackwardBase,
   routing.routeBase,
   routing.routeBackwardBase,
   routing.balanceBase,
@@ -27,16 +29,16 @@ export const bases: readonly OpCase[] = [
   dense.ropeBase,
   attentionBase,
   attentionBackwardBase,
-  dense.swigluBase,
-  dense.swigluBackwardBase,
-  dense.addBase,
-  dense.scaleBase,
-  dense.clampBase,
-  dense.clampBackwardBase,
-  dense.fillBase,
-  dense.castBase,
-  dense.maskGradBase,
-  dense.columnSumBase,
+  elementwise.swigluBase,
+  elementwise.swigluBackwardBase,
+  elementwise.addBase,
+  elementwise.scaleBase,
+  elementwise.clampBase,
+  elementwise.clampBackwardBase,
+  elementwise.fillBase,
+  elementwise.castBase,
+  elementwise.maskGradBase,
+  elementwise.columnSumBase,
   lossBase,
   gradNormBase,
   adamwBase,
@@ -50,11 +52,11 @@ export const allCases: readonly OpCase[] = [
   ...routing.balanceCases,
   ...routing.sortCases,
   ...routing.countCases,
-  ...routing.combineCases,
+  ...combine.combineCases,
   ...dense.embeddingCases,
   ...dense.rmsNormCases,
   ...dense.ropeCases,
-  ...dense.elementwiseCases,
+  ...elementwise.elementwiseCases,
   ...attentionCases,
   ...attentionBackwardCases,
   ...lossCases,

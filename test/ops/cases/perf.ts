@@ -6,7 +6,8 @@ import { i32, offsetsOf, out, sizeOf, strided, tensor, zeros } from "../host.ts"
 import type { Args, HostTensor, Random } from "../host.ts";
 import { attention, attentionBackward } from "./attention.ts";
 import { rmsNorm, rmsNormBackward, rope } from "./dense.ts";
-import { combine, route, routeBackward, sort } from "./routing.ts";
+import { combine } from "./combine.ts";
+import { route, routeBackward, sort } from "./routing.ts";
 import { adamw, loss } from "./training.ts";
 
 /** Sizes of a Mixture-of-Experts model, in the letters of the op contracts. */
