@@ -27,7 +27,7 @@ export async function openTemplate(name: string): Promise<NonNullable<EncodingOp
   const text = await readFile(name, "utf8").catch((error: unknown) => {
     throw ioError(error, `cannot read the chat template ${name}`, { file: name });
   });
-  return compileChatTemplate(text);
+  return compileChatTemplate(text, name);
 }
 
 /**

@@ -109,42 +109,26 @@ export interface DumpOptions {
   readonly ensureAscii?: boolean;
   readonly indent?: string | null;
   readonly separators?: readonly [string, string] | null;
-  readonly sortKeys?: boolean;
-}
-
-export function quoteJson(text: string, ensureAscii = false): string {
-  const quoted = JSON.stringify(text);
-  return ensureAscii ? quoted.replace(/[\x7f-\uffff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`) : quoted;
-}
-
-/** json.dumps of a container layout: `items` are already JSON text. Shared by dumpJson and the template filter `tojson`. */
-export function joinJson(open: string, close: string, items: readonly string[], depth: number, options: DumpOptions): string {
-  const indent = options.indent ?? null;
-  const comma = options.separators?.[0] ?? (indent === null ? ", " : ",");
-  if (items.length === 0) return open + close;
-  if (indent === null) return open + items.join(comma) + close;
-  const inner = `\n${indent.repeat(depth + 1)}`;
-  return open + inner + items.join(comma + inner) + `\n${indent.repeat(depth)}` + close;
 }
 
 /** json.dumps(value, ensure_ascii=False). */
 export function dumpJson(value: JsonValue, options: DumpOptions = {}, depth = 0): string {
-  if (value === null) return "null";
-  if (typeof value === "string") return quoteJson(value, options.ensureAscii);
-  if (typeof value === "boolean") return String(value);
+  const quote = (text: string): string => {
+    const quoted = JSON.stringify(text);
+    if (options.ensureAscii !== true) return quoted;
+    return quoted.replace(/[\x7f-\uffff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  };
+  if (typeof value === "string") return quote(value);
+  if (value === null || typeof value === "boolean") return String(value);
   if (typeof value === "number") return Number.isInteger(value) ? String(value) : pythonFloatRepr(value);
   if (value instanceof ExactNumber) return value.isFloat ? pythonFloatRepr(Number(value.text)) : BigInt(value.text).toString();
-  if (Array.isArray(value)) {
-    return joinJson(
-      "[",
-      "]",
-      value.map((v) => dumpJson(v, options, depth + 1)),
-      depth,
-      options,
-    );
-  }
-  const entries = value instanceof Map ? Array.from(value) : Object.entries(value);
-  const colon = options.separators?.[1] ?? ": ";
-  const items = entries.map(([key, v]) => quoteJson(key, options.ensureAscii) + colon + dumpJson(v, options, depth + 1));
-  return joinJson("{", "}", items, depth, options);
+  const [comma, colon] = options.separators ?? [typeof options.indent === "string" ? "," : ", ", ": "];
+  const inner = (v: JsonValue): string => dumpJson(v, options, depth + 1);
+  const items = Array.isArray(value)
+    ? value.map(inner)
+    : (value instanceof Map ? [...value] : Object.entries(value)).map(([key, v]) => quote(key) + colon + inner(v));
+  const [open, close] = Array.isArray(value) ? ["[", "]"] : ["{", "}"];
+  if (items.length === 0 || typeof options.indent !== "string") return open + items.join(comma) + close;
+  const line = (d: number): string => `\n${options.indent!.repeat(d)}`;
+  return open + line(depth + 1) + items.join(comma + line(depth + 1)) + line(depth) + close;
 }

@@ -1,11 +1,11 @@
-// Chat templates: messages → text, equal to transformers' apply_chat_template(tokenize=False).
+// Chat templates: messages → text, as transformers' apply_chat_template(tokenize=False) gives it. The engine is @huggingface/jinja;
+// template_pass.ts makes up for where it differs from Python.
 
-import { DataError } from "../errors.ts";
+import { Environment, Interpreter } from "@huggingface/jinja";
+import { ConfigError, DataError } from "../errors.ts";
 import { dumpJson, isJsonObject, parseJson, type JsonObject, type JsonValue } from "./python_json.ts";
-import { parseTemplate, type Stmt } from "./template_ast.ts";
-import { Evaluator } from "./template_evaluator.ts";
-import { strftime } from "./template_format.ts";
-import { bind, Callable, fromJson, needText, print, TemplateFault, type Value } from "./template_values.ts";
+import { strftime } from "./strftime.ts";
+import { compile, defineFunctions, fromJson, TemplateFault, type Program } from "./template_pass.ts";
 
 export interface Message {
   readonly role: string;
@@ -24,16 +24,27 @@ export interface RenderOptions {
   readonly variables?: JsonObject;
 }
 
-/** The template's own raise_exception: `says` is its message, unchanged. */
+/** The template's own raise_exception: its message, unchanged. */
 class Raised extends TemplateFault {}
+
+const MAX_RANGE = 100_000; // as in transformers' sandbox
 
 export class ChatTemplate {
   readonly source: string;
-  readonly #program: readonly Stmt[];
+  readonly #program: Program;
 
-  constructor(source: string) {
+  /** @throws ConfigError syntax that cannot be used, naming `file` where it is known */
+  constructor(source: string, file?: string) {
     this.source = source;
-    this.#program = parseTemplate(source);
+    try {
+      this.#program = compile(source);
+    } catch (cause) {
+      const what = file === undefined ? "the chat template" : `${file}: the chat template`;
+      throw new ConfigError(`${what} cannot be used: ${(cause as Error).message}`, {
+        cause,
+        where: { rule: "template", ...(file === undefined ? {} : { file }) },
+      });
+    }
   }
 
   /** Exactly these messages, no coercion. Throws DataError (rule "template"; kind "raise" for the template's own refusal). */
@@ -42,71 +53,79 @@ export class ChatTemplate {
   }
 
   #render(messages: readonly Message[], options: RenderOptions): { text: string; printedNone: boolean } {
-    const evaluator = new Evaluator();
+    let printedNone = false;
+    const environment = context(messages, options, () => (printedNone = true));
     try {
-      const text = evaluator.run(this.#program, context(messages, options));
-      return { text, printedNone: evaluator.printedNone };
+      const text = new Interpreter(environment).run(this.#program as never) as unknown as { value: string };
+      return { text: text.value, printedNone };
     } catch (error) {
-      if (!(error instanceof TemplateFault) && !(error instanceof RangeError)) throw error;
       const raised = error instanceof Raised;
-      throw new DataError(`the chat template ${raised ? "refuses" : "cannot render"} this conversation: ${error.message}`, {
+      const says = error instanceof RangeError ? "macros or loops are nested too deeply" : (error as Error).message;
+      throw new DataError(`the chat template ${raised ? "refuses" : "cannot render"} this conversation: ${says}`, {
         cause: error,
-        where: { rule: "template", key: "messages", kind: raised ? "raise" : "other", says: error.message },
+        where: { rule: "template", key: "messages", kind: raised ? "raise" : "other", says },
       });
     }
   }
 
   /**
-   * The messages in the form this template takes. They are returned as they are when it renders them; else null content becomes
-   * "" (also where the template would print Python's None), else tool-call arguments are given in the other form (object ↔ JSON text).
+   * The messages in the form this template takes. They are returned as they are when it renders them; else null content becomes ""
+   * (also where the template would print None), else tool-call arguments are given in the other form (object ↔ JSON text).
    */
   adapt(messages: readonly Message[], options: RenderOptions = {}): readonly Message[] {
-    let failure: unknown;
-    try {
-      const { printedNone } = this.#render(messages, options);
-      if (!printedNone || !messages.some((m) => m.content === null)) return messages;
-    } catch (error) {
-      if (!(error instanceof DataError) || error.where["kind"] === "raise") throw error;
-      failure = error;
-    }
     const filled = messages.map((m) => (m.content === null ? { ...m, content: "" } : m));
-    for (const candidate of [filled, swapArguments(filled)]) {
+    let failure: unknown;
+    for (const candidate of [messages, filled, swapArguments(filled)]) {
       if (candidate === null) continue;
       try {
-        this.#render(candidate, options);
+        const { printedNone } = this.#render(candidate, options);
+        if (candidate === messages && printedNone && messages.some((m) => m.content === null)) continue;
         return candidate;
       } catch (error) {
-        if (!(error instanceof DataError)) throw error;
+        if (!(error instanceof DataError) || (candidate === messages && error.where["kind"] === "raise")) throw error;
         failure ??= error;
       }
     }
-    if (failure instanceof Error) throw failure;
-    return messages;
+    if (failure === undefined) return messages;
+    throw failure;
   }
 }
 
-function context(messages: readonly Message[], options: RenderOptions): Map<string, Value> {
-  const now = options.now ?? new Date();
-  const names = new Map<string, Value>([
-    ["messages", fromJson(messages as unknown as JsonValue)],
-    ["tools", fromJson((options.tools ?? null) as JsonValue)],
-    ["documents", null],
-    ["add_generation_prompt", options.addGenerationPrompt === true],
-    [
-      "raise_exception",
-      new Callable("raise_exception", (args) => {
-        throw new Raised(print(args.positional[0] ?? null));
-      }),
-    ],
-    [
-      "strftime_now",
-      new Callable("strftime_now", (args) => strftime(now, needText(bind(args, "strftime_now", ["format"], 1)[0], "format"))),
-    ],
-  ]);
-  if (options.bosToken != null) names.set("bos_token", options.bosToken);
-  if (options.eosToken != null) names.set("eos_token", options.eosToken);
-  for (const [name, value] of Object.entries(options.variables ?? {})) names.set(name, fromJson(value));
-  return names;
+function context(messages: readonly Message[], options: RenderOptions, onNone: () => void): Environment {
+  const environment = new Environment();
+  defineFunctions(environment, onNone);
+  for (const [name, value] of [
+    ["true", true],
+    ["false", false],
+    ["none", null],
+  ] as const)
+    // prettier-ignore
+    for (const spelled of [name, name[0]!.toUpperCase() + name.slice(1)]) environment.set(spelled, value);
+  environment.set("raise_exception", (message: unknown) => {
+    throw new Raised(String(message));
+  });
+  environment.set("range", range);
+  environment.set("strftime_now", (format: unknown) => strftime(options.now ?? new Date(), String(format)));
+  const { bosToken = null, eosToken = null, variables = {} } = options;
+  const names: Record<string, JsonValue> = {
+    messages: messages as unknown as JsonValue,
+    tools: (options.tools ?? null) as JsonValue,
+    documents: null,
+    add_generation_prompt: options.addGenerationPrompt === true,
+    ...(bosToken === null ? {} : { bos_token: bosToken }),
+    ...(eosToken === null ? {} : { eos_token: eosToken }),
+    ...variables,
+  };
+  for (const [name, value] of Object.entries(names)) environment.setVariable(name, fromJson(value) as never);
+  return environment;
+}
+
+/** Python's range. */
+function range(start: number, stop?: number, step = 1): number[] {
+  const [from, to] = stop === undefined ? [0, start] : [start, stop];
+  const n = Math.max(0, Math.ceil((to - from) / step));
+  if (!Number.isFinite(n) || n > MAX_RANGE) throw new TemplateFault(`range(${from}, ${to}, ${step}) has more than ${MAX_RANGE} values`);
+  return Array.from({ length: n }, (_, i) => from + i * step);
 }
 
 /** Tool-call arguments in the other form; null when there are none or a text is not JSON. */
@@ -129,11 +148,11 @@ function swapArguments(messages: readonly Message[]): Message[] | null {
 
 const compiled = new Map<string, ChatTemplate>();
 
-/** Parses a template once per source text. */
-export function compileChatTemplate(source: string): ChatTemplate {
+/** Parses a template once per source text. @param file where it comes from, for errors */
+export function compileChatTemplate(source: string, file?: string): ChatTemplate {
   let template = compiled.get(source);
   if (template === undefined) {
-    template = new ChatTemplate(source);
+    template = new ChatTemplate(source, file);
     if (compiled.size >= 64) compiled.clear();
     compiled.set(source, template);
   }

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { pythonFloatRepr, pythonRsplit, pythonSplit, pythonSplitLines, pythonStringRepr, pythonStrip } from "../../lib/text/python_text.ts";
+import { pythonFloatRepr, pythonStrip } from "../../lib/text/python_text.ts";
 import { dumpJson, ExactNumber, parseJson } from "../../lib/text/python_json.ts";
 
 describe("text as Python sees it", () => {
@@ -8,16 +8,6 @@ describe("text as Python sees it", () => {
     expect(pythonStrip("\ufeff x \u200b")).toBe("\ufeff x \u200b");
     expect(pythonStrip("👍x👍", "both", "👍")).toBe("x");
     expect(pythonStrip("xxaxx", "left", "x")).toBe("axx");
-  });
-
-  test("split and rsplit", () => {
-    expect(pythonSplit("  a  b c ")).toEqual(["a", "b", "c"]);
-    expect(pythonSplit("  a  b c ", null, 1)).toEqual(["a", "b c"]);
-    expect(pythonSplit("a,,b", ",")).toEqual(["a", "", "b"]);
-    expect(pythonSplit("a,b,c", ",", 1)).toEqual(["a", "b,c"]);
-    expect(pythonRsplit("a,b,c", ",", 1)).toEqual(["a,b", "c"]);
-    expect(pythonSplit("", null)).toEqual([]);
-    expect(pythonSplitLines("a\r\nb\u0085c\n")).toEqual(["a", "b", "c"]);
   });
 
   test.each([
@@ -34,12 +24,6 @@ describe("text as Python sees it", () => {
     [Number.NaN, "nan"],
     [Number.NEGATIVE_INFINITY, "-inf"],
   ])("repr(%d)", (x, text) => expect(pythonFloatRepr(x)).toBe(text));
-
-  test("repr of strings", () => {
-    expect(pythonStringRepr("it's")).toBe(`"it's"`);
-    expect(pythonStringRepr(`it's "x"`)).toBe(`'it\\'s "x"'`);
-    expect(pythonStringRepr("a\n\u0000\u200bé👍")).toBe("'a\\n\\x00\\u200bé👍'");
-  });
 
   test("JSON keeps what Python keeps", () => {
     expect(parseJson('{"a": 1, "b": [1.5, "x"]}')).toEqual({ a: 1, b: [1.5, "x"] });

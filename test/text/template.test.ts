@@ -15,15 +15,18 @@ describe("Python's semantics", () => {
     ["{{ '\\n\\n  x \\n'.strip('\\n') }}", "  x "],
     ["{{ s|trim }}|", "\ufeffx|"],
     ["{{ none }}{{ true }}{{ 1.0 }}{{ 7 // 2 }}{{ -7 // 2 }}{{ 7 / 2 }}", "NoneTrue1.03-43.5"],
-    ["{{ {'a': 1.0, 'b': [none, 'x\"']} }}", "{'a': 1.0, 'b': [None, 'x\"']}"],
     ["{{ d|tojson }}", '{"b": 1.0, "10": [true, null], "2": "é"}'],
     ["{{ d|tojson(indent=1) }}", '{\n "b": 1.0,\n "10": [\n  true,\n  null\n ],\n "2": "é"\n}'],
-    ["{{ e.items() is defined }}{{ e.items is callable }}{{ e['items'] }}", "TrueTrue5"],
+    ["{{ e.items() is defined }}{{ e['items'] }}", "True5"],
+    ["{{ [1] == [1.0] }}{{ {'a': 1} != {'a': 1} }}{{ 1 == '1' }}{{ true == 1 }}", "TrueFalseFalseTrue"],
+    ["{{ 'a' ~ true ~ 1.0 ~ none }}{{ (1.0)|string }}{{ [1] + [2] == [1, 2] }}", "aTrue1.0None1.0True"],
+    ["{% for i in [1, 2] %}{{ x is defined }}{% set x = i %}{% endfor %}", "FalseFalse"],
+    ["{% for k, v in e.items() %}{% set k = k ~ '!' %}{{ k }}{{ v }}{% endfor %}", "items!5"],
+    ["{{ e.items }}", "5"],
     ["{{ 'a👍b'|length }}{{ 'a👍b'[::-1] }}", "3b👍a"],
     ["{% set x = 1 %}{% for i in [1, 2] %}{% set x = i * 10 %}{% endfor %}{{ x }}", "1"],
     ["{% set ns = namespace(x=1) %}{% for i in [1, 2] %}{% set ns.x = i %}{% endfor %}{{ ns.x }}", "2"],
-    ["{{ 5 is divisibleby(5) }}{{ 5 is eq 6 }}{{ 'a' is in ['a'] }}{{ 5 is not divisibleby 2 }}", "TrueFalseTrueTrue"],
-    ["{{ [3, 1, 2]|sort|join(',') }}{{ ['b', 'A']|map('upper')|list }}", "1,2,3['B', 'A']"],
+    ["{{ [3, 1, 2]|sort|join(',') }}{{ (1 != 2) == (3 != 3) }}", "1,2,3False"],
     ["{{ strftime_now('%d %b %Y %H:%M %-d') }}", "15 Jun 2025 09:05 15"],
     ["{% macro m(a, b='z') %}{{ a }}{{ b }}{% endmacro %}{{ m(1) }}{{ m(b=2, a=3) }}", "1z32"],
     ["{% for i in range(5) %}{% if i == 1 %}{% continue %}{% elif i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}", "02"],
@@ -40,22 +43,32 @@ describe("Python's semantics", () => {
   });
 
   test.each([
-    ["{{ 'a' + 1 }}", /can only concatenate str \(not "int"\) to str/],
-    ["{{ 'x' in none }}", /NoneType.*not iterable/],
-    ["{{ nothing.attribute }}", /'nothing' is undefined/],
-    ["{{ messages.append(1) }}", /unsafe/],
-    ["{{ messages|map(attribute='role') }}", /generator/],
-    ["{{ messages|magic }}", /no filter named 'magic'/],
-    ["{{ messages is magic }}", /no test named 'magic'/],
-    ["{% macro r() %}{{ r() }}{% endmacro %}{{ r() }}", /nested too deeply/],
-    ["{% for i in range(1000000) %}{% endfor %}", /range too big/],
-    ["{{ 'x' * 1000000000 }}", /too long/],
+    ["{{ 'a' + 1 }}", /cannot add integer to text/],
+    ["{{ 'a' + messages[0] }}", /cannot add an object to text/],
+    ["{{ messages[0] }}", /an object would be printed/],
+    ["{{ 'a' ~ messages }}", /a list would be printed/],
+    ["{{ 'x' in none }}", /null/],
+    ["{{ nothing.attribute }}", /something undefined/],
+    ["{{ messages.append(1) }}", /a list has no method "append"/],
+    ["{{ messages|magic }}", /Unknown ArrayValue filter: magic/],
+    ["{{ messages is magic }}", /Unknown test: magic/],
+    ["{{ nothing|tojson }}", /nothing is not JSON/],
+    ["{{ e|tojson(colour=1) }}", /does not take "colour"/],
+    ["{{ strftime_now('%Q') }}", /%Q is not supported/],
+    ["{% macro r() %}{{ r() }}{% endmacro %}{{ r() }}", /nested too deeply|not a function/],
+    ["{% for i in range(1000000) %}{% endfor %}", /more than 100000 values/],
   ])("%s is refused", (source, why) => {
     expect(() => render(source)).toThrow(why);
     expect(() => render(source)).toThrow(DataError);
   });
 
-  test.each(["{% if %}", "{{ a", "{% include 'x' %}", "{{ 1 < 2 < 3 }}"])("%s does not compile", (source) => {
+  test.each([
+    "{% if %}",
+    "{{ a",
+    "{% include 'x' %}",
+    "{{ 1 < 2 < 3 }}",
+    "{% for i in [1, 2] %}{{ i }}{% if i == 1 %}{% continue %}{% endif %}{% endfor %}", // the library would drop what stands before
+  ])("%s does not compile", (source) => {
     expect(() => new ChatTemplate(source)).toThrow(ConfigError);
   });
 
@@ -89,6 +102,6 @@ describe("messages in the form the template takes", () => {
     const object =
       "{% for m in messages %}{% for k, v in m.tool_calls[0].function.arguments.items() %}{{ k }}={{ v }}{% endfor %}{% endfor %}";
     expect(renderChat(object, [call('{"x": 1.0}')])).toBe("x=1.0");
-    expect(() => renderChat(object, [call("not json")])).toThrow(/no attribute 'items'/);
+    expect(() => renderChat(object, [call("not json")])).toThrow(/text has no method "items"/);
   });
 });
