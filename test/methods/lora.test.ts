@@ -6,7 +6,7 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { Adapter } from "../../lib/adapter/adapter.ts";
+import type { Adapter } from "../../lib/adapter/adapter.ts";
 import { mergeAdapter } from "../../lib/adapter/merge.ts";
 import { Dataset } from "../../lib/data/dataset.ts";
 import { openCheckpoint } from "../../lib/files/checkpoint.ts";
