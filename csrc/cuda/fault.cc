@@ -21,7 +21,7 @@ static_assert(sizeof kArgumentNames / sizeof *kArgumentNames == kArgCount, "a na
 
 std::string expectation(const FaultRecord& r) {
   const long long limit = r.limit;
-  switch (r.kind) {
+  switch (FaultKind(r.kind)) {
     case kBadIndex: return format("in 0..%lld", limit - 1);
     case kBadLabel: return format("-100 or in 0..%lld", limit - 1);
     case kBadOffsets:
@@ -29,8 +29,10 @@ std::string expectation(const FaultRecord& r) {
       return r.position == 0 ? "0" : format("at least %lld, the offset before it", limit);
     case kBadDocStart: return format("in %lld..%lld (not before its predecessor, not after itself)", limit, (long long)r.position);
     case kNotPermutation: return "a row that no other slot has";
-    default: return "finite";
+    case kNotFinite: return "finite";
+    case kNoFault: break;
   }
+  return format("something else (fault of kind %d)", r.kind);
 }
 
 }  // namespace

@@ -59,6 +59,7 @@ set(EMU_SOURCES
     memory.cc
     mma.cc
     runtime.cc
+    runtime_memory.cc
     scheduler.cc
     tensor_map.cc
     wgmma.cc

@@ -23,9 +23,11 @@ uint32_t random_bits();
 void use_schedule(const std::string& wanted);
 inline bool chance(int percent) { return random_bits() % 100 < uint32_t(percent); }
 
-// runtime.cc: what streams have not run yet, and one thing more for a stream.
+// runtime.cc: what streams have not run yet, and one thing more for a stream; the sticky last error; whether a stream is being captured.
 void run_all();
 void enqueue(cudaStream_t stream, std::function<void()> work);
+cudaError_t note(cudaError_t status);
+bool any_capture();
 
 // Prints one line that names kernel, CTA, thread and schedule where there are any, and aborts.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
@@ -174,7 +176,13 @@ void wgmma_end_cta();
 // Checks an access of a wrapper to the CTA's shared block.
 void check_shared(const void* p, size_t bytes, size_t align, const char* what);
 
-// memory.cc
+// memory.cc, which knows no runtime: nullptr where there is none left, false for what was not taken here.
+void* take_device(size_t bytes);
+bool give_device(void* pointer);
+void* take_pinned(size_t bytes);
+bool give_pinned(void* pointer);
+size_t device_bytes();  // ESFT_EMU_MEMORY
+size_t device_bytes_in_use();
 unsigned char* shared_region_end(int cta);  // a guard page lies behind
 constexpr size_t kSharedRegion = 256 * 1024;
 void* map_stack(size_t bytes);  // its top; a guard page lies below

@@ -71,14 +71,6 @@ void set_access(bool open) {
   closed = !open;
 }
 
-size_t total_memory() {
-  static const size_t bytes = [] {
-    const char* text = getenv("ESFT_EMU_MEMORY");
-    return text != nullptr ? size_t(strtoull(text, nullptr, 10)) : size_t(64) << 30;
-  }();
-  return bytes;
-}
-
 }  // namespace
 
 DeviceMemoryOpen::DeviceMemoryOpen() {
@@ -161,6 +153,73 @@ void check_device(const void* p, size_t bytes, const char* what) {
   }
 }
 
+// ---- allocations ----------------------------------------------------------------------------------------------------------
+
+size_t device_bytes() {
+  static const size_t bytes = [] {
+    const char* text = getenv("ESFT_EMU_MEMORY");
+    return text != nullptr ? size_t(strtoull(text, nullptr, 10)) : size_t(64) << 30;
+  }();
+  return bytes;
+}
+size_t device_bytes_in_use() { return in_use; }
+
+void* take_device(size_t bytes) {
+  if (bytes > device_bytes() || in_use + bytes > device_bytes()) return nullptr;
+  install_fault_handler();
+  const size_t body = round_up(bytes, 16), pages = round_up(body, kPage), region = pages + 2 * kPage;
+  auto* p = static_cast<unsigned char*>(reserve(region));
+  if (p == nullptr) return nullptr;
+  if (mprotect(p + kPage, pages, PROT_READ | PROT_WRITE) != 0) {
+    munmap(p, region);
+    return nullptr;
+  }
+  unsigned char* const start = p + kPage + pages - body;
+  memset(start, kFresh, bytes);
+  memset(start + bytes, kSlack, body - bytes);
+  if (closed) mprotect(p + kPage, pages, PROT_NONE);
+  allocations()[reinterpret_cast<uintptr_t>(start)] = {bytes, p, region, false};
+  in_use += bytes;
+  return start;
+}
+
+bool give_device(void* pointer) {
+  const auto it = allocations().find(reinterpret_cast<uintptr_t>(pointer));
+  if (it == allocations().end() || it->second.freed) return false;
+  Allocation& a = it->second;
+  {
+    DeviceMemoryOpen open;
+    const auto* end = static_cast<unsigned char*>(pointer) + a.bytes;
+    for (size_t i = 0; i < round_up(a.bytes, 16) - a.bytes; i++) {
+      if (end[i] != kSlack) fail("global memory written %zu bytes behind the allocation of %zu bytes at %p", i, a.bytes, pointer);
+    }
+  }
+  a.freed = true;
+  in_use -= a.bytes;
+  last_found = nullptr;
+  // The addresses stay reserved and the memory goes back.
+  mmap(a.region, a.region_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  quarantine().push_back(it->first);
+  if (quarantine().size() > kQuarantine) {
+    const auto oldest = allocations().find(quarantine().front());
+    quarantine().pop_front();
+    munmap(oldest->second.region, oldest->second.region_bytes);
+    allocations().erase(oldest);
+  }
+  return true;
+}
+
+void* take_pinned(size_t bytes) {
+  void* p = aligned_alloc(kPage, round_up(bytes > 0 ? bytes : 1, kPage));
+  if (p != nullptr) pinned()[reinterpret_cast<uintptr_t>(p)] = bytes;
+  return p;
+}
+bool give_pinned(void* pointer) {
+  if (pinned().erase(reinterpret_cast<uintptr_t>(pointer)) == 0) return false;
+  free(pointer);
+  return true;
+}
+
 // ---- faults ---------------------------------------------------------------------------------------------------------------
 
 static struct sigaction previous[NSIG];
@@ -223,90 +282,3 @@ void install_fault_handler() {
 }
 
 }  // namespace esft::emu
-
-// ---- runtime calls --------------------------------------------------------------------------------------------------------
-
-using namespace esft::emu;
-
-namespace esft::emu {
-cudaError_t note(cudaError_t status);  // runtime.cc: the sticky last error
-bool any_capture();
-}  // namespace esft::emu
-
-cudaError_t cudaMalloc(void** pointer, size_t bytes) {
-  std::lock_guard<std::recursive_mutex> lock(machine_mutex());
-  *pointer = nullptr;
-  if (any_capture()) return note(cudaErrorStreamCaptureUnsupported);
-  if (bytes == 0) return cudaSuccess;
-  if (bytes > total_memory() || in_use + bytes > total_memory()) return note(cudaErrorMemoryAllocation);
-  install_fault_handler();
-  const size_t body = round_up(bytes, 16), pages = round_up(body, kPage), region = pages + 2 * kPage;
-  auto* p = static_cast<unsigned char*>(reserve(region));
-  if (p == nullptr) return note(cudaErrorMemoryAllocation);
-  const int status = mprotect(p + kPage, pages, PROT_READ | PROT_WRITE);
-  if (status != 0) {
-    munmap(p, region);
-    return note(cudaErrorMemoryAllocation);
-  }
-  unsigned char* const start = p + kPage + pages - body;
-  memset(start, kFresh, bytes);
-  memset(start + bytes, kSlack, body - bytes);
-  if (closed) mprotect(p + kPage, pages, PROT_NONE);
-  allocations()[reinterpret_cast<uintptr_t>(start)] = {bytes, p, region, false};
-  in_use += bytes;
-  *pointer = start;
-  return cudaSuccess;
-}
-
-cudaError_t cudaFree(void* pointer) {
-  if (pointer == nullptr) return cudaSuccess;
-  std::lock_guard<std::recursive_mutex> lock(machine_mutex());
-  run_all();
-  const auto it = allocations().find(reinterpret_cast<uintptr_t>(pointer));
-  if (it == allocations().end() || it->second.freed) return note(cudaErrorInvalidValue);
-  Allocation& a = it->second;
-  {
-    DeviceMemoryOpen open;
-    const auto* end = static_cast<unsigned char*>(pointer) + a.bytes;
-    for (size_t i = 0; i < round_up(a.bytes, 16) - a.bytes; i++) {
-      if (end[i] != kSlack) fail("global memory written %zu bytes behind the allocation of %zu bytes at %p", i, a.bytes, pointer);
-    }
-  }
-  a.freed = true;
-  in_use -= a.bytes;
-  last_found = nullptr;
-  // The addresses stay reserved and the memory goes back.
-  mmap(a.region, a.region_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-  quarantine().push_back(it->first);
-  if (quarantine().size() > kQuarantine) {
-    const auto oldest = allocations().find(quarantine().front());
-    quarantine().pop_front();
-    munmap(oldest->second.region, oldest->second.region_bytes);
-    allocations().erase(oldest);
-  }
-  return cudaSuccess;
-}
-
-cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
-  std::lock_guard<std::recursive_mutex> lock(machine_mutex());
-  *total = total_memory();
-  *free = total_memory() - in_use;
-  return cudaSuccess;
-}
-
-cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned) {
-  std::lock_guard<std::recursive_mutex> lock(machine_mutex());
-  *pointer = aligned_alloc(kPage, round_up(bytes > 0 ? bytes : 1, kPage));
-  if (*pointer == nullptr) return note(cudaErrorMemoryAllocation);
-  pinned()[reinterpret_cast<uintptr_t>(*pointer)] = bytes;
-  return cudaSuccess;
-}
-cudaError_t cudaMallocHost(void** pointer, size_t bytes) { return cudaHostAlloc(pointer, bytes, 0); }
-cudaError_t cudaFreeHost(void* pointer) {
-  if (pointer == nullptr) return cudaSuccess;
-  std::lock_guard<std::recursive_mutex> lock(machine_mutex());
-  run_all();
-  if (pinned().erase(reinterpret_cast<uintptr_t>(pointer)) == 0) return note(cudaErrorInvalidValue);
-  free(pointer);
-  return cudaSuccess;
-}

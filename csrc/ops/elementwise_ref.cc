@@ -47,7 +47,7 @@ void ref_clamp_backward(const esft_clamp_backward_args& a) {
 }
 
 static void put_any(const esft_tensor& t, int64_t i, double value) {
-  switch (t.dtype) {
+  switch (esft_dtype(t.dtype)) {
     case ESFT_F32: data<float>(t)[i] = float(value); break;
     case ESFT_BF16: data<uint16_t>(t)[i] = to_bf16(float(value)); break;
     case ESFT_I32: data<int32_t>(t)[i] = int32_t(value); break;

@@ -218,10 +218,7 @@ void forward(const esft_attention_args& a, Context& ctx) {
 
 void attention(const esft_attention_args& a, Context& ctx) {
   check_doc_start("attention", "doc_start", a.doc_start);
-#if defined(__AVX512BF16__)
-  if (a.precision == 1) return attn::forward<attn::BF16>(a, ctx);
-#endif
-  attn::forward<attn::F32>(a, ctx);  // the backend refuses precision 1 where there is no bf16 instruction
+  attn::with_precision(a.precision, [&](auto policy) { attn::forward<decltype(policy)>(a, ctx); });
 }
 
 }  // namespace esft::cpu::ESFT_ISA

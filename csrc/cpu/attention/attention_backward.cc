@@ -315,10 +315,7 @@ void backward(const esft_attention_backward_args& a, Context& ctx) {
 
 void attention_backward(const esft_attention_backward_args& a, Context& ctx) {
   check_doc_start("attention_backward", "doc_start", a.doc_start);
-#if defined(__AVX512BF16__)
-  if (a.precision == 1) return attn::backward<attn::BF16>(a, ctx);
-#endif
-  attn::backward<attn::F32>(a, ctx);  // the backend refuses precision 1 where there is no bf16 instruction
+  attn::with_precision(a.precision, [&](auto policy) { attn::backward<decltype(policy)>(a, ctx); });
 }
 
 }  // namespace esft::cpu::ESFT_ISA

@@ -103,6 +103,15 @@ struct BF16 {
 };
 #endif
 
+// f(policy) for the precision of a call; the backend refuses 1 where there is no bf16 instruction.
+template <class F>
+ESFT_INLINE void with_precision([[maybe_unused]] int64_t precision, F f) {
+#if defined(__AVX512BF16__)
+  if (precision == 1) return f(BF16{});
+#endif
+  f(F32{});
+}
+
 // --- the register tile --------------------------------------------------------------------------------------------------
 
 enum Init { kZero, kAdd, kScaleAdd };  // c = A·B, c += A·B, c = alpha[row]·c + A·B

@@ -59,6 +59,17 @@ template <class T>
 ESFT_INLINE void repeat(char* pattern, T value) {
   for (int i = 0; i < 64; i += int(sizeof(T))) memcpy(pattern + i, &value, sizeof(T));
 }
+void fill_pattern(char* pattern, int32_t dtype, double value) {
+  switch (esft_dtype(dtype)) {
+    case ESFT_F32: return repeat(pattern, float(value));
+    case ESFT_BF16: return repeat(pattern, f32_to_bf16(float(value)));
+    case ESFT_I32: return repeat(pattern, int32_t(value));
+    case ESFT_I64: return repeat(pattern, int64_t(value));
+    case ESFT_F64: return repeat(pattern, value);
+    case ESFT_U8: return repeat(pattern, uint8_t(value));
+  }
+  fail_with(ESFT_UNSUPPORTED, "fill", "x", "x of dtype %d: no such dtype", int(dtype));
+}
 
 }  // namespace
 
@@ -139,14 +150,7 @@ void clamp_backward(const esft_clamp_backward_args& a, Context& ctx) {
 
 void fill(const esft_fill_args& a, Context& ctx) {
   alignas(64) char pattern[64];
-  switch (a.x.dtype) {
-    case ESFT_F32: repeat(pattern, float(a.value)); break;
-    case ESFT_BF16: repeat(pattern, f32_to_bf16(float(a.value))); break;
-    case ESFT_I32: repeat(pattern, int32_t(a.value)); break;
-    case ESFT_I64: repeat(pattern, int64_t(a.value)); break;
-    case ESFT_F64: repeat(pattern, a.value); break;
-    default: repeat(pattern, uint8_t(a.value)); break;
-  }
+  fill_pattern(pattern, a.x.dtype, a.value);
   const int64_t size = dtype_size(a.x.dtype);
   const Shape s = shape_of(a.x, contiguous(a.x));
   const bool nt = streams(a.x);

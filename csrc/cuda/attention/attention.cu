@@ -89,16 +89,8 @@ __global__ void __launch_bounds__(kThreads, DV > 128 ? 1 : 2) forward_mma(const 
     product_columns<kKeys>(out, probs, sv, 0, 0, pa);
   }
 
-  // Each warp alone reads its rows of Q: they take the output on its way to whole 16-byte stores.
-  __syncwarp();
-#pragma unroll
-  for (int m = 0; m < kM; m++) {
-    const int row = first_row + 16 * m + lane / 4;
-    const float lo = finish_row(p, row, h, top[m][0], sum[m][0]), hi = finish_row(p, row + 8, h, top[m][1], sum[m][1]);
-    stage_rows<kQueries>(sq, r0 + 16 * m, 0, out[m], lo, hi);
-  }
-  store_rows<kQueries, DV>(sq, r0, 16 * kM, l.T - first_row, 0, p.out + first_row * p.out_ld + int64_t(h) * l.v_dim, p.out_ld,
-                           l.v_dim, p.store_vector);
+  __syncwarp();  // each warp alone reads its rows of Q
+  store_output<kQueries, DV>(p, sq, r0, first_row, lane, h, l.v_dim, out, top, sum);
 }
 
 }  // namespace

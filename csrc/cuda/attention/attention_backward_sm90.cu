@@ -276,13 +276,10 @@ bool run(BackwardParams p, const esft_attention_backward_args& a, int heads, Con
 
 template <bool kKeys>
 bool run_heads(const BackwardParams& p, const esft_attention_backward_args& a, int heads, Context& c) {
-  const Layout& l = p.layout;
-  // Slabs of 64 columns come from the keys or from the shared keys, not from both.
-  if (!c.hopper || l.k_dim % 64 != 0) return false;
-  if (l.qk_dim == 64 && l.v_dim == 64) return run<64, 64, kKeys>(p, a, heads, c);
-  if (l.qk_dim == 128 && l.v_dim == 128) return run<128, 128, kKeys>(p, a, heads, c);
-  if (l.qk_dim == 192 && l.v_dim == 128) return run<192, 128, kKeys>(p, a, heads, c);
-  return false;
+  return for_hopper_heads(p.layout, c, [&](auto size) {
+    using H = decltype(size);
+    return run<H::DQ, H::DV, kKeys>(p, a, heads, c);
+  });
 }
 
 }  // namespace

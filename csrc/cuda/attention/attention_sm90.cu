@@ -153,13 +153,9 @@ __device__ __forceinline__ void multiply(const ForwardParams& p, Memory<DQ, DV> 
   ptx::wgmma_wait<0>();
   ptx::wgmma_hold(out);
 
-  // The rows of Q, read for the last time, take the output on its way to whole 16-byte stores.
-  ptx::named_barrier_sync(kRowsBarrier + group, 128);
-  const int row = first_row + lane / 4;
-  const float lo = finish_row(p, row, t.head, top[0], sum[0]), hi = finish_row(p, row + 8, t.head, top[1], sum[1]);
-  stage_rows<kTile>(memory.q(), r0, 0, reinterpret_cast<float (&)[DV / 8][4]>(out), lo, hi);
-  store_rows<kTile, DV>(memory.q(), r0, 16, l.T - first_row, 0, p.out + first_row * p.out_ld + int64_t(t.head) * DV, p.out_ld, DV,
-                        p.store_vector);
+  ptx::named_barrier_sync(kRowsBarrier + group, 128);  // the warpgroup has read its rows of Q for the last time
+  store_output<kTile, DV>(p, memory.q(), r0, first_row, lane, t.head, DV, reinterpret_cast<float (&)[1][DV / 8][4]>(out),
+                          reinterpret_cast<float (&)[1][2]>(top), reinterpret_cast<float (&)[1][2]>(sum));
 }
 
 template <int DQ, int DV>
@@ -204,13 +200,10 @@ bool run(ForwardParams p, const esft_attention_args& a, Context& c) {
 }  // namespace
 
 bool forward_sm90(const ForwardParams& p, const esft_attention_args& a, Context& c) {
-  const Layout& l = p.layout;
-  // Slabs of 64 columns come from the keys or from the shared keys, not from both.
-  if (!c.hopper || p.negate || l.k_dim % 64 != 0) return false;
-  if (l.qk_dim == 64 && l.v_dim == 64) return run<64, 64>(p, a, c);
-  if (l.qk_dim == 128 && l.v_dim == 128) return run<128, 128>(p, a, c);
-  if (l.qk_dim == 192 && l.v_dim == 128) return run<192, 128>(p, a, c);
-  return false;
+  return !p.negate && for_hopper_heads(p.layout, c, [&](auto heads) {
+    using H = decltype(heads);
+    return run<H::DQ, H::DV>(p, a, c);
+  });
 }
 
 }  // namespace attention

@@ -253,10 +253,8 @@ inline bool in_vectors(const esft_tensor& t, int64_t offset, int64_t stride, int
 // Refuses what no kernel serves and gathers the rest.
 template <class Args>
 Layout layout_of(const Args& a, const char* op) {
-  if (a.q.dtype != ESFT_BF16)
-    fail_status(ESFT_UNSUPPORTED, op, "q", std::string(op) + ": q must be bf16 on CUDA (f32 activations run on the CPU)");
-  if (a.precision != 1)
-    fail_status(ESFT_UNSUPPORTED, op, "precision", std::string(op) + ": precision must be 1 (bf16 products) on CUDA");
+  expect_bf16_activation(op, "q", a.q);
+  expect_bf16_precision(op, a.precision);
   const int64_t T = rows(a.q), dr = present(a.k_shared) ? cols(a.k_shared) : 0;
   if (a.k_dim + dr > 256 || a.v_dim > 256)
     fail_status(ESFT_UNSUPPORTED, op, a.v_dim > 256 ? "v_dim" : "k_dim",
@@ -305,6 +303,7 @@ inline void expect_shared(const char* op, size_t bytes, const Context& c) {
         format("%s: heads of this size need %zu bytes of shared memory per block, this GPU has %zu", op, bytes, c.shared_limit));
 }
 
+// Head sizes as constants; kExact: theirs and aligned operands.
 template <int kQ, int kV, bool kExactSize>
 struct Heads {
   static constexpr int DQ = kQ, DV = kV;
@@ -323,6 +322,17 @@ void for_head_sizes(int qk_dim, int v_dim, bool vector, F&& f) {
   if (qk_dim <= 128 && v_dim <= 128) return f(Heads<128, 128, false>{});
   if (qk_dim <= 192 && v_dim <= 128) return f(Heads<192, 128, false>{});
   f(Heads<256, 256, false>{});
+}
+
+// The same for the kernels of wgmma, where f may still refuse; false: they do not serve these heads or this device. Slabs of 64 columns
+// come from the keys or from the shared keys, not from both.
+template <class F>
+bool for_hopper_heads(const Layout& l, const Context& c, F&& f) {
+  if (!c.hopper || l.k_dim % 64 != 0) return false;
+  if (l.qk_dim == 64 && l.v_dim == 64) return f(Heads<64, 64, true>{});
+  if (l.qk_dim == 128 && l.v_dim == 128) return f(Heads<128, 128, true>{});
+  if (l.qk_dim == 192 && l.v_dim == 128) return f(Heads<192, 128, true>{});
+  return false;
 }
 
 }  // namespace esft::cuda::attention

@@ -18,8 +18,9 @@ void run(MmaMode mode, const MmaParams& p, bool aligned, int64_t tiles, Context&
   switch (mode) {
     case kNt: return launch_mma<kNt, kStore>(p, {}, aligned, tiles, c);
     case kNn: return launch_mma<kNn, kStore>(p, {}, aligned, tiles, c);
-    default: return launch_mma<kTn, kStore>(p, {}, aligned, tiles, c);
+    case kTn: return launch_mma<kTn, kStore>(p, {}, aligned, tiles, c);
   }
+  no_kernel("mode", mode);
 }
 
 // One group whose size is only known on the device.

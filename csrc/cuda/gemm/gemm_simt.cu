@@ -109,6 +109,16 @@ __global__ void __launch_bounds__(kThreads) multiply(const SimtParams p) {
   }
 }
 
+void launch(MmaMode mode, const SimtParams& p, dim3 grid, Context& c) {
+  constexpr size_t kShared = 2 * kStep * kPitch * sizeof(float);
+  switch (mode) {
+    case kNt: return ESFT_LAUNCH((multiply<kNt>), c, grid, kThreads, kShared, p);
+    case kNn: return ESFT_LAUNCH((multiply<kNn>), c, grid, kThreads, kShared, p);
+    case kTn: return ESFT_LAUNCH((multiply<kTn>), c, grid, kThreads, kShared, p);
+  }
+  no_kernel("mode", mode);
+}
+
 Operand operand(const esft_tensor& t) { return {t.data, t.ld, t.dtype == ESFT_BF16}; }
 
 }  // namespace
@@ -139,13 +149,7 @@ void simt_gemm(const esft_gemm_args& args, Context& c) {
   } else {
     p.bias = bias, p.bias_bf16 = bias_bf16;
   }
-  const dim3 grid(unsigned(tiles * p.splits));
-  const size_t shared = 2 * kStep * kPitch * sizeof(float);
-  switch (args.mode) {
-    case kNt: ESFT_LAUNCH((multiply<kNt>), c, grid, kThreads, shared, p); break;
-    case kNn: ESFT_LAUNCH((multiply<kNn>), c, grid, kThreads, shared, p); break;
-    default: ESFT_LAUNCH((multiply<kTn>), c, grid, kThreads, shared, p);
-  }
+  launch(MmaMode(args.mode), p, dim3(unsigned(tiles * p.splits)), c);
   if (p.splits > 1) sum_splits({static_cast<float*>(p.out.data), p.split_stride, p.m, p.n, out, bias, bias_bf16, p.splits}, c);
 }
 

@@ -95,8 +95,8 @@ bool sm90_grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c) {
   if (!(p.weights = c.tensor_maps(a.w.items, a.w.count, 128))) return false;
   p.out = out_of(a.y, false, a.act ? 8 : p.segment_rows);
   if (a.act && present(a.h)) p.h = out_of(a.h, false, cols(a.y));
-  launch_nt(a.act ? (by_rows ? Kernel::kNtSwigluRows : Kernel::kNtSwiglu) : (by_rows ? Kernel::kNtRows : Kernel::kNt), maps, p,
-            c.sms, c);
+  launch_nt(a.act ? (by_rows ? NtKernel::kSwigluRows : NtKernel::kSwiglu) : (by_rows ? NtKernel::kStoreRows : NtKernel::kStore),
+            maps, p, c.sms, c);
   return true;
 }
 
@@ -115,14 +115,14 @@ bool sm90_grouped_nn(const esft_grouped_gemm_nn_args& a, Context& c) {
   if (!(p.weights = c.tensor_maps(a.w.items, a.w.count, 64))) return false;
   p.out = out_of(a.dx, false, a.act ? p.columns : 8);
   if (!a.act) {
-    launch_nn(by_rows ? Kernel::kNnRows : Kernel::kNn, maps, p, c.sms, c);
+    launch_nn(by_rows ? NnKernel::kStoreRows : NnKernel::kStore, maps, p, c.sms, c);
     return true;
   }
   if (!encode_tensor_map(&maps.h, a.h, kTileM)) return false;
   p.gate = present(a.gate) ? data<float>(a.gate) : nullptr;
   p.column_tiles = int32_t(ceil_div(p.columns, 128));
   if (present(a.dgate)) p.dgate_parts = c.scratch_of<float>(p.n * p.column_tiles);
-  launch_nn(by_rows ? Kernel::kNnSwigluRows : Kernel::kNnSwiglu, maps, p, c.sms, c);
+  launch_nn(by_rows ? NnKernel::kSwigluRows : NnKernel::kSwiglu, maps, p, c.sms, c);
   if (present(a.dgate)) sum_dgate(p.dgate_parts, p.column_tiles, a, c);
   return true;
 }
@@ -163,7 +163,7 @@ bool sm90_grouped_tn(const esft_grouped_gemm_tn_args& a, Context& c) {
   }
   p.dw = c.constant_of(pointers.data(), a.dw.count);
   p.dw_ld = c.constant_of(strides.data(), a.dw.count);
-  launch_tn(dy_by_rows ? Kernel::kTnRows : Kernel::kTnRowsB, maps, p, c.sms, c);
+  launch_tn(dy_by_rows ? TnKernel::kRowsBoth : TnKernel::kRowsB, maps, p, c.sms, c);
   return true;
 }
 
@@ -171,15 +171,16 @@ bool sm90_gemm(const esft_gemm_args& a, Context& c) {
   if (a.a.dtype != ESFT_BF16 || a.b.dtype != ESFT_BF16 || !rows_aligned(a.a) || !rows_aligned(a.b)) return false;
   Maps maps{};
   Params p = basics(ESFT_OP_gemm, c);
-  const int64_t m = rows(a.c), n = cols(a.c), k = a.mode == 2 ? rows(a.a) : cols(a.a);
+  const MmaMode mode = MmaMode(a.mode);
+  const int64_t m = rows(a.c), n = cols(a.c), k = mode == kTn ? rows(a.a) : cols(a.a);
   if (m == 0 || n == 0 || k == 0 || m > 0x7fffffff || n > (1 << 30) || k > (1 << 30)) return false;
   p.out = out_of(a.c, a.accumulate != 0, 8);
-  if (a.mode == 2) {
+  if (mode == kTn) {
     p.n = k;
     p.segment_rows = int32_t(m);
     p.columns = int32_t(n);
     if (!encode_tensor_map(&maps.a, a.a, kTileK) || !encode_tensor_map(&maps.b, a.b, kTileK)) return false;
-    launch_tn(Kernel::kTn, maps, p, int(min_of<int64_t>(c.sms, ceil_div(m, kTileM) * ceil_div(n, 256))), c);
+    launch_tn(TnKernel::kTma, maps, p, int(min_of<int64_t>(c.sms, ceil_div(m, kTileM) * ceil_div(n, 256))), c);
     return true;
   }
   p.n = m;
@@ -190,12 +191,14 @@ bool sm90_gemm(const esft_gemm_args& a, Context& c) {
     p.bias = a.bias.data;
     p.bias_f32 = a.bias.dtype == ESFT_F32;
   }
-  if (!encode_tensor_map(&maps.a, a.a, kTileM) || !(p.weights = c.tensor_maps(&a.b, 1, a.mode == 0 ? 128 : 64))) return false;
+  if (!encode_tensor_map(&maps.a, a.a, kTileM) || !(p.weights = c.tensor_maps(&a.b, 1, mode == kNt ? 128 : 64))) return false;
   const int grid = int(min_of<int64_t>(c.sms, ceil_div(m, kTileM) * ceil_div(n, 256)));
-  if (a.mode == 0)
-    launch_nt(Kernel::kNt, maps, p, grid, c);
+  if (mode == kNt)
+    launch_nt(NtKernel::kStore, maps, p, grid, c);
+  else if (mode == kNn)
+    launch_nn(NnKernel::kStore, maps, p, grid, c);
   else
-    launch_nn(Kernel::kNn, maps, p, grid, c);
+    no_kernel("mode", mode);
   return true;
 }
 
@@ -203,7 +206,7 @@ bool sm90_gemm(const esft_gemm_args& a, Context& c) {
 // is precision 1.
 bool sm90_gemm_f32(const esft_gemm_args& a, Context& c) {
   const int64_t m = rows(a.c), n = cols(a.c), k = cols(a.a);
-  if (a.mode != 1 || a.b.dtype != ESFT_BF16 || k % 8 || !rows_aligned(a.b)) return false;
+  if (a.mode != kNn || a.b.dtype != ESFT_BF16 || k % 8 || !rows_aligned(a.b)) return false;
   if (m == 0 || n == 0 || k == 0 || m > 0x7fffffff || n > (1 << 30) || 3 * k > (1 << 30)) return false;
   const esft_tensor weights[3] = {a.b, a.b, a.b};
   const int count = a.precision ? 1 : 3;
@@ -224,7 +227,7 @@ bool sm90_gemm_f32(const esft_gemm_args& a, Context& c) {
   p.segment_rows = int32_t(k);
   p.columns = p.columns_out = int32_t(n);
   p.out = out_of(a.c, a.accumulate != 0, 8);
-  launch_nn(Kernel::kNn, maps, p, int(min_of<int64_t>(c.sms, ceil_div(m, kTileM) * ceil_div(n, 256))), c);
+  launch_nn(NnKernel::kStore, maps, p, int(min_of<int64_t>(c.sms, ceil_div(m, kTileM) * ceil_div(n, 256))), c);
   return true;
 }
 

@@ -7,28 +7,18 @@
 
 namespace esft::cuda::sm90 {
 
-// The instances that exist, each compiled in the file named.
-enum class Kernel {
-  kNt,
-  kNtRows,
-  kNtSwiglu,
-  kNtSwigluRows,            // nt_sm90.cu
-  kNn,
-  kNnRows,
-  kNnSwiglu,
-  kNnSwigluRows,            // nn_sm90.cu
-  kTn,
-  kTnRowsB,
-  kTnRows                             // tn_sm90.cu
-};
+// The instances that exist, of each role in the file named; Rows: that operand (A, or those said) comes row by row.
+enum class NtKernel { kStore, kStoreRows, kSwiglu, kSwigluRows };  // nt_sm90.cu
+enum class NnKernel { kStore, kStoreRows, kSwiglu, kSwigluRows };  // nn_sm90.cu
+enum class TnKernel { kTma, kRowsB, kRowsBoth };                   // tn_sm90.cu
 
 struct Maps {
   CUtensorMap a, b, h;
 };
-void launch_nt(Kernel kernel, const Maps& maps, const Params& p, int grid, Context& c);
+void launch_nt(NtKernel kernel, const Maps& maps, const Params& p, int grid, Context& c);
 void launch_logits(const Maps& maps, const Params& p, int grid, Context& c);
-void launch_nn(Kernel kernel, const Maps& maps, const Params& p, int grid, Context& c);
-void launch_tn(Kernel kernel, const Maps& maps, const Params& p, int grid, Context& c);
+void launch_nn(NnKernel kernel, const Maps& maps, const Params& p, int grid, Context& c);
+void launch_tn(TnKernel kernel, const Maps& maps, const Params& p, int grid, Context& c);
 
 // Rows can be copied in 16-byte pieces.
 inline bool rows_aligned(const esft_tensor& t) {

@@ -8,15 +8,9 @@ namespace {
 
 // `w`: weights, nullptr for weight gradients.
 void expect_served(const char* op, const char* name, const esft_tensor& x, const esft_tensor_list* w, int64_t precision) {
-  if (x.dtype != ESFT_BF16)
-    fail_status(ESFT_UNSUPPORTED, op, name, format("%s: %s is %s; CUDA takes bf16 activations", op, name, dtype_name(x.dtype)));
-  for (int64_t i = 0; w && i < w->count; i++)
-    if (w->items[i].dtype != ESFT_BF16)
-      fail_status(
-          ESFT_UNSUPPORTED, op, "w",
-          format("%s: w[%lld] is %s; CUDA takes bf16 weights, upload it as bf16", op, (long long)i, dtype_name(w->items[i].dtype)));
-  if (precision != 1)
-    fail_status(ESFT_UNSUPPORTED, op, "precision", format("%s: precision 0 (f32) is not there on CUDA, use 1 (bf16)", op));
+  expect_bf16_activation(op, name, x);
+  for (int64_t i = 0; w && i < w->count; i++) expect_bf16_weight(op, w->items[i], i);
+  expect_bf16_precision(op, precision);
 }
 
 }  // namespace

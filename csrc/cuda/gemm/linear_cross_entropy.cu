@@ -155,19 +155,12 @@ __global__ void __launch_bounds__(kThreads) add_loss(const LossParams p) {
 
 dim3 grid_up_to(int64_t items, int64_t most) { return dim3(unsigned(max_of<int64_t>(1, min_of(items, most)))); }
 
-void expect_served(const esft_linear_cross_entropy_args& a) {
-  const char* op = "linear_cross_entropy";
-  if (a.x.dtype != ESFT_BF16) fail_status(ESFT_UNSUPPORTED, op, "x", format("%s: x is f32; CUDA takes bf16 activations", op));
-  if (a.w.dtype != ESFT_BF16)
-    fail_status(ESFT_UNSUPPORTED, op, "w", format("%s: w is f32; CUDA takes a bf16 head, upload it as bf16", op));
-  if (a.precision != 1)
-    fail_status(ESFT_UNSUPPORTED, op, "precision", format("%s: precision 0 (f32) is not there on CUDA, use 1 (bf16)", op));
-}
-
 }  // namespace
 
 void run_linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& c) {
-  expect_served(a);
+  expect_bf16_activation("linear_cross_entropy", "x", a.x);
+  expect_bf16_weight("linear_cross_entropy", a.w);
+  expect_bf16_precision("linear_cross_entropy", a.precision);
   const int64_t T = rows(a.x), D = cols(a.x), V = rows(a.w);
   if (T == 0) return;
   const bool want_dx = present(a.dx), want_dw = present(a.dw);

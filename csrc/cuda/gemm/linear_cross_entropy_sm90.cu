@@ -89,7 +89,7 @@ bool sm90_ce_gradient(const CeGradient& g, CeSplits* splits, Context& c) {
   p.out = {g.partials, g.features, 1, 0, 0};
   *splits = {c.sms, kTileM, 256, int32_t(ceil_div(g.vocabulary, kTileK))};
   p.split_target = splits->target;
-  launch_nn(Kernel::kNn, maps, p, c.sms, c);
+  launch_nn(NnKernel::kStore, maps, p, c.sms, c);
   return true;
 }
 

@@ -1,13 +1,12 @@
 // What happens to the 64 sums of a thread when a tile's product is done. Fragment: thread t of warp w holds rows
 // 32·(w/2) + 16·i + 8·(q/2) + lane/4 and columns 64·(w%2) + 8·j + 2·(lane%4) + q%2 of sums[i][j][q].
 #pragma once
+#include "../activation.cuh"
 #include "linear_cross_entropy.cuh"
 #include "mma_schedule.cuh"
 #include "mma_tile.cuh"
 
 namespace esft::cuda {
-
-__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.f, 1.f + __expf(-x)); }
 
 __device__ __forceinline__ int fragment_row(int i, int half) {
   return threadIdx.x / 64 * 32 + i * 16 + half * 8 + threadIdx.x % 32 / 4;
@@ -114,8 +113,8 @@ __device__ __forceinline__ void finish_swiglu(const MmaParams& p, const SwigluOu
           put_pair(h, count, o.pairs, gate[0], gate[1]);
           put_pair(h + o.features, count, o.pairs, up[0], up[1]);
         }
-        put_pair(y + row * p.out.ld + f, count, p.out.pairs, gate[0] * sigmoid(gate[0]) * up[0],
-                 gate[1] * sigmoid(gate[1]) * up[1]);
+        put_pair(y + row * p.out.ld + f, count, p.out.pairs, gate[0] * fast_sigmoid(gate[0]) * up[0],
+                 gate[1] * fast_sigmoid(gate[1]) * up[1]);
       }
     }
 }
@@ -142,7 +141,7 @@ __device__ __forceinline__ void finish_dswiglu(const MmaParams& p, const Dswiglu
           get_pair(in.h + row * in.h_ld + in.features + f, count, in.pairs, up);
 #pragma unroll
           for (int q = 0; q < 2; q++) {
-            const float g = sums[i][j][2 * half + q], s = sigmoid(gate[q]), silu = gate[q] * s;
+            const float g = sums[i][j][2 * half + q], s = fast_sigmoid(gate[q]), silu = gate[q] * s;
             if (q < count) dgate += g * silu * up[q];
             dgate_pre[q] = scale * g * up[q] * (s * (1.f + gate[q] * (1.f - s)));
             dup[q] = scale * g * silu;

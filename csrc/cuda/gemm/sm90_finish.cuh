@@ -4,6 +4,7 @@
 // 16·warp + lane/4 (acc[4j], acc[4j+1]) and 8 rows further down (acc[4j+2], acc[4j+3]). bf16 results pass through shared memory, each
 // warp its own 16 rows, so that they leave in whole 16-byte pieces; f32 results go straight out, four lanes filling a 32-byte sector.
 #pragma once
+#include "../activation.cuh"
 #include "../reduce.cuh"
 #include "sm90_tile.cuh"
 
@@ -20,9 +21,6 @@ struct Lane {
     column = lane % 4 * 2;
   }
 };
-
-// 1 / (1 + e^-x): the power overflows to infinity below x = -88, and the quotient is 0 as it should be.
-__device__ __forceinline__ float sigmoid_of(float x) { return __fdividef(1.f, 1.f + ptx::exp2_approx(-1.44269504f * x)); }
 
 // Where a pair of columns of a staged row lies: rows of 256 bytes, 16-byte chunks swizzled within their 128-byte half.
 __device__ __forceinline__ unsigned char* staged(unsigned char* staging, int row, int chunk) {
@@ -179,7 +177,7 @@ __device__ __forceinline__ void finish_swiglu(const Params& p, const Tile& tile,
 #pragma unroll
       for (int c = 0; c < 2; c++) {
         const float gate = acc[4 * j + 2 * down + c], up = acc[64 + 4 * j + 2 * down + c];
-        y[c] = gate * sigmoid_of(gate) * up;
+        y[c] = gate * fast_sigmoid(gate) * up;
       }
       *reinterpret_cast<uint32_t*>(staged(staging, l.row + 8 * down, j) + l.column * 2) = ptx::pack_bf16x2(y[0], y[1]);
     }
@@ -208,7 +206,7 @@ __device__ __forceinline__ void finish_swiglu_backward(const Params& p, const Ti
 #pragma unroll
       for (int c = 0; c < 2; c++) {
         const float gate = c ? hi_float(gates) : lo_float(gates), up = c ? hi_float(ups) : lo_float(ups);
-        const float g = acc[4 * j + 2 * down + c], s = sigmoid_of(gate), a = gate * s;
+        const float g = acc[4 * j + 2 * down + c], s = fast_sigmoid(gate), a = gate * s;
         dot[down] += g * (a * up);  // g is zero past the last column, where W has none
         const float da = scale * g;
         dgate[c] = da * up * (s * (1.f + gate * (1.f - s)));

@@ -12,12 +12,13 @@ static void start(const Maps& m, const Params& p, int grid, Context& c) {
   ESFT_LAUNCH((grouped_kernel<Role::kTn, Finish::kStore, kLoadA, kLoadB, 1>), c, grid, kThreads, shared, m.a, m.b, m.h, p);
 }
 
-void launch_tn(Kernel kernel, const Maps& m, const Params& p, int grid, Context& c) {
+void launch_tn(TnKernel kernel, const Maps& m, const Params& p, int grid, Context& c) {
   switch (kernel) {
-    case Kernel::kTn: return start<Load::kTma, Load::kTma>(m, p, grid, c);
-    case Kernel::kTnRowsB: return start<Load::kTma, Load::kRows>(m, p, grid, c);
-    default: return start<Load::kRows, Load::kRows>(m, p, grid, c);
+    case TnKernel::kTma: return start<Load::kTma, Load::kTma>(m, p, grid, c);
+    case TnKernel::kRowsB: return start<Load::kTma, Load::kRows>(m, p, grid, c);
+    case TnKernel::kRowsBoth: return start<Load::kRows, Load::kRows>(m, p, grid, c);
   }
+  no_kernel("tn", int(kernel));
 }
 
 }  // namespace esft::cuda::sm90

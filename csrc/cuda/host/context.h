@@ -52,6 +52,23 @@ inline void expect_portable(const char* op, const Context& context) {
                 format("%s: not served by the kernels of sm_90a, and ESFT_CUDA_PATH=sm90 allows no others", op));
 }
 
+// The products take bf16 alone: activations, weights, and operands rounded so (precision 1).
+inline void expect_bf16_activation(const char* op, const char* name, const esft_tensor& t) {
+  if (t.dtype != ESFT_BF16)
+    fail_status(ESFT_UNSUPPORTED, op, name, format("%s: %s is %s; CUDA takes bf16 activations", op, name, dtype_name(t.dtype)));
+}
+// w, or item i of the list w.
+inline void expect_bf16_weight(const char* op, const esft_tensor& t, int64_t i = -1) {
+  if (t.dtype == ESFT_BF16) return;
+  const std::string name = i < 0 ? "w" : format("w[%lld]", (long long)i);
+  fail_status(ESFT_UNSUPPORTED, op, "w",
+              format("%s: %s is %s; CUDA takes bf16 weights, upload it as bf16", op, name.c_str(), dtype_name(t.dtype)));
+}
+inline void expect_bf16_precision(const char* op, int64_t precision) {
+  if (precision != 1)
+    fail_status(ESFT_UNSUPPORTED, op, "precision", format("%s: precision 0 (f32) is not there on CUDA, use 1 (bf16)", op));
+}
+
 // Throws Error(ESFT_DEVICE_FAULT) with the runtime's message.
 void check_cuda(cudaError_t status, const char* what);
 

@@ -52,6 +52,11 @@ void launch_typed(void (*)(P...), const char* name, int cluster, Context& contex
 #endif
 }
 
+// Where a switch over the kernels that there are ends: none of them was meant. Such switches have no default (-Werror=switch).
+[[noreturn]] inline void no_kernel(const char* of, int64_t number) {
+  fail_status(ESFT_UNSUPPORTED, "launch", of, format("launch: there is no kernel for %s %lld", of, (long long)number));
+}
+
 // ESFT_LAUNCH((kernel<…>), context, grid, block, shared, args…)
 #define ESFT_UNPAREN(...) __VA_ARGS__
 #define ESFT_LAUNCH(kernel, context, grid, block, shared, ...)                                                         \

@@ -1,10 +1,10 @@
 // swiglu, swiglu_backward, add, scale, clamp, clamp_backward, fill, cast: one pass over memory (map.cuh).
 // Bound by bytes: swiglu reads 2 and writes 1 element per output, swiglu_backward 3 and 2, add 2 and 1, scale and clamp 1 and 1;
-// 16-byte accesses, 32..64 bytes of loads in flight per thread and full occupancy reach the copy rate of the memory. With bf16
-// activations the sigmoid is made of the fast exponential and reciprocal: errors near 1e-6, far below the spacing of bf16.
+// 16-byte accesses, 32..64 bytes of loads in flight per thread and full occupancy reach the copy rate of the memory.
 #include <math.h>
 #include <string.h>
 
+#include "../activation.cuh"
 #include "map.cuh"
 
 namespace esft::cuda {
@@ -14,7 +14,7 @@ namespace {
 template <class T>
 __device__ __forceinline__ float sigmoid(float x) {
   if constexpr (sizeof(T) == 2)
-    return __fdividef(1.0f, 1.0f + __expf(-x));
+    return fast_sigmoid(x);
   else
     return 1.0f / (1.0f + expf(-x));
 }
@@ -122,8 +122,9 @@ void move_elements(Context& context, const esft_tensor* in, const esft_tensor& o
     case 1: return move_bytes<uint8_t>(context, in, out, pattern);
     case 2: return move_bytes<uint16_t>(context, in, out, pattern);
     case 4: return move_bytes<uint32_t>(context, in, out, pattern);
-    default: return move_bytes<uint64_t>(context, in, out, pattern);
+    case 8: return move_bytes<uint64_t>(context, in, out, pattern);
   }
+  no_kernel("dtype", out.dtype);
 }
 
 template <class T>
@@ -138,6 +139,19 @@ uint16_t bf16_bits(float f) {
   const uint32_t u = float_to_bits(f);
   if (f != f) return uint16_t((u >> 16) | 0x40);
   return uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+
+// `value` as elements of `dtype`.
+Vec16 pattern_of(int32_t dtype, double value) {
+  switch (esft_dtype(dtype)) {
+    case ESFT_F32: return repeat(float(value));
+    case ESFT_BF16: return repeat(bf16_bits(float(value)));
+    case ESFT_I32: return repeat(int32_t(value));
+    case ESFT_I64: return repeat(int64_t(value));
+    case ESFT_F64: return repeat(value);
+    case ESFT_U8: return repeat(uint8_t(value));
+  }
+  no_kernel("dtype", dtype);
 }
 
 }  // namespace
@@ -188,18 +202,7 @@ void run_clamp_backward(const esft_clamp_backward_args& a, Context& context) {
   });
 }
 
-void run_fill(const esft_fill_args& a, Context& context) {
-  Vec16 pattern{};
-  switch (a.x.dtype) {
-    case ESFT_F32: pattern = repeat(float(a.value)); break;
-    case ESFT_BF16: pattern = repeat(bf16_bits(float(a.value))); break;
-    case ESFT_I32: pattern = repeat(int32_t(a.value)); break;
-    case ESFT_I64: pattern = repeat(int64_t(a.value)); break;
-    case ESFT_F64: pattern = repeat(a.value); break;
-    default: pattern = repeat(uint8_t(a.value)); break;
-  }
-  move_elements(context, nullptr, a.x, pattern);
-}
+void run_fill(const esft_fill_args& a, Context& context) { move_elements(context, nullptr, a.x, pattern_of(a.x.dtype, a.value)); }
 
 void run_cast(const esft_cast_args& a, Context& context) {
   if (a.x.dtype == a.y.dtype) {
