@@ -102,7 +102,7 @@ function specOf({ config, dir }: Checkpoint): ModelSpec {
   try {
     return modelSpec(config as Record<string, unknown>, join(dir, "config.json"));
   } catch (error) {
-    if (error instanceof ConfigError) throw new NotServed(error.message.slice(error.message.indexOf("config.json: ") + 13));
+    if (error instanceof ConfigError) throw new NotServed(error.message.replace(/^.*config\.json: /, ""));
     throw error;
   }
 }
