@@ -4,7 +4,7 @@
 import type { Tensor } from "../../tensor.ts";
 import type { Run } from "../run.ts";
 import { act } from "../slots.ts";
-import type { Slot } from "../slots.ts";
+import type { Planner, Slot } from "../slots.ts";
 import type { LatentAttentionSpec } from "../spec.ts";
 import { AttentionCore } from "./attention_core.ts";
 import type { Composer } from "./composer.ts";
@@ -21,39 +21,18 @@ export class LatentAttention {
   private readonly o: Linear;
   private readonly rotary: Rotary;
   private readonly core: AttentionCore;
-  /** Output of kvA: the latent before its norm | the rotary key before rotation. */
-  private readonly compressed: Split;
-  private readonly dCompressed: Split;
-  private readonly latent: Slot;
-  private readonly kRope: Slot;
-  private readonly kv: Slot;
-  private readonly dLatent: Slot;
-  private readonly dkRope: Slot;
-  private readonly dkv: Slot;
+  private readonly slots: ReturnType<typeof slotsOf>;
 
   constructor(spec: LatentAttentionSpec, c: Composer) {
     this.spec = spec;
-    const { heads, nopeDim, ropeDim, vDim, kvRank, scale } = spec;
-    const { plan } = c;
+    const { heads, nopeDim, vDim, scale } = spec;
     this.query = "a" in spec.q ? new LowRankQuery(spec.q, c.named("q")) : new DirectQuery(new Linear(spec.q, c.named("q")), spec.q.out, c);
     this.kvA = new Linear(spec.kvA, c.named("kvA"));
     this.kvNorm = new Norm(spec.kvNorm, c.named("kvNorm"));
     this.kvB = new Linear(spec.kvB, c.named("kvB"));
     this.o = new Linear(spec.o, c.named("o"));
     this.rotary = new Rotary(spec.rope, c);
-    const split = (slot: Slot): Split => ({
-      whole: slot,
-      latent: plan.columns(slot, 0, kvRank),
-      key: plan.columns(slot, kvRank, kvRank + ropeDim),
-    });
-    this.compressed = split(plan.kept(act(kvRank + ropeDim), "compressed"));
-    this.latent = plan.kept(act(kvRank), "latent");
-    this.kRope = plan.kept(act(ropeDim), "kRope");
-    this.kv = plan.kept(act(heads * (nopeDim + vDim)), "kv");
-    this.dCompressed = split(plan.backward(act(kvRank + ropeDim), "dCompressed"));
-    this.dLatent = plan.backward(act(kvRank), "dLatent");
-    this.dkRope = plan.backward(act(ropeDim), "dkRope");
-    this.dkv = plan.backward(act(heads * (nopeDim + vDim)), "dkv");
+    this.slots = slotsOf(c.plan, spec);
     const stride = nopeDim + vDim;
     const layout = { heads, kvHeads: heads, kDim: nopeDim, kOffset: 0, kStride: stride, vDim, vOffset: nopeDim, vStride: stride };
     this.core = new AttentionCore({ ...layout, window: 0, scale }, c);
@@ -67,37 +46,50 @@ export class LatentAttention {
     const { heads, nopeDim } = this.spec;
     const q = this.query.forward(run, xn);
     this.rotary.forward(run, q, q, heads, nopeDim);
-    this.kvA.forward(run, xn, run.at(this.compressed.whole));
-    this.kvNorm.forward(run, run.at(this.compressed.latent), run.at(this.latent));
-    this.rotary.forward(run, run.at(this.compressed.key), run.at(this.kRope), 1);
-    const kv = run.at(this.kv);
-    this.kvB.forward(run, run.at(this.latent), kv);
-    this.core.forward(run, { q, k: kv, v: kv, kShared: run.at(this.kRope) });
+    this.kvA.forward(run, xn, run.at(this.slots.compressed.whole));
+    this.kvNorm.forward(run, run.at(this.slots.compressed.latent), run.at(this.slots.latent));
+    this.rotary.forward(run, run.at(this.slots.compressed.key), run.at(this.slots.kRope), 1);
+    const kv = run.at(this.slots.kv);
+    this.kvB.forward(run, run.at(this.slots.latent), kv);
+    this.core.forward(run, { q, k: kv, v: kv, kShared: run.at(this.slots.kRope) });
     this.o.forward(run, run.at(this.core.out), y);
   }
 
   /** dy: gradient of the projected output. dxn: gradient of the normalised input, overwritten, or null when not wanted. */
   backward(run: Run, dy: Tensor, xn: Tensor, dxn: Tensor | null): void {
     const { heads, nopeDim } = this.spec;
-    const [dq, dkv, dkRope, kv] = [run.at(this.query.dq), run.at(this.dkv), run.at(this.dkRope), run.at(this.kv)];
+    const [dq, dkv, dkRope, kv] = [run.at(this.query.dq), run.at(this.slots.dkv), run.at(this.slots.dkRope), run.at(this.slots.kv)];
     this.o.backward(run, dy, run.at(this.core.out), run.at(this.core.dout));
-    const operands = { q: run.at(this.query.q), k: kv, v: kv, kShared: run.at(this.kRope) };
+    const operands = { q: run.at(this.query.q), k: kv, v: kv, kShared: run.at(this.slots.kRope) };
     this.core.backward(run, operands, { q: dq, k: dkv, v: dkv, kShared: dkRope });
     this.rotary.backward(run, dq, dq, heads, nopeDim);
     this.query.backward(run, xn, dxn);
 
-    this.kvB.backward(run, dkv, run.at(this.latent), run.at(this.dLatent));
-    this.kvNorm.backward(run, run.at(this.dLatent), run.at(this.compressed.latent), run.at(this.dCompressed.latent));
-    this.rotary.backward(run, dkRope, run.at(this.dCompressed.key), 1);
-    this.kvA.backward(run, run.at(this.dCompressed.whole), xn, dxn, true);
+    this.kvB.backward(run, dkv, run.at(this.slots.latent), run.at(this.slots.dLatent));
+    this.kvNorm.backward(run, run.at(this.slots.dLatent), run.at(this.slots.compressed.latent), run.at(this.slots.dCompressed.latent));
+    this.rotary.backward(run, dkRope, run.at(this.slots.dCompressed.key), 1);
+    this.kvA.backward(run, run.at(this.slots.dCompressed.whole), xn, dxn, true);
   }
 }
 
-/** A matrix slot and the views of its two parts. */
-interface Split {
-  readonly whole: Slot;
-  readonly latent: Slot;
-  readonly key: Slot;
+function slotsOf(plan: Planner, { heads, nopeDim, ropeDim, vDim, kvRank }: LatentAttentionSpec) {
+  /** A matrix slot, and views of its two parts: the latent | the rotary key. */
+  const split = (whole: Slot) => ({
+    whole,
+    latent: plan.columns(whole, 0, kvRank),
+    key: plan.columns(whole, kvRank, kvRank + ropeDim),
+  });
+  return {
+    /** Output of kvA: latent before its norm, key before rotation. */
+    compressed: split(plan.kept(act(kvRank + ropeDim), "compressed")),
+    latent: plan.kept(act(kvRank), "latent"),
+    kRope: plan.kept(act(ropeDim), "kRope"),
+    kv: plan.kept(act(heads * (nopeDim + vDim)), "kv"),
+    dCompressed: split(plan.backward(act(kvRank + ropeDim), "dCompressed")),
+    dLatent: plan.backward(act(kvRank), "dLatent"),
+    dkRope: plan.backward(act(ropeDim), "dkRope"),
+    dkv: plan.backward(act(heads * (nopeDim + vDim)), "dkv"),
+  };
 }
 
 class DirectQuery {

@@ -8,7 +8,7 @@ import * as ops from "../../ops.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { Run } from "../run.ts";
 import { act, f32, i32 } from "../slots.ts";
-import type { Slot } from "../slots.ts";
+import type { Planner } from "../slots.ts";
 import type { MoeSpec } from "../spec.ts";
 import type { Parameter } from "../weights/parameter.ts";
 import type { MoeAttachment } from "./attachment.ts";
@@ -22,6 +22,23 @@ import { Mlp } from "./mlp.ts";
 /** What a profile collects from the routing of one layer: ids i32 [T, K] and weights f32 [T, K]. */
 export type RouteObserver = (layer: number, ids: Tensor, weights: Tensor) => void;
 
+/** @param open the experts are not fused: outputs and their gradient are there once more, gate gradients by token */
+const slotsOf = (plan: Planner, D: number, E: number, K: number, open: boolean) => ({
+  logits_TE: plan.scratch(f32(E), "logits"),
+  probs_TE: plan.saved(f32(E), "probs"),
+  ids_TK: plan.kept(i32(K), "ids"),
+  weights_TK: plan.kept(f32(K), "weights"),
+  offsets_E1: plan.kept({ dtype: "i32", fixed: [E + 1] }, "offsets"),
+  tokens_N: plan.kept(i32(0, K), "tokens"),
+  pos_TK: plan.kept(i32(K), "pos"),
+  gate_N: plan.kept(f32(0, K), "gate"),
+  y_ND: plan.scratch(act(D, K), "y"),
+  dgate: plan.backward(open ? f32(K) : f32(0, K), "dgate"),
+  dlogits_TE: plan.backward(f32(E), "dlogits"),
+  dx_ND: plan.backward(act(D, K), "dx"),
+  open: open ? { y_ND: plan.backward(act(D, K), "y"), dy_ND: plan.backward(act(D, K), "dy") } : null,
+});
+
 export class MoeBlock {
   readonly trains: boolean;
   private readonly layer: number;
@@ -31,27 +48,13 @@ export class MoeBlock {
   private readonly experts: Experts | AttachedExperts;
   private readonly shared: Mlp | null;
   private readonly attached: readonly MoeAttachment[];
-  private readonly logits_TE: Slot;
-  private readonly probs_TE: Slot;
-  private readonly ids_TK: Slot;
-  private readonly weights_TK: Slot;
-  private readonly offsets_E1: Slot;
-  private readonly tokens_N: Slot;
-  private readonly pos_TK: Slot;
-  private readonly gate_N: Slot;
-  private readonly y_ND: Slot;
-  private readonly dgate_N: Slot;
-  private readonly dlogits_TE: Slot;
-  private readonly dx_ND: Slot;
-  /** Outputs once more and their gradient, where the experts are not fused. */
-  private readonly open: { readonly y_ND: Slot; readonly dy_ND: Slot } | null;
+  private readonly slots: ReturnType<typeof slotsOf>;
 
   constructor(spec: MoeSpec, layer: number, D: number, c: Composer) {
     this.spec = spec;
     this.layer = layer;
     const E = spec.experts.length;
     const { topK: K, expertHidden: F } = spec;
-    const { plan } = c;
     this.router = new Linear({ weight: spec.router, in: D, out: E }, c.named("router"), { exact: true });
     this.selectionBias = spec.selectionBias ? c.parameter(spec.selectionBias) : null;
     const within = c.named("experts");
@@ -62,41 +65,31 @@ export class MoeBlock {
     this.attached = c.attachedToMoe({ layer, width: D, experts: E, topK: K });
     this.trains = this.experts.trains || this.router.trains || (this.shared?.trains ?? false) || this.attached.length > 0;
 
-    this.logits_TE = plan.scratch(f32(E), "logits");
-    this.probs_TE = plan.saved(f32(E), "probs");
-    this.ids_TK = plan.kept(i32(K), "ids");
-    this.weights_TK = plan.kept(f32(K), "weights");
-    this.offsets_E1 = plan.kept({ dtype: "i32", fixed: [E + 1] }, "offsets");
-    this.tokens_N = plan.kept(i32(0, K), "tokens");
-    this.pos_TK = plan.kept(i32(K), "pos");
-    this.gate_N = plan.kept(f32(0, K), "gate");
-    this.y_ND = plan.scratch(act(D, K), "y");
-    this.dgate_N = plan.backward(inside.length > 0 ? f32(K) : f32(0, K), "dgate");
-    this.dlogits_TE = plan.backward(f32(E), "dlogits");
-    this.dx_ND = plan.backward(act(D, K), "dx");
-    this.open = inside.length > 0 ? { y_ND: plan.backward(act(D, K), "y"), dy_ND: plan.backward(act(D, K), "dy") } : null;
+    this.slots = slotsOf(c.plan, D, E, K, inside.length > 0);
   }
 
   private routing(run: Run): Routing {
-    return { offsets: run.at(this.offsets_E1), tokens: run.at(this.tokens_N), gate: run.at(this.gate_N) };
+    return { offsets: run.at(this.slots.offsets_E1), tokens: run.at(this.slots.tokens_N), gate: run.at(this.slots.gate_N) };
   }
 
   /** y: the block's output without the residual, overwritten. */
   forward(run: Run, xn: Tensor, y: Tensor, observe?: RouteObserver): void {
     const { device } = run;
-    const [logits, ids, weights, pos, y_ND] = [
-      run.at(this.logits_TE),
-      run.at(this.ids_TK),
-      run.at(this.weights_TK),
-      run.at(this.pos_TK),
-      run.at(this.y_ND),
-    ];
+    const { logits_TE, ids_TK, weights_TK, pos_TK, y_ND: rows_ND } = this.slots;
+    const [logits, ids, weights, pos, y_ND] = [run.at(logits_TE), run.at(ids_TK), run.at(weights_TK), run.at(pos_TK), run.at(rows_ND)];
     this.router.forward(run, xn, logits);
     const bias = this.selectionBias ? this.selectionBias.value : null;
-    ops.topkRoute(device, { logits, bias, ids, weights, probs: run.saved(this.probs_TE), rule: this.spec.rule });
+    ops.topkRoute(device, { logits, bias, ids, weights, probs: run.saved(this.slots.probs_TE), rule: this.spec.rule });
     observe?.(this.layer, ids, weights);
     const rows = this.routing(run);
-    ops.expertSort(device, { ids, weights, offsets: rows.offsets, tokens: run.at(this.tokens_N), pos, gate: run.at(this.gate_N) });
+    ops.expertSort(device, {
+      ids,
+      weights,
+      offsets: rows.offsets,
+      tokens: run.at(this.slots.tokens_N),
+      pos,
+      gate: run.at(this.slots.gate_N),
+    });
     this.experts.forward(run, xn, rows, y_ND);
     if (this.shared) this.shared.forward(run, xn, y);
     ops.combine(device, { x: y_ND, pos, weights, y, accumulate: this.shared !== null });
@@ -111,12 +104,12 @@ export class MoeBlock {
   backward(run: Run, dy: Tensor, xn: Tensor, dxn: Tensor | null): void {
     const all = dxn !== null || this.router.trains;
     const rows = this.routing(run);
-    const dgate = run.at(this.dgate_N);
+    const dgate = run.at(this.slots.dgate);
     if (this.experts instanceof Experts) this.experts.backward(run, dy, xn, rows, { dgate: all ? dgate : null, all });
     else this.plainBackward(this.experts, run, dy, xn, rows);
     if (dxn) {
-      this.experts.rowGradient(run, rows, run.at(this.dx_ND));
-      ops.combine(run.device, { x: run.at(this.dx_ND), pos: run.at(this.pos_TK), y: dxn });
+      this.experts.rowGradient(run, rows, run.at(this.slots.dx_ND));
+      ops.combine(run.device, { x: run.at(this.slots.dx_ND), pos: run.at(this.slots.pos_TK), y: dxn });
     }
     if (all) this.routerBackward(run, xn, dxn);
     if (this.shared && (dxn || this.shared.trains)) this.shared.backward(run, dy, xn, dxn);
@@ -125,22 +118,34 @@ export class MoeBlock {
 
   /** Experts that are not fused: outputs once more, the weighting backwards (dgate by token, [T, K]), then the experts. */
   private plainBackward(experts: AttachedExperts, run: Run, dy: Tensor, xn: Tensor, rows: Routing): void {
-    if (!this.open) return;
-    const [y_ND, dy_ND] = [run.at(this.open.y_ND), run.at(this.open.dy_ND)];
+    if (!this.slots.open) return;
+    const [y_ND, dy_ND] = [run.at(this.slots.open.y_ND), run.at(this.slots.open.dy_ND)];
     experts.recompute(run, xn, rows, y_ND);
-    const weights = run.at(this.weights_TK);
-    ops.combineBackward(run.device, { dy, x: y_ND, pos: run.at(this.pos_TK), weights, dx: dy_ND, dweights: run.at(this.dgate_N) });
+    const weights = run.at(this.slots.weights_TK);
+    ops.combineBackward(run.device, {
+      dy,
+      x: y_ND,
+      pos: run.at(this.slots.pos_TK),
+      weights,
+      dx: dy_ND,
+      dweights: run.at(this.slots.dgate),
+    });
     experts.backward(run, dy_ND, xn, rows);
   }
 
   private routerBackward(run: Run, xn: Tensor, dxn: Tensor | null): void {
     const { device } = run;
     const { rule } = this.spec;
-    const [probs, ids, weights, dlogits] = [run.at(this.probs_TE), run.at(this.ids_TK), run.at(this.weights_TK), run.at(this.dlogits_TE)];
-    const pos = this.open ? null : run.at(this.pos_TK);
-    ops.routeBackward(device, { dweights: run.at(this.dgate_N), pos, probs, ids, weights, dlogits, rule });
+    const [probs, ids, weights, dlogits] = [
+      run.at(this.slots.probs_TE),
+      run.at(this.slots.ids_TK),
+      run.at(this.slots.weights_TK),
+      run.at(this.slots.dlogits_TE),
+    ];
+    const pos = this.slots.open ? null : run.at(this.slots.pos_TK);
+    ops.routeBackward(device, { dweights: run.at(this.slots.dgate), pos, probs, ids, weights, dlogits, rule });
     if (run.balance > 0 && this.router.trains && rule.score === "softmax")
-      ops.loadBalance(device, { probs, offsets: run.at(this.offsets_E1), dlogits, coefficient: run.balance });
+      ops.loadBalance(device, { probs, offsets: run.at(this.slots.offsets_E1), dlogits, coefficient: run.balance });
     this.router.backward(run, dlogits, xn, dxn, true);
   }
 }

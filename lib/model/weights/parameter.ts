@@ -82,16 +82,6 @@ export interface AttachedSpec {
   readonly initial: () => Float32Array;
 }
 
-/** A parameter that a method attached. */
-export class AttachedParameter extends Parameter {
-  readonly spec: AttachedSpec;
-
-  constructor(spec: AttachedSpec) {
-    super(spec.key, spec.shape, spec.place);
-    this.spec = spec;
-  }
-}
-
 /** Several parameters as one operand; built when it is first used, and again after values or the choice of what trains changed. */
 export class ParameterList {
   readonly parameters: readonly Parameter[];

@@ -15,8 +15,8 @@ import { sliceKey } from "../../files/slice.ts";
 import * as ops from "../../ops.ts";
 import type { Device, Tensor } from "../../tensor.ts";
 import type { ModelSpec } from "../spec.ts";
-import type { AttachedSpec, Parameter, ParameterSource } from "./parameter.ts";
-import { AttachedParameter, BaseParameter, ParameterList } from "./parameter.ts";
+import type { AttachedSpec, ParameterSource } from "./parameter.ts";
+import { BaseParameter, Parameter, ParameterList } from "./parameter.ts";
 import { isProductWeight, locateWeights, Weights } from "./resident.ts";
 import { allocateState, releaseState } from "./training_state.ts";
 import type { TrainingState } from "./training_state.ts";
@@ -24,7 +24,7 @@ import type { TrainingState } from "./training_state.ts";
 export class Parameters implements ParameterSource {
   readonly device: Device;
   private readonly byKey: ReadonlyMap<string, BaseParameter>;
-  private readonly attachedByKey = new Map<string, AttachedParameter>();
+  private readonly attachedByKey = new Map<string, Parameter>();
   private readonly weights: Weights;
   /** Lists that hold memory. */
   private readonly lists = new Set<ParameterList>();
@@ -57,7 +57,7 @@ export class Parameters implements ParameterSource {
   get(ref: TensorSlice): BaseParameter {
     return this.named(sliceKey(ref), "find");
   }
-  attached(key: string): AttachedParameter {
+  attached(key: string): Parameter {
     const p = this.attachedByKey.get(key);
     if (!p) throw new LayoutError(`the model has no attached parameter "${key}"`, { where: { tensor: key } });
     return p;
@@ -109,7 +109,7 @@ export class Parameters implements ParameterSource {
         throw new LayoutError(`cannot train "${key}": a selection bias has no gradient`, { where: { tensor: key } });
       return p;
     });
-    const added = attached.map((spec) => new AttachedParameter(spec));
+    const added = attached.map(({ key, shape, place }) => new Parameter(key, shape, place));
     const state = allocateState(this.device, [...base, ...added]);
     for (const p of base) {
       const master = p.master!;
@@ -117,9 +117,9 @@ export class Parameters implements ParameterSource {
       else this.weights.read(p.weight, master); // the base is a rounded copy
       if (!p.inPlace) p.value = master;
     }
-    for (const p of added) {
+    for (const [i, p] of added.entries()) {
       this.attachedByKey.set(p.key, p);
-      p.master!.write(p.spec.initial());
+      p.master!.write(attached[i]!.initial());
       p.value = copiesProducts(this.device) ? this.rounded(p.master!) : p.master!;
     }
     this.dropLists();
@@ -171,7 +171,7 @@ export class Parameters implements ParameterSource {
    */
   override(values: ReadonlyMap<string, Tensor>, attached: readonly AttachedSpec[] = []): void {
     if (this.state) throw new ConfigError("cannot replace values while parameters train");
-    const added = new Map(attached.map((spec) => [spec.key, new AttachedParameter(spec)]));
+    const added = new Map(attached.map(({ key, shape, place }) => [key, new Parameter(key, shape, place)]));
     const pairs = [...values].map(([key, tensor]) => {
       const p = added.get(key) ?? this.named(key, "replace");
       if (tensor.shape.join() !== p.shape.join())
