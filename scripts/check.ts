@@ -53,6 +53,7 @@ const steps: [name: string, step: () => Result][] = [
   ["oxlint", () => tool("oxlint", "--type-aware", "--tsconfig", "tsconfig.check.json", ...(fix ? ["--fix"] : []))],
   ["rules of the house", () => tool("tsx", "scripts/check-house.ts")],
   ["includes of csrc", () => tool("tsx", "scripts/check-includes.ts")],
+  ["tree of ARCHITECTURE.md", () => tool("tsx", "scripts/tree.ts", ...(fix ? ["--write"] : []))],
   ["oxfmt", () => tool("oxfmt", fix ? "--write" : "--check", ".")],
   [`clang-format ${clangFormatVersion}`, checkNative],
 ];
