@@ -1,4 +1,4 @@
-// What the product tests and benchmarks share: tensors over plain memory, a context over the thread pool, and the kernels of
+// What the programs of this folder share: tensors over plain memory, a context over the thread pool, and the kernels of
 // every instruction set by name.
 #pragma once
 #include <stdlib.h>
@@ -11,44 +11,20 @@
 #include "../../csrc/core/check.h"
 #include "../../csrc/core/thread_pool.h"
 #include "../../csrc/cpu/context.h"
+#include "../../csrc/cpu/device/backend.h"
+#include "../../csrc/cpu/device/isa.h"
 #include "../../csrc/ops/op_list.h"
-
-namespace esft::cpu {
-#define DECLARE_ISA(isa)                                                   \
-  namespace isa {                                                          \
-  void gemm(const esft_gemm_args&, Context&);                              \
-  void grouped_gemm_nt(const esft_grouped_gemm_nt_args&, Context&);        \
-  void grouped_gemm_nn(const esft_grouped_gemm_nn_args&, Context&);        \
-  void grouped_gemm_tn(const esft_grouped_gemm_tn_args&, Context&);        \
-  }
-DECLARE_ISA(baseline)
-DECLARE_ISA(avx2)
-DECLARE_ISA(avx512)
-DECLARE_ISA(avx512bf16)
-#undef DECLARE_ISA
-}  // namespace esft::cpu
 
 namespace harness {
 
-struct Isa {
-  const char* name;
-  bool bf16_dot;
-  void (*gemm)(const esft_gemm_args&, esft::cpu::Context&);
-  void (*nt)(const esft_grouped_gemm_nt_args&, esft::cpu::Context&);
-  void (*nn)(const esft_grouped_gemm_nn_args&, esft::cpu::Context&);
-  void (*tn)(const esft_grouped_gemm_tn_args&, esft::cpu::Context&);
-};
+using esft::cpu::Kernels;
 
-inline std::vector<Isa> isas() {
-  using namespace esft::cpu;
-  std::vector<Isa> all;
-#define ADD(isa, dot) all.push_back({#isa, dot, isa::gemm, isa::grouped_gemm_nt, isa::grouped_gemm_nn, isa::grouped_gemm_tn})
-  ADD(baseline, false);
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) ADD(avx2, false);
-  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
-    ADD(avx512, false);
-  if (__builtin_cpu_supports("avx512bf16")) ADD(avx512bf16, true);
-#undef ADD
+// Of this machine, best first.
+inline std::vector<const Kernels*> instruction_sets() {
+  const char* names[8];
+  const int count = esft::available_isas(names, 8);
+  std::vector<const Kernels*> all;
+  for (int i = 0; i < count; i++) all.push_back(&esft::cpu::choose_kernels(names[i]));
   return all;
 }
 

@@ -7,6 +7,9 @@
 //   INOUT / INOUT_OPT  tensor read and written         AIN, AOUT, AINOUT (_OPT)  the same for activations
 //   LIST_IN / LIST_INOUT (_OPT)  list of tensors       INTS  host integers (may be empty)       I64 / F64  scalar
 //
+// Letters of shapes in the contracts: T tokens, D hidden size, F hidden size of an expert, E experts, K chosen per token, N = T·K
+// routed rows, H heads, V vocabulary; M, N and K of gemm are those of every matrix library.
+//
 // An activation ("act" in the contracts) is f32 or bf16, all activations of one call alike. With bf16 every output element
 // is computed as for f32, from the widened inputs and with f32 sums (f64 in the references), and rounded to nearest even
 // once, when it is stored; an accumulating op widens the old value, adds and rounds the sum. `precision` says as ever how

@@ -2,6 +2,7 @@
 #include "backend.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -42,7 +43,7 @@ int open_device(int32_t index, int32_t threads, esft_device** out, char* err, si
     if (threads < 0 || threads > 1024) fail("open", "threads", "in 1..1024, or 0 for one per processor", std::to_string(threads));
     int t = kReference ? 1 : threads > 0 ? threads : default_threads();
     try {
-      *out = reinterpret_cast<esft_device*>(new CpuDevice(kReference ? nullptr : &cpu::choose_kernels(), t));
+      *out = reinterpret_cast<esft_device*>(new CpuDevice(kReference ? nullptr : &cpu::choose_kernels(getenv("ESFT_ISA")), t));
     } catch (const std::system_error& e) {
       fail_status(ESFT_DEVICE_FAULT, "open", "threads", format("cannot start %d threads (%s); use fewer", t, e.what()));
     }

@@ -1,7 +1,6 @@
 #include "isa.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "../../core/check.h"
@@ -57,15 +56,14 @@ const Isa kIsas[] = {
 
 }  // namespace
 
-const Kernels& choose_kernels() {
-  const char* want = getenv("ESFT_ISA");
+const Kernels& choose_kernels(const char* name) {
   std::string names;
   for (const Isa& isa : kIsas) {
     if (!isa.supported()) continue;
-    if (!want || !*want || strcmp(want, isa.kernels->name) == 0) return *isa.kernels;
+    if (!name || !*name || strcmp(name, isa.kernels->name) == 0) return *isa.kernels;
     names += (names.empty() ? "" : ", ") + std::string(isa.kernels->name);
   }
-  fail("open", "ESFT_ISA", "one of the instruction sets of this machine: " + names, want);
+  fail("open", "ESFT_ISA", "one of the instruction sets of this machine: " + names, name);
 }
 
 std::string processor_name() {

@@ -6,8 +6,9 @@
 
 namespace esft::cpu {
 
-// The best instruction set that was built and that this machine runs, or the one that ESFT_ISA names; throws Error when it cannot be had.
-const Kernels& choose_kernels();
+// Of the instruction sets that were built and that this machine runs the one of that name, or the best (no name or an empty one). Throws
+// Error, which takes the name for that of ESFT_ISA.
+const Kernels& choose_kernels(const char* name);
 
 // "model name" of /proc/cpuinfo; empty where there is none.
 std::string processor_name();

@@ -1,5 +1,6 @@
 // The product kernels of every instruction set of this machine against the reference loops: odd shapes, strides, gathers,
-// mixed weight dtypes, empty experts, aliasing; and the same bits on 1, 2 and 3 threads. gemm_test [instruction set]
+// mixed weight dtypes, empty experts, aliasing; and the same bits on 1, 2 and 3 threads. A denser grid than that of test/ops,
+// two minutes on two cores: npm run test:kernels. compare_products [instruction set]
 #include <math.h>
 #include <stdio.h>
 
@@ -61,7 +62,7 @@ struct WeightSet {
 };
 
 template <class Run>
-static void on_threads(const char* what, const Isa& isa, const std::string& shape, std::vector<Buffer*> outs, Run run) {
+static void on_threads(const char* what, const Kernels& isa, const std::string& shape, std::vector<Buffer*> outs, Run run) {
   std::vector<std::vector<float>> before, first;
   for (Buffer* o : outs) before.push_back(o->v);
   static PoolContext one(1), two(2), three(3);
@@ -80,7 +81,7 @@ static void on_threads(const char* what, const Isa& isa, const std::string& shap
 
 static double limit_of(int64_t precision, int64_t k) { return precision ? 1e-5 + 2e-8 * k : 2e-6; }
 
-static void test_gemm(const Isa& isa, int64_t M, int64_t N, int64_t K, int mode, int dtype, bool accumulate, bool bias,
+static void test_gemm(const Kernels& isa, int64_t M, int64_t N, int64_t K, int mode, int dtype, bool accumulate, bool bias,
                       int precision) {
   Random r;
   r.s += M * 131 + N * 17 + K + mode;
@@ -119,7 +120,7 @@ struct MoeShape {
   bool gather;
 };
 
-static void test_moe(const Isa& isa, const MoeShape& m, uint64_t seed) {
+static void test_moe(const Kernels& isa, const MoeShape& m, uint64_t seed) {
   Random r;
   r.s += seed * 7919;
   const int64_t N = m.T * m.K;
@@ -155,13 +156,13 @@ static void test_moe(const Isa& isa, const MoeShape& m, uint64_t seed) {
   nt.h = f32(wh, N, 2 * m.F), nt.y = f32(wact, N, m.F);
   esft::ref_grouped_gemm_nt(nt);
   nt.h = f32(h, N, 2 * m.F), nt.y = f32(act, N, m.F);
-  on_threads("nt act", isa, shape, {&h, &act}, [&](PoolContext& c) { isa.nt(nt, c); });
+  on_threads("nt act", isa, shape, {&h, &act}, [&](PoolContext& c) { isa.grouped_gemm_nt(nt, c); });
   expect("nt h", isa.name, shape, relative(h.data(), wh.data(), N * 2 * m.F), m.precision ? 1e-5 : 2e-6);
   expect("nt act", isa.name, shape, relative(act.data(), wact.data(), N * m.F), m.precision ? 1e-5 : 3e-6);
   nt.h = absent();
   Buffer act2(N * m.F);
   nt.y = f32(act2, N, m.F);
-  on_threads("nt act, no h", isa, shape, {&act2}, [&](PoolContext& c) { isa.nt(nt, c); });
+  on_threads("nt act, no h", isa, shape, {&act2}, [&](PoolContext& c) { isa.grouped_gemm_nt(nt, c); });
   expect("nt act, no h", isa.name, shape, memcmp(act.data(), act2.data(), N * m.F * 4) != 0, 0);
 
   esft_grouped_gemm_nt_args dn = {};
@@ -170,7 +171,7 @@ static void test_moe(const Isa& isa, const MoeShape& m, uint64_t seed) {
   dn.y = f32(wy, N, m.D);
   esft::ref_grouped_gemm_nt(dn);
   dn.y = f32(y, N, m.D);
-  on_threads("nt", isa, shape, {&y}, [&](PoolContext& c) { isa.nt(dn, c); });
+  on_threads("nt", isa, shape, {&y}, [&](PoolContext& c) { isa.grouped_gemm_nt(dn, c); });
   expect("nt", isa.name, shape, relative(y.data(), wy.data(), N * m.D), limit);
 
   // backward: dy gathered by token, dh over h
@@ -189,7 +190,7 @@ static void test_moe(const Isa& isa, const MoeShape& m, uint64_t seed) {
     esft::ref_grouped_gemm_nn(nn);
     dh.v = wh.v;
     nn.h = f32(dh, N, 2 * m.F), nn.dx = nn.h, nn.dgate = vector_of(dgate.data(), ESFT_F32, N);
-    on_threads("nn act", isa, shape, {&dh, &dgate}, [&](PoolContext& c) { isa.nn(nn, c); });
+    on_threads("nn act", isa, shape, {&dh, &dgate}, [&](PoolContext& c) { isa.grouped_gemm_nn(nn, c); });
     expect("nn act", isa.name, shape, relative(dh.data(), wdh.data(), N * 2 * m.F), limit);
     expect("nn dgate", isa.name, shape, relative(dgate.data(), wdgate.data(), N), limit);
     expect("nn overrun", isa.name, shape, !dh.intact(N * 2 * m.F) || !dgate.intact(N), 0);
@@ -201,7 +202,7 @@ static void test_moe(const Isa& isa, const MoeShape& m, uint64_t seed) {
     nx.dx = f32(wdx, N, m.D);
     esft::ref_grouped_gemm_nn(nx);
     nx.dx = f32(dx, N, m.D);
-    on_threads("nn", isa, shape, {&dx}, [&](PoolContext& c) { isa.nn(nx, c); });
+    on_threads("nn", isa, shape, {&dx}, [&](PoolContext& c) { isa.grouped_gemm_nn(nx, c); });
     expect("nn", isa.name, shape, relative(dx.data(), wdx.data(), N * m.D), limit);
   }
 
@@ -232,7 +233,7 @@ static void test_moe(const Isa& isa, const MoeShape& m, uint64_t seed) {
     tn.dw = {items.data(), int64_t(items.size())};
     std::vector<Buffer*> outs;
     for (auto& b : dw) outs.push_back(&b);
-    on_threads(which ? "tn down" : "tn up", isa, shape, outs, [&](PoolContext& c) { isa.tn(tn, c); });
+    on_threads(which ? "tn down" : "tn up", isa, shape, outs, [&](PoolContext& c) { isa.grouped_gemm_tn(tn, c); });
     for (size_t i = 0; i < dw.size(); i++) {
       expect(which ? "tn down" : "tn up", isa.name, shape, relative(dw[i].data(), wdw[i].data(), rows_n * cols_n), limit);
       expect("tn overrun", isa.name, shape, !dw[i].intact(rows_n * cols_n), 0);
@@ -241,10 +242,11 @@ static void test_moe(const Isa& isa, const MoeShape& m, uint64_t seed) {
 }
 
 int main(int argc, char** argv) {
-  for (const Isa& isa : isas()) {
+  for (const Kernels* of_isa : instruction_sets()) {
+    const Kernels& isa = *of_isa;
     if (argc > 1 && strcmp(argv[1], isa.name) != 0) continue;
     const int before = failures;
-    for (int precision = 0; precision <= (isa.bf16_dot ? 1 : 0); precision++)
+    for (int precision = 0; precision <= (isa.bf16_compute ? 1 : 0); precision++)
       for (int dtype : {int(ESFT_F32), int(ESFT_BF16)})
         for (int mode = 0; mode < 3; mode++) {
           int turn = 0;  // a third of the grid per mode, dtype and precision
@@ -260,7 +262,7 @@ int main(int argc, char** argv) {
           test_gemm(isa, 5, 0, 5, mode, dtype, false, false, precision);
         }
     uint64_t seed = 0;
-    for (int precision = 0; precision <= (isa.bf16_dot ? 1 : 0); precision++)
+    for (int precision = 0; precision <= (isa.bf16_compute ? 1 : 0); precision++)
       for (int d0 : {int(ESFT_F32), int(ESFT_BF16)})
         for (int d1 : {int(ESFT_F32), int(ESFT_BF16)})
           for (int S = 1; S <= 2; S++)
@@ -271,7 +273,7 @@ int main(int argc, char** argv) {
               test_moe(isa, {150, 96, 80, 3, 4, S, d0, d1, precision, gather}, seed++);
             }
     test_moe(isa, {500, 48, 3000, 1, 12, 2, ESFT_BF16, ESFT_BF16, 0, true}, seed++);
-    test_moe(isa, {300, 640, 176, 4, 3, 2, ESFT_BF16, ESFT_BF16, isa.bf16_dot, true}, seed++);
+    test_moe(isa, {300, 640, 176, 4, 3, 2, ESFT_BF16, ESFT_BF16, isa.bf16_compute, true}, seed++);
     printf("%s: %s\n", isa.name, failures == before ? "ok" : "FAILED");
   }
   printf("%d checks, %d failures\n", checks, failures);
