@@ -50,7 +50,8 @@ export interface NativeDeviceInfo {
 export interface NativeDevice {
   alloc(dtype: number, shape: readonly number[]): NativeTensor;
   fromMap(file: NativeMappedFile, byteOffset: number, dtype: number, shape: readonly number[]): NativeTensor;
-  run(op: number, args: object): void;
+  /** Submits op number `op` of `ops`: a value for each of its fields, in their order; handles, numbers, arrays of integers. */
+  run(op: number, ...values: unknown[]): void;
   synchronize(): Promise<void>;
   dispose(): void;
   info(): NativeDeviceInfo;
@@ -58,9 +59,14 @@ export interface NativeDevice {
   captureBegin(): NativeGraph;
 }
 
+/** An argument of an op, as csrc/ops/<op>.h states it. */
 export interface OpField {
   readonly name: string;
-  readonly kind: string;
+  readonly kind: "tensor" | "list" | "ints" | "i64" | "f64";
+  readonly written: boolean;
+  readonly optional: boolean;
+  /** f32 or bf16, all activations of a call alike. */
+  readonly activation: boolean;
 }
 
 export interface Native {

@@ -55,8 +55,6 @@ export interface DeviceOptions {
   readonly threads?: number;
 }
 
-type Operand = Tensor | TensorList | readonly number[] | number | undefined | null;
-
 function threadsFromEnvironment(): number {
   const text = process.env["ESFT_THREADS"] ?? "";
   if (!/^\d*$/.test(text))
@@ -169,15 +167,10 @@ export class Device {
     }
   }
 
-  /** Submits op `index` of the native table; lib/ops.ts is the typed form. */
-  run(index: number, args: Record<string, Operand>): void {
-    const unwrapped: Record<string, unknown> = {};
-    for (const key in args) {
-      const v = args[key];
-      unwrapped[key] = v instanceof Tensor || v instanceof TensorList ? v.handle : v;
-    }
+  /** Submits op number `op` of the native table, a value for each of its arguments; lib/ops.ts is the typed form. */
+  submit(op: number, values: readonly unknown[]): void {
     try {
-      this.handle.run(index, unwrapped);
+      this.handle.run(op, ...values);
     } catch (error) {
       throw translateError(error);
     }

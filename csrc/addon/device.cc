@@ -3,8 +3,22 @@
 #include <system_error>
 
 #include "../core/check.h"
+#include "call.h"
 
 namespace esft {
+
+namespace {
+// How often the device thread looks for another job before it sleeps, about 20 µs: the next op of a step is there sooner.
+constexpr int kLooks = 2000;
+// Calls kept for later; a step has some hundreds.
+constexpr size_t kFreeCalls = 4096;
+
+inline void cpu_relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+}  // namespace
 
 std::shared_ptr<Device> Device::open(const esft_backend* backend, int index, int threads) {
   char err[1024] = "";
@@ -45,24 +59,34 @@ int64_t Device::memory_free() const {
   return backend_->info(handle_, &now, err, sizeof err) == ESFT_OK ? now.memory_free : 0;
 }
 
+std::shared_ptr<Call> Device::new_call() { return spare_call_ ? std::move(spare_call_) : std::make_shared<Call>(); }
+
 void Device::push(Job job) {
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (!stop_) {
-      job.generation = generation_;
-      queue_.push_back(std::move(job));
-      wake_.notify_one();
-      return;
-    }
+  std::unique_lock<std::mutex> lock(mutex_);
+  if (stop_) {
+    lock.unlock();
+    if (!job.work || !job.work->done) throw Error(ESFT_DISPOSED, "submit", "device", "the device was disposed");
+    job.work->done({ESFT_DISPOSED, "", "the device was disposed"});
+    return;
   }
-  if (!job.done) throw Error(ESFT_DISPOSED, "submit", "device", "the device was disposed");
-  job.done({ESFT_DISPOSED, "", "the device was disposed"});
+  job.generation = generation_;
+  queue_.push_back(std::move(job));
+  queued_.store(true, std::memory_order_relaxed);
+  if (!spare_call_ && !free_calls_.empty()) {
+    spare_call_ = std::move(free_calls_.back());
+    free_calls_.pop_back();
+  }
+  const bool wake = asleep_;
+  lock.unlock();
+  if (wake) wake_.notify_one();
 }
 
-void Device::submit(std::function<void(Failure&)> run) { push({std::move(run), nullptr, 0}); }
+void Device::submit(std::shared_ptr<Call> call) { push({std::move(call), nullptr}); }
+
+void Device::submit(std::function<void(Failure&)> run) { submit_wait(std::move(run), nullptr); }
 
 void Device::submit_wait(std::function<void(Failure&)> run, std::function<void(const Failure&)> done) {
-  push({std::move(run), std::move(done), 0});
+  push({nullptr, std::make_unique<Work>(Work{std::move(run), std::move(done)})});
 }
 
 void Device::acknowledge() {
@@ -70,37 +94,57 @@ void Device::acknowledge() {
   if (failure_.status != ESFT_OK && generation_ == failed_generation_) generation_++;
 }
 
+bool Device::take(std::vector<Job>& jobs, std::vector<std::shared_ptr<Call>>& done) {
+  for (int i = 0; i < kLooks && !queued_.load(std::memory_order_relaxed) && !stop_.load(std::memory_order_relaxed); i++)
+    cpu_relax();
+  jobs.clear();
+  std::unique_lock<std::mutex> lock(mutex_);
+  if (free_calls_.empty()) free_calls_.swap(done);
+  asleep_ = true;
+  wake_.wait(lock, [&] { return stop_ || !queue_.empty(); });
+  asleep_ = false;
+  jobs.swap(queue_);
+  queued_.store(false, std::memory_order_relaxed);
+  return !stop_;
+}
+
+void Device::execute(Job& job) {
+  if (stop_.load(std::memory_order_relaxed)) {
+    if (job.work && job.work->done) job.work->done({ESFT_DISPOSED, "", "the device was disposed before this finished"});
+    return;
+  }
+  // failure_ is written on this thread only; the lock is for acknowledge().
+  if (failure_.status != ESFT_OK && job.generation > failed_generation_) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    failure_ = Failure{};
+  }
+  if (failure_.status == ESFT_OK) {
+    Failure f;
+    if (job.call) job.call->run(*this, f);
+    if (job.work) job.work->run(f);
+    if (f.status != ESFT_OK) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      failure_ = f;
+      failed_generation_ = job.generation;
+    }
+  }
+  if (job.work && job.work->done) job.work->done(failure_);
+}
+
 void Device::thread_main() {
-  for (;;) {
-    Job job;
-    bool skip;
-    {
-      std::unique_lock<std::mutex> lock(mutex_);
-      wake_.wait(lock, [&] { return stop_ || !queue_.empty(); });
-      if (stop_) {
-        std::deque<Job> dropped;
-        dropped.swap(queue_);
-        lock.unlock();
-        Failure disposed{ESFT_DISPOSED, "", "the device was disposed before this finished"};
-        for (Job& j : dropped)
-          if (j.done) j.done(disposed);
-        return;
+  std::vector<Job> jobs;
+  std::vector<std::shared_ptr<Call>> done;
+  for (bool more = true; more;) {
+    more = take(jobs, done);
+    for (Job& job : jobs) {
+      execute(job);
+      // What it kept goes now; a recorded call stays as it is, for its graph.
+      if (job.call && job.call.use_count() == 1 && done.size() < kFreeCalls) {
+        job.call->release();
+        done.push_back(std::move(job.call));
       }
-      job = std::move(queue_.front());
-      queue_.pop_front();
-      if (failure_.status != ESFT_OK && job.generation > failed_generation_) failure_ = Failure{};
-      skip = failure_.status != ESFT_OK;
+      job = Job{};
     }
-    if (!skip && job.run) {
-      Failure f;
-      job.run(f);
-      if (f.status != ESFT_OK) {
-        std::lock_guard<std::mutex> lock(mutex_);
-        failure_ = f;
-        failed_generation_ = job.generation;
-      }
-    }
-    if (job.done) job.done(failure_);
   }
 }
 

@@ -3,9 +3,13 @@
 // Jobs run in the order of submission. A job that fails poisons the queue: everything already submitted after it is skipped,
 // and every wait in that stretch reports the same failure. The JavaScript side calls `acknowledge` when it has seen the
 // failure; what is submitted from then on runs again.
+//
+// What is cheap here is what every op pays on JavaScript's thread: one short lock, no allocation once calls come back, and no
+// wake-up while the device thread is awake. That thread takes all that is queued at once, and looks a moment longer for more
+// before it sleeps.
 #pragma once
+#include <atomic>
 #include <condition_variable>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -22,6 +26,7 @@ struct Failure {
   std::string op, message;
 };
 
+class Call;
 struct Graph;
 
 class Device : public std::enable_shared_from_this<Device> {
@@ -35,6 +40,9 @@ class Device : public std::enable_shared_from_this<Device> {
   const esft_device_info& info() const { return info_; }  // as it was when the device was opened
   int64_t memory_free() const;                            // now; 0 = not known
 
+  // A call to fill, for submit; from the thread that submits.
+  std::shared_ptr<Call> new_call();
+  void submit(std::shared_ptr<Call> call);  // throws Error after close()
   // `run` executes on the device thread; it fills Failure when it fails. Throws Error after close().
   void submit(std::function<void(Failure&)> run);
   // `done` executes on the device thread after all earlier jobs; it receives the failure that poisoned the queue, or status 0.
@@ -53,13 +61,21 @@ class Device : public std::enable_shared_from_this<Device> {
   void release(void* data, size_t bytes);
 
  private:
-  struct Job {
+  struct Work {
     std::function<void(Failure&)> run;
-    std::function<void(const Failure&)> done;
-    uint64_t generation;
+    std::function<void(const Failure&)> done;  // or none
+  };
+  // An op, or something rarer.
+  struct Job {
+    std::shared_ptr<Call> call;
+    std::unique_ptr<Work> work;
+    uint64_t generation = 0;
   };
   Device() = default;
   void thread_main();
+  // Waits for jobs, and hands back the calls that are done; false after close(), with what will not be run.
+  bool take(std::vector<Job>& jobs, std::vector<std::shared_ptr<Call>>& done);
+  void execute(Job& job);
   void push(Job job);
   void capture_ended();
 
@@ -69,8 +85,12 @@ class Device : public std::enable_shared_from_this<Device> {
   std::thread thread_;
   std::mutex mutex_;
   std::condition_variable wake_, captured_;
-  std::deque<Job> queue_;
-  bool stop_ = false;
+  std::vector<Job> queue_;
+  std::vector<std::shared_ptr<Call>> free_calls_;  // to be used again
+  std::shared_ptr<Call> spare_call_;  // of the submitting thread
+  std::atomic<bool> queued_{false};  // queue_ holds something; for a look without the lock
+  std::atomic<bool> stop_{false};
+  bool asleep_ = false;  // the device thread waits for wake_
   uint64_t generation_ = 0;  // of jobs submitted now
   uint64_t failed_generation_ = 0;
   Failure failure_;  // status 0: healthy

@@ -8,10 +8,6 @@
 
 namespace esft {
 
-namespace {
-const napi_type_tag kDeviceTag = {0x6573667444455601ull, 0x8d1f3a5c7b9e2f01ull};
-}  // namespace
-
 void OpenDevices::add(const std::shared_ptr<Device>& device) {
   devices_.erase(std::remove_if(devices_.begin(), devices_.end(), [](auto& d) { return d.expired(); }), devices_.end());
   devices_.push_back(device);
@@ -26,12 +22,11 @@ Napi::Function DeviceWrap::define(Napi::Env env) {
   return DefineClass(
       env, "NativeDevice",
       {InstanceMethod<&DeviceWrap::alloc>("alloc"), InstanceMethod<&DeviceWrap::from_map>("fromMap"),
-       InstanceMethod<&DeviceWrap::run>("run"), InstanceMethod<&DeviceWrap::synchronize>("synchronize"),
-       InstanceMethod<&DeviceWrap::dispose>("dispose"), InstanceMethod<&DeviceWrap::info_object>("info"),
-       InstanceMethod<&DeviceWrap::memory_free>("memoryFree"), InstanceMethod<&DeviceWrap::capture_begin>("captureBegin")});
+       napi_property_descriptor{"run", nullptr, &DeviceWrap::run, nullptr, nullptr, nullptr, napi_default_method, nullptr},
+       InstanceMethod<&DeviceWrap::synchronize>("synchronize"), InstanceMethod<&DeviceWrap::dispose>("dispose"),
+       InstanceMethod<&DeviceWrap::info_object>("info"), InstanceMethod<&DeviceWrap::memory_free>("memoryFree"),
+       InstanceMethod<&DeviceWrap::capture_begin>("captureBegin")});
 }
-DeviceWrap* DeviceWrap::unwrap(const Napi::Value& v) { return unwrap_tagged<DeviceWrap>(v, kDeviceTag); }
-
 DeviceWrap::DeviceWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<DeviceWrap>(info) {
   translated(info.Env(), [&] {
     std::string kind = info[0].IsString() ? info[0].As<Napi::String>().Utf8Value() : "";
@@ -48,7 +43,6 @@ DeviceWrap::DeviceWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Device
     info.Env().GetInstanceData<AddonData>()->open_devices->add(opened);
     owner = std::make_shared<DeviceOwner>(std::move(opened));
   });
-  info.This().As<Napi::Object>().TypeTag(&kDeviceTag);
 }
 
 namespace {
@@ -87,14 +81,22 @@ Napi::Value DeviceWrap::from_map(const Napi::CallbackInfo& info) {
   });
 }
 
-Napi::Value DeviceWrap::run(const Napi::CallbackInfo& info) {
-  return translated(info.Env(), [&]() -> Napi::Value {
-    require_open(owner, "run");
-    if (!info[1].IsObject()) fail("run", "args", "an object", "something else");
-    const std::shared_ptr<DeviceOwner> keep = owner;  // a getter of the arguments may dispose this device
-    run_op(keep, to_int(info[0], "run", "op"), info[1].As<Napi::Object>());
-    return info.Env().Undefined();
-  });
+napi_value DeviceWrap::run(napi_env raw, napi_callback_info info) {
+  const Napi::Env env(raw);
+  napi_value self, values[1 + kMaxFields];
+  size_t count = std::size(values);  // then as many as were given
+  napi_get_cb_info(raw, info, &count, values, &self, nullptr);
+  try {
+    translated(env, [&] {
+      const std::shared_ptr<DeviceOwner> owner =
+          Unwrap(Napi::Object(env, self))->owner;  // an array's getter may dispose this device
+      require_open(owner, "run");
+      run_op(env, owner, to_int(Napi::Value(env, values[0]), "run", "op"), values + 1, count > 0 ? count - 1 : 0);
+    });
+  } catch (const Napi::Error& e) {
+    e.ThrowAsJavaScriptException();
+  }
+  return nullptr;
 }
 
 Napi::Value DeviceWrap::synchronize(const Napi::CallbackInfo& info) {

@@ -4,19 +4,13 @@
 
 namespace esft {
 
-namespace {
-const napi_type_tag kGraphTag = {0x6573667447525005ull, 0x8d1f3a5c7b9e2f05ull};
-}  // namespace
-
 Napi::Function GraphWrap::define(Napi::Env env) {
   return DefineClass(env, "NativeGraph",
                      {InstanceMethod<&GraphWrap::end>("end"), InstanceMethod<&GraphWrap::launch>("launch"),
                       InstanceMethod<&GraphWrap::dispose>("dispose")});
 }
 
-GraphWrap::GraphWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<GraphWrap>(info) {
-  info.This().As<Napi::Object>().TypeTag(&kGraphTag);
-}
+GraphWrap::GraphWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<GraphWrap>(info) {}
 
 Napi::Object GraphWrap::make(Napi::Env env, std::shared_ptr<DeviceOwner> owner, std::shared_ptr<Graph> graph) {
   Napi::Object o = env.GetInstanceData<AddonData>()->graph.New({});

@@ -5,23 +5,17 @@
 
 namespace esft {
 
-namespace {
-const napi_type_tag kListTag = {0x657366744c495303ull, 0x8d1f3a5c7b9e2f03ull};
-}  // namespace
-
 Napi::Function TensorListWrap::define(Napi::Env env) {
   return DefineClass(env, "NativeTensorList", {InstanceMethod<&TensorListWrap::dispose>("dispose")});
 }
-TensorListWrap* TensorListWrap::unwrap(const Napi::Value& v) { return unwrap_tagged<TensorListWrap>(v, kListTag); }
-
-TensorListWrap::TensorListWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<TensorListWrap>(info) {
+TensorListWrap::TensorListWrap(const Napi::CallbackInfo& info) : ArgumentWrap<TensorListWrap>(info) {
   translated(info.Env(), [&] {
     const char* op = "TensorList";
     if (!info[0].IsArray()) fail(op, "tensors", "an array of Tensor", "something else");
     Napi::Array a = info[0].As<Napi::Array>();
     const uint32_t n = a.Length();
     if (n > (1u << 24)) fail(op, "tensors", "at most 2^24", std::to_string(n));
-    auto list = std::make_shared<Items>();
+    auto list = std::make_shared<ListItems>();
     for (uint32_t i = 0; i < n; i++) {
       TensorWrap* w = TensorWrap::unwrap(a.Get(i));
       if (!w) fail(op, "tensors", "Tensors", format("something else at index %u", i));
@@ -38,7 +32,6 @@ TensorListWrap::TensorListWrap(const Napi::CallbackInfo& info) : Napi::ObjectWra
     }
     items = std::move(list);
   });
-  info.This().As<Napi::Object>().TypeTag(&kListTag);
 }
 
 Napi::Value TensorListWrap::dispose(const Napi::CallbackInfo& info) {

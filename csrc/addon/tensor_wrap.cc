@@ -7,10 +7,6 @@
 
 namespace esft {
 
-namespace {
-const napi_type_tag kTensorTag = {0x6573667454454e02ull, 0x8d1f3a5c7b9e2f02ull};
-}  // namespace
-
 Napi::Function TensorWrap::define(Napi::Env env) {
   return DefineClass(env, "NativeTensor",
                      {InstanceMethod<&TensorWrap::view>("view"), InstanceMethod<&TensorWrap::read>("read"),
@@ -18,12 +14,7 @@ Napi::Function TensorWrap::define(Napi::Env env) {
                       InstanceMethod<&TensorWrap::dispose>("dispose"), InstanceMethod<&TensorWrap::is_disposed>("isDisposed")});
 }
 
-TensorWrap* TensorWrap::unwrap(const Napi::Value& v) { return unwrap_tagged<TensorWrap>(v, kTensorTag); }
-
-TensorWrap::TensorWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<TensorWrap>(info) {
-  tensor.rank = -1;
-  info.This().As<Napi::Object>().TypeTag(&kTensorTag);
-}
+TensorWrap::TensorWrap(const Napi::CallbackInfo& info) : ArgumentWrap<TensorWrap>(info) { tensor.rank = -1; }
 
 Napi::Object TensorWrap::make(Napi::Env env, std::shared_ptr<DeviceOwner> owner, std::shared_ptr<Buffer> buffer,
                               const esft_tensor& t, bool root) {

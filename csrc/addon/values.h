@@ -32,13 +32,4 @@ int64_t to_int(const Napi::Value& v, const char* op, const char* argument);  // 
 // A contiguous tensor without data: dtype code, array of 0..4 sizes.
 esft_tensor shape_of(const char* op, const Napi::Value& dtype, const Napi::Value& shape);
 
-// Null when `v` is no object of the class with this tag.
-template <class T>
-T* unwrap_tagged(const Napi::Value& v, const napi_type_tag& tag) {
-  if (!v.IsObject()) return nullptr;
-  Napi::Object o = v.As<Napi::Object>();
-  if (!o.CheckTypeTag(&tag)) return nullptr;
-  return T::Unwrap(o);
-}
-
 }  // namespace esft

@@ -1,4 +1,4 @@
-// The JavaScript objects: Device, Tensor, TensorList, MappedFile, Graph. Type-tagged, so that no foreign object is ever unwrapped.
+// The JavaScript objects: Device, Tensor, TensorList, MappedFile, Graph.
 #pragma once
 #include <napi.h>
 
@@ -6,7 +6,9 @@
 #include <vector>
 
 #include "buffer.h"
+#include "call.h"
 #include "device.h"
+#include "living.h"
 #include "values.h"
 
 namespace esft {
@@ -23,6 +25,8 @@ class OpenDevices {
 };
 
 struct AddonData {
+  // Shared with the objects in it: at the end of an environment they may go after this.
+  std::shared_ptr<Living> living = std::make_shared<Living>();
   std::shared_ptr<OpenDevices> open_devices = std::make_shared<OpenDevices>();
   Napi::FunctionReference device, tensor, tensor_list, mapped_file, graph;
   Napi::FunctionReference array_buffer;  // the constructor as it was when the addon was loaded
@@ -32,10 +36,34 @@ struct AddonData {
 // all its arguments first, then checks what they stand for, then acts. Methods, unlike accessors, are bound to their class by
 // V8: that is why there is no accessor here.
 
-class TensorWrap : public Napi::ObjectWrap<TensorWrap> {
+// The base of classes whose objects are taken as arguments.
+template <class T>
+class ArgumentWrap : public Napi::ObjectWrap<T> {
+ public:
+  // Null when v is no object of this class.
+  static T* unwrap(const Napi::Value& v) {
+    void* p = nullptr;
+    if (napi_unwrap(v.Env(), v, &p) != napi_ok) return nullptr;
+    return v.Env().template GetInstanceData<AddonData>()->living->type_of(p) == &kClass ? static_cast<T*>(p) : nullptr;
+  }
+
+ protected:
+  explicit ArgumentWrap(const Napi::CallbackInfo& info)
+      : Napi::ObjectWrap<T>(info), living_(info.Env().GetInstanceData<AddonData>()->living) {
+    living_->add(static_cast<T*>(this), &kClass);
+  }
+  ~ArgumentWrap() override { living_->remove(static_cast<T*>(this)); }
+
+ private:
+  static const char kClass;
+  std::shared_ptr<Living> living_;
+};
+template <class T>
+const char ArgumentWrap<T>::kClass = 0;
+
+class TensorWrap : public ArgumentWrap<TensorWrap> {
  public:
   static Napi::Function define(Napi::Env env);
-  static TensorWrap* unwrap(const Napi::Value& v);  // null when v is not a Tensor
   static Napi::Object make(Napi::Env env, std::shared_ptr<DeviceOwner> owner, std::shared_ptr<Buffer> buffer, const esft_tensor& t,
                            bool root);
   explicit TensorWrap(const Napi::CallbackInfo& info);
@@ -57,29 +85,20 @@ class TensorWrap : public Napi::ObjectWrap<TensorWrap> {
   int64_t accounted_ = 0;
 };
 
-class TensorListWrap : public Napi::ObjectWrap<TensorListWrap> {
+class TensorListWrap : public ArgumentWrap<TensorListWrap> {
  public:
   static Napi::Function define(Napi::Env env);
-  static TensorListWrap* unwrap(const Napi::Value& v);
   explicit TensorListWrap(const Napi::CallbackInfo& info);  // (Tensor[])
-  // Keeps the items alive while a queued job uses them.
-  struct Items {
-    std::vector<esft_tensor> tensors;
-    std::vector<std::shared_ptr<Buffer>> buffers;
-    std::vector<Buffer*> files;  // the mapped ones among them, once each
-    bool any_read_only = false;
-  };
-  std::shared_ptr<Items> items;  // null after dispose
+  std::shared_ptr<ListItems> items;  // null after dispose
   std::shared_ptr<DeviceOwner> owner;
 
  private:
   Napi::Value dispose(const Napi::CallbackInfo& info);
 };
 
-class MappedFileWrap : public Napi::ObjectWrap<MappedFileWrap> {
+class MappedFileWrap : public ArgumentWrap<MappedFileWrap> {
  public:
   static Napi::Function define(Napi::Env env);
-  static MappedFileWrap* unwrap(const Napi::Value& v);
   explicit MappedFileWrap(const Napi::CallbackInfo& info);  // (path)
   std::shared_ptr<Buffer> buffer;
 
@@ -106,14 +125,14 @@ class GraphWrap : public Napi::ObjectWrap<GraphWrap> {
 class DeviceWrap : public Napi::ObjectWrap<DeviceWrap> {
  public:
   static Napi::Function define(Napi::Env env);
-  static DeviceWrap* unwrap(const Napi::Value& v);
   explicit DeviceWrap(const Napi::CallbackInfo& info);  // (kind, threads, index?)
   std::shared_ptr<DeviceOwner> owner;
 
  private:
   Napi::Value alloc(const Napi::CallbackInfo& info);        // (dtype, shape) → Tensor
   Napi::Value from_map(const Napi::CallbackInfo& info);  // (MappedFile, byteOffset, dtype, shape) → Tensor (host-memory devices)
-  Napi::Value run(const Napi::CallbackInfo& info);  // (op index, args object)
+  // (op number, a value for each of its arguments in their order); without a CallbackInfo, which would be made for every op
+  static napi_value run(napi_env env, napi_callback_info info);
   Napi::Value synchronize(const Napi::CallbackInfo& info);  // → Promise<void>
   Napi::Value dispose(const Napi::CallbackInfo& info);
   Napi::Value info_object(const Napi::CallbackInfo& info);
@@ -121,10 +140,8 @@ class DeviceWrap : public Napi::ObjectWrap<DeviceWrap> {
   Napi::Value capture_begin(const Napi::CallbackInfo& info);  // () → Graph
 };
 
-// bind_ops.cc: fills the argument struct of op `index` from a JavaScript object, checks it and submits it.
-void run_op(const std::shared_ptr<DeviceOwner>& device, int64_t index, const Napi::Object& args);
+// bind_ops.cc: fills the argument struct of op `index` from JavaScript values, checks it and submits it.
+void run_op(Napi::Env env, const std::shared_ptr<DeviceOwner>& device, int64_t index, const napi_value* values, size_t count);
 Napi::Array op_schema(Napi::Env env);
-// The op that a device's message is about ("<op>: …"), as a wait reports what went wrong before it; `otherwise` when it names none.
-const char* op_in_message(const char* message, const char* otherwise);
 
 }  // namespace esft

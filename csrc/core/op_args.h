@@ -21,6 +21,17 @@
 #pragma once
 #include "backend.h"
 
+// What a kind says of its argument: X(kind, takes, written, optional, activation).
+// clang-format off
+#define ESFT_ARG_KINDS(X) \
+  X(IN, tensor, 0, 0, 0)   X(IN_OPT, tensor, 0, 1, 0)   X(OUT, tensor, 1, 0, 0)    X(OUT_OPT, tensor, 1, 1, 0) \
+  X(INOUT, tensor, 1, 0, 0)   X(INOUT_OPT, tensor, 1, 1, 0) \
+  X(AIN, tensor, 0, 0, 1)  X(AIN_OPT, tensor, 0, 1, 1)  X(AOUT, tensor, 1, 0, 1)   X(AOUT_OPT, tensor, 1, 1, 1) \
+  X(AINOUT, tensor, 1, 0, 1)  X(AINOUT_OPT, tensor, 1, 1, 1) \
+  X(LIST_IN, list, 0, 0, 0)  X(LIST_IN_OPT, list, 0, 1, 0)  X(LIST_INOUT, list, 1, 0, 0)  X(LIST_INOUT_OPT, list, 1, 1, 0) \
+  X(INTS, ints, 0, 1, 0)  X(I64, i64, 0, 0, 0)  X(F64, f64, 0, 0, 0)
+// clang-format on
+
 #define ESFT_TYPE_IN esft_tensor
 #define ESFT_TYPE_IN_OPT esft_tensor
 #define ESFT_TYPE_OUT esft_tensor

@@ -1,8 +1,8 @@
 // csrc/ops/attention.h.
-import type { Device, Tensor } from "../tensor.ts";
-import { index, precisionCode, type Maybe, type Precision } from "./call.ts";
+import type { Tensor } from "../tensor.ts";
+import { bind, precision, type From, type Maybe, type Precision } from "./bind.ts";
 
-/** Where heads lie in q, k, v (csrc/ops/attention.h). */
+/** Where heads lie in q, k and v: kv-head g of k starts at column kOffset + g·kStride and is kDim wide, of v likewise. */
 export interface AttentionLayout {
   readonly heads: number;
   readonly kvHeads: number;
@@ -16,83 +16,55 @@ export interface AttentionLayout {
   readonly window: number;
   readonly scale: number;
 }
-function layoutFields(l: AttentionLayout): Record<string, number> {
-  return {
-    heads: l.heads,
-    kv_heads: l.kvHeads,
-    k_dim: l.kDim,
-    k_offset: l.kOffset,
-    k_stride: l.kStride,
-    v_dim: l.vDim,
-    v_offset: l.vOffset,
-    v_stride: l.vStride,
-    window: l.window,
-    scale: l.scale,
-  };
-}
-const iAttention = index("attention");
-/** Causal attention inside documents (docStart), blocked: no score matrix. lse for the backward. */
-export function attention(
-  device: Device,
-  a: {
-    q: Tensor;
-    k: Tensor;
-    v: Tensor;
-    kShared?: Maybe<Tensor>;
-    docStart: Tensor;
-    out: Tensor;
-    lse?: Maybe<Tensor>;
-    layout: AttentionLayout;
-    precision?: Maybe<Precision>;
-  },
-): void {
-  device.run(iAttention, {
-    q: a.q,
-    k: a.k,
-    v: a.v,
-    k_shared: a.kShared,
-    doc_start: a.docStart,
-    out: a.out,
-    lse: a.lse,
-    ...layoutFields(a.layout),
-    precision: precisionCode(a.precision ?? "f32"),
-  });
-}
-const iAttentionBackward = index("attention_backward");
-/** dq, dk, dv (and dkShared) = gradients of attention, overwritten; scores are recomputed from lse. */
-export function attentionBackward(
-  device: Device,
-  a: {
-    dout: Tensor;
-    q: Tensor;
-    k: Tensor;
-    v: Tensor;
-    kShared?: Maybe<Tensor>;
-    docStart: Tensor;
-    out: Tensor;
-    lse: Tensor;
-    dq: Tensor;
-    dk: Tensor;
-    dv: Tensor;
-    dkShared?: Maybe<Tensor>;
-    layout: AttentionLayout;
-    precision?: Maybe<Precision>;
-  },
-): void {
-  device.run(iAttentionBackward, {
-    dout: a.dout,
-    q: a.q,
-    k: a.k,
-    v: a.v,
-    k_shared: a.kShared,
-    doc_start: a.docStart,
-    out: a.out,
-    lse: a.lse,
-    dq: a.dq,
-    dk: a.dk,
-    dv: a.dv,
-    dk_shared: a.dkShared,
-    ...layoutFields(a.layout),
-    precision: precisionCode(a.precision ?? "f32"),
-  });
-}
+const layout: From<{ readonly layout: AttentionLayout; readonly precision?: Maybe<Precision> }> = {
+  heads: (a) => a.layout.heads,
+  kv_heads: (a) => a.layout.kvHeads,
+  k_dim: (a) => a.layout.kDim,
+  k_offset: (a) => a.layout.kOffset,
+  k_stride: (a) => a.layout.kStride,
+  v_dim: (a) => a.layout.vDim,
+  v_offset: (a) => a.layout.vOffset,
+  v_stride: (a) => a.layout.vStride,
+  window: (a) => a.layout.window,
+  scale: (a) => a.layout.scale,
+  precision,
+};
+
+/**
+ * out = softmax(scale · q·kᵀ)·v, causal inside documents, in blocks: no score matrix.
+ * q [T, H·(kDim + shared)] act; k, v [T, …] act as the layout says (two views of one buffer will do); kShared [T, shared] act: the last
+ * dimensions of every key, one copy for all heads (MLA's rotary part); docStart [T] i32: each token's first token, not after itself,
+ * never falling; out [T, H·vDim] act; lse [T, H], kept for the backward.
+ */
+export const attention = bind<{
+  q: Tensor;
+  k: Tensor;
+  v: Tensor;
+  kShared?: Maybe<Tensor>;
+  docStart: Tensor;
+  out: Tensor;
+  lse?: Maybe<Tensor>;
+  layout: AttentionLayout;
+  precision?: Maybe<Precision>;
+}>("attention", layout);
+
+/**
+ * dq, dk, dv (and dkShared) = gradients of attention, overwritten where the layout has heads; scores are recomputed from lse.
+ * All laid out as in attention.
+ */
+export const attentionBackward = bind<{
+  dout: Tensor;
+  q: Tensor;
+  k: Tensor;
+  v: Tensor;
+  kShared?: Maybe<Tensor>;
+  docStart: Tensor;
+  out: Tensor;
+  lse: Tensor;
+  dq: Tensor;
+  dk: Tensor;
+  dv: Tensor;
+  dkShared?: Maybe<Tensor>;
+  layout: AttentionLayout;
+  precision?: Maybe<Precision>;
+}>("attention_backward", layout);

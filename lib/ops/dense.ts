@@ -1,84 +1,60 @@
 // What every token passes: csrc/ops/gemm.h, embedding.h, rms_norm.h, rope.h.
+import { KernelError } from "../errors.ts";
 import type { Device, Tensor } from "../tensor.ts";
-import { flag, index, precisionCode, type Maybe, type Precision } from "./call.ts";
+import { bind, flag, precision, type Maybe, type Precision } from "./bind.ts";
 
-const gemmMode = { nt: 0, nn: 1, tn: 2 } as const;
-const iGemm = index("gemm");
-/** c (+)= a·bᵀ (nt), a·b (nn) or aᵀ·b (tn). */
-export function gemm(
-  device: Device,
-  mode: "nt" | "nn" | "tn",
-  a: { a: Tensor; b: Tensor; bias?: Maybe<Tensor>; c: Tensor; accumulate?: boolean; precision?: Maybe<Precision> },
-): void {
-  device.run(iGemm, {
-    a: a.a,
-    b: a.b,
-    bias: a.bias,
-    c: a.c,
-    mode: gemmMode[mode],
-    accumulate: flag(a.accumulate),
-    precision: precisionCode(a.precision ?? "f32"),
-  });
+export interface GemmArgs {
+  a: Tensor;
+  b: Tensor;
+  bias?: Maybe<Tensor>;
+  c: Tensor;
+  accumulate?: boolean;
+  precision?: Maybe<Precision>;
 }
-
-const iEmbedding = index("embedding");
-/** y[t] = scale · table[ids[t]]. */
-export function embedding(device: Device, a: { ids: Tensor; table: Tensor; y: Tensor; scale?: number }): void {
-  device.run(iEmbedding, { ids: a.ids, table: a.table, y: a.y, scale: a.scale ?? 1 });
-}
-const iEmbeddingBackward = index("embedding_backward");
-/** dtable[ids[t]] += scale · dy[t], in the order of t. */
-export function embeddingBackward(device: Device, a: { ids: Tensor; dy: Tensor; dtable: Tensor; scale?: number }): void {
-  device.run(iEmbeddingBackward, { ids: a.ids, dy: a.dy, dtable: a.dtable, scale: a.scale ?? 1 });
+const product = (mode: number) => bind<GemmArgs>("gemm", { mode: () => mode, accumulate: (a) => flag(a.accumulate), precision });
+const products = { nt: product(0), nn: product(1), tn: product(2) };
+/**
+ * c (+)= a·bᵀ (nt: a [M, K], b [N, K], bias [N]), a·b (nn: b [K, N]) or aᵀ·b (tn: a [K, M], b [K, N]); c [M, N].
+ * Operands, bias and result are f32 or bf16, each on its own. c shares memory with neither operand.
+ */
+export function gemm(device: Device, mode: "nt" | "nn" | "tn", args: GemmArgs): void {
+  if (!Object.hasOwn(products, mode)) throw new KernelError(`gemm: mode must be "nt", "nn" or "tn", received ${String(mode)}`);
+  products[mode](device, args);
 }
 
-const iRmsNorm = index("rms_norm");
-/** y = weight · x / sqrt(mean(x²) + eps) per row; rstd [rows] for the backward. */
-export function rmsNorm(device: Device, a: { x: Tensor; weight: Tensor; y: Tensor; rstd?: Maybe<Tensor>; eps: number }): void {
-  device.run(iRmsNorm, { x: a.x, weight: a.weight, y: a.y, rstd: a.rstd, eps: a.eps });
-}
-const iRmsNormBackward = index("rms_norm_backward");
-/** dx (+)= gradient of the norm's input; dweight +=. */
-export function rmsNormBackward(
-  device: Device,
-  a: { dy: Tensor; x: Tensor; weight: Tensor; rstd: Tensor; dx?: Maybe<Tensor>; dweight?: Maybe<Tensor>; accumulate?: boolean },
-): void {
-  device.run(iRmsNormBackward, {
-    dy: a.dy,
-    x: a.x,
-    weight: a.weight,
-    rstd: a.rstd,
-    dx: a.dx,
-    dweight: a.dweight,
-    accumulate: flag(a.accumulate),
-  });
-}
+/** y[t] = scale · table[ids[t]]. ids [T] i32 in [0, V), table [V, D] f32 or bf16, y [T, D] act. */
+export const embedding = bind<{ ids: Tensor; table: Tensor; y: Tensor; scale?: number }>("embedding", { scale: 1 });
 
-const iRope = index("rope");
-/** Rotates pairs of each head from column `offset` on by the angle of the token's position; `inverse` rotates back (the backward). */
-export function rope(
-  device: Device,
-  a: {
-    x: Tensor;
-    positions: Tensor;
-    cos: Tensor;
-    sin: Tensor;
-    y: Tensor;
-    heads: number;
-    offset?: number;
-    interleaved?: boolean;
-    inverse?: boolean;
-  },
-): void {
-  device.run(iRope, {
-    x: a.x,
-    positions: a.positions,
-    cos: a.cos,
-    sin: a.sin,
-    y: a.y,
-    heads: a.heads,
-    offset: a.offset ?? 0,
-    interleaved: flag(a.interleaved),
-    inverse: flag(a.inverse),
-  });
-}
+/** dtable[ids[t]] += scale · dy[t], in the order of t. dy [T, D] act, dtable [V, D] f32. */
+export const embeddingBackward = bind<{ ids: Tensor; dy: Tensor; dtable: Tensor; scale?: number }>("embedding_backward", { scale: 1 });
+
+/** y = weight · x / sqrt(mean(x²) + eps) per row. x, y [R, C] act, weight [C] f32 or bf16; rstd [R], kept for the backward. */
+export const rmsNorm = bind<{ x: Tensor; weight: Tensor; y: Tensor; rstd?: Maybe<Tensor>; eps: number }>("rms_norm");
+
+/** dx (+)= gradient of the norm's input, dweight [C] f32 +=. dy, x, dx [R, C] act; dx may be dy. */
+export const rmsNormBackward = bind<{
+  dy: Tensor;
+  x: Tensor;
+  weight: Tensor;
+  rstd: Tensor;
+  dx?: Maybe<Tensor>;
+  dweight?: Maybe<Tensor>;
+  accumulate?: boolean;
+}>("rms_norm_backward", { accumulate: (a) => flag(a.accumulate) });
+
+/**
+ * Rotates 2·cos.columns dimensions of each head, from column `offset` of it on, by the angle of the token's position; the rest is
+ * copied. `interleaved`: pairs (2i, 2i + 1) instead of (i, i + half); `inverse` rotates back (the backward).
+ * x, y [T, H·dim] act (y may be x), positions [T] i32 in [0, P), cos and sin [P, half].
+ */
+export const rope = bind<{
+  x: Tensor;
+  positions: Tensor;
+  cos: Tensor;
+  sin: Tensor;
+  y: Tensor;
+  heads: number;
+  offset?: number;
+  interleaved?: boolean;
+  inverse?: boolean;
+}>("rope", { offset: 0, interleaved: (a) => flag(a.interleaved), inverse: (a) => flag(a.inverse) });

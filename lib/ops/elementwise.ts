@@ -1,54 +1,33 @@
-// csrc/ops/elementwise.h.
-import type { Device, Tensor } from "../tensor.ts";
-import { index } from "./call.ts";
+// csrc/ops/elementwise.h. All act [R, C]; an output may be an input of its shape.
+import type { Tensor } from "../tensor.ts";
+import { bind, type Ids } from "./bind.ts";
 
-const iSwiglu = index("swiglu");
-/** a = silu(gate) · up for h = gate | up. */
-export function swiglu(device: Device, a: { h: Tensor; a: Tensor }): void {
-  device.run(iSwiglu, { h: a.h, a: a.a });
-}
-const iSwigluBackward = index("swiglu_backward");
-/** dh = gradient of h = gate | up; may overwrite h. */
-export function swigluBackward(device: Device, a: { h: Tensor; da: Tensor; dh: Tensor }): void {
-  device.run(iSwigluBackward, { h: a.h, da: a.da, dh: a.dh });
-}
-const iAdd = index("add");
-/** y = a + alpha·b. */
-export function add(device: Device, a: { a: Tensor; b: Tensor; y: Tensor; alpha?: number }): void {
-  device.run(iAdd, { a: a.a, b: a.b, y: a.y, alpha: a.alpha ?? 1 });
-}
-const iScale = index("scale");
+/** a = silu(gate) · up of h = gate | up. h [R, 2F] act, a [R, F] act. */
+export const swiglu = bind<{ h: Tensor; a: Tensor }>("swiglu");
+
+/** dh = gradient of h from that of a. h, dh [R, 2F] act, da [R, F] act; dh may be h. */
+export const swigluBackward = bind<{ h: Tensor; da: Tensor; dh: Tensor }>("swiglu_backward");
+
+/** y = a + alpha·b. alpha: 1 unless given. */
+export const add = bind<{ a: Tensor; b: Tensor; y: Tensor; alpha?: number }>("add", { alpha: 1 });
+
 /** x = factor · x. */
-export function scale(device: Device, a: { x: Tensor; factor: number }): void {
-  device.run(iScale, { x: a.x, factor: a.factor });
-}
-const iClamp = index("clamp");
-/** y = x clamped to [lo, hi]. */
-export function clamp(device: Device, a: { x: Tensor; y: Tensor; lo: number; hi: number }): void {
-  device.run(iClamp, { x: a.x, y: a.y, lo: a.lo, hi: a.hi });
-}
-const iClampBackward = index("clamp_backward");
+export const scale = bind<{ x: Tensor; factor: number }>("scale");
+
+/** y = x clamped to [lo, hi]; NaN stays NaN. */
+export const clamp = bind<{ x: Tensor; y: Tensor; lo: number; hi: number }>("clamp");
+
 /** dx = dy where lo <= x <= hi, else 0. */
-export function clampBackward(device: Device, a: { x: Tensor; dy: Tensor; dx: Tensor; lo: number; hi: number }): void {
-  device.run(iClampBackward, { x: a.x, dy: a.dy, dx: a.dx, lo: a.lo, hi: a.hi });
-}
-const iFill = index("fill");
-/** x = value. */
-export function fill(device: Device, a: { x: Tensor; value: number }): void {
-  device.run(iFill, { x: a.x, value: a.value });
-}
-const iCast = index("cast");
-/** y = x in y's dtype (f32 → bf16 rounds to nearest even); equal dtypes copy. */
-export function cast(device: Device, a: { x: Tensor; y: Tensor }): void {
-  device.run(iCast, { x: a.x, y: a.y });
-}
-const iColumnSum = index("column_sum");
-/** y[c] += Σ_rows x[:, c]: gradient of a bias. */
-export function columnSum(device: Device, a: { x: Tensor; y: Tensor }): void {
-  device.run(iColumnSum, { x: a.x, y: a.y });
-}
-const iMaskGrad = index("mask_grad");
-/** grad[e] = 0 for every first index e that `keep` does not list. */
-export function maskGrad(device: Device, a: { grad: Tensor; keep: readonly number[] }): void {
-  device.run(iMaskGrad, { grad: a.grad, keep: a.keep });
-}
+export const clampBackward = bind<{ x: Tensor; dy: Tensor; dx: Tensor; lo: number; hi: number }>("clamp_backward");
+
+/** x = value, any dtype. */
+export const fill = bind<{ x: Tensor; value: number }>("fill");
+
+/** y = x in y's dtype: f32 and bf16 into each other (f32 → bf16 rounds to nearest even), any dtype into itself. */
+export const cast = bind<{ x: Tensor; y: Tensor }>("cast");
+
+/** y[c] += Σ_rows x[:, c], the gradient of a bias. x [R, C] act, y [C] f32. */
+export const columnSum = bind<{ x: Tensor; y: Tensor }>("column_sum");
+
+/** grad[e] = 0 for every first index e that `keep` (ascending) does not list. grad [E, …] f32. */
+export const maskGrad = bind<{ grad: Tensor; keep: Ids }>("mask_grad");

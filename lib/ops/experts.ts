@@ -1,9 +1,12 @@
-// The experts of a layer: csrc/ops/grouped_gemm.h, combine.h.
-import type { Device, Tensor, TensorList } from "../tensor.ts";
-import { flag, index, precisionCode, type Maybe, type Precision } from "./call.ts";
+// The experts of a layer: csrc/ops/grouped_gemm.h, combine.h. Rows are sorted by expert: those of expert e are offsets[e] ..
+// offsets[e + 1] − 1, offsets [E + 1] i32. A list of weights holds E·S matrices, item e·S + s: S segments (gate and up apart: 2), each f32
+// or bf16 on its own. Eq. 4–5 of arXiv 2407.01906; the backward by hand, checked by finite differences.
+import type { Tensor, TensorList } from "../tensor.ts";
+import { bind, flag, precision, type Ids, type Maybe, type Precision } from "./bind.ts";
 
 export interface GroupedGemmNtArgs {
   x: Tensor;
+  /** Row r reads x[rows[r]]; absent: x is in the order of the experts. */
   rows?: Maybe<Tensor>;
   w: TensorList;
   offsets: Tensor;
@@ -13,21 +16,11 @@ export interface GroupedGemmNtArgs {
   swiglu?: boolean;
   precision?: Maybe<Precision>;
 }
-const iNt = index("grouped_gemm_nt");
-/** y[r] = x[r]·W_eᵀ per expert, optionally with SwiGLU; rows sorted by expert. */
-export function groupedGemmNt(device: Device, a: GroupedGemmNtArgs): void {
-  device.run(iNt, {
-    x: a.x,
-    rows: a.rows,
-    w: a.w,
-    offsets: a.offsets,
-    h: a.h,
-    y: a.y,
-    segments: a.segments ?? 1,
-    act: flag(a.swiglu),
-    precision: precisionCode(a.precision ?? "f32"),
-  });
-}
+/**
+ * y[r] = x[r]·W_eᵀ per expert. x [*, C] act, rows [N] i32, w: matrices [M_s, C], y [N, ΣM_s] act.
+ * swiglu: W is gate over up, y [N, F] = silu(gate) · up; h [N, 2F] act keeps gate | up for the backward.
+ */
+export const groupedGemmNt = bind<GroupedGemmNtArgs>("grouped_gemm_nt", { segments: 1, act: (a) => flag(a.swiglu), precision });
 
 export interface GroupedGemmNnArgs {
   dy: Tensor;
@@ -38,29 +31,18 @@ export interface GroupedGemmNnArgs {
   gate?: Maybe<Tensor>;
   dx: Tensor;
   dgate?: Maybe<Tensor>;
-  groups?: readonly number[];
+  /** Experts to compute; absent or empty: all. Rows of the others are neither read nor written. */
+  groups?: Ids;
   segments?: number;
   swiglu?: boolean;
   precision?: Maybe<Precision>;
 }
-const iNn = index("grouped_gemm_nn");
-/** dx[r] = dy[r]·W_e per expert, optionally through the SwiGLU backward with the gate-weight gradient. */
-export function groupedGemmNn(device: Device, a: GroupedGemmNnArgs): void {
-  device.run(iNn, {
-    dy: a.dy,
-    rows: a.rows,
-    w: a.w,
-    offsets: a.offsets,
-    h: a.h,
-    gate: a.gate,
-    dx: a.dx,
-    dgate: a.dgate,
-    groups: a.groups,
-    segments: a.segments ?? 1,
-    act: flag(a.swiglu),
-    precision: precisionCode(a.precision ?? "f32"),
-  });
-}
+/**
+ * dx[r] = dy[r]·W_e per expert. dy [*, ΣM_s] act (gathered by rows), dx [N, C] act.
+ * swiglu: through the activation: h [N, 2F] as kept, gate [N] the weight of each row (absent: 1), dx = dh [N, 2F] (may be h),
+ * dgate [N] the gradient of those weights.
+ */
+export const groupedGemmNn = bind<GroupedGemmNnArgs>("grouped_gemm_nn", { segments: 1, act: (a) => flag(a.swiglu), precision });
 
 export interface GroupedGemmTnArgs {
   dy: Tensor;
@@ -70,40 +52,30 @@ export interface GroupedGemmTnArgs {
   xRows?: Maybe<Tensor>;
   offsets: Tensor;
   dw: TensorList;
-  groups: readonly number[];
+  /** The experts that dw is of. */
+  groups: Ids;
   segments?: number;
   swigluX?: boolean;
   precision?: Maybe<Precision>;
 }
-const iTn = index("grouped_gemm_tn");
-/** dW[g] += dyᵀ·x over the rows of each listed expert; experts not listed are frozen. */
-export function groupedGemmTn(device: Device, a: GroupedGemmTnArgs): void {
-  device.run(iTn, {
-    dy: a.dy,
-    dy_rows: a.dyRows,
-    dy_scale: a.dyScale,
-    x: a.x,
-    x_rows: a.xRows,
-    offsets: a.offsets,
-    dw: a.dw,
-    groups: a.groups,
-    segments: a.segments ?? 1,
-    x_act: flag(a.swigluX),
-    precision: precisionCode(a.precision ?? "f32"),
-  });
-}
+/**
+ * dW_e += (dyScale · dy)ᵀ·x over the rows of each expert in `groups`; the others are frozen: no read, no write, no memory.
+ * dy [*, ΣM_s] act, dyScale [N], x [*, C] act, each gathered by its rows [N] i32; dw: groups·S f32 matrices [M_s, C].
+ * swigluX: x is h [N, 2C], silu(gate) · up is computed as it is read.
+ */
+export const groupedGemmTn = bind<GroupedGemmTnArgs>("grouped_gemm_tn", { segments: 1, x_act: (a) => flag(a.swigluX), precision });
 
-const iCombine = index("combine");
-/** y[t] (+)= Σ_k weights[t,k] · x[pos[t,k]]. */
-export function combine(device: Device, a: { x: Tensor; pos: Tensor; weights?: Maybe<Tensor>; y: Tensor; accumulate?: boolean }): void {
-  device.run(iCombine, { x: a.x, pos: a.pos, weights: a.weights, y: a.y, accumulate: flag(a.accumulate) });
-}
+/** y[t] (+)= Σ_k weights[t,k] · x[pos[t,k]]. x [N, D] act, pos [T, K] i32 in [0, N), weights [T, K] (absent: 1), y [T, D] act. */
+export const combine = bind<{ x: Tensor; pos: Tensor; weights?: Maybe<Tensor>; y: Tensor; accumulate?: boolean }>("combine", {
+  accumulate: (a) => flag(a.accumulate),
+});
 
-const iCombineBackward = index("combine_backward");
-/** dx[pos[t,k]] = weights[t,k] · dy[t]; dweights[t,k] = ⟨dy[t], x[pos[t,k]]⟩. */
-export function combineBackward(
-  device: Device,
-  a: { dy: Tensor; x: Tensor; pos: Tensor; weights: Tensor; dx?: Maybe<Tensor>; dweights?: Maybe<Tensor> },
-): void {
-  device.run(iCombineBackward, { dy: a.dy, x: a.x, pos: a.pos, weights: a.weights, dx: a.dx, dweights: a.dweights });
-}
+/** dx[pos[t,k]] = weights[t,k] · dy[t], dweights[t,k] = ⟨dy[t], x[pos[t,k]]⟩. dy [T, D], x, dx [N, D] act, dweights [T, K]. */
+export const combineBackward = bind<{
+  dy: Tensor;
+  x: Tensor;
+  pos: Tensor;
+  weights: Tensor;
+  dx?: Maybe<Tensor>;
+  dweights?: Maybe<Tensor>;
+}>("combine_backward");

@@ -1,6 +1,6 @@
 // Routing: csrc/ops/topk_route.h, load_balance.h, expert_sort.h.
-import type { Device, Tensor } from "../tensor.ts";
-import { flag, index, type Maybe } from "./call.ts";
+import type { Tensor } from "../tensor.ts";
+import { bind, code, flag, type Maybe } from "./bind.ts";
 
 /** How a family turns logits into experts and weights. */
 export interface RouteRule {
@@ -13,74 +13,72 @@ export interface RouteRule {
   readonly normEps: number;
   readonly scale: number;
 }
-const scoreCode = { softmax: 0, sigmoid: 1, softmaxTopk: 2 } as const;
+const scores = { softmax: 0, sigmoid: 1, softmaxTopk: 2 };
+const groupScores = { max: 0, top2Sum: 1 };
+const drops = { zero: 0, minusInfinity: 1 };
+type Ruled = { readonly rule: RouteRule };
+/** What choosing and its backward both take. */
+const weighting = {
+  score: (a: Ruled) => code(scores, a.rule.score),
+  renormalize: (a: Ruled) => flag(a.rule.renormalize),
+  norm_eps: (a: Ruled) => a.rule.normEps,
+  scale: (a: Ruled) => a.rule.scale,
+};
 
-const iTopk = index("topk_route");
-/** Per token the K best experts (ids, ties to the lower id) and their weights by the rule; probs for the backward. */
-export function topkRoute(
-  device: Device,
-  a: { logits: Tensor; bias?: Maybe<Tensor>; ids: Tensor; weights: Tensor; probs?: Maybe<Tensor>; rule: RouteRule },
-): void {
-  device.run(iTopk, {
-    logits: a.logits,
-    bias: a.bias,
-    ids: a.ids,
-    weights: a.weights,
-    probs: a.probs,
-    score: scoreCode[a.rule.score],
-    n_group: a.rule.groups,
-    topk_group: a.rule.topkGroups,
-    group_score: a.rule.groupScore === "max" ? 0 : 1,
-    drop: a.rule.dropped === "zero" ? 0 : 1,
-    renormalize: flag(a.rule.renormalize),
-    norm_eps: a.rule.normEps,
-    scale: a.rule.scale,
-  });
-}
+/**
+ * The K best experts of every token, ties to the lower id, and their weights by the rule. Logits that are not finite: KernelError.
+ * logits [T, E], bias [E] (for choosing only), ids [T, K] i32, weights [T, K], probs [T, E], kept for the backward.
+ */
+export const topkRoute = bind<{
+  logits: Tensor;
+  bias?: Maybe<Tensor>;
+  ids: Tensor;
+  weights: Tensor;
+  probs?: Maybe<Tensor>;
+  rule: RouteRule;
+}>("topk_route", {
+  ...weighting,
+  n_group: (a) => a.rule.groups,
+  topk_group: (a) => a.rule.topkGroups,
+  group_score: (a) => code(groupScores, a.rule.groupScore),
+  drop: (a) => code(drops, a.rule.dropped),
+});
 
-const iRouteBackward = index("route_backward");
-/** dlogits from the gradient of the K weights (at `pos` when sorted by expert). */
-export function routeBackward(
-  device: Device,
-  a: { dweights: Tensor; pos?: Maybe<Tensor>; probs?: Maybe<Tensor>; ids: Tensor; weights: Tensor; dlogits: Tensor; rule: RouteRule },
-): void {
-  device.run(iRouteBackward, {
-    dweights: a.dweights,
-    pos: a.pos,
-    probs: a.probs,
-    ids: a.ids,
-    weights: a.weights,
-    dlogits: a.dlogits,
-    score: scoreCode[a.rule.score],
-    renormalize: flag(a.rule.renormalize),
-    norm_eps: a.rule.normEps,
-    scale: a.rule.scale,
-  });
-}
+/** dlogits [T, E] from the gradient of the weights: dweights [T, K], or [N] in the order of the experts with pos [T, K] i32. */
+export const routeBackward = bind<{
+  dweights: Tensor;
+  pos?: Maybe<Tensor>;
+  /** Not needed for "softmaxTopk". */
+  probs?: Maybe<Tensor>;
+  ids: Tensor;
+  weights: Tensor;
+  dlogits: Tensor;
+  rule: RouteRule;
+}>("route_backward", weighting);
 
-const iBalance = index("load_balance");
-/** dlogits += coefficient · T · gradient of the layer's load-balancing loss. */
-export function loadBalance(
-  device: Device,
-  a: { probs: Tensor; offsets: Tensor; dlogits: Tensor; loss?: Maybe<Tensor>; coefficient: number },
-): void {
-  device.run(iBalance, { probs: a.probs, offsets: a.offsets, dlogits: a.dlogits, loss: a.loss, coefficient: a.coefficient });
-}
+/**
+ * dlogits += coefficient · T · gradient of the layer's load-balancing loss; loss [1] f64 += that loss (1 when perfectly balanced).
+ * probs, dlogits [T, E], offsets [E + 1] i32. Switch Transformer, arXiv 2101.03961 eq. 4–6, over all K slots.
+ */
+export const loadBalance = bind<{ probs: Tensor; offsets: Tensor; dlogits: Tensor; loss?: Maybe<Tensor>; coefficient: number }>(
+  "load_balance",
+);
 
-const iSort = index("expert_sort");
-/** Stable counting sort of the T·K slots by expert: offsets [E+1], token and gate of each sorted row, row of each slot. */
-export function expertSort(
-  device: Device,
-  a: { ids: Tensor; weights?: Maybe<Tensor>; offsets: Tensor; tokens: Tensor; pos: Tensor; gate?: Maybe<Tensor> },
-): void {
-  device.run(iSort, { ids: a.ids, weights: a.weights, offsets: a.offsets, tokens: a.tokens, pos: a.pos, gate: a.gate });
-}
+/**
+ * Stable counting sort of the T·K slots by expert. ids [T, K] i32 in [0, E) → offsets [E + 1] i32, tokens [N] i32 (row → token),
+ * pos [T, K] i32 (slot → row); weights [T, K] → gate [N], both or neither.
+ */
+export const expertSort = bind<{
+  ids: Tensor;
+  weights?: Maybe<Tensor>;
+  offsets: Tensor;
+  tokens: Tensor;
+  pos: Tensor;
+  gate?: Maybe<Tensor>;
+}>("expert_sort");
 
-const iCount = index("count_experts");
-/** Affinity accumulators: counts (i64) and gateSums (f64) per expert += over the unmasked tokens. */
-export function countExperts(
-  device: Device,
-  a: { ids: Tensor; weights: Tensor; mask?: Maybe<Tensor>; counts: Tensor; gateSums: Tensor },
-): void {
-  device.run(iCount, { ids: a.ids, weights: a.weights, mask: a.mask, counts: a.counts, gate_sums: a.gateSums });
-}
+/**
+ * Affinity of a profile: counts [E] i64 += slots routed to each expert, gateSums [E] f64 += their weights, over the tokens whose
+ * mask [T] i32 is not 0 (absent: all). Eq. 6–7 of arXiv 2407.01906.
+ */
+export const countExperts = bind<{ ids: Tensor; weights: Tensor; mask?: Maybe<Tensor>; counts: Tensor; gateSums: Tensor }>("count_experts");

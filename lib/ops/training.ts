@@ -1,81 +1,46 @@
 // The head and the update: csrc/ops/linear_cross_entropy.h, optimizer.h.
-import type { Device, Tensor, TensorList } from "../tensor.ts";
-import { index, precisionCode, type Maybe, type Precision } from "./call.ts";
+import type { Tensor, TensorList } from "../tensor.ts";
+import { bind, precision, type Maybe, type Precision } from "./bind.ts";
 
-const iLoss = index("linear_cross_entropy");
-/** loss += Σ over supervised rows of −log softmax(logitScale · x·Wᵀ)[label]; the logits are never stored. dx overwritten, dw +=. */
-export function linearCrossEntropy(
-  device: Device,
-  a: {
-    x: Tensor;
-    w: Tensor;
-    labels: Tensor;
-    loss: Tensor;
-    correct?: Maybe<Tensor>;
-    rowLoss?: Maybe<Tensor>;
-    dx?: Maybe<Tensor>;
-    dw?: Maybe<Tensor>;
-    gradScale?: number;
-    logitScale?: number;
-    precision?: Maybe<Precision>;
-  },
-): void {
-  device.run(iLoss, {
-    x: a.x,
-    w: a.w,
-    labels: a.labels,
-    loss: a.loss,
-    correct: a.correct,
-    row_loss: a.rowLoss,
-    dx: a.dx,
-    dw: a.dw,
-    grad_scale: a.gradScale ?? 1,
-    logit_scale: a.logitScale ?? 1,
-    precision: precisionCode(a.precision ?? "f32"),
-  });
-}
-
-const iGradNorm = index("grad_norm");
-/** norm = square root of the sum of all squared gradients, f64. */
-export function gradNorm(device: Device, a: { grads: TensorList; norm: Tensor }): void {
-  device.run(iGradNorm, { grads: a.grads, norm: a.norm });
-}
-const iAdamw = index("adamw");
 /**
- * One AdamW update after clipping to maxNorm (0 = none); a non-finite norm leaves everything as it was.
+ * loss [1] f64 += Σ over supervised rows of −log softmax(logitScale · x·Wᵀ)[label]; the logits are never stored whole.
+ * x [T, D] act, w [V, D] f32 or bf16, labels [T] i32: −100 = not supervised, else in [0, V), shifted by one already. correct [1] i64 += rows
+ * whose argmax is the label; rowLoss [T]; dx [T, D] act = and dw [V, D] f32 += gradScale · gradient.
+ */
+export const linearCrossEntropy = bind<{
+  x: Tensor;
+  w: Tensor;
+  labels: Tensor;
+  loss: Tensor;
+  correct?: Maybe<Tensor>;
+  rowLoss?: Maybe<Tensor>;
+  dx?: Maybe<Tensor>;
+  dw?: Maybe<Tensor>;
+  gradScale?: number;
+  logitScale?: number;
+  precision?: Maybe<Precision>;
+}>("linear_cross_entropy", { grad_scale: 1, logit_scale: 1, precision });
+
+/** norm [1] f64 = square root of the sum of all squared gradients (f32), in f64. */
+export const gradNorm = bind<{ grads: TensorList; norm: Tensor }>("grad_norm");
+
+/**
+ * One AdamW update (arXiv 1711.05101) after clipping to maxNorm (0 = none) as torch's clip_grad_norm_ does; a norm that is not finite
+ * leaves everything as it was. params, grads, m, v: f32, item by item of one shape; norm [1] f64 is read on the device; step counts from 1.
  * `copies`: bf16 tensors shaped like params, refreshed from them after the update.
  */
-export function adamw(
-  device: Device,
-  a: {
-    params: TensorList;
-    grads: TensorList;
-    m: TensorList;
-    v: TensorList;
-    copies?: Maybe<TensorList>;
-    norm?: Maybe<Tensor>;
-    maxNorm: number;
-    lr: number;
-    beta1: number;
-    beta2: number;
-    eps: number;
-    weightDecay: number;
-    step: number;
-  },
-): void {
-  device.run(iAdamw, {
-    params: a.params,
-    grads: a.grads,
-    m: a.m,
-    v: a.v,
-    copies: a.copies,
-    norm: a.norm,
-    max_norm: a.maxNorm,
-    lr: a.lr,
-    beta1: a.beta1,
-    beta2: a.beta2,
-    eps: a.eps,
-    weight_decay: a.weightDecay,
-    step: a.step,
-  });
-}
+export const adamw = bind<{
+  params: TensorList;
+  grads: TensorList;
+  m: TensorList;
+  v: TensorList;
+  copies?: Maybe<TensorList>;
+  norm?: Maybe<Tensor>;
+  maxNorm: number;
+  lr: number;
+  beta1: number;
+  beta2: number;
+  eps: number;
+  weightDecay: number;
+  step: number;
+}>("adamw");

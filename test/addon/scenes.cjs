@@ -3,7 +3,7 @@
 const fs = require("node:fs");
 const os = require("node:os");
 const path = require("node:path");
-const { native, opIndex, f32 } = require("../package/programs/addon.cjs");
+const { native, opIndex, run, f32 } = require("../package/programs/addon.cjs");
 
 const i64 = 3;
 const say = (...parts) => console.log(parts.join(" "));
@@ -20,7 +20,7 @@ const attempt = (f) => {
 const open = () => new native.Device("cpu", 2);
 /** An array whose first element runs `f` when it is read. */
 const trap = (items, f) => Object.defineProperty([...items], 0, { get: () => (f(), items[0]) });
-const fill = (device, x, value = 1) => device.run(opIndex("fill"), { x, value });
+const fill = (device, x, value = 1) => device.run(opIndex("fill"), x, value);
 function temporary(bytes) {
   const file = path.join(fs.mkdtempSync(path.join(os.tmpdir(), "esft-addon-")), "data.bin");
   fs.writeFileSync(file, Buffer.alloc(bytes, 1));
@@ -65,7 +65,16 @@ const scenes = {
       attempt(() => native.Device("cpu", 1)),
       attempt(() => new native.Device()),
     );
-    say(attempt(() => device.run(opIndex("fill"), new Proxy({ x: tensor, value: 1 }, {}))));
+    for (const stranger of [process.stdout._handle, new (require("node:vm").Script)("1"), new WebAssembly.Memory({ initial: 1 })])
+      say(attempt(() => fill(device, stranger))); // what Node has wrapped
+    const { run } = device;
+    say(
+      attempt(() => run(opIndex("fill"), tensor, 1)),
+      attempt(() => run.call(tensor, opIndex("fill"), tensor, 1)),
+      attempt(() => run.call(Object.create(device), opIndex("fill"), tensor, 1)),
+      attempt(() => run.call(new Proxy(device, {}), opIndex("fill"), tensor, 1)),
+      attempt(() => run.call(device, opIndex("fill"), tensor, 1)),
+    );
   },
 
   /** Copies from mappings and recordings, asked for wrongly. The recordings need the CUDA library of argv[3]. */
@@ -93,7 +102,7 @@ const scenes = {
     if (!process.argv[3]) return;
     process.env.ESFT_CUDA_LIBRARY = process.argv[3];
     const device = new native.Device("cuda", 1);
-    const x = device.alloc(f32, [4]);
+    const x = device.alloc(f32, [4, 1]);
     const graph = device.captureBegin();
     say(
       attempt(() => device.captureBegin()),
@@ -101,13 +110,8 @@ const scenes = {
       attempt(() => fill(device, x, 2)),
       attempt(() => device.alloc(f32, [4])),
     );
-    device.run(opIndex("fill"), {
-      x,
-      get value() {
-        graph.end().catch(() => {}); // ends while an op's arguments are collected
-        return 3;
-      },
-    });
+    const keep = trap([0], () => graph.end().catch(() => {})); // ends while an op's arguments are collected
+    run(device, "mask_grad", { grad: x, keep });
     say(
       attempt(() => graph.end()),
       attempt(() => graph.launch()),
@@ -149,53 +153,47 @@ const scenes = {
         attempt(() => tensor.view(0, f32, trap([8], strike)).view(0, f32, [1])),
       );
       const again = victim === "device" ? open() : device;
-      const x = again.alloc(f32, [64]);
+      const x = again.alloc(f32, [64, 1]);
       say(
         victim,
         attempt(() =>
-          again.run(opIndex("fill"), {
-            x,
-            get value() {
+          run(again, "mask_grad", {
+            grad: x,
+            keep: trap([0], () => {
               again.dispose();
               x.dispose();
-              return 1;
-            },
+            }),
           }),
         ),
       );
       say(
         victim,
-        attempt(() => again.run(opIndex("fill"), { x: again.alloc(f32, [1]), value: 1 })),
+        attempt(() => fill(again, again.alloc(f32, [1]))),
       );
       mapped.dispose();
     }
     const device = open();
-    const a = device.alloc(f32, [64]);
-    const b = device.alloc(f32, [64]);
-    const add = {
-      get a() {
-        return a;
-      },
-      get b() {
-        a.dispose();
-        return b;
-      },
-      get y() {
-        b.dispose();
-        return device.alloc(f32, [64]);
-      },
-      alpha: 1,
-    };
-    say(attempt(() => device.run(opIndex("add"), add)));
+    // Everything that was read before an array's getter runs is held, whatever the getter does.
+    const rows = device.alloc(f32, [4, 4]);
+    const mask = (f) => attempt(() => run(device, "mask_grad", { grad: rows, keep: trap([0, 1], f) }));
     say(
-      attempt(() =>
-        device.run(opIndex("add"), {
-          get a() {
-            throw new RangeError("on purpose");
-          },
-        }),
-      ),
+      mask(() => rows.view(0, f32, [4, 4])),
+      mask(() => mask(() => fill(device, rows))),
+      mask(() => {
+        throw new RangeError("on purpose");
+      }),
+      mask(() => rows.dispose()),
+      mask(() => {}),
     );
+    const tensors = Object.fromEntries(["dy", "dx"].map((name) => [name, device.alloc(f32, [0, 4])]));
+    const offsets = device.alloc(2, [3]);
+    const w = new native.TensorList([device.alloc(f32, [4, 4]), device.alloc(f32, [4, 4])]);
+    const strike = () => {
+      for (const t of [...Object.values(tensors), offsets, w]) t.dispose();
+      if (global.gc) global.gc();
+    };
+    const groups = trap([0, 1], strike);
+    say(attempt(() => run(device, "grouped_gemm_nn", { ...tensors, w, offsets, groups, segments: 1, act: 0, precision: 0 })));
     const keep = device.alloc(f32, [8, 8]);
     const ints = {
       grad: keep,
@@ -207,7 +205,7 @@ const scenes = {
         },
       }),
     };
-    say(attempt(() => device.run(opIndex("mask_grad"), ints)));
+    say(attempt(() => run(device, "mask_grad", ints)));
     const list = [device.alloc(f32, [4]), device.alloc(f32, [4])];
     say(
       attempt(
@@ -267,7 +265,7 @@ const scenes = {
     const held = new native.TensorList([other.alloc(f32, [4])]); // the list is all that is left
     const norm = other.alloc(4, [1]);
     if (global.gc) for (let i = 0; i < 3; i++) global.gc();
-    other.run(opIndex("grad_norm"), { grads: held, norm });
+    run(other, "grad_norm", { grads: held, norm });
     held.dispose();
     say(new Float64Array(await norm.read())[0]);
   },
@@ -290,6 +288,20 @@ const scenes = {
     orphan = null;
     global.gc();
     say((await promise).byteLength);
+    // Many come and go, in any order; who stays is known.
+    const one = open();
+    const base = one.alloc(f32, [64]);
+    let kept = [];
+    for (let round = 0; round < 5; round++) {
+      for (let i = 0; i < 4000; i++) kept.push(base.view(4 * (i % 64), f32, [1]));
+      if (round < 4) kept = kept.filter((_, i) => (i * 7919 + round) % 3 === 0);
+      global.gc();
+      await new Promise((resolve) => setImmediate(resolve)); // finalizers
+      for (const t of kept) fill(one, t, round);
+      await one.synchronize();
+    }
+    const known = kept.filter((t) => !t.isDisposed() && attempt(() => new native.TensorList([t])) === "done");
+    say(`${known.length} of ${kept.length} known`);
   },
 
   /** Shapes and numbers that are none. */
@@ -303,7 +315,7 @@ const scenes = {
           attempt(() => device.alloc(f32, [x])),
           attempt(() => device.alloc(x, [1])),
           attempt(() => t.view(x, f32, [1])),
-          attempt(() => device.run(x, {})),
+          attempt(() => device.run(x)),
         ]),
       ).size,
     );
@@ -344,13 +356,18 @@ const scenes = {
       attempt(() => new native.TensorList({ length: 1 })),
     );
     say(
-      attempt(() => device.run(opIndex("mask_grad"), { grad: t, keep: new Array(2 ** 25).fill(0) })),
-      attempt(() => device.run(opIndex("mask_grad"), { grad: t, keep: [2 ** 31] })),
+      attempt(() => run(device, "mask_grad", { grad: t, keep: new Array(2 ** 25).fill(0) })),
+      attempt(() => run(device, "mask_grad", { grad: t, keep: new Int32Array(2 ** 25) })),
+      attempt(() => run(device, "mask_grad", { grad: t, keep: [2 ** 31] })),
     );
     say(
-      attempt(() => device.run(opIndex("fill"), { x: t, value: NaN })),
-      attempt(() => device.run(opIndex("fill"), { x: t })),
-      attempt(() => device.run(opIndex("fill"), null)),
+      attempt(() => device.run(opIndex("fill"), t, NaN)),
+      attempt(() => device.run(opIndex("fill"), t)),
+      attempt(() => device.run(opIndex("fill"))),
+      attempt(() => device.run(opIndex("fill"), t, 1, 1)),
+      attempt(() => device.run(opIndex("fill"), ...new Array(10_000).fill(t))),
+      attempt(() => device.run(opIndex("fill"), { x: t, value: 1 })),
+      attempt(() => device.run()),
     );
   },
 
@@ -451,14 +468,14 @@ const scenes = {
       ),
     );
     const y = device.alloc(f32, [64]);
-    device.run(opIndex("add"), { a: tail, b: tail, y, alpha: 1 });
+    run(device, "add", { a: tail, b: tail, y, alpha: 1 });
     say(
       await y.read().then(
         () => "read",
         (error) => `status ${error.status}`,
       ),
     );
-    device.run(opIndex("grad_norm"), { grads: list, norm });
+    run(device, "grad_norm", { grads: list, norm });
     say(
       await norm.read().then(
         () => "read",

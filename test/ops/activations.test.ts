@@ -40,7 +40,7 @@ describe("refusals", () => {
     it(`${op} with bf16 activations on the cpu`, () =>
       expectRefused(device("cpu"), op, bf16Args(op, args), ["must be f32 on the cpu device", "bf16 activations run on CUDA"]));
     const names = fieldsOf(op)
-      .filter((f) => f.kind.startsWith("act"))
+      .filter((f) => f.activation)
       .map((f) => f.name)
       .filter((n) => args[n] && !("same" in (args[n] as object)));
     if (names.length > 1)

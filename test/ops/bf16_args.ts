@@ -1,5 +1,6 @@
 // How a call of the case tables is converted for a device with bf16 activations. Knows no test runner: the benchmark converts too.
 
+import type { OpField } from "../../lib/native.ts";
 import { filled, toBf16 } from "./host.ts";
 import type { Arg, Args, HostTensor } from "./host.ts";
 import { fieldsOf } from "./schema.ts";
@@ -13,11 +14,11 @@ export function asBf16(t: HostTensor): HostTensor {
   return { ...t, dtype: "bf16", values: Float32Array.from(t.values, toBf16) };
 }
 
-export const takesActivations = (op: string): boolean => op === "gemm" || fieldsOf(op).some((f) => f.kind.startsWith("act"));
+export const takesActivations = (op: string): boolean => op === "gemm" || fieldsOf(op).some((f) => f.activation);
 
 /** Which arguments a device with bf16 activations holds in bf16: activations and the weights of products. */
-function becomesBf16(op: string, name: string, kind: string, args: Args): boolean {
-  if (kind.startsWith("act")) return true;
+function becomesBf16(op: string, { name, activation }: OpField, args: Args): boolean {
+  if (activation) return true;
   if (op === "gemm") return name === "a" || name === "b" || (name === "c" && args.mode !== 2);
   return name === "w";
 }
@@ -26,10 +27,11 @@ function becomesBf16(op: string, name: string, kind: string, args: Args): boolea
 export function bf16Args(op: string, args: Args): Args {
   if (!takesActivations(op)) return args;
   const converted: Record<string, Arg> = { ...args };
-  for (const { name, kind } of fieldsOf(op)) {
+  for (const field of fieldsOf(op)) {
+    const { name } = field;
     const a = args[name];
     if (name === "precision") converted[name] = 1;
-    else if (a && becomesBf16(op, name, kind, args)) {
+    else if (a && becomesBf16(op, field, args)) {
       if (Array.isArray(a)) converted[name] = (a as readonly HostTensor[]).map(asBf16);
       else if (isTensor(a)) converted[name] = asBf16(a);
     }

@@ -5,7 +5,8 @@
 import { afterAll, describe, expect, it } from "vitest";
 import { native } from "../../lib/native.ts";
 import * as ops from "../../lib/ops.ts";
-import type { Device } from "../../lib/tensor.ts";
+import { bind } from "../../lib/ops/bind.ts";
+import { Device } from "../../lib/tensor.ts";
 import { bases } from "./cases/index.ts";
 import { modelSizes, perfRows } from "./cases/perf.ts";
 import { Random } from "./host.ts";
@@ -15,23 +16,91 @@ const camel = (name: string): string => name.replace(/_(\w)/g, (_, c: string) =>
 /** Any property is a mark with its own name, so that a swapped argument shows. */
 const marks = (): Record<string, unknown> =>
   new Proxy({}, { get: (_, key) => (typeof key !== "string" ? undefined : key === "rule" || key === "layout" ? marks() : `mark ${key}`) });
+/** Arguments that TypeScript calls otherwise. */
+const renamed: Readonly<Record<string, string>> = {
+  act: "swiglu",
+  x_act: "swigluX",
+  n_group: "groups",
+  topk_group: "topkGroups",
+  drop: "dropped",
+};
+const functions = ops as unknown as Record<string, (...args: unknown[]) => void>;
+
+/** What op `name` submits for `args`, by argument. */
+function submitted(name: string, args: unknown): Record<string, unknown> {
+  const seen: { op: number; values: readonly unknown[] }[] = [];
+  const device = { submit: (op: number, values: readonly unknown[]) => seen.push({ op, values }) } as unknown as Device;
+  const f = functions[camel(name)];
+  expect(f, `lib/ops.ts has no ${camel(name)}`).toBeTypeOf("function");
+  if (name === "gemm") f!(device, "tn", args);
+  else f!(device, args);
+  const [{ op, values }] = seen as [(typeof seen)[0]];
+  expect(seen).toHaveLength(1);
+  expect(native.ops[op]!.name).toBe(name);
+  expect(values).toHaveLength(native.ops[op]!.fields.length);
+  return Object.fromEntries(native.ops[op]!.fields.map((field, i) => [field.name, values[i]]));
+}
 
 describe("lib/ops.ts", () => {
-  for (const [index, op] of native.ops.entries())
-    it(op.name, () => {
-      let submitted: { index: number; args: Record<string, unknown> } | undefined;
-      const device = { run: (i: number, args: Record<string, unknown>) => (submitted = { index: i, args }) } as unknown as Device;
-      const f = (ops as unknown as Record<string, (...args: unknown[]) => void>)[camel(op.name)];
-      expect(f, `lib/ops.ts has no ${camel(op.name)}`).toBeTypeOf("function");
-      if (op.name === "gemm") f!(device, "tn", marks());
-      else f!(device, marks());
-      expect(submitted?.index).toBe(index);
-      expect(Object.keys(submitted!.args).sort()).toEqual(op.fields.map((x) => x.name).sort());
-      for (const { name, kind } of op.fields) {
-        const value = submitted!.args[name];
-        if (/^(list |act )?(in|out|inout)\??$/.test(kind) || kind === "f64") expect(value, name).toBe(`mark ${camel(name)}`);
-      }
+  for (const { name, fields } of native.ops)
+    it(name, () => {
+      const expected = fields.map((field) => [field.name, field.name === "mode" ? 2 : `mark ${renamed[field.name] ?? camel(field.name)}`]);
+      expect(submitted(name, marks())).toEqual(Object.fromEntries(expected));
     });
+
+  it("has no function that the addon has no op for", () => {
+    expect(Object.keys(ops).sort()).toEqual(native.ops.map(({ name }) => camel(name)).sort());
+  });
+
+  it("gives defaults, flags and codes", () => {
+    expect(submitted("add", {})["alpha"]).toBe(1);
+    expect(submitted("add", { alpha: 0 })["alpha"]).toBe(0);
+    expect(submitted("embedding", { scale: null })["scale"]).toBe(1);
+    expect(submitted("rope", {})).toMatchObject({ offset: 0, interleaved: 0, inverse: 0 });
+    expect(submitted("linear_cross_entropy", {})).toMatchObject({ grad_scale: 1, logit_scale: 1, precision: 0 });
+    expect(submitted("grouped_gemm_nn", { swiglu: true, precision: "bf16" })).toMatchObject({ segments: 1, act: 1, precision: 1 });
+    expect(submitted("grouped_gemm_tn", { swigluX: false, precision: "f32" })).toMatchObject({ x_act: 0, precision: 0 });
+    const rule = {
+      score: "sigmoid",
+      groups: 4,
+      topkGroups: 2,
+      groupScore: "top2Sum",
+      dropped: "minusInfinity",
+      renormalize: true,
+      normEps: 1e-20,
+      scale: 2.5,
+    };
+    expect(submitted("topk_route", { rule })).toMatchObject({
+      score: 1,
+      n_group: 4,
+      topk_group: 2,
+      group_score: 1,
+      drop: 1,
+      renormalize: 1,
+      norm_eps: 1e-20,
+      scale: 2.5,
+    });
+  });
+
+  it("refuses words that it does not know", () => {
+    using device = new Device({ kind: "ref" });
+    const x = device.empty("f32", [2, 2]);
+    const c = device.empty("f32", [2, 2]);
+    const gemm = (mode: string, more: object) => () => functions["gemm"]!(device, mode, { a: x, b: x, c, ...more });
+    expect(gemm("nt", {})).not.toThrow();
+    expect(gemm("tt", {})).toThrow(/^gemm: mode must be "nt", "nn" or "tn", received tt/);
+    expect(gemm("toString", {})).toThrow(/^gemm: mode/);
+    expect(gemm("nt", { precision: "f16" })).toThrow(/^gemm: precision must be an integer/);
+    expect(gemm("nt", { accumulate: "yes" })).toThrow(/^gemm: accumulate must be an integer/);
+    expect(gemm("nt", { a: undefined })).toThrow(/^gemm: a must be a Tensor, received undefined/);
+    expect(gemm("nt", { a: device.list([x]) })).toThrow(/^gemm: a must be a Tensor, received an object/);
+    expect(gemm("nt", { a: device })).toThrow(/^gemm: a must be a Tensor, received an object/);
+  });
+
+  it("binds only what the addon has", () => {
+    expect(() => bind("no_such_op")).toThrow(/no op "no_such_op".*build:native/);
+    expect(() => bind<{ alpha: number }>("add", { alhpa: 1 })).toThrow(/"add" has no argument "alhpa".*build:native/);
+  });
 
   it("has one small valid call per op in the case tables", () => {
     expect(bases.map((b) => b.op).sort()).toEqual(native.ops.map((o) => o.name).sort());

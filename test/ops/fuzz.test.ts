@@ -4,6 +4,8 @@
 
 import { afterAll, describe, expect, it } from "vitest";
 import { ConfigError, DisposedError, KernelError, MemoryError } from "../../lib/errors.ts";
+import { maskGrad } from "../../lib/ops.ts";
+import type { Ids } from "../../lib/ops.ts";
 import { Tensor, TensorList } from "../../lib/tensor.ts";
 import type { DType } from "../../lib/tensor.ts";
 import { bases } from "./cases/index.ts";
@@ -113,8 +115,10 @@ function spoil(r: Random, call: Call, others: readonly Tensor[], keep: (t: Tenso
     default:
       if (field.kind === "i64") args[field.name] = pick(r, [0, 1, 2, 3, 4, 5, 8, 63, 64, -1]);
       else if (field.kind === "f64") args[field.name] = pick(r, numbers);
-      else if (field.kind === "ints") args[field.name] = Array.from({ length: r.below(4) }, () => pick(r, [0, 1, 2, 3, -1, 2 ** 31, 0.5]));
-      else if (field.kind.startsWith("list")) {
+      else if (field.kind === "ints") {
+        const ids = Array.from({ length: r.below(4) }, () => pick(r, [0, 1, 2, 3, -1, 2 ** 31, 0.5]));
+        args[field.name] = r.below(2) ? ids : pick(r, [Int32Array, Float32Array, Uint8Array]).from(ids);
+      } else if (field.kind === "list") {
         const items =
           now instanceof TensorList && r.below(2) ? [...now.tensors] : Array.from({ length: r.below(5) }, () => randomTensor(r, keep));
         if (items.length && r.below(2)) items[r.below(items.length)] = randomTensor(r, keep, pick(r, items));
@@ -167,10 +171,69 @@ describe("garbage", () => {
       120_000,
     );
 
+  it("the values of a call in another order", async () => {
+    for (const { op, args } of bases) {
+      const call = new Call(device("cpu"), op, args(new Random(op)));
+      const values = fieldsOf(op).map(({ name }) => call.args[name]);
+      for (let shift = 1; shift < values.length; shift++) {
+        for (const [i, { name }] of fieldsOf(op).entries()) call.args[name] = values[(i + shift) % values.length]!;
+        try {
+          call.submit();
+          await call.device.synchronize();
+        } catch (error) {
+          if (!isOurs(error)) throw new Error(`${op}, shifted by ${shift}: ${String(error)}`, { cause: error });
+        }
+      }
+      call.dispose();
+    }
+  });
+
+  it("integers in arrays of every kind", () => {
+    const d = device("cpu");
+    const grad = d.tensor("f32", [4, 2], [1, 1, 1, 1, 1, 1, 1, 1]);
+    const detached = Int32Array.of(0, 1);
+    structuredClone(detached.buffer, { transfer: [detached.buffer] });
+    const run = (keep: unknown) => (): void => maskGrad(d, { grad, keep: keep as Ids });
+    const shared = new Int32Array(new SharedArrayBuffer(16), 4, 2);
+    shared.set([1, 3]);
+    for (const keep of [
+      [],
+      [0, 3],
+      Int32Array.of(0, 3),
+      Int32Array.of(9, 1, 2).subarray(1),
+      new Int32Array(0),
+      detached,
+      shared,
+      null,
+      undefined,
+    ])
+      expect(run(keep)).not.toThrow();
+    for (const keep of [
+      [4],
+      [-1],
+      [1, 1],
+      [1, 0],
+      [0.5],
+      ["1"],
+      [[1]],
+      [NaN],
+      [2 ** 31],
+      Int32Array.of(4),
+      Int32Array.of(2, 1),
+      Uint32Array.of(1),
+    ])
+      expect(run(keep)).toThrow(/^mask_grad: keep/);
+    for (const keep of [new Float64Array(1), new BigInt64Array(1), new DataView(new ArrayBuffer(4)), { length: 1, 0: 1 }, "12", 3, () => 1])
+      expect(run(keep)).toThrow(/^mask_grad: keep must be an array of integers/);
+  });
+
   it("the entry point itself", () => {
     const d = device("cpu");
-    for (const index of [-1, 1e9, NaN, 0.5, "add", undefined, null, {}]) expect(() => d.run(index as number, {})).toThrow();
-    for (const args of [undefined, null, 3, "x"]) expect(() => d.handle.run(indexOf("add"), args as unknown as object)).toThrow();
+    for (const index of [-1, 1e9, NaN, 0.5, "add", undefined, null, {}]) expect(() => d.submit(index as number, [])).toThrow(KernelError);
+    expect(() => (d.handle.run as () => void)()).toThrow();
+    for (const op of opNames)
+      for (const count of [0, 1, fieldsOf(op).length - 1, fieldsOf(op).length + 1, 100])
+        expect(() => d.submit(indexOf(op), new Array(count).fill(0))).toThrow(`${op}: arguments must be ${fieldsOf(op).length} values`);
     for (const shape of [[-1], [1.5], [2 ** 40, 2 ** 40], [1, 1, 1, 1, 1], ["a"], [NaN]])
       expect(() => d.empty("f32", shape as number[])).toThrow(KernelError);
     const t = d.empty("f32", [4, 6]);

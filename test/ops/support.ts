@@ -8,8 +8,7 @@ import { Device, Tensor, TensorList } from "../../lib/tensor.ts";
 import type { DType } from "../../lib/tensor.ts";
 import { Random, sizeOf } from "./host.ts";
 import type { Arg, Args, HostTensor } from "./host.ts";
-import { fieldsOf, indexOf } from "./schema.ts";
-import type { Field } from "./schema.ts";
+import { fieldsOf, indexOf, valuesOf } from "./schema.ts";
 
 export { fieldsOf, indexOf, opNames } from "./schema.ts";
 
@@ -78,8 +77,6 @@ export function closeDevices(): void {
 }
 
 // ---- one call ---------------------------------------------------------------------------------------------------------
-
-const writes = (f: Field): boolean => f.kind.includes("out");
 
 /** What stands in the foreign columns of a strided tensor. */
 const foreign = 61;
@@ -153,7 +150,7 @@ export class Call {
     for (const { name, kind } of fields) {
       const a: Arg = args[name];
       if (a === undefined || a === null) this.args[name] = null;
-      else if (kind.startsWith("list")) {
+      else if (kind === "list") {
         const items = (a as readonly HostTensor[]).map((h) => place(d, h));
         this.lists.set(name, items);
         this.args[name] = d.list(items.map((i) => i.view));
@@ -176,7 +173,7 @@ export class Call {
   }
 
   submit(): void {
-    this.device.run(indexOf(this.op), this.args);
+    this.device.submit(indexOf(this.op), valuesOf(this.op, this.args));
   }
 
   /** All tensors the op writes, in the order of its arguments. */
@@ -186,7 +183,7 @@ export class Call {
       result.push({ name, dtype: p.view.dtype, values: await readNumbers(p.view), bytes: new Uint8Array(await p.base.readBytes()) });
     };
     for (const f of fieldsOf(this.op)) {
-      if (!writes(f)) continue;
+      if (!f.written) continue;
       const p = this.placed.get(f.name);
       if (p) await read(f.name, p);
       for (const [i, item] of (this.lists.get(f.name) ?? []).entries()) await read(`${f.name}[${i}]`, item);
@@ -326,7 +323,7 @@ export const isNested = (
   w: ArrayLike<number> | readonly ArrayLike<number>[],
   op: string,
   name: string,
-): w is readonly ArrayLike<number>[] => fieldsOf(op).some((f) => f.name === name && f.kind.startsWith("list"));
+): w is readonly ArrayLike<number>[] => fieldsOf(op).some((f) => f.name === name && f.kind === "list");
 
 // ---- refusals -----------------------------------------------------------------------------------------------------------
 
@@ -396,11 +393,10 @@ export function describeRefusals(all: readonly Refusals[]): void {
           for (const d of [device("ref"), device("cpu")]) await expectRefused(d, op, { ...args, ...row.change }, row.says, row.partial);
         });
       const d = (): Device => device("cpu");
-      for (const { name, kind } of fieldsOf(op)) {
+      for (const { name, kind, optional, written } of fieldsOf(op)) {
         const a = args[name];
         const h = a && typeof a === "object" && "dtype" in a ? a : undefined;
-        if (!kind.endsWith("?") && kind !== "ints")
-          it(`a missing ${name}`, () => expectRefused(d(), op, { ...args, [name]: null }, [name]));
+        if (!optional) it(`a missing ${name}`, () => expectRefused(d(), op, { ...args, [name]: null }, [name]));
         if (kind === "i64" || kind === "f64") {
           it(`a string as ${name}`, () => expectRefused(d(), op, { ...args, [name]: "1" as unknown as number }, [name]));
           it(`NaN as ${name}`, () => expectRefused(d(), op, { ...args, [name]: NaN }, [name]));
@@ -410,7 +406,7 @@ export function describeRefusals(all: readonly Refusals[]): void {
           it(`-1 as ${name}`, () => expectRefused(d(), op, { ...args, [name]: -1 }, [name]));
           it(`2^53 - 1 as ${name}`, () => expectRefused(d(), op, { ...args, [name]: Number.MAX_SAFE_INTEGER }, [name]));
         }
-        if (kind.startsWith("list") && a) {
+        if (kind === "list" && a) {
           const items = a as readonly HostTensor[];
           it(`an item of another dtype in ${name}`, () =>
             expectRefused(
@@ -450,7 +446,7 @@ export function describeRefusals(all: readonly Refusals[]): void {
           stranger.dispose();
           call.dispose();
         });
-        if (!kind.includes("out")) continue;
+        if (!written) continue;
         for (const other of fieldsOf(op)) {
           const o = args[other.name];
           if (
