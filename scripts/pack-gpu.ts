@@ -76,13 +76,16 @@ function packRuntime(target: string): void {
     fs.mkdirSync(path.join(work, "bin"), { recursive: true });
     output("strip", [process.execPath, "-o", path.join(work, "bin", "node")]);
     const useless = /\.(map|md|d\.[cm]?ts|markdown|flow)$|(^|\/)(test|tests|docs|man)\//i;
+    // npm tokenizers brings a binary for every platform: 60 MB, of which this one needs 5
+    const foreign = (file: string): boolean =>
+      /^tokenizers\..*\.node$/.test(file) && !file.includes(`.${process.platform}-${process.arch}-`);
     for (const at of packages) {
       fs.cpSync(at, path.join(work, path.relative(root, at)), {
         recursive: true,
         dereference: true,
         filter: (file) => {
           const inside = path.relative(at, file);
-          return !useless.test(inside) && !inside.split(path.sep).includes("node_modules");
+          return !useless.test(inside) && !foreign(inside) && !inside.split(path.sep).includes("node_modules");
         },
       });
     }

@@ -33,10 +33,10 @@ interface Stats {
   longest: number;
 }
 
-function measure(rows: readonly Row[]): Stats {
+async function measure(rows: readonly Row[]): Promise<Stats> {
   const stats: Stats = { rows: rows.length, chats: 0, tokens: 0, learned: 0, longest: 0 };
   for (const row of rows) {
-    const { ids, labels } = encoder.encode(row);
+    const { ids, labels } = await encoder.encode(row);
     if ("messages" in row) stats.chats++;
     stats.tokens += ids.length;
     for (const label of labels) if (label >= 0) stats.learned++;
@@ -62,20 +62,20 @@ const perDomain = Number(values.tokens) / DOMAINS.length;
 const train: Row[] = [];
 for (const { name } of DOMAINS) {
   // The mean length of a probe tells how many rows make this domain's share of the tokens.
-  const probe = measure(generate(name, seed, 500));
+  const probe = await measure(generate(name, seed, 500));
   const rows = generate(name, seed, Math.max(1, Math.round((perDomain * probe.rows) / probe.tokens)));
-  printStats(name, "train", measure(rows));
+  printStats(name, "train", await measure(rows));
   // Not push(...rows): a spread of a whole corpus overflows the stack.
   for (const row of rows) train.push(row);
   const held = generate(name, seed, Number(values["eval-rows"]), "eval");
-  printStats(name, "eval", measure(held));
+  printStats(name, "eval", await measure(held));
   write(join(values.out, "eval", `${name}.jsonl`), held);
   write(join(values.out, "eval", `${name}.chat.jsonl`), held.filter((row) => "messages" in row));
 }
 write(join(values.out, "train.jsonl"), new Rng(`corpus order ${seed}`).shuffle(train));
 for (const [split, count] of [["train", TASK_TRAIN_ROWS], ["eval", TASK_EVAL_ROWS]] as const) {
   const rows = generate(TASK.name, seed, count, split);
-  printStats(TASK.name, split, measure(rows));
+  printStats(TASK.name, split, await measure(rows));
   write(join(values.out, "task", `${split}.jsonl`), rows);
 }
-printStats("all", "train", measure(train));
+printStats("all", "train", await measure(train));

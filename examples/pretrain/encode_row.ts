@@ -15,23 +15,23 @@ export interface EncodedRow {
 
 export interface RowEncoder {
   /** `learnPrompts`: user turns of conversations are learned too (default false: answers and their <|end|> only). */
-  readonly encode: (row: Row, options?: { readonly learnPrompts?: boolean }) => EncodedRow;
+  readonly encode: (row: Row, options?: { readonly learnPrompts?: boolean }) => Promise<EncodedRow>;
   readonly decode: (ids: readonly number[]) => string;
 }
 
 /** An encoder over the tokenizer files of `folder`. Same ids as rendering the chat template and encoding the whole text. */
 export async function rowEncoder(folder: string): Promise<RowEncoder> {
   const tokenizer = await loadTokenizer(folder);
-  const encodeText = (text: string): readonly number[] => tokenizer.encode(text);
+  const encodeText = (text: string): Promise<readonly number[]> => tokenizer.encode(text);
   return {
-    encode(row, { learnPrompts = false } = {}) {
+    async encode(row, { learnPrompts = false } = {}) {
       if ("text" in row) {
-        const ids = [ID["<|bos|>"], ...encodeText(row.text), ID["<|end|>"]];
+        const ids = [ID["<|bos|>"], ...(await encodeText(row.text)), ID["<|end|>"]];
         return { ids, labels: ids };
       }
       const [ids, labels]: [number[], number[]] = [[ID["<|bos|>"]], [IGNORED]];
       for (const { role, content } of row.messages) {
-        const body = [...encodeText(content), ID["<|end|>"]];
+        const body = [...(await encodeText(content)), ID["<|end|>"]];
         const learned = role === "assistant" || learnPrompts;
         // The turn's opening token is given at generation time, so it is never an answer.
         ids.push(ID[`<|${role}|>`], ...body);

@@ -37,7 +37,7 @@ async function examples(file: string): Promise<Examples> {
   const builder = new ExampleBuilder();
   let line = 0;
   for await (const text of createInterface({ input: createReadStream(file) })) {
-    const { ids, labels } = encoder.encode(JSON.parse(text) as Row, { learnPrompts: true });
+    const { ids, labels } = await encoder.encode(JSON.parse(text) as Row, { learnPrompts: true });
     builder.add({ inputIds: ids, labels }, { line: ++line });
   }
   return builder.build(file);

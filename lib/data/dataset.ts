@@ -143,7 +143,7 @@ export class Dataset {
       if (reading.signal?.aborted === true)
         throw new AbortError(`reading ${this.file ?? "the rows"} was stopped after ${tally.rows} rows`, { cause: reading.signal.reason });
       tally.rows++;
-      const item = encoder === null || !read.ok ? { ...read, example: null } : encodeRow(read, encoder, this.file);
+      const item = encoder === null || !read.ok ? { ...read, example: null } : await encodeRow(read, encoder, this.file);
       if (item.ok) {
         tally.good++;
         count(shapes, item.row.shape);
@@ -172,7 +172,7 @@ export class Dataset {
     const out: Preview[] = [];
     if (n <= 0) return out;
     for await (const read of this.rows()) {
-      const item = read.ok ? encodeRow(read, encoder, this.file) : read;
+      const item = read.ok ? await encodeRow(read, encoder, this.file) : read;
       if (!item.ok) {
         if (this.#onBadRow === "error") throw item.error;
         continue;
@@ -189,15 +189,17 @@ export class Dataset {
 interface EncodedRow extends Encoded {
   readonly warnings: readonly string[];
 }
-type RowEncoder = (row: Row) => EncodedRow;
+type RowEncoder = (row: Row) => Promise<EncodedRow>;
 
-function encodeRow(
+async function encodeRow(
   read: Extract<ReadRow, { ok: true }>,
   encode: RowEncoder,
   file: string | null,
-): { readonly ok: true; readonly line: number; readonly row: Row; readonly example: EncodedRow } | Extract<ReadRow, { ok: false }> {
+): Promise<
+  { readonly ok: true; readonly line: number; readonly row: Row; readonly example: EncodedRow } | Extract<ReadRow, { ok: false }>
+> {
   try {
-    return { ...read, example: encode(read.row) };
+    return { ...read, example: await encode(read.row) };
   } catch (error) {
     if (!(error instanceof DataError)) throw error;
     return { ok: false, line: read.line, error: locate(error, read.line, file ?? undefined) };
@@ -222,16 +224,16 @@ function rowEncoder(options: EncodingOptions): RowEncoder {
       { where: { key: "template", file: tokenizer.dir } },
     );
   };
-  return (row) => {
+  return async (row) => {
     if (row.shape === "text") return encodeText(row.text, options);
     const { tools } = row.row;
     const messages = options.trainOn === "last" ? lastOnly(row.row.messages) : row.row.messages;
     if (wanted === "esft") {
       if (tools !== undefined) refuse("type", "tools", "the ESFT format has no tools");
-      return { ...encodeEsft(messages, tokenizer), warnings: [] };
+      return { ...(await encodeEsft(messages, tokenizer)), warnings: [] };
     }
     const now = options.now === undefined ? {} : { now: options.now };
-    const encoded = encodeConversation({
+    const encoded = await encodeConversation({
       tokenizer,
       template: templateFor(tools !== undefined),
       adapt: options.adapt ?? true,
@@ -250,8 +252,8 @@ function lastOnly(messages: readonly Message[]): Message[] {
 }
 
 // A document for language modelling: every token is supervised.
-function encodeText(text: string, { tokenizer, textEos = true }: EncodingOptions): EncodedRow {
-  const ids = tokenizer.encodeRaw(text);
+async function encodeText(text: string, { tokenizer, textEos = true }: EncodingOptions): Promise<EncodedRow> {
+  const ids = await tokenizer.encodeRaw(text);
   if (textEos && tokenizer.eosId !== null && ids.at(-1) !== tokenizer.eosId) ids.push(tokenizer.eosId);
   return { inputIds: ids, labels: ids, warnings: [] };
 }

@@ -11,7 +11,7 @@ import { ConfigError } from "../errors.ts";
  * BOS once (its label is BOS, not −100); user: "User: <text>\n\nAssistant:", not supervised; assistant: " <text>" + EOS, supervised
  * unless the message has mask 1 (or train false). Each piece is encoded on its own; texts are stripped as Python strips.
  */
-export function encodeEsft(messages: readonly Message[], tokenizer: Tokenizer): Encoded {
+export async function encodeEsft(messages: readonly Message[], tokenizer: Tokenizer): Promise<Encoded> {
   const { bosId, eosId } = tokenizer;
   if (bosId === null || eosId === null) {
     throw new ConfigError(`the ESFT format needs a bos_token and an eos_token; the tokenizer in ${tokenizer.dir} lacks one`, {
@@ -20,20 +20,21 @@ export function encodeEsft(messages: readonly Message[], tokenizer: Tokenizer): 
   }
   const inputIds: number[] = messages.length === 0 ? [] : [bosId];
   const labels = [...inputIds];
-  messages.forEach((message, i) => {
+  for (const [i, message] of messages.entries()) {
     const key = `messages[${i}]`;
     const { role, content } = message;
     if (role !== "user" && role !== "assistant")
       refuse("role", `${key}.role`, `the ESFT format knows user and assistant, not ${JSON.stringify(role)}`);
     if (typeof content !== "string") return refuse("type", `${key}.content`, "the ESFT format needs a text");
     const text = pythonStrip(content);
-    const piece = role === "user" ? tokenizer.encode(`User: ${text}\n\nAssistant:`) : [...tokenizer.encode(` ${text}`), eosId];
+    const piece =
+      role === "user" ? await tokenizer.encode(`User: ${text}\n\nAssistant:`) : [...(await tokenizer.encode(` ${text}`)), eosId];
     const learn = role === "assistant" && message["mask"] !== 1 && message["mask"] !== true && message["train"] !== false;
     for (const id of piece) {
       inputIds.push(id);
       labels.push(learn ? id : IGNORE);
     }
-  });
+  }
   return { inputIds, labels };
 }
 

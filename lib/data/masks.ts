@@ -43,7 +43,7 @@ export interface ConversationOptions {
   readonly adapt?: boolean;
 }
 
-export function encodeConversation(options: ConversationOptions): EncodedConversation {
+export async function encodeConversation(options: ConversationOptions): Promise<EncodedConversation> {
   const { tokenizer, template } = options;
   const trained = options.messages.map((m, i) => isTrained(m, `messages[${i}]`));
   if (!trained.includes(true)) refuse("nothing-to-learn", "messages", "no assistant message is trained on");
@@ -60,13 +60,13 @@ export function encodeConversation(options: ConversationOptions): EncodedConvers
   const given = options.messages.map(withoutFlags);
   const messages = options.adapt === true ? template.adapt(given, render) : given;
   const text = template.render(messages, render);
-  const ids = encode(tokenizer, text);
+  const ids = await encode(tokenizer, text);
   const labels = ids.map(() => IGNORE);
   const warnings: { code: "stop-untrained"; key: string }[] = [];
   const request = { template, messages, full: text, stops: options.stops ?? tokenizer.stopTokens, render };
 
-  trained.forEach((yes, i) => {
-    if (!yes) return;
+  for (const [i, yes] of trained.entries()) {
+    if (!yes) continue;
     const key = `messages[${i}]`;
     const span = assistantSpan(request, i);
     if (!span.ok) {
@@ -77,18 +77,18 @@ export function encodeConversation(options: ConversationOptions): EncodedConvers
       return refuse("prefix", key, span.says + fix);
     }
     if (span.stop === null && span.follow === null) warnings.push({ code: "stop-untrained", key });
-    const start = commonPrefix(ids, encode(tokenizer, span.prompt));
+    const start = commonPrefix(ids, await encode(tokenizer, span.prompt));
     const upTo = span.extended + (span.follow ?? "");
-    const end = upTo.length === text.length ? ids.length : commonPrefix(ids, encode(tokenizer, upTo));
+    const end = upTo.length === text.length ? ids.length : commonPrefix(ids, await encode(tokenizer, upTo));
     for (let t = start; t < end; t++) labels[t] = ids[t] as number;
-  });
+  }
   if (labels.every((label) => label === IGNORE)) refuse("nothing-to-learn", "messages", "no supervised token");
   return { text, inputIds: ids, labels, warnings, adapted: messages !== given };
 }
 
-function encode(tokenizer: Tokenizer, text: string): number[] {
+async function encode(tokenizer: Tokenizer, text: string): Promise<number[]> {
   try {
-    return tokenizer.encode(text);
+    return await tokenizer.encode(text);
   } catch (error) {
     if (error instanceof DataError && error.where["rule"] === "surrogate")
       refuse("surrogate", "messages", "the conversation holds a lone surrogate", error);

@@ -1,23 +1,11 @@
-// A tokenizer as published in tokenizer.json, equal to the Rust library id for id.
-//
-//   text ─ added tokens ─▶ normalizer ─ normalized added tokens ─▶ pre-tokenizer ─▶ model ─▶ ids
-//
-// The regular expressions are translated by @huggingface/tokenizers; the steps around them are ours because that library
-// differs from the reference in corner cases (digits, white space, byte fallback) without an error. A component we do not
-// know is refused when the file is read.
+// A tokenizer as published in tokenizer.json: Hugging Face's own Rust library (npm tokenizers) does all encoding and decoding.
+// Ours are the names and ids that the model's other files give, and refusals with a place and a fix.
 
 import { ConfigError, DataError } from "../errors.ts";
-import { AddedTokenMatcher, readAddedTokens, type AddedToken } from "./tokenizer_added.ts";
-import { BpeModel } from "./tokenizer_bpe.ts";
-import { buildDecoder, type Decoder } from "./tokenizer_decoder.ts";
-import { readTokenizerFolder, type TokenizerFiles } from "./tokenizer_files.ts";
-import type { TokenModel } from "./tokenizer_model.ts";
-import { buildNormalizer, type Normalizer } from "./tokenizer_normalizer.ts";
-import { buildPostProcessor, type Surround } from "./tokenizer_postprocessor.ts";
-import { buildPreTokenizer, type PreTokenizer } from "./tokenizer_pretokenizer.ts";
-import { UnigramModel } from "./tokenizer_unigram.ts";
-import { WordLevelModel, WordPieceModel } from "./tokenizer_wordpiece.ts";
 import { hasLoneSurrogate } from "./python_text.ts";
+import { readTokenizerFolder, type TokenizerFiles } from "./tokenizer_files.ts";
+import { DecodeStream } from "./tokenizer_stream.ts";
+import type { Decoder, Tokenizer as Library } from "tokenizers";
 
 export interface EncodeOptions {
   /** Let the post-processor of tokenizer.json add its tokens. Chat text never wants them: the template writes BOS. Default false. */
@@ -27,8 +15,32 @@ export interface DecodeOptions {
   readonly skipSpecialTokens?: boolean;
 }
 
+// The library's regular expressions end the process after 10⁷ steps, one or two per character of a long run.
+const MAX_TEXT = 2 ** 22; // UTF-16 units
+
 export async function loadTokenizer(dir: string): Promise<Tokenizer> {
-  return new Tokenizer(await readTokenizerFolder(dir));
+  const files = await readTokenizerFolder(dir);
+  const { Tokenizer: Native } = await importLibrary();
+  let library: Library;
+  try {
+    library = Native.fromFile(files.file);
+  } catch (cause) {
+    const says = `${files.file}: the tokenizers library cannot read it: ${(cause as Error).message}; copy it from the model again`;
+    throw new ConfigError(says, { where: { file: files.file }, cause });
+  }
+  return new Tokenizer(files, library);
+}
+
+/** Loaded when the first tokenizer is, so that everything else works where the library does not. */
+async function importLibrary(): Promise<typeof import("tokenizers")> {
+  try {
+    return await import("tokenizers");
+  } catch (cause) {
+    const platform = `${process.platform}-${process.arch}`;
+    // the package's own message blames npm's optional dependencies, but its binaries all lie in the package
+    const says = `the npm package tokenizers has no binary that loads on ${platform}; install it again (npm install tokenizers), or, on a platform other than Linux, macOS and Windows on x64 and arm64, build its bindings/node from source and name the file in NAPI_RS_NATIVE_LIBRARY_PATH`;
+    throw new ConfigError(says, { where: { package: "tokenizers", platform }, cause });
+  }
 }
 
 export class Tokenizer {
@@ -45,40 +57,32 @@ export class Tokenizer {
   readonly chatTemplates: ReadonlyMap<string, string>;
   readonly dir: string;
 
-  readonly #tokens: (string | undefined)[] = [];
-  readonly #written: (string | undefined)[]; // as #tokens, but normalized added tokens in the form they are decoded to
-  readonly #special = new Set<string>();
-  readonly #ids: ReadonlyMap<string, number>;
-  readonly #model: TokenModel;
-  readonly #normalizer: Normalizer | null;
-  readonly #preTokenizer: PreTokenizer | null;
-  readonly #surround: Surround;
-  readonly #decoder: Decoder;
-  readonly #raw: AddedTokenMatcher;
-  readonly #normalized: AddedTokenMatcher;
+  readonly #library: Library;
+  readonly #decoder: Decoder | null;
+  readonly #special: ReadonlySet<string>;
+  readonly #file: string;
   readonly #addBos: boolean;
 
-  constructor(files: TokenizerFiles) {
-    const json = files.tokenizer;
-    this.dir = files.dir;
-    this.#model = buildModel(json["model"]);
-    const normalizer = (this.#normalizer = buildNormalizer(json["normalizer"]));
-    this.#preTokenizer = buildPreTokenizer(json["pre_tokenizer"]);
-    this.#surround = buildPostProcessor(json["post_processor"]);
-    this.#decoder = buildDecoder(json["decoder"]);
-    const added = readAddedTokens(json["added_tokens"]);
-    this.#ids = this.#collectIds(added);
-    // special tokens are searched first, so they win where two spellings are equal
-    const bySpecial = [...added.filter((t) => t.special), ...added.filter((t) => !t.special)];
-    this.#raw = new AddedTokenMatcher(bySpecial.filter((t) => !t.normalized));
-    this.#normalized = new AddedTokenMatcher(
-      bySpecial.filter((t) => t.normalized),
-      (t) => (normalizer === null ? t.content : normalizer(t.content)),
-    );
-    this.vocabSize = this.#tokens.length;
-    this.#written = [...this.#tokens];
-    for (const t of added) if (t.normalized && normalizer !== null) this.#written[t.id] = normalizer(t.content);
+  /** @internal loadTokenizer makes them */
+  constructor(files: TokenizerFiles, library: Library) {
+    // what a file asks for when it was saved in use; rows are cut and padded by the packing
+    library.disableTruncation();
+    library.disablePadding();
+    this.#library = library;
+    this.#decoder = library.getDecoder();
+    this.#file = files.file;
     this.#addBos = files.addBosToken;
+    this.#special = new Set(files.added.filter((t) => t.special).map((t) => t.content));
+    this.dir = files.dir;
+    this.vocabSize = files.vocabSize;
+    const normalizer = library.getNormalizer();
+    for (const { id, content, normalized } of files.added) {
+      const known = normalized && normalizer?.normalizeString(content) === "" ? null : this.tokenToId(content);
+      if (known === id) continue;
+      const says = `the added token ${JSON.stringify(content)} has id ${id}, but the library gives it ${known ?? "none"}`;
+      const where = { key: "added_tokens", file: files.file };
+      throw new ConfigError(`${files.file}: ${says}; added ids equal or continue those of model.vocab`, { where });
+    }
     this.bosToken = files.bosToken;
     this.eosToken = files.eosToken;
     this.padToken = files.padToken;
@@ -86,37 +90,15 @@ export class Tokenizer {
     this.eosId = this.#named(files.eosToken, "eos_token");
     this.padId = this.#named(files.padToken, "pad_token");
     this.chatTemplates = files.chatTemplates;
-    const stops = files.stopIds.map((id) => this.#tokens[id]).filter((t) => t !== undefined);
-    this.stopTokens = [...new Set([...(files.eosToken === null ? [] : [files.eosToken]), ...stops])];
-  }
-
-  #collectIds(added: readonly AddedToken[]): ReadonlyMap<string, number> {
-    const ids = new Map(this.#model.vocab);
-    for (const [token, id] of ids) this.#tokens[id] = token;
-    for (const { content, id, special } of added) {
-      const known = this.#model.vocab.get(content);
-      if (id < 0 || id >= 2 ** 26 || (known !== undefined && known !== id)) {
-        throw new ConfigError(
-          `tokenizer.json: the added token ${JSON.stringify(content)} has id ${id}, but model.vocab says ${known ?? "nothing"}`,
-          {
-            where: { key: "added_tokens", file: this.dir },
-          },
-        );
-      }
-      ids.set(content, id);
-      this.#tokens[id] = content;
-      if (special) this.#special.add(content);
-    }
-    return ids;
+    this.stopTokens = [...new Set([files.eosToken, ...files.stopIds.map((id) => this.idToToken(id))])].filter((t) => t !== null);
   }
 
   #named(token: string | null, key: string): number | null {
     if (token === null) return null;
-    const id = this.#ids.get(token);
-    if (id !== undefined) return id;
-    throw new ConfigError(`tokenizer_config.json: ${key} is ${JSON.stringify(token)}, which tokenizer.json does not have`, {
-      where: { key, file: this.dir },
-    });
+    const id = this.tokenToId(token);
+    if (id !== null) return id;
+    const says = `tokenizer_config.json: ${key} is ${JSON.stringify(token)}, which tokenizer.json does not have`;
+    throw new ConfigError(says, { where: { key, file: this.dir } });
   }
 
   /** The chat template by name; without a name "tool_use" when there are tools and it exists, else "default". */
@@ -126,115 +108,63 @@ export class Tokenizer {
   }
 
   tokenToId(token: string): number | null {
-    return this.#ids.get(token) ?? null;
+    return this.#library.tokenToId(token);
   }
 
   idToToken(id: number): string | null {
-    return this.#tokens[id] ?? null;
+    return Number.isInteger(id) && id >= 0 && id < this.vocabSize ? this.#library.idToToken(id) : null;
   }
 
-  encode(text: string, options: EncodeOptions = {}): number[] {
-    const ids: number[] = [];
-    this.#walk(
-      text,
-      (id) => ids.push(id),
-      (word) => this.#model.encode(word, ids),
-    );
-    if (options.addSpecialTokens !== true) return ids;
-    return [...this.#surround.before, ...ids, ...this.#surround.after];
-  }
-
-  /** Ids with the text of each token as the vocabulary spells it (an added token with the white space it swallowed). */
-  encodeTokens(text: string): { ids: number[]; tokens: string[] } {
-    const ids: number[] = [];
-    const tokens: string[] = [];
-    this.#walk(
-      text,
-      (id, written) => {
-        ids.push(id);
-        tokens.push(written);
-      },
-      (word) => {
-        const start = ids.length;
-        this.#model.encode(word, ids);
-        const spelled = this.#model.spell?.(word);
-        for (let i = start; i < ids.length; i++) tokens.push(spelled?.[i - start] ?? this.#tokens[ids[i] as number] ?? "");
-      },
-    );
-    return { ids, tokens };
+  /** The library encodes on a thread of its own. */
+  async encode(text: string, { addSpecialTokens = false }: EncodeOptions = {}): Promise<number[]> {
+    if (hasLoneSurrogate(text)) {
+      const says = "the text holds a lone surrogate (half of a UTF-16 pair), which has no UTF-8 form; repair or drop it";
+      throw new DataError(says, { where: { rule: "surrogate" } });
+    }
+    if (text.length > MAX_TEXT) {
+      const says = `the text has ${text.length} characters, expected at most ${MAX_TEXT}; split it into several rows`;
+      throw new DataError(says, { where: { rule: "length" } });
+    }
+    try {
+      return (await this.#library.encode(text, null, { addSpecialTokens })).getIds();
+    } catch (cause) {
+      const says = `${this.#file}: the tokenizers library cannot encode a text with it: ${(cause as Error).message}`;
+      throw new ConfigError(says, { where: { file: this.#file }, cause });
+    }
   }
 
   /** A document for language modelling: as the post-processor says, and BOS in front where add_bos_token asks for it. */
-  encodeRaw(text: string): number[] {
-    const ids = this.encode(text, { addSpecialTokens: true });
+  async encodeRaw(text: string): Promise<number[]> {
+    const ids = await this.encode(text, { addSpecialTokens: true });
     return this.#addBos && this.bosId !== null && ids[0] !== this.bosId ? [this.bosId, ...ids] : ids;
-  }
-
-  #walk(text: string, onAdded: (id: number, written: string) => void, onWord: (word: string) => void): void {
-    if (hasLoneSurrogate(text)) {
-      throw new DataError("the text holds a lone surrogate (half of a UTF-16 pair), which has no UTF-8 form; repair or drop it", {
-        where: { rule: "surrogate" },
-      });
-    }
-    let atStart = true;
-    for (const outer of this.#raw.split(text)) {
-      if (outer.id !== undefined) onAdded(outer.id, outer.text);
-      else {
-        for (const inner of this.#normalized.split(this.#normalizer?.(outer.text) ?? outer.text)) {
-          if (inner.id !== undefined) onAdded(inner.id, inner.text);
-          else for (const word of this.#words(inner.text, atStart)) onWord(word);
-          atStart = false;
-        }
-      }
-      atStart = false;
-    }
-  }
-
-  #words(text: string, atStart: boolean): readonly string[] {
-    return this.#preTokenizer === null ? [text] : this.#preTokenizer({ words: [text], atStart }).words;
   }
 
   /** Ids without a token are left out, as in the reference. Spaces are never cleaned up. */
   decode(ids: ArrayLike<number>, options: DecodeOptions = {}): string {
-    const tokens: string[] = [];
-    for (let i = 0; i < ids.length; i++) {
-      const token = this.#written[ids[i] as number];
-      if (token === undefined || (options.skipSpecialTokens === true && this.#special.has(token))) continue;
-      tokens.push(token);
-    }
-    return this.#decoder(tokens).join("");
+    const tokens = Array.from(ids, (id) => this.#shown(id, options)).filter((t) => t !== null);
+    return this.#decoder === null ? tokens.join(" ") : this.#decoder.decode(tokens);
   }
-}
 
-function buildModel(config: unknown): TokenModel {
-  const c = (config ?? {}) as Readonly<Record<string, unknown>>;
-  switch (c["type"] ?? (Array.isArray(c["merges"]) ? "BPE" : undefined)) {
-    case "BPE":
-      return new BpeModel(c);
-    case "Unigram":
-      return new UnigramModel(c);
-    case "WordPiece":
-      return new WordPieceModel(c);
-    case "WordLevel":
-      return new WordLevelModel(c);
-    default:
-      throw new ConfigError(
-        `tokenizer.json: unsupported model ${JSON.stringify(c["type"])}; supported: BPE, Unigram, WordPiece, WordLevel`,
-        {
-          where: { key: "model.type" },
-        },
-      );
+  /** decode() for ids that arrive one by one. */
+  decodeStream(options: DecodeOptions = {}): DecodeStream {
+    return new DecodeStream(
+      (ids) => this.decode(ids, options),
+      (id) => this.#shown(id, options),
+    );
+  }
+
+  #shown(id: number, { skipSpecialTokens = false }: DecodeOptions): string | null {
+    const token = this.idToToken(id);
+    return token === null || (skipSpecialTokens && this.#special.has(token)) ? null : token;
   }
 }
 
 /** Refuses a tokenizer that can produce ids the model has no embedding for. */
 export function assertVocabulary(tokenizer: Tokenizer, vocabSize: number): void {
-  for (let id = vocabSize; id < tokenizer.vocabSize; id++) {
-    const token = tokenizer.idToToken(id);
-    if (token === null) continue;
-    throw new ConfigError(
-      `the tokenizer's token ${JSON.stringify(token)} has id ${id}, but the model's vocab_size is ${vocabSize}; use the tokenizer that was published with the model`,
-      { where: { token, id, vocabSize, file: tokenizer.dir } },
-    );
-  }
+  const id = tokenizer.vocabSize - 1;
+  if (id < vocabSize) return;
+  const token = tokenizer.idToToken(id) ?? "";
+  const says = `the tokenizer's token ${JSON.stringify(token)} has id ${id}, but the model's vocab_size is ${vocabSize}`;
+  const where = { token, id, vocabSize, file: tokenizer.dir };
+  throw new ConfigError(`${says}; use the tokenizer that was published with the model`, { where });
 }

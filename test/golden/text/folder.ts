@@ -161,4 +161,14 @@ export function attempt<T>(run: () => T): T | DataError {
   }
 }
 
+/** What a promise gives, or the DataError that it rejects with. */
+export async function attemptAsync<T>(run: () => Promise<T>): Promise<T | DataError> {
+  try {
+    return await run();
+  } catch (error) {
+    if (error instanceof DataError) return error;
+    throw error;
+  }
+}
+
 export const refusal = (error: DataError): { code: unknown; key: unknown } => ({ code: error.where["rule"], key: error.where["key"] });

@@ -4,7 +4,7 @@ import { encodeConversation } from "../../../lib/data/masks.ts";
 import { DataError } from "../../../lib/errors.ts";
 import type { Tokenizer } from "../../../lib/text/tokenizer.ts";
 import type { Report } from "../compare.ts";
-import { attempt, json, refusal, Tally } from "./folder.ts";
+import { attemptAsync, json, refusal, Tally } from "./folder.ts";
 import type { Conversations, TextFolder } from "./folder.ts";
 
 interface Case {
@@ -31,7 +31,7 @@ export async function checkMasks(folder: TextFolder): Promise<Report> {
     const conversation = golden.conversations[c.conversation];
     if (!conversation) throw new Error(`masks.json has no conversation "${c.conversation}"`);
     const { messages, tools } = conversation;
-    const got = attempt(() =>
+    const got = await attemptAsync(() =>
       encodeConversation({
         tokenizer,
         template: folder.template(entry.file),

@@ -6,7 +6,7 @@ import { PythonRandom } from "../../../lib/data/mt19937.ts";
 import { DataError } from "../../../lib/errors.ts";
 import type { Message } from "../../../lib/text/template.ts";
 import type { Report } from "../compare.ts";
-import { attempt, json, Tally } from "./folder.ts";
+import { attemptAsync, json, Tally } from "./folder.ts";
 import type { TextFolder } from "./folder.ts";
 
 interface Packed {
@@ -41,7 +41,7 @@ export async function checkPacking(folder: TextFolder): Promise<Report> {
   const tokenizer = await folder.tokenizer(golden.tokenizer);
   const examples = new Map<string, Encoded>();
   for (const e of golden.examples) {
-    const got = attempt(() => encodeEsft(e.messages, tokenizer));
+    const got = await attemptAsync(() => encodeEsft(e.messages, tokenizer));
     const texts = e.messages.every((m) => typeof m.content === "string");
     if (e.error !== undefined || (got instanceof DataError && !texts)) tally.same(`${e.name} refused`, true, got instanceof DataError);
     else tally.same(e.name, { inputIds: e.input_ids, labels: e.labels }, got instanceof DataError ? got.message : got);
