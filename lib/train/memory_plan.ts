@@ -25,7 +25,7 @@ export function microBatchOf({ rowsPerStep, microBatch, data }: TrainOptions): n
   return Math.min(rowsPerStep, microBatch ?? defaultMicroBatch(data.maxLength));
 }
 
-/** What ops take for themselves on a GPU: a chunk of logits (csrc/cuda/linear_cross_entropy.cu), and room for partial sums. */
+/** What ops take for themselves on a GPU: a chunk of logits (csrc/cuda/gemm/linear_cross_entropy.cu), and room for partial sums. */
 function workspaceBytes(spec: ModelSpec, tokens: number): number {
   return Math.min(tokens * spec.vocab * 2, 224e6) + 2 ** 28;
 }

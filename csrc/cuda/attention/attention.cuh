@@ -70,8 +70,8 @@ __device__ __forceinline__ float finish_row(const ForwardParams& p, int row, int
 // The end of a warp's 16·kM rows, the first of which is `first_row` of the tokens and r0 of `tile`: rows of Q, read for the last time,
 // take the output on its way to whole 16-byte stores.
 template <int kRows, int DV, int kM>
-__device__ __forceinline__ void store_output(const ForwardParams& p, unsigned char* tile, int r0, int first_row, int lane, int h, int v_dim,
-                                             const float (&out)[kM][DV / 8][4], const float (&top)[kM][2],
+__device__ __forceinline__ void store_output(const ForwardParams& p, unsigned char* tile, int r0, int first_row, int lane, int h,
+                                             int v_dim, const float (&out)[kM][DV / 8][4], const float (&top)[kM][2],
                                              const float (&sum)[kM][2]) {
 #pragma unroll
   for (int m = 0; m < kM; m++) {
