@@ -1,7 +1,7 @@
 // One MoE layer with routing given (no router, no shared expert), as in bench/peer/layer.py: forward, forward + dX, ESFT
 // (+ dW of 8 experts), full. Frozen weights bf16 row-major as a checkpoint holds them; trained experts f32 masters.
 
-import { f32ToBf16 } from "../lib/files/floats.ts";
+import { f32ToBf16 } from "../lib/floats.ts";
 import * as ops from "../lib/ops.ts";
 import type { Precision } from "../lib/ops.ts";
 import type { Device, Tensor } from "../lib/tensor.ts";

@@ -1,6 +1,6 @@
 // Every op on shapes that matter: products by FLOP/s, the rest by bytes that must move.
 
-import { f32ToBf16 } from "../lib/files/floats.ts";
+import { f32ToBf16 } from "../lib/floats.ts";
 import * as ops from "../lib/ops.ts";
 import type { Precision } from "../lib/ops.ts";
 import type { Device, DType, Tensor } from "../lib/tensor.ts";

@@ -3,48 +3,18 @@
 // An op call validates, enqueues and returns; only `await device.synchronize()` and `await tensor.read()` wait. A failed op
 // surfaces there as a KernelError. Everything that owns memory has dispose(); garbage collection is only a safety net.
 
-import { ConfigError, DisposedError, EsftError, KernelError, MemoryError } from "./errors.ts";
+import { ConfigError, KernelError } from "./errors.ts";
+import { bf16ToF32 } from "./floats.ts";
 import { native } from "./native.ts";
-import type { NativeDevice, NativeDeviceInfo, NativeGraph, NativeMappedFile, NativeTensor, NativeTensorList } from "./native.ts";
+import type { NativeDevice, NativeDeviceInfo, NativeGraph, NativeTensor, NativeTensorList } from "./native.ts";
+import { bytesOf, dtypeCode, fromNumbers } from "./tensor/dtype.ts";
+import type { DType } from "./tensor/dtype.ts";
+import { guarded, translateError } from "./tensor/failure.ts";
+import type { MappedFile } from "./tensor/mapped_file.ts";
 
-export type DType = "f32" | "bf16" | "i32" | "i64" | "f64" | "u8";
-
-const dtypeCode: Record<DType, number> = { f32: 0, bf16: 1, i32: 2, i64: 3, f64: 4, u8: 5 };
-const dtypeBytes: Record<DType, number> = { f32: 4, bf16: 2, i32: 4, i64: 8, f64: 8, u8: 1 };
-
-/** Bytes of one element. */
-export function bytesOf(dtype: DType): number {
-  return dtypeBytes[dtype];
-}
-
-interface NativeFailure extends Error {
-  status?: number;
-  op?: string;
-  argument?: string;
-}
-
-/** Turns an error thrown by the addon into one of ours, keeping the JavaScript stack. */
-export function translateError(error: unknown): unknown {
-  if (error instanceof EsftError || !(error instanceof Error)) return error;
-  const { status, op, argument, message } = error as NativeFailure;
-  if (status === undefined) return error;
-  const where = { ...(op ? { op } : {}), ...(argument ? { argument } : {}) };
-  const translated =
-    status === 100
-      ? new DisposedError(message, { where })
-      : status === 2
-        ? new MemoryError(message, { where })
-        : new KernelError(message, { where });
-  return translated;
-}
-
-function guarded<T>(f: () => T): T {
-  try {
-    return f();
-  } catch (error) {
-    throw translateError(error);
-  }
-}
+export { bytesOf } from "./tensor/dtype.ts";
+export type { DType } from "./tensor/dtype.ts";
+export { MappedFile } from "./tensor/mapped_file.ts";
 
 export type DeviceKind = "cpu" | "ref" | "cuda" | `cuda:${number}`;
 
@@ -220,7 +190,7 @@ export class Tensor {
   }
   /** Bytes of the elements (not of the gaps between rows). */
   get bytes(): number {
-    return this.size * dtypeBytes[this.dtype];
+    return this.size * bytesOf(this.dtype);
   }
   get disposed(): boolean {
     return this.handle.isDisposed();
@@ -232,7 +202,7 @@ export class Tensor {
    */
   view(offset: number, shape: readonly number[], options: { ld?: number; dtype?: DType } = {}): Tensor {
     const dtype = options.dtype ?? this.dtype;
-    const handle = guarded(() => this.handle.view(offset * dtypeBytes[dtype], dtypeCode[dtype], shape, options.ld));
+    const handle = guarded(() => this.handle.view(offset * bytesOf(dtype), dtypeCode[dtype], shape, options.ld));
     return new Tensor(this.device, handle, dtype, shape, false, options.ld);
   }
 
@@ -283,12 +253,7 @@ export class Tensor {
   async readF32(): Promise<Float32Array> {
     const bytes = await this.readBytes();
     if (this.dtype === "f32") return new Float32Array(bytes);
-    if (this.dtype === "bf16") {
-      const half = new Uint16Array(bytes);
-      const wide = new Uint32Array(half.length);
-      for (let i = 0; i < half.length; i++) wide[i] = half[i]! << 16;
-      return new Float32Array(wide.buffer);
-    }
+    if (this.dtype === "bf16") return bf16ToF32(new Uint16Array(bytes));
     throw new KernelError(`readF32: tensor must be f32 or bf16, received ${this.dtype}`);
   }
 
@@ -315,26 +280,6 @@ export class Tensor {
   }
   [Symbol.dispose](): void {
     this.dispose();
-  }
-}
-
-function fromNumbers(dtype: DType, data: readonly number[]): NodeJS.TypedArray {
-  switch (dtype) {
-    case "f32":
-      return Float32Array.from(data);
-    case "f64":
-      return Float64Array.from(data);
-    case "i32":
-      return Int32Array.from(data);
-    case "u8":
-      return Uint8Array.from(data);
-    case "i64":
-      return BigInt64Array.from(data, (x) => BigInt(x));
-    case "bf16": {
-      const f = Float32Array.from(data);
-      const u = new Uint32Array(f.buffer);
-      return Uint16Array.from(u, (x, i) => (Number.isNaN(f[i]!) ? (x >>> 16) | 0x40 : (x + 0x7fff + ((x >>> 16) & 1)) >>> 16));
-    }
   }
 }
 
@@ -366,26 +311,6 @@ export class Graph {
   /** Submits all of its ops. */
   launch(): void {
     guarded(() => this.handle.launch());
-  }
-  dispose(): void {
-    this.handle.dispose();
-  }
-  [Symbol.dispose](): void {
-    this.dispose();
-  }
-}
-
-/** A file mapped read-only; tensors made from it keep the mapping alive. */
-export class MappedFile {
-  readonly handle: NativeMappedFile;
-  readonly path: string;
-  /** @throws KernelError it cannot be opened, or is no regular file */
-  constructor(path: string) {
-    this.path = path;
-    this.handle = guarded(() => new native.MappedFile(path));
-  }
-  get bytes(): number {
-    return this.handle.byteLength();
   }
   dispose(): void {
     this.handle.dispose();

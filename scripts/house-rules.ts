@@ -5,7 +5,7 @@
 // 2. No circle between files, not inside a part either.
 // 3. Names of model families, and of tensors in their checkpoints, are spelled in lib/model/families alone.
 
-const ground = ["errors", "task", "options"];
+const ground = ["errors", "floats", "task", "options"];
 const model = [
   "model/spec",
   "model/families",
@@ -25,6 +25,7 @@ const below = [...ground, "files", "text", "data", "native", "tensor", "ops", "d
 /** Part: what it may import. From the ground up. */
 export const arrows: Readonly<Record<string, readonly string[]>> = {
   errors: [],
+  floats: [],
   task: ["errors"],
   options: ["errors"],
 
@@ -35,7 +36,7 @@ export const arrows: Readonly<Record<string, readonly string[]>> = {
 
   // The addon.
   native: ["errors"],
-  tensor: ["errors", "native"],
+  tensor: ["errors", "floats", "native"],
   ops: ["errors", "native", "tensor"],
   device: ["errors", "native", "tensor", "ops"],
   dist: [...ground, "native", "tensor", "ops", "device"],

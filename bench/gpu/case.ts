@@ -3,7 +3,7 @@
 // A case is set up several times ("sets") so that what one call leaves in the L2 cache does not help the next. Inputs are normal
 // random numbers: zeros and ones draw less power and run faster. Big tensors are tiled from a pool of them on the device.
 
-import { f32ToBf16 } from "../../lib/files/floats.ts";
+import { f32ToBf16 } from "../../lib/floats.ts";
 import * as ops from "../../lib/ops.ts";
 import type { Device, DType, Tensor, TensorList } from "../../lib/tensor.ts";
 import { bytesOf } from "../../lib/tensor.ts";

@@ -1,60 +1,7 @@
-// Conversions between f32 and the 16-bit floats of checkpoints: round to nearest, ties to even; NaN stays NaN.
+// The bytes of checkpoint tensors as f32 values and back.
 import { LayoutError } from "../errors.ts";
+import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16 } from "../floats.ts";
 import type { Dtype } from "./safetensors.ts";
-
-/** f32 → bf16. NaNs are kept quiet (payload truncated), overflow becomes infinity. */
-export function f32ToBf16(source: Float32Array, into = new Uint16Array(source.length)): Uint16Array {
-  const bits = new Uint32Array(source.buffer, source.byteOffset, source.length);
-  for (let i = 0; i < bits.length; i++) {
-    const u = bits[i]!;
-    into[i] = (u & 0x7fffffff) > 0x7f800000 ? (u >>> 16) | 0x40 : (u + 0x7fff + ((u >>> 16) & 1)) >>> 16;
-  }
-  return into;
-}
-
-/** bf16 → f32, exact. */
-export function bf16ToF32(source: Uint16Array, into = new Float32Array(source.length)): Float32Array {
-  const bits = new Uint32Array(into.buffer, into.byteOffset, source.length);
-  for (let i = 0; i < source.length; i++) bits[i] = source[i]! << 16;
-  return into;
-}
-
-/** f32 → IEEE half. */
-export function f32ToF16(source: Float32Array, into = new Uint16Array(source.length)): Uint16Array {
-  const bits = new Uint32Array(source.buffer, source.byteOffset, source.length);
-  for (let i = 0; i < bits.length; i++) {
-    const sign = (bits[i]! >>> 16) & 0x8000;
-    const u = bits[i]! & 0x7fffffff;
-    let half: number;
-    if (u > 0x7f800000) half = 0x7e00 | ((u >>> 13) & 0x3ff);
-    else if (u >= 0x477ff000) half = 0x7c00; // 65520 and above round to infinity
-    else if (u >= 0x38800000) half = (u - 0x38000000 + 0xfff + ((u >>> 13) & 1)) >>> 13;
-    else if (u < 0x33000000) half = 0; // below half of the smallest subnormal
-    else {
-      const shift = 126 - (u >>> 23); // 14 … 24 bits are dropped
-      const mantissa = (u & 0x7fffff) | 0x800000;
-      const kept = mantissa >>> shift;
-      const rest = mantissa & ((1 << shift) - 1);
-      const tie = 1 << (shift - 1);
-      half = rest > tie || (rest === tie && (kept & 1) === 1) ? kept + 1 : kept;
-    }
-    into[i] = sign | half;
-  }
-  return into;
-}
-
-/** IEEE half → f32, exact. */
-export function f16ToF32(source: Uint16Array, into = new Float32Array(source.length)): Float32Array {
-  for (let i = 0; i < source.length; i++) {
-    const h = source[i]!;
-    const exponent = (h >>> 10) & 0x1f;
-    const mantissa = h & 0x3ff;
-    const magnitude =
-      exponent === 0 ? mantissa * 2 ** -24 : exponent === 31 ? (mantissa ? NaN : Infinity) : (1 + mantissa / 1024) * 2 ** (exponent - 15);
-    into[i] = h & 0x8000 ? -magnitude : magnitude;
-  }
-  return into;
-}
 
 /** Copies only when the view is not aligned to its element size. */
 function aligned(bytes: Uint8Array, size: number): Uint8Array {

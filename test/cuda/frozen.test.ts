@@ -2,7 +2,7 @@
 // back. Weights of an f32 checkpoint are its values rounded once. Alone: npx vitest run test/cuda/frozen.test.ts
 
 import { describe, expect, it } from "vitest";
-import { f32ToBf16 } from "../../lib/files/floats.ts";
+import { f32ToBf16 } from "../../lib/floats.ts";
 import { hostBatch } from "../../lib/model/batch.ts";
 import type { BaseParameter as Parameter } from "../../lib/model/weights/parameter.ts";
 import type { MoeModel } from "../../lib/moe_model.ts";

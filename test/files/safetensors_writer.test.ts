@@ -7,18 +7,10 @@ import { join } from "node:path";
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { AbortError, IoError, LayoutError } from "../../lib/errors.ts";
 import { finishGroup, writeDirectoryAtomic, writeFileAtomic, writeGroupAtomic } from "../../lib/files/atomic.ts";
-import {
-  bf16ToF32,
-  castFloats,
-  decodeFloats,
-  encodeFloats,
-  f16ToF32,
-  f32ToBf16,
-  f32ToF16,
-  firstNonFinite,
-} from "../../lib/files/floats.ts";
+import { castFloats, decodeFloats, encodeFloats, firstNonFinite } from "../../lib/files/floats.ts";
 import { openSafetensors } from "../../lib/files/safetensors.ts";
 import { writeSafetensors } from "../../lib/files/safetensors_writer.ts";
+import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16 } from "../../lib/floats.ts";
 import { floats, tempDir } from "../support/fixture.ts";
 
 const root = tempDir();

@@ -2,7 +2,7 @@
 
 import { copyFile, mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { f32ToBf16 } from "../../lib/files/floats.ts";
+import { f32ToBf16 } from "../../lib/floats.ts";
 import { writeSafetensors } from "../../lib/files/safetensors_writer.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
 import { parameterShapes } from "../../lib/model/spec.ts";
