@@ -1,65 +1,49 @@
-// npm run bench -- [FILTER] [--device cpu|cuda|cuda:N] [--peer PYTHON [--variants RE]] [--json FILE] [--list]
-//   CPU    [--threads N] [--rounds N]
-//   CUDA   [--seconds N] [--headline] [--peers headline|all|none] [--markdown FILE] [--tiny]
-//          --from FILE[,FILE] [--markdown FILE]     the report of JSON files of earlier runs, nothing measured
-//
-// FILTER is a regular expression on case ids (gemm/…, attention/…, head/…, layer/…, step/…, adamw/…). --peer takes a Python that has
-// torch and transformers: bench/peer_torch.py then runs the same case in the same minutes, and the fastest of its variants is shown. On
-// CUDA it is looked for ($PYTHON, python3, /opt/peer/bin/python) unless --peers none; cuBLAS is measured through it.
+// npm run bench -- --help: times every case on the CPU or on a GPU, beside PyTorch where it is asked for.
 
-import { availableParallelism } from "node:os";
-import { parseArgs } from "node:util";
+import { ConfigError, EsftError } from "../lib/errors.ts";
+import { benchCases, peerCases } from "./cases/index.ts";
+import type { BenchCase } from "./cases/case.ts";
+import { parseOptions, usage } from "./options.ts";
+import type { Options } from "./options.ts";
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: {
-    device: { type: "string", default: "cpu" },
-    peer: { type: "string" },
-    variants: { type: "string", default: "." },
-    json: { type: "string" },
-    list: { type: "boolean", default: false },
-    threads: { type: "string", default: String(availableParallelism()) },
-    rounds: { type: "string", default: "12" },
-    seconds: { type: "string", default: "2" },
-    headline: { type: "boolean", default: false },
-    peers: { type: "string", default: "headline" },
-    markdown: { type: "string" },
-    tiny: { type: "boolean", default: false },
-    from: { type: "string" },
-  },
-});
-
-const filter = new RegExp(positionals.join("|") || ".");
-const variants = new RegExp(values.variants);
-const common = { filter, variants, peer: values.peer ?? null, json: values.json ?? null, list: values.list };
-
-/** Exits with words. */
-function refuse(message: string): never {
-  console.error(`bench: ${message}`);
-  process.exit(2);
+function chosen(options: Options, all: readonly BenchCase[]): BenchCase[] {
+  const { filter, headline, device } = options;
+  const cases = all.filter((c) => filter.test(c.id) && (c.headline || !headline));
+  if (cases.length === 0) throw new ConfigError(`no case of ${device} matches ${String(filter)}; --list prints their names`);
+  return cases;
 }
 
-if (values.device === "cpu") {
-  const { runCpu } = await import("./cpu_run.ts");
-  process.exitCode = await runCpu({ ...common, threads: Number(values.threads), rounds: Number(values.rounds) });
-} else if (/^cuda(:\d+)?$/.test(values.device)) {
-  const { peers, headline, tiny } = values;
-  if (peers !== "headline" && peers !== "all" && peers !== "none") refuse(`--peers must be headline, all or none, found "${peers}"`);
-  const seconds = Number(values.seconds);
-  if (!(seconds > 0)) refuse(`--seconds must be a positive number, found "${values.seconds}"`);
-  const { runGpu } = await import("./gpu/run.ts");
-  const { EsftError } = await import("../lib/errors.ts");
-  process.exitCode = await runGpu({
-    ...common,
-    device: values.device as "cuda",
-    seconds,
-    headline,
-    peers,
-    markdown: values.markdown ?? null,
-    tiny,
-    from: values.from?.split(",") ?? null,
-  }).catch((error: unknown) => {
-    if (error instanceof EsftError) return refuse(error.message);
-    throw error;
-  });
-} else refuse(`--device must be cpu, cuda or cuda:N, found "${values.device}"`);
+async function run(argv: readonly string[]): Promise<number> {
+  const options = parseOptions(argv);
+  const { action, on, tiny } = options;
+  if (action === "help") process.stdout.write(usage());
+  else if (action === "list") for (const c of chosen(options, benchCases(on, tiny))) console.log(c.id);
+  else if (action === "describe") {
+    const { peerDocument } = await import("./peer/peer.ts");
+    console.log(peerDocument({ device: on, tiny, cases: peerCases(on, tiny, chosen(options, benchCases(on, tiny))) }));
+  } else if (on === "cpu") {
+    const { runCpu } = await import("./cpu/run.ts");
+    return runCpu({ ...options, cases: chosen(options, benchCases(on, tiny)) });
+  } else {
+    const { gpuCases, reportGpu, runGpu } = await import("./gpu/run.ts");
+    if (action === "report") return reportGpu(options.from, options.markdown);
+    return runGpu({ ...options, cases: chosen(options, gpuCases(tiny)) });
+  }
+  return 0;
+}
+
+// A closed pipe (npm run bench … | head) is no error.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code === "EPIPE") process.exit(0);
+  throw error;
+});
+
+try {
+  process.exitCode = await run(process.argv.slice(2));
+} catch (error) {
+  // What a user can mend is one line; what is left is a bug and shows where it happened.
+  const expected = error instanceof EsftError || (error instanceof Error && "syscall" in error);
+  if (!expected) throw error;
+  console.error(`bench: ${error.message.split("\n").join(" ")}`);
+  process.exitCode = 2;
+}

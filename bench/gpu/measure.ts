@@ -1,13 +1,13 @@
-// How a case is timed, and whether two runs of it are bit-identical.
+// How a case is timed on a GPU.
 //
 // No clock of the device is read: a slice submits some milliseconds of calls and waits once, so that the wait and the launch of the
 // first call vanish. Calls go round over several sets of buffers (together well above the L2 cache). A call is timed twice: as one
-// graph of all sets, replayed, and as ordinary submissions ("eager", which shows what launching costs where calls are short).
+// graph of all sets, replayed, and as ordinary submissions ("eager", which shows what launching costs where calls are short). Of a case
+// that destroys its inputs a slice is one round over the sets, which are restored before, outside the time.
 
-import * as ops from "../../lib/ops.ts";
-import type { Device, Graph, Tensor } from "../../lib/tensor.ts";
+import type { Device, Graph } from "../../lib/tensor.ts";
+import type { Work } from "../cases/case.ts";
 import { median, quantile } from "../statistics.ts";
-import type { Work } from "./case.ts";
 
 const SLICE_MS = 10;
 const CACHE_BYTES = 180e6; // three times the L2 of an H200
@@ -38,30 +38,46 @@ export interface Runner {
   readonly slice: () => Promise<number>;
 }
 
+/** Calls that are submitted together, and what must be done before each slice of them. */
+interface Submission {
+  readonly submit: () => void;
+  readonly calls: number;
+  readonly restore: (() => void) | null;
+}
+
 /** Milliseconds per call of `submissions` submissions. */
-async function time(device: Device, submit: () => void, submissions: number, callsEach: number): Promise<number> {
+async function time(device: Device, { submit, calls, restore }: Submission, submissions: number): Promise<number> {
+  if (restore) {
+    restore();
+    await device.synchronize();
+  }
   const began = performance.now();
   for (let i = 0; i < submissions; i++) submit();
   await device.synchronize();
-  return (performance.now() - began) / (submissions * callsEach);
+  return (performance.now() - began) / (submissions * calls);
 }
 
-async function runner(device: Device, submit: () => void, callsEach: number): Promise<Runner> {
-  await time(device, submit, 1, callsEach);
-  const once = await time(device, submit, 1, callsEach);
-  const submissions = Math.max(1, Math.min(2000, Math.round(SLICE_MS / (once * callsEach))));
-  return { calls: submissions * callsEach, slice: () => time(device, submit, submissions, callsEach) };
+async function runner(device: Device, what: Submission): Promise<Runner> {
+  await time(device, what, 1);
+  const once = await time(device, what, 1);
+  const submissions = what.restore ? 1 : Math.max(1, Math.min(2000, Math.round(SLICE_MS / (once * what.calls))));
+  return { calls: submissions * what.calls, slice: () => time(device, what, submissions) };
 }
+
+const restoreOf = (sets: readonly Work[]): (() => void) | null =>
+  sets.some((w) => w.restore) ? () => sets.forEach((w) => w.restore?.()) : null;
 
 export async function eagerRunner(device: Device, sets: readonly Work[]): Promise<Runner> {
   let next = 0;
-  const submit = (): void => {
+  const one = (): void => {
     const work = sets[next++ % sets.length]!;
     work.before?.();
     work.run();
   };
-  for (let i = 0; i < sets.length; i++) submit();
-  return runner(device, submit, 1);
+  const all = (): void => sets.forEach(one);
+  const restore = restoreOf(sets);
+  if (!restore) all();
+  return runner(device, restore ? { submit: all, calls: sets.length, restore } : { submit: one, calls: 1, restore });
 }
 
 /** One launch runs every set once; null where nothing can be recorded. @throws KernelError an op cannot be */
@@ -70,75 +86,11 @@ export async function graphRunner(device: Device, sets: readonly Work[]): Promis
   const graph = await device.capture(() => {
     for (const work of sets) work.run();
   });
-  return { graph, runner: await runner(device, () => graph.launch(), sets.length) };
+  return { graph, runner: await runner(device, { submit: () => graph.launch(), calls: sets.length, restore: restoreOf(sets) }) };
 }
 
 /** Slices that give at least MIN_RUNS calls and ten slices, or as many as fit into the seconds (never fewer than five). */
 export function slicesFor(msPerCall: number, calls: number, seconds: number): number {
   const wanted = Math.max(10, Math.ceil(MIN_RUNS / calls));
   return Math.max(5, Math.min(wanted, Math.ceil((seconds * 1000) / (msPerCall * calls))));
-}
-
-// ---- bits ---------------------------------------------------------------------------------------------------------------
-
-const WINDOW = 64 * 2 ** 20; // bytes from the beginning and from the end of a tensor that is longer than both
-
-interface Snapshot {
-  readonly bytes: Uint8Array[];
-  readonly finite: boolean;
-}
-
-function windowsOf(t: Tensor): Tensor[] {
-  const scale = t.bytes / t.size;
-  const n = WINDOW / scale;
-  if (t.size <= 2 * n) return [t.view(0, [t.size])];
-  return [t.view(0, [n]), t.view(t.size - n, [n])];
-}
-
-async function snapshot(tensors: readonly Tensor[]): Promise<Snapshot> {
-  const bytes: Uint8Array[] = [];
-  let finite = true;
-  for (const t of tensors)
-    for (const view of windowsOf(t)) {
-      const data = await view.readBytes();
-      view.dispose();
-      bytes.push(new Uint8Array(data));
-      if (t.dtype === "f32") finite &&= allFinite(new Uint32Array(data), 0x7f800000);
-      if (t.dtype === "bf16") finite &&= allFinite(new Uint16Array(data), 0x7f80);
-    }
-  return { bytes, finite };
-}
-
-function allFinite(bits: Uint32Array | Uint16Array, exponent: number): boolean {
-  for (const b of bits) if ((b & exponent) === exponent) return false;
-  return true;
-}
-
-export interface Bits {
-  /** Two runs from the same state gave the same bits. */
-  readonly identical: boolean;
-  /** Every element was written and is finite (outputs are infinite before). */
-  readonly finite: boolean;
-  /** Share of the output bytes that was compared. */
-  readonly share: number;
-}
-
-/** Runs a case twice from the same state, outputs poisoned before, and compares. */
-export async function checkBits(device: Device, work: Work): Promise<Bits> {
-  const tensors = [...work.outputs, ...(work.state ?? [])];
-  const once = async (): Promise<Snapshot> => {
-    for (const x of work.outputs) ops.fill(device, { x, value: x.dtype === "i32" || x.dtype === "i64" ? -1 : Number.POSITIVE_INFINITY });
-    work.reset?.();
-    work.before?.();
-    work.run();
-    return snapshot(tensors);
-  };
-  const first = await once();
-  const second = await once();
-  const total = tensors.reduce((n, t) => n + t.bytes, 0);
-  return {
-    identical: first.bytes.every((bytes, i) => Buffer.compare(bytes, second.bytes[i]!) === 0),
-    finite: first.finite && second.finite,
-    share: total === 0 ? 1 : first.bytes.reduce((n, x) => n + x.byteLength, 0) / total,
-  };
 }

@@ -2,8 +2,9 @@
 
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { ConfigError } from "../../lib/errors.ts";
-import { judge } from "../floors.ts";
-import type { Judged } from "../floors.ts";
+import { parts } from "../cases/case.ts";
+import { judge } from "./floors.ts";
+import type { Judged } from "./floors.ts";
 import type { GpuReport, GpuRow } from "./row.ts";
 
 const BEGIN = "<!-- gpu: written by the benchmark -->";
@@ -14,13 +15,13 @@ const tbs = (r: GpuRow): number | null => (r.bytes ? r.bytes / r.ms / 1e9 : null
 const times = (ms: number): string => (ms < 1 ? `${(ms * 1000).toFixed(1)} µs` : `${ms.toFixed(ms < 100 ? 3 : 1)} ms`);
 const digits = (x: number): string => (Math.abs(x) >= 100 ? x.toFixed(0) : Math.abs(x) >= 10 ? x.toFixed(1) : x.toFixed(2));
 const percent = (x: number): string => `${(x * 100).toFixed(0)} %`;
-/** Bound by arithmetic when it has products, by bytes otherwise; whole steps by neither alone. */
+/** Bound by arithmetic when it has products, by bytes otherwise; whole steps by neither alone: tokens. */
 function rate(r: GpuRow): string {
+  if (parts(r.id).what === "step" && r.tokensPerSecond !== null) return `${Math.round(r.tokensPerSecond)} tok/s`;
   const flops = tflops(r);
   const bytes = tbs(r);
   if (flops !== null) return `${digits(flops)} TFLOP/s`;
-  if (bytes !== null) return `${digits(bytes)} TB/s`;
-  return r.tokensPerSecond === null ? "" : `${Math.round(r.tokensPerSecond)} tok/s`;
+  return bytes === null ? "" : `${digits(bytes)} TB/s`;
 }
 function share(r: GpuRow): string {
   const flops = tflops(r);
@@ -30,20 +31,22 @@ function share(r: GpuRow): string {
 }
 const variant = (id: string): string => id.split("/").at(-1)!;
 
-/** What is said of times of the emulation. */
-export const EMULATED = "emulated: not a measurement";
+/** What is said of times that no rates and no shares are made of: of the emulation, and of tiny sizes. Null: they are a measurement. */
+export function noMeasurement({ machine, tiny }: Pick<GpuReport, "machine" | "tiny">): string | null {
+  return machine.emulated ? "emulated: not a measurement" : tiny ? "tiny sizes: not a measurement" : null;
+}
 
-/** One case. Times of the emulation say how long it took, no rates and no shares are made of them. */
-export function line(r: GpuRow, emulated: boolean): string {
+/** One case. */
+export function line(r: GpuRow, no: string | null): string {
   const spread = `${times(r.times.p10)}–${times(r.times.p90)}`;
   const eager = r.how === "graph" ? `eager ${times(r.eager.median)}` : "eager";
-  const peer = r.peer ? `${r.speedup!.toFixed(2)}× ${variant(r.peer.id)} (${times(r.peer.ms)})` : "";
+  const peer = !r.peer ? "" : no !== null ? variant(r.peer.id) : `${r.speedup!.toFixed(2)}× ${variant(r.peer.id)} (${times(r.peer.ms)})`;
   const wrong = [...(r.bitIdentical === false ? ["BITS DIFFER"] : []), ...(r.finite ? [] : ["NOT FINITE OR NOT WRITTEN"])].join(" ");
   return [
     r.id.padEnd(52),
     times(r.ms).padStart(10),
     spread.padStart(22),
-    ...(emulated ? [EMULATED] : [rate(r).padStart(14), share(r).padStart(14)]),
+    ...(no !== null ? [no] : [rate(r).padStart(14), share(r).padStart(14)]),
     eager.padStart(18),
     peer,
     wrong,
@@ -146,10 +149,11 @@ export function markdown(report: GpuReport): string {
 
 /**
  * Puts the section into a file that has the two marks (bench/RESULTS.md), or makes the file.
- * @throws ConfigError the report is of an emulation, or the file exists without the marks
+ * @throws ConfigError the report is no measurement, or the file exists without the marks
  */
 export function writeMarkdown(path: string, report: GpuReport): void {
-  if (report.machine.emulated) throw new ConfigError("figures of the emulation are no measurement and are not written to a file");
+  const no = noMeasurement(report);
+  if (no !== null) throw new ConfigError(`${path}: nothing is written (${no})`);
   const section = `${BEGIN}\n${markdown(report)}\n${END}`;
   if (!existsSync(path)) return writeFileSync(path, `${section}\n`);
   const text = readFileSync(path, "utf8");

@@ -1,7 +1,7 @@
 // What is kept of a measured case: one object per case in the JSON file, from which every table is made.
 
 import type { NativeDeviceInfo } from "../../lib/native.ts";
-import type { FloorRow } from "../floors.ts";
+import type { FloorRow } from "./floors.ts";
 import type { Times } from "./measure.ts";
 
 export interface PeerResult {
@@ -39,6 +39,8 @@ export interface GpuRow extends FloorRow {
 
 export interface GpuReport {
   readonly machine: NativeDeviceInfo;
+  /** Sizes that prove the cases and measure nothing. */
+  readonly tiny: boolean;
   /** Name, driver, clocks, power as nvidia-smi says them, before and after. */
   readonly gpu: readonly string[];
   readonly peer: Readonly<Record<string, unknown>> | null;

@@ -1,6 +1,6 @@
 // Matrix products of other libraries, opened at run time when they are installed: oneDNN (dnnl_sgemm) and OpenBLAS (cblas_sgemm).
 // Reads lines "LIBRARY THREADS M N K MILLISECONDS" and answers each with one JSON line {"gflops": median of the slice, or null}.
-// y[M,N] = x[M,K] · W[N,K]ᵀ in f32, weights unpacked, as the library's plain call takes them. Built by bench/oracle.ts.
+// y[M,N] = x[M,K] · W[N,K]ᵀ in f32, weights unpacked, as the library's plain call takes them. Built by bench/cpu/oracle.ts.
 #include <dlfcn.h>
 #include <stdint.h>
 #include <stdio.h>

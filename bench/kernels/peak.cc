@@ -1,5 +1,5 @@
 // The multiply-add peak of this machine in this moment. Reads lines "THREADS MILLISECONDS" and answers each with one JSON line
-// {"f32": GFLOP/s, "bf16": GFLOP/s or 0, "copy": GB/s}. Built by bench/peak.ts for the machine it runs on.
+// {"f32": GFLOP/s, "bf16": GFLOP/s or 0, "copy": GB/s}. Built by bench/cpu/peak.ts for the machine it runs on.
 #include <immintrin.h>
 #include <stdio.h>
 #include <string.h>

@@ -2,11 +2,10 @@
 
 Sizes: T tokens, D model, F expert, E experts, K experts per token, N = T·K assignments, H = 2F (gate | up).
 The trained experts are always 0..n-1: then their parameters are views into the stacked weights, their rows are the first
-ones after the sort, and nothing is copied. Routing is near uniform, so which ones they are changes no time.
+ones after the sort, and nothing is copied.
 """
 import functools
 import itertools
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -255,20 +254,3 @@ class LoopExperts(torch.nn.Module):
 
     def close(self):
         pass
-
-
-@dataclass
-class Route:
-    index_TK: Tensor
-    gate_TK: Tensor
-
-
-def make_route(env, T, E, K, dtype, salt):
-    """K different experts per token; popularity uniform or log-normal over the experts (Gumbel top-k)."""
-    generator = env.generator(salt)
-    score_TE = -torch.log(-torch.log(torch.rand(T, E, generator=generator).clamp(1e-9, 1 - 1e-7)))
-    if env.routing != "uniform":
-        score_TE += float(env.routing.split(":")[1]) * torch.randn(E, generator=generator)
-    index_TK = score_TE.topk(K, -1).indices
-    gate_TK = torch.softmax(torch.randn(T, K, generator=generator), -1)
-    return Route(index_TK.to(env.device), gate_TK.to(dtype).to(env.device))

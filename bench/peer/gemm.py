@@ -2,12 +2,7 @@
 import torch
 import torch.nn.functional as F
 
-from .gpu import DTYPE, shapes
-from .gpu_ops import no_grad, row_case
-from .harness import DTYPES, Case, Timed
-
-SHAPES_KN = ((2048, 1408), (1408, 2048), (2048, 2048), (512, 512), (256, 256))
-ROWS_M = (16, 64, 192, 256, 384, 1024)
+from .case import DTYPES, Timed, Variant, no_grad, rotating
 
 
 def linear(x, w):
@@ -36,41 +31,38 @@ def mkl_packed(x, w):
     return lambda: torch.ops.mkl._mkl_linear(x, packed, w, None, rows)
 
 
-def gpu_cases(env):
+def mm(case, env):
     """y = x·Wᵀ, and its input gradient dx = dy·W, into fresh and into preallocated memory."""
-    for k, n, m in shapes(env.tiny)["gemm"]:
-        for mode, (left, right) in {"": ((m, k), (k, n)), "-nn": ((m, n), (n, k))}.items():
-            for variant in ("mm", "mm-out"):
-                def make(env, k=k, n=n, left=left, right=right, mode=mode, variant=variant):
-                    x, w_NK = env.randn(*left, dtype=DTYPE, salt=1), env.randn(n, k, dtype=DTYPE, salt=2)
-                    w = w_NK if mode else w_NK.t()
-                    out = x.new_empty(left[0], right[1]) if variant == "mm-out" else None
-                    return no_grad(lambda x, w: torch.mm(x, w, out=out), x, w)
+    m, n, k = (case.sizes[letter] for letter in "MNK")
+    backward = case.mode.endswith("-nn")
+    left, columns = ((m, n), k) if backward else ((m, k), n)
+    for name in ("mm", "mm-out"):
+        def make(env, name=name):
+            x, w_NK = env.randn(*left, dtype=DTYPES[case.dtype], salt=1), env.randn(n, k, dtype=DTYPES[case.dtype], salt=2)
+            w = w_NK if backward else w_NK.t()
+            out = x.new_empty(m, columns) if name == "mm-out" else None
+            return no_grad(lambda x, w: torch.mm(x, w, out=out), x, w)
 
-                yield row_case("gemm", f"{k}x{n}", f"M{m}{mode}", variant, make, 2 * (m * k + n * k + m * n),
-                               flops=2.0 * m * k * n)
+        yield rotating(case, name, make)
 
 
-def cases(env):
-    if env.suite == "cuda":
-        yield from gpu_cases(env)
+def variants(case, env):
+    if case.mode.endswith("-tn"):
+        return  # ours adds to a gradient in f32, torch's product has no such form
+    if env.suite == "cuda" or case.mode.endswith("-nn"):
+        yield from mm(case, env)
         return
-    variants = {"linear": linear, "mm-out": mm_out, "dnn": dnn, "dnn-packed": dnn_packed, "mkl-packed": mkl_packed}
-    for k, n in SHAPES_KN:
-        for dtype in DTYPES:
-            for m in ROWS_M:
-                for name, variant in variants.items():
-                    if name == "mkl-packed" and dtype != "f32":
-                        continue
+    m, n, k = (case.sizes[letter] for letter in "MNK")
+    products = {"linear": linear, "mm-out": mm_out, "dnn": dnn, "dnn-packed": dnn_packed}
+    if case.dtype == "f32":
+        products["mkl-packed"] = mkl_packed
+    for name, product in products.items():
+        def make(env, product=product):
+            f = product(*(env.randn(*shape, dtype=DTYPES[case.dtype], salt=s) for s, shape in enumerate(((m, k), (n, k)), 1)))
 
-                    def make(env, k=k, n=n, m=m, dtype=DTYPES[dtype], variant=variant):
-                        x = env.randn(m, k, dtype=dtype, salt=1)
-                        f = variant(x, env.randn(n, k, dtype=dtype, salt=2))
+            def run():
+                with torch.inference_mode():
+                    return f()
+            return Timed(run, lambda: [run()])
 
-                        def run():
-                            with torch.inference_mode():
-                                return f()
-                        return Timed(run, lambda: [run()])
-
-                    yield Case("gemm", f"{k}x{n}", dtype, f"M{m}", name, 2.0 * m * k * n, make,
-                               shape={"K": k, "N": n, "M": m})
+        yield Variant(case, name, make)

@@ -3,24 +3,24 @@ experts with offsets that the host knows. Neither gathers, activates or forms ga
 import torch
 import torch.nn.functional as F
 
-from .gpu import DTYPE, Rotated, gpu_route, row_counts, shapes
-from .harness import Case, Timed
+from .case import DTYPES, rotating
+from .routing import make_route, row_counts
 
 
 class Products:
-    def __init__(self, env, model, T, routing, mode, variant):
-        D, width, E, K, trained = (model[k] for k in ("D", "F", "E", "K", "trained"))
-        counts = row_counts(gpu_route(env, routing, T, E, K), E)
-        self.experts = trained if mode.endswith("esft") else E  # hottest first (gpu.popularity)
+    def __init__(self, env, sizes, dtype, mode, variant):
+        D, width, E, K, T, trained = (sizes[k] for k in ("D", "F", "E", "K", "T", "trained"))
+        counts = row_counts(make_route(env, sizes["routing"], T, E, K, dtype), E)
+        self.experts = trained if mode.endswith("esft") else E  # hottest first (routing.py)
         self.ends = counts.cumsum(0).tolist()
         self.offsets = counts.cumsum(0).to(torch.int32).to(env.device)
         N = T * K
         self.rows = self.ends[self.experts - 1]
         # Of a product y = x·Wᵀ per expert: columns of x, columns of y.
         inner, outer = (D, 2 * width) if "up" in mode else (width, D)
-        self.x = env.randn(N, inner, dtype=DTYPE, salt=1)
-        self.dy = env.randn(N, outer, dtype=DTYPE, salt=2)
-        self.w = None if mode.startswith("dw") else env.randn(E, outer, inner, dtype=DTYPE, scale=inner**-0.5, salt=3)
+        self.x = env.randn(N, inner, dtype=dtype, salt=1)
+        self.dy = env.randn(N, outer, dtype=dtype, salt=2)
+        self.w = None if mode.startswith("dw") else env.randn(E, outer, inner, dtype=dtype, scale=inner**-0.5, salt=3)
         loop = variant == "loop-mm"
         kind = "tn" if mode.startswith("dw") else "nn" if mode.endswith("bwd") else "nt"
         self.call = getattr(self, f"{kind}_{'loop' if loop else 'grouped'}")
@@ -64,21 +64,6 @@ class Products:
         return [self.run()]
 
 
-MODES = ("up", "down", "down-bwd", "up-bwd", "dw-down-esft", "dw-up-esft", "dw-down-all", "dw-up-all")
-
-
-def cases(env):
-    table = shapes(env.tiny)
-    grouped = table["grouped"]
-    model = table["models"][grouped["model"]]
-    D, width, E, K = (model[k] for k in ("D", "F", "E", "K"))
-    for T in grouped["tokens"]:
-        for mode in MODES:
-            routing = "lognormal0.7" if mode.endswith("esft") else "uniform"
-            for variant in ("grouped-mm", "loop-mm"):
-                def make(env, T=T, routing=routing, mode=mode, variant=variant):
-                    one = 2 * T * K * (D + 2 * width) + 4 * E * D * width
-                    return Rotated(env, lambda: Products(env, model, T, routing, mode, variant), one)
-
-                yield Case("grouped", f"{grouped['model']}-T{T}-{routing}", "bf16", mode, variant, 0.0, make, tokens=T,
-                           graph=True, shape={**model, "T": T, "routing": routing})
+def variants(case, env):
+    for name in ("grouped-mm", "loop-mm"):
+        yield rotating(case, name, lambda env, name=name: Products(env, case.sizes, DTYPES[case.dtype], case.mode, name))

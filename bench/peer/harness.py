@@ -1,20 +1,15 @@
-"""Contenders, their clocks, and the three ways to run them: measure, check, serve."""
+"""The clocks of contenders, and the three ways to run them: measure, check, serve."""
 import gc
 import json
 import logging
-import os
 import statistics
 import sys
 import time
 import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from itertools import groupby
-from typing import Callable
 
 import torch
 
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 CHECK_BOUND = {"f32": 1e-5, "bf16": 2e-2}  # relative L2; ten times that for steps: near ties route differently
 ROUND_S = 2e-3  # calls faster than this are repeated inside one round: the clock and Python must not be what is timed
 WARM_CALLS = 3
@@ -25,110 +20,23 @@ PINNED = "ceiling"  # contenders that are measured all through a run: never drop
 KEPT_GROUPS = 2  # groups of contenders that stay set up while serving (their weights take gigabytes)
 
 
-@dataclass
-class Env:
-    device: str
-    seed: int
-    routing: str
-    tiny: bool = False  # the contenders of CUDA on small shapes, on the CPU
-    shared: dict = field(default_factory=dict)  # per group: weights and data that its contenders have in common
-
-    @property
-    def suite(self):
-        """Which list of shapes and contenders."""
-        return "cuda" if self.tiny else self.device
-
-    def require_device(self):
-        if self.device == "cuda" and not torch.cuda.is_available():
-            sys.exit("--device cuda: torch sees no CUDA device (driver missing, or a CPU build of torch)")
-
-    def generator(self, salt=0):
-        return torch.Generator().manual_seed(self.seed * 1000003 + salt)
-
-    def randn(self, *shape, dtype=torch.float32, scale=1.0, salt=0):
-        if self.device == "cuda":  # billions of numbers: drawn there
-            generator = torch.Generator("cuda").manual_seed(self.seed * 1000003 + salt)
-            return torch.randn(*shape, generator=generator, device="cuda", dtype=dtype).mul_(scale)
-        return (torch.randn(*shape, generator=self.generator(salt)) * scale).to(dtype).to(self.device)
-
-    def once(self, group, make):
-        if group not in self.shared:
-            self.shared[group] = make()
-        return self.shared[group]
-
-    def sync(self):
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-
-    def meta(self):
-        import transformers
-
-        return {
-            "torch": torch.__version__, "transformers": transformers.__version__, "python": sys.version.split()[0],
-            "device": torch.cuda.get_device_name() if self.device == "cuda" else torch.backends.cpu.get_cpu_capability(),
-            "mkl": torch.backends.mkl.is_available(), "onednn": torch.backends.mkldnn.is_available(),
-            "mkl_avx512_shim": "--mkl-avx512" in sys.argv, "threads": torch.get_num_threads(),
-            "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
-            "seed": self.seed, "routing": self.routing,
-        }
-
-
-@dataclass
-class Case:
-    """One contender. `make(env)` returns an object with run() (what is timed) and outputs() (what is checked)."""
-    what: str
-    config: str
-    dtype: str
-    mode: str
-    variant: str
-    flops: float
-    make: Callable
-    tokens: int = 0
-    slow: bool = False
-    shape: dict = field(default_factory=dict)
-    bytes: float = 0  # that its form of the work must move
-    sweep: bool = False  # run when asked for by id or --slow, not by default
-    other: bool = False  # not the same work: listed, never the fastest
-    graph: bool = False  # short calls: on CUDA timed as a replayed graph, and eagerly
-
-    @property
-    def id(self):
-        return f"{self.what}/{self.config}/{self.dtype}/{self.mode}/{self.variant}"
-
-    @property
-    def group(self):
-        """Contenders that are interleaved and share weights."""
-        return f"{self.what}/{self.config}/{self.dtype}"
-
-    def describe(self):
-        return {"id": self.id, "flops": self.flops, "tokens": self.tokens, "slow": self.slow, "shape": self.shape,
-                **({"bytes": self.bytes} if self.bytes else {}), **({"other": True} if self.other else {})}
-
-
-@dataclass
-class Timed:
-    """The smallest contender: a function of nothing."""
-    run: Callable
-    outputs: Callable
-
-
 class Contender:
-    """A case that is set up and warm. Set-up, compilation and warm-up calls are outside every measured time."""
+    """A variant that is set up and warm. Set-up, compilation and warm-up calls are outside every measured time."""
 
-    def __init__(self, case, env):
-        self.case, self.env, self.extra = case, env, {}
+    def __init__(self, variant, env):
+        self.variant, self.env, self.extra = variant, env, {}
         # A stream of its own: a backward runs where its forward ran, and the default stream cannot be recorded.
         self.stream = torch.cuda.Stream() if env.device == "cuda" else None
         start = time.perf_counter()
         env.sync()
         with self.on_stream():
-            self.body = case.make(env)
+            self.body = variant.make(env)
             self.submit, self.each = self.body.run, 1
             last = self.warm(start)
             if self.stream:
                 self.extra["extra_bytes"] = self.peak()
         self.calls = max(1, min(1000, round(ROUND_S / last)))
-        if self.stream and case.graph:
+        if self.stream and variant.graph:
             self.extra["eager_ms"] = statistics.median(self.round()[0] for _ in range(10))
             self.record()
             last = self.warm(start)
@@ -199,9 +107,10 @@ class Contender:
 
     def row(self, times):
         ms, cpu = [t[0] for t in times], [t[1] for t in times]
-        return {**self.case.describe(), "threads": torch.get_num_threads(), "calls": self.calls,
-                "setup_s": round(self.setup_s, 3), "ms": ms, "cpu_ms": cpu, **summary(ms, self.case),
-                "gflops_cpu_p90": self.case.flops / max(tenth(cpu), 1e-9) / 1e6, **self.extra, **self.facts()}  # by CPU time: means something at one thread
+        case = self.variant.case
+        return {**self.variant.describe(), "threads": torch.get_num_threads(), "calls": self.calls,
+                "setup_s": round(self.setup_s, 3), "ms": ms, "cpu_ms": cpu, **summary(ms, case),
+                "gflops_cpu_p90": case.flops / max(tenth(cpu), 1e-9) / 1e6, **self.extra, **self.facts()}  # by CPU time: means something at one thread
 
 
     def facts(self):
@@ -223,32 +132,32 @@ def summary(ms, case):
     return out
 
 
-def failure(case_id, e):
-    return {"id": case_id, "error": {"type": type(e).__name__, "message": str(e).strip()[:500]}}
+def failure(variant_id, e):
+    return {"id": variant_id, "error": {"type": type(e).__name__, "message": str(e).strip()[:500]}}
 
 
 def set_threads(n):
     torch.set_num_threads(n)
 
 
-def groups(cases, device="cpu"):
+def groups(variants, device="cpu"):
     """What is set up together and interleaved. A GPU holds the graphs of one mode, and one model at a time."""
-    def key(c):
-        if device == "cpu":
-            return c.group
-        return c.id if c.what == "step" else (c.group, c.mode)
-    return [list(g) for _, g in groupby(cases, key=key)]
+    found = {}
+    for v in variants:
+        key = v.case.group if device == "cpu" else v.id if v.case.what == "step" else v.case.id
+        found.setdefault(key, []).append(v)
+    return list(found.values())
 
 
-def set_up(cases, env):
+def set_up(variants, env):
     """Contenders of a group, and error rows for those that this machine or this torch cannot run."""
     ready, errors = [], []
-    for case in cases:
-        print(f"  setting up {case.id}", file=sys.stderr)
+    for variant in variants:
+        print(f"  setting up {variant.id}", file=sys.stderr)
         try:
-            ready.append(Contender(case, env))
+            ready.append(Contender(variant, env))
         except Exception as e:  # a contender that cannot run is a result too
-            errors.append(failure(case.id, e))
+            errors.append(failure(variant.id, e))
     return ready, errors
 
 
@@ -259,24 +168,24 @@ def release(env, group):
         torch.cuda.empty_cache()
 
 
-def measure(cases, env, rounds):
-    ready, errors = set_up(cases, env)
-    times = {c.case.id: [] for c in ready}
+def measure(variants, env, rounds):
+    ready, errors = set_up(variants, env)
+    times = {c.variant.id: [] for c in ready}
     gc.collect()
     gc.disable()
     try:
         for _ in range(rounds):
             for c in ready:
-                times[c.case.id].append(c.round())
+                times[c.variant.id].append(c.round())
     finally:
         gc.enable()
-    rows = [c.row(times[c.case.id]) for c in ready] + errors
-    for mode in {c.case.mode for c in ready}:
-        same = [r for r in rows if "ms" in r and "other" not in r and r["id"].split("/")[3] == mode]
+    rows = [c.row(times[c.variant.id]) for c in ready] + errors
+    for case_id in {c.variant.case.id for c in ready}:
+        same = [r for r in rows if "ms" in r and "other" not in r and r["id"].startswith(f"{case_id}/")]
         if same:
             min(same, key=lambda r: r["median_ms"])["fastest"] = True
     ready.clear()
-    release(env, cases[0].group)
+    release(env, variants[0].case.group)
     return rows
 
 
@@ -295,61 +204,63 @@ def rel_l2(a, b):
     return ((a - b).norm() / b.norm().clamp_min(1e-300)).item() if a.numel() else 0.0
 
 
-def check(cases, env, out):
-    """Outputs of every contender against the first one of its mode, in relative L2."""
+def check(variants, env, out):
+    """Outputs of every contender against the first one of its case, in relative L2."""
     bad = 0
-    for group in groups(cases):  # one contender at a time is alive
+    for group in groups(variants):  # one contender at a time is alive
         reference = {}
-        for case in group:
+        for variant in group:
+            case = variant.case
             try:
-                body = case.make(env)
+                body = variant.make(env)
                 got = [t.detach().clone() for t in body.outputs()]
             except Exception as e:
-                print(f"{case.id:<52} {type(e).__name__}: {str(e).strip().splitlines()[0][:120]}", file=out)
+                print(f"{variant.id:<52} {type(e).__name__}: {str(e).strip().splitlines()[0][:120]}", file=out)
                 bad += 1
                 continue
-            want = reference.setdefault(case.mode, got)
+            want = reference.setdefault(case.id, got)
             errors = [rel_l2(g, w) for g, w in zip(got, want, strict=True)]
-            ok = max(errors) < CHECK_BOUND[case.dtype] * (10 if case.what == "step" else 1)
+            bound = CHECK_BOUND["bf16" if variant.other else case.dtype]
+            ok = max(errors) < bound * (10 if case.what == "step" else 1)
             bad += not ok
-            print(f"{case.id:<52} {' '.join(f'{e:.1e}' for e in errors)}  {'ok' if ok else 'WRONG'}", file=out)
-        release(env, group[0].group)
+            print(f"{variant.id:<52} {' '.join(f'{e:.1e}' for e in errors)}  {'ok' if ok else 'WRONG'}", file=out)
+        release(env, group[0].case.group)
     return 1 if bad else 0
 
 
-def serve(cases, env, out):
-    by_id, ready, recent = {c.id: c for c in cases}, {}, []
+def serve(variants, env, out):
+    by_id, ready, recent = {v.id: v for v in variants}, {}, []
     say = lambda value: print(json.dumps(value), file=out, flush=True)
     say({"ready": True, **env.meta()})
 
     def drop(group):
-        for case_id in [i for i, c in ready.items() if c.case.group == group]:
-            del ready[case_id]
+        for variant_id in [i for i, c in ready.items() if c.variant.case.group == group]:
+            del ready[variant_id]
         recent.remove(group)
         release(env, group)
 
-    def run(case_id, rounds, threads=None):
-        if case_id not in by_id:
-            raise KeyError(f"no contender {case_id}; `list` names those of this --what, --dtype and --filter")
+    def run(variant_id, rounds, threads=None):
+        if variant_id not in by_id:
+            raise KeyError(f"no contender {variant_id}; `list` names those of these cases, --what, --dtype and --filter")
         rounds = int(rounds)
         if threads is not None and int(threads) != torch.get_num_threads():
             set_threads(int(threads))
-        case = by_id[case_id]
+        case = by_id[variant_id].case
         if case.group in recent:
             recent.remove(case.group)
         if case.what != PINNED:
             recent.append(case.group)
         for group in recent[:-KEPT_GROUPS]:
             drop(group)
-        if case_id not in ready:
-            ready[case_id] = Contender(case, env)
+        if variant_id not in ready:
+            ready[variant_id] = Contender(by_id[variant_id], env)
         gc.collect()
         gc.disable()
         try:
-            times = [ready[case_id].round() for _ in range(rounds)]
+            times = [ready[variant_id].round() for _ in range(rounds)]
         finally:
             gc.enable()
-        return ready[case_id].row(times) if times else {"id": case_id, "ms": [], "cpu_ms": []}
+        return ready[variant_id].row(times) if times else {"id": variant_id, "ms": [], "cpu_ms": []}
 
     for line in sys.stdin:
         words = line.split()
@@ -362,7 +273,7 @@ def serve(cases, env, out):
                     raise ValueError(f"expected `run <id> <rounds> [threads]`, got {line.strip()!r}")
                 say(run(*rest))
             elif command == "list":
-                say({"list": [c.describe() for c in cases]})
+                say({"list": [v.describe() for v in variants]})
             elif command == "drop":
                 n = len(ready)
                 for group in list(recent):

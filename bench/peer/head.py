@@ -2,10 +2,8 @@
 import torch
 import torch.nn.functional as F
 
-from .gpu import shapes
-from .harness import DTYPES, Case, Timed
+from .case import DTYPES, Timed, Variant
 
-CPU_SHAPES = ((4096, 256, 8192), (1024, 2048, 32768))
 CHUNK_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 28}  # logits per chunk: about 4 MB of f32 on the CPU
 
 
@@ -52,30 +50,24 @@ class Chunked:
         return list(self.run())
 
 
-def shapes_of(env):
-    head = None if env.suite == "cpu" else shapes(env.tiny)["head"]
-    return CPU_SHAPES if head is None else ((head["N"], head["D"], head["V"]),)
-
-
-def cases(env):
-    variants = ["whole", "whole-compile", "chunk", "chunk-compile"]
+def variants(case, env):
+    n, d, v = (case.sizes[letter] for letter in "TDV")
+    names = ["whole", "whole-compile", "chunk", "chunk-compile"]
     if env.suite == "cpu":
-        variants += ["chunk-dnn", "chunk-dnn-compile"]
-    for n, d, v in shapes_of(env):
-        for dtype in DTYPES:
-            for variant in variants:
-                def make(env, n=n, d=d, v=v, dtype=DTYPES[dtype], variant=variant):
-                    x, w = env.randn(n, d, dtype=dtype, salt=1), env.randn(v, d, dtype=dtype, scale=d**-0.5, salt=2)
-                    labels = torch.randint(v, (n,), generator=env.generator(3)).to(env.device)
-                    if variant.startswith("chunk"):
-                        return Chunked(x, w, labels, "dnn" if "dnn" in variant else "mm", "compile" in variant, env.device)
-                    x.requires_grad_()
-                    f = torch.compile(whole, dynamic=False) if "compile" in variant else whole
+        names += ["chunk-dnn", "chunk-dnn-compile"]
+    for name in names:
+        def make(env, name=name):
+            dtype = DTYPES[case.dtype]
+            x, w = env.randn(n, d, dtype=dtype, salt=1), env.randn(v, d, dtype=dtype, scale=d**-0.5, salt=2)
+            labels = torch.randint(v, (n,), generator=env.generator(3)).to(env.device)
+            if name.startswith("chunk"):
+                return Chunked(x, w, labels, "dnn" if "dnn" in name else "mm", "compile" in name, env.device)
+            x.requires_grad_()
+            f = torch.compile(whole, dynamic=False) if "compile" in name else whole
 
-                    def run():
-                        loss = f(x, w, labels)
-                        return loss, *torch.autograd.grad(loss, [x])
-                    return Timed(run, lambda: list(run()))
+            def run():
+                loss = f(x, w, labels)
+                return loss, *torch.autograd.grad(loss, [x])
+            return Timed(run, lambda: list(run()))
 
-                yield Case("head", f"d{d}-V{v}", dtype, "train", variant, 4.0 * n * d * v, make, tokens=n,
-                           shape={"N": n, "D": d, "V": v})
+        yield Variant(case, name, make)

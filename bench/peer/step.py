@@ -6,30 +6,11 @@ gradients, as in profiling). No gradient clipping in anyone's time. bf16 = weigh
 import torch
 import torch.nn.functional as F
 
-from .attention import attention_flops
 from .experts import HandExperts, LoopExperts
-from .gpu import shapes as gpu_shapes
-from .harness import DTYPES, Case
+from .case import DTYPES, Variant
 
-SMALL = dict(vocab_size=8192, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4,
-             num_experts_per_tok=4, max_position_embeddings=2048, bos_token_id=None, eos_token_id=None, pad_token_id=None,
-             use_cache=False)
-# config class, its arguments, batch, sequence, trained experts per layer
-CPU_SHAPES = {
-    "olmoe": ("OlmoeConfig", dict(SMALL, intermediate_size=128, num_experts=32), 8, 512, 5),
-    "deepseek-v2": ("DeepseekV2Config", dict(
-        SMALL, intermediate_size=512, moe_intermediate_size=128, n_routed_experts=32, n_shared_experts=1,
-        first_k_dense_replace=0, q_lora_rank=None, kv_lora_rank=128, qk_nope_head_dim=64, qk_rope_head_dim=32,
-        v_head_dim=64, topk_method="greedy"), 8, 512, 5),
-}
-
-
-def shapes_of(env):
-    if env.suite == "cpu":
-        return CPU_SHAPES
-    step = gpu_shapes(env.tiny)["step"]
-    arguments = dict(SMALL, topk_method="greedy", norm_topk_prob=False) | step["config"]
-    return {step["name"]: ("DeepseekV2Config", arguments, step["batch"], step["seq"], step["trained"])}
+# What bench/cases/step.ts leaves to the defaults of a model without a tokenizer.
+TOKENS = dict(bos_token_id=None, eos_token_id=None, pad_token_id=None, use_cache=False)
 
 
 def padded_sdpa(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **_):
@@ -77,12 +58,11 @@ class DnnLinear(torch.nn.Module):
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
-def build_model(env, config_class, arguments, dtype, experts):
-    import transformers
-    from transformers import AttentionInterface, AutoModelForCausalLM
+def build_model(env, arguments, dtype, experts):
+    from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
     AttentionInterface.register("peer_padded", padded_sdpa)
-    config = getattr(transformers, config_class)(**arguments)
+    config = AutoConfig.for_model(**arguments, **TOKENS)
     torch.manual_seed(env.seed)
     with torch.device(env.device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa",
@@ -127,11 +107,12 @@ def hottest_first(model, blocks, ids):
 
 
 class Step:
-    def __init__(self, env, spec, dtype, mode, variant):
-        config_class, arguments, batch, seq, trained = spec
+    def __init__(self, env, case, variant):
+        dtype, mode = DTYPES[case.dtype], case.mode
+        arguments, batch, seq, trained = (case.sizes[k] for k in ("config", "batch", "seq", "trained"))
         kind, *options = variant.split("-")
         implementation = {"eager": "eager", "grouped": "grouped_mm"}.get(options[0] if options else "", "eager")
-        model = build_model(env, config_class, arguments, dtype, implementation if kind == "hf" else "eager")
+        model = build_model(env, arguments, dtype, implementation if kind == "hf" else "eager")
         model.train(mode != "forward")
         model.requires_grad_(mode == "full")
         self.blocks = moe_blocks(model)
@@ -207,47 +188,8 @@ class Step:
         return experts.gate_up_proj.grad[: self.n], experts.down_proj.grad[: self.n]
 
 
-# --- useful flops ----------------------------------------------------------------------------------------------------
-def step_flops(config_class, a, batch, seq, trained):
-    """Products only, per step: forward 1, dX 1, dW 1 where trained; ESFT has no backward below the first MoE layer."""
-    T, D, V, L = batch * seq, a["hidden_size"], a["vocab_size"], a["num_hidden_layers"]
-    heads, K = a["num_attention_heads"], a["num_experts_per_tok"]
-    if config_class == "OlmoeConfig":
-        E, Fe, qk = a["num_experts"], a["intermediate_size"], D // heads
-        v, projections, shared, dense = qk, 4 * D * D, 0, 0
-    else:
-        E, Fe, qk = a["n_routed_experts"], a["moe_intermediate_size"], a["qk_nope_head_dim"] + a["qk_rope_head_dim"]
-        v, lora = a["v_head_dim"], a["kv_lora_rank"]
-        projections = (D * heads * qk + D * (lora + a["qk_rope_head_dim"])
-                       + lora * heads * (a["qk_nope_head_dim"] + v) + heads * v * D)
-        shared, dense = 3 * D * Fe * a["n_shared_experts"], a["first_k_dense_replace"]
-    attention = attention_flops(qk, v, seq, batch * heads)
-    routed, moe = 2.0 * T * K * 3 * D * Fe, L - dense
-    project, mixed = 2.0 * T * projections, 2.0 * T * (E * D + shared)
-    first = 2.0 * T * 3 * D * a["intermediate_size"] * dense
-    forward = L * (project + attention["fwd"]) + moe * (routed + mixed) + first
-    head = 2.0 * T * D * V
-    above = moe - 1  # MoE layers whose input needs a gradient
-    esft = (forward + 2 * head + above * (project + attention["bwd"] + mixed + routed)
-            + trained / E * routed * (moe + 1))  # dW of every layer, and da of the first
-    full = 3 * forward + 3 * head + L * (attention["bwd"] - 2 * attention["fwd"])
-    return {"forward": forward, "esft": esft, "full": full}
-
-
-def cases(env):
+def variants(case, env):
     products = ("mm", "dnn") if env.suite == "cpu" else ("mm", "grouped")
     hand = [f"hand-{p}{c}" for p in products for c in ("", "-compile")]
-    for config, spec in shapes_of(env).items():
-        config_class, arguments, batch, seq, trained = spec
-        flops = step_flops(*spec)
-        for dtype in DTYPES:
-            for mode in ("esft", "full", "forward"):
-                if mode == "full" and env.suite == "cuda":
-                    continue  # weights, gradients and moments of 15.7 B parameters do not fit one device
-                for variant in ("hf-eager", "hf-grouped", "hf-grouped-compile", "loop", *hand):
-                    def make(env, spec=spec, dtype=DTYPES[dtype], mode=mode, variant=variant):
-                        return Step(env, spec, dtype, mode, variant)
-
-                    yield Case("step", config, dtype, mode, variant, flops[mode], make, tokens=batch * seq,
-                               shape={"config": config_class, **arguments, "batch": batch, "seq": seq,
-                                      "trained": trained})
+    for name in ("hf-eager", "hf-grouped", "hf-grouped-compile", "loop", *hand):
+        yield Variant(case, name, lambda env, name=name: Step(env, case, name))

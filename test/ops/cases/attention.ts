@@ -1,7 +1,9 @@
 // Cases of attention and its backward (csrc/ops/attention.h).
 
-import { at, colsOf, f32, has, i32, number, out, rounded, rowsOf, strided, tensor } from "../host.ts";
+import { at, colsOf, f32, filled, has, i32, number, out, rounded, rowsOf, strided, tensor } from "../host.ts";
 import type { Args, HostTensor, Random } from "../host.ts";
+import { perfCall } from "../perf.ts";
+import type { Backend, PerfRow } from "../perf.ts";
 import type { OpCase } from "../support.ts";
 
 /** The S×S form: all scores, a mask, a softmax, a product. */
@@ -48,8 +50,8 @@ export interface Shape {
   readonly window?: number;
   /** First tokens of the documents; one document when absent. */
   readonly docs?: readonly number[];
-  /** k and v are columns of one buffer, heads interleaved as MLA's up-projection makes them. */
-  readonly joint?: boolean;
+  /** k and v are columns of one buffer, heads interleaved as MLA's up-projection makes them; "whole": it has no other columns. */
+  readonly joint?: boolean | "whole";
   readonly bf16?: boolean;
   readonly strided?: boolean;
   readonly lse?: boolean;
@@ -64,9 +66,10 @@ export function attention(s: Shape) {
     const start: number[] = [];
     for (let t = 0; t < T; t++) start.push(Math.max(0, ...(s.docs ?? []).filter((d) => d <= t)));
     const spread = s.spread ?? 1;
+    const [before, after] = s.joint === true ? [2, 1] : [0, 0];
     return {
       q: wrap(r.normal([T, heads * (kDim + shared)], spread)),
-      k: wrap(r.normal([T, s.joint ? kvHeads * (kDim + vDim) + 3 : kvHeads * kDim], spread)),
+      k: wrap(r.normal([T, s.joint ? before + kvHeads * (kDim + vDim) + after : kvHeads * kDim], spread)),
       v: s.joint ? { same: "k" } : wrap(r.normal([T, kvHeads * vDim])),
       k_shared: shared ? wrap(r.normal([T, shared], spread)) : null,
       doc_start: i32(start),
@@ -75,10 +78,10 @@ export function attention(s: Shape) {
       heads,
       kv_heads: kvHeads,
       k_dim: kDim,
-      k_offset: s.joint ? 2 : 0,
+      k_offset: before,
       k_stride: s.joint ? kDim + vDim : kDim,
       v_dim: vDim,
-      v_offset: s.joint ? 2 + kDim : 0,
+      v_offset: s.joint ? before + kDim : 0,
       v_stride: s.joint ? kDim + vDim : vDim,
       window,
       scale: s.scale ?? 1 / Math.sqrt(kDim + shared),
@@ -87,18 +90,25 @@ export function attention(s: Shape) {
   };
 }
 
-export function attentionBackward(s: Shape) {
+/** `results`: out and lse of the forward. */
+type Results = (forward: Args, r: Random) => { readonly out: HostTensor; readonly lse: HostTensor };
+const exactResults: Results = (forward) => {
+  const made = expectedAttention(forward);
+  return { out: f32((forward.out as HostTensor).shape, made.out), lse: f32((forward.lse as HostTensor).shape, made.lse) };
+};
+
+export function attentionBackward(s: Shape, results = exactResults) {
   return (r: Random): Args => {
     const forward = attention(s)(r);
     const wrap = (t: HostTensor): HostTensor => (s.strided ? strided(t) : t);
-    const made = expectedAttention(forward);
     const { lse: _lse, out: o, ...shared } = forward;
-    const outShape = (o as HostTensor).shape;
+    const dout = wrap(r.normal((o as HostTensor).shape));
+    const made = results(forward, r);
     return {
       ...shared,
-      dout: wrap(r.normal(outShape)),
-      out: wrap(f32(outShape, made.out)),
-      lse: f32([s.T, s.heads], made.lse),
+      dout,
+      out: wrap(made.out),
+      lse: made.lse,
       dq: wrap(out(tensor(forward, "q").shape)),
       dk: wrap(out(tensor(forward, "k").shape)),
       dv: s.joint ? { same: "dk" } : wrap(out(tensor(forward, "v").shape)),
@@ -191,3 +201,75 @@ export const attentionBackwardBase: OpCase = {
   name: "base",
   args: attentionBackward({ T: 5, heads: 4, kvHeads: 2, kDim: 3, vDim: 2, shared: 1, docs: [0, 2] }),
 };
+
+// ---- performance ------------------------------------------------------------------------------------------------------
+
+interface PerfSizes extends Record<string, number> {
+  /** Width of queries and keys, of values; where they differ, `shared` of every key are one copy (MLA). */
+  readonly qk: number;
+  readonly v: number;
+  readonly shared: number;
+  /** Documents and their length. */
+  readonly B: number;
+  readonly S: number;
+  readonly heads: number;
+}
+const shapeOf = ({ qk, v, shared, B, S, heads }: PerfSizes, bf16: boolean): Shape => ({
+  T: B * S,
+  heads,
+  kDim: qk - shared,
+  vDim: v,
+  shared,
+  docs: Array.from({ length: B }, (_, i) => i * S),
+  ...(shared > 0 ? { joint: "whole" } : {}),
+  bf16,
+});
+/** Of the size that scores of normal numbers give; what the backward computes does not depend on how exact they are. */
+const likely =
+  (S: number): Results =>
+  (forward, r) => ({
+    out: r.normal((forward.out as HostTensor).shape, 0.1),
+    lse: filled("f32", (forward.lse as HostTensor).shape, { constant: Math.log(S / 2) + 0.5 }),
+  });
+
+/** Causal: half of S² for the scores and half for the values; backward: the scores again, dV, dP, dQ and dK. */
+function perf(on: Backend, dtype: "f32" | "bf16", sizes: PerfSizes): PerfRow[] {
+  const { qk, v, S } = sizes;
+  const id = `attention/hd${qk}${qk === v ? "" : `v${v}`}-S${S}/${dtype}`;
+  const pairs = (s: PerfSizes): number => s.B * s.heads * s.S * s.S;
+  const bf16 = dtype === "bf16";
+  return [
+    perfCall(
+      `${id}/fwd`,
+      on,
+      sizes,
+      "attention",
+      (s, r) => attention(shapeOf(s, bf16))(r),
+      (s) => ({ flops: pairs(s) * (s.qk + s.v), tokens: s.B * s.S }),
+    ),
+    perfCall(
+      `${id}/bwd`,
+      on,
+      sizes,
+      "attention_backward",
+      (s, r) => attentionBackward(shapeOf(s, bf16), likely(s.S))(r),
+      (s) => ({ flops: pairs(s) * (3 * s.qk + 2 * s.v), tokens: s.B * s.S }),
+    ),
+  ];
+}
+
+/** On the CPU 4096 tokens of 4 heads; on cuda DeepSeek-V2-Lite's 192/128 and the usual widths, 2 × 4096 tokens of 16 heads. */
+export const attentionPerf: readonly PerfRow[] = [
+  ...[64, 128].flatMap((hd) =>
+    [512, 2048].flatMap((S) =>
+      (["f32", "bf16"] as const).flatMap((dtype) => perf("cpu", dtype, { qk: hd, v: hd, shared: 0, B: 4096 / S, S, heads: 4 })),
+    ),
+  ),
+  ...(
+    [
+      [64, 64, 0],
+      [128, 128, 0],
+      [192, 128, 64],
+    ] as const
+  ).flatMap(([qk, v, shared]) => perf("cuda", "bf16", { qk, v, shared, B: 2, S: 4096, heads: 16 })),
+];

@@ -2,6 +2,8 @@
 
 import { at, colsOf, has, i32, out, rowsOf, strided, tensor } from "../host.ts";
 import type { Args, HostTensor, Random } from "../host.ts";
+import { perfCall } from "../perf.ts";
+import type { Backend, PerfRow } from "../perf.ts";
 import type { OpCase } from "../support.ts";
 
 function expectedCombine(a: Args): Record<string, Float64Array> {
@@ -86,3 +88,14 @@ export const combineCases: readonly OpCase[] = [
 ];
 export const combineBase: OpCase = { op: "combine", name: "base", args: combine(3, 2, 4) };
 export const combineBackwardBase: OpCase = { op: "combine_backward", name: "base", args: combineBackward(3, 2, 4) };
+
+const perf = (on: Backend, T: number, K: number, D: number): PerfRow =>
+  perfCall(
+    `combine/T${T}-K${K}-D${D}/${on === "cuda" ? "bf16" : "f32"}/fwd`,
+    on,
+    { T, K, D },
+    "combine",
+    (s, r) => combine(s.T, s.K, s.D)(r),
+    (s) => ({ tokens: s.T }),
+  );
+export const combinePerf: readonly PerfRow[] = [perf("cpu", 4096, 6, 2048), perf("cuda", 8192, 6, 2048)];

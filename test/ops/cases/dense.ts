@@ -1,7 +1,9 @@
 // Cases of embedding, rms_norm and rope (csrc/ops/embedding.h, rms_norm.h, rope.h).
 
-import { at, colsOf, f32, has, i32, number, out, rowsOf, strided, tensor, zeros } from "../host.ts";
+import { at, colsOf, f32, filled, has, i32, number, out, rowsOf, strided, tensor, zeros } from "../host.ts";
 import type { Args, HostTensor, Random } from "../host.ts";
+import { perfCall } from "../perf.ts";
+import type { Backend, PerfRow } from "../perf.ts";
 import type { OpCase } from "../support.ts";
 
 type Row = (name: string, args: (r: Random) => Args, extra?: Partial<OpCase>) => OpCase;
@@ -103,17 +105,21 @@ interface NormBackOptions extends NormOptions {
   readonly accumulate?: boolean;
   readonly inPlace?: boolean;
 }
+const exactRstd = (forward: Args): HostTensor => {
+  const rstd = norm("", () => forward).expected!({ ...forward, rstd: 1 }).rstd as number[];
+  return f32([rstd.length], rstd);
+};
 export const rmsNormBackward =
-  (R: number, C: number, o: NormBackOptions = {}) =>
+  (R: number, C: number, o: NormBackOptions = {}, rstdOf = exactRstd) =>
   (r: Random): Args => {
     const forward = rmsNorm(R, C, o)(r);
     const wrap = o.wrap ?? ((t: HostTensor): HostTensor => t);
-    const rstd = norm("", () => forward).expected!({ ...forward, rstd: 1 }).rstd as number[];
+    const rstd = rstdOf(forward);
     return {
       dy: wrap(r.normal([R, C])),
       x: forward.x as HostTensor,
       weight: forward.weight as HostTensor,
-      rstd: f32([R], rstd),
+      rstd,
       dx: o.dx === false ? null : o.inPlace ? { same: "dy" } : wrap(o.accumulate ? r.normal([R, C]) : out([R, C])),
       dweight: o.dweight === false ? null : r.normal([C]),
       accumulate: o.accumulate ? 1 : 0,
@@ -192,12 +198,14 @@ interface RopeOptions {
   readonly inverse?: boolean;
   readonly wrap?: (t: HostTensor) => HostTensor;
   readonly inPlace?: boolean;
+  /** Angles in the tables: a token has any of them, or its own when there are as many as tokens. */
+  readonly positions?: number;
 }
 export const rope =
   (T: number, heads: number, hd: number, R: number, o: RopeOptions = {}) =>
   (r: Random): Args => {
     const wrap = o.wrap ?? ((t: HostTensor): HostTensor => t);
-    const P = 50;
+    const P = o.positions ?? 50;
     const angle = (f: (x: number) => number): HostTensor =>
       f32(
         [P, R / 2],
@@ -206,7 +214,7 @@ export const rope =
     const x = wrap(r.normal([T, heads * hd]));
     return {
       x: o.inPlace ? { same: "y" } : x,
-      positions: r.ints([T], P),
+      positions: o.positions === T ? i32(Array.from({ length: T }, (_, t) => t)) : r.ints([T], P),
       cos: angle(Math.cos),
       sin: angle(Math.sin),
       y: o.inPlace ? x : wrap(out([T, heads * hd])),
@@ -233,3 +241,35 @@ export const ropeCases: readonly OpCase[] = [
   ropeRow("many tokens", rope(600, 8, 64, 64)),
 ];
 export const ropeBase = ropeRow("base", rope(4, 2, 6, 4, { offset: 2 }));
+
+// ---- performance ------------------------------------------------------------------------------------------------------
+
+/** rstd of numbers from N(0, 1). */
+const likelyRstd = (forward: Args): HostTensor => filled("f32", [rowsOf(tensor(forward, "x"))], { constant: 1 });
+
+function norms(on: Backend, T: number, D: number, options: NormBackOptions): PerfRow[] {
+  const id = `rms_norm/${T}x${D}/${on === "cuda" ? "bf16" : "f32"}`;
+  const back = { ...options, dweight: false };
+  return [
+    perfCall(`${id}/fwd`, on, { T, D }, "rms_norm", (s, r) => rmsNorm(s.T, s.D, options)(r)),
+    perfCall(`${id}/bwd`, on, { T, D }, "rms_norm_backward", (s, r) => rmsNormBackward(s.T, s.D, back, likelyRstd)(r)),
+  ];
+}
+const ropePerf = (on: Backend, T: number, heads: number, dim: number, inPlace: boolean): PerfRow =>
+  perfCall(`rope/${T}x${heads}x${dim}/${on === "cuda" ? "bf16" : "f32"}/fwd`, on, { T, heads, dim }, "rope", (s, r) =>
+    rope(s.T, s.heads, s.dim, s.dim, { inPlace, positions: s.T })(r),
+  );
+export const densePerf: readonly PerfRow[] = [
+  ...norms("cpu", 4096, 2048, { accumulate: true }),
+  ropePerf("cpu", 4096, 16, 128, true),
+  perfCall(
+    "embedding/4096x2048/f32/fwd",
+    "cpu",
+    { T: 4096, D: 2048, V: 32768 },
+    "embedding",
+    (s, r) => embedding(s.T, s.V, s.D, "bf16")(r),
+    (s) => ({ bytes: 6 * s.T * s.D }), // rows of the table that are met
+  ),
+  ...norms("cuda", 8192, 2048, { w: "bf16" }),
+  ropePerf("cuda", 8192, 16, 64, false),
+];

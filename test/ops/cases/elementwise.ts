@@ -2,6 +2,8 @@
 
 import { at, colsOf, f32, ints, number, out, rowsOf, strided, tensor, toBf16, zeros } from "../host.ts";
 import type { Args, HostTensor } from "../host.ts";
+import { perfCall } from "../perf.ts";
+import type { Backend, PerfRow } from "../perf.ts";
 import type { OpCase } from "../support.ts";
 import { rowOf } from "./dense.ts";
 
@@ -151,3 +153,35 @@ export const fillBase = fillRow("base", () => ({ x: zeros("i32", [3, 5]), value:
 export const castBase = castRow("base", (r) => ({ x: r.normal([3, 5]), y: out([3, 5], "bf16") }));
 export const columnSumBase = sumRow("base", (r) => ({ x: r.normal([3, 5]), y: r.normal([5]) }));
 export const maskGradBase = maskRow("base", (r) => ({ grad: r.normal([3, 2, 5]), keep: [0, 2] }));
+
+// ---- performance ------------------------------------------------------------------------------------------------------
+
+function swigluPerf(on: Backend, T: number, F: number): PerfRow[] {
+  const id = `swiglu/${T}x${F}/${on === "cuda" ? "bf16" : "f32"}`;
+  return [
+    perfCall(`${id}/fwd`, on, { T, F }, "swiglu", (s, r) => ({ h: r.normal([s.T, 2 * s.F]), a: out([s.T, s.F]) })),
+    perfCall(`${id}/bwd`, on, { T, F }, "swiglu_backward", (s, r) => ({
+      h: r.normal([s.T, 2 * s.F]),
+      da: r.normal([s.T, s.F]),
+      dh: out([s.T, 2 * s.F]),
+    })),
+  ];
+}
+const addPerf = (on: Backend, T: number, D: number): PerfRow =>
+  perfCall(`add/${T}x${D}/${on === "cuda" ? "bf16" : "f32"}/fwd`, on, { T, D }, "add", (s, r) => ({
+    a: r.normal([s.T, s.D]),
+    b: r.normal([s.T, s.D]),
+    y: out([s.T, s.D]),
+    alpha: 1,
+  }));
+export const elementwisePerf: readonly PerfRow[] = [
+  ...swigluPerf("cpu", 4096, 1408),
+  addPerf("cpu", 4096, 2048),
+  // Our own copy: what the device moves without arithmetic.
+  perfCall("copy/1GiB/bf16/copy", "cuda", { rows: 1024, cols: 524288 }, "cast", (s, r) => ({
+    x: r.normal([s.rows, s.cols], 1, "bf16"),
+    y: out([s.rows, s.cols], "bf16"),
+  })),
+  ...swigluPerf("cuda", 49152, 1408),
+  addPerf("cuda", 8192, 2048),
+];

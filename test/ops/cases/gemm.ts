@@ -2,6 +2,8 @@
 
 import { at, colsOf, f32, has, number, out, rounded, rowsOf, strided, tensor } from "../host.ts";
 import type { Args, HostTensor, Random } from "../host.ts";
+import { perfCall } from "../perf.ts";
+import type { Backend, PerfRow } from "../perf.ts";
 import type { OpCase } from "../support.ts";
 
 /** The product as its definition, in f64. */
@@ -29,6 +31,8 @@ interface Options {
   readonly accumulate?: boolean;
   readonly bf16?: boolean;
   readonly strided?: boolean;
+  /** Of the numbers in b. */
+  readonly scale?: number;
 }
 
 function build(mode: 0 | 1 | 2, M: number, N: number, K: number, o: Options = {}) {
@@ -36,7 +40,7 @@ function build(mode: 0 | 1 | 2, M: number, N: number, K: number, o: Options = {}
     const wrap = (t: HostTensor): HostTensor => (o.strided ? strided(t) : t);
     return {
       a: wrap(r.normal(mode === 2 ? [K, M] : [M, K])),
-      b: wrap(r.normal(mode === 0 ? [N, K] : [K, N], 1, o.w ?? "f32")),
+      b: wrap(r.normal(mode === 0 ? [N, K] : [K, N], o.scale ?? 1, o.w ?? "f32")),
       bias: o.bias ? r.normal([N], 1, o.bias) : null,
       c: wrap(o.accumulate ? r.normal([M, N]) : out([M, N])),
       mode,
@@ -141,3 +145,56 @@ export const gemmBase: OpCase = {
   name: "base",
   args: (r) => ({ ...build(0, 4, 6, 5)(r), bias: f32([6], [1, 2, 3, 4, 5, 6]) }),
 };
+
+// ---- performance ------------------------------------------------------------------------------------------------------
+
+type Dtype = "f32" | "f32-bf16w" | "bf16";
+
+/** y_MN = x_MK · W_NKᵀ; "-nn" is its dx = dy · W, "-tn" its dW += dyᵀ · x. */
+function product(on: Backend, dtype: Dtype, K: number, N: number, M: number, mode: "" | "-nn" | "-tn" = ""): PerfRow {
+  const o = { bf16: dtype === "bf16", w: mode === "-tn" || dtype === "f32" ? "f32" : "bf16", accumulate: mode === "-tn" } as const;
+  return perfCall(
+    `gemm/${K}x${N}/${dtype}/M${M}${mode}`,
+    on,
+    { M, N, K },
+    "gemm",
+    (s, r) => {
+      if (mode === "-nn") return build(1, s.M, s.K, s.N, { ...o, scale: s.N ** -0.5 })(r);
+      if (mode === "-tn") return build(2, s.N, s.K, s.M, o)(r);
+      return build(0, s.M, s.N, s.K, { ...o, scale: s.K ** -0.5 })(r);
+    },
+    (s) => ({ flops: 2 * s.M * s.N * s.K }),
+  );
+}
+
+/** On the CPU small experts and the sizes of DeepSeek-V2-Lite; on cuda that model's projections with 8192 tokens, and 8192³. */
+export const gemmPerf: readonly PerfRow[] = [
+  ...(
+    [
+      [2048, 1408],
+      [1408, 2048],
+      [2048, 2048],
+      [512, 512],
+      [256, 256],
+      [256, 128],
+    ] as const
+  ).flatMap(([K, N]) =>
+    [16, 64, 192, 1024].flatMap((M) => (["f32", "f32-bf16w", "bf16"] as const).map((dtype) => product("cpu", dtype, K, N, M))),
+  ),
+  ...(["f32-bf16w", "bf16"] as const).flatMap((dtype) =>
+    (["-nn", "-tn"] as const).map((mode) => product("cpu", dtype, 2048, 2048, 1024, mode)),
+  ),
+  ...(
+    [
+      [8192, 8192],
+      [2048, 3072],
+      [2048, 576],
+      [512, 4096],
+      [2048, 2048],
+      [2048, 2816],
+      [2816, 2048],
+      [2048, 10944],
+      [10944, 2048],
+    ] as const
+  ).flatMap(([K, N]) => (["", "-nn"] as const).map((mode) => product("cuda", "bf16", K, N, 8192, mode))),
+];

@@ -2,6 +2,9 @@
 
 import { at, colsOf, has, i32, ints, list, number, offsetsOf, out, rounded, rowsOf, strided, tensor } from "../host.ts";
 import type { Args, HostTensor, Random } from "../host.ts";
+import { perfRow } from "../perf.ts";
+import type { Backend, PerfCalls, PerfRow } from "../perf.ts";
+import { hottest, route, routingFacts } from "../routes.ts";
 import type { OpCase } from "../support.ts";
 
 const silu = (x: number): number => x / (1 + Math.exp(-x));
@@ -112,6 +115,8 @@ interface Options {
   readonly gate?: boolean;
   readonly inPlace?: boolean;
   readonly keepH?: boolean;
+  /** Of the numbers in w. */
+  readonly spread?: number;
 }
 
 const wrapper =
@@ -125,7 +130,7 @@ function weights(r: Random, E: number, M: number, K: number, o: Options): HostTe
   const S = o.segments ?? 1;
   const wrap = wrapper(o);
   return Array.from({ length: E * S }, (_, i) =>
-    wrap(r.normal([segmentRows(M, S, i % S), K], 1, kindOf(o, Math.floor(i / S) + (o.w === "mixed" ? i % S : 0)))),
+    wrap(r.normal([segmentRows(M, S, i % S), K], o.spread ?? 1, kindOf(o, Math.floor(i / S) + (o.w === "mixed" ? i % S : 0)))),
   );
 }
 /** Segments share M evenly; the last takes the rest. */
@@ -336,3 +341,96 @@ export const tnBase: OpCase = {
   }),
 };
 export const baseSizes = { E, N, T, K, M };
+
+// ---- performance ------------------------------------------------------------------------------------------------------
+
+/** D model, F expert, E experts, K experts per token, and how many of the hottest experts train where not all do. */
+export interface MoeSizes extends Record<string, number | string> {
+  readonly D: number;
+  readonly F: number;
+  readonly E: number;
+  readonly K: number;
+  readonly trained: number;
+}
+export const moeSizes = {
+  d256: { D: 256, F: 128, E: 64, K: 6, trained: 8 },
+  d2048: { D: 2048, F: 1408, E: 64, K: 6, trained: 8 },
+  "dsv2-lite": { D: 2048, F: 1408, E: 64, K: 6, trained: 5 },
+  olmoe: { D: 2048, F: 1024, E: 64, K: 8, trained: 5 },
+  "qwen3-30b": { D: 2048, F: 768, E: 128, K: 8, trained: 10 },
+  mixtral: { D: 4096, F: 14336, E: 8, K: 2, trained: 1 },
+} as const satisfies Record<string, MoeSizes>;
+
+const modes = ["up", "down", "down-bwd", "up-bwd", "dw-down-esft", "dw-up-esft", "dw-down-all", "dw-up-all"] as const;
+type PerfSizes = MoeSizes & { readonly T: number; readonly routing: string };
+
+/** One product of an expert layer, h kept as training does. `item`: bytes of an activation. */
+function perfCalls(mode: (typeof modes)[number], s: PerfSizes, bf16: boolean, item: number, r: Random): PerfCalls {
+  const { T, D, F, E, K } = s;
+  const N = T * K;
+  const { counts: c, tokens } = route(s.routing, T, E, K);
+  const trained = mode.endsWith("esft") ? hottest(c, s.trained) : c.map((_, e) => e);
+  const shared = { bf16, w: "bf16" } as const;
+  const rows: HostTensor = { dtype: "i32", shape: [N], values: tokens };
+  const x = r.normal([T, D]);
+  const flops = 2 * N * D * F;
+  // Weights that are met, and of the gradients every row of a trained expert once.
+  const matrix = 2 * c.filter((n) => n > 0).length * D * F;
+  const n = trained.reduce((sum, e) => sum + c[e]!, 0);
+  const inputs = item * (Math.min(T, n) * D + 2 * n * F);
+  const facts = routingFacts(c, mode.startsWith("dw") ? trained : []);
+  const call = (op: string, args: Args): PerfCalls["calls"] => [{ op, args }];
+  switch (mode) {
+    case "up": {
+      const args = { ...nt(c, 2 * F, D, { ...shared, act: true, segments: 2, spread: D ** -0.5 })(r), x, rows };
+      return { calls: call("grouped_gemm_nt", args), flops: 2 * flops, bytes: 2 * matrix + item * (T * D + 3 * N * F), facts };
+    }
+    case "down":
+      return {
+        calls: call("grouped_gemm_nt", nt(c, D, F, { ...shared, spread: F ** -0.5 })(r)),
+        flops,
+        bytes: matrix + item * N * (F + D),
+        facts,
+      };
+    case "down-bwd": {
+      const args = { ...nn(c, D, F, { ...shared, act: true, spread: D ** -0.5 })(r), dy: x, rows };
+      return { calls: call("grouped_gemm_nn", args), flops, bytes: matrix + item * (T * D + 4 * N * F) + 8 * N, facts };
+    }
+    case "up-bwd": {
+      const args = nn(c, 2 * F, D, { ...shared, segments: 2, spread: (2 * F) ** -0.5 })(r);
+      return { calls: call("grouped_gemm_nn", args), flops: 2 * flops, bytes: 2 * matrix + item * N * (2 * F + D), facts };
+    }
+    case "dw-down-esft":
+    case "dw-down-all": {
+      const args = { ...tn(c, D, F, { bf16, act: true, scale: true, groups: trained })(r), dy: x, dy_rows: rows };
+      return { calls: call("grouped_gemm_tn", args), flops: 2 * n * D * F, bytes: 8 * trained.length * D * F + inputs, facts };
+    }
+    default: {
+      const args = { ...tn(c, 2 * F, D, { bf16, segments: 2, groups: trained })(r), x, x_rows: rows };
+      return { calls: call("grouped_gemm_tn", args), flops: 4 * n * D * F, bytes: 16 * trained.length * D * F + inputs, facts };
+    }
+  }
+}
+
+function groupedRows(
+  on: Backend,
+  model: keyof typeof moeSizes,
+  T: number,
+  dtype: "f32" | "bf16",
+  names: readonly (typeof modes)[number][],
+) {
+  return names.map((mode): PerfRow => {
+    const routing = mode.endsWith("esft") ? "lognormal0.7" : "uniform";
+    const sizes: PerfSizes = { ...moeSizes[model], T, routing };
+    return perfRow(`grouped/${model}-T${T}-${routing}/${dtype}/${mode}`, on, sizes, (s, r) =>
+      perfCalls(mode, s, dtype === "bf16", on === "cuda" ? 2 : 4, r),
+    );
+  });
+}
+export const groupedPerf: readonly PerfRow[] = [
+  ...(["f32", "bf16"] as const).flatMap((dtype) => [
+    ...groupedRows("cpu", "d256", 4096, dtype, modes),
+    ...groupedRows("cpu", "d2048", 2048, dtype, modes.slice(0, 6)),
+  ]),
+  ...[8192, 32768].flatMap((T) => groupedRows("cuda", "dsv2-lite", T, "bf16", modes)),
+];

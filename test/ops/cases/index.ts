@@ -1,14 +1,15 @@
-// Every case of every op, and one small valid call per op (the base of refusals and of the fuzz test).
+// Every case of every op, one small valid call per op (the base of refusals and of the fuzz test), and every performance row.
 
+import type { PerfRow } from "../perf.ts";
 import type { OpCase } from "../support.ts";
-import { attentionBackwardBase, attentionBackwardCases, attentionBase, attentionCases } from "./attention.ts";
+import { attentionBackwardBase, attentionBackwardCases, attentionBase, attentionCases, attentionPerf } from "./attention.ts";
 import * as combine from "./combine.ts";
 import * as dense from "./dense.ts";
 import * as elementwise from "./elementwise.ts";
-import { gemmBase, gemmCases } from "./gemm.ts";
-import { groupedGemmCases, nnBase, ntBase, tnBase } from "./grouped_gemm.ts";
+import { gemmBase, gemmCases, gemmPerf } from "./gemm.ts";
+import { groupedGemmCases, groupedPerf, nnBase, ntBase, tnBase } from "./grouped_gemm.ts";
 import * as routing from "./routing.ts";
-import { adamwBase, adamwCases, gradNormBase, gradNormCases, lossBase, lossCases } from "./training.ts";
+import { adamwBase, adamwCases, gradNormBase, gradNormCases, lossBase, lossCases, trainingPerf } from "./training.ts";
 
 export const bases: readonly OpCase[] = [
   ntBase,
@@ -62,4 +63,15 @@ export const allCases: readonly OpCase[] = [
   ...lossCases,
   ...gradNormCases,
   ...adamwCases,
+];
+
+export const perfRows: readonly PerfRow[] = [
+  ...gemmPerf,
+  ...groupedPerf,
+  ...attentionPerf,
+  ...trainingPerf,
+  ...dense.densePerf,
+  ...elementwise.elementwisePerf,
+  ...routing.routingPerf,
+  ...combine.combinePerf,
 ];

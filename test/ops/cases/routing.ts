@@ -3,6 +3,8 @@
 
 import { at, colsOf, f32, has, i32, number, offsetsOf, out, rowsOf, strided, tensor, zeros } from "../host.ts";
 import type { Args, HostTensor, Random } from "../host.ts";
+import { perfCall, perfRow } from "../perf.ts";
+import type { PerfRow } from "../perf.ts";
 import type { OpCase } from "../support.ts";
 
 // ---- topk_route -------------------------------------------------------------------------------------------------------
@@ -158,19 +160,32 @@ export const routeBase: OpCase = {
 
 // ---- route_backward -----------------------------------------------------------------------------------------------------
 
-/** Arguments with probs and weights as topk_route makes them. */
-export function routeBackward(T: number, E: number, K: number, rule: Partial<Rule> = {}, o: { pos?: boolean; strided?: boolean } = {}) {
+/** What topk_route makes of a call. */
+type RouteResults = (forward: Args, r: Random) => { readonly ids: HostTensor; readonly weights: HostTensor; readonly probs: HostTensor };
+const exactRoute: RouteResults = (forward) => {
+  const made = expectedRoute(forward);
+  const [choices, scores] = [tensor(forward, "ids").shape, tensor(forward, "logits").shape];
+  return { ids: i32(made.ids!, choices), weights: f32(choices, made.weights!), probs: f32(scores, made.probs!) };
+};
+
+export function routeBackward(
+  T: number,
+  E: number,
+  K: number,
+  rule: Partial<Rule> = {},
+  o: { pos?: boolean; strided?: boolean } = {},
+  results = exactRoute,
+) {
   return (r: Random): Args => {
-    const forward = route(T, E, K, rule)(r);
-    const made = expectedRoute(forward);
+    const made = results(route(T, E, K, rule)(r), r);
     const wrap = (t: HostTensor): HostTensor => (o.strided ? strided(t) : t);
     const full = { ...plain, ...rule };
     return {
       dweights: o.pos ? r.normal([T * K]) : wrap(r.normal([T, K])),
       pos: o.pos ? wrap(i32(r.permutation(T * K), [T, K])) : null,
-      probs: full.score === 2 ? null : wrap(f32([T, E], made.probs!)),
-      ids: wrap(i32(made.ids!, [T, K])),
-      weights: wrap(f32([T, K], made.weights!)),
+      probs: full.score === 2 ? null : wrap(made.probs),
+      ids: wrap(made.ids),
+      weights: wrap(made.weights),
       dlogits: wrap(out([T, E])),
       score: full.score,
       renormalize: full.renormalize,
@@ -362,3 +377,51 @@ export const countCases: readonly OpCase[] = [
   countRow("many tokens", 5000, 8, 64),
 ];
 export const countBase: OpCase = { op: "count_experts", name: "base", args: count(5, 2, 4, { mask: () => i32([1, 0, 1, 1, 0]) }) };
+
+// ---- performance ------------------------------------------------------------------------------------------------------
+
+const cpuSizes = { T: 4096, E: 64, K: 6 };
+export const routingPerf: readonly PerfRow[] = [
+  perfCall(
+    "topk_route/4096x64/f32/fwd",
+    "cpu",
+    cpuSizes,
+    "topk_route",
+    (s, r) => route(s.T, s.E, s.K)(r),
+    (s) => ({ tokens: s.T }),
+  ),
+  perfCall(
+    "topk_route/4096x64/f32/bwd",
+    "cpu",
+    cpuSizes,
+    "route_backward",
+    (s, r) =>
+      routeBackward(s.T, s.E, s.K, {}, { pos: true }, () => ({
+        ids: r.routes(s.T, s.K, s.E),
+        weights: r.normal([s.T, s.K], 0.1),
+        probs: r.normal([s.T, s.E], 0.1),
+      }))(r),
+    (s) => ({ tokens: s.T }),
+  ),
+  perfCall(
+    "expert_sort/4096x6/f32/fwd",
+    "cpu",
+    cpuSizes,
+    "expert_sort",
+    (s, r) => sort(s.T, s.K, s.E)(r),
+    (s) => ({ tokens: s.T }),
+  ),
+  // Logits to everything the expert products and a profile need.
+  perfRow("routing/T8192-E64-K6/bf16/fwd", "cuda", { T: 8192, E: 64, K: 6 }, (s, r) => {
+    const chosen = route(s.T, s.E, s.K)(r);
+    const { ids, weights } = chosen;
+    return {
+      calls: [
+        { op: "topk_route", args: chosen },
+        { op: "expert_sort", args: { ...sort(s.T, s.K, s.E)(r), ids, weights } },
+        { op: "count_experts", args: { ...count(s.T, s.K, s.E)(r), ids, weights } },
+      ],
+      tokens: s.T,
+    };
+  }),
+];

@@ -2,6 +2,8 @@
 
 import { at, colsOf, f32, has, i32, list, number, out, rounded, rowsOf, strided, tensor, toBf16, zeros } from "../host.ts";
 import type { Args, HostTensor, Random } from "../host.ts";
+import { perfCall } from "../perf.ts";
+import type { Backend, PerfRow } from "../perf.ts";
 import type { OpCase } from "../support.ts";
 
 // ---- linear_cross_entropy -------------------------------------------------------------------------------------------------
@@ -253,3 +255,38 @@ export const adamwCases: readonly OpCase[] = [
   adamRow("many chunks", [[300, 700], [129, 130], [7]], { step: 5, norm: 700 }),
 ];
 export const adamwBase: OpCase = { op: "adamw", name: "base", args: adamw([[2, 3], [4]], { norm: 2, step: 2 }) };
+
+// ---- performance ------------------------------------------------------------------------------------------------------
+
+/** Loss and dX of a frozen head; every row is supervised. */
+const head = (on: Backend, dtype: "f32" | "bf16", T: number, D: number, V: number): PerfRow =>
+  perfCall(
+    `head/d${D}-V${V}/${dtype}/train`,
+    on,
+    { T, D, V },
+    "linear_cross_entropy",
+    (s, r) => ({
+      ...loss(s.T, s.V, s.D, { w: "bf16", labels: all(s.T, s.V), dw: false, rowLoss: false, bf16: dtype === "bf16" })(r),
+      w: r.normal([s.V, s.D], s.D ** -0.5, "bf16"),
+      grad_scale: 1 / s.T,
+    }),
+    (s) => ({ flops: 4 * s.T * s.D * s.V, tokens: s.T }),
+  );
+/** Master, gradient and two moments in f32: 28 bytes per parameter, 30 with the bf16 copy that products read on cuda. */
+function state(on: Backend, name: string, sizes: { matrices: number; rows: number; cols: number }): PerfRow[] {
+  const shapes = (s: typeof sizes): number[][] => Array.from({ length: s.matrices }, () => [s.rows, s.cols]);
+  const dtype = on === "cuda" ? "bf16" : "f32";
+  return [
+    perfCall(`adamw/${name}/${dtype}/step`, on, sizes, "adamw", (s, r) => adamw(shapes(s), { copies: on === "cuda", lr: 1e-5 })(r)),
+    perfCall(`grad_norm/${name}/${dtype}/norm`, on, sizes, "grad_norm", (s, r) => ({
+      grads: tensors(r, shapes(s)),
+      norm: out([1], "f64"),
+    })),
+  ];
+}
+export const trainingPerf: readonly PerfRow[] = [
+  ...(["f32", "bf16"] as const).flatMap((dtype) => [head("cpu", dtype, 4096, 256, 8192), head("cpu", dtype, 1024, 2048, 32768)]),
+  ...state("cpu", "16777216", { matrices: 1, rows: 4096, cols: 4096 }),
+  head("cuda", "bf16", 8192, 2048, 102400),
+  ...state("cuda", "1.07B", { matrices: 372, rows: 2048, cols: 1408 }),
+];

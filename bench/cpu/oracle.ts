@@ -2,7 +2,7 @@
 
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, statSync } from "node:fs";
-import { LineProcess } from "./line_process.ts";
+import { LineProcess } from "../line_process.ts";
 
 const libraries = ["onednn", "openblas"] as const;
 export type OracleName = (typeof libraries)[number];

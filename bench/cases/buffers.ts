@@ -1,46 +1,15 @@
-// What a case on a GPU is, and the memory it works on.
+// The memory of a case on its device.
 //
-// A case is set up several times ("sets") so that what one call leaves in the L2 cache does not help the next. Inputs are normal
-// random numbers: zeros and ones draw less power and run faster. Big tensors are tiled from a pool of them on the device.
+// On a GPU a case is set up several times ("sets") so that what one call leaves in the L2 cache does not help the next. Inputs are
+// normal random numbers: zeros and ones draw less power and run faster. Big tensors are tiled from a pool of them on the device.
 
 import { f32ToBf16 } from "../../lib/floats.ts";
 import * as ops from "../../lib/ops.ts";
 import type { Device, DType, Tensor, TensorList } from "../../lib/tensor.ts";
 import { bytesOf } from "../../lib/tensor.ts";
+import { sizeOf } from "../../test/ops/host.ts";
+import type { HostTensor } from "../../test/ops/host.ts";
 import { normals } from "../../test/support/tiny_model.ts";
-
-export interface Work {
-  /** Submits one call; only ops, so that it can be recorded, unless it is `eagerOnly`. */
-  readonly run: () => void;
-  readonly eagerOnly?: boolean;
-  /** What an eager call does before (uploads); not part of a graph. */
-  readonly before?: () => void;
-  /** Overwritten by every call. */
-  readonly outputs: readonly Tensor[];
-  /** Accumulated or updated in place; `reset` brings them back. */
-  readonly state?: readonly Tensor[];
-  readonly reset?: () => void;
-  /** Useful floating-point operations of a call: no padding, nothing for frozen experts. */
-  readonly flops?: number;
-  /** Bytes that must move at least once. */
-  readonly bytes?: number;
-  readonly tokens?: number;
-  /** What else is worth knowing about the inputs. */
-  readonly facts?: Readonly<Record<string, number>>;
-  readonly dispose?: () => void | Promise<void>;
-}
-
-export interface GpuCase {
-  /** what/config/dtype/mode: the names of bench/peer_torch.py. */
-  readonly id: string;
-  /** Floors and what is compared with PyTorch; the rest is the sweep. */
-  readonly headline: boolean;
-  /** Too big to share the GPU with the peer: they take turns. */
-  readonly alone?: boolean;
-  readonly setup: (b: Buffers) => Work | Promise<Work>;
-}
-
-const product = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
 
 /** Normal random numbers of the host, made once per process. */
 let values: Float32Array = new Float32Array(0);
@@ -72,14 +41,25 @@ export class Buffers {
     return x;
   }
   empty(dtype: DType, shape: readonly number[]): Tensor {
-    this.bytes += product(shape) * bytesOf(dtype);
+    this.bytes += sizeOf(shape) * bytesOf(dtype);
     return this.hold(this.device.empty(dtype, shape));
-  }
-  bf16(...shape: number[]): Tensor {
-    return this.empty("bf16", shape);
   }
   f32(...shape: number[]): Tensor {
     return this.empty("f32", shape);
+  }
+  /** A tensor of the case tables, and what brings its content back. */
+  make(h: HostTensor): { readonly tensor: Tensor; readonly refill: () => void } {
+    if (h.pad) throw new Error("a strided view is not placed: rows that are measured lie behind each other");
+    const tensor = this.empty(h.dtype, h.shape);
+    const { fill } = h;
+    const place = this.cursor;
+    const refill = (): void => {
+      if (!fill) tensor.write(ArrayBuffer.isView(h.values) ? (h.values as Float32Array) : Array.from(h.values));
+      else if ("normal" in fill) this.fillNormal(tensor, fill.normal, place);
+      else if (!Number.isNaN(fill.constant)) ops.fill(this.device, { x: tensor, value: fill.constant }); // NaN: an output
+    };
+    refill();
+    return { tensor, refill };
   }
   ints(shape: readonly number[], data: Int32Array): Tensor {
     const t = this.empty("i32", shape);

@@ -1,4 +1,4 @@
-// Which K experts each token takes. The popularity of the experts is fixed by quantiles, not drawn, so that the peer's routing has
+// Which K experts each token takes, at sizes that matter. The popularity of the experts is fixed by quantiles, not drawn, so that the peer's routing has
 // the same loads; only the tokens' choices are random.
 //
 //   uniform        K different experts at random
@@ -13,6 +13,8 @@ export interface Routing {
   readonly ids: Int32Array;
   /** [T, K], positive, Σ over K near 1. */
   readonly weights: Float32Array;
+  /** [T · K]: the token behind every row, sorted by expert. */
+  readonly tokens: Int32Array;
   /** Rows of each expert. */
   readonly counts: readonly number[];
 }
@@ -87,7 +89,11 @@ export function route(kind: string, T: number, E: number, K: number): Routing {
   }
   const counts = Array.from({ length: E }, () => 0);
   for (const e of ids) counts[e]!++;
-  const routing = { ids, weights: Float32Array.from(ids, () => (0.5 + random()) / K), counts };
+  const tokens = new Int32Array(T * K);
+  let begin = 0;
+  const next = counts.map((n) => (begin += n) - n);
+  for (let i = 0; i < ids.length; i++) tokens[next[ids[i]!]!++] = Math.floor(i / K);
+  const routing = { ids, weights: Float32Array.from(ids, () => (0.5 + random()) / K), tokens, counts };
   made.set(key, routing);
   return routing;
 }

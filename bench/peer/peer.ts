@@ -1,7 +1,12 @@
-// The PyTorch peer (bench/peer_torch.py --serve): runs slices of rounds on request, so that both sides alternate in the same minutes.
+// The PyTorch peer (bench/peer_torch.py --serve): gets the cases as JSON and runs slices of rounds on request, so that both sides
+// alternate in the same minutes.
 
 import { spawnSync } from "node:child_process";
-import { LineProcess } from "./line_process.ts";
+import { ConfigError } from "../../lib/errors.ts";
+import type { Backend } from "../../test/ops/perf.ts";
+import { describe } from "../cases/case.ts";
+import type { BenchCase } from "../cases/case.ts";
+import { LineProcess } from "../line_process.ts";
 
 interface Contender {
   readonly id: string;
@@ -27,9 +32,16 @@ interface PeerFailure {
 }
 
 export interface PeerOptions {
+  readonly device: Backend;
+  /** On small sizes the contenders of cuda run on torch's CPU. */
+  readonly tiny: boolean;
+  readonly cases: readonly BenchCase[];
   readonly threads: number;
-  /** Further arguments of bench/peer_torch.py. */
-  readonly arguments?: readonly string[];
+}
+
+/** The cases as bench/peer_torch.py reads them. */
+export function peerDocument({ device, tiny, cases }: Pick<PeerOptions, "device" | "tiny" | "cases">): string {
+  return JSON.stringify({ device, tiny, cases: cases.map(describe) });
 }
 
 export class Peer {
@@ -40,14 +52,14 @@ export class Peer {
   readonly meta: Readonly<Record<string, unknown>>;
 
   static async start(python: string, options: PeerOptions): Promise<Peer> {
-    const process = new LineProcess(python, [
-      "bench/peer_torch.py",
-      "--serve",
-      "--threads",
-      String(options.threads),
-      ...(options.arguments ?? []),
-    ]);
-    const peer = new Peer(process, JSON.parse(await process.read()) as Record<string, unknown>);
+    const process = new LineProcess(python, ["bench/peer_torch.py", "--serve", "--cases", "-", "--threads", String(options.threads)]);
+    const ready = await process.ask(peerDocument(options)).catch((error: unknown) => {
+      throw new ConfigError(
+        `the peer did not start: ${error instanceof Error ? error.message : String(error)}; expected a python with torch and transformers, ` +
+          `try "${python} bench/peer_torch.py --list"`,
+      );
+    });
+    const peer = new Peer(process, JSON.parse(ready) as Record<string, unknown>);
     peer.contenders.push(...(JSON.parse(await process.ask("list")) as { list: Contender[] }).list);
     return peer;
   }

@@ -2,7 +2,7 @@
 
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, statSync } from "node:fs";
-import { LineProcess } from "./line_process.ts";
+import { LineProcess } from "../line_process.ts";
 
 export interface Ceiling {
   /** GFLOP/s. */

@@ -1,0 +1,211 @@
+// The routed experts of one MoE layer: the model's own Experts between the sort and the combination of the rows. Routing is given, as
+// for the peer: no router and no shared expert.
+//
+//   CPU    fwd         expert_sort, gate|up with gather and SwiGLU, down, combine; nothing kept
+//          dx          the same keeping h, then dX: down with dSwiGLU and gate gradient, gate|up, combine
+//          esft, full  and dW of the first `trained` experts, of every expert
+//   cuda   fwd         the forward that keeps h       bwd-none, bwd-esft, bwd-all   the backward alone; dW of the hottest experts
+//
+// Weights are bf16 as a checkpoint holds them; where the device computes with f32 masters, trained experts are those.
+
+import { LayoutError } from "../../lib/errors.ts";
+import { sliceKey } from "../../lib/files/slice.ts";
+import type { TensorSlice } from "../../lib/files/slice.ts";
+import { Composer } from "../../lib/model/layers/composer.ts";
+import { ExpertMatrices, Experts } from "../../lib/model/layers/experts.ts";
+import { RopeIndex } from "../../lib/model/rope_table.ts";
+import { Run } from "../../lib/model/run.ts";
+import { act, ActivationPlan, f32 } from "../../lib/model/slots.ts";
+import type { ExpertWeights } from "../../lib/model/spec.ts";
+import { Parameter, ParameterList } from "../../lib/model/weights/parameter.ts";
+import type { ParameterSource } from "../../lib/model/weights/parameter.ts";
+import * as ops from "../../lib/ops.ts";
+import type { Precision } from "../../lib/ops.ts";
+import type { Tensor } from "../../lib/tensor.ts";
+import { moeSizes } from "../../test/ops/cases/grouped_gemm.ts";
+import type { MoeSizes } from "../../test/ops/cases/grouped_gemm.ts";
+import type { Backend } from "../../test/ops/perf.ts";
+import { hottest, route, routingFacts } from "../../test/ops/routes.ts";
+import type { Buffers } from "./buffers.ts";
+import { parts, precisionOf, tiny } from "./case.ts";
+import type { BenchCase, Work } from "./case.ts";
+
+type LayerSizes = MoeSizes & { readonly T: number; readonly routing: string };
+
+/** The parameters of a layer without a checkpoint: experts behind each other, trained ones and gradients likewise. */
+class LayerParameters implements ParameterSource {
+  readonly experts: readonly ExpertWeights[];
+  readonly gradients: Tensor[] = [];
+  private readonly b: Buffers;
+  private readonly byKey = new Map<string, Parameter>();
+
+  constructor(b: Buffers, { D, F, E }: LayerSizes, trained: readonly number[]) {
+    this.b = b;
+    this.experts = Array.from({ length: E }, (_, e) => ({
+      gate: { name: `${e}.gate` },
+      up: { name: `${e}.up` },
+      down: { name: `${e}.down` },
+    }));
+    const trains = new Set(trained);
+    this.fill(["gate", "up"], [F, D], trains);
+    this.fill(["down"], [D, F], trains);
+  }
+
+  private fill(names: readonly ("gate" | "up" | "down")[], [rows, cols]: readonly [number, number], trains: ReadonlySet<number>): void {
+    const { b, experts } = this;
+    const masters = b.device.info.activationDtype === "f32";
+    const count = (list: readonly unknown[]): number => names.length * list.length;
+    const trained = experts.filter((_, e) => trains.has(e));
+    const frozen = b.stack("bf16", count(masters ? experts.filter((_, e) => !trains.has(e)) : experts), rows, cols, cols ** -0.5).items;
+    const master = masters ? b.stack("f32", count(trained), rows, cols, cols ** -0.5).items : frozen;
+    const grad = b.stack("f32", count(trained), rows, cols, null);
+    if (trained.length > 0) this.gradients.push(grad.flat);
+    const grads = [...grad.items];
+    experts.forEach((expert, e) => {
+      for (const name of names) {
+        const p = new Parameter(expert[name].name, [rows, cols], { role: "expert", layer: 0, expert: e, part: name });
+        p.trains = trains.has(e);
+        const memory = (p.trains ? master : frozen).shift();
+        if (!memory) throw new LayoutError(`no memory for "${p.key}"`);
+        p.value = memory;
+        if (p.trains) p.grad = grads.shift() ?? null;
+        this.byKey.set(p.key, p);
+      }
+    });
+  }
+
+  get(ref: TensorSlice): Parameter {
+    const p = this.byKey.get(sliceKey(ref));
+    if (!p) throw new LayoutError(`the layer has no parameter "${sliceKey(ref)}"`);
+    return p;
+  }
+  attached(key: string): Parameter {
+    throw new LayoutError(`the layer has no attached parameter "${key}"`);
+  }
+  list(parameters: readonly Parameter[], what: "value" | "grad"): ParameterList {
+    return new ParameterList(parameters, what, (list) => this.b.hold({ dispose: () => list.drop() }));
+  }
+}
+
+/** Experts with all that they work on. */
+function expertLayer(b: Buffers, s: LayerSizes, precision: Precision, trained: readonly number[], keep: boolean) {
+  const { device } = b;
+  const { T, D, F, E, K } = s;
+  const N = T * K;
+  const routing = route(s.routing, T, E, K);
+  const parameters = new LayerParameters(b, s, trained);
+  const plan = new ActivationPlan(device.info.activationDtype);
+  const c = new Composer(plan.planner("layer", keep), parameters, [], new RopeIndex());
+  const experts = new Experts(new ExpertMatrices(parameters.experts, c), F, K, c);
+  const slots = {
+    y_ND: c.plan.scratch(act(D, K), "y"),
+    dx_ND: c.plan.backward(act(D, K), "dx"),
+    dgate_N: c.plan.backward(f32(0, K), "dgate"),
+  };
+  b.bytes += plan.bytes(T);
+  plan.allocate(device, T);
+  b.hold(plan);
+  const dtype = device.info.activationDtype;
+  const [x, dy, y, dx] = [b.normal(dtype, [T, D]), b.normal(dtype, [T, D]), b.empty(dtype, [T, D]), b.empty(dtype, [T, D])];
+  const [ids, weights, pos] = [b.ints([T, K], routing.ids), b.f32(T, K), b.empty("i32", [T, K])];
+  weights.write(routing.weights);
+  const rows = { offsets: b.empty("i32", [E + 1]), tokens: b.empty("i32", [N]), gate: b.f32(N) };
+  // Of a batch the experts read how many tokens it has.
+  const batch = { tokens: T, ids: rows.tokens, positions: rows.tokens, docStart: rows.tokens, bounds: rows.offsets };
+  const run = new Run({ device, batch, precision, keep, plan, ropes: [] });
+  const dgate = keep ? run.at(slots.dgate_N) : null;
+  return {
+    forward: (): void => {
+      ops.expertSort(device, { ids, weights, pos, ...rows });
+      experts.forward(run, x, rows, run.at(slots.y_ND));
+      ops.combine(device, { x: run.at(slots.y_ND), pos, weights, y });
+    },
+    backward: (): void => {
+      experts.backward(run, dy, x, rows, { dgate, all: true });
+      experts.rowGradient(run, rows, run.at(slots.dx_ND));
+      ops.combine(device, { x: run.at(slots.dx_ND), pos, y: dx });
+    },
+    y,
+    gradients: { outputs: [dx, ...(dgate ? [dgate] : [])], state: parameters.gradients },
+  };
+}
+
+const rowsOf = (experts: readonly number[], counts: readonly number[]): number => experts.reduce((n, e) => n + counts[e]!, 0);
+
+/** Which experts train in a mode. On the CPU the first ones, as the peer numbers them; on cuda the hottest, wherever they lie. */
+function trainedOf(mode: string, on: Backend, s: LayerSizes): number[] {
+  if (mode === "full" || mode.endsWith("all")) return Array.from({ length: s.E }, (_, e) => e);
+  if (!mode.includes("esft")) return [];
+  return on === "cpu" ? Array.from({ length: s.trained }, (_, e) => e) : hottest(route(s.routing, s.T, s.E, s.K).counts, s.trained);
+}
+
+function layerCase(id: string, on: Backend, full: LayerSizes, headline: boolean, small: boolean): BenchCase {
+  const sizes = small ? tiny(full) : full;
+  const { T, D, F, E, K } = sizes;
+  const { mode } = parts(id);
+  const forward = mode === "fwd";
+  const alone = mode.startsWith("bwd");
+  const setup = (b: Buffers): Work => {
+    const trained = trainedOf(mode, on, sizes);
+    const layer = expertLayer(b, sizes, precisionOf(id), trained, !forward || on === "cuda");
+    const facts = routingFacts(route(sizes.routing, T, E, K).counts, trained);
+    if (forward) return { run: layer.forward, outputs: [layer.y], facts };
+    const { outputs, state } = layer.gradients;
+    const reset = (): void => {
+      for (const x of state) ops.fill(b.device, { x, value: 0 });
+    };
+    if (alone) return { run: layer.backward, restore: layer.forward, outputs, state, reset, facts };
+    const run = (): void => {
+      layer.forward();
+      layer.backward();
+    };
+    return { run, outputs: [layer.y, ...outputs], state, reset, facts };
+  };
+  const cost = (): { flops: number; tokens: number } => {
+    const pass = 6 * T * K * D * F;
+    const trained = trainedOf(mode, on, sizes);
+    const some = trained.length > 0 && trained.length < E;
+    const rows = some ? rowsOf(trained, route(sizes.routing, T, E, K).counts) : trained.length > 0 ? T * K : 0;
+    return { flops: (forward || alone ? 1 : 2) * pass + 6 * rows * D * F, tokens: T };
+  };
+  return { id, on, sizes, headline, cost, setup };
+}
+
+/** Layers that are compared with PyTorch on cuda; the rest is the sweep over models, lengths and routings. */
+const headlines: Readonly<Record<string, readonly string[]>> = {
+  "dsv2-lite-T8192-uniform": ["fwd", "bwd-none", "bwd-all"],
+  "dsv2-lite-T8192-lognormal0.7": ["bwd-esft"],
+  "dsv2-lite-T8192-lognormal1.0": ["fwd", "bwd-none", "bwd-all"],
+  "dsv2-lite-T32768-uniform": ["fwd", "bwd-none", "bwd-all"],
+  "dsv2-lite-T32768-lognormal0.7": ["bwd-esft"],
+  "dsv2-lite-T32768-lognormal1.0": ["fwd", "bwd-none", "bwd-all"],
+  "qwen3-30b-T32768-uniform": ["fwd", "bwd-all"],
+};
+
+export function layerCases(small: boolean): BenchCase[] {
+  const cpu = (
+    [
+      ["d256", 4096],
+      ["d2048", 2048],
+    ] as const
+  ).flatMap(([name, T]) =>
+    (["f32", "bf16"] as const).flatMap((dtype) =>
+      ["fwd", "dx", "esft", "esft-lognormal", "full"].map((mode) => {
+        const sizes = { ...moeSizes[name], T, routing: mode.endsWith("lognormal") ? "lognormal1.0" : "uniform" };
+        return layerCase(`layer/${name}/${dtype}/${mode}`, "cpu", sizes, true, small);
+      }),
+    ),
+  );
+  const cuda = (["dsv2-lite", "olmoe", "qwen3-30b", "mixtral"] as const).flatMap((name) =>
+    [2048, 8192, 32768].flatMap((T) =>
+      ["uniform", "balanced", "lognormal0.7", "lognormal1.0", "extreme"].flatMap((routing) =>
+        ["fwd", "bwd-none", "bwd-esft", "bwd-all"].map((mode) => {
+          const config = `${name}-T${T}-${routing}`;
+          const headline = headlines[config]?.includes(mode) ?? false;
+          return layerCase(`layer/${config}/bf16/${mode}`, "cuda", { ...moeSizes[name], T, routing }, headline, small);
+        }),
+      ),
+    ),
+  );
+  return [...cpu, ...cuda];
+}
