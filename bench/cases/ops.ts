@@ -35,10 +35,9 @@ interface Operand {
 function operandsOf(calls: readonly OpCall[]): Operand[] {
   const found = new Map<Described, Operand>();
   for (const { op, args } of calls)
-    for (const { name, kind } of fieldsOf(op)) {
+    for (const { name, written } of fieldsOf(op)) {
       const tensors = args[name];
       if (!isTensors(tensors) || kind === "ints") continue;
-      const written = kind.includes("out");
       const before = found.get(tensors);
       const read = before?.read ?? !itemsOf(tensors).every((h) => written && isOutput(h));
       found.set(tensors, { tensors, read, written: written || (before?.written ?? false) });
