@@ -36,7 +36,6 @@ const Place = z.strictObject({
 
 const Manifest = z.strictObject({
   format: z.literal("esft-adapter"),
-  version: z.literal(2),
   createdBy: z.string(),
   /** type "esft", "full", "lora" …, with that method's options: methods/ knows what they mean. */
   method: z.object({ type: z.string() }).catchall(z.json()),
@@ -49,6 +48,7 @@ const Manifest = z.strictObject({
   profile: Json.optional(),
   training: Json.optional(),
   frozenDigest: Hex.optional(),
+  version: z.literal(2),
   /** Replace slices of the base. */
   tensors: z.array(Slice.extend(Place.shape).extend(Stored.shape)),
   /** Stand beside the base's weights. */
