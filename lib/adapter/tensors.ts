@@ -65,18 +65,14 @@ export async function readFinite(key: string, t: Content): Promise<Uint8Array> {
   const bytes = await t.read();
   const expected = tensorBytes(t.dtype, t.shape);
   if (bytes.byteLength !== expected) throw adapterFault(`expected ${expected} bytes for ${shownType(t)}, found ${bytes.byteLength}`, key);
-  refuseNonFinite(
-    bytes,
-    t.dtype,
-    key,
-    (element) => `adapter: tensor "${key}": expected finite weights, found NaN or infinity at element ${element}`,
-  );
+  refuseNonFinite(key, bytes, t.dtype, "expected finite weights, found NaN or infinity");
   return bytes;
 }
 
-function refuseNonFinite(bytes: Uint8Array, dtype: Dtype, tensor: string, fault: (element: number) => string): void {
+function refuseNonFinite(tensor: string, bytes: Uint8Array, dtype: Dtype, fault: string): void {
   const element = firstNonFinite(bytes, dtype);
-  if (element !== -1) throw new NonFiniteError(fault(element), { where: { tensor, element } });
+  if (element !== -1)
+    throw new NonFiniteError(`adapter: tensor "${tensor}": ${fault} at element ${element}`, { where: { tensor, element } });
 }
 
 /**
@@ -94,7 +90,7 @@ export async function readInto(key: string, t: Content, into: { readonly dtype: 
       cause: error,
     });
   }
-  refuseNonFinite(cast, into.dtype, key, (element) => `tensor "${key}": element ${element} overflows the base's dtype ${into.dtype}`);
+  refuseNonFinite(key, cast, into.dtype, `expected values that fit the base's dtype ${into.dtype}, found an overflow`);
   return cast;
 }
 
