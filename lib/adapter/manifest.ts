@@ -61,7 +61,6 @@ export interface AdapterFacts extends Omit<AdapterManifest, "format" | "version"
   readonly experts: ExpertSetJson | null;
 }
 export type StoredTensor = z.output<typeof Stored>;
-export type JsonRecord = z.output<typeof Json>;
 
 /** Checks a parsed adapter.json. @throws LayoutError */
 export const parseManifest = (value: unknown, path: string): AdapterManifest => checkSchema(Manifest, value, path);
