@@ -27,15 +27,7 @@ export function f32ToF16(source: Float32Array, into = new Uint16Array(source.len
     if (u > 0x7f800000) half = 0x7e00 | ((u >>> 13) & 0x3ff);
     else if (u >= 0x477ff000) half = 0x7c00; // 65520 and above round to infinity
     else if (u >= 0x38800000) half = (u - 0x38000000 + 0xfff + ((u >>> 13) & 1)) >>> 13;
-    else if (u < 0x33000000) half = 0; // below half of the smallest subnormal
-    else {
-      const shift = 126 - (u >>> 23); // 14 … 24 bits are dropped
-      const mantissa = (u & 0x7fffff) | 0x800000;
-      const kept = mantissa >>> shift;
-      const rest = mantissa & ((1 << shift) - 1);
-      const tie = 1 << (shift - 1);
-      half = rest > tie || (rest === tie && (kept & 1) === 1) ? kept + 1 : kept;
-    }
+    else half = Math.abs(source[i]!) * 2 ** 24 + 2 ** 52 - 2 ** 52; // subnormal: a double rounds to whole units, nearest even
     into[i] = sign | half;
   }
   return into;

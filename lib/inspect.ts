@@ -2,88 +2,42 @@
 
 import { join } from "node:path";
 import type { Checkpoint } from "./files/checkpoint.ts";
+import { layoutFault, shownShape } from "./files/fault.ts";
 import { tensorBytes } from "./files/safetensors.ts";
 import { sliceKey } from "./files/slice.ts";
+import type { TrainableSpec } from "./methods/method.ts";
 import { modelSpec } from "./model/families/index.ts";
 import type { ModelSpec, ParameterRole } from "./model/spec.ts";
 import { expertParameters, moeLayers, moeOf, parameterShapes } from "./model/spec.ts";
 import type { RouteRule } from "./ops.ts";
-import type { TrainableSpec } from "./methods/method.ts";
 import { planMemory } from "./train/memory_plan.ts";
-import type { MemoryPlan } from "./train/memory_plan.ts";
-import { LayoutError } from "./errors.ts";
-
-export interface RoleSize {
-  readonly role: ParameterRole;
-  readonly tensors: number;
-  readonly parameters: number;
-  readonly bytes: number;
-}
-
-export interface Inspection {
-  readonly dir: string;
-  readonly modelType: string;
-  readonly vocab: number;
-  readonly hidden: number;
-  readonly maxPositions: number;
-  readonly layers: number;
-  readonly attention: string;
-  /** 0-based decoder layers with routed experts; of the first of them: experts, top-k … */
-  readonly moeLayers: readonly number[];
-  readonly experts: number;
-  readonly topK: number;
-  readonly expertHidden: number;
-  readonly sharedHidden: number;
-  /** Parameters of one routed expert; of the largest, where layers differ. */
-  readonly expertParameters: number;
-  readonly router: RouteRule | null;
-  readonly routerText: string;
-  readonly expertLayout: "per expert" | "fused" | "none";
-  readonly dtypes: Readonly<Record<string, number>>;
-  readonly shards: number;
-  readonly tensors: number;
-  /** Tensors that the architecture does not use (rotary buffers …). */
-  readonly unusedTensors: number;
-  readonly parameters: number;
-  /** Parameters that one token meets, without the embedding table. */
-  readonly activeParameters: number;
-  readonly bytes: number;
-  readonly roles: readonly RoleSize[];
-}
 
 /** @throws ConfigError unknown architecture · LayoutError a tensor that the architecture needs is missing or has another shape */
-export function inspectCheckpoint(checkpoint: Checkpoint): Inspection {
+export function inspectCheckpoint(checkpoint: Checkpoint) {
   const spec = modelSpec(checkpoint.config, join(checkpoint.dir, "config.json"));
   const sparse = moeLayers(spec);
   const moe = sparse.length > 0 ? moeOf(spec, sparse[0]!)! : null;
-  const roles = new Map<ParameterRole, { tensors: number; parameters: number; bytes: number }>();
+  const roles = new Map<ParameterRole, { role: ParameterRole; tensors: number; parameters: number; bytes: number }>();
   const used = new Set<string>();
   let parameters = 0;
   let expertTotal = 0;
   for (const { ref, shape, role } of parameterShapes(spec)) {
     const found = checkpoint.tensors.get(ref.name);
-    if (!found)
-      throw new LayoutError(`${checkpoint.dir}: expected tensor "${ref.name}" [${shape.join(", ")}], found no such tensor`, {
-        where: { file: checkpoint.dir, tensor: ref.name },
-      });
+    if (!found) throw layoutFault(checkpoint.dir, `expected ${shownShape(shape)}, found no such tensor`, ref.name);
     if (ref.index === undefined && ref.rows === undefined && found.shape.join() !== shape.join())
-      throw new LayoutError(`${found.path}: tensor "${ref.name}": expected [${shape.join(", ")}], found [${found.shape.join(", ")}]`, {
-        where: { file: found.path, tensor: ref.name },
-      });
+      throw layoutFault(found.path, `expected ${shownShape(shape)}, found ${shownShape(found.shape)}`, ref.name);
     used.add(ref.name);
-    const n = product(shape);
+    const n = shape.reduce((a, b) => a * b, 1);
     parameters += n;
     if (role === "expert") expertTotal += n;
-    const size = roles.get(role) ?? { tensors: 0, parameters: 0, bytes: 0 };
-    roles.set(role, {
-      tensors: size.tensors + 1,
-      parameters: size.parameters + n,
-      bytes: size.bytes + (tensorBytes(found.dtype, shape) ?? 0),
-    });
+    const size = roles.get(role) ?? { role, tensors: 0, parameters: 0, bytes: 0 };
+    size.tensors++;
+    size.parameters += n;
+    size.bytes += tensorBytes(found.dtype, shape) ?? 0;
+    roles.set(role, size);
   }
   const dtypes: Record<string, number> = {};
   for (const t of checkpoint.tensors.values()) dtypes[t.dtype] = (dtypes[t.dtype] ?? 0) + 1;
-  const experts = moe?.experts.length ?? 0;
   const perExpert = expertParameters(spec);
   const activeExperts = sparse.reduce((n, l) => n + perExpert.get(l)! * moeOf(spec, l)!.topK, 0);
   const head = sliceKey(spec.head) === sliceKey(spec.embedding) ? spec.vocab * spec.hidden : 0; // tied: the table is the head too
@@ -95,11 +49,13 @@ export function inspectCheckpoint(checkpoint: Checkpoint): Inspection {
     maxPositions: spec.maxPositions,
     layers: spec.layers.length,
     attention: attentionText(spec),
+    /** 0-based decoder layers with routed experts; of the first of them: experts, top-k … */
     moeLayers: sparse,
-    experts,
+    experts: moe?.experts.length ?? 0,
     topK: moe?.topK ?? 0,
     expertHidden: moe?.expertHidden ?? 0,
     sharedHidden: moe?.shared?.hidden ?? 0,
+    /** Of one routed expert; of the largest, where layers differ. */
     expertParameters: Math.max(0, ...perExpert.values()),
     router: moe?.rule ?? null,
     routerText: moe ? routerText(moe.rule, moe.topK, moe.selectionBias !== undefined) : "none",
@@ -107,59 +63,40 @@ export function inspectCheckpoint(checkpoint: Checkpoint): Inspection {
     dtypes,
     shards: checkpoint.shards.length,
     tensors: checkpoint.tensors.size,
+    /** Those that the architecture does not use (rotary buffers …). */
     unusedTensors: [...checkpoint.tensors.keys()].filter((name) => !used.has(name)).length,
     parameters,
+    /** Those that one token meets, without the embedding table. */
     activeParameters: parameters - expertTotal + activeExperts - spec.vocab * spec.hidden + head,
     bytes: checkpoint.totalBytes,
-    roles: [...roles].map(([role, size]) => ({ role, ...size })),
+    roles: [...roles.values()],
   };
 }
 
-export interface TrainingEstimate extends Omit<MemoryPlan, "bytes"> {
-  readonly method: string;
-  readonly trainedParameters: number;
-  /** Share of the model's parameters. */
-  readonly share: number;
-  /** Frozen weights, read from the mapped file without a copy. */
-  readonly weightBytes: number;
-  /** What must be in memory at once. */
-  readonly totalBytes: number;
-  /** Trained tensors as the base stores them. */
-  readonly adapterBytes: number;
-  /** Lowest layer that keeps activations. */
-  readonly lowestLayer: number;
-  readonly tokensPerBatch: number;
-}
-
 /** Memory of training `trainable` with micro-batches of `tokensPerBatch` tokens, from headers alone. */
-export function estimateTraining(
-  checkpoint: Checkpoint,
-  spec: ModelSpec,
-  trainable: TrainableSpec,
-  tokensPerBatch: number,
-): TrainingEstimate {
+export function estimateTraining(checkpoint: Checkpoint, spec: ModelSpec, trainable: TrainableSpec, tokensPerBatch: number) {
   const trained = new Set(trainable.keys);
-  let adapterBytes = 0;
-  for (const { ref, shape } of parameterShapes(spec)) {
-    if (!trained.has(sliceKey(ref))) continue;
-    adapterBytes += tensorBytes(checkpoint.tensors.get(ref.name)!.dtype, shape) ?? 0;
-  }
   const { stateBytes, activationBytes, bytes } = planMemory(spec, trainable, tokensPerBatch);
   return {
     method: trainable.type,
     trainedParameters: trainable.parameters,
+    /** Of the model's parameters. */
     share: trainable.parameters / trainable.totalParameters,
+    /** Frozen weights, read from the mapped file without a copy. */
     weightBytes: checkpoint.totalBytes,
     stateBytes,
     activationBytes,
+    /** What must be in memory at once. */
     totalBytes: checkpoint.totalBytes + bytes,
-    adapterBytes,
+    /** Trained tensors as the base stores them. */
+    adapterBytes: parameterShapes(spec)
+      .filter(({ ref }) => trained.has(sliceKey(ref)))
+      .reduce((n, { ref, shape }) => n + (tensorBytes(checkpoint.tensors.get(ref.name)!.dtype, shape) ?? 0), 0),
+    /** The lowest layer that keeps activations. */
     lowestLayer: trainable.lowestLayer,
     tokensPerBatch,
   };
 }
-
-const product = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
 
 function attentionText(spec: ModelSpec): string {
   const a = spec.layers[0]?.attention;

@@ -6,28 +6,14 @@ import type { Checkpoint } from "./files/checkpoint.ts";
 import { hostBatch } from "./model/batch.ts";
 import { MoeModel } from "./moe_model.ts";
 
-export interface LogitsCheck {
-  readonly ok: boolean;
-  readonly rows: number;
-  readonly tokens: number;
-  readonly values: number;
-  readonly different: number;
-  /** Largest |merged − (base + adapter)|; 0 when equal. */
-  readonly maxAbs: number;
-  /** Largest |merged − base|: shows that the adapter does something. */
-  readonly maxChange: number;
-}
+export type LogitsCheck = Awaited<ReturnType<typeof checkMergedLogits>>;
 
-export interface LogitsCheckOptions {
-  readonly rows?: number;
-  readonly length?: number;
-  readonly threads?: number;
-  readonly signal?: AbortSignal;
-}
+const ROWS = 3;
+const TOKENS = 24;
 
-/** Token ids that are the same everywhere: a Weyl sequence over the vocabulary. */
-function tokenRows(vocab: number, rows: number, length: number): number[][] {
-  return Array.from({ length: rows }, (_, r) =>
+/** Rows of token ids that are the same everywhere: a Weyl sequence over the vocabulary. */
+function tokenRows(vocab: number, length: number): number[][] {
+  return Array.from({ length: ROWS }, (_, r) =>
     Array.from({ length }, (_unused, t) => Math.floor((((r * length + t + 1) * 0.618033988749895) % 1) * vocab)),
   );
 }
@@ -37,61 +23,49 @@ export async function checkMergedLogits(
   baseDir: string,
   adapter: Adapter,
   mergedDir: string,
-  options: LogitsCheckOptions = {},
-): Promise<LogitsCheck> {
-  const load = {
-    device: "cpu" as const, // exact, and both models are mapped files: no memory for two
-    checkWeights: false,
-    ...(options.threads ? { threads: options.threads } : {}),
-    ...(options.signal ? { signal: options.signal } : {}),
-  };
-  const base = await MoeModel.fromPretrained(baseDir, load);
-  try {
-    const { spec, checkpoint } = base;
-    const rows = tokenRows(spec.vocab, options.rows ?? 3, Math.min(options.length ?? 24, spec.maxPositions));
-    const run = async (model: MoeModel): Promise<Float32Array[]> => {
-      const out: Float32Array[] = [];
-      for (const ids of rows) {
-        const logits = model.transformer.logits(hostBatch([{ ids, targets: ids.map(() => -100) }]));
-        out.push(await logits.readF32());
-        logits.dispose();
-      }
-      return out;
-    };
-    const before = await run(base);
-    await base.applyAdapter(asMerged(adapter, checkpoint));
-    const wanted = await run(base);
-    const merged = await MoeModel.fromPretrained(mergedDir, load);
-    try {
-      const found = await run(merged);
-      let [different, values, maxAbs, maxChange] = [0, 0, 0, 0];
-      found.forEach((row, r) => {
-        const [w, b] = [wanted[r]!, before[r]!];
-        values += row.length;
-        const bits = new Uint32Array(row.buffer);
-        const wantedBits = new Uint32Array(w.buffer);
-        for (let i = 0; i < row.length; i++) {
-          if (bits[i] !== wantedBits[i]) different++;
-          const d = Math.abs(row[i]! - w[i]!);
-          if (d > maxAbs || Number.isNaN(d)) maxAbs = d;
-          maxChange = Math.max(maxChange, Math.abs(row[i]! - b[i]!));
-        }
-      });
-      return {
-        ok: different === 0,
-        rows: rows.length,
-        tokens: rows.reduce((n, r) => n + r.length, 0),
-        values,
-        different,
-        maxAbs,
-        maxChange,
-      };
-    } finally {
-      await merged[Symbol.asyncDispose]();
+  options: { readonly threads?: number; readonly signal?: AbortSignal } = {},
+) {
+  // On the CPU: exact, and both models are mapped files, no memory for two.
+  const load = { ...options, device: "cpu", checkWeights: false } as const;
+  await using base = await MoeModel.fromPretrained(baseDir, load);
+  const rows = tokenRows(base.spec.vocab, Math.min(TOKENS, base.spec.maxPositions));
+  const run = async (model: MoeModel): Promise<Float32Array[]> => {
+    const out: Float32Array[] = [];
+    for (const ids of rows) {
+      using logits = model.transformer.logits(hostBatch([{ ids, targets: ids.map(() => -100) }]));
+      out.push(await logits.readF32());
     }
-  } finally {
-    await base[Symbol.asyncDispose]();
-  }
+    return out;
+  };
+  const before = await run(base);
+  await base.applyAdapter(asMerged(adapter, base.checkpoint));
+  const wanted = await run(base);
+  await using merged = await MoeModel.fromPretrained(mergedDir, load);
+  const found = await run(merged);
+  let [different, values, maxAbs, maxChange] = [0, 0, 0, 0];
+  found.forEach((row, r) => {
+    const [w, b] = [wanted[r]!, before[r]!];
+    values += row.length;
+    const bits = new Uint32Array(row.buffer);
+    const wantedBits = new Uint32Array(w.buffer);
+    for (let i = 0; i < row.length; i++) {
+      if (bits[i] !== wantedBits[i]) different++;
+      const d = Math.abs(row[i]! - w[i]!);
+      if (d > maxAbs || Number.isNaN(d)) maxAbs = d;
+      maxChange = Math.max(maxChange, Math.abs(row[i]! - b[i]!));
+    }
+  });
+  return {
+    ok: different === 0,
+    rows: rows.length,
+    tokens: rows.length * rows[0]!.length,
+    values,
+    different,
+    /** Largest |merged − (base + adapter)|; 0 when equal. */
+    maxAbs,
+    /** Largest |merged − base|: shows that the adapter does something. */
+    maxChange,
+  };
 }
 
 /** The adapter with the values that a merge writes: rounded to the base's dtype. */

@@ -35,7 +35,7 @@ interface Operand {
 function operandsOf(calls: readonly OpCall[]): Operand[] {
   const found = new Map<Described, Operand>();
   for (const { op, args } of calls)
-    for (const { name, written } of fieldsOf(op)) {
+    for (const { name, kind, written } of fieldsOf(op)) {
       const tensors = args[name];
       if (!isTensors(tensors) || kind === "ints") continue;
       const before = found.get(tensors);

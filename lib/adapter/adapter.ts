@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { LayoutError } from "../errors.ts";
 import { ExpertSet } from "../experts/expert_set.ts";
 import type { Checkpoint } from "../files/checkpoint.ts";
-import type { BaseIdentity } from "../files/hash.ts";
+import { shownShape } from "../files/fault.ts";
 import { hashCheckpoint, sameBase, shownIdentity } from "../files/hash.ts";
 import { tensorBytes } from "../files/safetensors.ts";
 import type { ShardOptions } from "../files/shards.ts";
@@ -12,23 +12,18 @@ import { placeSlice, placeSlices, sliceKey } from "../files/slice.ts";
 import type { LongTask } from "../task.ts";
 import { modelCard } from "./card.ts";
 import { readFolder, writeFolder } from "./folder.ts";
-import type { AdapterFacts, AdapterManifest, JsonRecord } from "./manifest.ts";
+import type { AdapterFacts, AdapterManifest } from "./manifest.ts";
 import type { AdapterTensor, AttachedTensor } from "./tensors.ts";
-import { checkExperts, readFinite, sortedByKey } from "./tensors.ts";
+import { adapterFault, checkExperts, readFinite, sortedByKey } from "./tensors.ts";
 
-export interface AdapterInit {
-  /** type "esft", "full", "lora" …, with that method's options, which only the method understands. */
-  readonly method: AdapterFacts["method"];
-  readonly base: { readonly name?: string | undefined; readonly identity: BaseIdentity | null };
+/** What the manifest says of it (manifest.ts), and its tensors. */
+export interface AdapterInit extends Omit<AdapterFacts, "createdBy" | "experts"> {
+  readonly createdBy?: string | undefined;
   readonly experts: ExpertSet | null;
   /** What replaces slices of the base. */
   readonly tensors?: Iterable<AdapterTensor> | undefined;
   /** What stands beside the base's weights. */
   readonly attached?: Iterable<AttachedTensor> | undefined;
-  readonly profile?: JsonRecord | undefined;
-  readonly training?: JsonRecord | undefined;
-  readonly frozenDigest?: string | undefined;
-  readonly createdBy?: string | undefined;
 }
 
 export interface LoadAdapterOptions extends LongTask {
@@ -42,8 +37,8 @@ export class Adapter {
   readonly method: AdapterInit["method"];
   readonly base: AdapterInit["base"];
   readonly experts: ExpertSet | null;
-  readonly profile: JsonRecord | undefined;
-  readonly training: JsonRecord | undefined;
+  readonly profile: AdapterInit["profile"];
+  readonly training: AdapterInit["training"];
   readonly frozenDigest: string | undefined;
   readonly createdBy: string;
   /** What replaces slices of the base: by slice key, sorted. */
@@ -62,10 +57,9 @@ export class Adapter {
     this.createdBy = init.createdBy ?? `esft ${packageVersion()}`;
     this.tensors = sortedByKey(init.tensors ?? [], sliceKey);
     this.attached = sortedByKey(init.attached ?? [], (t) => t.name);
-    for (const key of this.attached.keys())
-      if (this.tensors.has(key))
-        throw new LayoutError(`adapter: expected each tensor once, found "${key}" twice`, { where: { tensor: key } });
-    if (this.tensors.size + this.attached.size === 0) throw new LayoutError("adapter: expected trained tensors, found none");
+    const both = [...this.attached.keys()].find((key) => this.tensors.has(key));
+    if (both !== undefined) throw adapterFault("expected each tensor once, found it replaced and attached", both);
+    if (this.tensors.size + this.attached.size === 0) throw adapterFault("expected trained tensors, found none");
     if (this.experts) checkExperts(this.tensors.values(), this.experts, this.attached.size > 0);
   }
 
@@ -75,10 +69,7 @@ export class Adapter {
   }
 
   #sum(of: (t: AdapterTensor | AttachedTensor) => number): number {
-    let n = 0;
-    for (const t of this.tensors.values()) n += of(t);
-    for (const t of this.attached.values()) n += of(t);
-    return n;
+    return [...this.tensors.values(), ...this.attached.values()].reduce((n, t) => n + of(t), 0);
   }
 
   /** Bytes of all tensors. */
@@ -94,10 +85,7 @@ export class Adapter {
   /** The bytes of one tensor, refused when any is NaN or infinite. */
   async read(key: string): Promise<Uint8Array> {
     const t = this.tensors.get(key) ?? this.attached.get(key);
-    if (!t)
-      throw new LayoutError(`adapter: expected tensor "${key}", found ${this.tensors.size + this.attached.size} others`, {
-        where: { tensor: key },
-      });
+    if (!t) throw adapterFault(`expected this tensor, found ${this.tensors.size + this.attached.size} others`, key);
     return readFinite(key, t);
   }
 
@@ -133,17 +121,14 @@ export class Adapter {
     for (const list of placeSlices(this.tensors.values(), base.tensors).values())
       for (const { slice, shape } of list)
         if (slice.shape.join() !== shape.join())
-          throw new LayoutError(
-            `adapter: tensor "${sliceKey(slice)}": expected shape [${shape.join(", ")}] as in ${base.dir}, found [${slice.shape.join(", ")}]`,
-            { where: { tensor: sliceKey(slice) } },
-          );
+          throw adapterFault(`expected shape ${shownShape(shape)} as in ${base.dir}, found ${shownShape(slice.shape)}`, sliceKey(slice));
     for (const { name, target } of this.attached.values()) {
       if (!target) continue;
       const tensor = base.tensors.get(target.name);
       if (!tensor)
-        throw new LayoutError(
-          `adapter: tensor "${name}" is attached to "${target.name}": expected that tensor in ${base.dir}, found no such tensor; is the adapter for another base?`,
-          { where: { tensor: name, file: base.dir } },
+        throw adapterFault(
+          `it is attached to "${target.name}": expected that tensor in ${base.dir}, found no such tensor; is the adapter for another base?`,
+          name,
         );
       placeSlice(target, tensor);
     }
@@ -151,29 +136,18 @@ export class Adapter {
 
   /** Writes the adapter directory: all files or none; other files in `dir` stay. @throws NonFiniteError, IoError */
   async save(dir: string, options: ShardOptions = {}): Promise<AdapterManifest> {
-    const { tensors, attached, experts, method, base, createdBy, profile, training, frozenDigest } = this;
-    const { name, identity } = base;
-    const facts: AdapterFacts = {
-      createdBy,
-      method,
-      base: { ...(name === undefined ? {} : { name }), identity },
-      experts: experts ? experts.toJSON() : null,
-      ...(profile ? { profile } : {}),
-      ...(training ? { training } : {}),
-      ...(frozenDigest ? { frozenDigest } : {}),
-    };
-    const { parameters, bytes } = this;
-    const card = modelCard({ ...facts, experts, replaced: tensors.size, attached: attached.size, parameters, bytes });
-    return writeFolder(dir, { facts, tensors, attached }, card, options);
+    const { tensors, attached, createdBy, method, base, profile, training, frozenDigest } = this;
+    const experts = this.experts?.toJSON() ?? null;
+    const facts: AdapterFacts = { createdBy, method, base, experts, profile, training, frozenDigest };
+    return writeFolder(dir, { facts, tensors, attached, card: modelCard(this) }, options);
   }
 
   /**
    * Loads and checks an adapter directory. Tensors stay on disk until read.
-   * @throws LayoutError wrong base, unknown or missing tensors, damaged data, or format version 1 without a base · NonFiniteError ·
-   * IoError
+   * @throws LayoutError wrong base, unknown or missing tensors, damaged data · NonFiniteError · IoError
    */
   static async load(dir: string, options: LoadAdapterOptions = {}): Promise<Adapter> {
-    const { manifest, path, tensors, attached, verify } = await readFolder(dir, options.base);
+    const { manifest, path, tensors, attached, verify } = await readFolder(dir);
     const experts = manifest.experts ? ExpertSet.fromJSON(manifest.experts, `${path}: experts`) : null;
     const adapter = new Adapter({ ...manifest, experts, tensors, attached });
     if (options.base) await adapter.checkBase(options.base, options);

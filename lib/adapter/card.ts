@@ -2,17 +2,19 @@
 import type { ExpertSet } from "../experts/expert_set.ts";
 import type { AdapterFacts } from "./manifest.ts";
 
+/** Of an Adapter. */
 export interface CardFacts extends Pick<AdapterFacts, "method" | "base" | "createdBy" | "training" | "frozenDigest"> {
   readonly experts: ExpertSet | null;
-  /** Numbers of tensors that replace slices of the base, and that are attached beside its weights. */
-  readonly replaced: number;
-  readonly attached: number;
+  /** What replaces slices of the base, and what is attached beside its weights. */
+  readonly tensors: { readonly size: number };
+  readonly attached: { readonly size: number };
   readonly parameters: number;
   readonly bytes: number;
 }
 
 export function modelCard(adapter: CardFacts): string {
-  const { base, experts, training, method, replaced, attached } = adapter;
+  const { base, experts, training, method } = adapter;
+  const [replaced, attached] = [adapter.tensors.size, adapter.attached.size];
   const meaning = [
     ...(replaced > 0 ? ["They replace the tensors of the same names in the base model; everything else is unchanged."] : []),
     ...(attached > 0

@@ -8,15 +8,17 @@ import { ExpertSet } from "../experts/expert_set.ts";
 import { writeFileAtomic, writeGroupAtomic } from "../files/atomic.ts";
 import type { Checkpoint } from "../files/checkpoint.ts";
 import { readShardIndex } from "../files/checkpoint.ts";
+import { layoutFault } from "../files/fault.ts";
 import { openSafetensors } from "../files/safetensors.ts";
 import type { ShardOptions } from "../files/shards.ts";
 import { isShard, shardIndex, writeShards } from "../files/shards.ts";
-import type { ParameterShape } from "../model/spec.ts";
+import { sliceKey } from "../files/slice.ts";
+import { modelSpec } from "../model/families/index.ts";
+import { parameterShapes } from "../model/spec.ts";
 import { ioError, throwIfAborted } from "../task.ts";
 import type { LoadAdapterOptions } from "./adapter.ts";
 import { Adapter } from "./adapter.ts";
 import { isAdapterDir } from "./folder.ts";
-import { noParameter, parametersOf } from "./places.ts";
 import type { AdapterTensor } from "./tensors.ts";
 import { parameterTensor } from "./tensors.ts";
 
@@ -32,34 +34,15 @@ export async function openAdapter(dir: string, options: LoadAdapterOptions = {})
     throw ioError(error, `cannot open the adapter ${dir}`, { file: dir });
   });
   if (!names.includes(CONFIG))
-    throw new LayoutError(`${dir}: expected an adapter (adapter.json, or ${CONFIG} of the official layout), found neither`, {
-      where: { file: dir },
-    });
+    throw layoutFault(dir, `expected an adapter (adapter.json, or ${CONFIG} of the official layout), found neither`);
   const { base } = options;
   if (!base)
-    throw new LayoutError(
-      `${dir}: an adapter in the official ESFT layout does not say which layers and experts its tensors belong to: open it together ` +
-        `with its base (--base DIR, or the option base)`,
-      { where: { file: dir } },
+    throw layoutFault(
+      dir,
+      "an adapter in the official ESFT layout does not say which layers and experts its tensors belong to: open it together " +
+        "with its base (--base DIR, or the option base)",
     );
-  return loadEsftAdapter(dir, { ...options, base });
-}
-
-/** Loads an adapter in the official layout. @throws LayoutError, NonFiniteError, ConfigError, IoError */
-export async function loadEsftAdapter(dir: string, options: LoadAdapterOptions & { readonly base: Checkpoint }): Promise<Adapter> {
-  const { base } = options;
-  const experts = await ExpertSet.load(join(dir, CONFIG));
-  const find = parameterFinder(base);
-  const tensors: AdapterTensor[] = [];
-  for (const file of await dataFiles(dir)) {
-    const opened = await openSafetensors(join(dir, file));
-    for (const { name, dtype, shape } of opened.tensors.values()) {
-      const parameter = find(name);
-      if (!parameter) throw noParameter(name, base);
-      tensors.push(parameterTensor(parameter, { dtype, shape, read: () => opened.read(name) }));
-    }
-  }
-  const adapter = new Adapter({ method: { type: "esft" }, base: { identity: null }, experts, tensors, createdBy: "official ESFT layout" });
+  const adapter = await readEsftAdapter(dir, names, base);
   await adapter.checkBase(base, options);
   if (options.verify ?? true)
     for (const key of adapter.tensors.keys()) {
@@ -69,20 +52,27 @@ export async function loadEsftAdapter(dir: string, options: LoadAdapterOptions &
   return adapter;
 }
 
-/** Finds a base's parameter by its name, with or without the first part. */
-function parameterFinder(base: Checkpoint): (name: string) => ParameterShape | undefined {
-  const byName = parametersOf(base);
-  const byRest = new Map([...byName].map(([name, p]) => [name.slice(name.indexOf(".") + 1), p]));
-  return (name) => byName.get(name) ?? byRest.get(name);
+async function readEsftAdapter(dir: string, names: readonly string[], base: Checkpoint): Promise<Adapter> {
+  const experts = await ExpertSet.load(join(dir, CONFIG));
+  const parameters = new Map(parameterShapes(modelSpec(base.config, join(base.dir, "config.json"))).map((p) => [sliceKey(p.ref), p]));
+  const byRest = new Map([...parameters].map(([name, p]) => [name.slice(name.indexOf(".") + 1), p]));
+  const tensors: AdapterTensor[] = [];
+  for (const file of await dataFiles(dir, names)) {
+    const opened = await openSafetensors(join(dir, file));
+    for (const { name, dtype, shape } of opened.tensors.values()) {
+      const parameter = parameters.get(name) ?? byRest.get(name);
+      if (!parameter)
+        throw layoutFault(opened.path, `expected a parameter of the base model ${base.dir}; is the adapter for another base?`, name);
+      tensors.push(parameterTensor(parameter, { dtype, shape, read: () => opened.read(name) }));
+    }
+  }
+  return new Adapter({ method: { type: "esft" }, base: { identity: null }, experts, tensors, createdBy: "official ESFT layout" });
 }
 
-async function dataFiles(dir: string): Promise<string[]> {
-  const names = await readdir(dir).catch((error: unknown) => {
-    throw ioError(error, `cannot open the adapter ${dir}`, { file: dir });
-  });
+async function dataFiles(dir: string, names: readonly string[]): Promise<string[]> {
   if (names.includes(INDEX)) return [...new Set((await readShardIndex(dir, INDEX)).values())].sort();
   const files = names.filter((n) => n.endsWith(".safetensors") && !n.startsWith(".")).sort();
-  if (files.length === 0) throw new LayoutError(`${dir}: expected *.safetensors beside ${CONFIG}, found none`, { where: { file: dir } });
+  if (files.length === 0) throw layoutFault(dir, `expected *.safetensors beside ${CONFIG}, found none`);
   return files;
 }
 

@@ -7,7 +7,7 @@ import { stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { LayoutError } from "../errors.ts";
 import { finishGroup, writeFileAtomic, writeGroupAtomic } from "../files/atomic.ts";
-import type { Checkpoint } from "../files/checkpoint.ts";
+import { layoutFault, shownType } from "../files/fault.ts";
 import { sha256 } from "../files/hash.ts";
 import { formatJson, readJsonFile } from "../files/json.ts";
 import type { SafetensorsFile } from "../files/safetensors.ts";
@@ -30,11 +30,12 @@ export interface AdapterContents {
   /** By key, sorted. */
   readonly tensors: ReadonlyMap<string, AdapterTensor>;
   readonly attached: ReadonlyMap<string, AttachedTensor>;
+  readonly card: string;
 }
 
 /** Writes the folder; other files in it stay. @throws NonFiniteError, IoError, AbortError */
-export async function writeFolder(dir: string, contents: AdapterContents, card: string, options: ShardOptions): Promise<AdapterManifest> {
-  const { facts, tensors, attached } = contents;
+export async function writeFolder(dir: string, contents: AdapterContents, options: ShardOptions): Promise<AdapterManifest> {
+  const { facts, tensors, attached, card } = contents;
   // A README.md that is not an adapter's card belongs to the user.
   const writesCard = (await isAdapterDir(dir)) || !(await isFile(join(dir, "README.md")));
   const entries = [...tensors, ...attached]
@@ -52,90 +53,67 @@ export async function writeFolder(dir: string, contents: AdapterContents, card: 
   return writeGroupAtomic(dir, GROUP, fill, { bytes, owned: (name) => isShard(STEM, name) || name === shardIndex(STEM) });
 }
 
-export interface ReadFolder {
-  /** Of the manifest, for messages. */
-  readonly path: string;
-  readonly manifest: AdapterManifest;
-  readonly tensors: readonly AdapterTensor[];
-  readonly attached: readonly AttachedTensor[];
-  /** Reads every tensor. @throws LayoutError damaged · NonFiniteError */
-  verify(options: LongTask): Promise<void>;
-}
-
 /**
- * Reads the manifest and the headers of the data files; tensors stay on disk until read.
+ * Reads the manifest, at `path`, and the headers of the data files; tensors stay on disk until read. `verify` reads them all and throws
+ * a LayoutError for one that was damaged, a NonFiniteError for one that is not finite.
  * @throws LayoutError the files are not what the manifest says · IoError
  */
-export async function readFolder(dir: string, base: Checkpoint | undefined): Promise<ReadFolder> {
+export async function readFolder(dir: string) {
   await finishGroup(dir, GROUP);
   const path = join(dir, MANIFEST);
-  const manifest = parseManifest(await readJsonFile(path, LayoutError, { maxBytes: 100_000_000 }), path, base);
-  const stored: (readonly [string, StoredTensor])[] = [
-    ...manifest.tensors.map((t) => [sliceKey(t), t] as const),
-    ...(manifest.attached ?? []).map((t) => [t.name, t] as const),
-  ];
+  const manifest = parseManifest(await readJsonFile(path, LayoutError, { maxBytes: 100_000_000 }), path);
+  const attached = manifest.attached ?? [];
+  const stored: Stored = [...manifest.tensors.map((t) => [sliceKey(t), t] as const), ...attached.map((t) => [t.name, t] as const)];
   const files = await openFiles(dir, stored);
   const read = <T extends StoredTensor>({ file, sha256: _, ...t }: T, key: string) => ({ ...t, read: () => files.get(file)!.read(key) });
   return {
     path,
     manifest,
-    tensors: manifest.tensors.map((t) => read(t, sliceKey(t))),
-    attached: (manifest.attached ?? []).map((t) => read(t, t.name)),
-    verify: (options) => verify(dir, stored, files, options),
+    tensors: manifest.tensors.map((t): AdapterTensor => read(t, sliceKey(t))),
+    attached: attached.map((t): AttachedTensor => read(t, t.name)),
+    verify: (options: LongTask) => verify(dir, stored, files, options),
   };
 }
 
+/** Of the manifest, with the key in the data file. */
+type Stored = readonly (readonly [key: string, StoredTensor])[];
+
 /** Opens the data files and checks that they hold exactly what the manifest lists. */
-async function openFiles(dir: string, stored: readonly (readonly [string, StoredTensor])[]): Promise<Map<string, SafetensorsFile>> {
+async function openFiles(dir: string, stored: Stored): Promise<Map<string, SafetensorsFile>> {
   const files = new Map<string, SafetensorsFile>();
   for (const [key, { file }] of stored) {
     if (file !== basename(file) || !isShard(STEM, file))
-      throw new LayoutError(
-        `${join(dir, MANIFEST)}: tensor "${key}": expected the name of an adapter file in the same directory, found ${JSON.stringify(file)}`,
-        { where: { file: dir, tensor: key } },
+      throw layoutFault(
+        join(dir, MANIFEST),
+        `expected the name of an adapter file in the same directory, found ${JSON.stringify(file)}`,
+        key,
       );
     if (!files.has(file)) files.set(file, await openSafetensors(join(dir, file)));
   }
-  const listed = new Set(stored.map(([key, { file }]) => `${file}\n${key}`));
+  const listed = new Map(stored);
   for (const [name, file] of files)
     for (const key of file.tensors.keys())
-      if (!listed.has(`${name}\n${key}`))
-        throw new LayoutError(`${file.path}: expected only tensors that ${MANIFEST} lists, found "${key}"`, {
-          where: { file: file.path, tensor: key },
-        });
+      if (listed.get(key)?.file !== name)
+        throw layoutFault(file.path, `expected only tensors that ${MANIFEST} lists, found one that it does not`, key);
   for (const [key, t] of stored) {
     const file = files.get(t.file)!;
     const found = file.tensors.get(key);
-    const expected = `${t.dtype} [${t.shape.join(", ")}]`;
-    if (!found)
-      throw new LayoutError(`${file.path}: expected tensor "${key}" ${expected}, found no such tensor`, {
-        where: { file: file.path, tensor: key },
-      });
-    if (`${found.dtype} [${found.shape.join(", ")}]` !== expected)
-      throw new LayoutError(`${file.path}: tensor "${key}": expected ${expected}, found ${found.dtype} [${found.shape.join(", ")}]`, {
-        where: { file: file.path, tensor: key },
-      });
+    if (!found) throw layoutFault(file.path, `expected ${shownType(t)}, found no such tensor`, key);
+    if (shownType(found) !== shownType(t)) throw layoutFault(file.path, `expected ${shownType(t)}, found ${shownType(found)}`, key);
   }
   return files;
 }
 
-async function verify(
-  dir: string,
-  stored: readonly (readonly [string, StoredTensor])[],
-  files: ReadonlyMap<string, SafetensorsFile>,
-  options: LongTask,
-): Promise<void> {
+async function verify(dir: string, stored: Stored, files: ReadonlyMap<string, SafetensorsFile>, options: LongTask): Promise<void> {
   const total = stored.reduce((n, [, t]) => n + tensorBytes(t.dtype, t.shape)!, 0);
   let done = 0;
   for (const [key, t] of stored) {
     throwIfAborted(options.signal, `loading ${dir}`);
-    const bytes = await readFinite(key, { ...t, read: () => files.get(t.file)!.read(key) });
+    const file = files.get(t.file)!;
+    const bytes = await readFinite(key, { ...t, read: () => file.read(key) });
     const found = sha256(bytes);
     if (found !== t.sha256)
-      throw new LayoutError(
-        `${join(dir, t.file)}: tensor "${key}": expected sha256 ${t.sha256}, found ${found}; the file was damaged or changed after saving`,
-        { where: { file: join(dir, t.file), tensor: key } },
-      );
+      throw layoutFault(file.path, `expected sha256 ${t.sha256}, found ${found}; the file was damaged or changed after saving`, key);
     done += bytes.byteLength;
     options.onProgress?.({ phase: "verify adapter", done, total, unit: "bytes" });
   }

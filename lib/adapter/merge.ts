@@ -3,15 +3,17 @@
 // Shard by shard, tensor by tensor, in file order: same names, dtypes, shards and order; only the adapter's byte ranges are
 // replaced (cast to the base's dtype, nearest even).
 import { copyFile, readdir } from "node:fs/promises";
-import { join, resolve } from "node:path";
-import { ConfigError, LayoutError } from "../errors.ts";
+import { basename, join, resolve } from "node:path";
+import { ConfigError } from "../errors.ts";
 import { writeDirectoryAtomic } from "../files/atomic.ts";
-import type { Checkpoint, CheckpointTensor } from "../files/checkpoint.ts";
+import type { Checkpoint } from "../files/checkpoint.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
+import { layoutFault } from "../files/fault.ts";
+import type { TensorInfo } from "../files/safetensors.ts";
 import { readChunks } from "../files/safetensors.ts";
 import type { TensorEntry } from "../files/safetensors_writer.ts";
 import { writeSafetensors } from "../files/safetensors_writer.ts";
-import type { PlacedSlice } from "../files/slice.ts";
+import type { Placed } from "../files/slice.ts";
 import { frozenRanges, placeSlices, sliceKey } from "../files/slice.ts";
 import type { LongTask } from "../task.ts";
 import { ioError } from "../task.ts";
@@ -26,8 +28,6 @@ export interface MergeOptions extends LongTask {
   readonly overwrite?: boolean | undefined;
 }
 
-type Placed = PlacedSlice & { readonly slice: AdapterTensor };
-
 /**
  * Writes the merged model to `outDir` (absent or empty) and verifies it; on any mismatch nothing appears.
  * @throws LayoutError adapter for another base, unsupported dtype, verification failed · NonFiniteError a value overflows the
@@ -40,27 +40,21 @@ export async function mergeAdapter(base: Checkpoint, adapter: Adapter, outDir: s
     });
   adapter.refuseAttached("merge");
   // Only a model may be replaced by a model: an existing folder of anything else fails here.
-  if (options.overwrite && (await hasEntries(outDir))) await openCheckpoint(outDir);
+  if (options.overwrite && (await readdir(outDir).catch(() => [])).length > 0) await openCheckpoint(outDir);
   await adapter.checkBase(base, options);
   const placed = placeSlices(adapter.tensors.values(), base.tensors);
-  let bytes = 0;
-  for (const shard of base.shards) bytes += shard.bytes;
+  const bytes = base.shards.reduce((n, { size }) => n + size, 0);
   return writeDirectoryAtomic(
     outDir,
     async (temp) => {
       let before = 0;
       for (const shard of base.shards) {
-        const entries = shard.tensors.map((t): TensorEntry => {
+        const entries = [...shard.tensors.values()].map((t): TensorEntry => {
           const slices = placed.get(t.name);
-          return {
-            name: t.name,
-            dtype: t.dtype,
-            shape: t.shape,
-            data: slices ? () => overlay(t, slices) : () => base.chunks(t.name),
-          };
+          return { name: t.name, dtype: t.dtype, shape: t.shape, data: () => (slices ? overlay(t, slices) : base.chunks(t.name)) };
         });
         const from = before;
-        const written = await writeSafetensors(join(temp, shard.file), entries, {
+        const written = await writeSafetensors(join(temp, basename(shard.path)), entries, {
           metadata: shard.metadata,
           hash: false, // the verification compares bytes
           signal: options.signal,
@@ -74,25 +68,18 @@ export async function mergeAdapter(base: Checkpoint, adapter: Adapter, outDir: s
         });
       const report = await verifyMerge(base, adapter, temp, options);
       if (!report.ok)
-        throw new LayoutError(
-          `${outDir}: the merged model does not verify and was discarded: ${report.mismatches.slice(0, 3).join("; ")}`,
-          { where: { file: outDir } },
-        );
+        throw layoutFault(outDir, `the merged model does not verify and was discarded: ${report.mismatches.slice(0, 3).join("; ")}`);
       return report;
     },
     { bytes, replace: options.overwrite ?? false },
   );
 }
 
-async function hasEntries(dir: string): Promise<boolean> {
-  return (await readdir(dir).catch(() => [])).length > 0;
-}
-
 /** The tensor's bytes with the adapter's slices in place. */
-async function* overlay(tensor: CheckpointTensor, slices: readonly Placed[]): AsyncGenerator<Uint8Array> {
+async function* overlay(tensor: TensorInfo, slices: readonly Placed<AdapterTensor>[]): AsyncGenerator<Uint8Array> {
   const ranges = [...frozenRanges(tensor.end - tensor.begin, slices), ...slices].sort((a, b) => a.begin - b.begin);
   for (const range of ranges) {
     if ("slice" in range) yield readInto(sliceKey(range.slice), range.slice, tensor);
-    else yield* readChunks(tensor.path, { begin: tensor.begin + range.begin, end: tensor.begin + range.end });
+    else yield* readChunks({ path: tensor.path, begin: tensor.begin + range.begin, end: tensor.begin + range.end });
   }
 }

@@ -4,6 +4,7 @@
 //   AttachedTensor   what a method put beside the base's weights (the A and B of a LoRA), under a name of the method's own
 import { LayoutError, NonFiniteError } from "../errors.ts";
 import type { ExpertSet } from "../experts/expert_set.ts";
+import { shownType } from "../files/fault.ts";
 import { castFloats, firstNonFinite } from "../files/floats.ts";
 import type { Dtype } from "../files/safetensors.ts";
 import { tensorBytes } from "../files/safetensors.ts";
@@ -11,8 +12,13 @@ import type { TensorSlice } from "../files/slice.ts";
 import { sliceKey } from "../files/slice.ts";
 import type { ParameterPlace } from "../model/spec.ts";
 
+export const adapterFault = (fault: string, tensor?: string): LayoutError =>
+  new LayoutError(`adapter: ${tensor === undefined ? "" : `tensor "${tensor}": `}${fault}`, { where: { tensor } });
+
 /** What an adapter may be stored in. */
 export const FLOATS = ["F32", "BF16", "F16", "F64"] as const;
+/** The matrices of a routed expert. */
+export const PARTS = ["gate", "up", "down"] as const;
 
 interface Content {
   readonly dtype: Dtype;
@@ -44,31 +50,29 @@ export function parameterTensor(
 
 /** Tensors by the key they are stored under, sorted. @throws LayoutError one twice, or not of floats */
 export function sortedByKey<T extends Content>(tensors: Iterable<T>, keyOf: (t: T) => string): Map<string, T> {
-  const keyed = [...tensors].map((t) => [keyOf(t), t] as const).sort(([a], [b]) => (a < b ? -1 : 1));
-  for (const [i, [key, t]] of keyed.entries()) {
-    if (keyed[i - 1]?.[0] === key)
-      throw new LayoutError(`adapter: expected each tensor once, found "${key}" twice`, { where: { tensor: key } });
-    if (!(FLOATS as readonly string[]).includes(t.dtype))
-      throw new LayoutError(`adapter: tensor "${key}": expected ${FLOATS.join(", ")}, found ${t.dtype}`, { where: { tensor: key } });
+  const byKey = new Map<string, T>();
+  for (const t of [...tensors].sort((a, b) => (keyOf(a) < keyOf(b) ? -1 : 1))) {
+    const key = keyOf(t);
+    if (byKey.has(key)) throw adapterFault("expected each tensor once, found it twice", key);
+    if (!(FLOATS as readonly string[]).includes(t.dtype)) throw adapterFault(`expected ${FLOATS.join(", ")}, found ${t.dtype}`, key);
+    byKey.set(key, t);
   }
-  return new Map(keyed);
+  return byKey;
 }
 
 /** A tensor's bytes. @throws LayoutError more or fewer than it must have · NonFiniteError one of its values is NaN or infinite */
 export async function readFinite(key: string, t: Content): Promise<Uint8Array> {
   const bytes = await t.read();
   const expected = tensorBytes(t.dtype, t.shape);
-  if (bytes.byteLength !== expected)
-    throw new LayoutError(
-      `adapter: tensor "${key}": expected ${expected} bytes for ${t.dtype} [${t.shape.join(", ")}], found ${bytes.byteLength}`,
-      { where: { tensor: key } },
-    );
-  const bad = firstNonFinite(bytes, t.dtype);
-  if (bad !== -1)
-    throw new NonFiniteError(`adapter: tensor "${key}": expected finite weights, found NaN or infinity at element ${bad}`, {
-      where: { tensor: key, element: bad },
-    });
+  if (bytes.byteLength !== expected) throw adapterFault(`expected ${expected} bytes for ${shownType(t)}, found ${bytes.byteLength}`, key);
+  refuseNonFinite(key, bytes, t.dtype, "expected finite weights, found NaN or infinity");
   return bytes;
+}
+
+function refuseNonFinite(tensor: string, bytes: Uint8Array, dtype: Dtype, fault: string): void {
+  const element = firstNonFinite(bytes, dtype);
+  if (element !== -1)
+    throw new NonFiniteError(`adapter: tensor "${tensor}": ${fault} at element ${element}`, { where: { tensor, element } });
 }
 
 /**
@@ -86,15 +90,9 @@ export async function readInto(key: string, t: Content, into: { readonly dtype: 
       cause: error,
     });
   }
-  const bad = firstNonFinite(cast, into.dtype);
-  if (bad !== -1)
-    throw new NonFiniteError(`tensor "${key}": element ${bad} overflows the base's dtype ${into.dtype}`, {
-      where: { tensor: key, element: bad },
-    });
+  refuseNonFinite(key, cast, into.dtype, `expected values that fit the base's dtype ${into.dtype}, found an overflow`);
   return cast;
 }
-
-const PARTS = ["gate", "up", "down"] as const;
 
 /**
  * Trained tensors of routed experts belong to selected experts, and a selected expert is there as a whole; the rest is what the set's
@@ -104,20 +102,17 @@ const PARTS = ["gate", "up", "down"] as const;
 export function checkExperts(tensors: Iterable<AdapterTensor>, experts: ExpertSet, attaches: boolean): void {
   const have = new Set<string>();
   for (const t of tensors) {
-    const key = sliceKey(t);
-    const { role, layer, expert } = t;
+    const { role, layer, expert, part } = t;
     if (role === "expert") {
       if (expert === undefined || !experts.has(layer, expert))
-        throw new LayoutError(
-          `adapter: expected tensors of the selected experts only, found "${key}" of layer ${layer}, expert ${expert ?? "unknown"}`,
-          { where: { tensor: key, layer, expert } },
+        throw adapterFault(
+          `expected tensors of the selected experts only, found one of layer ${layer}, expert ${expert ?? "unknown"}`,
+          sliceKey(t),
         );
-      have.add(`${layer}/${expert}/${t.part}`);
+      have.add(`${layer}/${expert}/${part}`);
     } else if (!(role === "shared" ? experts.sharedExperts : experts.nonExpertModules)) {
-      throw new LayoutError(
-        `adapter: expected no tensors of ${role === "shared" ? "shared experts" : "non-expert modules"} since the expert set does not train them, found "${key}"`,
-        { where: { tensor: key } },
-      );
+      const kind = role === "shared" ? "shared experts" : "non-expert modules";
+      throw adapterFault(`expected no tensors of ${kind} since the expert set does not train them`, sliceKey(t));
     }
   }
   if (have.size === 0 && attaches) return;
@@ -125,9 +120,6 @@ export function checkExperts(tensors: Iterable<AdapterTensor>, experts: ExpertSe
     for (const expert of ids) {
       const missing = PARTS.find((part) => !have.has(`${layer}/${expert}/${part}`));
       if (missing !== undefined)
-        throw new LayoutError(
-          `adapter: layer ${layer}, expert ${expert}: expected ${PARTS.join(", ")} of every selected expert, found no ${missing}`,
-          { where: { layer, expert, part: missing } },
-        );
+        throw adapterFault(`layer ${layer}, expert ${expert}: expected ${PARTS.join(", ")} of every selected expert, found no ${missing}`);
     }
 }

@@ -1,8 +1,10 @@
 // Is a checkpoint base + adapter and nothing else? It is read again from disk and compared bit for bit; of the writer's code only the
 // slice arithmetic and the cast are shared.
-import type { Checkpoint, CheckpointTensor } from "../files/checkpoint.ts";
+import type { Checkpoint } from "../files/checkpoint.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
 import { decodeFloats } from "../files/floats.ts";
+import { shownType } from "../files/fault.ts";
+import type { TensorInfo } from "../files/safetensors.ts";
 import { readFileRange } from "../files/safetensors.ts";
 import { frozenRanges, placeSlices, sliceKey } from "../files/slice.ts";
 import type { LongTask } from "../task.ts";
@@ -54,17 +56,17 @@ export async function verifyMerge(base: Checkpoint, adapter: Adapter, mergedDir:
   const changedExperts = new Map<number, Set<number>>();
   let untouched = 0;
   let done = 0;
+  const advance = (bytes: number): void => {
+    done += bytes;
+    options.onProgress?.({ phase: "verify", done, total: base.totalBytes, unit: "bytes" });
+  };
 
   for (const name of merged.tensors.keys()) if (!base.tensors.has(name)) fault(`tensor "${name}" is not in the base`);
   for (const [name, b] of base.tensors) {
     throwIfAborted(options.signal, `verifying ${mergedDir}`);
     const m = merged.tensors.get(name);
-    if (!m) {
-      fault(`tensor "${name}" is missing`);
-      continue;
-    }
-    if (describe(m) !== describe(b)) {
-      fault(`tensor "${name}": expected ${describe(b)}, found ${describe(m)}`);
+    if (!m || describe(m) !== describe(b)) {
+      fault(`tensor "${name}": expected ${describe(b)}, found ${m ? describe(m) : "no such tensor"}`);
       continue;
     }
     const own = placed.get(name) ?? [];
@@ -74,21 +76,19 @@ export async function verifyMerge(base: Checkpoint, adapter: Adapter, mergedDir:
         throwIfAborted(options.signal, `verifying ${mergedDir}`);
         const [left, right] = [await bytesOf(b, from, to), await bytesOf(m, from, to)];
         if (!equalBytes(left, right)) fault(`tensor "${name}": bytes ${from} to ${to} differ from the base although they are frozen`);
-        done += to - from;
-        options.onProgress?.({ phase: "verify", done, total: base.totalBytes, unit: "bytes" });
+        advance(to - from);
       }
     }
     for (const s of own) {
-      const found = await bytesOf(m, s.begin, s.end);
-      if (!equalBytes(found, await readInto(sliceKey(s.slice), s.slice, b)))
-        fault(`tensor "${sliceKey(s.slice)}" differs from the adapter`);
-      const delta = compare(sliceKey(s.slice), decodeFloats(await bytesOf(b, s.begin, s.end), b.dtype), decodeFloats(found, b.dtype));
+      const key = sliceKey(s.slice);
+      const [before, found] = [await bytesOf(b, s.begin, s.end), await bytesOf(m, s.begin, s.end)];
+      if (!equalBytes(found, await readInto(key, s.slice, b))) fault(`tensor "${key}" differs from the adapter`);
+      const delta = compare(key, decodeFloats(before, b.dtype), decodeFloats(found, b.dtype));
       slices.push(delta);
       const { role, layer, expert } = s.slice;
       if (delta.changed > 0 && role === "expert" && expert !== undefined)
         changedExperts.set(layer, (changedExperts.get(layer) ?? new Set()).add(expert));
-      done += s.end - s.begin;
-      options.onProgress?.({ phase: "verify", done, total: base.totalBytes, unit: "bytes" });
+      advance(s.end - s.begin);
     }
   }
   return {
@@ -102,8 +102,8 @@ export async function verifyMerge(base: Checkpoint, adapter: Adapter, mergedDir:
   };
 }
 
-const describe = (t: CheckpointTensor) => `${t.dtype} [${t.shape.join(", ")}] in ${t.file}`;
-const bytesOf = (t: CheckpointTensor, begin: number, end: number) => readFileRange(t.path, t.begin + begin, t.begin + end);
+const describe = (t: TensorInfo) => `${shownType(t)} in ${t.file}`;
+const bytesOf = (t: TensorInfo, begin: number, end: number) => readFileRange(t.path, t.begin + begin, t.begin + end);
 const equalBytes = (a: Uint8Array, b: Uint8Array) => Buffer.compare(a, b) === 0;
 
 function compare(key: string, base: Float32Array, merged: Float32Array): SliceDelta {

@@ -72,4 +72,7 @@ export class ExpertCounts {
     this.counts.dispose();
     this.gates.dispose();
   }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
 }

@@ -35,8 +35,8 @@ const Ours = z.strictObject({
   base: z.string().optional(),
   sharedExperts: z.boolean(),
   nonExpertModules: z.boolean(),
-  warnings: z.array(z.string()).optional(),
-  layers: z.array(z.strictObject({ layer: Id, experts: z.array(Id), scores: z.array(z.number()).optional() })),
+  warnings: z.array(z.string()).readonly().optional(),
+  layers: z.array(z.strictObject({ layer: Id, experts: z.array(Id).readonly(), scores: z.array(z.number()).readonly().optional() })),
 });
 
 const Official = z.strictObject({
@@ -46,13 +46,10 @@ const Official = z.strictObject({
 });
 
 export type ExpertSetJson = z.output<typeof Ours>;
-export type EsftExpertConfig = z.output<typeof Official>;
 export type SelectionRule = Readonly<Record<string, z.output<typeof JsonValue>>>;
 
 export interface ExpertSetInit {
-  readonly layers: Iterable<
-    readonly [layer: number, experts: { readonly ranked: readonly number[]; readonly scores?: readonly number[] | undefined }]
-  >;
+  readonly layers: Iterable<readonly [layer: number, experts: Omit<LayerExperts, "ids">]>;
   readonly sharedExperts?: boolean | undefined;
   readonly nonExpertModules?: boolean | undefined;
   /** How the set came about: score, p, compat …; for records only. */
@@ -75,19 +72,17 @@ export class ExpertSet {
   constructor(init: ExpertSetInit) {
     const layers = new Map<number, LayerExperts>();
     for (const [layer, { ranked, scores }] of [...init.layers].sort(([a], [b]) => a - b)) {
-      const where = { layer };
-      if (!isId(layer)) throw new ConfigError(`expert set: expected a 0-based layer index, found ${layer}`, { where });
-      if (layers.has(layer)) throw new ConfigError(`expert set: expected each layer once, found layer ${layer} twice`, { where });
+      const fail = (fault: string): never => {
+        throw new ConfigError(`expert set, layer ${layer}: ${fault}`, { where: { layer } });
+      };
+      if (!isId(layer)) fail("expected a 0-based layer index");
+      if (layers.has(layer)) fail("expected each layer once, found it twice");
       const ids = [...ranked].sort((a, b) => a - b);
-      for (const [i, id] of ids.entries()) {
-        if (!isId(id)) throw new ConfigError(`expert set, layer ${layer}: expected expert ids >= 0, found ${id}`, { where });
-        if (id === ids[i - 1])
-          throw new ConfigError(`expert set, layer ${layer}: expected each expert once, found ${id} twice`, {
-            where: { layer, expert: id },
-          });
-      }
-      if (scores && scores.length !== ranked.length)
-        throw new ConfigError(`expert set, layer ${layer}: expected ${ranked.length} scores, found ${scores.length}`, { where });
+      const odd = ids.find((id) => !isId(id));
+      if (odd !== undefined) fail(`expected expert ids >= 0, found ${odd}`);
+      const twice = ids.find((id, i) => id === ids[i - 1]);
+      if (twice !== undefined) fail(`expected each expert once, found ${twice} twice`);
+      if (scores && scores.length !== ranked.length) fail(`expected ${ranked.length} scores, found ${scores.length}`);
       layers.set(layer, { ids, ranked: [...ranked], ...(scores ? { scores: [...scores] } : {}) });
     }
     this.layers = layers;
@@ -109,9 +104,7 @@ export class ExpertSet {
 
   /** Number of selected experts over all layers. */
   get count(): number {
-    let n = 0;
-    for (const { ids } of this.layers.values()) n += ids.length;
-    return n;
+    return [...this.layers.values()].reduce((n, { ids }) => n + ids.length, 0);
   }
 
   /** The same experts with the official file's two switches changed. */
@@ -130,32 +123,29 @@ export class ExpertSet {
   validate(layout: ExpertLayout): void {
     for (const [layer, { ids }] of this.layers) {
       const experts = layout.get(layer);
-      if (experts === undefined)
-        throw new ConfigError(
-          `expert set: expected layers with routed experts (${ranges([...layout.keys()])}), found layer ${layer}; was it made for another model?`,
-          { where: { layer } },
-        );
-      const beyond = ids.find((id) => id >= experts);
-      if (beyond !== undefined)
-        throw new ConfigError(
-          `expert set, layer ${layer}: expected expert ids below ${experts}, found ${beyond}; was it made for another model?`,
-          { where: { layer, expert: beyond } },
-        );
+      const beyond = ids.find((id) => experts === undefined || id >= experts);
+      if (experts !== undefined && beyond === undefined) continue;
+      const fault =
+        experts === undefined
+          ? `: expected layers with routed experts (${ranges([...layout.keys()])}), found layer ${layer}`
+          : `, layer ${layer}: expected expert ids below ${experts}, found ${beyond}`;
+      throw new ConfigError(`expert set${fault}; was it made for another model?`, { where: { layer, expert: beyond } });
     }
     if (this.count === 0 && !this.sharedExperts && !this.nonExpertModules)
       throw new ConfigError(`expert set: expected something to train, found no expert and both switches off`);
   }
 
+  /** What is absent is undefined: JSON leaves it out. */
   toJSON(): ExpertSetJson {
     return {
       format: "esft-experts",
       version: 1,
-      ...(this.rule ? { rule: { ...this.rule } } : {}),
-      ...(this.base === undefined ? {} : { base: this.base }),
+      rule: this.rule && { ...this.rule },
+      base: this.base,
       sharedExperts: this.sharedExperts,
       nonExpertModules: this.nonExpertModules,
-      ...(this.warnings.length > 0 ? { warnings: [...this.warnings] } : {}),
-      layers: [...this.layers].map(([layer, e]) => ({ layer, experts: [...e.ranked], ...(e.scores ? { scores: [...e.scores] } : {}) })),
+      warnings: this.warnings.length > 0 ? this.warnings : undefined,
+      layers: [...this.layers].map(([layer, { ranked, scores }]) => ({ layer, experts: ranked, scores })),
     };
   }
 

@@ -126,26 +126,19 @@ export class Profile implements ExpertScores {
     const { sequences } = this.data;
     const K = this.topK(layer);
     if (l.tokens === 0) throw new ConfigError(`profile, layer ${layer}: expected scored tokens, found none`, { where: { layer } });
-    let values: Float64Array;
+    let [sums, divisor] = options.score === "token" ? [l.counts, K * l.tokens] : [l.gateSums, l.tokens];
     if (options.average === "sequences") {
-      const sums = options.score === "token" ? l.sequenceTokenSums : l.sequenceGateSums;
-      if (!sums || sequences === 0)
+      const own = options.score === "token" ? l.sequenceTokenSums : l.sequenceGateSums;
+      if (!own || sequences === 0)
         throw new ConfigError(
           `profile, layer ${layer}: average "sequences" needs per-sequence sums, which this profile does not hold; use "tokens"`,
           { where: { layer } },
         );
-      values = Float64Array.from(sums, (s) => s / sequences);
-    } else {
-      values =
-        options.score === "token"
-          ? Float64Array.from(l.counts, (c) => c / (K * l.tokens))
-          : Float64Array.from(l.gateSums, (s) => s / l.tokens);
+      [sums, divisor] = [own, sequences];
     }
-    if (options.score === "gate" && options.gateNormalize === "perLayer") {
-      const mass = sum(values);
-      if (mass > 0) values = values.map((v) => v / mass);
-    }
-    return values;
+    const values = Float64Array.from(sums, (s) => s / divisor);
+    const mass = options.score === "gate" && options.gateNormalize === "perLayer" ? sum(values) : 0;
+    return mass > 0 ? values.map((v) => v / mass) : values;
   }
 
   /** Sum of the raw gate scores of a layer: the routing probability that the top-k holds. */
@@ -162,8 +155,11 @@ export class Profile implements ExpertScores {
   static merge(parts: readonly Profile[]): Profile {
     const [first, ...rest] = parts;
     if (!first) throw new ConfigError("expected at least one profile to merge, found none");
-    const identity = (p: Profile) =>
-      JSON.stringify([p.data.source, p.data.model?.fingerprint, p.data.normTopkProb, p.data.topK, p.data.experts, p.#shapes]);
+    const identity = (p: Profile) => {
+      const { source, model, normTopkProb, topK, experts } = p.data;
+      const shapes = [...p.layout].map(([layer, E]) => [layer, p.topK(layer), E]);
+      return JSON.stringify([source, model?.fingerprint, normTopkProb, topK, experts, shapes]);
+    };
     for (const p of rest)
       if (identity(p) !== identity(first))
         throw new ConfigError(`cannot merge profiles of different models: expected ${identity(first)}, found ${identity(p)}`);
@@ -173,34 +169,23 @@ export class Profile implements ExpertScores {
         const lists = all.map((l) => l[key]);
         return lists.every((v) => v !== undefined) ? lists.reduce((a, b) => a.map((x, i) => x + b[i]!)) : undefined;
       };
-      const sequenceTokenSums = add("sequenceTokenSums");
-      const sequenceGateSums = add("sequenceGateSums");
       return {
-        layer,
-        ...own(first.layer(layer)),
+        ...first.layer(layer),
         tokens: sum(all.map((l) => l.tokens)),
         counts: add("counts")!,
         gateSums: add("gateSums")!,
-        ...(sequenceTokenSums ? { sequenceTokenSums } : {}),
-        ...(sequenceGateSums ? { sequenceGateSums } : {}),
+        sequenceTokenSums: add("sequenceTokenSums"),
+        sequenceGateSums: add("sequenceGateSums"),
       };
     });
-    const { format: _f, version: _v, resume: _r, data, seed, ...kept } = first.data;
-    const sameData = parts.every((p) => JSON.stringify([p.data.data, p.data.seed]) === JSON.stringify([data, seed]));
+    const origin = ({ data }: Profile) => JSON.stringify([data.data, data.seed]);
+    const sameData = parts.every((p) => origin(p) === origin(first));
     return new Profile({
-      ...kept,
-      ...(sameData && data ? { data } : {}),
-      ...(sameData && seed !== undefined ? { seed } : {}),
+      ...first.data,
+      ...(sameData ? {} : { data: undefined, seed: undefined }),
+      resume: undefined,
       sequences: sum(parts.map((p) => p.data.sequences)),
       layers,
-    });
-  }
-
-  /** What two profiles of one model share: layers, with their K and E where they are not the profile's. */
-  get #shapes(): unknown[] {
-    return this.layers.map((layer) => {
-      const sizes = own(this.layer(layer));
-      return Object.keys(sizes).length > 0 ? { layer, ...sizes } : layer;
     });
   }
 
@@ -214,16 +199,9 @@ export class Profile implements ExpertScores {
 
   /** @throws ConfigError the file is not a profile · IoError */
   static async load(path: string): Promise<Profile> {
-    const { format: _f, version: _v, ...data } = checkSchema(ProfileJson, await readJsonFile(path, ConfigError), path, ConfigError);
-    return new Profile(data, path);
+    return new Profile(checkSchema(ProfileJson, await readJsonFile(path, ConfigError), path, ConfigError), path);
   }
 }
-
-/** A layer's own K and E, where it has them. */
-const own = ({ topK, experts }: ProfileLayer) => ({
-  ...(topK === undefined ? {} : { topK }),
-  ...(experts === undefined ? {} : { experts }),
-});
 
 function sum(values: Iterable<number>): number {
   let total = 0;

@@ -1,6 +1,5 @@
 // From scores to experts: pure functions of what was measured.
 import { ConfigError } from "../errors.ts";
-import type { SelectionRule } from "./expert_set.ts";
 import { ExpertSet } from "./expert_set.ts";
 import type { ExpertScores, ScoreOptions } from "./scores.ts";
 import { rank, roundHalfEven4 } from "./scores.ts";
@@ -32,10 +31,9 @@ export interface SelectByBudget extends Partial<ScoreOptions>, Switches {
 
 export type SelectOptions = SelectByP | SelectTopK | SelectByBudget;
 
-interface Ranked {
-  readonly ids: number[];
-  readonly scores: number[];
-}
+/** Chosen experts, best first, with their scores. */
+type OfLayer = { readonly ranked: number[]; readonly scores: number[] };
+type Chosen = Map<number, OfLayer>;
 
 // Sums of scores such as 0.1 + 0.1 + 0.1 must reach p = 0.3 on every machine; far below any difference between experts.
 const SLACK = 1e-12;
@@ -53,84 +51,89 @@ const SLACK = 1e-12;
  * @example const experts = selectExperts(profile, { score: "token", p: 0.2 });
  */
 export function selectExperts(measured: ExpertScores, options: SelectOptions): ExpertSet {
-  const score: ScoreOptions = {
+  const score = {
     score: options.score ?? "token",
     gateNormalize: options.gateNormalize ?? "raw",
     average: options.average ?? "tokens",
-  };
+  } as const;
   oneOf("score", score.score, ["token", "gate"]);
   oneOf("gateNormalize", score.gateNormalize, ["raw", "perLayer"]);
   oneOf("average", score.average, ["tokens", "sequences"]);
-  const given = ["p", "topKPerLayer", "maxTrainableParams"].filter((k) => (options as unknown as Record<string, unknown>)[k] !== undefined);
-  if (given.length !== 1)
-    throw new ConfigError(`selection: expected exactly one of p, topKPerLayer, maxTrainableParams, found ${given.join(" and ") || "none"}`);
-
+  const { p, compat, topKPerLayer, maxTrainableParams } = options as Partial<SelectByP & SelectTopK & SelectByBudget>;
+  const given = Object.entries({ p, topKPerLayer, maxTrainableParams }).filter(([, value]) => value !== undefined);
+  if (given.length !== 1) {
+    const found = given.map(([key]) => key).join(" and ") || "none";
+    throw new ConfigError(`selection: expected exactly one of p, topKPerLayer, maxTrainableParams, found ${found}`);
+  }
   const warnings: string[] = [];
-  const chosen =
-    "p" in options && options.p !== undefined
-      ? byP(measured, score, options, warnings)
-      : "topKPerLayer" in options && options.topKPerLayer !== undefined
-        ? byTopK(measured, score, options)
+  const layers =
+    p !== undefined
+      ? byP(measured, score, { p, compat }, warnings)
+      : topKPerLayer !== undefined
+        ? byTopK(measured, score, topKPerLayer)
         : byBudget(measured, score, options as SelectByBudget, warnings);
   return new ExpertSet({
-    layers: [...chosen].map(([layer, r]) => [layer, { ranked: r.ids, scores: r.scores }] as const),
+    layers,
     sharedExperts: options.sharedExperts,
     nonExpertModules: options.nonExpertModules,
-    rule: ruleOf(score, options),
+    rule: {
+      score: score.score,
+      average: score.average,
+      ...(score.score === "gate" ? { gateNormalize: score.gateNormalize } : {}),
+      ...Object.fromEntries(given),
+      ...(p !== undefined && compat ? { compat } : {}),
+    },
     base: measured.base,
     warnings,
   });
 }
 
-function byP(measured: ExpertScores, score: ScoreOptions, { p, compat }: SelectByP, warnings: string[]): Map<number, Ranked> {
-  checkP(p);
+function byP(measured: ExpertScores, score: ScoreOptions, { p, compat }: SelectByP, warnings: string[]): Chosen {
+  if (!(typeof p === "number" && p > 0 && p <= 1))
+    throw new ConfigError(`selection: expected p in (0, 1], found ${p}`, { where: { option: "p" } });
   if (compat !== undefined) {
     oneOf("compat", compat, ["esft-2024"]);
     if (score.gateNormalize === "perLayer" || score.average === "sequences")
       throw new ConfigError(`selection: compat "esft-2024" knows only raw scores averaged over tokens; drop gateNormalize and average`);
   }
-  const slack = compat ? 0 : SLACK;
-  return eachLayer(measured, (layer) => {
-    const values = measured.scores(layer, score);
+  const enough = p - (compat ? 0 : SLACK);
+  return eachLayer(measured, score, (values, layer) => {
     const scores = compat ? values.map(roundHalfEven4) : values;
-    const ranking = rank(scores);
-    let n = 0;
-    let sum = 0;
-    while (n < ranking.length && sum < p - slack) sum += scores[ranking[n++]!]!;
-    if (sum < p - slack && sum < 0.999)
+    let [n, sum] = [0, 0];
+    for (const id of rank(scores)) {
+      if (sum >= enough) break;
+      sum += scores[id]!;
+      n++;
+    }
+    if (sum < enough && sum < 0.999)
       warnings.push(`layer ${layer}: ${score.score} scores sum to ${sum.toFixed(4)}, below p = ${p}: all ${n} experts are selected`);
-    return take(ranking, scores, n);
+    return best(scores, n);
   });
 }
 
-function byTopK(measured: ExpertScores, score: ScoreOptions, { topKPerLayer: n }: SelectTopK): Map<number, Ranked> {
-  return eachLayer(measured, (layer) => {
-    const scores = measured.scores(layer, score);
+function byTopK(measured: ExpertScores, score: ScoreOptions, n: number): Chosen {
+  return eachLayer(measured, score, (scores, layer) => {
     if (!Number.isSafeInteger(n) || n < 1 || n > scores.length)
       throw new ConfigError(`selection: expected topKPerLayer from 1 to ${scores.length}, the experts of layer ${layer}, found ${n}`, {
         where: { option: "topKPerLayer", layer },
       });
-    return take(rank(scores), scores, n);
+    return best(scores, n);
   });
 }
 
-function byBudget(measured: ExpertScores, score: ScoreOptions, options: SelectByBudget, warnings: string[]): Map<number, Ranked> {
-  const budget = options.maxTrainableParams;
+function byBudget(measured: ExpertScores, score: ScoreOptions, options: SelectByBudget, warnings: string[]): Chosen {
+  const { maxTrainableParams: budget, expertParams } = options;
   if (!(budget > 0) || !Number.isFinite(budget))
     throw new ConfigError(`selection: expected maxTrainableParams above 0, found ${budget}`, { where: { option: "maxTrainableParams" } });
-  const costOf = (layer: number): number => {
-    const cost = typeof options.expertParams === "number" ? options.expertParams : options.expertParams?.get(layer);
+  const all: { layer: number; id: number; score: number; cost: number }[] = [];
+  const chosen: Chosen = new Map();
+  for (const layer of measured.layers) {
+    chosen.set(layer, { ranked: [], scores: [] });
+    const cost = typeof expertParams === "number" ? expertParams : expertParams?.get(layer);
     if (cost === undefined || !Number.isSafeInteger(cost) || cost < 1)
       throw new ConfigError(`selection: expected expertParams >= 1 for layer ${layer}, found ${cost}`, {
         where: { option: "expertParams", layer },
       });
-    return cost;
-  };
-  const all: { layer: number; id: number; score: number; cost: number }[] = [];
-  const chosen = new Map<number, Ranked>();
-  for (const layer of measured.layers) {
-    chosen.set(layer, { ids: [], scores: [] });
-    const cost = costOf(layer);
     measured.scores(layer, score).forEach((s, id) => s > 0 && all.push({ layer, id, score: s, cost }));
   }
   all.sort((a, b) => b.score / b.cost - a.score / a.cost || a.layer - b.layer || a.id - b.id);
@@ -138,7 +141,7 @@ function byBudget(measured: ExpertScores, score: ScoreOptions, options: SelectBy
   for (const e of all) {
     if (spent + e.cost > budget) continue;
     spent += e.cost;
-    chosen.get(e.layer)!.ids.push(e.id);
+    chosen.get(e.layer)!.ranked.push(e.id);
     chosen.get(e.layer)!.scores.push(e.score);
   }
   if (spent === 0)
@@ -146,14 +149,9 @@ function byBudget(measured: ExpertScores, score: ScoreOptions, options: SelectBy
       `selection: expected maxTrainableParams of at least one expert (${Math.min(...all.map((e) => e.cost))}), found ${budget}`,
       { where: { option: "maxTrainableParams" } },
     );
-  const empty = [...chosen].filter(([, r]) => r.ids.length === 0).map(([layer]) => layer);
+  const empty = [...chosen].filter(([, r]) => r.ranked.length === 0).map(([layer]) => layer);
   if (empty.length > 0) warnings.push(`the budget leaves layer${empty.length > 1 ? "s" : ""} ${empty.join(", ")} without a trained expert`);
   return chosen;
-}
-
-function checkP(p: number): void {
-  if (!(typeof p === "number" && p > 0 && p <= 1))
-    throw new ConfigError(`selection: expected p in (0, 1], found ${p}`, { where: { option: "p" } });
 }
 
 function oneOf(option: string, value: unknown, allowed: readonly string[]): void {
@@ -164,24 +162,12 @@ function oneOf(option: string, value: unknown, allowed: readonly string[]): void
     );
 }
 
-function eachLayer(measured: ExpertScores, choose: (layer: number) => Ranked): Map<number, Ranked> {
-  return new Map(measured.layers.map((layer) => [layer, choose(layer)]));
+function eachLayer(measured: ExpertScores, score: ScoreOptions, choose: (scores: Float64Array, layer: number) => OfLayer): Chosen {
+  return new Map(measured.layers.map((layer) => [layer, choose(measured.scores(layer, score), layer)]));
 }
 
-function take(ranking: readonly number[], scores: ArrayLike<number>, n: number): Ranked {
-  const ids = ranking.slice(0, n);
-  return { ids, scores: ids.map((id) => scores[id]!) };
-}
-
-function ruleOf(score: ScoreOptions, options: SelectOptions): SelectionRule {
-  return {
-    score: score.score,
-    average: score.average ?? "tokens",
-    ...(score.score === "gate" ? { gateNormalize: score.gateNormalize ?? "raw" } : {}),
-    ...("p" in options && options.p !== undefined ? { p: options.p, ...(options.compat ? { compat: options.compat } : {}) } : {}),
-    ...("topKPerLayer" in options && options.topKPerLayer !== undefined ? { topKPerLayer: options.topKPerLayer } : {}),
-    ...("maxTrainableParams" in options && options.maxTrainableParams !== undefined
-      ? { maxTrainableParams: options.maxTrainableParams }
-      : {}),
-  };
+/** The n best of a layer. */
+function best(scores: Float64Array, n: number): OfLayer {
+  const ranked = rank(scores).slice(0, n);
+  return { ranked, scores: ranked.map((id) => scores[id]!) };
 }

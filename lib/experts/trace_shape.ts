@@ -83,9 +83,7 @@ export function inferExperts(dir: string, layers: readonly { readonly maxId: num
   if (using * 2 <= layers.length)
     throw new ConfigError(
       `${dir}: cannot tell how many experts a layer has: the highest id is ${E - 1}, used in only ${using} of ${layers.length} layers; say how many with experts (--experts)`,
-      {
-        where: { file: dir, option: "experts" },
-      },
+      { where: { file: dir, option: "experts" } },
     );
   return E;
 }

@@ -21,15 +21,19 @@ export interface TraceOptions extends LongTask {
 }
 
 /** Running sums of one layer, indexed by expert id; holes are zero. */
-interface Accumulated {
+class LayerSums {
   readonly layer: number;
-  slots: number; // T·K
-  lines: number;
-  maxId: number;
-  counts: number[];
-  gateSums: number[];
-  sequenceTokenSums: number[];
-  sequenceGateSums: number[]; // without the factor K
+  slots = 0; // T·K
+  lines = 0;
+  maxId = -1;
+  readonly counts: number[] = [];
+  readonly gateSums: number[] = [];
+  readonly sequenceTokenSums: number[] = [];
+  readonly sequenceGateSums: number[] = []; // without the factor K
+
+  constructor(layer: number) {
+    this.layer = layer;
+  }
 }
 
 /**
@@ -44,18 +48,9 @@ export async function readTraces(dir: string, options: TraceOptions = {}): Promi
   }
   const files = await findTraces(dir);
   const topK = new TopKEvidence(options.topK);
-  const layers: Accumulated[] = [];
+  const layers: LayerSums[] = [];
   for (const [layer, paths] of files) {
-    const sums: Accumulated = {
-      layer,
-      slots: 0,
-      lines: 0,
-      maxId: -1,
-      counts: [],
-      gateSums: [],
-      sequenceTokenSums: [],
-      sequenceGateSums: [],
-    };
+    const sums = new LayerSums(layer);
     for (const path of paths) await readTraceFile(path, sums, topK, options);
     layers.push(sums);
   }
@@ -107,8 +102,11 @@ async function findTraces(dir: string): Promise<[number, string[]][]> {
   return [...byLayer].sort(([a], [b]) => a - b);
 }
 
-async function readTraceFile(path: string, sums: Accumulated, topK: TopKEvidence, options: TraceOptions): Promise<void> {
-  let line = 0;
+async function readTraceFile(path: string, sums: LayerSums, topK: TopKEvidence, options: TraceOptions): Promise<void> {
+  let line = 1;
+  const fail = (message: string): never => {
+    throw new DataError(`${path}:${line}: ${message}`, { where: { file: path, line } });
+  };
   let rest: Buffer = Buffer.alloc(0);
   const linesBefore = sums.lines;
   try {
@@ -116,36 +114,23 @@ async function readTraceFile(path: string, sums: Accumulated, topK: TopKEvidence
       throwIfAborted(options.signal, `reading ${path}`);
       const bytes = Buffer.concat([rest, chunk as Buffer]);
       let at = 0;
-      for (let end; (end = bytes.indexOf(10, at)) !== -1; at = end + 1)
-        addLine(bytes.subarray(at, end), { path, line: ++line }, sums, topK);
+      for (let end; (end = bytes.indexOf(10, at)) !== -1; at = end + 1, line++) addLine(bytes.subarray(at, end), sums, topK, fail);
       rest = bytes.subarray(at);
-      if (rest.length > 1 << 28)
-        throw new DataError(`${path}:${line + 1}: expected lines below 256 MiB; is this a routing log?`, {
-          where: { file: path, line: line + 1 },
-        });
+      if (rest.length > 1 << 28) fail("expected lines below 256 MiB; is this a routing log?");
     }
   } catch (error) {
     throw ioError(error, `cannot read ${path}`, { file: path });
   }
-  if (rest.length > 0) addLine(rest, { path, line: ++line }, sums, topK);
+  if (rest.length > 0) addLine(rest, sums, topK, fail);
   if (sums.lines === linesBefore)
     throw new DataError(`${path}: expected at least one line, found an empty file`, { where: { file: path } });
 }
 
-interface Place {
-  readonly path: string;
-  readonly line: number;
-}
-
-function addLine(bytes: Buffer, place: Place, sums: Accumulated, topK: TopKEvidence): void {
-  const fail = (message: string): never => {
-    throw new DataError(`${place.path}:${place.line}: ${message}`, { where: { file: place.path, line: place.line } });
-  };
+function addLine(bytes: Buffer, sums: LayerSums, topK: TopKEvidence, fail: (message: string) => never): void {
   const [idText, weightText, extra] = bytes.toString("latin1").replace(/\r$/, "").split("\t\t");
   if (!idText || !weightText || extra !== undefined)
     return fail(
-      "expected expert ids, two tabs, gate weights; found " +
-        (extra === undefined ? "no pair of tabs between two lists" : "more than one pair of tabs"),
+      `expected expert ids, two tabs, gate weights; found ${extra === undefined ? "no pair of tabs between two lists" : "more than one pair of tabs"}`,
     );
   const ids = idText.split("\t").map((text) => {
     const id = /^\d{1,5}$/.test(text) ? Number(text) : -1;

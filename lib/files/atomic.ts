@@ -10,71 +10,66 @@
 import { createHash, randomBytes } from "node:crypto";
 import { hostname } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
-import type { FileHandle } from "node:fs/promises";
-import { mkdir, open, readdir, rename, rm, rmdir, stat, statfs } from "node:fs/promises";
+import { mkdir, open, readdir, rename, rm, rmdir, statfs } from "node:fs/promises";
 import type { EsftError } from "../errors.ts";
 import { IoError } from "../errors.ts";
 import { ioError } from "../task.ts";
 
 const HOST = createHash("sha256").update(hostname()).digest("hex").slice(0, 6);
 
-const FULL = new Set(["ENOSPC", "EDQUOT", "EFBIG"]);
+const FULL: Readonly<Record<string, string>> = {
+  ENOSPC: "the disk is full",
+  EDQUOT: "the disk quota is used up",
+  EFBIG: "the file would exceed the size limit",
+};
 
 /** Like ioError, and a full disk says how many bytes are needed and free. */
-async function writeError(error: unknown, path: string, neededBytes: number | undefined): Promise<EsftError> {
+async function writeError(error: unknown, path: string, needed: number | undefined): Promise<EsftError> {
   const code = (error as NodeJS.ErrnoException | null)?.code;
-  if (!code || !FULL.has(code)) return ioError(error, `cannot write ${path}`, { file: path });
-  return diskFull(path, neededBytes, await freeBytes(dirname(resolve(path))), code, error);
+  if (!code || !FULL[code]) return ioError(error, `cannot write ${path}`, { file: path });
+  return diskFull(path, needed, await freeBytes(dirname(resolve(path))), code, error);
 }
 
 function diskFull(path: string, needed: number | undefined, free: number | undefined, errno: string, cause?: unknown): IoError {
-  const why =
-    errno === "EDQUOT" ? "the disk quota is used up" : errno === "EFBIG" ? "the file would exceed the size limit" : "the disk is full";
+  const shown = (bytes: number | undefined) => bytes ?? "an unknown number of";
   return new IoError(
-    `cannot write ${path}: ${why}: needs ${needed === undefined ? "an unknown number of" : needed} bytes, ${free ?? "an unknown number of"} bytes free; ` +
+    `cannot write ${path}: ${FULL[errno]}: needs ${shown(needed)} bytes, ${shown(free)} bytes free; ` +
       `nothing was left behind. Free some space or choose another folder`,
     { where: { file: path, errno, neededBytes: needed, freeBytes: free }, cause },
   );
 }
 
 async function freeBytes(folder: string): Promise<number | undefined> {
-  try {
-    const s = await statfs(folder);
-    return s.bavail * s.bsize;
-  } catch {
-    return undefined;
-  }
+  return statfs(folder).then(
+    (s) => s.bavail * s.bsize,
+    () => undefined,
+  );
 }
 
-/** Refuses before the first byte when the file system says that `neededBytes` cannot fit. */
-export async function requireSpace(folder: string, neededBytes: number): Promise<void> {
-  const free = await freeBytes(folder);
-  if (free !== undefined && free < neededBytes) throw diskFull(folder, neededBytes, free, "ENOSPC");
+/** Refuses before the first byte when the file system says that `needed` bytes cannot fit. */
+async function requireSpace(folder: string, needed: number | undefined): Promise<void> {
+  const free = needed === undefined ? undefined : await freeBytes(folder);
+  if (free !== undefined && free < needed!) throw diskFull(folder, needed, free, "ENOSPC");
 }
 
-export interface Sink {
-  /** Appends; resolves when the bytes were handed to the operating system. */
-  write(bytes: Uint8Array): Promise<void>;
-  readonly written: number;
-}
-
-/** Writes one file completely or not at all; `fill` may stream. `bytes` (when known) is checked against free space first. */
+/** Writes one file completely or not at all; the content may stream. `bytes` (when known) is checked against free space first. */
 export async function writeFileAtomic(
   path: string,
-  content: string | Uint8Array | ((sink: Sink) => Promise<void>),
+  content: string | Uint8Array | AsyncIterable<Uint8Array>,
   options: { bytes?: number } = {},
 ): Promise<void> {
   const folder = dirname(resolve(path));
   const temp = join(folder, tempName(basename(path)));
   const body = typeof content === "string" ? Buffer.from(content) : content;
-  const needed = options.bytes ?? (typeof body === "function" ? undefined : body.byteLength);
+  const needed = options.bytes ?? (body instanceof Uint8Array ? body.byteLength : undefined);
   await removeStale(folder, basename(path));
   try {
-    if (needed !== undefined) await requireSpace(folder, needed);
+    await requireSpace(folder, needed);
     const file = await open(temp, "wx");
     try {
-      const sink = fileSink(file);
-      await (typeof body === "function" ? body(sink) : sink.write(body));
+      for await (const piece of body instanceof Uint8Array ? [body] : body)
+        // One write call moves at most 2^31-1 bytes and may be short.
+        for (let at = 0; at < piece.byteLength;) at += (await file.write(piece, at, Math.min(piece.byteLength - at, 1 << 30))).bytesWritten;
       await file.sync();
     } finally {
       await file.close();
@@ -85,23 +80,6 @@ export async function writeFileAtomic(
     await rm(temp, { force: true }).catch(() => undefined);
     throw await writeError(error, path, needed);
   }
-}
-
-function fileSink(file: FileHandle): Sink {
-  let written = 0;
-  return {
-    get written() {
-      return written;
-    },
-    async write(bytes) {
-      // One write call moves at most 2^31-1 bytes and may be short.
-      for (let at = 0; at < bytes.byteLength;) {
-        const { bytesWritten } = await file.write(bytes, at, Math.min(bytes.byteLength - at, 1 << 30));
-        at += bytesWritten;
-        written += bytesWritten;
-      }
-    },
-  };
 }
 
 /**
@@ -119,14 +97,15 @@ export async function writeDirectoryAtomic<T>(
   try {
     await mkdir(parent, { recursive: true });
     await removeStale(parent, basename(target));
-    const taken = await entries(target);
-    if (taken && taken.length > 0 && !options.replace)
+    const there = await entries(target);
+    const taken = there !== null && there.length > 0;
+    if (taken && !options.replace)
       throw new IoError(`${dir} already exists and is not empty; choose another folder or ask to overwrite it`, { where: { file: dir } });
-    if (options.bytes !== undefined) await requireSpace(parent, options.bytes);
+    await requireSpace(parent, options.bytes);
     await mkdir(temp);
     const result = await fill(temp);
     await syncTree(temp);
-    if (taken && taken.length > 0) {
+    if (taken) {
       const aside = join(parent, tempName(basename(target)));
       await rename(target, aside);
       try {
@@ -137,7 +116,7 @@ export async function writeDirectoryAtomic<T>(
       }
       await rm(aside, { recursive: true, force: true });
     } else {
-      if (taken) await rmdir(target);
+      if (there) await rmdir(target);
       await rename(temp, target);
     }
     await syncFolder(parent);
@@ -155,16 +134,16 @@ export async function writeGroupAtomic<T>(
   fill: (temp: string) => Promise<T>,
   options: { bytes?: number; owned?: (name: string) => boolean } = {},
 ): Promise<T> {
-  const existing = await entries(resolve(dir)).catch((error: unknown) => {
+  const there = await entries(resolve(dir)).catch((error: unknown) => {
     throw ioError(error, `cannot write ${dir}`, { file: dir });
   });
-  if (!existing || existing.length === 0) return writeDirectoryAtomic(dir, fill, options);
+  if (!there?.length) return writeDirectoryAtomic(dir, fill, options);
   const next = join(dir, nextName(group));
   const temp = join(dir, tempName(group));
   try {
     await finishGroup(dir, group);
     await removeStale(dir, group);
-    if (options.bytes !== undefined) await requireSpace(dir, options.bytes);
+    await requireSpace(dir, options.bytes);
     await mkdir(temp);
     const result = await fill(temp);
     await syncTree(temp);
@@ -194,21 +173,18 @@ export async function finishGroup(dir: string, group: string): Promise<void> {
   }
 }
 
+/** For what another reader of the same group may have done already. */
 async function ignoreMissing(work: Promise<void>): Promise<void> {
-  try {
-    await work; // another reader may be completing the same group
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
-  }
+  await work.catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== "ENOENT") throw error;
+  });
 }
 
 async function entries(dir: string): Promise<string[] | null> {
-  try {
-    return await readdir(dir);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return null;
-    throw error;
-  }
+  return readdir(dir).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== "ENOENT") throw error;
+    return null;
+  });
 }
 
 const nextName = (group: string) => `.${group}.next`;
@@ -234,28 +210,18 @@ function isAlive(pid: number): boolean {
 }
 
 async function syncTree(dir: string): Promise<void> {
-  for (const name of await readdir(dir)) {
-    const path = join(dir, name);
-    if ((await stat(path)).isDirectory()) await syncTree(path);
-    else await syncPath(path);
-  }
+  for (const entry of await readdir(dir, { withFileTypes: true })) await (entry.isDirectory() ? syncTree : syncPath)(join(dir, entry.name));
   await syncFolder(dir);
 }
 
 async function syncPath(path: string): Promise<void> {
-  const file = await open(path, "r");
-  try {
-    await file.sync();
-  } finally {
-    await file.close();
-  }
+  await using file = await open(path, "r");
+  await file.sync();
 }
 
+/** Folders cannot be opened or synced on Windows and some network file systems; the rename itself stays atomic there. */
 async function syncFolder(folder: string): Promise<void> {
-  try {
-    await syncPath(folder);
-  } catch (error) {
-    // Folders cannot be opened or synced on Windows and some network file systems; the rename itself stays atomic there.
-    if (!["EISDIR", "EPERM", "EINVAL", "ENOTSUP", "EACCES"].includes((error as NodeJS.ErrnoException).code ?? "")) throw error;
-  }
+  await syncPath(folder).catch((error: NodeJS.ErrnoException) => {
+    if (!["EISDIR", "EPERM", "EINVAL", "ENOTSUP", "EACCES"].includes(error.code ?? "")) throw error;
+  });
 }

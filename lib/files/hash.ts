@@ -7,10 +7,10 @@
 //                two), above that only on request.
 // Two identities match when the fingerprints do and, where both sides have it, the contents do.
 import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
 import type { LongTask } from "../task.ts";
-import { ioError, throwIfAborted } from "../task.ts";
-import type { Checkpoint, CheckpointTensor } from "./checkpoint.ts";
+import { throwIfAborted } from "../task.ts";
+import type { Checkpoint } from "./checkpoint.ts";
+import type { TensorInfo } from "./safetensors.ts";
 import { readFileRange } from "./safetensors.ts";
 
 export interface BaseIdentity {
@@ -21,68 +21,57 @@ export interface BaseIdentity {
 }
 
 const WINDOW = 16 * 1024;
-export const FULL_HASH_BYTES = 2 ** 30;
+const FULL_HASH_BYTES = 2 ** 30;
 
 export interface HashOptions extends LongTask {
   /** Hash every byte too; default: when the checkpoint has at most 1 GiB. */
   readonly contents?: boolean | undefined;
 }
 
-/** Names sorted by code unit: the one order of every digest. */
-export function sortedTensors(checkpoint: Checkpoint): CheckpointTensor[] {
-  return [...checkpoint.tensors.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
-}
-
-/** Hashes a checkpoint; `tensors` holds per-tensor sha256 when contents were hashed. */
-export async function hashCheckpoint(
-  checkpoint: Checkpoint,
-  options: HashOptions = {},
-): Promise<{ identity: BaseIdentity; tensors: ReadonlyMap<string, string> | null }> {
+/** Hashes a checkpoint, its tensors in the order of their names (by code unit). */
+export async function hashCheckpoint(checkpoint: Checkpoint, options: HashOptions = {}): Promise<{ identity: BaseIdentity }> {
   const all = options.contents ?? checkpoint.totalBytes <= FULL_HASH_BYTES;
   const fingerprint = createHash("sha256");
   const contents = createHash("sha256");
-  const digests = new Map<string, string>();
-  const list = sortedTensors(checkpoint);
+  const list = [...checkpoint.tensors.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
   let done = 0;
+  const advance = (bytes: number): void => {
+    done += bytes;
+    options.onProgress?.({ phase: "hash", done, total: checkpoint.totalBytes, unit: "bytes" });
+  };
   for (const tensor of list) {
     throwIfAborted(options.signal, `hashing ${checkpoint.dir}`);
     fingerprint.update(line(tensor, await sampleDigest(tensor)));
-    if (all) {
-      const hash = createHash("sha256");
-      for await (const bytes of checkpoint.chunks(tensor.name)) {
-        throwIfAborted(options.signal, `hashing ${checkpoint.dir}`);
-        hash.update(bytes);
-        done += bytes.byteLength;
-        options.onProgress?.({ phase: "hash", done, total: checkpoint.totalBytes, unit: "bytes" });
-      }
-      const digest = hash.digest("hex");
-      digests.set(tensor.name, digest);
-      contents.update(line(tensor, digest));
-    } else {
-      done += tensor.end - tensor.begin;
-      options.onProgress?.({ phase: "hash", done, total: checkpoint.totalBytes, unit: "bytes" });
+    if (!all) {
+      advance(tensor.end - tensor.begin);
+      continue;
     }
+    const hash = createHash("sha256");
+    for await (const bytes of checkpoint.chunks(tensor.name)) {
+      throwIfAborted(options.signal, `hashing ${checkpoint.dir}`);
+      hash.update(bytes);
+      advance(bytes.byteLength);
+    }
+    contents.update(line(tensor, hash.digest("hex")));
   }
-  const identity: BaseIdentity = {
-    fingerprint: fingerprint.digest("hex"),
-    ...(all ? { contents: contents.digest("hex") } : {}),
-    tensors: list.length,
-    bytes: checkpoint.totalBytes,
+  return {
+    identity: {
+      fingerprint: fingerprint.digest("hex"),
+      ...(all ? { contents: contents.digest("hex") } : {}),
+      tensors: list.length,
+      bytes: checkpoint.totalBytes,
+    },
   };
-  return { identity, tensors: all ? digests : null };
 }
 
-const line = (t: CheckpointTensor, digest: string) => `${JSON.stringify([t.name, t.dtype, t.shape, digest])}\n`;
+const line = (t: TensorInfo, digest: string) => `${JSON.stringify([t.name, t.dtype, t.shape, digest])}\n`;
 
-async function sampleDigest(t: CheckpointTensor): Promise<string> {
-  const hash = createHash("sha256");
+async function sampleDigest(t: TensorInfo): Promise<string> {
   const bytes = t.end - t.begin;
-  if (bytes <= 3 * WINDOW) {
-    hash.update(await readFileRange(t.path, t.begin, t.end));
-  } else {
-    for (const at of [0, Math.floor((bytes - WINDOW) / 2), bytes - WINDOW])
-      hash.update(await readFileRange(t.path, t.begin + at, t.begin + at + WINDOW));
-  }
+  if (bytes <= 3 * WINDOW) return sha256(await readFileRange(t.path, t.begin, t.end));
+  const hash = createHash("sha256");
+  for (const at of [0, Math.floor((bytes - WINDOW) / 2), bytes - WINDOW])
+    hash.update(await readFileRange(t.path, t.begin + at, t.begin + at + WINDOW));
   return hash.digest("hex");
 }
 
@@ -98,14 +87,3 @@ export const shownIdentity = (i: BaseIdentity) =>
 
 /** sha256 (hex) of bytes or text. */
 export const sha256 = (content: string | Uint8Array) => createHash("sha256").update(content).digest("hex");
-
-/** sha256 (hex) of a file of any size, for data hashes in profiles and run records. */
-export async function hashFile(path: string): Promise<string> {
-  try {
-    const hash = createHash("sha256");
-    for await (const bytes of createReadStream(path)) hash.update(bytes as Uint8Array);
-    return hash.digest("hex");
-  } catch (error) {
-    throw ioError(error, `cannot read ${path}`, { file: path });
-  }
-}

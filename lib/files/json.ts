@@ -79,26 +79,23 @@ export async function readJsonFile(
   options: StrictJsonLimits & { maxBytes?: number } = {},
 ): Promise<unknown> {
   const maxBytes = options.maxBytes ?? 256 * 1024 * 1024;
+  const fail = (message: string, cause?: unknown): never => {
+    throw new Failure(`${path}: expected ${message}`, { where: { file: path }, cause });
+  };
   let bytes: Buffer;
   try {
-    const file = await open(path, "r");
-    try {
-      const info = await file.stat();
-      if (!info.isFile())
-        throw new Failure(`${path}: expected a JSON file, found something that is not a regular file`, { where: { file: path } });
-      if (info.size > maxBytes)
-        throw new Failure(`${path}: expected at most ${maxBytes} bytes of JSON, found ${info.size}`, { where: { file: path } });
-      bytes = await file.readFile();
-    } finally {
-      await file.close();
-    }
+    await using file = await open(path, "r");
+    const info = await file.stat();
+    if (!info.isFile()) fail("a JSON file, found something that is not a regular file");
+    if (info.size > maxBytes) fail(`at most ${maxBytes} bytes of JSON, found ${info.size}`);
+    bytes = await file.readFile();
   } catch (error) {
     throw ioError(error, `cannot read ${path}`, { file: path });
   }
   try {
     return parseStrictJson(new TextDecoder("utf-8", { fatal: true }).decode(bytes), options);
   } catch (error) {
-    throw new Failure(`${path}: expected valid JSON, found: ${(error as Error).message}`, { where: { file: path }, cause: error });
+    return fail(`valid JSON, found: ${(error as Error).message}`, error);
   }
 }
 

@@ -7,8 +7,10 @@
 import { constants } from "node:buffer";
 import type { FileHandle } from "node:fs/promises";
 import { open } from "node:fs/promises";
+import { basename } from "node:path";
 import { LayoutError, MemoryError } from "../errors.ts";
 import { ioError } from "../task.ts";
+import { layoutFault, shown, shownType } from "./fault.ts";
 import { parseStrictJson } from "./json.ts";
 
 /** Bits per element of every dtype the format knows. */
@@ -24,23 +26,28 @@ export interface TensorInfo {
   readonly name: string;
   readonly dtype: Dtype;
   readonly shape: readonly number[];
+  /** The file that holds it: its name and its full path. */
+  readonly file: string;
+  readonly path: string;
   /** Absolute byte offsets in the file. */
   readonly begin: number;
   readonly end: number;
 }
 
-export interface SafetensorsFile {
-  readonly path: string;
-  readonly size: number;
-  /** In file order. */
+/** Tensors by name, and their bytes. */
+export interface TensorReader {
   readonly tensors: ReadonlyMap<string, TensorInfo>;
-  readonly metadata: Readonly<Record<string, string>>;
-  /** sha256 is taken over these by whoever needs to know whether two headers are equal. */
-  readonly headerBytes: number;
   /** All bytes of a tensor, in a fresh buffer. */
   read(name: string): Promise<Uint8Array>;
   /** The bytes of a tensor piece by piece, for tensors of any size. */
   chunks(name: string, chunkBytes?: number): AsyncGenerator<Uint8Array>;
+}
+
+/** One file; its tensors in file order. */
+export interface SafetensorsFile extends TensorReader {
+  readonly path: string;
+  readonly size: number;
+  readonly metadata: Readonly<Record<string, string>>;
 }
 
 export const MAX_HEADER_BYTES = 100_000_000;
@@ -50,49 +57,38 @@ const MAX_RANK = 32;
 export async function openSafetensors(path: string): Promise<SafetensorsFile> {
   const { header, size } = await readHeader(path);
   const { tensors, metadata } = parseSafetensorsHeader(header, { path, size });
+  return { path, size, metadata, ...tensorReader(path, tensors) };
+}
+
+/** Reads tensors of one file or several; `place` is their file or folder, for messages. */
+export function tensorReader(place: string, tensors: ReadonlyMap<string, TensorInfo>): TensorReader {
   const find = (name: string): TensorInfo => {
     const tensor = tensors.get(name);
-    if (!tensor)
-      throw new LayoutError(`${path}: expected tensor "${name}", found ${tensors.size} tensors without it`, {
-        where: { file: path, tensor: name },
-      });
-    return tensor;
+    if (tensor) return tensor;
+    const message = `${place}: expected tensor "${name}", found ${tensors.size} tensors without it`;
+    throw new LayoutError(message, { where: { file: place, tensor: name } });
   };
-  return {
-    path,
-    size,
-    tensors,
-    metadata,
-    headerBytes: header.byteLength,
-    read: async (name) => readTensor(path, find(name)),
-    chunks: (name, chunkBytes) => readChunks(path, find(name), chunkBytes),
-  };
+  return { tensors, read: async (name) => readTensor(find(name)), chunks: (name, chunkBytes) => readChunks(find(name), chunkBytes) };
 }
 
 async function readHeader(path: string): Promise<{ header: Uint8Array; size: number }> {
-  return withFile(path, async (file) => {
-    const info = await file.stat();
-    if (!info.isFile())
-      throw new LayoutError(`${path}: expected a safetensors file, found something that is not a regular file`, { where: { file: path } });
-    if (info.size < 8)
-      throw new LayoutError(
-        `${path}: expected at least the 8 bytes of the header length, found ${info.size} bytes; the file is truncated`,
-        { where: { file: path } },
-      );
-    const prefix = new DataView((await readExactly(file, path, 0, 8)).buffer);
-    const length = prefix.getBigUint64(0, true);
-    if (length > BigInt(MAX_HEADER_BYTES))
-      throw new LayoutError(
-        `${path}: expected a header of at most ${MAX_HEADER_BYTES} bytes, found a length of ${length}; this is not a safetensors file`,
-        { where: { file: path } },
-      );
-    if (8 + Number(length) > info.size)
-      throw new LayoutError(
-        `${path}: expected a header of ${length} bytes, found only ${info.size - 8} bytes after its length; the file is truncated`,
-        { where: { file: path } },
-      );
-    return { header: await readExactly(file, path, 8, 8 + Number(length)), size: info.size };
-  });
+  await using file = await openForRead(path);
+  const info = await file.stat();
+  if (!info.isFile()) throw layoutFault(path, "expected a safetensors file, found something that is not a regular file");
+  if (info.size < 8)
+    throw layoutFault(path, `expected at least the 8 bytes of the header length, found ${info.size} bytes; the file is truncated`);
+  const length = new DataView((await readExactly(file, path, 0, 8)).buffer).getBigUint64(0, true);
+  if (length > BigInt(MAX_HEADER_BYTES))
+    throw layoutFault(
+      path,
+      `expected a header of at most ${MAX_HEADER_BYTES} bytes, found a length of ${length}; this is not a safetensors file`,
+    );
+  if (8 + Number(length) > info.size)
+    throw layoutFault(
+      path,
+      `expected a header of ${length} bytes, found only ${info.size - 8} bytes after its length; the file is truncated`,
+    );
+  return { header: await readExactly(file, path, 8, 8 + Number(length)), size: info.size };
 }
 
 /** Checks header JSON against the size of its file. Exported for tests and for headers fetched over the network. */
@@ -100,11 +96,8 @@ export function parseSafetensorsHeader(
   header: Uint8Array,
   place: { readonly path: string; readonly size: number },
 ): { tensors: Map<string, TensorInfo>; metadata: Record<string, string> } {
-  const { path } = place;
   const fail = (message: string, tensor?: string): never => {
-    throw new LayoutError(`${path}: ${tensor === undefined ? "" : `tensor ${shown(tensor)}: `}${message}`, {
-      where: { file: path, tensor },
-    });
+    throw layoutFault(place.path, message, tensor);
   };
   let json: unknown;
   try {
@@ -120,7 +113,7 @@ export function parseSafetensorsHeader(
   let metadata: Record<string, string> = {};
   for (const [name, value] of Object.entries(json as object)) {
     if (name === "__metadata__") metadata = checkMetadata(value, fail);
-    else list.push(checkTensor(name, value, dataBegin, dataBytes, fail));
+    else list.push({ name, ...checkTensor(name, value, dataBegin, dataBytes, fail), file: basename(place.path), path: place.path });
   }
 
   // Sorted by position, every tensor must begin where the one before it ended: no overlap, no hole, no trailing bytes.
@@ -139,6 +132,7 @@ export function parseSafetensorsHeader(
   return { tensors: new Map(list.map((t) => [t.name, t])), metadata };
 }
 
+type Extent = Pick<TensorInfo, "dtype" | "shape" | "begin" | "end">;
 type Fail = (message: string, tensor?: string) => never;
 
 function checkMetadata(value: unknown, fail: Fail): Record<string, string> {
@@ -148,7 +142,7 @@ function checkMetadata(value: unknown, fail: Fail): Record<string, string> {
   return value as Record<string, string>;
 }
 
-function checkTensor(name: string, value: unknown, dataBegin: number, dataBytes: number, fail: Fail): TensorInfo {
+function checkTensor(name: string, value: unknown, dataBegin: number, dataBytes: number, fail: Fail): Extent {
   if (!isObject(value)) return fail(`expected an object with dtype, shape and data_offsets, found ${kind(value)}`, name);
   for (const key of Object.keys(value))
     if (key !== "dtype" && key !== "shape" && key !== "data_offsets")
@@ -163,12 +157,12 @@ function checkTensor(name: string, value: unknown, dataBegin: number, dataBytes:
   const [begin, end] = offsets as [number, number];
   if (begin > end) fail(`expected data_offsets with begin <= end, found [${begin}, ${end}]`, name);
   if (end > dataBytes) fail(`expected data within the ${dataBytes} data bytes of the file, found data_offsets [${begin}, ${end}]`, name);
-  const bytes = tensorBytes(dtype as Dtype, shape);
+  const extent: Extent = { dtype: dtype as Dtype, shape, begin: dataBegin + begin, end: dataBegin + end };
+  const bytes = tensorBytes(extent.dtype, shape);
   if (bytes === null)
-    return fail(`expected a shape whose ${dtype} elements fill whole bytes and can be counted exactly, found ${shown(shape)}`, name);
-  if (bytes !== end - begin)
-    fail(`expected ${bytes} bytes for ${dtype} [${shape.join(", ")}], found data_offsets of ${end - begin} bytes`, name);
-  return { name, dtype: dtype as Dtype, shape: shape as number[], begin: dataBegin + begin, end: dataBegin + end };
+    fail(`expected a shape whose ${dtype} elements fill whole bytes and can be counted exactly, found ${shown(shape)}`, name);
+  if (bytes !== end - begin) fail(`expected ${bytes} bytes for ${shownType(extent)}, found data_offsets of ${end - begin} bytes`, name);
+  return extent;
 }
 
 /** Bytes of a tensor, or null when they are not a whole, exactly representable number. */
@@ -185,57 +179,35 @@ export function tensorBytes(dtype: Dtype, shape: readonly number[]): number | nu
 const isSize = (n: unknown): n is number => Number.isSafeInteger(n) && (n as number) >= 0;
 const isObject = (v: unknown): v is Record<string, unknown> => typeof v === "object" && v !== null && !Array.isArray(v);
 const kind = (v: unknown) => (v === null ? "null" : Array.isArray(v) ? "an array" : `a value of type ${typeof v}`);
-const shown = (v: unknown) => {
-  const text = JSON.stringify(v) ?? String(v);
-  return text.length > 120 ? `${text.slice(0, 117)}...` : text;
-};
 
-/** All bytes of one tensor in a fresh buffer. */
-export async function readTensor(path: string, tensor: TensorInfo): Promise<Uint8Array> {
-  const bytes = tensor.end - tensor.begin;
-  if (bytes > constants.MAX_LENGTH)
+async function readTensor({ path, name, begin, end }: TensorInfo): Promise<Uint8Array> {
+  if (end - begin > constants.MAX_LENGTH)
     throw new MemoryError(
-      `${path}: tensor "${tensor.name}" has ${bytes} bytes, one buffer holds at most ${constants.MAX_LENGTH}; read it in chunks`,
-      { where: { file: path, tensor: tensor.name } },
+      `${path}: tensor "${name}" has ${end - begin} bytes, one buffer holds at most ${constants.MAX_LENGTH}; read it in chunks`,
+      { where: { file: path, tensor: name } },
     );
-  return withFile(path, (file) => readExactly(file, path, tensor.begin, tensor.end));
+  return readFileRange(path, begin, end);
 }
 
 /** Bytes [begin, end) of a file (a tensor) in pieces of `chunkBytes`; each piece is a fresh buffer. */
 export async function* readChunks(
-  path: string,
-  range: { readonly begin: number; readonly end: number },
+  { path, begin, end }: { readonly path: string; readonly begin: number; readonly end: number },
   chunkBytes = 8 * 1024 * 1024,
 ): AsyncGenerator<Uint8Array> {
-  const file = await openForRead(path);
-  try {
-    for (let at = range.begin; at < range.end; at += chunkBytes)
-      yield await readExactly(file, path, at, Math.min(at + chunkBytes, range.end));
-  } finally {
-    await file.close();
-  }
+  await using file = await openForRead(path);
+  for (let at = begin; at < end; at += chunkBytes) yield await readExactly(file, path, at, Math.min(at + chunkBytes, end));
 }
 
 /** Bytes [begin, end) of a file. */
 export async function readFileRange(path: string, begin: number, end: number): Promise<Uint8Array> {
-  return withFile(path, (file) => readExactly(file, path, begin, end));
-}
-
-async function withFile<T>(path: string, work: (file: FileHandle) => Promise<T>): Promise<T> {
-  const file = await openForRead(path);
-  try {
-    return await work(file);
-  } finally {
-    await file.close();
-  }
+  await using file = await openForRead(path);
+  return await readExactly(file, path, begin, end);
 }
 
 async function openForRead(path: string): Promise<FileHandle> {
-  try {
-    return await open(path, "r");
-  } catch (error) {
+  return open(path, "r").catch((error: unknown) => {
     throw ioError(error, `cannot open ${path}`, { file: path });
-  }
+  });
 }
 
 async function readExactly(file: FileHandle, path: string, begin: number, end: number): Promise<Uint8Array<ArrayBuffer>> {
@@ -246,10 +218,7 @@ async function readExactly(file: FileHandle, path: string, begin: number, end: n
       throw ioError(error, `cannot read ${path}`, { file: path });
     });
     if (got.bytesRead === 0)
-      throw new LayoutError(
-        `${path}: expected data up to byte ${end}, found the end of the file at ${begin + at}; it changed while it was read`,
-        { where: { file: path } },
-      );
+      throw layoutFault(path, `expected data up to byte ${end}, found the end of the file at ${begin + at}; it changed while it was read`);
     at += got.bytesRead;
   }
   return bytes;

@@ -1,9 +1,10 @@
 // safetensors writer: streams tensors in the given order into a file that appears complete or not at all.
 import { createHash } from "node:crypto";
-import { ConfigError, LayoutError } from "../errors.ts";
+import { ConfigError } from "../errors.ts";
 import type { LongTask } from "../task.ts";
-import { writeFileAtomic } from "./atomic.ts";
 import { throwIfAborted } from "../task.ts";
+import { writeFileAtomic } from "./atomic.ts";
+import { layoutFault, shownType } from "./fault.ts";
 import type { Dtype } from "./safetensors.ts";
 import { MAX_HEADER_BYTES, tensorBytes } from "./safetensors.ts";
 
@@ -36,27 +37,26 @@ export async function writeSafetensors(path: string, entries: readonly TensorEnt
   const { header, dataBytes } = buildHeader(path, entries, options.metadata);
   const total = header.byteLength + dataBytes;
   const sha256 = new Map<string, string>();
-  await writeFileAtomic(
-    path,
-    async (sink) => {
-      await sink.write(header);
-      for (const entry of entries) {
-        const expected = tensorBytes(entry.dtype, entry.shape)!;
-        const begin = sink.written;
-        const hash = (options.hash ?? true) ? createHash("sha256") : null;
-        for await (const bytes of pieces(entry)) {
-          throwIfAborted(options.signal, `writing ${path}`);
-          if (sink.written - begin + bytes.byteLength > expected) throw wrongSize(path, entry, expected, `more than ${expected}`);
-          hash?.update(bytes);
-          await sink.write(bytes);
-          options.onProgress?.({ phase: "write", done: sink.written, total, unit: "bytes" });
-        }
-        if (sink.written - begin !== expected) throw wrongSize(path, entry, expected, `${sink.written - begin}`);
-        if (hash) sha256.set(entry.name, hash.digest("hex"));
+  async function* content(): AsyncGenerator<Uint8Array> {
+    yield header;
+    let done = header.byteLength;
+    for (const entry of entries) {
+      const expected = tensorBytes(entry.dtype, entry.shape)!;
+      const begin = done;
+      const hash = (options.hash ?? true) ? createHash("sha256") : null;
+      for await (const bytes of pieces(entry)) {
+        throwIfAborted(options.signal, `writing ${path}`);
+        done += bytes.byteLength;
+        if (done - begin > expected) throw wrongSize(path, entry, expected, `more than ${expected}`);
+        hash?.update(bytes);
+        yield bytes;
+        options.onProgress?.({ phase: "write", done, total, unit: "bytes" });
       }
-    },
-    { bytes: total },
-  );
+      if (done - begin !== expected) throw wrongSize(path, entry, expected, `${done - begin}`);
+      if (hash) sha256.set(entry.name, hash.digest("hex"));
+    }
+  }
+  await writeFileAtomic(path, content(), { bytes: total });
   return { bytes: total, sha256 };
 }
 
@@ -68,12 +68,7 @@ async function* pieces(entry: TensorEntry): AsyncGenerator<Uint8Array> {
 }
 
 const wrongSize = (path: string, entry: TensorEntry, expected: number, found: string) =>
-  new LayoutError(
-    `${path}: tensor "${entry.name}": expected ${expected} bytes for ${entry.dtype} [${entry.shape.join(", ")}], found ${found}`,
-    {
-      where: { file: path, tensor: entry.name },
-    },
-  );
+  layoutFault(path, `expected ${expected} bytes for ${shownType(entry)}, found ${found}`, entry.name);
 
 function buildHeader(
   path: string,
@@ -85,16 +80,12 @@ function buildHeader(
   if (metadata && Object.keys(metadata).length > 0) parts.push(`"__metadata__":${JSON.stringify(metadata)}`);
   const names = new Set<string>();
   let at = 0;
-  for (const { name, dtype, shape } of entries) {
+  for (const entry of entries) {
+    const { name, dtype, shape } = entry;
     const bytes = tensorBytes(dtype, shape);
-    if (bytes === null)
-      throw new LayoutError(`${path}: tensor "${name}": ${dtype} [${shape.join(", ")}] is too large or does not fill whole bytes`, {
-        where: { file: path, tensor: name },
-      });
+    if (bytes === null) throw layoutFault(path, `${shownType(entry)} is too large or does not fill whole bytes`, name);
     if (name === "__metadata__" || names.has(name))
-      throw new LayoutError(`${path}: expected unique tensor names, found "${name}" twice or reserved`, {
-        where: { file: path, tensor: name },
-      });
+      throw layoutFault(path, `expected unique tensor names, found "${name}" twice or reserved`, name);
     names.add(name);
     parts.push(`${JSON.stringify(name)}:{"dtype":"${dtype}","shape":[${shape.join(",")}],"data_offsets":[${at},${at + bytes}]}`);
     at += bytes;

@@ -10,6 +10,7 @@
 import { LayoutError } from "../errors.ts";
 import type { Dtype } from "./safetensors.ts";
 import { tensorBytes } from "./safetensors.ts";
+import { shownShape, shownType } from "./fault.ts";
 
 export interface TensorSlice {
   /** Name in the checkpoint. */
@@ -46,47 +47,44 @@ export interface SlicedTensor {
  * @throws LayoutError the slice is outside the tensor, or has another shape
  */
 export function placeSlice(s: TensorSlice, tensor: SlicedTensor, expected?: readonly number[]): PlacedSlice {
-  const placed = cut(s, tensor);
-  if (expected && placed.shape.join() !== expected.join())
-    throw new LayoutError(
-      `${prefix(tensor)}tensor "${sliceKey(s)}": expected shape [${expected.join(", ")}], found [${placed.shape.join(", ")}]` +
-        (sliceKey(s) === s.name ? "" : ` of a tensor [${tensor.shape.join(", ")}]`),
-      { where: { tensor: s.name, file: tensor.path } },
-    );
-  return placed;
-}
-
-const prefix = ({ path }: SlicedTensor): string => (path === undefined ? "" : `${path}: `);
-
-function cut(s: TensorSlice, tensor: SlicedTensor): PlacedSlice {
-  const fail = (expected: string): never => {
-    throw new LayoutError(
-      `${prefix(tensor)}tensor "${s.name}" ${tensor.dtype} [${tensor.shape.join(", ")}]: expected ${expected}, found ${sliceKey(s)}`,
-      { where: { tensor: s.name, file: tensor.path } },
-    );
+  const refuse = (fault: string): never => {
+    const { path } = tensor;
+    throw new LayoutError(`${path === undefined ? "" : `${path}: `}tensor ${fault}`, { where: { tensor: s.name, file: path } });
   };
+  const outside = (wanted: string) => refuse(`"${s.name}" ${shownType(tensor)}: expected ${wanted}, found ${sliceKey(s)}`);
   let shape = tensor.shape;
   let first = 0; // in units of the remaining shape's rows
   if (s.index !== undefined) {
-    const E = shape[0] ?? fail("a tensor with a first dimension to index");
-    if (!Number.isSafeInteger(s.index) || s.index < 0 || s.index >= E) fail(`an index below ${E}`);
+    const E = shape[0] ?? outside("a tensor with a first dimension to index");
+    if (!Number.isSafeInteger(s.index) || s.index < 0 || s.index >= E) outside(`an index below ${E}`);
     shape = shape.slice(1);
     first = s.index * (shape[0] ?? 1);
   }
-  const inner = tensorBytes(tensor.dtype, shape.slice(1)) ?? fail("rows of whole bytes");
-  if (!s.rows) return { shape, begin: first * inner, end: (first + (shape[0] ?? 1)) * inner };
-  const [a, b] = s.rows;
-  const R = shape[0] ?? fail("a tensor with rows");
-  if (!Number.isSafeInteger(a) || !Number.isSafeInteger(b) || a < 0 || a >= b || b > R) fail(`rows inside [0, ${R})`);
-  return { shape: [b - a, ...shape.slice(1)], begin: (first + a) * inner, end: (first + b) * inner };
+  const inner = tensorBytes(tensor.dtype, shape.slice(1)) ?? outside("rows of whole bytes");
+  let last = first + (shape[0] ?? 1);
+  if (s.rows) {
+    const [a, b] = s.rows;
+    const R = shape[0] ?? outside("a tensor with rows");
+    if (!Number.isSafeInteger(a) || !Number.isSafeInteger(b) || a < 0 || a >= b || b > R) outside(`rows inside [0, ${R})`);
+    shape = [b - a, ...shape.slice(1)];
+    last = first + b;
+    first += a;
+  }
+  if (expected && shape.join() !== expected.join()) {
+    const whole = sliceKey(s) === s.name ? "" : ` of a tensor ${shownShape(tensor.shape)}`;
+    refuse(`"${sliceKey(s)}": expected shape ${shownShape(expected)}, found ${shownShape(shape)}${whole}`);
+  }
+  return { shape, begin: first * inner, end: last * inner };
 }
+
+export type Placed<S extends TensorSlice> = PlacedSlice & { readonly slice: S };
 
 /** Slices by tensor name, each list placed and sorted. @throws LayoutError unknown tensor, bad slice, or two slices overlap */
 export function placeSlices<S extends TensorSlice>(
   slices: Iterable<S>,
   tensors: ReadonlyMap<string, SlicedTensor>,
-): Map<string, (PlacedSlice & { readonly slice: S })[]> {
-  const byName = new Map<string, (PlacedSlice & { readonly slice: S })[]>();
+): Map<string, Placed<S>[]> {
+  const byName = new Map<string, Placed<S>[]>();
   for (const slice of slices) {
     const tensor = tensors.get(slice.name);
     if (!tensor)

@@ -85,11 +85,9 @@ describe("writeSafetensors", () => {
       await expect(writeSafetensors(join(disk, "m"), [entry("a", 5 * MB)])).rejects.toThrow(
         /disk is full: needs 5\d+ bytes, \d+ bytes free/,
       );
-      const grow = writeFileAtomic(join(disk, "m"), async (sink) => {
-        for (let i = 0; i < 5; i++) await sink.write(new Uint8Array(MB));
-      });
-      await expect(grow).rejects.toThrow(/disk is full/);
-      await expect(writeDirectoryAtomic(join(disk, "d"), (t) => writeFileAtomic(join(t, "x"), async (s) => { for (;;) await s.write(new Uint8Array(MB)); }))).rejects.toThrow(IoError); // prettier-ignore
+      const grow = async function* (pieces: number) { for (let i = 0; i < pieces; i++) yield new Uint8Array(MB); }; // prettier-ignore
+      await expect(writeFileAtomic(join(disk, "m"), grow(5))).rejects.toThrow(/disk is full/);
+      await expect(writeDirectoryAtomic(join(disk, "d"), (t) => writeFileAtomic(join(t, "x"), grow(Infinity)))).rejects.toThrow(IoError);
       expect(readdirSync(disk)).toEqual([]);
     } finally {
       execFileSync("umount", [disk]);
@@ -129,12 +127,14 @@ describe("atomic files", () => {
 
   it("removes what a killed writer left, not what a living one is writing", async () => {
     const dir = fresh();
-    await writeFileAtomic(join(dir, "m"), async () => {
+    const crowd = async function* (): AsyncGenerator<Uint8Array> {
       const mine = readdirSync(dir)[0]!;
       const dead = mine.replace(`-${process.pid}-`, "-999999999-");
       writeFileSync(join(dir, dead), "stale");
       writeFileSync(join(dir, mine.replace(`-${process.pid}-`, `-${process.ppid}-`)), "alive");
-    });
+      yield new Uint8Array(1);
+    };
+    await writeFileAtomic(join(dir, "m"), crowd());
     await writeFileAtomic(join(dir, "m"), "x");
     expect(readdirSync(dir).filter((n) => n.includes("999999999"))).toEqual([]);
     expect(readdirSync(dir).filter((n) => n.includes(`-${process.ppid}-`)).length).toBe(1);
