@@ -196,7 +196,7 @@ export class MoeModel implements TrainSession {
    */
   async evaluate(
     data: DataSource,
-    options: DataInput & { batchTokens?: number; rows?: number } = {},
+    options: DataInput & { batchTokens?: number; rows?: number | undefined } = {},
     task: { signal?: AbortSignal; onProgress?: (p: { done: number; total: number }) => void } = {},
   ): Promise<Evaluation> {
     return this.exclusive("evaluating", async () => {

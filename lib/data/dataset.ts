@@ -14,9 +14,9 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 
 export interface DatasetOptions {
   /** Forces a shape; without it each row's keys decide. "text" is never guessed. */
-  readonly shape?: Shape;
+  readonly shape?: Shape | undefined;
   /** What a bad row does: refuse the dataset (default), or be left out and counted. */
-  readonly onBadRow?: "error" | "skip";
+  readonly onBadRow?: "error" | "skip" | undefined;
 }
 
 export interface EncodingOptions {
