@@ -90,7 +90,10 @@ export async function runDemo(options: DemoOptions, terminal: Terminal): Promise
     experts: experts.count,
     device: { instructionSet, threads },
     seconds: (performance.now() - began) / 1000,
-    ...{ ok, checks, base, methods },
+    ok,
+    checks,
+    base,
+    methods,
   };
   await writeFileAtomic(at(MARK), formatJson(summary));
   if (options.json) terminal.json(summary);

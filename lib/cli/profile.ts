@@ -86,7 +86,13 @@ async function measure(dir: string, data: string, partial: string, flags: Flags,
 function scoresOf(profile: Profile) {
   const { source, model, data, seed, topK, experts, sequences } = profile.data;
   return {
-    ...{ source, model, data, seed, topK, experts, sequences },
+    source,
+    model,
+    data,
+    seed,
+    topK,
+    experts,
+    sequences,
     tokens: profile.tokens,
     layers: profile.layers.map((layer) => ({
       layer,
