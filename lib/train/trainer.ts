@@ -90,8 +90,7 @@ class Loop {
     this.state = state;
     this.update = update;
     const { packing, maxLength, onOverflow } = options.data;
-    const esft = packing === "esft" ? { esft: { padId: init.padId, seed: options.seed, ratio: 0.2 } } : {};
-    const stream = { packing, maxLength, onOverflow, seed: options.seed, ...esft };
+    const stream = { packing, maxLength, onOverflow, seed: options.seed, padId: init.padId };
     this.stream = new BatchStream(train, { ...stream, rowsPerBatch: options.rowsPerStep });
     const evalRows = heldOut ? [...new BatchStream(heldOut, { ...stream, rowsPerBatch: 1, shuffle: false }).rows()] : [];
     const chosen = options.evalRows > 0 ? evalRows.slice(0, options.evalRows) : evalRows;
