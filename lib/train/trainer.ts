@@ -243,10 +243,9 @@ class Loop {
   private async evaluate(): Promise<void> {
     const { reached, init } = this;
     const { step } = reached;
-    const result = this.heldOut.length > 0 ? await this.measure() : "none";
-    if (result === null) return;
-    this.evalDue = false;
-    if (result === "none") return;
+    const result = await this.measure();
+    this.evalDue = result === "interrupted";
+    if (typeof result === "string") return;
     const { loss, accuracy, supervised } = result;
     if (step === 0 && !Number.isFinite(loss))
       throw new NonFiniteError(`the held-out loss before the first step is ${loss}: ${CHECK_WEIGHTS}`, { where: { step: 0 } });
@@ -258,13 +257,13 @@ class Loop {
     if (best && step > 0) await init.keepBest(step);
   }
 
-  /** null: the signal fired. */
-  private async measure(): Promise<Evaluation | null> {
+  private async measure(): Promise<Evaluation | "no rows" | "interrupted"> {
     const { model, signal } = this.init;
+    if (this.heldOut.length === 0) return "no rows";
     try {
       return await evaluateRows(model, this.heldOut, this.update.capacity, { signal });
     } catch (error) {
-      if (error instanceof AbortError) return null;
+      if (error instanceof AbortError) return "interrupted";
       throw this.explain(error);
     }
   }
