@@ -16,31 +16,26 @@ export interface OpenedDevice {
   readonly reason: string | null;
 }
 
-export interface OpenOptions {
-  readonly threads?: number | undefined;
-  /** "f32" is computed on the CPU only, so that "auto" takes it. */
-  readonly precision?: Precision | undefined;
-}
-
-/** @throws ConfigError no such device · KernelError it cannot be used: what is missing, and the fix */
-export function openDevice(where: DeviceChoice = "auto", options: OpenOptions = {}): OpenedDevice {
+/**
+ * `precision` "f32" is computed on the CPU only, so that "auto" takes it.
+ * @throws ConfigError no such device · KernelError it cannot be used: what is missing, and the fix
+ */
+export function openDevice(
+  where: DeviceChoice = "auto",
+  { threads, precision }: { readonly threads?: number | undefined; readonly precision?: Precision | undefined } = {},
+): OpenedDevice {
   expectDevice("device", where);
-  const threads = options.threads === undefined ? {} : { threads: options.threads };
   const named = where === "auto" ? fromEnvironment() : where;
-  if (named === "auto") {
-    if (options.precision === "f32") return { device: new Device(threads), reason: 'precision "f32"' };
-    const missing = whyNoCuda(() => new Device({ kind: "cuda", ...threads }));
-    return missing instanceof Device ? { device: missing, reason: null } : { device: new Device(threads), reason: missing };
-  }
-  if (!named.startsWith("cuda")) return { device: new Device({ kind: named, ...threads }), reason: null };
+  const open = (kind: DeviceKind): Device => new Device({ kind, ...(threads === undefined ? {} : { threads }) });
+  if (named === "auto" && precision === "f32") return { device: open("cpu"), reason: 'precision "f32"' };
   try {
-    return { device: new Device({ kind: named, ...threads }), reason: null };
+    return { device: open(named === "auto" ? "cuda" : named), reason: null };
   } catch (error) {
-    if (!(error instanceof KernelError)) throw error;
-    throw new KernelError(`device "${named}": ${cause(error)}; use device "cpu", or "auto"`, {
-      where: { ...error.where, key: "device" },
-      cause: error,
-    });
+    if (!(error instanceof KernelError) || !(named === "auto" || named.startsWith("cuda"))) throw error;
+    const missing = cause(error);
+    if (named === "auto") return { device: open("cpu"), reason: missing.split(/;| \(/, 1)[0]! };
+    const place = { ...error.where, key: "device" };
+    throw new KernelError(`device "${named}": ${missing}; use device "cpu", or "auto"`, { where: place, cause: error });
   }
 }
 
@@ -59,16 +54,6 @@ function expectDevice(key: string, value: string): void {
 /** What is missing, without saying again who was asked. */
 const cause = (error: KernelError): string => error.message.replace(/^(open: )?((device "cuda"|CUDA): )?/, "");
 
-/** The device, or one short line. */
-function whyNoCuda(open: () => Device): Device | string {
-  try {
-    return open();
-  } catch (error) {
-    if (!(error instanceof KernelError)) throw error;
-    return cause(error).split(/;| \(/, 1)[0]!;
-  }
-}
-
 export interface CudaReport {
   /** The CUDA library was found and opened. */
   readonly loaded: boolean;
@@ -77,15 +62,8 @@ export interface CudaReport {
   /** Why there are no devices; null when there are. */
   readonly reason: string | null;
 }
-export interface CudaDevice {
-  readonly index: number;
-  readonly name: string;
-  /** "sm_90a", "sm_80": the kernels that are used. */
-  readonly instructionSet: string;
-  readonly memoryBytes: number;
-  readonly memoryFree: number;
-  readonly emulated: boolean;
-}
+/** `instructionSet`: "sm_90a", "sm_80" …, the kernels that are used. */
+type CudaDevice = { readonly index: number } & Pick<Device["info"], "name" | "instructionSet" | "memoryBytes" | "memoryFree" | "emulated">;
 
 /** What there is of CUDA on this machine; opens every GPU once. Never throws for what is missing. */
 export function describeCuda(library: string): CudaReport {

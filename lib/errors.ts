@@ -21,76 +21,57 @@ export interface EsftErrorOptions {
 }
 
 /** Base class; `code` is stable across versions, `where` names the place. */
-export class EsftError extends Error {
-  readonly code: ErrorCode;
+export abstract class EsftError extends Error {
+  abstract readonly code: ErrorCode;
   readonly where: ErrorPlace;
-  constructor(code: ErrorCode, message: string, options: EsftErrorOptions = {}) {
-    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+  constructor(message: string, { where = {}, cause }: EsftErrorOptions = {}) {
+    super(message, cause === undefined ? undefined : { cause });
     this.name = new.target.name;
-    this.code = code;
-    this.where = options.where ?? {};
+    this.where = where;
   }
 }
 
 /** An option, flag, YAML key or config.json field is missing, unknown or out of range. */
 export class ConfigError extends EsftError {
-  constructor(message: string, options?: EsftErrorOptions) {
-    super("ERR_CONFIG", message, options);
-  }
+  readonly code = "ERR_CONFIG";
 }
 
 /** A row, file or token of the user's data cannot be used; names file and line. */
 export class DataError extends EsftError {
-  constructor(message: string, options?: EsftErrorOptions) {
-    super("ERR_DATA", message, options);
-  }
+  readonly code = "ERR_DATA";
 }
 
 /** A checkpoint, adapter or tensor does not have the layout it must have. */
 export class LayoutError extends EsftError {
-  constructor(message: string, options?: EsftErrorOptions) {
-    super("ERR_LAYOUT", message, options);
-  }
+  readonly code = "ERR_LAYOUT";
 }
 
 /** The plan does not fit; says needed, available and the cheapest fixes. */
 export class MemoryError extends EsftError {
-  constructor(message: string, options?: EsftErrorOptions) {
-    super("ERR_MEMORY", message, options);
-  }
+  readonly code = "ERR_MEMORY";
 }
 
 /** NaN or infinity in weights, loss or gradients; names the tensor and the step. */
 export class NonFiniteError extends EsftError {
-  constructor(message: string, options?: EsftErrorOptions) {
-    super("ERR_NON_FINITE", message, options);
-  }
+  readonly code = "ERR_NON_FINITE";
 }
 
 /** A native op refused its arguments or failed; names op and argument. */
 export class KernelError extends EsftError {
-  constructor(message: string, options?: EsftErrorOptions) {
-    super("ERR_KERNEL", message, options);
-  }
+  readonly code = "ERR_KERNEL";
 }
 
 /** An object that owns memory was used after dispose(). */
 export class DisposedError extends EsftError {
-  constructor(message: string, options?: EsftErrorOptions) {
-    super("ERR_DISPOSED", message, options);
-  }
+  readonly code = "ERR_DISPOSED";
 }
 
 /** Reading or writing a file failed (disk full, permission, missing). Nothing half-written is left behind. */
 export class IoError extends EsftError {
-  constructor(message: string, options?: EsftErrorOptions) {
-    super("ERR_IO", message, options);
-  }
+  readonly code = "ERR_IO";
 }
 
 /** The caller's AbortSignal fired; `cause` is signal.reason. */
 export class AbortError extends EsftError {
-  constructor(message: string, options?: EsftErrorOptions) {
-    super("ERR_ABORTED", message, options);
-  }
+  readonly code = "ERR_ABORTED";
 }

@@ -1,6 +1,7 @@
 // MoeModel: a checkpoint on a device, and what one does with it: profile, train, evaluate, adapt.
 
 import { basename, join, resolve } from "node:path";
+import { z } from "zod";
 import { openDevice } from "./device.ts";
 import type { DeviceChoice, OpenedDevice } from "./device.ts";
 import { ConfigError, DataError, DisposedError, NonFiniteError } from "./errors.ts";
@@ -32,7 +33,7 @@ import type { Precision } from "./ops.ts";
 import type { Device, Tensor } from "./tensor.ts";
 import { evaluateRows } from "./train/evaluate.ts";
 import type { Evaluation } from "./train/evaluate.ts";
-import { dataSchema, parseOptions } from "./options.ts";
+import { dataSchema, machineSchema, parseOptions } from "./options.ts";
 import type { DataInput, DataOptions } from "./options.ts";
 import type { CheckedRequest, TrainRequest } from "./train/request.ts";
 import { TrainingRun } from "./train/run.ts";
@@ -53,6 +54,8 @@ export interface LoadOptions extends LongTask {
   /** Read every weight once and refuse NaN and infinity. Default: checkpoints up to 2 GiB. */
   readonly checkWeights?: boolean;
 }
+
+const evaluateSchema = dataSchema.extend({ batchTokens: z.int().min(1).default(4096), rows: z.int().min(1).optional() });
 
 /** A model on a device. One thing runs at a time: while it trains, profiles, evaluates or generates, everything else is refused. */
 export class MoeModel implements TrainSession {
@@ -96,7 +99,7 @@ export class MoeModel implements TrainSession {
   static async fromPretrained(dir: string, options: LoadOptions = {}): Promise<MoeModel> {
     const path = resolve(dir);
     const { device: where = "auto", precision, threads } = options;
-    if (precision !== undefined) expectOneOf("precision", precision, ["f32", "bf16"]);
+    parseOptions(machineSchema.pick({ precision: true }), { precision }, "");
     const checkpoint = await openCheckpoint(path);
     const spec = modelSpec(checkpoint.config, join(path, "config.json"));
     const opened = openDevice(where, { threads, precision });
@@ -196,14 +199,11 @@ export class MoeModel implements TrainSession {
    */
   async evaluate(
     data: DataSource,
-    options: DataInput & { batchTokens?: number; rows?: number } = {},
+    options: z.input<typeof evaluateSchema> = {},
     task: { signal?: AbortSignal; onProgress?: (p: { done: number; total: number }) => void } = {},
   ): Promise<Evaluation> {
     return this.exclusive("evaluating", async () => {
-      const { batchTokens = 4096, rows: limit, ...dataOptions } = options;
-      expectWhole("evaluate.batchTokens", batchTokens);
-      expectWhole("evaluate.rows", limit);
-      const o = parseOptions(dataSchema, dataOptions, "data");
+      const { batchTokens, rows: limit, ...o } = parseOptions(evaluateSchema, options, "evaluate");
       const { examples } = await this.encodeBy(data, o, task);
       const kept = limit !== undefined && limit < examples.length ? examples.subset(Array.from({ length: limit }, (_, i) => i)) : examples;
       const stream = new BatchStream(kept, {
@@ -232,9 +232,7 @@ export class MoeModel implements TrainSession {
     if (this.params.overridden)
       throw new ConfigError(
         "an adapter is applied, training starts from the base weights: removeAdapter() first, or merge the adapter and train the merged model",
-        {
-          where: { key: "adapter" },
-        },
+        { where: { key: "adapter" } },
       );
     this.busy = "training";
     return new TrainingRun(this, request, () => {
@@ -318,16 +316,4 @@ export class MoeModel implements TrainSession {
     await this.device.synchronize().catch(() => undefined);
     this.dispose();
   }
-}
-
-function expectWhole(key: string, value: number | undefined): void {
-  if (value !== undefined && !(Number.isSafeInteger(value) && value >= 1))
-    throw new ConfigError(`${key} must be a whole number above 0, found ${value}`, { where: { key } });
-}
-
-function expectOneOf(key: string, value: string, allowed: readonly string[]): void {
-  if (!allowed.includes(value))
-    throw new ConfigError(`${key} must be ${allowed.map((a) => `"${a}"`).join(" or ")}, found ${JSON.stringify(value)}`, {
-      where: { key },
-    });
 }

@@ -20,7 +20,7 @@ export const selectSchema = z.strictObject({
   average: z.enum(["tokens", "sequences"]).default("tokens").describe("mean over all tokens, or over the means of the sequences"),
 });
 
-export const optimizerSchema = z.strictObject({
+const optimizerSchema = z.strictObject({
   lr: z.number().min(0).default(1e-5).describe("learning rate of AdamW"),
   beta1: z.number().min(0).lt(1).default(0.9).describe("decay of the first moment"),
   beta2: z.number().min(0).lt(1).default(0.95).describe("decay of the second moment"),
@@ -83,9 +83,8 @@ export const machineSchema = z.strictObject({
     .describe("operands of the matrix products (default: f32 on the CPU, bf16 on CUDA; bf16 on the CPU needs AVX512-BF16)"),
 });
 
-export type SelectInput = z.input<typeof selectSchema>;
 export type TrainOptions = z.output<typeof trainSchema>;
-export type TrainInput = z.input<typeof trainSchema>;
+export type OptimizerOptions = z.output<typeof optimizerSchema>;
 export type MachineOptions = z.output<typeof machineSchema>;
 export type DataOptions = z.output<typeof dataSchema>;
 export type DataInput = z.input<typeof dataSchema>;

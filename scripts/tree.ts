@@ -38,8 +38,7 @@ function linesOf(folder: string, depth: number): string[] {
     const line = `${indent}${stem.padEnd(Math.max(1, 30 - indent.length))} ${what}`;
     return line.length > WIDTH ? `${line.slice(0, line.lastIndexOf(" ", WIDTH - 2))} …` : line;
   });
-  for (const e of entries)
-    if (e.isDirectory()) out.push(`${indent}${e.name}/`, ...linesOf(path.join(folder, e.name), depth + 1));
+  for (const e of entries) if (e.isDirectory()) out.push(`${indent}${e.name}/`, ...linesOf(path.join(folder, e.name), depth + 1));
   return out;
 }
 

@@ -79,11 +79,7 @@ function place(b: Buffers, tensors: Described): Placed {
 const filledLike = ({ dtype, shape, fill }: HostTensor): HostTensor => ({ dtype, shape, values: [], ...(fill ? { fill } : {}) });
 
 /** Arguments on a device, in the order of the op's list; `same` names the memory of another argument. */
-function bind(
-  op: string,
-  args: Args,
-  placed: ReadonlyMap<Described, Placed>,
-): unknown[] {
+function bind(op: string, args: Args, placed: ReadonlyMap<Described, Placed>): unknown[] {
   const value = (a: Arg): Tensor | TensorList | readonly number[] | number | null => {
     if (a === undefined || a === null) return null;
     if (typeof a === "object" && "same" in a) return value(args[a.same]);

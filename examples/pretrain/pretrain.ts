@@ -38,7 +38,7 @@ async function examples(file: string): Promise<Examples> {
   let line = 0;
   for await (const text of createInterface({ input: createReadStream(file) })) {
     const { ids, labels } = await encoder.encode(JSON.parse(text) as Row, { learnPrompts: true });
-    builder.add({ inputIds: ids, labels }, { line: ++line });
+    builder.add({ inputIds: ids, labels }, ++line);
   }
   return builder.build(file);
 }
@@ -48,7 +48,7 @@ const files = (await readdir(join(values.corpus, "eval"))).filter((f) => /^[a-z_
 const heldOut = new ExampleBuilder();
 for (const f of files) {
   const part = await examples(join(values.corpus, "eval", f));
-  for (let i = 0; i < Math.min(40, part.length); i++) heldOut.add(part.get(i), { line: i + 1 });
+  for (let i = 0; i < Math.min(40, part.length); i++) heldOut.add(part.get(i), i + 1);
 }
 const model = await MoeModel.fromPretrained(values.init, { precision: values.precision === "bf16" ? "bf16" : "f32" });
 const stop = new AbortController();

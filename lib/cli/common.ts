@@ -1,8 +1,7 @@
 // Options and steps that several commands share.
 
-import { InvalidArgumentError, Option } from "commander";
-import type { Command } from "commander";
-import type { DeviceChoice } from "../device.ts";
+import { InvalidArgumentError, Option } from "@commander-js/extra-typings";
+import type { Command, OptionValues } from "@commander-js/extra-typings";
 import type { MoeModel } from "../moe_model.ts";
 import { deviceSchema, SHAPES } from "../options.ts";
 import type { DataInput, MachineOptions } from "../options.ts";
@@ -24,66 +23,48 @@ export function wholeNumber(text: string): number {
   return value;
 }
 
-export type MachineFlags = Readonly<MachineOptions>;
-export function machineOptions(command: Command): Command {
+export function machineOptions<Args extends unknown[], Opts extends OptionValues>(command: Command<Args, Opts>) {
   return command
     .addOption(
       new Option("--device <kind>", "where to compute: auto (a GPU that can be used, else the CPU), cpu, cuda, cuda:N")
         .argParser(deviceName)
-        .default("auto"),
+        .default("auto" as const),
     )
     .option("--threads <n>", "worker threads (default: all); results do not depend on it", wholeNumber)
     .addOption(
-      new Option("--precision <kind>", "operands of the matrix products (default: f32 on the CPU, bf16 on CUDA)").choices(["f32", "bf16"]),
+      new Option("--precision <kind>", "operands of the matrix products (default: f32 on the CPU, bf16 on CUDA)").choices([
+        "f32",
+        "bf16",
+      ] as const),
     );
 }
-function deviceName(text: string): DeviceChoice {
+function deviceName(text: string): MachineOptions["device"] {
   const { data } = deviceSchema.safeParse(text);
   if (data === undefined) throw new InvalidArgumentError("expected auto, cpu, cuda or cuda:N");
   return data;
 }
 
-export type DataFlags = Readonly<Pick<DataInput, "template" | "shape" | "onBadRow" | "maxLength">>;
-export function dataOptions(command: Command): Command {
+export function dataOptions<Args extends unknown[], Opts extends OptionValues>(command: Command<Args, Opts>) {
   return command
     .option("--template <name>", '"tokenizer" (the checkpoint\'s chat template), "esft" (the official format), or a Jinja file')
     .addOption(new Option("--shape <name>", "shape of the rows (default: each row's keys decide)").choices(SHAPES))
-    .addOption(new Option("--on-bad-row <what>", "rows that cannot be used (default: error)").choices(["error", "skip"]));
+    .addOption(new Option("--on-bad-row <what>", "rows that cannot be used (default: error)").choices(["error", "skip"] as const));
 }
-export function dataInput(flags: DataFlags, maxPositions?: number): DataInput {
-  const { template, shape, onBadRow } = flags;
-  const maxLength = flags.maxLength ?? (maxPositions === undefined ? undefined : Math.min(1024, maxPositions));
-  return {
-    ...(template ? { template } : {}),
-    ...(shape ? { shape } : {}),
-    ...(onBadRow ? { onBadRow } : {}),
-    ...(maxLength ? { maxLength } : {}),
-  };
+/** Rows are at most 1024 tokens long where no flag says more, or as long as the model takes. */
+export function dataInput({ template, shape, onBadRow, maxLength }: DataInput, maxPositions: number): DataInput {
+  return { template, shape, onBadRow, maxLength: maxLength ?? Math.min(1024, maxPositions) };
 }
 
 /** Opens a model and says where it computes. */
-export async function openModel(
-  dir: string,
-  flags: MachineFlags,
-  terminal: Terminal,
-  options: { readonly adapter?: string; readonly quiet?: boolean } = {},
-) {
+export async function openModel(dir: string, { device, threads, precision }: MachineOptions, terminal: Terminal) {
   const { MoeModel } = await import("../moe_model.ts");
-  const { device, threads, precision } = flags;
-  const { adapter } = options;
-  const model = await MoeModel.fromPretrained(dir, {
-    device,
-    threads,
-    precision,
-    adapter,
-    signal: terminal.signal,
-    onProgress: byteProgress(terminal),
-  });
-  if (!options.quiet) terminal.note(deviceLine(model, device));
+  const options = { device, threads, precision, signal: terminal.signal, onProgress: byteProgress(terminal) };
+  const model = await MoeModel.fromPretrained(dir, options);
+  terminal.note(deviceLine(model, device));
   return model;
 }
 
-function deviceLine({ device, deviceReason, transformer }: MoeModel, asked: DeviceChoice): string {
+function deviceLine({ device, deviceReason, transformer }: MoeModel, asked: MachineOptions["device"]): string {
   const { backend, name, instructionSet, threads, memoryBytes } = device.info;
   const auto = asked !== "auto" ? "" : deviceReason === null ? " (auto)" : ` (auto: ${deviceReason})`;
   const where =

@@ -26,11 +26,11 @@ import type { Terminal } from "./terminal.ts";
 import { progressLine } from "./train.ts";
 
 export interface DemoOptions {
-  readonly model?: string;
+  readonly model?: string | undefined;
   readonly out: string;
-  readonly steps?: number;
-  readonly threads?: number;
-  readonly json?: boolean;
+  readonly steps?: number | undefined;
+  readonly threads?: number | undefined;
+  readonly json?: boolean | undefined;
 }
 
 const EMBEDDED = join(packageRoot, "examples", "embedded");
@@ -48,188 +48,144 @@ const MAX_LENGTH = 256;
 // rises by about 0.1, so that the task's rows compare what each method gains for the same forgetting.
 const LR = { esft: 1e-3, full: 2e-4 } as const;
 
+/** What the steps share. */
+interface Demo {
+  readonly model: MoeModel;
+  readonly dir: string;
+  /** Names of the held-out rows: the task first. */
+  readonly rows: readonly string[];
+  readonly steps: number;
+  readonly terminal: Terminal;
+  readonly at: (name: string) => string;
+  readonly checks: { readonly name: string; readonly ok: boolean }[];
+}
+
 /** @returns whether every check passed */
 export async function runDemo(options: DemoOptions, terminal: Terminal): Promise<boolean> {
-  const { signal } = terminal;
+  const { model: dir = EMBEDDED, out, steps = STEPS, threads: wanted } = options;
+  const began = performance.now();
   const domains = (await readdir(join(DATA, "domains"))).map((f) => f.replace(/\.jsonl$/, "")).sort();
-  await prepare(options.out);
-  const dir = options.model ?? EMBEDDED;
-  const model = await MoeModel.fromPretrained(dir, { device: "cpu", signal, threads: options.threads });
-  try {
-    return await new Demo(model, dir, [TASK, ...domains], options, terminal).run();
-  } finally {
-    await model[Symbol.asyncDispose]();
-  }
-}
+  await prepare(out);
+  await using model = await MoeModel.fromPretrained(dir, { device: "cpu", signal: terminal.signal, threads: wanted });
+  const demo: Demo = { model, dir, rows: [TASK, ...domains], steps, terminal, at: (name) => join(out, name), checks: [] };
+  const { at, checks, rows } = demo;
+  const { instructionSet, threads } = model.device.info;
+  terminal.print(`1. model     ${dir}: ${model.spec.modelType}, ${instructionSet}, ${threads} threads`);
+  const base = await evaluate(demo, "the base");
+  const { experts, p } = await select(demo);
+  const { adapter, ...esft } = await train(demo, "4. train    ", { type: "esft", experts }, base);
+  await mergeAndVerify(demo, adapter, experts, esft, base);
+  const { adapter: _, ...full } = await train(demo, "7. compare  ", { type: "full" }, base);
 
-class Demo {
-  private readonly model: MoeModel;
-  private readonly dir: string;
-  /** Names of the held-out rows: the task first. */
-  private readonly rows: readonly string[];
-  private readonly options: DemoOptions;
-  private readonly terminal: Terminal;
-  private readonly checks: { name: string; ok: boolean }[] = [];
-  private readonly began = performance.now();
-
-  constructor(model: MoeModel, dir: string, rows: readonly string[], options: DemoOptions, terminal: Terminal) {
-    this.model = model;
-    this.dir = dir;
-    this.rows = rows;
-    this.options = options;
-    this.terminal = terminal;
-  }
-
-  private at(...parts: string[]): string {
-    return join(this.options.out, ...parts);
-  }
-  private say(text: string): void {
-    this.terminal.print(text);
-  }
-  private check(name: string, ok: boolean): void {
-    this.checks.push({ name, ok });
-    this.say(`  ${ok ? "ok    " : "FAILED"} ${name}`);
-  }
-
-  async run(): Promise<boolean> {
-    const { model, dir, options, terminal, checks } = this;
-    const { instructionSet, threads } = model.device.info;
-    this.say(`1. model     ${dir}: ${model.spec.modelType}, ${instructionSet}, ${threads} threads`);
-    const base = await this.evaluate("the base");
-    const { experts, p } = await this.select();
-    const esft = await this.train("4. train    ", { type: "esft", experts }, base);
-    await this.mergeAndVerify(esft, experts, base);
-    const full = await this.train("7. compare  ", { type: "full" }, base);
-
-    const ok = checks.every((c) => c.ok);
-    const plain = ({ adapter: _, ...figures }: Trained): MethodResult => figures;
-    const summary = {
-      model: dir,
-      task: TASK,
-      seed: SEED,
-      steps: options.steps ?? STEPS,
-      rowsPerStep: ROWS_PER_STEP,
-      maxLength: MAX_LENGTH,
-      p,
-      experts: experts.count,
-      device: { instructionSet, threads },
-      seconds: (performance.now() - this.began) / 1000,
-      ok,
-      checks,
-      base,
-      methods: [plain(esft), plain(full)],
-    };
-    await writeFileAtomic(this.at(MARK), formatJson(summary));
-    if (options.json) terminal.json(summary);
-    else this.report(base, summary);
-    return ok;
-  }
-
-  private async evaluate(label: string): Promise<Results> {
-    const { model, terminal } = this;
-    const results: Record<string, Evaluation> = {};
-    for (const name of this.rows) {
-      terminal.progress(`evaluating ${label}: ${name}`);
-      const file = name === TASK ? join(DATA, `${TASK}.eval.jsonl`) : join(DATA, "domains", `${name}.jsonl`);
-      results[name] = await model.evaluate(file, { maxLength: MAX_LENGTH }, { signal: terminal.signal });
-    }
-    terminal.clear();
-    return results;
-  }
-
-  private async select(): Promise<{ experts: ExpertSet; p: number }> {
-    const { model, terminal } = this;
-    const data = { maxLength: MAX_LENGTH };
-    const profile = await model.profile(TRAIN_FILE, { tokens: 32_768, seed: SEED, data, signal: terminal.signal });
-    await profile.save(this.at("profile.json"));
-    const { experts, p } = choose(model, profile);
-    await experts.save(this.at("experts.json"));
-    const { parameters, totalParameters } = esftTrainable(model.spec, experts);
-    this.say(`2. profile   ${count(profile.tokens)} tokens of the task "${TASK}", which pretraining never saw`);
-    this.say(
-      `3. select    token score, p = ${p}: ${experts.count} of ${profile.experts * profile.layers.length} experts, ${percent(parameters / totalParameters)} of the model`,
-    );
-    return { experts, p };
-  }
-
-  private async train(step: string, method: EsftMethod | { readonly type: "full" }, base: Results): Promise<Trained> {
-    const { model, terminal, options } = this;
-    const { signal } = terminal;
-    const name = method.type;
-    const run = model.train({
-      data: { file: TRAIN_FILE, maxLength: MAX_LENGTH },
-      method,
-      outDir: this.at(name),
-      signal,
-      steps: options.steps ?? STEPS,
-      rowsPerStep: ROWS_PER_STEP,
-      microBatch: ROWS_PER_STEP,
-      seed: SEED,
-      evalFraction: 0,
-      keep: "last",
-      optimizer: { lr: LR[name], schedule: "cosine", warmupSteps: 5, minLrRatio: 0.1, weightDecay: 0 },
-    });
-    for await (const e of run) if (e.type === "step") terminal.progress(`${name}  ${progressLine(e)}`);
-    const result = await run.result;
-    signal.throwIfAborted();
-    const adapter = result.adapter!; // not interrupted
-    await model.applyAdapter(adapter);
-    const results = await this.evaluate(name);
-    model.removeAdapter();
-    const { parameters, totalParameters } = result.trainable;
-    this.say(
-      `${step} ${result.step} steps of ${name === "esft" ? "ESFT" : "full fine-tuning"} in ${duration(result.seconds)}: loss on the task ${base[TASK]!.loss.toFixed(3)} → ${results[TASK]!.loss.toFixed(3)}`,
-    );
-    return {
-      name,
-      lr: LR[name],
-      seconds: result.seconds,
-      trainedParameters: parameters,
-      share: parameters / totalParameters,
-      adapterBytes: adapter.bytes,
-      stateBytes: parameters * STATE_BYTES_PER_PARAMETER,
-      results,
-      adapter,
-    };
-  }
-
-  private async mergeAndVerify({ adapter, share, results }: Trained, experts: ExpertSet, base: Results): Promise<void> {
-    const { dir } = this;
-    const { signal } = this.terminal;
-    const merged = this.at("merged");
-    const checkpoint = await openCheckpoint(dir);
-    const report = await mergeAdapter(checkpoint, adapter, merged, { signal });
-    this.say(`5. merge     ${merged}, ${bytes(checkpoint.totalBytes)}, in the base's own layout`);
-    const digest = await frozenDigest(await openCheckpoint(merged), adapter.tensors.values());
-    const logits = await checkMergedLogits(dir, adapter, merged, { signal });
-    const changed = Object.values(report.changedExperts).flat().length;
-    this.say("6. verify");
-    this.check(
-      `reread from disk: ${report.untouched} of ${report.tensors} tensors bit-equal to the base, the others to the adapter`,
-      report.ok,
-    );
-    this.check("the experts that changed are the selected ones", changed === experts.count && report.slices.length === experts.count * 3);
-    this.check("digest of the frozen weights: after training as before", digest === adapter.frozenDigest);
-    this.check(`logits of the merged model = base + adapter, bit for bit (${logits.values} values)`, logits.ok);
-    this.check(`trained share ${percent(share)} ≤ ${percent(MAX_SHARE)} of the model`, share <= MAX_SHARE);
-    this.check("ESFT lowers the loss on the task's held-out rows", results[TASK]!.loss < base[TASK]!.loss);
-  }
-
-  private report(base: Results, { methods, steps, seconds }: { methods: readonly MethodResult[]; steps: number; seconds: number }): void {
+  const ok = checks.every((c) => c.ok);
+  const methods = [esft, full];
+  const summary = {
+    model: dir,
+    task: TASK,
+    seed: SEED,
+    steps,
+    rowsPerStep: ROWS_PER_STEP,
+    maxLength: MAX_LENGTH,
+    p,
+    experts: experts.count,
+    device: { instructionSet, threads },
+    seconds: (performance.now() - began) / 1000,
+    ok,
+    checks,
+    base,
+    methods,
+  };
+  await writeFileAtomic(at(MARK), formatJson(summary));
+  if (options.json) terminal.json(summary);
+  else
     for (const text of [
-      resultTable(this.rows, base, methods),
-      methodTable(methods),
-      `Same rows, order, ${steps} steps and seed for both; learning rates that forget about equally much. Loss: nats per answer token; acc.: share of answer tokens predicted right.`,
+      `\n${resultTable(rows, base, methods)}`,
+      `\n${methodTable(methods)}`,
+      `\nSame rows, order, ${steps} steps and seed for both; learning rates that forget about equally much. Loss: nats per answer token; acc.: share of answer tokens predicted right.`,
+      `adapter ${shown(at("esft"))} · merged model ${shown(at("merged"))} · figures ${shown(at(MARK))} · ${duration(summary.seconds)} in all`,
     ])
-      this.say(`\n${text}`);
-    this.say(
-      `adapter ${shown(this.at("esft"))} · merged model ${shown(this.at("merged"))} · figures ${shown(this.at(MARK))} · ${duration(seconds)} in all`,
-    );
-  }
+      terminal.print(text);
+  return ok;
 }
 
-/** What a method led to, and the adapter itself. */
+async function evaluate({ model, rows, terminal }: Demo, label: string): Promise<Results> {
+  const results: Record<string, Evaluation> = {};
+  for (const name of rows) {
+    terminal.progress(`evaluating ${label}: ${name}`);
+    const file = name === TASK ? join(DATA, `${TASK}.eval.jsonl`) : join(DATA, "domains", `${name}.jsonl`);
+    results[name] = await model.evaluate(file, { maxLength: MAX_LENGTH }, { signal: terminal.signal });
+  }
+  terminal.clear();
+  return results;
+}
+
+async function select({ model, terminal, at }: Demo): Promise<{ experts: ExpertSet; p: number }> {
+  const data = { maxLength: MAX_LENGTH };
+  const profile = await model.profile(TRAIN_FILE, { tokens: 32_768, seed: SEED, data, signal: terminal.signal });
+  await profile.save(at("profile.json"));
+  const { experts, p, share } = choose(model, profile);
+  await experts.save(at("experts.json"));
+  terminal.print(`2. profile   ${count(profile.tokens)} tokens of the task "${TASK}", which pretraining never saw`);
+  terminal.print(`3. select    token score, p = ${p}: ${experts.count} of ${profile.expertCount} experts, ${percent(share)} of the model`);
+  return { experts, p };
+}
+
 type Trained = MethodResult & { readonly adapter: Adapter };
+
+async function train(demo: Demo, step: string, method: EsftMethod | { readonly type: "full" }, base: Results): Promise<Trained> {
+  const { model, terminal, steps, at } = demo;
+  const { signal } = terminal;
+  const name = method.type;
+  const run = model.train({
+    data: { file: TRAIN_FILE, maxLength: MAX_LENGTH },
+    method,
+    outDir: at(name),
+    signal,
+    steps,
+    rowsPerStep: ROWS_PER_STEP,
+    microBatch: ROWS_PER_STEP,
+    seed: SEED,
+    evalFraction: 0,
+    keep: "last",
+    optimizer: { lr: LR[name], schedule: "cosine", warmupSteps: 5, minLrRatio: 0.1, weightDecay: 0 },
+  });
+  for await (const e of run) if (e.type === "step") terminal.progress(`${name}  ${progressLine(e)}`);
+  const { adapter, seconds, trainable, step: done } = await run.result;
+  signal.throwIfAborted();
+  await model.applyAdapter(adapter!); // not interrupted
+  const results = await evaluate(demo, name);
+  model.removeAdapter();
+  terminal.print(
+    `${step} ${done} steps of ${name === "esft" ? "ESFT" : "full fine-tuning"} in ${duration(seconds)}: loss on the task ${base[TASK]!.loss.toFixed(3)} → ${results[TASK]!.loss.toFixed(3)}`,
+  );
+  const { parameters: trainedParameters, totalParameters } = trainable;
+  const share = trainedParameters / totalParameters;
+  const stateBytes = trainedParameters * STATE_BYTES_PER_PARAMETER;
+  return { name, lr: LR[name], seconds, trainedParameters, share, adapterBytes: adapter!.bytes, stateBytes, results, adapter: adapter! };
+}
+
+async function mergeAndVerify(demo: Demo, adapter: Adapter, experts: ExpertSet, esft: MethodResult, base: Results): Promise<void> {
+  const { dir, terminal, at } = demo;
+  const { signal } = terminal;
+  const merged = at("merged");
+  const checkpoint = await openCheckpoint(dir);
+  const report = await mergeAdapter(checkpoint, adapter, merged, { signal });
+  terminal.print(`5. merge     ${merged}, ${bytes(checkpoint.totalBytes)}, in the base's own layout`);
+  const digest = await frozenDigest(await openCheckpoint(merged), adapter.tensors.values());
+  const logits = await checkMergedLogits(dir, adapter, merged, { signal });
+  const changed = Object.values(report.changedExperts).flat().length;
+  terminal.print("6. verify");
+  const check = (name: string, ok: boolean): void => {
+    demo.checks.push({ name, ok });
+    terminal.print(`  ${ok ? "ok    " : "FAILED"} ${name}`);
+  };
+  check(`reread from disk: ${report.untouched} of ${report.tensors} tensors bit-equal to the base, the others to the adapter`, report.ok);
+  check("the experts that changed are the selected ones", changed === experts.count && report.slices.length === experts.count * 3);
+  check("digest of the frozen weights: after training as before", digest === adapter.frozenDigest);
+  check(`logits of the merged model = base + adapter, bit for bit (${logits.values} values)`, logits.ok);
+  check(`trained share ${percent(esft.share)} ≤ ${percent(MAX_SHARE)} of the model`, esft.share <= MAX_SHARE);
+  check("ESFT lowers the loss on the task's held-out rows", esft.results[TASK]!.loss < base[TASK]!.loss);
+}
 
 const shown = (path: string): string => relative(process.cwd(), path) || path;
 
@@ -246,12 +202,13 @@ async function prepare(out: string): Promise<void> {
   await writeFileAtomic(join(out, MARK), formatJson({ running: true }));
 }
 
-/** The largest p (in steps of 0.01) whose experts fit MAX_SHARE. */
-function choose(model: MoeModel, profile: Profile): { experts: ExpertSet; p: number } {
+/** The largest p (in steps of 0.01) whose experts fit MAX_SHARE, with their share of the model. */
+function choose({ spec }: MoeModel, profile: Profile): { experts: ExpertSet; p: number; share: number } {
   for (let i = 99; i >= 1; i--) {
     const experts = profile.select({ score: "token", p: i / 100 });
-    const { parameters, totalParameters } = esftTrainable(model.spec, experts);
-    if (parameters <= MAX_SHARE * totalParameters) return { experts, p: i / 100 };
+    const { parameters, totalParameters } = esftTrainable(spec, experts);
+    const share = parameters / totalParameters;
+    if (share <= MAX_SHARE) return { experts, p: i / 100, share };
   }
   throw new ConfigError(`demo: one expert per layer is more than ${percent(MAX_SHARE)} of this model; use the embedded one`);
 }

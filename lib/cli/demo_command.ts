@@ -1,6 +1,6 @@
 // esft demo (npm start): the whole job on the embedded model.
 
-import type { Command } from "commander";
+import type { Command } from "@commander-js/extra-typings";
 import { CheckFailed, wholeNumber } from "./common.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -14,7 +14,7 @@ export function registerDemo(program: Command, terminal: Terminal): void {
     .option("--threads <n>", "worker threads (default: all); results do not depend on it", wholeNumber)
     .option("--json", "print the table as JSON")
     .addHelpText("after", "\nExample:\n  npm start\n  npx esft demo --out /tmp/demo")
-    .action(async (flags: { model?: string; out: string; steps?: number; threads?: number; json?: boolean }) => {
+    .action(async (flags) => {
       const { runDemo } = await import("./demo.ts");
       if (!(await runDemo(flags, terminal))) throw new CheckFailed("demo");
     });

@@ -1,7 +1,7 @@
 // The demo's two tables: what each method gains on the task and forgets elsewhere, and what it costs.
 
 import type { Evaluation } from "../train/evaluate.ts";
-import { bytes, count, duration, percent, table } from "./format.ts";
+import { bytes, change, count, duration, percent, table } from "./format.ts";
 
 /** Held-out figures by the name of their rows. */
 export type Results = Readonly<Record<string, Evaluation>>;
@@ -19,13 +19,12 @@ export interface MethodResult {
 
 /** `rows`: the task first, then the other domains. */
 export function resultTable(rows: readonly string[], base: Results, methods: readonly MethodResult[]): string {
-  const change = (x: number): string => `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(3)}`;
   const others = rows.slice(1);
   const mean = (of: Results, key: "loss" | "accuracy"): number => others.reduce((s, name) => s + of[name]![key], 0) / others.length;
   const line = (label: string, loss: (of: Results) => number, accuracy: (of: Results) => number) => [
     label,
     loss(base).toFixed(3),
-    ...methods.flatMap((m) => [loss(m.results).toFixed(3), change(loss(m.results) - loss(base))]),
+    ...methods.flatMap((m) => [loss(m.results).toFixed(3), change(loss(m.results) - loss(base), 3)]),
     percent(accuracy(base)),
     ...methods.map((m) => percent(accuracy(m.results))),
   ];

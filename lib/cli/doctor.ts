@@ -3,8 +3,7 @@
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { arch, availableParallelism, cpus, freemem, platform, release, totalmem } from "node:os";
-import type { Command } from "commander";
-import type { CudaReport } from "../device.ts";
+import type { Command } from "@commander-js/extra-typings";
 import { EsftError } from "../errors.ts";
 import { diagnoseSelection } from "../experts/diagnose.ts";
 import { ExpertSet } from "../experts/expert_set.ts";
@@ -23,8 +22,9 @@ export function registerDoctor(program: Command, terminal: Terminal): void {
       "after",
       "\nExamples:\n  esft doctor\n  esft doctor selection law.profile.json expert_cfg.json     # which rule made this selection?",
     )
-    .action(async (flags: { json?: boolean }) => {
+    .action(async (flags) => {
       const found = await examine();
+      const { addon } = found;
       if (flags.json) terminal.json(found);
       else
         terminal.print(
@@ -33,25 +33,17 @@ export function registerDoctor(program: Command, terminal: Terminal): void {
             ["platform", `${found.platform}-${found.arch}, ${found.libc}, kernel ${found.kernel}`],
             ["processor", `${found.processor}, ${found.processors} usable`],
             ["memory", `${bytes(found.memoryBytes)}, ${bytes(found.freeBytes)} free`],
-            [
-              "addon",
-              found.addon.ok
-                ? `${found.addon.path} (ABI ${found.addon.abi}, ${found.addon.ops} ops)`
-                : `NOT LOADED: ${found.addon.message}`,
-            ],
-            ...(found.addon.ok
+            ["addon", addon.ok ? `${addon.path} (ABI ${addon.abi}, ${addon.ops} ops)` : `NOT LOADED: ${addon.message}`],
+            ...(addon.ok
               ? ([
-                  [
-                    "instructions",
-                    `${found.addon.instructionSet}${found.addon.forced ? ` (ESFT_ISA=${found.addon.forced})` : ""}; available: ${found.addon.instructionSets.join(", ")}; bf16 products: ${found.addon.bf16Compute ? "yes" : "no"}`,
-                  ],
-                  ["threads", String(found.addon.threads)],
+                  ["instructions", instructionsLine(addon)],
+                  ["threads", addon.threads],
                 ] as const)
               : []),
             ["CUDA", cudaLine(found.cuda)],
           ]),
         );
-      if (!found.addon.ok || !found.nodeOk) throw new CheckFailed("doctor");
+      if (!addon.ok || !found.nodeOk) throw new CheckFailed("doctor");
     });
   doctor
     .command("selection")
@@ -60,7 +52,7 @@ export function registerDoctor(program: Command, terminal: Terminal): void {
     .argument("<experts>", "expert set or expert_cfg.json")
     .option("--json", "print JSON")
     .exitOverride()
-    .action(async (profileFile: string, expertsFile: string, own: { json?: boolean }) => {
+    .action(async (profileFile, expertsFile, own) => {
       const flags = { ...doctor.opts(), ...own };
       const diagnosis = diagnoseSelection(await ExpertSet.load(expertsFile), await Profile.load(profileFile));
       if (flags.json) terminal.json(diagnosis);
@@ -83,20 +75,6 @@ export function registerDoctor(program: Command, terminal: Terminal): void {
     });
 }
 
-type Addon =
-  | { readonly ok: false; readonly message: string }
-  | {
-      readonly ok: true;
-      readonly path: string;
-      readonly abi: number;
-      readonly ops: number;
-      readonly instructionSet: string;
-      readonly instructionSets: readonly string[];
-      readonly forced: string | null;
-      readonly threads: number;
-      readonly bf16Compute: boolean;
-    };
-
 async function examine() {
   const { version, engines } = packageJson();
   const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
@@ -113,14 +91,12 @@ async function examine() {
     processors: availableParallelism(),
     memoryBytes: totalmem(),
     freeBytes: freemem(),
-    addon: await addon(),
-    cuda: await cuda(),
+    addon: await examineAddon(),
+    cuda: await examineCuda(),
   };
 }
 
-type Cuda = CudaReport & { readonly driver: string | null };
-
-async function cuda(): Promise<Cuda> {
+async function examineCuda() {
   const driver = await readFile("/proc/driver/nvidia/version", "utf8").then(
     (text) => /Kernel Module[^0-9]*(\d+(?:\.\d+)+)/.exec(text)?.[1] ?? null,
     () => null,
@@ -135,7 +111,7 @@ async function cuda(): Promise<Cuda> {
   }
 }
 
-function cudaLine({ devices, reason, driver }: Cuda): string {
+function cudaLine({ devices, reason, driver }: Awaited<ReturnType<typeof examineCuda>>): string {
   if (devices.length === 0) return `not available: ${reason}`;
   const shown = devices.map((d) => {
     const which = devices.length > 1 ? `cuda:${d.index} ` : "";
@@ -144,17 +120,16 @@ function cudaLine({ devices, reason, driver }: Cuda): string {
   return shown.join("; ") + (driver === null ? "" : `; driver ${driver}`);
 }
 
-async function addon(): Promise<Addon> {
+async function examineAddon() {
   try {
     const { native } = await import("../native.ts");
     const { Device } = await import("../tensor.ts");
     const override = process.env.ESFT_NATIVE;
     const path = override ?? (createRequire(import.meta.url)("node-gyp-build") as { resolve: (root: string) => string }).resolve(root);
-    const device = new Device();
+    using device = new Device();
     const { instructionSet, threads, bf16Compute } = device.info;
-    device.dispose();
     return {
-      ok: true,
+      ok: true as const,
       path,
       abi: native.abi,
       ops: native.ops.length,
@@ -165,8 +140,15 @@ async function addon(): Promise<Addon> {
       bf16Compute,
     };
   } catch (error) {
-    return { ok: false, message: error instanceof Error ? error.message : String(error) };
+    return { ok: false as const, message: error instanceof Error ? error.message : String(error) };
   }
+}
+
+type Addon = Extract<Awaited<ReturnType<typeof examineAddon>>, { ok: true }>;
+
+function instructionsLine({ instructionSet, instructionSets, forced, bf16Compute }: Addon): string {
+  const why = forced ? ` (ESFT_ISA=${forced})` : "";
+  return `${instructionSet}${why}; available: ${instructionSets.join(", ")}; bf16 products: ${bf16Compute ? "yes" : "no"}`;
 }
 
 function libc(): string {

@@ -1,20 +1,10 @@
 // esft eval: held-out loss of a model, and of model + adapter beside it.
 
-import type { Command } from "commander";
+import type { Command } from "@commander-js/extra-typings";
 import { openAdapter } from "../adapter/esft_layout.ts";
-import type { Evaluation } from "../train/evaluate.ts";
 import { dataInput, dataOptions, machineOptions, openModel, wholeNumber } from "./common.ts";
-import type { DataFlags, MachineFlags } from "./common.ts";
-import { count, percent, table } from "./format.ts";
+import { change, count, percent, table } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
-
-interface Flags extends DataFlags, MachineFlags {
-  readonly data: string[];
-  readonly adapter?: string;
-  readonly rows?: number;
-  readonly batchTokens: number;
-  readonly json?: boolean;
-}
 
 export function registerEval(program: Command, terminal: Terminal): void {
   const command = program
@@ -32,70 +22,43 @@ export function registerEval(program: Command, terminal: Terminal): void {
       "after",
       "\nExamples:\n  esft eval ./OLMoE-1B-7B --data law.test.jsonl\n  esft eval ./OLMoE-1B-7B --adapter out/law --data law.test.jsonl general.jsonl --json",
     )
-    .action(async (dir: string, flags: Flags) => {
-      const model = await openModel(dir, flags, terminal);
-      try {
-        const options = {
-          ...dataInput(flags, model.spec.maxPositions),
-          batchTokens: flags.batchTokens,
-          ...(flags.rows ? { rows: flags.rows } : {}),
-        };
-        const pass = async (name: string): Promise<Evaluation[]> => {
-          const out: Evaluation[] = [];
-          for (const file of flags.data)
-            out.push(
-              await model.evaluate(file, options, {
-                signal: terminal.signal,
-                onProgress: (p) => terminal.progress(`${name} ${file}: ${p.done} of ${p.total} rows`),
-              }),
-            );
-          return out;
-        };
-        // The adapter is opened and checked before anything is computed.
-        const adapter =
-          flags.adapter === undefined ? null : await openAdapter(flags.adapter, { base: model.checkpoint, signal: terminal.signal });
-        const base = await pass("base");
-        if (adapter) await model.applyAdapter(adapter);
-        const tuned = adapter ? await pass("adapter") : null;
-        if (flags.json)
-          return terminal.json({
-            model: dir,
-            adapter: flags.adapter ?? null,
-            results: flags.data.map((file, i) => ({
-              data: file,
-              base: base[i],
-              ...(tuned ? { adapter: tuned[i], lossChange: tuned[i]!.loss - base[i]!.loss } : {}),
-            })),
-          });
-        terminal.print(
-          tuned
-            ? table(
-                ["data", "trained tokens", "base loss", "adapter loss", "change", "base accuracy", "adapter accuracy"],
-                flags.data.map((file, i) => [
-                  file,
-                  count(base[i]!.supervised),
-                  base[i]!.loss.toFixed(4),
-                  tuned[i]!.loss.toFixed(4),
-                  signed(tuned[i]!.loss - base[i]!.loss),
-                  percent(base[i]!.accuracy),
-                  percent(tuned[i]!.accuracy),
-                ]),
-              )
-            : table(
-                ["data", "trained tokens", "loss", "perplexity", "accuracy"],
-                flags.data.map((file, i) => [
-                  file,
-                  count(base[i]!.supervised),
-                  base[i]!.loss.toFixed(4),
-                  base[i]!.perplexity.toFixed(3),
-                  percent(base[i]!.accuracy),
-                ]),
-              ),
-        );
-      } finally {
-        await model[Symbol.asyncDispose]();
-      }
+    .action(async (dir, flags) => {
+      await using model = await openModel(dir, flags, terminal);
+      const { signal } = terminal;
+      const options = { ...dataInput(flags, model.spec.maxPositions), batchTokens: flags.batchTokens, rows: flags.rows };
+      const pass = async (name: string) => {
+        const results = [];
+        for (const data of flags.data) {
+          const onProgress = (p: { done: number; total: number }) => terminal.progress(`${name} ${data}: ${p.done} of ${p.total} rows`);
+          results.push({ data, ...(await model.evaluate(data, options, { signal, onProgress })) });
+        }
+        return results;
+      };
+      // The adapter is opened and checked before anything is computed.
+      const adapter = flags.adapter === undefined ? null : await openAdapter(flags.adapter, { base: model.checkpoint, signal });
+      const base = await pass("base");
+      if (adapter) await model.applyAdapter(adapter);
+      const tuned = adapter ? await pass("adapter") : null;
+      if (flags.json)
+        return terminal.json({
+          model: dir,
+          adapter: flags.adapter ?? null,
+          results: base.map(({ data, ...figures }, i) => {
+            if (!tuned) return { data, base: figures };
+            const { data: _, ...adapted } = tuned[i]!;
+            return { data, base: figures, adapter: adapted, lossChange: adapted.loss - figures.loss };
+          }),
+        });
+      const [header, cells] = tuned
+        ? [
+            ["base loss", "adapter loss", "change", "base accuracy", "adapter accuracy"],
+            base.map((b, i) => {
+              const t = tuned[i]!;
+              return [b.loss.toFixed(4), t.loss.toFixed(4), change(t.loss - b.loss, 4), percent(b.accuracy), percent(t.accuracy)];
+            }),
+          ]
+        : [["loss", "perplexity", "accuracy"], base.map((b) => [b.loss.toFixed(4), b.perplexity.toFixed(3), percent(b.accuracy)])];
+      const rows = base.map(({ data, supervised }, i) => [data, count(supervised), ...cells[i]!]);
+      terminal.print(table(["data", "trained tokens", ...header], rows));
     });
 }
-
-export const signed = (x: number): string => `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(4)}`;

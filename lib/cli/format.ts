@@ -1,29 +1,27 @@
 // Numbers and tables for people.
 
+/** n in the largest of the units (thousands, millions …) that leaves at most three digits. */
+function scaled(n: number, units: readonly string[]): { readonly value: number; readonly unit: string } {
+  const power = units.findIndex((_, i) => Math.abs(n) < 999.5 * 1000 ** (i + 1));
+  const i = power < 0 ? units.length - 1 : power;
+  return { value: n / 1000 ** (i + 1), unit: units[i]! };
+}
+
 export function bytes(n: number): string {
   if (n < 1000) return `${n} B`;
-  const units = ["kB", "MB", "GB", "TB"];
-  let value = n / 1000;
-  let unit = 0;
-  while (value >= 999.5 && unit < units.length - 1) {
-    value /= 1000;
-    unit++;
-  }
-  return `${value < 10 ? value.toFixed(2) : value < 100 ? value.toFixed(1) : value.toFixed(0)} ${units[unit]}`;
+  const { value, unit } = scaled(n, ["kB", "MB", "GB", "TB"]);
+  return `${value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0)} ${unit}`;
 }
 
 /** 12 345 → "12.3k". */
 export function count(n: number): string {
   if (Math.abs(n) < 10_000) return String(Math.round(n));
-  const units = ["k", "M", "B", "T"];
-  let value = n / 1000;
-  let unit = 0;
-  while (Math.abs(value) >= 999.5 && unit < units.length - 1) {
-    value /= 1000;
-    unit++;
-  }
-  return `${value < 100 ? value.toFixed(1) : value.toFixed(0)}${units[unit]}`;
+  const { value, unit } = scaled(n, ["k", "M", "B", "T"]);
+  return value.toFixed(value < 100 ? 1 : 0) + unit;
 }
+
+/** A difference with its sign. */
+export const change = (x: number, digits: number): string => `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(digits)}`;
 
 export const percent = (share: number): string => `${(100 * share).toFixed(share < 0.1 ? 2 : share === 1 ? 0 : 1)} %`;
 
@@ -35,28 +33,22 @@ export function duration(seconds: number): string {
   return `${Math.floor(s / 3600)}h${String(Math.floor((s % 3600) / 60)).padStart(2, "0")}m`;
 }
 
-export type Cell = string | number;
+type Cell = string | number;
 
 /** Columns padded to their widest cell; the first is left-aligned, the others right-aligned unless `left` names them. */
 export function table(
   header: readonly string[],
   rows: readonly (readonly Cell[])[],
-  options: { readonly left?: readonly number[]; readonly indent?: string } = {},
+  { left = [] }: { readonly left?: readonly number[] } = {},
 ): string {
   const all = [header, ...rows].map((row) => row.map(String));
   const width = header.map((_, c) => Math.max(...all.map((row) => displayWidth(row[c] ?? ""))));
-  const isLeft = (c: number): boolean => c === 0 || (options.left?.includes(c) ?? false);
-  const line = (row: readonly string[]): string =>
-    (options.indent ?? "") +
-    header
-      .map((_, c) => {
-        const cell = row[c] ?? "";
-        const pad = " ".repeat(width[c]! - displayWidth(cell));
-        return isLeft(c) ? cell + pad : pad + cell;
-      })
-      .join("  ")
-      .trimEnd();
-  return [line(all[0]!), (options.indent ?? "") + width.map((w) => "─".repeat(w)).join("  "), ...all.slice(1).map(line)].join("\n");
+  const padded = (cell: string, c: number): string => {
+    const pad = " ".repeat(width[c]! - displayWidth(cell));
+    return c === 0 || left.includes(c) ? cell + pad : pad + cell;
+  };
+  const [first, ...others] = all.map((row) => row.map(padded).join("  ").trimEnd());
+  return [first, width.map((w) => "─".repeat(w)).join("  "), ...others].join("\n");
 }
 
 /** Name–value pairs in two columns. */

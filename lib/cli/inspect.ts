@@ -1,8 +1,8 @@
 // esft inspect: what a checkpoint is and what training it would need, from headers alone.
 
 import { join } from "node:path";
-import { Option } from "commander";
-import type { Command } from "commander";
+import { Option } from "@commander-js/extra-typings";
+import type { Command } from "@commander-js/extra-typings";
 import { ConfigError } from "../errors.ts";
 import { expertLayout, ExpertSet, ranges } from "../experts/expert_set.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
@@ -14,17 +14,7 @@ import { number, wholeNumber } from "./common.ts";
 import { bytes, count, pairs, percent, table } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
 
-interface Flags {
-  readonly experts?: string;
-  readonly expertsPerLayer?: number;
-  readonly share?: number;
-  readonly maxLength: number;
-  readonly microBatch?: number;
-  readonly method: "esft" | "full";
-  readonly json?: boolean;
-}
-
-export function registerInspect(program: Command, terminal: Terminal): void {
+const inspectCommand = (program: Command) =>
   program
     .command("inspect")
     .description("layers, experts, router, parameters and memory of a checkpoint, from its headers alone")
@@ -32,71 +22,60 @@ export function registerInspect(program: Command, terminal: Terminal): void {
     .option("--experts <file>", "estimate training this expert set (esft select's output, or expert_cfg.json)")
     .option("--experts-per-layer <n>", "estimate training so many experts per layer", wholeNumber)
     .option("--share <x>", "estimate training this share of all routed experts, in (0, 1]", number)
-    .addOption(new Option("--method <type>", "estimate only this method").choices(["esft", "full"]))
+    .addOption(new Option("--method <type>", "estimate only this method").choices(["esft", "full"] as const))
     .option("--max-length <n>", "tokens per row in the estimate", wholeNumber, 1024)
     .option("--micro-batch <n>", "rows per forward and backward in the estimate (default: as many as make 4096 tokens)", wholeNumber)
     .option("--json", "print JSON")
     .addHelpText(
       "after",
       "\nExamples:\n  esft inspect ./OLMoE-1B-7B\n  esft inspect ./OLMoE-1B-7B --experts law.experts.json --max-length 4096 --json",
-    )
-    .action(async (dir: string, flags: Flags) => {
-      const { inspectCheckpoint } = await import("../inspect.ts");
-      const checkpoint = await openCheckpoint(dir);
-      const found = inspectCheckpoint(checkpoint);
-      const training = await estimates(checkpoint, flags);
-      if (flags.json) return terminal.json({ ...found, training });
-      const E = found.experts;
-      terminal.print(
-        pairs([
-          [
-            "model",
-            `${found.modelType}, ${found.layers} layers, hidden ${found.hidden}, vocabulary ${found.vocab}, ${found.maxPositions} positions`,
-          ],
-          ["attention", found.attention],
-          [
-            "experts",
-            E === 0
-              ? "none (dense model)"
-              : `${E} of width ${found.expertHidden} in ${found.moeLayers.length} layers (${ranges(found.moeLayers)}), ${count(found.expertParameters)} parameters each, stored ${found.expertLayout}`,
-          ],
-          ["shared", found.sharedHidden === 0 ? "none" : `one expert of width ${found.sharedHidden}`],
-          ["router", found.routerText],
-          ["parameters", `${count(found.parameters)}, ${count(found.activeParameters)} active per token`],
-          [
-            "files",
-            `${found.shards} shard${found.shards === 1 ? "" : "s"}, ${found.tensors} tensors (${Object.entries(found.dtypes)
-              .map(([d, n]) => `${n} ${d}`)
-              .join(", ")}), ${bytes(found.bytes)}${found.unusedTensors > 0 ? `, ${found.unusedTensors} not used` : ""}`,
-          ],
+    );
+type Flags = ReturnType<ReturnType<typeof inspectCommand>["opts"]>;
+
+export function registerInspect(program: Command, terminal: Terminal): void {
+  inspectCommand(program).action(async (dir, flags) => {
+    const { inspectCheckpoint } = await import("../inspect.ts");
+    const checkpoint = await openCheckpoint(dir);
+    const found = inspectCheckpoint(checkpoint);
+    const training = await estimates(checkpoint, flags);
+    if (flags.json) return terminal.json({ ...found, training });
+    const { modelType, layers, hidden, vocab, maxPositions, experts, expertHidden, moeLayers, shards, tensors, unusedTensors } = found;
+    const dtypes = Object.entries(found.dtypes).map(([dtype, n]) => `${n} ${dtype}`);
+    const expertsText = `${experts} of width ${expertHidden} in ${moeLayers.length} layers (${ranges(moeLayers)}), ${count(found.expertParameters)} parameters each, stored ${found.expertLayout}`;
+    const filesText = `${shards} shard${shards === 1 ? "" : "s"}, ${tensors} tensors (${dtypes.join(", ")}), ${bytes(found.bytes)}`;
+    terminal.print(
+      pairs([
+        ["model", `${modelType}, ${layers} layers, hidden ${hidden}, vocabulary ${vocab}, ${maxPositions} positions`],
+        ["attention", found.attention],
+        ["experts", experts === 0 ? "none (dense model)" : expertsText],
+        ["shared", found.sharedHidden === 0 ? "none" : `one expert of width ${found.sharedHidden}`],
+        ["router", found.routerText],
+        ["parameters", `${count(found.parameters)}, ${count(found.activeParameters)} active per token`],
+        ["files", filesText + (unusedTensors > 0 ? `, ${unusedTensors} not used` : "")],
+      ]),
+    );
+    const roles = found.roles.map((r) => [
+      r.role,
+      r.tensors,
+      count(r.parameters),
+      percent(r.parameters / found.parameters),
+      bytes(r.bytes),
+    ]);
+    terminal.print(`\n${table(["role", "tensors", "parameters", "share", "bytes"], roles)}`);
+    if (training.length === 0) return;
+    terminal.print(`\nmemory of training, micro-batches of ${training[0]!.tokensPerBatch} tokens, f32:`);
+    terminal.print(
+      table(
+        ["what trains", "parameters", "share", "weights", "state", "activations", "total", "adapter"],
+        training.map((t) => [
+          t.label,
+          count(t.trainedParameters),
+          percent(t.share),
+          ...[t.weightBytes, t.stateBytes, t.activationBytes, t.totalBytes, t.adapterBytes].map(bytes),
         ]),
-      );
-      terminal.print("");
-      terminal.print(
-        table(
-          ["role", "tensors", "parameters", "share", "bytes"],
-          found.roles.map((r) => [r.role, r.tensors, count(r.parameters), percent(r.parameters / found.parameters), bytes(r.bytes)]),
-        ),
-      );
-      if (training.length === 0) return;
-      terminal.print("");
-      terminal.print(`memory of training, micro-batches of ${training[0]!.tokensPerBatch} tokens, f32:`);
-      terminal.print(
-        table(
-          ["what trains", "parameters", "share", "weights", "state", "activations", "total", "adapter"],
-          training.map((t) => [
-            t.label,
-            count(t.trainedParameters),
-            percent(t.share),
-            bytes(t.weightBytes),
-            bytes(t.stateBytes),
-            bytes(t.activationBytes),
-            bytes(t.totalBytes),
-            bytes(t.adapterBytes),
-          ]),
-        ),
-      );
-    });
+      ),
+    );
+  });
 }
 
 async function estimates(checkpoint: Checkpoint, flags: Flags) {

@@ -1,6 +1,6 @@
 // esft merge: base + adapter → a checkpoint in the base's layout, verified on disk and by its logits.
 
-import type { Command } from "commander";
+import type { Command } from "@commander-js/extra-typings";
 import { openAdapter } from "../adapter/esft_layout.ts";
 import { mergeAdapter } from "../adapter/merge.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
@@ -8,15 +8,6 @@ import { byteProgress, CheckFailed, wholeNumber } from "./common.ts";
 import { bytes } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
 import { deltaText, logitsText } from "./verify.ts";
-
-interface Flags {
-  readonly adapter: string;
-  readonly output: string;
-  readonly overwrite?: boolean;
-  readonly logits: boolean;
-  readonly threads?: number;
-  readonly json?: boolean;
-}
 
 export function registerMerge(program: Command, terminal: Terminal): void {
   program
@@ -33,23 +24,20 @@ export function registerMerge(program: Command, terminal: Terminal): void {
       "after",
       "\nExamples:\n  esft merge ./OLMoE-1B-7B --adapter out/law -o ./OLMoE-law\n  esft merge ./OLMoE-1B-7B --adapter out/law -o ./OLMoE-law --overwrite --json",
     )
-    .action(async (dir: string, flags: Flags) => {
-      const task = { signal: terminal.signal, onProgress: byteProgress(terminal) };
+    .action(async (dir, { output, overwrite, threads, ...flags }) => {
+      const { signal } = terminal;
+      const task = { signal, onProgress: byteProgress(terminal) };
       const base = await openCheckpoint(dir);
       const adapter = await openAdapter(flags.adapter, { base, ...task });
-      const report = await mergeAdapter(base, adapter, flags.output, { ...task, overwrite: flags.overwrite });
+      const report = await mergeAdapter(base, adapter, output, { ...task, overwrite });
       const { checkMergedLogits } = await import("../logits_check.ts");
-      const logits = flags.logits
-        ? await checkMergedLogits(dir, adapter, flags.output, {
-            signal: terminal.signal,
-            ...(flags.threads ? { threads: flags.threads } : {}),
-          })
-        : null;
+      const check = threads ? { signal, threads } : { signal };
+      const logits = flags.logits ? await checkMergedLogits(dir, adapter, output, check) : null;
       if (flags.json) {
         const { slices, ...rest } = report;
-        terminal.json({ ...rest, output: flags.output, logits, slices });
+        terminal.json({ ...rest, output, logits, slices });
       } else {
-        terminal.print(`merged: ${flags.output} (${bytes(base.totalBytes)}, ${report.tensors} tensors)`);
+        terminal.print(`merged: ${output} (${bytes(base.totalBytes)}, ${report.tensors} tensors)`);
         terminal.print(
           `reread: ${report.untouched} tensors bit-equal to the base, ${report.slices.length} trained parts bit-equal to the adapter`,
         );

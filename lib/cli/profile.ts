@@ -1,29 +1,16 @@
 // esft profile: the affinity of every expert to a task, from running the model or from the official routing logs.
 
 import { rm, stat } from "node:fs/promises";
-import type { Command } from "commander";
+import type { Command } from "@commander-js/extra-typings";
 import { Profile } from "../experts/profile.ts";
 import { readTraces } from "../experts/traces.ts";
 import { dataInput, dataOptions, machineOptions, openModel, wholeNumber } from "./common.ts";
-import type { DataFlags, MachineFlags } from "./common.ts";
 import { count, duration, percent, table } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
 
-interface Flags extends DataFlags, MachineFlags {
-  readonly output: string;
-  readonly tokens: number;
-  readonly seed: number;
-  readonly batchTokens: number;
-  readonly restart?: boolean;
-  readonly fromTraces?: string;
-  readonly topK?: number;
-  readonly experts?: number;
-  readonly json?: boolean;
-}
-
 const SAVE_EVERY = 5000; // ms between partial profiles
 
-export function registerProfile(program: Command, terminal: Terminal): void {
+function profileCommand(program: Command) {
   const command = program
     .command("profile")
     .description("score every routed expert on a task: share of routed tokens and mean gate weight")
@@ -39,68 +26,61 @@ export function registerProfile(program: Command, terminal: Terminal): void {
     .option("--top-k <n>", "with --from-traces: experts per token (default: concluded from the logs)", wholeNumber)
     .option("--experts <n>", "with --from-traces: experts per layer (default: concluded from the logs)", wholeNumber)
     .option("--json", "print the scores of every expert as JSON");
-  machineOptions(dataOptions(command))
-    .addHelpText(
-      "after",
-      "\nExamples:\n  esft profile ./OLMoE-1B-7B law.jsonl -o law.profile.json --tokens 131072\n  esft profile --from-traces traces/law -o law.profile.json",
-    )
-    .action(async (dir: string | undefined, data: string | undefined, flags: Flags) => {
-      const profile =
-        flags.fromTraces === undefined ? await run(dir, data, flags, terminal, command) : await fromTraces(dir, flags, terminal, command);
-      await profile.save(flags.output);
-      await rm(partialPath(flags), { force: true });
-      if (flags.json) terminal.json({ ...scoresOf(profile), output: flags.output });
-      else report(profile, flags.output, terminal);
-    });
+  return machineOptions(dataOptions(command)).addHelpText(
+    "after",
+    "\nExamples:\n  esft profile ./OLMoE-1B-7B law.jsonl -o law.profile.json --tokens 131072\n  esft profile --from-traces traces/law -o law.profile.json",
+  );
+}
+type Flags = ReturnType<ReturnType<typeof profileCommand>["opts"]>;
+
+export function registerProfile(program: Command, terminal: Terminal): void {
+  const command = profileCommand(program);
+  command.action(async (dir, data, flags) => {
+    const { output, fromTraces, topK, experts, json } = flags;
+    const partial = `${output}.partial`;
+    let profile: Profile;
+    if (fromTraces !== undefined) {
+      if (dir !== undefined) command.error(`--from-traces takes no checkpoint, found ${dir}`);
+      profile = await readTraces(fromTraces, { topK, experts, signal: terminal.signal });
+    } else {
+      if (dir === undefined || data === undefined)
+        return command.error("expected a checkpoint directory and a data file, or --from-traces DIR");
+      profile = await measure(dir, data, partial, flags, terminal);
+    }
+    await profile.save(output);
+    await rm(partial, { force: true });
+    if (json) terminal.json({ ...scoresOf(profile), output });
+    else report(profile, output, terminal);
+  });
 }
 
-const partialPath = (flags: Flags): string => `${flags.output}.partial`;
-
-async function fromTraces(dir: string | undefined, flags: Flags, terminal: Terminal, command: Command): Promise<Profile> {
-  if (dir !== undefined) command.error(`--from-traces takes no checkpoint, found ${dir}`);
-  return readTraces(flags.fromTraces!, { topK: flags.topK, experts: flags.experts, signal: terminal.signal });
-}
-
-async function run(
-  dir: string | undefined,
-  data: string | undefined,
-  flags: Flags,
-  terminal: Terminal,
-  command: Command,
-): Promise<Profile> {
-  if (dir === undefined || data === undefined)
-    return command.error("expected a checkpoint directory and a data file, or --from-traces DIR");
-  const partial = partialPath(flags);
+async function measure(dir: string, data: string, partial: string, flags: Flags, terminal: Terminal): Promise<Profile> {
   const found = !flags.restart && (await stat(partial).then(() => true, () => false)); // prettier-ignore
   const resume = found ? await Profile.load(partial) : null;
-  const model = await openModel(dir, flags, terminal);
-  try {
-    if (resume) terminal.note(`going on from ${partial} (${count(resume.tokens)} tokens scored); --restart begins anew`);
-    const input = dataInput(flags, model.spec.maxPositions);
-    let savedAt = performance.now();
-    return await model.profile(data, {
-      data: input,
-      tokens: flags.tokens,
-      seed: flags.seed,
-      batchTokens: flags.batchTokens,
-      resume,
-      signal: terminal.signal,
-      partialEvery: 1,
-      onPartial: async (state) => {
-        if (!terminal.signal.aborted && performance.now() - savedAt < SAVE_EVERY) return;
-        await state.save(partial);
-        savedAt = performance.now();
-        if (terminal.signal.aborted)
-          terminal.note(`${partial} keeps ${count(state.tokens)} scored tokens; the same command goes on from there`);
-      },
-      onProgress: (p) =>
-        terminal.progress(
-          `profile ${count(p.done)} of ${count(p.total)} tokens  ${count(p.tokensPerSecond)} tok/s  ETA ${duration(p.etaSeconds)}`,
-        ),
-    });
-  } finally {
-    await model[Symbol.asyncDispose]();
-  }
+  await using model = await openModel(dir, flags, terminal);
+  if (resume) terminal.note(`going on from ${partial} (${count(resume.tokens)} tokens scored); --restart begins anew`);
+  const { tokens, seed, batchTokens } = flags;
+  const { signal } = terminal;
+  let savedAt = performance.now();
+  return await model.profile(data, {
+    data: dataInput(flags, model.spec.maxPositions),
+    tokens,
+    seed,
+    batchTokens,
+    resume,
+    signal,
+    partialEvery: 1,
+    onPartial: async (state) => {
+      if (!signal.aborted && performance.now() - savedAt < SAVE_EVERY) return;
+      await state.save(partial);
+      savedAt = performance.now();
+      if (signal.aborted) terminal.note(`${partial} keeps ${count(state.tokens)} scored tokens; the same command goes on from there`);
+    },
+    onProgress: (p) =>
+      terminal.progress(
+        `profile ${count(p.done)} of ${count(p.total)} tokens  ${count(p.tokensPerSecond)} tok/s  ETA ${duration(p.etaSeconds)}`,
+      ),
+  });
 }
 
 function scoresOf(profile: Profile) {

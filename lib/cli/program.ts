@@ -1,7 +1,7 @@
 // The command line: parse → call the library → print. Commands load their code when they run, so that `esft doctor` works
 // where the addon does not.
 
-import { Command, CommanderError } from "commander";
+import { Command, CommanderError } from "@commander-js/extra-typings";
 import { EsftError } from "../errors.ts";
 import { nearest } from "../options.ts";
 import { registerBuild } from "./build.ts";

@@ -1,8 +1,8 @@
 // Flags from a zod schema: every leaf has a dotted flag (--optimizer.weight-decay, --optimizer.weightDecay), and a short one
 // (--weight-decay) that is the one in --help. Values go back into an object of the schema's shape; the schema judges them.
 
-import { Option } from "commander";
-import type { Command } from "commander";
+import { Option } from "@commander-js/extra-typings";
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 
 interface Node {
   readonly def: {
@@ -62,7 +62,7 @@ export type FlagNames = Readonly<Record<string, string>>;
 
 /** Adds the flags; @returns what reads their values back as a (partial) object of the schema's shape */
 export function addSchemaFlags(
-  command: Command,
+  command: CommandUnknownOpts,
   leaves: readonly Leaf[],
   names: FlagNames,
 ): (options: Readonly<Record<string, unknown>>) => Record<string, unknown> {

@@ -1,6 +1,6 @@
 // esft train and esft resume.
 
-import type { Command } from "commander";
+import type { Command } from "@commander-js/extra-typings";
 import type { TrainEvent } from "../train/events.ts";
 import { jobSchema } from "../train/request.ts";
 import type { Job } from "../train/request.ts";
@@ -65,10 +65,10 @@ Examples:
   esft train --model ./OLMoE-1B-7B --data law.jsonl --profile law.profile.json --score token --p 0.2 --out out/law
 An interrupt (Ctrl-C) writes a checkpoint and stops; esft resume goes on to the same bits.`,
     )
-    .action(async (config: string | undefined, flags: { resume?: boolean; json?: boolean }) => {
+    .action(async (config, flags) => {
       const { readJob } = await import("./job.ts");
       const control = { resume: flags.resume ?? false, signal: terminal.signal };
-      await runJob(await readJob(config ?? null, read(flags as Record<string, unknown>), control), flags.json ?? false, terminal);
+      await runJob(await readJob(config ?? null, read(flags), control), flags.json ?? false, terminal);
     });
 
   const resume = program
@@ -84,55 +84,39 @@ An interrupt (Ctrl-C) writes a checkpoint and stops; esft resume goes on to the 
   resume
     .option("--json", "print the events as JSON lines")
     .addHelpText("after", "\nExamples:\n  esft resume out/law\n  esft resume out/law --model /new/place/of/OLMoE-1B-7B")
-    .action(async (dir: string, flags: { json?: boolean }) => {
+    .action(async (dir, flags) => {
       const { readRunJob } = await import("./job.ts");
       const control = { resume: true, signal: terminal.signal };
-      await runJob(await readRunJob(dir, readChanges(flags as Record<string, unknown>), control), flags.json ?? false, terminal);
+      await runJob(await readRunJob(dir, readChanges(flags), control), flags.json ?? false, terminal);
     });
 }
 
 async function runJob({ model: dir, request, ...machine }: Job, json: boolean, terminal: Terminal): Promise<void> {
-  const model = await openModel(dir, machine, terminal);
-  try {
-    const run = model.train(request);
-    for await (const event of run) {
-      if (json) terminal.jsonLine(event);
-      else show(event, terminal);
-    }
-    const result = await run.result;
-    const { adapter, trainable, best, firstEval, lastEval, seconds, step, tokens, reason } = result;
-    if (json)
-      terminal.jsonLine({
-        type: "result",
-        reason,
-        step,
-        tokens,
-        seconds,
-        best,
-        firstEval,
-        lastEval,
-        outDir: result.outDir,
-        trainedParameters: trainable.parameters,
-        share: trainable.parameters / trainable.totalParameters,
-        adapterBytes: adapter?.bytes ?? null,
-      });
-    if (reason === "interrupted" || !adapter) {
-      terminal.note(`checkpoint at step ${step} in ${result.outDir}; go on with: esft resume ${result.outDir}`);
-      terminal.signal.throwIfAborted();
-      return;
-    }
-    if (json) return;
-    terminal.print(
-      `adapter: ${result.outDir} (${count(adapter.parameters)} parameters, ${percent(adapter.parameters / trainable.totalParameters)} of the model, ${bytes(adapter.bytes)})`,
-    );
-    if (firstEval !== null && lastEval !== null)
-      terminal.print(
-        `held-out loss ${firstEval.toFixed(4)} → ${lastEval.toFixed(4)}${best ? `, best ${best.loss.toFixed(4)} at step ${best.step}${request.options.keep === "best" ? " (kept)" : ""}` : ""}`,
-      );
-    terminal.print(`${step} steps, ${count(tokens)} tokens, ${duration(seconds)}`);
-  } finally {
-    await model[Symbol.asyncDispose]();
+  await using model = await openModel(dir, machine, terminal);
+  const run = model.train(request);
+  for await (const event of run) {
+    if (json) terminal.jsonLine(event);
+    else show(event, terminal);
   }
+  const { adapter, trainable, outDir, ...summary } = await run.result;
+  const { best, firstEval, lastEval, seconds, step, tokens, reason } = summary;
+  const { parameters: trainedParameters, totalParameters } = trainable;
+  const share = trainedParameters / totalParameters;
+  if (json) terminal.jsonLine({ type: "result", ...summary, outDir, trainedParameters, share, adapterBytes: adapter?.bytes ?? null });
+  if (reason === "interrupted" || !adapter) {
+    terminal.note(`checkpoint at step ${step} in ${outDir}; go on with: esft resume ${outDir}`);
+    terminal.signal.throwIfAborted();
+    return;
+  }
+  if (json) return;
+  terminal.print(
+    `adapter: ${outDir} (${count(adapter.parameters)} parameters, ${percent(adapter.parameters / totalParameters)} of the model, ${bytes(adapter.bytes)})`,
+  );
+  if (firstEval !== null && lastEval !== null)
+    terminal.print(
+      `held-out loss ${firstEval.toFixed(4)} → ${lastEval.toFixed(4)}${best ? `, best ${best.loss.toFixed(4)} at step ${best.step}${request.options.keep === "best" ? " (kept)" : ""}` : ""}`,
+    );
+  terminal.print(`${step} steps, ${count(tokens)} tokens, ${duration(seconds)}`);
 }
 
 function show(event: TrainEvent, terminal: Terminal): void {

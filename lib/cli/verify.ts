@@ -2,7 +2,7 @@
 
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
-import type { Command } from "commander";
+import type { Command } from "@commander-js/extra-typings";
 import { ConfigError } from "../errors.ts";
 import { isAdapterDir } from "../adapter/folder.ts";
 import { openAdapter } from "../adapter/esft_layout.ts";
@@ -13,17 +13,11 @@ import type { Checkpoint } from "../files/checkpoint.ts";
 import type { Adapter } from "../adapter/adapter.ts";
 import type { MergeReport } from "../adapter/verify_merge.ts";
 import type { LogitsCheck } from "../logits_check.ts";
+import type { ExpertSet } from "../experts/expert_set.ts";
+import type { LongTask } from "../task.ts";
 import { byteProgress, CheckFailed } from "./common.ts";
 import { bytes, count } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
-
-interface Flags {
-  readonly base?: string;
-  readonly adapter?: string;
-  readonly logits: boolean;
-  readonly tensors?: boolean;
-  readonly json?: boolean;
-}
 
 interface Check {
   readonly name: string;
@@ -45,30 +39,24 @@ export function registerVerify(program: Command, terminal: Terminal): void {
       "after",
       "\nExamples:\n  esft verify out/law --base ./OLMoE-1B-7B\n  esft verify ./OLMoE-law --base ./OLMoE-1B-7B --adapter out/law --json",
     )
-    .action(async (dir: string, flags: Flags) => {
+    .action(async (dir, flags) => {
       const task = { signal: terminal.signal, onProgress: byteProgress(terminal) };
       const base = flags.base === undefined ? null : await openCheckpoint(flags.base);
       const official = (await stat(join(dir, "expert_cfg.json")).catch(() => null)) !== null;
       const checks: Check[] = [];
+      const check = (name: string, ok: boolean, detail: string): unknown => checks.push({ name, ok, detail });
       let adapter: Adapter;
       let report: MergeReport | null = null;
       if ((await isAdapterDir(dir)) || (official && flags.adapter === undefined)) {
         if (flags.adapter !== undefined) throw new ConfigError(`verify: ${dir} is an adapter; --adapter belongs to a merged model`);
         adapter = await openAdapter(dir, { ...task, ...(base ? { base } : {}) });
-        checks.push({
-          name: "tensors",
-          ok: true,
-          detail: `${adapter.tensors.size + adapter.attached.size} tensors, ${count(adapter.parameters)} parameters, ${bytes(adapter.bytes)}: ${official ? "all finite" : "sha256 as in the manifest, all finite"}`,
-        });
+        const tensors = `${adapter.tensors.size + adapter.attached.size} tensors, ${count(adapter.parameters)} parameters, ${bytes(adapter.bytes)}`;
+        check("tensors", true, `${tensors}: ${official ? "all finite" : "sha256 as in the manifest, all finite"}`);
         if (base) {
-          checks.push({
-            name: "base",
-            ok: true,
-            detail: adapter.base.identity
-              ? `made for this base (${adapter.base.identity.fingerprint.slice(0, 16)})`
-              : "names and shapes fit this base (the adapter records no identity)",
-          });
-          checks.push(await digestCheck(adapter, base, "the base", task));
+          const { identity } = adapter.base;
+          const made = identity && `made for this base (${identity.fingerprint.slice(0, 16)})`;
+          check("base", true, made ?? "names and shapes fit this base (the adapter records no identity)");
+          check("digest", ...(await digestCheck(adapter, base, "the base", task)));
         }
       } else {
         if (flags.adapter === undefined || !base)
@@ -77,63 +65,44 @@ export function registerVerify(program: Command, terminal: Terminal): void {
           });
         adapter = await openAdapter(flags.adapter, { base, ...task });
         report = await verifyMerge(base, adapter, dir, task);
-        checks.push({
-          name: "bits",
-          ok: report.ok,
-          detail: report.ok
-            ? `${report.untouched} of ${report.tensors} tensors bit-equal to the base, ${report.slices.length} trained parts bit-equal to the adapter`
-            : report.mismatches.slice(0, 5).join("; "),
-        });
+        const equal = `${report.untouched} of ${report.tensors} tensors bit-equal to the base, ${report.slices.length} trained parts bit-equal to the adapter`;
+        check("bits", report.ok, report.ok ? equal : report.mismatches.slice(0, 5).join("; "));
         if (report.ok) {
-          checks.push(await digestCheck(adapter, await openCheckpoint(dir), "the merged model", task));
+          check("digest", ...(await digestCheck(adapter, await openCheckpoint(dir), "the merged model", task)));
           if (flags.logits) {
             const { checkMergedLogits } = await import("../logits_check.ts");
-            const logits = await checkMergedLogits(flags.base!, adapter, dir, { signal: terminal.signal });
-            checks.push({ name: "logits", ok: logits.ok, detail: logitsText(logits).replace(/^logits: /, "") });
+            const logits = await checkMergedLogits(base.dir, adapter, dir, { signal: terminal.signal });
+            check("logits", logits.ok, logitsText(logits).replace(/^logits: /, ""));
           }
         }
       }
       const ok = checks.every((c) => c.ok);
-      const trained = [...adapter.tensors, ...adapter.attached].map(([key, t]) => ({ key, dtype: t.dtype, shape: t.shape }));
-      if (flags.json)
-        terminal.json({
-          ok,
-          dir,
-          checks,
-          experts: adapter.experts?.toJSON() ?? null,
-          changedExperts: report?.changedExperts ?? null,
-          tensors: trained,
-        });
-      else {
+      const tensors = [...adapter.tensors, ...adapter.attached].map(([key, { dtype, shape }]) => ({ key, dtype, shape }));
+      if (flags.json) {
+        const experts = adapter.experts?.toJSON() ?? null;
+        terminal.json({ ok, dir, checks, experts, changedExperts: report?.changedExperts ?? null, tensors });
+      } else {
         for (const c of checks) terminal.print(`${c.ok ? "ok    " : "FAILED"} ${c.name.padEnd(7)} ${c.detail}`);
         if (report) terminal.print(deltaText(report, adapter));
-        else if (adapter.experts) terminal.print(`trains ${adapter.experts.count} experts: ${planText(adapter)}`);
-        if (flags.tensors) for (const t of trained) terminal.print(`  ${t.key} ${t.dtype} [${t.shape.join(", ")}]`);
+        else if (adapter.experts) terminal.print(`trains ${adapter.experts.count} experts: ${planText(adapter.experts)}`);
+        if (flags.tensors) for (const t of tensors) terminal.print(`  ${t.key} ${t.dtype} [${t.shape.join(", ")}]`);
       }
       if (!ok) throw new CheckFailed("verification failed");
     });
 }
 
-async function digestCheck(adapter: Adapter, source: Checkpoint, what: string, task: { signal: AbortSignal }): Promise<Check> {
+/** Are the frozen weights those of training? With the words for it. */
+async function digestCheck(adapter: Adapter, source: Checkpoint, what: string, task: LongTask): Promise<readonly [boolean, string]> {
   const found = await frozenDigest(source, adapter.tensors.values(), task);
-  if (adapter.frozenDigest === undefined)
-    return {
-      name: "digest",
-      ok: true,
-      detail: `frozen weights of ${what}: ${found.slice(0, 16)} (the adapter records none to compare with)`,
-    };
-  const ok = found === adapter.frozenDigest;
-  return {
-    name: "digest",
-    ok,
-    detail: ok
-      ? `frozen weights of ${what} are those of training (${found.slice(0, 16)})`
-      : `frozen weights of ${what}: expected ${adapter.frozenDigest}, found ${found}`,
-  };
+  const expected = adapter.frozenDigest;
+  const [weights, short] = [`frozen weights of ${what}`, found.slice(0, 16)];
+  if (expected === undefined) return [true, `${weights}: ${short} (the adapter records none to compare with)`];
+  if (expected === found) return [true, `${weights} are those of training (${short})`];
+  return [false, `${weights}: expected ${expected}, found ${found}`];
 }
 
-const planText = (adapter: Adapter): string =>
-  [...(adapter.experts?.layers ?? [])].map(([layer, { ids }]) => `layer ${layer}: ${ids.join(" ") || "none"}`).join("; ");
+const planText = ({ layers }: ExpertSet): string =>
+  [...layers].map(([layer, { ids }]) => `layer ${layer}: ${ids.join(" ") || "none"}`).join("; ");
 
 /** Changed experts beside the plan, and how far the weights moved. */
 export function deltaText(report: MergeReport, adapter: Adapter): string {

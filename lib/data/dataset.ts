@@ -3,7 +3,7 @@
 import { basename } from "node:path";
 import { AbortError, ConfigError, DataError } from "../errors.ts";
 import { ExampleBuilder, type Examples } from "./examples.ts";
-import { locate, readObjects, readRowsFromFile, type ReadRow } from "./lines.ts";
+import { locate, readObjects, readRowsFromFile, type BadRow, type GoodRow, type ReadRow } from "./lines.ts";
 import { encodeEsft } from "./esft_format.ts";
 import { encodeConversation, type Encoded } from "./masks.ts";
 import { refuse } from "./flags.ts";
@@ -14,9 +14,9 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 
 export interface DatasetOptions {
   /** Forces a shape; without it each row's keys decide. "text" is never guessed. */
-  readonly shape?: Shape;
+  readonly shape?: Shape | undefined;
   /** What a bad row does: refuse the dataset (default), or be left out and counted. */
-  readonly onBadRow?: "error" | "skip";
+  readonly onBadRow?: "error" | "skip" | undefined;
 }
 
 export interface EncodingOptions {
@@ -42,7 +42,7 @@ export interface EncodingOptions {
 }
 
 export interface ReadingOptions {
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   readonly onProgress?: (progress: { readonly rows: number; readonly tokens: number }) => void;
 }
 
@@ -76,6 +76,8 @@ export interface Preview {
   readonly tokens: readonly PreviewToken[];
   readonly warnings: readonly string[];
 }
+
+type Counts = Record<string, number>;
 
 const KEPT_ERRORS = 100;
 const SHOWN_ERRORS = 10;
@@ -120,50 +122,47 @@ export class Dataset {
   async encode(encoding: EncodingOptions, reading: ReadingOptions = {}): Promise<EncodedRows> {
     const result = await this.#encodeAll(encoding, reading);
     const { report } = result;
-    const name = this.file ?? "the given rows";
-    if (report.bad > 0 && this.#onBadRow === "error") throw summary(name, report);
-    if (result.examples.length === 0) {
-      throw new DataError(`${name}: no usable row (${report.rows} rows, ${report.bad} bad)`, {
+    if (report.bad > 0 && this.#onBadRow === "error") throw summary(report);
+    if (result.examples.length === 0)
+      throw new DataError(`${this.file ?? "the given rows"}: no usable row (${report.rows} rows, ${report.bad} bad)`, {
         where: { rule: "empty", key: "", ...(this.file === null ? {} : { file: this.file }) },
       });
-    }
     return result;
   }
 
   async #encodeAll(encoding: EncodingOptions | undefined, reading: ReadingOptions): Promise<EncodedRows> {
     const builder = new ExampleBuilder();
     const encoder = encoding === undefined ? null : rowEncoder(encoding);
-    const tally = { rows: 0, good: 0, bad: 0, tokens: 0 };
-    const codes: Record<string, number> = {};
-    const shapes: Record<string, number> = {};
-    const warnings: Record<string, number> = {};
+    const { file } = this;
+    const [codes, shapes, warnings] = [{}, {}, {}] as [Counts, Counts, Counts];
     const errors: DataError[] = [];
-    const count = (table: Record<string, number>, key: string): void => void (table[key] = (table[key] ?? 0) + 1);
+    const report = { file, rows: 0, good: 0, bad: 0, codes, shapes, errors, warnings };
+    let tokens = 0;
+    const count = (table: Counts, key: string): void => void (table[key] = (table[key] ?? 0) + 1);
     for await (const read of this.rows()) {
       if (reading.signal?.aborted === true)
-        throw new AbortError(`reading ${this.file ?? "the rows"} was stopped after ${tally.rows} rows`, { cause: reading.signal.reason });
-      tally.rows++;
-      const item = encoder === null || !read.ok ? { ...read, example: null } : await encodeRow(read, encoder, this.file);
+        throw new AbortError(`reading ${file ?? "the rows"} was stopped after ${report.rows} rows`, { cause: reading.signal.reason });
+      report.rows++;
+      const item = encoder === null || !read.ok ? { ...read, example: null } : await encodeRow(read, encoder, file);
       if (item.ok) {
-        tally.good++;
+        report.good++;
         count(shapes, item.row.shape);
         if (item.example !== null) {
-          builder.add(item.example, { line: item.line });
-          tally.tokens += item.example.inputIds.length;
+          builder.add(item.example, item.line);
+          tokens += item.example.inputIds.length;
           for (const code of item.example.warnings) count(warnings, code);
         }
       } else {
-        tally.bad++;
+        report.bad++;
         count(codes, String(item.error.where["rule"]));
         if (errors.length < KEPT_ERRORS) errors.push(item.error);
       }
-      if (tally.rows % YIELD_EVERY === 0) {
-        reading.onProgress?.({ rows: tally.rows, tokens: tally.tokens });
+      if (report.rows % YIELD_EVERY === 0) {
+        reading.onProgress?.({ rows: report.rows, tokens });
         await new Promise((resolve) => setImmediate(resolve));
       }
     }
-    const { rows, good, bad } = tally;
-    return { examples: builder.build(this.file), report: { file: this.file, rows, good, bad, codes, shapes, errors, warnings } };
+    return { examples: builder.build(file), report };
   }
 
   /** The first n rows as tokens with what is supervised; throws on a bad one, as encode does. */
@@ -192,12 +191,10 @@ interface EncodedRow extends Encoded {
 type RowEncoder = (row: Row) => Promise<EncodedRow>;
 
 async function encodeRow(
-  read: Extract<ReadRow, { ok: true }>,
+  read: GoodRow,
   encode: RowEncoder,
   file: string | null,
-): Promise<
-  { readonly ok: true; readonly line: number; readonly row: Row; readonly example: EncodedRow } | Extract<ReadRow, { ok: false }>
-> {
+): Promise<(GoodRow & { readonly example: EncodedRow }) | BadRow> {
   try {
     return { ...read, example: await encode(read.row) };
   } catch (error) {
@@ -208,9 +205,7 @@ async function encodeRow(
 
 /** The function from a normalised row to ids and labels; settles the template once. */
 function rowEncoder(options: EncodingOptions): RowEncoder {
-  const { tokenizer } = options;
-  const wanted = options.template ?? "tokenizer";
-  const { trainOn = "all" } = options;
+  const { tokenizer, template: wanted = "tokenizer", trainOn = "all" } = options;
   if (trainOn !== "all" && trainOn !== "last")
     throw new ConfigError(`trainOn must be "all" or "last", not ${JSON.stringify(trainOn)}`, { where: { key: "trainOn" } });
   const templateFor = (hasTools: boolean): ChatTemplate => {
@@ -227,20 +222,21 @@ function rowEncoder(options: EncodingOptions): RowEncoder {
   return async (row) => {
     if (row.shape === "text") return encodeText(row.text, options);
     const { tools } = row.row;
-    const messages = options.trainOn === "last" ? lastOnly(row.row.messages) : row.row.messages;
+    const messages = trainOn === "last" ? lastOnly(row.row.messages) : row.row.messages;
     if (wanted === "esft") {
       if (tools !== undefined) refuse("type", "tools", "the ESFT format has no tools");
       return { ...(await encodeEsft(messages, tokenizer)), warnings: [] };
     }
-    const now = options.now === undefined ? {} : { now: options.now };
+    const { adapt = true, stops, now, variables } = options;
+    const render = { ...(now ? { now } : {}), ...(variables ? { variables } : {}) };
     const encoded = await encodeConversation({
       tokenizer,
       template: templateFor(tools !== undefined),
-      adapt: options.adapt ?? true,
+      adapt,
       messages,
-      ...(tools === undefined ? {} : { tools }),
-      ...(options.stops === undefined ? {} : { stops: options.stops }),
-      render: { ...now, ...(options.variables === undefined ? {} : { variables: options.variables }) },
+      tools,
+      stops,
+      render,
     });
     return { ...encoded, warnings: [...encoded.warnings.map((w) => w.code), ...(encoded.adapted ? ["adapted"] : [])] };
   };
@@ -258,12 +254,12 @@ async function encodeText(text: string, { tokenizer, textEos = true }: EncodingO
   return { inputIds: ids, labels: ids, warnings: [] };
 }
 
-function summary(name: string, report: DatasetReport): DataError {
+function summary(report: DatasetReport): DataError {
   const shown = report.errors.slice(0, SHOWN_ERRORS).map((e) => `  ${e.message} [${String(e.where["rule"])}]`);
   const more = report.bad > shown.length ? `\n  … and ${report.bad - shown.length} more` : "";
   const first = report.errors[0];
   return new DataError(
-    `${report.file === null ? name : basename(name)}: ${report.bad} of ${report.rows} rows cannot be used; repair them, or leave them out with onBadRow: "skip"\n${shown.join("\n")}${more}`,
+    `${report.file === null ? "the given rows" : basename(report.file)}: ${report.bad} of ${report.rows} rows cannot be used; repair them, or leave them out with onBadRow: "skip"\n${shown.join("\n")}${more}`,
     { where: { ...first?.where, bad: report.bad, rows: report.rows }, cause: first },
   );
 }

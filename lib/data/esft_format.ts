@@ -38,7 +38,7 @@ export async function encodeEsft(messages: readonly Message[], tokenizer: Tokeni
   return { inputIds, labels };
 }
 
-export interface EsftPackingOptions {
+interface EsftPackingOptions {
   readonly length: number;
   /** Probability of dropping the first token of an example that does not begin a row (random_concat_ratio). */
   readonly ratio: number;
@@ -54,8 +54,6 @@ export interface EsftPackingOptions {
  */
 export function packEsft(examples: Iterable<Encoded>, options: EsftPackingOptions): Encoded[] {
   const { length, ratio, padId, draw } = options;
-  if (!Number.isInteger(length) || length < 1)
-    throw new ConfigError(`row length must be a positive integer, not ${length}`, { where: { key: "length" } });
   const rows: Encoded[] = [];
   let inputIds: number[] = [];
   let labels: number[] = [];

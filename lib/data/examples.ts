@@ -10,11 +10,6 @@ export interface Example extends Encoded {
   readonly labels: Int32Array;
 }
 
-export interface ExampleOrigin {
-  /** Line in the file, or number of the row, from 1. */
-  readonly line: number;
-}
-
 /** Grows while a dataset is read. A label is always the token itself or −100, so one bit per token says it all. */
 export class ExampleBuilder {
   #ids = new Int32Array(1 << 14);
@@ -23,16 +18,16 @@ export class ExampleBuilder {
   readonly #starts: number[] = [0];
   readonly #lines: number[] = [];
 
-  add(example: Encoded, origin: ExampleOrigin): void {
+  /** `line`: in the file, or number of the row, from 1. */
+  add(example: Encoded, line: number): void {
     const n = example.inputIds.length;
     if (this.#used + n > this.#ids.length) {
       const capacity = Math.max(2 * this.#ids.length, this.#used + n);
-      const ids = new Int32Array(capacity);
-      ids.set(this.#ids);
-      const trained = new Uint8Array(capacity);
-      trained.set(this.#trained);
-      this.#ids = ids;
-      this.#trained = trained;
+      const [ids, trained] = [this.#ids, this.#trained];
+      this.#ids = new Int32Array(capacity);
+      this.#ids.set(ids);
+      this.#trained = new Uint8Array(capacity);
+      this.#trained.set(trained);
     }
     for (let t = 0; t < n; t++) {
       this.#ids[this.#used + t] = example.inputIds[t] as number;
@@ -40,7 +35,7 @@ export class ExampleBuilder {
     }
     this.#used += n;
     this.#starts.push(this.#used);
-    this.#lines.push(origin.line);
+    this.#lines.push(line);
   }
 
   build(file: string | null): Examples {
@@ -84,10 +79,16 @@ export class Examples {
     return this.#store.order?.[i] ?? i;
   }
 
+  /** Where the tokens of example i begin and end. */
+  #range(i: number): readonly [number, number] {
+    const at = this.#index(i);
+    return [this.#store.starts[at] as number, this.#store.starts[at + 1] as number];
+  }
+
   /** Number of tokens of example i. */
   size(i: number): number {
-    const at = this.#index(i);
-    return (this.#store.starts[at + 1] as number) - (this.#store.starts[at] as number);
+    const [start, end] = this.#range(i);
+    return end - start;
   }
 
   line(i: number): number {
@@ -100,8 +101,7 @@ export class Examples {
   }
 
   get(i: number): Example {
-    const at = this.#index(i);
-    const [start, end] = [this.#store.starts[at] as number, this.#store.starts[at + 1] as number];
+    const [start, end] = this.#range(i);
     const inputIds = this.#store.ids.slice(start, end);
     const labels = inputIds.map((id, t) => (this.#store.trained[start + t] === 1 ? id : IGNORE));
     return { inputIds, labels };
@@ -109,19 +109,6 @@ export class Examples {
 
   *[Symbol.iterator](): Generator<Example> {
     for (let i = 0; i < this.length; i++) yield this.get(i);
-  }
-
-  /** Tokens in all examples, and how many of them carry loss. */
-  count(): { readonly tokens: number; readonly supervised: number } {
-    let tokens = 0;
-    let supervised = 0;
-    for (let i = 0; i < this.length; i++) {
-      const at = this.#index(i);
-      const end = this.#store.starts[at + 1] as number;
-      for (let t = this.#store.starts[at] as number; t < end; t++) supervised += this.#store.trained[t] as number;
-      tokens += this.size(i);
-    }
-    return { tokens, supervised };
   }
 
   subset(indices: Iterable<number>): Examples {
@@ -144,8 +131,7 @@ export class Examples {
   fingerprint(): string {
     const hash = createHash("sha256");
     for (let i = 0; i < this.length; i++) {
-      const at = this.#index(i);
-      const [start, end] = [this.#store.starts[at] as number, this.#store.starts[at + 1] as number];
+      const [start, end] = this.#range(i);
       hash.update(Int32Array.of(end - start));
       hash.update(this.#store.ids.subarray(start, end));
       hash.update(this.#store.trained.subarray(start, end));

@@ -7,11 +7,11 @@ import { pythonStrip } from "../text/python_text.ts";
 import { parseJson, type JsonValue } from "../text/python_json.ts";
 import { normaliseRow, type Row, type Shape } from "./rows.ts";
 
-export type ReadRow =
-  | { readonly ok: true; readonly line: number; readonly row: Row }
-  | { readonly ok: false; readonly line: number; readonly error: DataError };
+export type GoodRow = { readonly ok: true; readonly line: number; readonly row: Row };
+export type BadRow = { readonly ok: false; readonly line: number; readonly error: DataError };
+export type ReadRow = GoodRow | BadRow;
 
-export interface RowSource {
+interface RowSource {
   readonly shape?: Shape | undefined;
   /** The file's name, for errors. */
   readonly file?: string | undefined;
@@ -43,28 +43,13 @@ function guarded(line: number, source: RowSource, read: () => Row): ReadRow {
 /** The same complaint with its place: "file:line: …". */
 export function locate(error: DataError, line: number, file: string | undefined): DataError {
   const place = file === undefined ? `row ${line}` : `${file}:${line}`;
-  return new DataError(`${place}: ${error.message}`, {
-    cause: error.cause,
-    where: { ...error.where, ...(file === undefined ? {} : { file }), line },
-  });
-}
-
-/** All rows of a text that is already in memory. */
-export function* readRows(text: string, source: RowSource = {}): Generator<ReadRow> {
-  const lines = text.replace(/^\ufeff/, "").split("\n");
-  for (let i = 0; i < lines.length; i++) {
-    const row = readRow(lines[i] as string, i + 1, source);
-    if (row !== null) yield row;
-  }
+  const where = { ...error.where, ...(file === undefined ? {} : { file }), line };
+  return new DataError(`${place}: ${error.message}`, { cause: error.cause, where });
 }
 
 /** Rows given as objects, numbered from 1. */
-export function* readObjects(values: Iterable<JsonValue>, source: RowSource = {}): Generator<ReadRow> {
-  let line = 0;
-  for (const value of values) {
-    line++;
-    yield guarded(line, source, () => normaliseRow(value, source.shape));
-  }
+export function* readObjects(values: readonly JsonValue[], source: RowSource = {}): Generator<ReadRow> {
+  for (const [i, value] of values.entries()) yield guarded(i + 1, source, () => normaliseRow(value, source.shape));
 }
 
 const MAX_LINE = 256 * 2 ** 20;

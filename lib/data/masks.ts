@@ -10,7 +10,7 @@ import type { JsonValue } from "../text/python_json.ts";
 /** Not supervised. */
 export const IGNORE = -100;
 
-export type TokenIds = readonly number[] | Int32Array;
+type TokenIds = readonly number[] | Int32Array;
 
 export interface Encoded {
   readonly inputIds: TokenIds;
@@ -18,7 +18,7 @@ export interface Encoded {
   readonly labels: TokenIds;
 }
 
-export interface EncodedConversation extends Encoded {
+interface EncodedConversation extends Encoded {
   readonly inputIds: readonly number[];
   readonly labels: readonly number[];
   readonly text: string;
@@ -27,13 +27,13 @@ export interface EncodedConversation extends Encoded {
   readonly adapted: boolean;
 }
 
-export interface ConversationOptions {
+interface ConversationOptions {
   readonly tokenizer: Tokenizer;
   readonly template: ChatTemplate;
   readonly messages: readonly Message[];
-  readonly tools?: readonly JsonValue[] | null;
+  readonly tools?: readonly JsonValue[] | null | undefined;
   /** Tokens that end a turn; the tokenizer's own when absent. */
-  readonly stops?: readonly string[];
+  readonly stops?: readonly string[] | undefined;
   /** bos, eos, clock and template variables; bos and eos are the tokenizer's when absent. */
   readonly render?: RenderOptions;
   /**
@@ -48,15 +48,9 @@ export async function encodeConversation(options: ConversationOptions): Promise<
   const trained = options.messages.map((m, i) => isTrained(m, `messages[${i}]`));
   if (!trained.includes(true)) refuse("nothing-to-learn", "messages", "no assistant message is trained on");
 
-  // one clock for all prefixes: a template that writes the time must write the same one in each
-  const clock = { now: new Date() };
-  const render: RenderOptions = {
-    bosToken: tokenizer.bosToken,
-    eosToken: tokenizer.eosToken,
-    ...clock,
-    ...options.render,
-    tools: options.tools ?? null,
-  };
+  const { bosToken, eosToken } = tokenizer;
+  const now = new Date(); // one clock for all prefixes: a template that writes the time must write the same one in each
+  const render: RenderOptions = { bosToken, eosToken, now, ...options.render, tools: options.tools ?? null };
   const given = options.messages.map(withoutFlags);
   const messages = options.adapt === true ? template.adapt(given, render) : given;
   const text = template.render(messages, render);

@@ -2,6 +2,7 @@
 // sees another one: positions start anew and position t predicts t+1 of the same document only.
 
 import { ConfigError, DataError } from "../errors.ts";
+import type { DataOptions } from "../options.ts";
 import type { Examples } from "./examples.ts";
 import { packEsft } from "./esft_format.ts";
 import { IGNORE, type Encoded } from "./masks.ts";
@@ -22,65 +23,33 @@ export interface PackedRow {
   readonly supervised: number;
 }
 
-export type Packing = "document" | "esft" | "none";
-export type Overflow = "error" | "drop" | "truncateLeft" | "truncateRight";
-
-export interface PackingOptions {
-  /** "document" (default): several examples per row, masked; "none": one per row; "esft": the paper's concatenation, padded. */
-  readonly packing?: Packing;
-  readonly maxLength: number;
-  /** What an example longer than maxLength does: refuse (default), be left out, or lose its first or last tokens. */
-  readonly onOverflow?: Overflow;
-  /** packing "esft": random_concat_ratio and the seed of Python's random, as in the official configuration. */
-  readonly esft?: { readonly ratio?: number; readonly seed?: number; readonly padId: number };
-}
-
-/** What packing did to the examples; sums over one pass. */
-export interface PackingReport {
-  readonly examples: number;
-  readonly used: number;
-  readonly dropped: number;
-  readonly truncated: number;
-  /** Left out because nothing in them can be learned (too short, or truncated to the prompt). */
-  readonly unsupervised: number;
-}
-
-/** Labels shifted by one inside documents: targets[t] = labels[t + 1] when t + 1 belongs to the same document, else −100. */
-export function nextTokenLabels(labels: ArrayLike<number>, docStart?: ArrayLike<number>): Int32Array {
-  const out = new Int32Array(labels.length).fill(IGNORE);
-  for (let t = 0; t + 1 < labels.length; t++) {
-    if (docStart === undefined || docStart[t] === docStart[t + 1]) out[t] = labels[t + 1] as number;
-  }
-  return out;
-}
+/** What of the data options (options.ts) decides the rows, checked there. */
+export type PackingOptions = Pick<DataOptions, "packing" | "maxLength" | "onOverflow">;
 
 /** Concatenates documents into one row. */
 export function packDocuments(documents: readonly Encoded[]): PackedRow {
   const n = documents.reduce((sum, d) => sum + d.inputIds.length, 0);
   const ids = new Int32Array(n);
   const labels = new Int32Array(n);
+  const targets = new Int32Array(n).fill(IGNORE);
   const docStart = new Int32Array(n);
   const positions = new Int32Array(n);
+  let supervised = 0;
   let at = 0;
   for (const { inputIds, labels: own } of documents) {
     ids.set(inputIds, at);
     labels.set(own, at);
+    targets.set(own.slice(1), at);
     docStart.fill(at, at, at + inputIds.length);
     for (let t = 0; t < inputIds.length; t++) positions[at + t] = t;
     at += inputIds.length;
   }
-  return finish(ids, labels, docStart, positions);
-}
-
-function finish(ids: Int32Array, labels: Int32Array, docStart: Int32Array, positions: Int32Array): PackedRow {
-  const targets = nextTokenLabels(labels, docStart);
-  let supervised = 0;
   for (const target of targets) if (target !== IGNORE) supervised++;
   return { ids, labels, targets, docStart, positions, supervised };
 }
 
 /** One example cut to maxLength. */
-export function fit(example: Encoded, maxLength: number, how: Overflow): Encoded {
+export function fit(example: Encoded, maxLength: number, how: PackingOptions["onOverflow"]): Encoded {
   if (example.inputIds.length <= maxLength) return example;
   const [start, end] = how === "truncateLeft" ? [-maxLength, undefined] : [0, maxLength];
   return { inputIds: example.inputIds.slice(start, end), labels: example.labels.slice(start, end) };
@@ -91,20 +60,8 @@ function isSupervised(example: Encoded): boolean {
   return false;
 }
 
-/** Examples chosen and cut by the options, as indices into `examples`, with the report. */
-export function usableExamples(
-  examples: Examples,
-  options: PackingOptions,
-): { readonly usable: Uint32Array; readonly report: PackingReport } {
-  const { maxLength } = options;
-  const how = options.onOverflow ?? "error";
-  if (!Number.isInteger(maxLength) || maxLength < 2)
-    throw new ConfigError(`maxLength must be an integer of at least 2, not ${maxLength}`, { where: { key: "maxLength" } });
-  if (!["error", "drop", "truncateLeft", "truncateRight"].includes(how)) {
-    throw new ConfigError(`onOverflow must be "error", "drop", "truncateLeft" or "truncateRight", not ${JSON.stringify(how)}`, {
-      where: { key: "onOverflow" },
-    });
-  }
+/** Which examples can be learned from, as indices. @throws DataError one is too long (onOverflow "error"), or none is left */
+export function usableExamples(examples: Examples, { maxLength, onOverflow: how }: PackingOptions): Uint32Array {
   const usable: number[] = [];
   const long: number[] = [];
   let unsupervised = 0;
@@ -118,30 +75,18 @@ export function usableExamples(
   const first = long[0];
   if (first !== undefined && how === "error") {
     const longest = long.reduce((max, i) => Math.max(max, examples.size(i)), 0);
+    const file = examples.file === null ? {} : { file: examples.file };
     throw new DataError(
       `${long.length} of ${examples.length} examples are longer than maxLength ${maxLength}: the first at ${examples.place(first)} has ${examples.size(first)} tokens, the longest ${longest}; raise maxLength, or set onOverflow to "drop", "truncateLeft" or "truncateRight"`,
-      {
-        where: {
-          rule: "overflow",
-          line: examples.line(first),
-          ...(examples.file === null ? {} : { file: examples.file }),
-          maxLength,
-          found: longest,
-        },
-      },
+      { where: { rule: "overflow", line: examples.line(first), ...file, maxLength, found: longest } },
     );
   }
-  if (usable.length === 0) {
+  if (usable.length === 0)
     throw new DataError(
       `no example is left: ${examples.length} given, ${long.length} longer than maxLength ${maxLength}, ${unsupervised} without a supervised token`,
-      {
-        where: { rule: "nothing-to-learn", maxLength },
-      },
+      { where: { rule: "nothing-to-learn", maxLength } },
     );
-  }
-  const dropped = how === "drop" ? long.length : 0;
-  const truncated = how === "drop" ? 0 : long.length;
-  return { usable: Uint32Array.from(usable), report: { examples: examples.length, used: usable.length, dropped, truncated, unsupervised } };
+  return Uint32Array.from(usable);
 }
 
 const OPEN_ROWS = 32;
@@ -173,14 +118,16 @@ export function planRows(order: Iterable<number>, size: (i: number) => number, m
   return rows;
 }
 
+/** random_concat_ratio of the official configuration: how often an example that does not begin a row loses its first token. */
+const CONCAT_RATIO = 0.2;
+
 /** The paper's rows over all examples in file order: fixed length, padded, one causal sequence without document masks. */
-export function esftRows(examples: Examples, options: PackingOptions): PackedRow[] {
-  const { ratio = 0.2, seed = 5934875, padId } = options.esft ?? {};
+export function esftRows(examples: Examples, length: number, padId: number | undefined, seed: number): PackedRow[] {
   if (padId === undefined)
-    throw new ConfigError('packing "esft" needs esft.padId (the tokenizer\'s pad token, or its eos where it has none)', {
-      where: { key: "esft.padId" },
+    throw new ConfigError('packing "esft" needs padId (the tokenizer\'s pad token, or its eos where it has none)', {
+      where: { key: "padId" },
     });
   const random = new PythonRandom(seed);
-  const rows = packEsft(examples, { length: options.maxLength, ratio, padId, draw: () => random.random() });
-  return rows.map(({ inputIds, labels }) => packDocuments([{ inputIds, labels }]));
+  const rows = packEsft(examples, { length, ratio: CONCAT_RATIO, padId, draw: () => random.random() });
+  return rows.map((row) => packDocuments([row]));
 }

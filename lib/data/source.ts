@@ -42,7 +42,7 @@ export async function encodeSource(
 ): Promise<EncodedSource> {
   if (source instanceof Examples) return { examples: source, report: null };
   const { onBadRow, shape } = options;
-  const dataset = typeof source === "string" ? Dataset.fromFile(source, { onBadRow, ...(shape ? { shape } : {}) }) : source;
+  const dataset = typeof source === "string" ? Dataset.fromFile(source, { onBadRow, shape }) : source;
   const template = await openTemplate(options.template);
-  return dataset.encode({ tokenizer: await tokenizer(), template }, task.signal ? { signal: task.signal } : {});
+  return dataset.encode({ tokenizer: await tokenizer(), template }, { signal: task.signal });
 }

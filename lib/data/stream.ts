@@ -5,23 +5,17 @@
 
 import { ConfigError } from "../errors.ts";
 import type { Examples } from "./examples.ts";
-import {
-  esftRows,
-  fit,
-  packDocuments,
-  planRows,
-  usableExamples,
-  type PackedRow,
-  type PackingOptions,
-  type PackingReport,
-} from "./packing.ts";
+import { esftRows, fit, packDocuments, planRows, usableExamples, type PackedRow, type PackingOptions } from "./packing.ts";
 import { shuffledIndices } from "./shuffle.ts";
 
+/** Checked by trainSchema and dataSchema. */
 export interface BatchOptions extends PackingOptions {
   readonly rowsPerBatch: number;
   readonly seed: number;
   /** Default true; false keeps the order of the file in every epoch. */
   readonly shuffle?: boolean;
+  /** What fills the rows of packing "esft": the tokenizer's pad token, or its eos where it has none. */
+  readonly padId?: number;
 }
 
 /** Where a stream stands; plain JSON. `fingerprint` ties it to data and options. */
@@ -40,7 +34,6 @@ export interface Batch {
 }
 
 export class BatchStream {
-  readonly report: PackingReport;
   readonly fingerprint: string;
   readonly #examples: Examples;
   readonly #options: BatchOptions;
@@ -52,29 +45,13 @@ export class BatchStream {
   #planEpoch = -1;
 
   constructor(examples: Examples, options: BatchOptions) {
-    const { rowsPerBatch, seed } = options;
-    if (!Number.isInteger(rowsPerBatch) || rowsPerBatch < 1)
-      throw new ConfigError(`rowsPerBatch must be a positive integer, not ${rowsPerBatch}`, { where: { key: "rowsPerBatch" } });
-    if (!Number.isSafeInteger(seed)) throw new ConfigError(`seed must be an integer, not ${seed}`, { where: { key: "seed" } });
-    if (!["document", "none", "esft"].includes(options.packing ?? "document")) {
-      throw new ConfigError(`packing must be "document", "esft" or "none", not ${JSON.stringify(options.packing)}`, {
-        where: { key: "packing" },
-      });
-    }
+    const { packing, maxLength, onOverflow, seed, shuffle = true, padId } = options;
+    const esft = packing === "esft";
     this.#examples = examples;
     this.#options = options;
-    if (options.packing === "esft") {
-      this.#fixed = esftRows(examples, options);
-      this.#usable = new Uint32Array();
-      this.report = { examples: examples.length, used: examples.length, dropped: 0, truncated: 0, unsupervised: 0 };
-    } else {
-      this.#fixed = null;
-      const { usable, report } = usableExamples(examples, options);
-      this.#usable = usable;
-      this.report = report;
-    }
-    const { packing = "document", maxLength, onOverflow = "error", shuffle = true, esft = null } = options;
-    this.fingerprint = `${examples.fingerprint()}:${JSON.stringify([packing, maxLength, onOverflow, shuffle, seed, esft])}`;
+    this.#fixed = esft ? esftRows(examples, maxLength, padId, seed) : null;
+    this.#usable = esft ? new Uint32Array() : usableExamples(examples, options);
+    this.fingerprint = `${examples.fingerprint()}:${JSON.stringify([packing, maxLength, onOverflow, shuffle, seed, esft && padId])}`;
   }
 
   // The rows of an epoch as lists of example indices (or, for "esft", of row numbers).
@@ -94,7 +71,7 @@ export class BatchStream {
 
   #make(items: Uint32Array): PackedRow {
     if (this.#fixed !== null) return this.#fixed[items[0] as number] as PackedRow;
-    const { maxLength, onOverflow = "error" } = this.#options;
+    const { maxLength, onOverflow } = this.#options;
     return packDocuments(Array.from(items, (i) => fit(this.#examples.get(i), maxLength, onOverflow)));
   }
 
@@ -131,24 +108,15 @@ export class BatchStream {
 
   /** Continues where `cursor` stood. Refuses a cursor of other data or options. */
   restore(cursor: BatchCursor): void {
-    if (cursor.fingerprint !== this.fingerprint) {
+    const { epoch, row, fingerprint } = cursor;
+    if (fingerprint !== this.fingerprint)
       throw new ConfigError(
         "the data, tokenizer or packing options differ from those of the run to resume; use the same ones, or start a new run",
-        {
-          where: { key: "data", expected: cursor.fingerprint, found: this.fingerprint },
-        },
+        { where: { key: "data", expected: fingerprint, found: this.fingerprint } },
       );
-    }
-    if (
-      !Number.isInteger(cursor.epoch) ||
-      cursor.epoch < 0 ||
-      !Number.isInteger(cursor.row) ||
-      cursor.row < 0 ||
-      cursor.row > this.rowsInEpoch(cursor.epoch)
-    ) {
-      throw new ConfigError(`the data cursor (epoch ${cursor.epoch}, row ${cursor.row}) does not exist`, { where: { key: "cursor" } });
-    }
-    this.#epoch = cursor.epoch;
-    this.#row = cursor.row;
+    if (epoch < 0 || row < 0 || row > this.rowsInEpoch(epoch))
+      throw new ConfigError(`the data cursor (epoch ${epoch}, row ${row}) does not exist`, { where: { key: "cursor" } });
+    this.#epoch = epoch;
+    this.#row = row;
   }
 }

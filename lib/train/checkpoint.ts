@@ -4,7 +4,7 @@
 //
 //   <outDir>/checkpoint/state.safetensors   master, m, v (flat) · <outDir>/checkpoint/run.json
 
-import { stat } from "node:fs/promises";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { ConfigError, LayoutError } from "../errors.ts";
@@ -35,22 +35,16 @@ const Run = z.strictObject({
 });
 export type RunState = z.output<typeof Run>;
 
-const FOLDER = "checkpoint";
 const GROUP = "checkpoint";
 const STATE = "state.safetensors";
 const CHUNK = 1 << 24; // elements moved at a time: 64 MiB
 
-export function checkpointDir(outDir: string): string {
-  return join(outDir, FOLDER);
-}
+const checkpointDir = (outDir: string): string => join(outDir, "checkpoint");
 
 /** Completes a save that was interrupted after its commit point, and says whether there is a checkpoint. */
 export async function hasCheckpoint(outDir: string): Promise<boolean> {
   await finishGroup(checkpointDir(outDir), GROUP);
-  return stat(join(checkpointDir(outDir), "run.json")).then(
-    () => true,
-    () => false,
-  );
+  return existsSync(join(checkpointDir(outDir), "run.json"));
 }
 
 export async function saveCheckpoint(
@@ -88,17 +82,11 @@ export async function saveCheckpoint(
   return dir;
 }
 
-/** Reads and checks run.json only. */
-export async function readRunState(outDir: string): Promise<RunState> {
-  await finishGroup(checkpointDir(outDir), GROUP);
-  const path = join(checkpointDir(outDir), "run.json");
-  return checkSchema(Run, await readJsonFile(path, LayoutError), path);
-}
-
-/** Restores masters and moments. @throws ConfigError the run was made with other options · LayoutError damaged files */
+/** Restores masters and moments of a checkpoint that `hasCheckpoint` found. @throws ConfigError the run was made with other options · LayoutError damaged files */
 export async function restoreCheckpoint(outDir: string, state: TrainingState, fingerprint: string): Promise<RunState> {
-  const run = await readRunState(outDir);
   const dir = checkpointDir(outDir);
+  const path = join(dir, "run.json");
+  const run = checkSchema(Run, await readJsonFile(path, LayoutError), path);
   if (run.fingerprint !== fingerprint)
     throw new ConfigError(
       `${dir}: the checkpoint belongs to a run with other options, data or base model; resume with the same ones, or choose another outDir`,
@@ -113,9 +101,7 @@ export async function restoreCheckpoint(outDir: string, state: TrainingState, fi
     if (!info || info.dtype !== "F32" || info.shape.join() !== String(state.size))
       throw new LayoutError(
         `${file.path}: tensor "${name}" must be F32 [${state.size}], found ${info ? `${info.dtype} [${info.shape.join(", ")}]` : "nothing"}`,
-        {
-          where: { file: file.path, tensor: name },
-        },
+        { where: { file: file.path, tensor: name } },
       );
     let at = 0;
     for await (const bytes of file.chunks(name, CHUNK * 4)) {

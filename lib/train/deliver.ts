@@ -1,10 +1,11 @@
 // What a run delivers: the trained tensors as an adapter in its directory, the best one by held-out loss or the last. While it
 // runs, best/ keeps the adapter with the lowest held-out loss so far.
 
-import { rm, stat } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { Adapter } from "../adapter/adapter.ts";
 import { frozenDigest } from "../adapter/digest.ts";
+import { isAdapterDir } from "../adapter/folder.ts";
 import { parameterTensor } from "../adapter/tensors.ts";
 import type { AttachedTensor } from "../adapter/tensors.ts";
 import { AbortError, LayoutError } from "../errors.ts";
@@ -26,14 +27,6 @@ export interface Delivery {
 }
 
 const bestDir = (outDir: string): string => join(outDir, "best");
-
-/** True when the directory holds a finished adapter. */
-export async function isFinished(dir: string): Promise<boolean> {
-  return stat(join(dir, "adapter.json")).then(
-    () => true,
-    () => false,
-  );
-}
 
 /** Keeps the trained values of now as the best so far. */
 export async function keepBest(delivery: Delivery, step: number): Promise<void> {
@@ -73,7 +66,7 @@ export async function deliver(
 
 /** The adapter of step `step`; where the run was finished once before (and resumed, perhaps with more steps), it is the delivered one. */
 async function loadBest(outDir: string, step: number): Promise<Adapter> {
-  const best = await Adapter.load((await isFinished(bestDir(outDir))) ? bestDir(outDir) : outDir);
+  const best = await Adapter.load((await isAdapterDir(bestDir(outDir))) ? bestDir(outDir) : outDir);
   const found = best.training?.["step"];
   if (found !== step)
     throw new LayoutError(

@@ -1,48 +1,24 @@
 // What a run tells: the same objects go to the iterator, to events.jsonl and to the progress line.
 
+import { existsSync } from "node:fs";
 import { appendFile, readFile } from "node:fs/promises";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { ioError } from "../task.ts";
+import type { Evaluation } from "./evaluate.ts";
+import type { StepFigures } from "./update.ts";
 
-export interface StepEvent {
+interface StepEvent extends Omit<StepFigures, "coverage"> {
   readonly type: "step";
   /** Updates done, from 1. */
   readonly step: number;
   readonly steps: number;
-  /** Mean over the supervised tokens of the step, before the update. */
-  readonly loss: number;
-  /** Share of supervised tokens predicted exactly. */
-  readonly accuracy: number;
-  readonly tokens: number;
-  readonly supervised: number;
-  readonly gradNorm: number;
-  readonly lr: number;
-  readonly epoch: number;
   /** Share of routed slots that met a trained expert; absent when every expert trains. */
   readonly coverage?: number;
   readonly seconds: number;
   readonly tokensPerSecond: number;
   readonly etaSeconds: number;
 }
-export interface EvalEvent {
-  readonly type: "eval";
-  readonly step: number;
-  readonly loss: number;
-  readonly accuracy: number;
-  readonly supervised: number;
-  readonly best: boolean;
-}
-export interface CheckpointEvent {
-  readonly type: "checkpoint";
-  readonly step: number;
-  readonly path: string;
-}
-export interface WarningEvent {
-  readonly type: "warning";
-  readonly step: number;
-  readonly message: string;
-}
-export interface StartEvent {
+interface StartEvent {
   readonly type: "start";
   readonly step: number;
   readonly steps: number;
@@ -56,13 +32,13 @@ export interface StartEvent {
   readonly device: string;
   readonly precision: string;
 }
-export interface DoneEvent {
-  readonly type: "done";
-  readonly step: number;
-  readonly reason: "finished" | "interrupted";
-  readonly seconds: number;
-}
-export type TrainEvent = StartEvent | StepEvent | EvalEvent | CheckpointEvent | WarningEvent | DoneEvent;
+export type TrainEvent =
+  | StartEvent
+  | StepEvent
+  | ({ readonly type: "eval"; readonly step: number; readonly best: boolean } & Pick<Evaluation, "loss" | "accuracy" | "supervised">)
+  | { readonly type: "checkpoint"; readonly step: number; readonly path: string }
+  | { readonly type: "warning"; readonly step: number; readonly message: string }
+  | { readonly type: "done"; readonly step: number; readonly reason: "finished" | "interrupted"; readonly seconds: number };
 
 /** events.jsonl of a run directory. */
 export class EventLog {
@@ -77,13 +53,8 @@ export class EventLog {
   }
   /** Drops what was logged after `step` (a killed run continues from its checkpoint), and half lines. */
   async rewind(step: number): Promise<void> {
-    let text: string;
-    try {
-      text = await readFile(this.path, "utf8");
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === "ENOENT") return;
-      throw error;
-    }
+    if (!existsSync(this.path)) return;
+    const text = await readFile(this.path, "utf8");
     const kept = text.split("\n").filter((line) => {
       try {
         return (JSON.parse(line) as { step: number }).step <= step;
@@ -95,7 +66,10 @@ export class EventLog {
   }
 }
 
-/** A queue that an async iterator drains; an un-iterated run still progresses (old step events are dropped past a cap). */
+/**
+ * A queue that an async iterator drains; an un-iterated run still progresses (old step events are dropped past a cap). An event goes
+ * straight to who waits for it: a caller that aborts at an event stops the run before its next step.
+ */
 export class EventQueue implements AsyncIterable<TrainEvent> {
   private readonly cap = 10_000;
   private items: TrainEvent[] = [];

@@ -5,18 +5,13 @@ import * as ops from "../ops.ts";
 import type { Device, Tensor } from "../tensor.ts";
 import { TensorList } from "../tensor.ts";
 import type { TrainingState } from "../model/weights/training_state.ts";
+import type { OptimizerOptions } from "../options.ts";
 
-export interface AdamWOptions {
-  readonly beta1: number;
-  readonly beta2: number;
-  readonly eps: number;
-  readonly weightDecay: number;
-  /** Global norm to clip to; 0 = no clipping. */
-  readonly clipNorm: number;
-}
+/** What of the options an update needs beside its learning rate. */
+type AdamWOptions = Pick<OptimizerOptions, "beta1" | "beta2" | "eps" | "weightDecay" | "clipNorm">;
 
 export class AdamW {
-  readonly options: AdamWOptions;
+  private readonly options: AdamWOptions;
   private readonly device: Device;
   private readonly state: TrainingState;
   private readonly norm: Tensor;
@@ -44,17 +39,7 @@ export class AdamW {
     const { beta1, beta2, eps, weightDecay, clipNorm } = this.options;
     ops.gradNorm(this.device, { grads: this.grads, norm: this.norm });
     for (const group of this.groups)
-      ops.adamw(this.device, {
-        ...group,
-        norm: this.norm,
-        maxNorm: clipNorm,
-        lr,
-        beta1,
-        beta2,
-        eps,
-        weightDecay,
-        step: this.steps,
-      });
+      ops.adamw(this.device, { ...group, norm: this.norm, maxNorm: clipNorm, lr, beta1, beta2, eps, weightDecay, step: this.steps });
   }
 
   async readNorm(): Promise<number> {

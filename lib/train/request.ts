@@ -16,59 +16,27 @@ import { writeFileAtomic } from "../files/atomic.ts";
 import { formatJson, readJsonFile } from "../files/json.ts";
 import type { TrainableSpec } from "../methods/method.ts";
 import { dataSchema, isPlain, machineSchema, parseOptions, selectSchema, trainSchema } from "../options.ts";
-import type { DataInput, MachineOptions, Plain, SelectInput, TrainInput, TrainOptions } from "../options.ts";
+import type { MachineOptions, Plain, TrainOptions } from "../options.ts";
 import type { LongTask } from "../task.ts";
 import type { TrainSession } from "./session.ts";
 
 // ── What a program writes ──
 
-export interface EsftMethod {
-  readonly type: "esft";
-  /** The experts, or a file that holds them. */
-  readonly experts?: ExpertSet | string;
-  /** Instead: a profile (or its file) and how to select from it. */
-  readonly profile?: Profile | string;
-  readonly select?: SelectInput;
-  readonly sharedExperts?: boolean;
-  readonly nonExpertModules?: boolean;
-}
-
-/** LoRA on linear layers (methods/lora.ts). */
-export interface LoraMethod {
-  readonly type: "lora";
-  /** Default 16. */
-  readonly rank?: number;
-  /** The low-rank term is scaled by alpha / rank. Default: twice the rank. */
-  readonly alpha?: number;
-  /** Groups (attention, dense, shared, router, linear) or names of modules; default "linear". */
-  readonly targets?: string | readonly string[];
-}
-
-/** Rows with the options that read them: one of `file` and `rows`, beside template, maxLength … */
-export interface DataRequest extends DataInput {
-  /** A JSONL file. */
-  readonly file?: string;
-  /** Rows in memory. */
-  readonly rows?: Dataset | Examples;
-}
-
 /** How a run is carried out, which is no part of what it computes. */
 export interface RunControl {
   /** true: go on from outDir's checkpoint when there is one. */
-  readonly resume?: boolean;
+  readonly resume?: boolean | undefined;
   /** Fires = checkpoint, then stop: the result says "interrupted". Before the first step, AbortError. */
   readonly signal?: AbortSignal | undefined;
   /** Hashing the base, before and after; the run itself tells its progress by events. */
   readonly onProgress?: LongTask["onProgress"];
 }
 
-export interface TrainRequest extends Omit<TrainInput, "data">, RunControl {
+/** As the schema has it, with short forms of data and method. */
+export interface TrainRequest extends Omit<z.input<typeof requestSchema>, "data" | "method">, RunControl {
   /** Rows to train on: a JSONL file, a Dataset or Examples; with data options: `{ file, maxLength }`, `{ rows, template }`. */
-  readonly data: DataSource | DataRequest;
-  /** Held-out rows, read by the same data options; absent: `evalFraction` of the data. */
-  readonly evalData?: DataSource;
-  readonly method: EsftMethod | LoraMethod | { readonly type: "full" } | "full" | "lora";
-  readonly outDir: string;
+  readonly data: DataSource | z.input<typeof requestSchema>["data"];
+  readonly method: z.input<typeof methodSchema> | "full" | "lora";
 }
 
 // ── What the parser accepts ──
@@ -112,13 +80,14 @@ const lora = z.strictObject({
   alpha: z.number().gt(0).optional().describe("the terms of LoRA are scaled by alpha / rank (default: twice the rank)"),
   targets: z
     .string()
-    .or(z.array(z.string()))
+    .or(z.array(z.string()).readonly())
     .default("linear")
     .describe("matrices that LoRA adapts, comma-separated: attention, dense, shared, router, linear (the first three), or module names"),
 });
 
 export const methodSchema = z.discriminatedUnion("type", [esft, lora, z.strictObject({ type: z.literal("full") })]);
 export type MethodOptions = z.output<typeof methodSchema>;
+export type EsftMethod = z.input<typeof esft>;
 export type EsftOptions = z.output<typeof esft>;
 
 const requestSchema = trainSchema.extend({
@@ -183,8 +152,7 @@ export class CheckedRequest {
 
   /** @throws ConfigError the first fault, with its key */
   static parse({ resume, signal, onProgress, ...request }: TrainRequest): CheckedRequest {
-    const control = { ...(resume === undefined ? {} : { resume }), signal, onProgress };
-    return new CheckedRequest(parseOptions(requestSchema, complete({ ...request }), "train"), control);
+    return new CheckedRequest(parseOptions(requestSchema, complete({ ...request }), "train"), { resume, signal, onProgress });
   }
 
   /** @throws ConfigError the first fault, with its key; `from` names the file */

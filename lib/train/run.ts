@@ -7,15 +7,15 @@
 //           request.json, experts.json                     what was asked for: enough to resume by the directory alone
 
 import type { Adapter } from "../adapter/adapter.ts";
+import { isAdapterDir } from "../adapter/folder.ts";
 import type { Examples } from "../data/examples.ts";
 import { encodeSource } from "../data/source.ts";
 import type { DataSource } from "../data/source.ts";
 import { ConfigError } from "../errors.ts";
-import type { BaseIdentity } from "../files/hash.ts";
 import type { TrainableSpec } from "../methods/method.ts";
 import type { TrainOptions } from "../options.ts";
 import { hasCheckpoint } from "./checkpoint.ts";
-import { deliver, isFinished, keepBest } from "./deliver.ts";
+import { deliver, keepBest } from "./deliver.ts";
 import { EventQueue } from "./events.ts";
 import type { TrainEvent } from "./events.ts";
 import { availableOn, microBatchOf, requireMemory } from "./memory_plan.ts";
@@ -24,7 +24,7 @@ import type { TrainRequest } from "./request.ts";
 import { resolveMethod } from "./resolve_method.ts";
 import type { TrainSession } from "./session.ts";
 import { runTraining } from "./trainer.ts";
-import type { TrainSummary } from "./trainer.ts";
+import type { TrainerInit, TrainSummary } from "./trainer.ts";
 
 export interface TrainResult extends TrainSummary {
   readonly outDir: string;
@@ -95,20 +95,13 @@ async function execute(
   }
 }
 
-interface PreparedRun {
-  /** outDir holds a checkpoint to go on from. */
-  readonly resuming: boolean;
-  readonly trainable: TrainableSpec;
-  readonly train: Examples;
-  readonly heldOut: Examples | null;
-  readonly identity: BaseIdentity;
-  readonly padId: number;
-}
-
-/** All that can refuse a run: nothing is allocated or written yet. */
-async function prepare(session: TrainSession, request: CheckedRequest, warn: (message: string) => void): Promise<PreparedRun> {
+/** All that can refuse a run: nothing is allocated or written yet. `resuming`: outDir holds a checkpoint to go on from. */
+async function prepare(session: TrainSession, request: CheckedRequest, warn: (message: string) => void) {
   const { options, outDir, control } = request;
-  requirePositions(session, options);
+  if (options.data.maxLength > session.spec.maxPositions)
+    throw new ConfigError(`train.data.maxLength ${options.data.maxLength} exceeds the model's ${session.spec.maxPositions} positions`, {
+      where: { key: "data.maxLength" },
+    });
   const resuming = await resumes(outDir, control.resume ?? false);
   const trainable = await resolveMethod(session, request.method, options.seed, warn);
   const { train, heldOut } = await readExamples(session, request);
@@ -117,13 +110,6 @@ async function prepare(session: TrainSession, request: CheckedRequest, warn: (me
   const padId = tokenizer?.padId ?? tokenizer?.eosId ?? 0;
   await requireRoom(session, trainable, options);
   return { resuming, trainable, train, heldOut, identity, padId };
-}
-
-function requirePositions({ spec }: TrainSession, { data }: TrainOptions): void {
-  if (data.maxLength > spec.maxPositions)
-    throw new ConfigError(`train.data.maxLength ${data.maxLength} exceeds the model's ${spec.maxPositions} positions`, {
-      where: { key: "data.maxLength" },
-    });
 }
 
 /** What outDir holds decides whether a run may begin there. @returns true: go on from its checkpoint */
@@ -135,13 +121,13 @@ async function resumes(outDir: string, resume: boolean): Promise<boolean> {
       `${outDir} holds a run already; resume it ("esft resume ${outDir}", resume: true), or choose another outDir`,
       place,
     );
-  if (!checkpoint && (await isFinished(outDir)))
+  if (!checkpoint && (await isAdapterDir(outDir)))
     throw new ConfigError(`${outDir} holds an adapter already and no checkpoint to go on from; choose another outDir`, place);
   return checkpoint;
 }
 
 /** The rows to train on, and those held out: evalData, or a share of the data. */
-async function readExamples(session: TrainSession, request: CheckedRequest): Promise<Pick<PreparedRun, "train" | "heldOut">> {
+async function readExamples(session: TrainSession, request: CheckedRequest): Promise<Pick<TrainerInit, "train" | "heldOut">> {
   const { data, evalData, options, control } = request;
   const encode = async (source: DataSource): Promise<Examples> =>
     (await encodeSource(source, options.data, () => session.tokenizer(), control)).examples;

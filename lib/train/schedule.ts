@@ -1,24 +1,14 @@
 // Learning rate over steps: linear warm-up from 0, then constant, linear or cosine decay that would reach
-// lr · minRatio with the update after the last one.
+// lr · minLrRatio with the update after the last one.
 
-export type ScheduleKind = "constant" | "linear" | "cosine";
+import type { OptimizerOptions } from "../options.ts";
 
-export interface ScheduleOptions {
-  readonly kind: ScheduleKind;
-  readonly lr: number;
-  /** Steps of linear warm-up. */
-  readonly warmupSteps: number;
-  readonly totalSteps: number;
-  /** Final learning rate as a share of lr (linear, cosine). */
-  readonly minRatio: number;
-}
-
-/** Learning rate of update `step` (0-based). */
-export function learningRate(s: ScheduleOptions, step: number): number {
-  if (step < s.warmupSteps) return (s.lr * (step + 1)) / s.warmupSteps;
-  if (s.kind === "constant") return s.lr;
-  const span = Math.max(1, s.totalSteps - s.warmupSteps);
-  const t = Math.min(1, (step - s.warmupSteps) / span);
-  const shape = s.kind === "linear" ? 1 - t : 0.5 * (1 + Math.cos(Math.PI * t));
-  return s.lr * (s.minRatio + (1 - s.minRatio) * shape);
+/** Learning rate of update `step` (0-based) of `steps`. */
+export function learningRate({ lr, schedule, warmupSteps, minLrRatio }: OptimizerOptions, steps: number, step: number): number {
+  if (step < warmupSteps) return (lr * (step + 1)) / warmupSteps;
+  if (schedule === "constant") return lr;
+  const span = Math.max(1, steps - warmupSteps);
+  const t = Math.min(1, (step - warmupSteps) / span);
+  const shape = schedule === "linear" ? 1 - t : 0.5 * (1 + Math.cos(Math.PI * t));
+  return lr * (minLrRatio + (1 - minLrRatio) * shape);
 }

@@ -90,8 +90,7 @@ class Loop {
     this.state = state;
     this.update = update;
     const { packing, maxLength, onOverflow } = options.data;
-    const esft = packing === "esft" ? { esft: { padId: init.padId, seed: options.seed, ratio: 0.2 } } : {};
-    const stream = { packing, maxLength, onOverflow, seed: options.seed, ...esft };
+    const stream = { packing, maxLength, onOverflow, seed: options.seed, padId: init.padId };
     this.stream = new BatchStream(train, { ...stream, rowsPerBatch: options.rowsPerStep });
     const evalRows = heldOut ? [...new BatchStream(heldOut, { ...stream, rowsPerBatch: 1, shuffle: false }).rows()] : [];
     const chosen = options.evalRows > 0 ? evalRows.slice(0, options.evalRows) : evalRows;
@@ -244,10 +243,9 @@ class Loop {
   private async evaluate(): Promise<void> {
     const { reached, init } = this;
     const { step } = reached;
-    const result = this.heldOut.length > 0 ? await this.measure() : "none";
-    if (result === null) return;
-    this.evalDue = false;
-    if (result === "none") return;
+    const result = await this.measure();
+    this.evalDue = result === "interrupted";
+    if (typeof result === "string") return;
     const { loss, accuracy, supervised } = result;
     if (step === 0 && !Number.isFinite(loss))
       throw new NonFiniteError(`the held-out loss before the first step is ${loss}: ${CHECK_WEIGHTS}`, { where: { step: 0 } });
@@ -259,13 +257,13 @@ class Loop {
     if (best && step > 0) await init.keepBest(step);
   }
 
-  /** null: the signal fired. */
-  private async measure(): Promise<Evaluation | null> {
+  private async measure(): Promise<Evaluation | "no rows" | "interrupted"> {
     const { model, signal } = this.init;
+    if (this.heldOut.length === 0) return "no rows";
     try {
       return await evaluateRows(model, this.heldOut, this.update.capacity, { signal });
     } catch (error) {
-      if (error instanceof AbortError) return null;
+      if (error instanceof AbortError) return "interrupted";
       throw this.explain(error);
     }
   }

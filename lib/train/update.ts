@@ -15,8 +15,9 @@ import { AdamW } from "./optimizer.ts";
 import { learningRate } from "./schedule.ts";
 
 export interface StepFigures {
-  /** Mean over the supervised tokens, before the update. */
+  /** Mean over the supervised tokens of the step, before the update. */
   readonly loss: number;
+  /** Share of supervised tokens predicted exactly. */
   readonly accuracy: number;
   readonly tokens: number;
   readonly supervised: number;
@@ -39,11 +40,10 @@ export class Update {
   private readonly microBatch: number;
 
   constructor(model: Transformer, state: TrainingState, options: TrainOptions) {
-    const { beta1, beta2, eps, weightDecay, clipNorm } = options.optimizer;
     this.model = model;
     this.state = state;
     this.options = options;
-    this.optimizer = new AdamW(model.device, state, { beta1, beta2, eps, weightDecay, clipNorm });
+    this.optimizer = new AdamW(model.device, state, options.optimizer);
     this.coverage = Coverage.of(model);
     this.microBatch = microBatchOf(options);
     this.capacity = this.microBatch * options.data.maxLength;
@@ -51,15 +51,14 @@ export class Update {
 
   /** Update number `done` + 1. @throws KernelError what the device found while it computed */
   async apply(batch: Batch, done: number): Promise<StepFigures> {
-    const { steps, optimizer: o } = this.options;
-    const schedule = { kind: o.schedule, lr: o.lr, warmupSteps: o.warmupSteps, totalSteps: steps, minRatio: o.minLrRatio };
-    const lr = learningRate(schedule, done);
-    const { tokens, supervised } = this.accumulate(batch);
+    const lr = learningRate(this.options.optimizer, this.options.steps, done);
+    const { tokens, supervised, epoch } = batch;
+    this.accumulate(batch);
     this.optimizer.step(lr);
     const [sums, gradNorm, coverage = null] = await Promise.all([this.model.readLoss(), this.optimizer.readNorm(), this.coverage?.read()]);
     if (!Number.isFinite(gradNorm)) this.optimizer.steps--;
     const n = Math.max(1, supervised);
-    return { loss: sums.loss / n, accuracy: sums.correct / n, tokens, supervised, gradNorm, lr, epoch: batch.epoch, coverage };
+    return { loss: sums.loss / n, accuracy: sums.correct / n, tokens, supervised, gradNorm, lr, epoch, coverage };
   }
 
   /**
@@ -67,9 +66,8 @@ export class Update {
    * share of the rows: the counts are to be summed over them where they are taken, before the passes that they scale; the flat
    * gradient and the loss sums where this ends. All else of a run is a function of these.
    */
-  private accumulate(batch: Batch): { readonly tokens: number; readonly supervised: number } {
+  private accumulate({ rows, tokens, supervised }: Batch): void {
     const { model, options } = this;
-    const { tokens, supervised } = batch;
     model.resetLoss();
     this.coverage?.reset();
     this.optimizer.zeroGrad();
@@ -78,9 +76,8 @@ export class Update {
     const gradScale = 1 / Math.max(1, supervised);
     model.balance = (options.auxLoss * supervised) / tokens;
     const hooks = this.coverage ? { onRoute: this.coverage.observe } : {};
-    for (let at = 0; at < batch.rows.length; at += this.microBatch)
-      model.forwardBackward(hostBatch(batch.rows.slice(at, at + this.microBatch)), gradScale, this.capacity, hooks);
-    return { tokens, supervised };
+    for (let at = 0; at < rows.length; at += this.microBatch)
+      model.forwardBackward(hostBatch(rows.slice(at, at + this.microBatch)), gradScale, this.capacity, hooks);
   }
 
   /** Where the first NaN or infinity of the last step is. */

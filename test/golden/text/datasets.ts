@@ -1,6 +1,6 @@
 // Dataset rows of every shape: what they become, or code and key of the refusal.
 
-import { readRows } from "../../../lib/data/lines.ts";
+import { readRow } from "../../../lib/data/lines.ts";
 import type { Report } from "../compare.ts";
 import { json, refusal, Tally } from "./folder.ts";
 import type { TextFolder } from "./folder.ts";
@@ -22,7 +22,8 @@ export function checkDatasets(folder: TextFolder): Report {
   const read = (text: string): { rows: unknown[]; errors: unknown[] } => {
     const rows: unknown[] = [];
     const errors: unknown[] = [];
-    for (const item of readRows(text)) {
+    const lines = text.replace(/^\ufeff/, "").split("\n");
+    for (const item of lines.flatMap((line, i) => readRow(line, i + 1) ?? [])) {
       if (item.ok) rows.push({ line: item.line, shape: item.row.shape, row: item.row.shape === "text" ? item.row.text : item.row.row });
       else errors.push({ line: item.line, ...refusal(item.error) });
     }
