@@ -18,18 +18,7 @@ export interface DecodeOptions {
 // The library's regular expressions end the process after 10⁷ steps, one or two per character of a long run.
 const MAX_TEXT = 2 ** 22; // UTF-16 units
 
-export async function loadTokenizer(dir: string): Promise<Tokenizer> {
-  const files = await readTokenizerFolder(dir);
-  const { Tokenizer: Native } = await importLibrary();
-  let library: Library;
-  try {
-    library = Native.fromFile(files.file);
-  } catch (cause) {
-    const says = `${files.file}: the tokenizers library cannot read it: ${(cause as Error).message}; copy it from the model again`;
-    throw new ConfigError(says, { where: { file: files.file }, cause });
-  }
-  return new Tokenizer(files, library);
-}
+export const loadTokenizer = (dir: string): Promise<Tokenizer> => Tokenizer.load(dir);
 
 /** Loaded when the first tokenizer is, so that everything else works where the library does not. */
 async function importLibrary(): Promise<typeof import("tokenizers")> {
@@ -60,18 +49,29 @@ export class Tokenizer {
   readonly #library: Library;
   readonly #decoder: Decoder | null;
   readonly #special: ReadonlySet<string>;
-  readonly #file: string;
-  readonly #addBos: boolean;
+  readonly #files: TokenizerFiles;
 
-  /** @internal loadTokenizer makes them */
-  constructor(files: TokenizerFiles, library: Library) {
+  static async load(dir: string): Promise<Tokenizer> {
+    const files = await readTokenizerFolder(dir);
+    const { Tokenizer: Native } = await importLibrary();
+    let library: Library;
+    try {
+      library = Native.fromFile(files.file);
+    } catch (cause) {
+      const says = `${files.file}: the tokenizers library cannot read it: ${(cause as Error).message}; copy it from the model again`;
+      throw new ConfigError(says, { where: { file: files.file }, cause });
+    }
+    return new Tokenizer(files, library);
+  }
+
+  // private: so the library's declarations, which a strict compiler refuses, stay out of ours
+  private constructor(files: TokenizerFiles, library: Library) {
     // what a file asks for when it was saved in use; rows are cut and padded by the packing
     library.disableTruncation();
     library.disablePadding();
     this.#library = library;
     this.#decoder = library.getDecoder();
-    this.#file = files.file;
-    this.#addBos = files.addBosToken;
+    this.#files = files;
     this.#special = new Set(files.added.filter((t) => t.special).map((t) => t.content));
     this.dir = files.dir;
     this.vocabSize = files.vocabSize;
@@ -80,8 +80,8 @@ export class Tokenizer {
       const known = normalized && normalizer?.normalizeString(content) === "" ? null : this.tokenToId(content);
       if (known === id) continue;
       const says = `the added token ${JSON.stringify(content)} has id ${id}, but the library gives it ${known ?? "none"}`;
-      const where = { key: "added_tokens", file: files.file };
-      throw new ConfigError(`${files.file}: ${says}; added ids equal or continue those of model.vocab`, { where });
+      const fix = "added ids must equal or continue those of model.vocab";
+      throw new ConfigError(`${files.file}: ${says}; ${fix}`, { where: { key: "added_tokens", file: files.file } });
     }
     this.bosToken = files.bosToken;
     this.eosToken = files.eosToken;
@@ -128,15 +128,15 @@ export class Tokenizer {
     try {
       return (await this.#library.encode(text, null, { addSpecialTokens })).getIds();
     } catch (cause) {
-      const says = `${this.#file}: the tokenizers library cannot encode a text with it: ${(cause as Error).message}`;
-      throw new ConfigError(says, { where: { file: this.#file }, cause });
+      const says = `${this.#files.file}: the tokenizers library cannot encode a text with it: ${(cause as Error).message}`;
+      throw new ConfigError(says, { where: { file: this.#files.file }, cause });
     }
   }
 
   /** A document for language modelling: as the post-processor says, and BOS in front where add_bos_token asks for it. */
   async encodeRaw(text: string): Promise<number[]> {
     const ids = await this.encode(text, { addSpecialTokens: true });
-    return this.#addBos && this.bosId !== null && ids[0] !== this.bosId ? [this.bosId, ...ids] : ids;
+    return this.#files.addBosToken && this.bosId !== null && ids[0] !== this.bosId ? [this.bosId, ...ids] : ids;
   }
 
   /** Ids without a token are left out, as in the reference. Spaces are never cleaned up. */

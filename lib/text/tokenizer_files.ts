@@ -11,12 +11,7 @@ type Json = Readonly<Record<string, unknown>>;
 
 export type TokenizerFiles = Awaited<ReturnType<typeof readTokenizerFolder>>;
 
-interface AddedToken {
-  readonly id: number;
-  readonly content: string;
-  readonly special: boolean;
-  readonly normalized: boolean;
-}
+type AddedToken = Readonly<{ id: number; content: string; special: boolean; normalized: boolean }>;
 
 export async function readTokenizerFolder(dir: string) {
   const names = new Set(
