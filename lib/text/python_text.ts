@@ -27,6 +27,16 @@ export function pythonFloatRepr(x: number): string {
   return plain.includes(".") ? plain : `${plain}.0`;
 }
 
+/** repr(str): single quotes unless the text has some and no double ones; unprintable characters escaped. */
+export function pythonStringRepr(text: string): string {
+  const quote = text.includes("'") && !text.includes('"') ? '"' : "'";
+  const hex = (code: number): string =>
+    code < 0x100 ? `x${code.toString(16).padStart(2, "0")}` : code < 0x10000 ? `u${code.toString(16).padStart(4, "0")}` : `U${code.toString(16).padStart(8, "0")}`; // prettier-ignore
+  const known: Readonly<Record<string, string>> = { "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", [quote]: `\\${quote}` };
+  const shown = (c: string): string => known[c] ?? (c !== " " && /[\p{C}\p{Z}]/u.test(c) ? `\\${hex(c.codePointAt(0) ?? 0)}` : c);
+  return quote + Array.from(text, shown).join("") + quote;
+}
+
 /** A half of a surrogate pair without its other half: legal in JavaScript and in JSON escapes, not in UTF-8. */
 export function hasLoneSurrogate(text: string): boolean {
   return LONE_SURROGATE.test(text);

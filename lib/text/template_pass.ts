@@ -5,7 +5,7 @@
 //   a + b, a ~ b, a == b          no text + object, text as Python prints it, lists and dicts by value
 //   x|tojson, x|string, x|trim    JSON as json.dumps writes it, str(), Python's white space, |length in characters
 //   x.y, x[y]                     refused where x is undefined
-//   {{ x }}                       True, None, 1.0; lists and dicts are refused
+//   {{ x }}                       True, None, 1.0, ['a'], as str() has it
 //   {% for %}                     a name set in one iteration is not seen by the next
 //
 // What this cannot make right is refused: chained comparisons, and text of an iteration that a later break or continue would drop.
@@ -13,7 +13,7 @@
 import { Environment, parse, tokenize } from "@huggingface/jinja";
 import type { DumpOptions, JsonValue } from "./python_json.ts";
 import { dumpJson, ExactNumber } from "./python_json.ts";
-import { pythonFloatRepr, pythonStrip } from "./python_text.ts";
+import { pythonFloatRepr, pythonStringRepr, pythonStrip } from "./python_text.ts";
 
 /** A node of the library's syntax tree. */
 interface Node {
@@ -78,14 +78,19 @@ function toJson(x: Value): JsonValue {
   return value as JsonValue;
 }
 
-/** str(x). @throws TemplateFault a list or dict: Python's form of those is in no template's mind */
-function printed(x: Value): string {
-  if (x.type === "NullValue") return "None";
-  if (x.type === "UndefinedValue") return "";
+/** str(x), or repr(x) inside a list or dict. */
+function printed(x: Value, inside = false): string {
+  const { type, value } = x;
+  if (type === "ArrayValue") return `[${(value as Value[]).map((v) => printed(v, true)).join(", ")}]`;
+  if (type === "ObjectValue")
+    return `{${[...(value as Map<string, Value>)].map(([k, v]) => `${pythonStringRepr(k)}: ${printed(v, true)}`).join(", ")}}`;
+  if (type === "StringValue" && inside) return pythonStringRepr(value as string);
+  if (type === "NullValue") return "None";
+  if (type === "UndefinedValue") return "";
   if (x.type === "BooleanValue") return x.value === true ? "True" : "False";
   if (x.type === "FloatValue") return pythonFloatRepr(x.value as number);
   if (x.type === "StringValue" || x.type === "IntegerValue") return String(x.value);
-  return fail(`${kindOf(x)} would be printed as it is; use tojson`);
+  return fail(`${kindOf(x)} cannot be printed`);
 }
 
 function equal(a: Value, b: Value): boolean {
@@ -115,10 +120,21 @@ function strip(x: Value | undefined, side: "both" | "left" | "right", chars?: Va
   return new Text(pythonStrip(x.value as string, side, chars?.type === "StringValue" ? (chars.value as string) : undefined));
 }
 
+/** str.format with plain fields. */
+function format(text: string, args: readonly Value[]): string {
+  let next = 0;
+  return text.replace(/\{\{|\}\}|\{[^}]*\}?|\}/g, (field) => {
+    if (field === "{{" || field === "}}") return field[0]!;
+    const arg = args[next++];
+    return field === "{}" && arg && arg.type !== "KeywordArgumentsValue" ? printed(arg) : fail(`format field ${field} is not supported`);
+  });
+}
+
 const method: Function = ([object, name, ...args], scope) => {
   const called = String(name?.value);
   const side = SIDES[called];
   if (side && object?.type === "StringValue") return strip(object, side, args[0]);
+  if (called === "format" && object?.type === "StringValue") return new Text(format(object.value as string, args));
   const own = object?.value instanceof Map ? (object.value as Map<string, Value>).get(called) : undefined;
   const f = object?.builtins?.get(called) ?? own;
   if (typeof f?.value !== "function") return fail(`${kindOf(object)} has no method "${called}"`);
@@ -157,7 +173,7 @@ const FUNCTIONS: Readonly<Record<string, Function>> = {
     if (typeof value === "string" || Array.isArray(value)) return new Integer(Array.from(value).length);
     return value instanceof Map ? new Integer(value.size) : fail(`${kindOf(x)} has no length`);
   },
-  trim: ([x, chars]) => strip(x, "both", chars),
+  trim: ([x, chars]) => strip(new Text(printed(x as Value)), "both", chars),
   fresh: (names, { variables }) => {
     for (const { value } of names) variables.delete(value as string);
     return new Null(null);

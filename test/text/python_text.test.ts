@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { pythonFloatRepr, pythonStrip } from "../../lib/text/python_text.ts";
+import { pythonFloatRepr, pythonStringRepr, pythonStrip } from "../../lib/text/python_text.ts";
 import { dumpJson, ExactNumber, parseJson } from "../../lib/text/python_json.ts";
 
 describe("text as Python sees it", () => {
@@ -24,6 +24,12 @@ describe("text as Python sees it", () => {
     [Number.NaN, "nan"],
     [Number.NEGATIVE_INFINITY, "-inf"],
   ])("repr(%d)", (x, text) => expect(pythonFloatRepr(x)).toBe(text));
+
+  test("repr of strings", () => {
+    expect(pythonStringRepr("it's")).toBe(`"it's"`);
+    expect(pythonStringRepr(`it's "x"`)).toBe(`'it\\'s "x"'`);
+    expect(pythonStringRepr("a\n\u0000\u200bé👍")).toBe("'a\\n\\x00\\u200bé👍'");
+  });
 
   test("JSON keeps what Python keeps", () => {
     expect(parseJson('{"a": 1, "b": [1.5, "x"]}')).toEqual({ a: 1, b: [1.5, "x"] });
