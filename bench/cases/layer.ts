@@ -53,14 +53,12 @@ class LayerParameters implements ParameterSource {
 
   private fill(names: readonly ("gate" | "up" | "down")[], [rows, cols]: readonly [number, number], trains: ReadonlySet<number>): void {
     const { b, experts } = this;
+    const stack = (dtype: "bf16" | "f32", of: number, scale: number | null) => b.stack(dtype, of * names.length, rows, cols, scale);
     const masters = b.device.info.activationDtype === "f32";
-    const count = (list: readonly unknown[]): number => names.length * list.length;
-    const trained = experts.filter((_, e) => trains.has(e));
-    const frozen = b.stack("bf16", count(masters ? experts.filter((_, e) => !trains.has(e)) : experts), rows, cols, cols ** -0.5).items;
-    const master = masters ? b.stack("f32", count(trained), rows, cols, cols ** -0.5).items : frozen;
-    const grad = b.stack("f32", count(trained), rows, cols, null);
-    if (trained.length > 0) this.gradients.push(grad.flat);
-    const grads = [...grad.items];
+    const frozen = stack("bf16", experts.length - (masters ? trains.size : 0), cols ** -0.5).items;
+    const master = masters ? stack("f32", trains.size, cols ** -0.5).items : frozen;
+    const { flat, items: grads } = stack("f32", trains.size, null);
+    if (trains.size > 0) this.gradients.push(flat);
     experts.forEach((expert, e) => {
       for (const name of names) {
         const p = new Parameter(expert[name].name, [rows, cols], { role: "expert", layer: 0, expert: e, part: name });
@@ -164,8 +162,8 @@ function layerCase(id: string, on: Backend, full: LayerSizes, headline: boolean,
   const cost = (): { flops: number; tokens: number } => {
     const pass = 6 * T * K * D * F;
     const trained = trainedOf(mode, on, sizes);
-    const some = trained.length > 0 && trained.length < E;
-    const rows = some ? rowsOf(trained, route(sizes.routing, T, E, K).counts) : trained.length > 0 ? T * K : 0;
+    const drawn = trained.length > 0 && trained.length < E; // else how tokens are routed changes no count
+    const rows = drawn ? rowsOf(trained, route(sizes.routing, T, E, K).counts) : (trained.length / E) * T * K;
     return { flops: (forward || alone ? 1 : 2) * pass + 6 * rows * D * F, tokens: T };
   };
   return { id, on, sizes, headline, cost, setup };
