@@ -96,16 +96,6 @@ export class Decoder {
   }
 }
 
-export function composeDecoder(
-  spec: ModelSpec,
-  source: ParameterSource,
-  attachments: readonly Attachments[],
-  keepFrom: number,
-  activation: DType,
-): Decoder {
-  return new Decoder(spec, source, attachments, keepFrom, activation);
-}
-
 /** The activation plan of a model that is not loaded. `lowestLayer`: the lowest one that keeps activations, Infinity without training. */
 export function planActivations(
   spec: ModelSpec,
@@ -118,5 +108,5 @@ export function planActivations(
     choice.keys,
     attachments.flatMap((a) => a.parameters),
   );
-  return composeDecoder(spec, source, attachments, choice.lowestLayer, activation).plan;
+  return new Decoder(spec, source, attachments, choice.lowestLayer, activation).plan;
 }

@@ -7,8 +7,8 @@ import type { Precision } from "../ops.ts";
 import type { Device, Tensor } from "../tensor.ts";
 import { BatchBuffers } from "./batch.ts";
 import type { HostBatch } from "./batch.ts";
-import { composeDecoder } from "./decoder.ts";
-import type { Decoder, ForwardHooks } from "./decoder.ts";
+import { Decoder } from "./decoder.ts";
+import type { ForwardHooks } from "./decoder.ts";
 import type { Attachments } from "./layers/attachment.ts";
 import { RopeTables } from "./rope_table.ts";
 import { Run } from "./run.ts";
@@ -71,6 +71,7 @@ export class Transformer {
    */
   balance = 0;
   private attachments: readonly Attachments[] = [];
+  private lowest = { epoch: -1, layer: Number.POSITIVE_INFINITY };
   private readonly lossSum: Tensor;
   private readonly correct: Tensor;
   private composed: Composed | null = null;
@@ -113,12 +114,16 @@ export class Transformer {
 
   /** Lowest layer whose activations a backward needs: 0 when the embedding trains, the layer count when only norm or head do. */
   lowestTrained(): number {
-    const layers = (this.params.state?.parameters ?? []).map((p) => Math.max(0, p.layer));
-    return Math.min(Number.POSITIVE_INFINITY, ...layers);
+    const { epoch, state } = this.params;
+    if (this.lowest.epoch !== epoch) {
+      const layer = (state?.parameters ?? []).reduce((l, p) => Math.min(l, Math.max(0, p.layer)), Number.POSITIVE_INFINITY);
+      this.lowest = { epoch, layer };
+    }
+    return this.lowest.layer;
   }
 
   private compose(keepFrom: number): Decoder {
-    return composeDecoder(this.spec, this.params, this.attachments, keepFrom, this.device.info.activationDtype);
+    return new Decoder(this.spec, this.params, this.attachments, keepFrom, this.device.info.activationDtype);
   }
   /** The plan for a pass, not allocated: to print and to check against the machine. */
   describePlan(training: boolean): ActivationPlan {

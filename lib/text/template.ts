@@ -158,9 +158,3 @@ export function compileChatTemplate(source: string, file?: string): ChatTemplate
   }
   return template;
 }
-
-/** Renders a conversation, adapting it to what the template takes (see ChatTemplate.adapt). */
-export function renderChat(template: ChatTemplate | string, messages: readonly Message[], options: RenderOptions = {}): string {
-  const chat = typeof template === "string" ? compileChatTemplate(template) : template;
-  return chat.render(chat.adapt(messages, options), options);
-}

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { ConfigError, DataError } from "../../lib/errors.ts";
 import { parseJson, type JsonObject } from "../../lib/text/python_json.ts";
-import { ChatTemplate, renderChat, type Message } from "../../lib/text/template.ts";
+import { ChatTemplate, type Message } from "../../lib/text/template.ts";
 
 const user: Message = { role: "user", content: "Hi" };
 
@@ -86,6 +86,10 @@ describe("Python's semantics", () => {
 });
 
 describe("messages in the form the template takes", () => {
+  const renderChat = (source: string, messages: readonly Message[]): string => {
+    const chat = new ChatTemplate(source);
+    return chat.render(chat.adapt(messages));
+  };
   const call = (args: JsonObject | string): Message => ({
     role: "assistant",
     content: null,
