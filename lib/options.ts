@@ -86,6 +86,7 @@ export const machineSchema = z.strictObject({
 export type TrainOptions = z.output<typeof trainSchema>;
 export type OptimizerOptions = z.output<typeof optimizerSchema>;
 export type MachineOptions = z.output<typeof machineSchema>;
+export type DeviceName = z.output<typeof deviceSchema>;
 export type DataOptions = z.output<typeof dataSchema>;
 export type DataInput = z.input<typeof dataSchema>;
 

@@ -4,7 +4,7 @@ import { InvalidArgumentError, Option } from "@commander-js/extra-typings";
 import type { Command, OptionValues } from "@commander-js/extra-typings";
 import type { MoeModel } from "../moe_model.ts";
 import { deviceSchema, SHAPES } from "../options.ts";
-import type { DataInput, MachineOptions } from "../options.ts";
+import type { DataInput, DeviceName, MachineOptions } from "../options.ts";
 import { bytes } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -38,7 +38,7 @@ export function machineOptions<Args extends unknown[], Opts extends OptionValues
       ] as const),
     );
 }
-function deviceName(text: string): MachineOptions["device"] {
+function deviceName(text: string): DeviceName {
   const { data } = deviceSchema.safeParse(text);
   if (data === undefined) throw new InvalidArgumentError("expected auto, cpu, cuda or cuda:N");
   return data;
@@ -64,7 +64,7 @@ export async function openModel(dir: string, { device, threads, precision }: Mac
   return model;
 }
 
-function deviceLine({ device, deviceReason, transformer }: MoeModel, asked: MachineOptions["device"]): string {
+function deviceLine({ device, deviceReason, transformer }: MoeModel, asked: DeviceName): string {
   const { backend, name, instructionSet, threads, memoryBytes } = device.info;
   const auto = asked !== "auto" ? "" : deviceReason === null ? " (auto)" : ` (auto: ${deviceReason})`;
   const where =

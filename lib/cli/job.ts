@@ -54,9 +54,9 @@ function merge(below: Plain, above: Plain): Plain {
 /** What a job cannot do without, in the words of the command line. */
 function required(job: Plain, file: string | null): void {
   for (const [key, flag, found] of [
-    ["model", "--model DIR", job["model"]],
-    ["data.file", "--data FILE", isPlain(job["data"]) ? job["data"]["file"] : undefined],
-    ["outDir", "--out DIR", job["outDir"]],
+    ["model", "--model DIR", job.model],
+    ["data.file", "--data FILE", isPlain(job.data) ? job.data.file : undefined],
+    ["outDir", "--out DIR", job.outDir],
   ] as const)
     if (found === undefined)
       throw new ConfigError(`${file ?? "train"}: ${key} is required (${flag}, or "${key.split(".")[0]}:" in a YAML file), found none`, {

@@ -25,6 +25,7 @@ export interface PackedRow {
 
 /** What of the data options (options.ts) decides the rows, checked there. */
 export type PackingOptions = Pick<DataOptions, "packing" | "maxLength" | "onOverflow">;
+type Overflow = "error" | "drop" | "truncateLeft" | "truncateRight";
 
 /** Concatenates documents into one row. */
 export function packDocuments(documents: readonly Encoded[]): PackedRow {
@@ -49,7 +50,7 @@ export function packDocuments(documents: readonly Encoded[]): PackedRow {
 }
 
 /** One example cut to maxLength. */
-export function fit(example: Encoded, maxLength: number, how: PackingOptions["onOverflow"]): Encoded {
+export function fit(example: Encoded, maxLength: number, how: Overflow): Encoded {
   if (example.inputIds.length <= maxLength) return example;
   const [start, end] = how === "truncateLeft" ? [-maxLength, undefined] : [0, maxLength];
   return { inputIds: example.inputIds.slice(start, end), labels: example.labels.slice(start, end) };

@@ -3,7 +3,7 @@
 import { readFile } from "node:fs/promises";
 import type { DataOptions } from "../options.ts";
 import { ioError } from "../task.ts";
-import { compileChatTemplate } from "../text/template.ts";
+import { compileChatTemplate, type ChatTemplate } from "../text/template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { Dataset } from "./dataset.ts";
 import type { DatasetReport, EncodingOptions } from "./dataset.ts";
@@ -22,7 +22,7 @@ export interface EncodedSource {
 export const fileOf = (source: DataSource): string | null => (typeof source === "string" ? source : source.file);
 
 /** What `template` of the data options names: the tokenizer's own template, the official format, or a Jinja file. @throws IoError */
-export async function openTemplate(name: string): Promise<NonNullable<EncodingOptions["template"]>> {
+export async function openTemplate(name: string): Promise<"tokenizer" | "esft" | ChatTemplate> {
   if (name === "tokenizer" || name === "esft") return name;
   const text = await readFile(name, "utf8").catch((error: unknown) => {
     throw ioError(error, `cannot read the chat template ${name}`, { file: name });

@@ -41,7 +41,7 @@ export function diagnoseSelection(experts: ExpertSet, profile: ExpertScores): Se
   return { verdict, message: describe(verdict, best), hypotheses };
 }
 
-function describe(verdict: SelectionDiagnosis["verdict"], best: SelectionHypothesis): string {
+function describe(verdict: Normalization | "unknown", best: SelectionHypothesis): string {
   const explained = `${best.layersExplained} of ${best.layers} layers`;
   const p = best.p ? ` with p in (${best.p.above.toFixed(4)}, ${best.p.upTo.toFixed(4)}]` : "";
   if (verdict === "unknown")
