@@ -6,7 +6,7 @@ import { ioError } from "../task.ts";
 import { compileChatTemplate, type ChatTemplate } from "../text/template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { Dataset } from "./dataset.ts";
-import type { DatasetReport, EncodingOptions } from "./dataset.ts";
+import type { DatasetReport } from "./dataset.ts";
 import { Examples } from "./examples.ts";
 
 /** Rows to encode (a JSONL file, a Dataset), or examples that are encoded already. */
