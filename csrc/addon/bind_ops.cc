@@ -1,4 +1,5 @@
 // An op's arguments from JavaScript values, in the order of the op's argument list: checked, put into the argument struct, queued.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -81,7 +82,7 @@ struct Binding {
       const Napi::Int32Array a = v.As<Napi::Int32Array>();
       const size_t n = a.ElementLength();
       std::unique_ptr<int32_t[]> items = room(f, n);
-      memcpy(items.get(), a.Data(), n * sizeof(int32_t));
+      std::copy_n(a.Data(), n, items.get());  // a detached array has no data
       return kept(std::move(items), n);
     }
     if (!v.IsArray()) fail(op, f.name, "an array of integers", js_type(v));

@@ -50,9 +50,9 @@ class ArgumentWrap : public Napi::ObjectWrap<T> {
  protected:
   explicit ArgumentWrap(const Napi::CallbackInfo& info)
       : Napi::ObjectWrap<T>(info), living_(info.Env().GetInstanceData<AddonData>()->living) {
-    living_->add(static_cast<T*>(this), &kClass);
+    living_->add(this, &kClass);  // a T begins with its only base: its address is this one
   }
-  ~ArgumentWrap() override { living_->remove(static_cast<T*>(this)); }
+  ~ArgumentWrap() override { living_->remove(this); }
 
  private:
   static const char kClass;
