@@ -8,6 +8,8 @@ export default defineConfig({
     // A native crash then kills one file, not the run.
     pool: "forks",
     maxWorkers: 2,
+    // Generous: the emulation of a GPU shares two cores with everything else.
     testTimeout: 60_000,
+    hookTimeout: 120_000,
   },
 });

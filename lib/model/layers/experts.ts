@@ -70,7 +70,7 @@ export class Experts {
       ops.groupedGemmTn(device, { ...dyRows, x: h, swigluX: true, offsets, dw, groups: trainedDown, precision });
     }
     if (!all && !gradGateUp) return;
-    const groups = all ? [] : trainedGateUp;
+    const groups = all ? EVERY : trainedGateUp;
     ops.groupedGemmNn(device, { dy, rows: tokens, w: down.tensors, offsets, h, gate, dx: h, dgate, groups, swiglu: true, precision });
     if (gradGateUp) {
       const dw = gradGateUp.tensors;
@@ -95,14 +95,16 @@ export class Experts {
 }
 
 /** The matrices of a group of experts as operands, and which of them train. */
+const EVERY = new Int32Array(0);
+
 export class ExpertMatrices {
   readonly gateUp: ParameterList;
   readonly down: ParameterList;
   readonly gradGateUp: ParameterList | null;
   readonly gradDown: ParameterList | null;
   /** Experts whose gate and up train, and whose down trains; ascending. */
-  readonly trainedGateUp: readonly number[];
-  readonly trainedDown: readonly number[];
+  readonly trainedGateUp: Int32Array;
+  readonly trainedDown: Int32Array;
 
   /** @throws LayoutError gate and up of an expert do not train together: their product is one */
   constructor(experts: readonly ExpertWeights[], c: Composer) {
@@ -115,8 +117,8 @@ export class ExpertMatrices {
     const gateUp = ({ gate, up }: (typeof found)[number]): Parameter[] => [gate, up];
     this.gateUp = c.values(found.flatMap(gateUp));
     this.down = c.values(found.map((e) => e.down));
-    this.trainedGateUp = found.flatMap((e, i) => (e.gate.trains ? [i] : []));
-    this.trainedDown = found.flatMap((e, i) => (e.down.trains ? [i] : []));
+    this.trainedGateUp = Int32Array.from(found.flatMap((e, i) => (e.gate.trains ? [i] : [])));
+    this.trainedDown = Int32Array.from(found.flatMap((e, i) => (e.down.trains ? [i] : [])));
     this.gradGateUp = c.gradients(found.filter((e) => e.gate.trains).flatMap(gateUp));
     this.gradDown = c.gradients(found.filter((e) => e.down.trains).map((e) => e.down));
   }
