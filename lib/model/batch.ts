@@ -50,13 +50,6 @@ export function hostBatch(rows: readonly BatchRow[]): HostBatch {
   return { ids, positions, docStart, targets, supervised };
 }
 
-/** Shifts labels aligned with their tokens: position t predicts t + 1 of the same row. */
-export function shiftLabels(labels: ArrayLike<number>): Int32Array {
-  const out = new Int32Array(labels.length).fill(-100);
-  for (let t = 0; t + 1 < labels.length; t++) out[t] = labels[t + 1]!;
-  return out;
-}
-
 /** Device tensors for batches of up to `capacity` tokens, reused. */
 export class BatchBuffers {
   readonly capacity: number;

@@ -8,7 +8,7 @@ import { decodeFloats } from "../../lib/files/floats.ts";
 import { placeSlice, sliceKey } from "../../lib/files/slice.ts";
 import type { TensorSlice } from "../../lib/files/slice.ts";
 import { LoraAttachments } from "../../lib/methods/lora.ts";
-import { hostBatch, shiftLabels } from "../../lib/model/batch.ts";
+import { hostBatch } from "../../lib/model/batch.ts";
 import type { HostBatch } from "../../lib/model/batch.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
 import type { Attachments } from "../../lib/model/layers/attachment.ts";
@@ -29,6 +29,13 @@ export { Device } from "../../lib/tensor.ts";
 export interface GoldenBatch {
   readonly input_ids: readonly (readonly number[])[];
   readonly labels: readonly (readonly number[])[];
+}
+
+/** Shifts labels aligned with their tokens: position t predicts t + 1 of the same row. */
+function shiftLabels(labels: ArrayLike<number>): Int32Array {
+  const out = new Int32Array(labels.length).fill(-100);
+  for (let t = 0; t + 1 < labels.length; t++) out[t] = labels[t + 1]!;
+  return out;
 }
 
 export function batchOf({ input_ids, labels }: GoldenBatch): HostBatch {

@@ -30,6 +30,8 @@ export interface ExpertsWanted {
   readonly all: boolean;
 }
 
+const EVERY = new Int32Array(0);
+
 export class Experts {
   readonly trains: boolean;
   private readonly hidden: number;
@@ -86,17 +88,11 @@ export class Experts {
 
   /** The same of an MLP: dx [T, D] += . */
   tokenGradient(run: Run, _rows: ExpertRows, dx: Tensor): void {
-    const [gate, up] = this.weights.gateUp.parameters;
-    if (!gate || !up) return;
-    const into = { c: dx, accumulate: true, precision: run.precision };
-    ops.gemm(run.device, "nn", { a: run.at(this.dhGate_NF), b: gate.value, ...into });
-    ops.gemm(run.device, "nn", { a: run.at(this.dhUp_NF), b: up.value, ...into });
+    this.weights.tokenGradient(run, run.at(this.dhGate_NF), run.at(this.dhUp_NF), dx);
   }
 }
 
 /** The matrices of a group of experts as operands, and which of them train. */
-const EVERY = new Int32Array(0);
-
 export class ExpertMatrices {
   readonly gateUp: ParameterList;
   readonly down: ParameterList;
@@ -125,5 +121,11 @@ export class ExpertMatrices {
 
   get trains(): boolean {
     return this.gradGateUp !== null || this.gradDown !== null;
+  }
+
+  /** Of one expert that every token visits: dx [T, D] += dh_gate·W_gate + dh_up·W_up. */
+  tokenGradient(run: Run, dhGate: Tensor, dhUp: Tensor, dx: Tensor): void {
+    for (const [i, a] of [dhGate, dhUp].entries())
+      ops.gemm(run.device, "nn", { a, b: this.gateUp.parameters[i]!.value, c: dx, accumulate: true, precision: run.precision });
   }
 }

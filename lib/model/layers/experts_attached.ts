@@ -91,12 +91,8 @@ export class AttachedExperts {
 
   /** The same of an MLP: dx [T, D] += . */
   tokenGradient(run: Run, rows: ExpertRows, dx: Tensor): void {
-    const [gate, up] = this.weights.gateUp.parameters;
-    if (!gate || !up) return;
-    const into = { c: dx, accumulate: true, precision: run.precision };
     const dh = this.hiddenOf(run);
-    ops.gemm(run.device, "nn", { a: dh.gate, b: gate.value, ...into });
-    ops.gemm(run.device, "nn", { a: dh.up, b: up.value, ...into });
+    this.weights.tokenGradient(run, dh.gate, dh.up, dx);
     for (const m of this.attached) m.backward.input(run, dh, rows, dx);
   }
 }
