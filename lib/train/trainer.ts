@@ -4,7 +4,6 @@
 import { join } from "node:path";
 import { mkdir } from "node:fs/promises";
 import { AbortError, ConfigError, NonFiniteError } from "../errors.ts";
-import { sha256 } from "../files/hash.ts";
 import type { Examples } from "../data/examples.ts";
 import { BatchStream } from "../data/stream.ts";
 import type { PackedRow } from "../data/packing.ts";
@@ -19,6 +18,7 @@ import { EventLog } from "./events.ts";
 import type { TrainEvent } from "./events.ts";
 import { evaluateRows } from "./evaluate.ts";
 import type { Evaluation } from "./evaluate.ts";
+import { runFingerprint } from "./fingerprint.ts";
 import type { TrainOptions } from "../options.ts";
 import { requireBalancedRouter, Update } from "./update.ts";
 
@@ -267,22 +267,4 @@ class Loop {
       throw this.explain(error);
     }
   }
-}
-
-/** Hash of what must not change between the parts of a run. With a constant schedule a resumed run may do more steps. */
-function runFingerprint({ options, base, trainable, heldOut, model }: TrainerInit, stream: BatchStream): string {
-  const { steps, saveEvery: _, ...fixed } = options;
-  return sha256(
-    JSON.stringify([
-      fixed,
-      options.optimizer.schedule === "constant" ? null : steps,
-      base,
-      trainable.type,
-      trainable.keys,
-      stream.fingerprint,
-      heldOut?.fingerprint() ?? null,
-      model.precision,
-      ...(Object.keys(trainable.options).length > 0 ? [trainable.options] : []), // where a method has none, hashes of earlier runs hold
-    ]),
-  );
 }
