@@ -90,6 +90,13 @@ export type DeviceName = z.output<typeof deviceSchema>;
 export type DataOptions = z.output<typeof dataSchema>;
 export type DataInput = z.input<typeof dataSchema>;
 
+/** A number as people write it, digits grouped by _ if they like; undefined for any other text, "NaN", "Infinity", "1e999" and "0x10" too. */
+export function decimal(text: string): number | undefined {
+  if (!/^[+-]?(\d+(_\d+)*(\.\d*)?|\.\d+)(e[+-]?\d+)?$/i.test(text.trim())) return undefined;
+  const value = Number(text.replaceAll("_", ""));
+  return Number.isFinite(value) ? value : undefined;
+}
+
 /** An object of keys and values, as JSON and YAML have them. */
 export type Plain = Record<string, unknown>;
 export const isPlain = (x: unknown): x is Plain => typeof x === "object" && x !== null && !Array.isArray(x);
@@ -124,9 +131,22 @@ function keysAt(schema: unknown, path: readonly PropertyKey[]): string[] {
   return (s?.options ?? []).flatMap((o) => Object.keys((o as { shape?: object }).shape ?? {}));
 }
 
+/** The bounds of a number in words; undefined = zod's own words, for whatever is no number. */
+function numberWords(issue: z.core.$ZodRawIssue): string | undefined {
+  if ((issue.code === "too_small" || issue.code === "too_big") && (issue.origin === "number" || issue.origin === "int")) {
+    const [sign, bound] = issue.code === "too_small" ? [">", issue.minimum] : ["<", issue.maximum];
+    return `expected a ${issue.origin === "int" ? "whole " : ""}number ${sign}${issue.inclusive ? "=" : ""} ${bound}`;
+  }
+  if (issue.code !== "invalid_type" || !(issue.inst instanceof z.ZodNumber)) return undefined;
+  const { type, minimum, exclusiveMinimum, maximum, exclusiveMaximum } = z.toJSONSchema(issue.inst);
+  const bounds = Object.entries({ ">=": minimum, ">": exclusiveMinimum, "<=": maximum, "<": exclusiveMaximum });
+  const said = bounds.filter(([, n]) => typeof n === "number" && Math.abs(n) < Number.MAX_SAFE_INTEGER).map(([sign, n]) => `${sign} ${n}`);
+  return [`expected a ${type === "integer" ? "whole " : ""}number`, said.join(" and ")].join(" ").trimEnd();
+}
+
 /** @throws ConfigError the first problem, with its key path */
 export function parseOptions<S extends z.ZodType>(schema: S, value: unknown, source: string): z.output<S> {
-  const result = schema.safeParse(value);
+  const result = schema.safeParse(value, { error: numberWords });
   if (result.success) return result.data;
   // A misspelt key explains the missing one better than the other way round.
   const issue = result.error.issues.find((i) => i.code === "unrecognized_keys") ?? result.error.issues[0]!;
@@ -152,6 +172,7 @@ function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
 /** A value as an error shows it: what YAML or flags can hold as JSON, an object of a program by its class. */
 function show(value: unknown): string {
   if (value === undefined) return "nothing";
+  if (typeof value === "number" || typeof value === "bigint") return String(value); // JSON has no NaN
   const kind = typeof value === "object" && value !== null ? (value.constructor as { name?: string } | undefined)?.name : undefined;
   return kind === undefined || kind === "Object" || kind === "Array" ? (JSON.stringify(value) ?? typeof value) : `a value of class ${kind}`;
 }

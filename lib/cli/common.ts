@@ -3,7 +3,7 @@
 import { InvalidArgumentError, Option } from "@commander-js/extra-typings";
 import type { Command, OptionValues } from "@commander-js/extra-typings";
 import type { MoeModel } from "../moe_model.ts";
-import { deviceSchema, SHAPES } from "../options.ts";
+import { decimal, deviceSchema, SHAPES } from "../options.ts";
 import type { DataInput, DeviceName, MachineOptions } from "../options.ts";
 import { bytes } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
@@ -13,13 +13,13 @@ export class CheckFailed extends Error {}
 
 /** A number given on the command line; a word that is none is a usage error. */
 export function number(text: string): number {
-  const value = text.trim() === "" ? NaN : Number(text);
-  if (!Number.isFinite(value)) throw new InvalidArgumentError("expected a number");
+  const value = decimal(text);
+  if (value === undefined) throw new InvalidArgumentError("expected a number");
   return value;
 }
 export function wholeNumber(text: string): number {
-  const value = number(text.replaceAll("_", ""));
-  if (!Number.isSafeInteger(value) || value < 0) throw new InvalidArgumentError("expected a whole number");
+  const value = decimal(text);
+  if (value === undefined || !Number.isSafeInteger(value) || value < 0) throw new InvalidArgumentError("expected a whole number");
   return value;
 }
 

@@ -3,6 +3,7 @@
 
 import { Option } from "@commander-js/extra-typings";
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { decimal } from "../options.ts";
 
 interface Node {
   readonly def: {
@@ -103,7 +104,7 @@ export function addSchemaFlags(
 
 // What does not convert stays text, so that the schema's message shows what was found.
 function convert(leaf: Leaf, given: string): unknown {
-  if (leaf.kind === "number") return given.trim() === "" || Number.isNaN(Number(given)) ? given : Number(given);
+  if (leaf.kind === "number") return decimal(given) ?? given;
   if (leaf.kind === "boolean") return given === "true" ? true : given === "false" ? false : given;
   return given;
 }
