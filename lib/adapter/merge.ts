@@ -2,7 +2,7 @@
 //
 // Shard by shard, tensor by tensor, in file order: same names, dtypes, shards and order; only the adapter's byte ranges are
 // replaced (cast to the base's dtype, nearest even).
-import { copyFile, readdir } from "node:fs/promises";
+import { readdir } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { ConfigError } from "../errors.ts";
 import { writeDirectoryAtomic } from "../files/atomic.ts";
@@ -10,13 +10,13 @@ import type { Checkpoint } from "../files/checkpoint.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
 import { layoutFault } from "../files/fault.ts";
 import type { TensorInfo } from "../files/safetensors.ts";
+import { copyRegular } from "../files/regular.ts";
 import { readChunks } from "../files/safetensors.ts";
 import type { TensorEntry } from "../files/safetensors_writer.ts";
 import { writeSafetensors } from "../files/safetensors_writer.ts";
 import type { Placed } from "../files/slice.ts";
 import { frozenRanges, placeSlices, sliceKey } from "../files/slice.ts";
 import type { LongTask } from "../task.ts";
-import { ioError } from "../task.ts";
 import type { Adapter } from "./adapter.ts";
 import type { AdapterTensor } from "./tensors.ts";
 import { readInto } from "./tensors.ts";
@@ -63,9 +63,7 @@ export async function mergeAdapter(base: Checkpoint, adapter: Adapter, outDir: s
         before += written.bytes;
       }
       for (const file of [...base.sideFiles, ...(base.indexFile ? [base.indexFile] : [])])
-        await copyFile(join(base.dir, file), join(temp, file)).catch((error: unknown) => {
-          throw ioError(error, `cannot copy ${file}`, { file: join(base.dir, file) });
-        });
+        await copyRegular(join(base.dir, file), join(temp, file));
       const report = await verifyMerge(base, adapter, temp, options);
       if (!report.ok)
         throw layoutFault(outDir, `the merged model does not verify and was discarded: ${report.mismatches.slice(0, 3).join("; ")}`);

@@ -1,7 +1,9 @@
 // Options and steps that several commands share.
 
+import { stat } from "node:fs/promises";
 import { InvalidArgumentError, Option } from "@commander-js/extra-typings";
 import type { Command, OptionValues } from "@commander-js/extra-typings";
+import { ConfigError } from "../errors.ts";
 import type { MoeModel } from "../moe_model.ts";
 import { decimal, deviceSchema, SHAPES } from "../options.ts";
 import type { DataInput, DeviceName, MachineOptions } from "../options.ts";
@@ -53,6 +55,15 @@ export function dataOptions<Args extends unknown[], Opts extends OptionValues>(c
 /** Rows are at most 1024 tokens long where no flag says more, or as long as the model takes. */
 export function dataInput({ template, shape, onBadRow, maxLength }: DataInput, maxPositions: number): DataInput {
   return { template, shape, onBadRow, maxLength: maxLength ?? Math.min(1024, maxPositions) };
+}
+
+/** Says that rows come out of a pipe, before the wait for them begins. @throws ConfigError they would be read more than once */
+export async function announcePipe(file: string, terminal: Terminal, readOnce = true): Promise<void> {
+  const isPipe = await stat(file).then((s) => s.isFIFO(), () => false); // prettier-ignore
+  if (!isPipe) return;
+  if (!readOnce)
+    throw new ConfigError(`${file} is a pipe, and this command reads the rows twice; write them to a file first`, { where: { file } });
+  terminal.note(`rows: waiting for what is written to the pipe ${file}`);
 }
 
 /** Opens a model and says where it computes. */

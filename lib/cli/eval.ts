@@ -2,7 +2,7 @@
 
 import type { Command } from "@commander-js/extra-typings";
 import { openAdapter } from "../adapter/esft_layout.ts";
-import { dataInput, dataOptions, machineOptions, openModel, wholeNumber } from "./common.ts";
+import { announcePipe, dataInput, dataOptions, machineOptions, openModel, wholeNumber } from "./common.ts";
 import { change, count, percent, table } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -23,6 +23,7 @@ export function registerEval(program: Command, terminal: Terminal): void {
       "\nExamples:\n  esft eval ./OLMoE-1B-7B --data law.test.jsonl\n  esft eval ./OLMoE-1B-7B --adapter out/law --data law.test.jsonl general.jsonl --json",
     )
     .action(async (dir, flags) => {
+      for (const data of flags.data) await announcePipe(data, terminal, flags.adapter === undefined);
       await using model = await openModel(dir, flags, terminal);
       const { signal } = terminal;
       const options = { ...dataInput(flags, model.spec.maxPositions), batchTokens: flags.batchTokens, rows: flags.rows };

@@ -1,11 +1,10 @@
 // A training job from a YAML or JSON file, or from a run directory, with flags on top: merged here, checked by the library's parser.
 
-import { readFile } from "node:fs/promises";
 import { parse as parseYaml } from "yaml";
 import { ConfigError } from "../errors.ts";
+import { readTextFile } from "../files/regular.ts";
 import { isPlain } from "../options.ts";
 import type { Plain } from "../options.ts";
-import { ioError } from "../task.ts";
 import { CheckedRequest, loadRequest, longForms } from "../train/request.ts";
 import type { Job, RunControl } from "../train/request.ts";
 
@@ -29,9 +28,7 @@ export async function readRunJob(outDir: string, flags: Plain, control: RunContr
 }
 
 async function readConfig(file: string): Promise<Plain> {
-  const text = await readFile(file, "utf8").catch((error: unknown) => {
-    throw ioError(error, `cannot read ${file}`, { file });
-  });
+  const text = await readTextFile(file);
   let value: unknown;
   try {
     value = parseYaml(text, { prettyErrors: true });

@@ -4,7 +4,7 @@ import type { Command } from "@commander-js/extra-typings";
 import { Dataset, formatPreview } from "../data/dataset.ts";
 import { openTemplate } from "../data/source.ts";
 import { loadTokenizer } from "../text/tokenizer.ts";
-import { CheckFailed, dataOptions, wholeNumber } from "./common.ts";
+import { announcePipe, CheckFailed, dataOptions, wholeNumber } from "./common.ts";
 import type { Terminal } from "./terminal.ts";
 
 export function registerPreview(program: Command, terminal: Terminal): void {
@@ -23,6 +23,7 @@ export function registerPreview(program: Command, terminal: Terminal): void {
     )
     .action(async (dir, data, { rows, lint, json, template: name = "tokenizer", shape, onBadRow }) => {
       const encoding = { tokenizer: await loadTokenizer(dir), template: await openTemplate(name) };
+      await announcePipe(data, terminal, lint !== true);
       const dataset = Dataset.fromFile(data, { onBadRow: lint ? "skip" : onBadRow, shape });
       const previews = await dataset.preview(rows, encoding);
       const report = lint ? await dataset.lint(encoding, { signal: terminal.signal }) : null;

@@ -4,7 +4,7 @@ import { rm, stat } from "node:fs/promises";
 import type { Command } from "@commander-js/extra-typings";
 import { Profile } from "../experts/profile.ts";
 import { readTraces } from "../experts/traces.ts";
-import { dataInput, dataOptions, machineOptions, openModel, wholeNumber } from "./common.ts";
+import { announcePipe, dataInput, dataOptions, machineOptions, openModel, wholeNumber } from "./common.ts";
 import { count, duration, percent, table } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -59,6 +59,7 @@ async function measure(dir: string, data: string, partial: string, flags: Flags,
   const resume = found ? await Profile.load(partial) : null;
   await using model = await openModel(dir, flags, terminal);
   if (resume) terminal.note(`going on from ${partial} (${count(resume.tokens)} tokens scored); --restart begins anew`);
+  await announcePipe(data, terminal);
   const { tokens, seed, batchTokens } = flags;
   const { signal } = terminal;
   let savedAt = performance.now();

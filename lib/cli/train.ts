@@ -4,7 +4,7 @@ import type { Command } from "@commander-js/extra-typings";
 import type { TrainEvent } from "../train/events.ts";
 import { jobSchema } from "../train/request.ts";
 import type { Job } from "../train/request.ts";
-import { openModel } from "./common.ts";
+import { announcePipe, openModel } from "./common.ts";
 import { bytes, count, duration, percent } from "./format.ts";
 import { addSchemaFlags, leavesOf } from "./schema_flags.ts";
 import type { FlagNames } from "./schema_flags.ts";
@@ -93,6 +93,7 @@ An interrupt (Ctrl-C) writes a checkpoint and stops; esft resume goes on to the 
 
 async function runJob({ model: dir, request, ...machine }: Job, json: boolean, terminal: Terminal): Promise<void> {
   await using model = await openModel(dir, machine, terminal);
+  for (const rows of [request.data, request.evalData]) if (typeof rows === "string") await announcePipe(rows, terminal);
   const run = model.train(request);
   for await (const event of run) {
     if (json) terminal.jsonLine(event);

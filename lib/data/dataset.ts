@@ -85,10 +85,14 @@ const YIELD_EVERY = 256;
 
 export class Dataset {
   readonly file: string | null;
-  readonly #read: () => AsyncIterable<ReadRow> | Iterable<ReadRow>;
+  readonly #read: (signal?: AbortSignal) => AsyncIterable<ReadRow> | Iterable<ReadRow>;
   readonly #onBadRow: "error" | "skip";
 
-  private constructor(file: string | null, options: DatasetOptions, read: () => AsyncIterable<ReadRow> | Iterable<ReadRow>) {
+  private constructor(
+    file: string | null,
+    options: DatasetOptions,
+    read: (signal?: AbortSignal) => AsyncIterable<ReadRow> | Iterable<ReadRow>,
+  ) {
     const bad = options.onBadRow ?? "error";
     if (bad !== "error" && bad !== "skip")
       throw new ConfigError(`onBadRow must be "error" or "skip", not ${JSON.stringify(bad)}`, { where: { key: "onBadRow" } });
@@ -99,7 +103,7 @@ export class Dataset {
 
   /** A JSONL file. Nothing is read before it is needed. */
   static fromFile(file: string, options: DatasetOptions = {}): Dataset {
-    return new Dataset(file, options, () => readRowsFromFile(file, { shape: options.shape }));
+    return new Dataset(file, options, (signal) => readRowsFromFile(file, { shape: options.shape }, signal));
   }
 
   /** Rows as objects of any supported shape. */
@@ -109,8 +113,8 @@ export class Dataset {
   }
 
   /** Every row, good or bad, in order. */
-  async *rows(): AsyncGenerator<ReadRow> {
-    yield* this.#read();
+  async *rows(signal?: AbortSignal): AsyncGenerator<ReadRow> {
+    yield* this.#read(signal);
   }
 
   /** Reads everything and reports; with a tokenizer the rows are encoded too, which finds what only the template can refuse. */
@@ -139,7 +143,7 @@ export class Dataset {
     const report = { file, rows: 0, good: 0, bad: 0, codes, shapes, errors, warnings };
     let tokens = 0;
     const count = (table: Counts, key: string): void => void (table[key] = (table[key] ?? 0) + 1);
-    for await (const read of this.rows()) {
+    for await (const read of this.rows(reading.signal)) {
       if (reading.signal?.aborted === true)
         throw new AbortError(`reading ${file ?? "the rows"} was stopped after ${report.rows} rows`, { cause: reading.signal.reason });
       report.rows++;

@@ -1,7 +1,7 @@
 // JSONL: bytes → lines → rows. UTF-8 with an optional BOM, LF or CRLF; blank lines are skipped but counted; lines count from 1.
 
-import { createReadStream } from "node:fs";
-import { DataError, IoError } from "../errors.ts";
+import { DataError } from "../errors.ts";
+import { streamFile } from "../files/regular.ts";
 import { refuse } from "./flags.ts";
 import { pythonStrip } from "../text/python_text.ts";
 import { parseJson, type JsonValue } from "../text/python_json.ts";
@@ -55,10 +55,10 @@ export function* readObjects(values: readonly JsonValue[], source: RowSource = {
 const MAX_LINE = 256 * 2 ** 20;
 
 /** Streams a file: memory is one line, whatever the size of the file. Invalid UTF-8 makes its line bad, not the file. */
-export async function* readRowsFromFile(file: string, source: RowSource = {}): AsyncGenerator<ReadRow> {
+export async function* readRowsFromFile(file: string, source: RowSource = {}, signal?: AbortSignal): AsyncGenerator<ReadRow> {
   const named: RowSource = { ...source, file };
   let line = 0;
-  for await (const bytes of fileLines(file)) {
+  for await (const bytes of fileLines(file, signal)) {
     line++;
     const text = decode(line === 1 && bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf ? bytes.subarray(3) : bytes);
     const row = text === null ? guarded(line, named, () => refuse("json", "", "not valid UTF-8")) : readRow(text, line, named);
@@ -76,26 +76,21 @@ function decode(bytes: Uint8Array): string | null {
   }
 }
 
-async function* fileLines(file: string): AsyncGenerator<Uint8Array> {
+async function* fileLines(file: string, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array> {
   let parts: Buffer[] = [];
   let held = 0;
-  try {
-    for await (const chunk of createReadStream(file, { highWaterMark: 1 << 20 }) as AsyncIterable<Buffer>) {
-      let at = 0;
-      for (let end = chunk.indexOf(10); end >= 0; end = chunk.indexOf(10, at)) {
-        yield parts.length === 0 ? chunk.subarray(at, end) : Buffer.concat([...parts, chunk.subarray(at, end)]);
-        parts = [];
-        held = 0;
-        at = end + 1;
-      }
-      if (at < chunk.length) parts.push(chunk.subarray(at));
-      held += chunk.length - at;
-      if (held > MAX_LINE)
-        throw new DataError(`${file}: a line is longer than ${MAX_LINE} bytes; is this JSONL?`, { where: { file, rule: "json" } });
+  for await (const chunk of streamFile(file, signal)) {
+    let at = 0;
+    for (let end = chunk.indexOf(10); end >= 0; end = chunk.indexOf(10, at)) {
+      yield parts.length === 0 ? chunk.subarray(at, end) : Buffer.concat([...parts, chunk.subarray(at, end)]);
+      parts = [];
+      held = 0;
+      at = end + 1;
     }
-  } catch (cause) {
-    if (cause instanceof DataError) throw cause;
-    throw new IoError(`cannot read ${file}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause, where: { file } });
+    if (at < chunk.length) parts.push(chunk.subarray(at));
+    held += chunk.length - at;
+    if (held > MAX_LINE)
+      throw new DataError(`${file}: a line is longer than ${MAX_LINE} bytes; is this JSONL?`, { where: { file, rule: "json" } });
   }
   if (parts.length > 0) yield Buffer.concat(parts);
 }

@@ -1,8 +1,7 @@
 // Where rows come from, and how they become examples: a JSONL file, a Dataset, or Examples that are encoded already. Knows no device.
 
-import { readFile } from "node:fs/promises";
 import type { DataOptions } from "../options.ts";
-import { ioError } from "../task.ts";
+import { readTextFile } from "../files/regular.ts";
 import { compileChatTemplate, type ChatTemplate } from "../text/template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { Dataset } from "./dataset.ts";
@@ -24,10 +23,7 @@ export const fileOf = (source: DataSource): string | null => (typeof source === 
 /** What `template` of the data options names: the tokenizer's own template, the official format, or a Jinja file. @throws IoError */
 export async function openTemplate(name: string): Promise<"tokenizer" | "esft" | ChatTemplate> {
   if (name === "tokenizer" || name === "esft") return name;
-  const text = await readFile(name, "utf8").catch((error: unknown) => {
-    throw ioError(error, `cannot read the chat template ${name}`, { file: name });
-  });
-  return compileChatTemplate(text, name);
+  return compileChatTemplate(await readTextFile(name), name);
 }
 
 /**

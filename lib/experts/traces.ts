@@ -4,10 +4,10 @@
 //
 // <layer> is the 0-based decoder layer. Files lie in the directory itself or in its rank_<n> folders. The files name neither
 // K nor E; trace_shape.ts says what is concluded from the ids.
-import { createReadStream } from "node:fs";
 import { readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { ConfigError, DataError } from "../errors.ts";
+import { RegularFile } from "../files/regular.ts";
 import type { LongTask } from "../task.ts";
 import { ioError, throwIfAborted } from "../task.ts";
 import { Profile } from "./profile.ts";
@@ -102,6 +102,8 @@ async function findTraces(dir: string): Promise<[number, string[]][]> {
   return [...byLayer].sort(([a], [b]) => a - b);
 }
 
+const CHUNK = 1 << 20;
+
 async function readTraceFile(path: string, sums: LayerSums, topK: TopKEvidence, options: TraceOptions): Promise<void> {
   let line = 1;
   const fail = (message: string): never => {
@@ -110,9 +112,10 @@ async function readTraceFile(path: string, sums: LayerSums, topK: TopKEvidence, 
   let rest: Buffer = Buffer.alloc(0);
   const linesBefore = sums.lines;
   try {
-    for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) {
+    await using file = await RegularFile.open(path);
+    for (let from = 0; from < file.size; from += CHUNK) {
       throwIfAborted(options.signal, `reading ${path}`);
-      const bytes = Buffer.concat([rest, chunk as Buffer]);
+      const bytes = Buffer.concat([rest, await file.read(from, Math.min(from + CHUNK, file.size))]);
       let at = 0;
       for (let end; (end = bytes.indexOf(10, at)) !== -1; at = end + 1, line++) addLine(bytes.subarray(at, end), sums, topK, fail);
       rest = bytes.subarray(at);

@@ -1,10 +1,9 @@
 // Strict JSON: what JSON.parse lets through silently (duplicate keys, nesting and size bombs) is refused, and every
 // failure is a typed error that names the file. Also the one way this project prints JSON.
-import { open } from "node:fs/promises";
 import type { z } from "zod";
 import type { EsftErrorOptions } from "../errors.ts";
 import { LayoutError } from "../errors.ts";
-import { ioError } from "../task.ts";
+import { RegularFile } from "./regular.ts";
 
 /** The error class that fits the file: ConfigError for what a user writes, LayoutError for checkpoints and adapters. */
 export type ErrorClass = new (message: string, options?: EsftErrorOptions) => Error;
@@ -82,16 +81,9 @@ export async function readJsonFile(
   const fail = (message: string, cause?: unknown): never => {
     throw new Failure(`${path}: expected ${message}`, { where: { file: path }, cause });
   };
-  let bytes: Buffer;
-  try {
-    await using file = await open(path, "r");
-    const info = await file.stat();
-    if (!info.isFile()) fail("a JSON file, found something that is not a regular file");
-    if (info.size > maxBytes) fail(`at most ${maxBytes} bytes of JSON, found ${info.size}`);
-    bytes = await file.readFile();
-  } catch (error) {
-    throw ioError(error, `cannot read ${path}`, { file: path });
-  }
+  await using file = await RegularFile.open(path);
+  if (file.size > maxBytes) fail(`at most ${maxBytes} bytes of JSON, found ${file.size}`);
+  const bytes = await file.content();
   try {
     return parseStrictJson(new TextDecoder("utf-8", { fatal: true }).decode(bytes), options);
   } catch (error) {

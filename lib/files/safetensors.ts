@@ -5,13 +5,12 @@
 // Refused: every header that is not exactly true of the file (truncated, oversized, overlapping, with holes, trailing bytes,
 // unknown dtype, lying shape, duplicate names). Source: the format description of huggingface/safetensors.
 import { constants } from "node:buffer";
-import type { FileHandle } from "node:fs/promises";
-import { open } from "node:fs/promises";
 import { basename } from "node:path";
 import { LayoutError, MemoryError } from "../errors.ts";
-import { ioError } from "../task.ts";
 import { layoutFault, shown, shownType } from "./fault.ts";
 import { parseStrictJson } from "./json.ts";
+import type { FileStamp } from "./regular.ts";
+import { RegularFile } from "./regular.ts";
 
 /** Bits per element of every dtype the format knows. */
 export const DTYPE_BITS = {
@@ -47,6 +46,8 @@ export interface TensorReader {
 export interface SafetensorsFile extends TensorReader {
   readonly path: string;
   readonly size: number;
+  /** When its header was read. */
+  readonly stamp: FileStamp;
   readonly metadata: Readonly<Record<string, string>>;
 }
 
@@ -55,9 +56,9 @@ const MAX_RANK = 32;
 
 /** Opens a file and checks its whole header. @throws LayoutError, IoError */
 export async function openSafetensors(path: string): Promise<SafetensorsFile> {
-  const { header, size } = await readHeader(path);
+  const { header, size, stamp } = await readHeader(path);
   const { tensors, metadata } = parseSafetensorsHeader(header, { path, size });
-  return { path, size, metadata, ...tensorReader(path, tensors) };
+  return { path, size, stamp, metadata, ...tensorReader(path, tensors) };
 }
 
 /** Reads tensors of one file or several; `place` is their file or folder, for messages. */
@@ -71,24 +72,19 @@ export function tensorReader(place: string, tensors: ReadonlyMap<string, TensorI
   return { tensors, read: async (name) => readTensor(find(name)), chunks: (name, chunkBytes) => readChunks(find(name), chunkBytes) };
 }
 
-async function readHeader(path: string): Promise<{ header: Uint8Array; size: number }> {
-  await using file = await openForRead(path);
-  const info = await file.stat();
-  if (!info.isFile()) throw layoutFault(path, "expected a safetensors file, found something that is not a regular file");
-  if (info.size < 8)
-    throw layoutFault(path, `expected at least the 8 bytes of the header length, found ${info.size} bytes; the file is truncated`);
-  const length = new DataView((await readExactly(file, path, 0, 8)).buffer).getBigUint64(0, true);
+async function readHeader(path: string): Promise<{ header: Uint8Array; size: number; stamp: FileStamp }> {
+  await using file = await RegularFile.open(path);
+  const { size, stamp } = file;
+  if (size < 8) throw layoutFault(path, `expected at least the 8 bytes of the header length, found ${size} bytes; the file is truncated`);
+  const length = new DataView((await file.read(0, 8)).buffer).getBigUint64(0, true);
   if (length > BigInt(MAX_HEADER_BYTES))
     throw layoutFault(
       path,
       `expected a header of at most ${MAX_HEADER_BYTES} bytes, found a length of ${length}; this is not a safetensors file`,
     );
-  if (8 + Number(length) > info.size)
-    throw layoutFault(
-      path,
-      `expected a header of ${length} bytes, found only ${info.size - 8} bytes after its length; the file is truncated`,
-    );
-  return { header: await readExactly(file, path, 8, 8 + Number(length)), size: info.size };
+  if (8 + Number(length) > size)
+    throw layoutFault(path, `expected a header of ${length} bytes, found only ${size - 8} bytes after its length; the file is truncated`);
+  return { header: await file.read(8, 8 + Number(length)), size, stamp };
 }
 
 /** Checks header JSON against the size of its file. Exported for tests and for headers fetched over the network. */
@@ -194,32 +190,12 @@ export async function* readChunks(
   { path, begin, end }: { readonly path: string; readonly begin: number; readonly end: number },
   chunkBytes = 8 * 1024 * 1024,
 ): AsyncGenerator<Uint8Array> {
-  await using file = await openForRead(path);
-  for (let at = begin; at < end; at += chunkBytes) yield await readExactly(file, path, at, Math.min(at + chunkBytes, end));
+  await using file = await RegularFile.open(path);
+  for (let at = begin; at < end; at += chunkBytes) yield await file.read(at, Math.min(at + chunkBytes, end));
 }
 
 /** Bytes [begin, end) of a file. */
 export async function readFileRange(path: string, begin: number, end: number): Promise<Uint8Array> {
-  await using file = await openForRead(path);
-  return await readExactly(file, path, begin, end);
-}
-
-async function openForRead(path: string): Promise<FileHandle> {
-  return open(path, "r").catch((error: unknown) => {
-    throw ioError(error, `cannot open ${path}`, { file: path });
-  });
-}
-
-async function readExactly(file: FileHandle, path: string, begin: number, end: number): Promise<Uint8Array<ArrayBuffer>> {
-  const bytes = new Uint8Array(end - begin);
-  for (let at = 0; at < bytes.length;) {
-    // One read moves at most 2^31-1 bytes.
-    const got = await file.read(bytes, at, Math.min(bytes.length - at, 1 << 30), begin + at).catch((error: unknown) => {
-      throw ioError(error, `cannot read ${path}`, { file: path });
-    });
-    if (got.bytesRead === 0)
-      throw layoutFault(path, `expected data up to byte ${end}, found the end of the file at ${begin + at}; it changed while it was read`);
-    at += got.bytesRead;
-  }
-  return bytes;
+  await using file = await RegularFile.open(path);
+  return await file.read(begin, end);
 }

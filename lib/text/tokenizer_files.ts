@@ -1,10 +1,11 @@
 // The files of a Hugging Face tokenizer folder: tokenizer.json is the truth, the others name tokens and hold chat templates.
 // Of tokenizer.json only what the library does not tell is read here.
 
-import { readdir, readFile } from "node:fs/promises";
+import { readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { ConfigError, IoError } from "../errors.ts";
 import { readJsonFile } from "../files/json.ts";
+import { readTextFile } from "../files/regular.ts";
 import { list, object, refuseUnsafe } from "./tokenizer_unsafe.ts";
 
 type Json = Readonly<Record<string, unknown>>;
@@ -80,11 +81,11 @@ async function readTemplates(dir: string, names: ReadonlySet<string>, config: Js
   };
   addAll(config["chat_template"]);
   if (names.has("chat_template.json")) addAll((await readObject(join(dir, "chat_template.json")))["chat_template"]);
-  if (names.has("chat_template.jinja")) add("default", await readFile(join(dir, "chat_template.jinja"), "utf8"));
+  if (names.has("chat_template.jinja")) add("default", await readTextFile(join(dir, "chat_template.jinja")));
   if (names.has("additional_chat_templates")) {
     const folder = join(dir, "additional_chat_templates");
     for (const name of await readdir(folder))
-      if (name.endsWith(".jinja")) add(basename(name, ".jinja"), await readFile(join(folder, name), "utf8"));
+      if (name.endsWith(".jinja")) add(basename(name, ".jinja"), await readTextFile(join(folder, name)));
   }
   return out;
 }

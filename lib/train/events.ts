@@ -1,8 +1,9 @@
 // What a run tells: the same objects go to the iterator, to events.jsonl and to the progress line.
 
 import { existsSync } from "node:fs";
-import { appendFile, readFile } from "node:fs/promises";
+import { appendFile } from "node:fs/promises";
 import { writeFileAtomic } from "../files/atomic.ts";
+import { readTextFile } from "../files/regular.ts";
 import { ioError } from "../task.ts";
 import type { Evaluation } from "./evaluate.ts";
 import type { StepFigures } from "./update.ts";
@@ -54,7 +55,7 @@ export class EventLog {
   /** Drops what was logged after `step` (a killed run continues from its checkpoint), and half lines. */
   async rewind(step: number): Promise<void> {
     if (!existsSync(this.path)) return;
-    const text = await readFile(this.path, "utf8");
+    const text = await readTextFile(this.path, 2 ** 29);
     const kept = text.split("\n").filter((line) => {
       try {
         return (JSON.parse(line) as { step: number }).step <= step;

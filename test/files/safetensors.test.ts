@@ -114,7 +114,7 @@ describe("openSafetensors", () => {
   it("refuses missing files and folders with typed errors", async () => {
     await expect(openSafetensors(join(dir, "absent"))).rejects.toThrow(IoError);
     mkdirSync(join(dir, "folder"));
-    await expect(openSafetensors(join(dir, "folder"))).rejects.toThrow(LayoutError);
+    await expect(openSafetensors(join(dir, "folder"))).rejects.toThrow(IoError);
   });
 
   it("reports a file that shrank after opening", async () => {
