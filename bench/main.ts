@@ -1,5 +1,6 @@
 // npm run bench -- --help: times every case on the CPU or on a GPU, beside PyTorch where it is asked for.
 
+import { processOutput } from "../lib/cli/output.ts";
 import { ConfigError, EsftError } from "../lib/errors.ts";
 import { benchCases, peerCases } from "./cases/index.ts";
 import type { BenchCase } from "./cases/case.ts";
@@ -16,7 +17,7 @@ function chosen(options: Options, all: readonly BenchCase[]): BenchCase[] {
 async function run(argv: readonly string[]): Promise<number> {
   const options = parseOptions(argv);
   const { action, on, tiny } = options;
-  if (action === "help") process.stdout.write(usage());
+  if (action === "help") output.out(usage());
   else if (action === "list") for (const c of chosen(options, benchCases(on, tiny))) console.log(c.id);
   else if (action === "describe") {
     const { peerDocument } = await import("./peer/peer.ts");
@@ -32,11 +33,7 @@ async function run(argv: readonly string[]): Promise<number> {
   return 0;
 }
 
-// A closed pipe (npm run bench … | head) is no error.
-process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-  if (error.code === "EPIPE") process.exit(0);
-  throw error;
-});
+const output = processOutput("bench", (code) => process.exit(code));
 
 try {
   process.exitCode = await run(process.argv.slice(2));

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 // The process around runCli: streams, interrupts, exit code. The first SIGINT lets the work stop safely, the second exits at once.
 
+import { processOutput } from "./output.ts";
 import { runCli } from "./program.ts";
 
 const stop = new AbortController();
@@ -12,22 +13,25 @@ for (const [name, code] of [
   process.on(name, () => {
     if (signalCode !== 0) process.exit(code);
     signalCode = code;
-    process.stderr.write(`\n${name}: stopping safely (again to exit at once)\n`);
+    output.err(`\n${name}: stopping safely (again to exit at once)\n`);
     stop.abort(new Error("interrupted"));
   });
 
-// A closed pipe (esft … | head) is no error.
-for (const stream of [process.stdout, process.stderr])
-  stream.on("error", (error: NodeJS.ErrnoException) => {
-    if (error.code === "EPIPE") process.exit(0);
-    throw error;
-  });
+// Who reads no more, or a disk that is full, stops the work as an interrupt does.
+const output = processOutput("error [ERR_IO]", () => stop.abort(new Error("interrupted")));
+
+// Warnings of the library and of Node, as a command says them.
+process.removeAllListeners("warning").on("warning", ({ name, message }) => {
+  output.err(`warning: ${name === "EsftWarning" ? "" : `${name}: `}${message}\n`);
+});
 
 const code = await runCli(process.argv.slice(2), {
-  out: (text) => process.stdout.write(text),
-  err: (text) => process.stderr.write(text),
+  out: output.out,
+  err: output.err,
   interactive: process.stderr.isTTY === true,
   columns: process.stderr.columns,
   signal: stop.signal,
 });
-process.exitCode = code === 130 && signalCode !== 0 ? signalCode : code;
+// What the command found (a check that failed, a wrong usage) stands; a stop that a stream caused has the stream's code.
+const stopped = code === 0 || code === 130;
+process.exitCode = (stopped ? output.failed() : null) ?? (code === 130 && signalCode !== 0 ? signalCode : code);
