@@ -1,11 +1,11 @@
 // The command line of the benchmark: one table of flags, from which parsing, checks and --help are made.
 
 import { accessSync, constants, statSync } from "node:fs";
-import { availableParallelism } from "node:os";
 import { dirname } from "node:path";
 import { parseArgs } from "node:util";
 import { ConfigError } from "../lib/errors.ts";
 import type { DeviceKind } from "../lib/tensor.ts";
+import { threadCount, usableProcessors } from "../lib/tensor/threads.ts";
 import type { Backend } from "../test/ops/perf.ts";
 
 interface Flag {
@@ -15,7 +15,7 @@ interface Flag {
   /** The one device that has it. */
   readonly on?: Backend;
 }
-const threadsHere = availableParallelism();
+const threadsHere = usableProcessors();
 const flags = {
   device: { value: "D", help: "cpu (default), cuda, cuda:N" },
   list: { help: "print the names of the cases and stop" },
@@ -144,7 +144,7 @@ export function parseOptions(argv: readonly string[]): Options {
     json: file(values, "json"),
     peer: typeof values.peer === "string" ? values.peer : null,
     variants: regexp(String(values.variants ?? "."), "--variants"),
-    threads: number(values, "threads", threadsHere),
+    threads: threadCount(number(values, "threads", threadsHere)),
     rounds: number(values, "rounds", 12),
     seconds: number(values, "seconds", 2),
     headline: values.headline === true,

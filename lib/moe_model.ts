@@ -45,7 +45,7 @@ export interface LoadOptions extends LongTask {
    * "ref": every op as plain loops, for tests.
    */
   readonly device?: DeviceChoice;
-  /** Worker threads; default: one per processor this process may use. Results do not depend on it. */
+  /** Worker threads; default, and most: one per processor this process may use. Results do not depend on it. */
   readonly threads?: number | undefined;
   /** Operands of the matrix products: "f32" (exact; the default on the CPU) or "bf16" (on the CPU with AVX512-BF16; always on CUDA). */
   readonly precision?: Precision | undefined;

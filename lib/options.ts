@@ -76,7 +76,7 @@ export const deviceSchema = z.enum(["auto", "cpu", "cuda"]).or(z.templateLiteral
 /** Where and how to compute. */
 export const machineSchema = z.strictObject({
   device: deviceSchema.default("auto").describe("where to compute: auto is a GPU that can be used, else the CPU; cuda:N is GPU N"),
-  threads: z.int().min(1).optional().describe("worker threads (default: all); results do not depend on it"),
+  threads: z.int().min(1).optional().describe("worker threads (default, and most: all processors); results do not depend on it"),
   precision: z
     .enum(["f32", "bf16"])
     .optional()

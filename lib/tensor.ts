@@ -3,7 +3,7 @@
 // An op call validates, enqueues and returns; only `await device.synchronize()` and `await tensor.read()` wait. A failed op
 // surfaces there as a KernelError. Everything that owns memory has dispose(); garbage collection is only a safety net.
 
-import { ConfigError, KernelError } from "./errors.ts";
+import { KernelError } from "./errors.ts";
 import { bf16ToF32 } from "./floats.ts";
 import { native } from "./native.ts";
 import type { NativeDevice, NativeDeviceInfo, NativeGraph, NativeTensor, NativeTensorList } from "./native.ts";
@@ -11,6 +11,7 @@ import { bytesOf, dtypeCode, fromNumbers } from "./tensor/dtype.ts";
 import type { DType } from "./tensor/dtype.ts";
 import { guarded, translateError } from "./tensor/failure.ts";
 import type { MappedFile } from "./tensor/mapped_file.ts";
+import { threadCount } from "./tensor/threads.ts";
 
 export { bytesOf } from "./tensor/dtype.ts";
 export type { DType } from "./tensor/dtype.ts";
@@ -21,15 +22,11 @@ export type DeviceKind = "cpu" | "ref" | "cuda" | `cuda:${number}`;
 export interface DeviceOptions {
   /** "cpu": threads and SIMD; "cuda" (the first GPU) or "cuda:N"; "ref": every op as plain loops (tests). */
   readonly kind?: DeviceKind;
-  /** Worker threads of the CPU; 0 or absent = one per processor this process may use. Results do not depend on it. */
+  /**
+   * Worker threads of the CPU (default: ESFT_THREADS, else one per processor this process may use, which is also the most). Results do not
+   * depend on it.
+   */
   readonly threads?: number;
-}
-
-function threadsFromEnvironment(): number {
-  const text = process.env["ESFT_THREADS"] ?? "";
-  if (!/^\d*$/.test(text))
-    throw new ConfigError(`ESFT_THREADS must be a number of threads, found "${text}"`, { where: { key: "ESFT_THREADS" } });
-  return Number(text);
 }
 
 /**
@@ -42,11 +39,11 @@ export class Device {
   readonly info: NativeDeviceInfo;
 
   /**
-   * @throws KernelError unknown kind, a number of threads out of 1..1024 or more than the system grants, ESFT_ISA of another machine;
-   * for "cuda" `where.argument` says what is missing: "library" (built without CUDA), "driver" (none, or no GPU), "device" (not supported)
+   * @throws ConfigError a number of threads that is none · KernelError unknown kind, threads that the system does not grant, ESFT_ISA of
+   * another machine; for "cuda" `where.argument` says what is missing: "library" (built without CUDA), "driver" (none, or no GPU), "device" (not supported)
    */
   constructor(options: DeviceOptions = {}) {
-    const threads = options.threads ?? threadsFromEnvironment();
+    const threads = threadCount(options.threads);
     const [, cuda, index] = /^(cuda)(?::(\d{1,4}))?$/.exec(options.kind ?? "") ?? [];
     this.handle = guarded(() =>
       cuda ? new native.Device(cuda, threads, Number(index ?? 0)) : new native.Device(options.kind ?? "cpu", threads),

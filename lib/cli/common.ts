@@ -25,6 +25,13 @@ export function wholeNumber(text: string): number {
   return value;
 }
 
+/** --threads, where it is no part of a schema. */
+export function threadNumber(text: string): number {
+  const value = wholeNumber(text);
+  if (value === 0) throw new InvalidArgumentError("expected a whole number from 1");
+  return value;
+}
+
 export function machineOptions<Args extends unknown[], Opts extends OptionValues>(command: Command<Args, Opts>) {
   return command
     .addOption(
@@ -32,7 +39,7 @@ export function machineOptions<Args extends unknown[], Opts extends OptionValues
         .argParser(deviceName)
         .default("auto" as const),
     )
-    .option("--threads <n>", "worker threads (default: all); results do not depend on it", wholeNumber)
+    .option("--threads <n>", "worker threads (default, and most: all processors); results do not depend on it", threadNumber)
     .addOption(
       new Option("--precision <kind>", "operands of the matrix products (default: f32 on the CPU, bf16 on CUDA)").choices([
         "f32",

@@ -2,12 +2,13 @@
 
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
-import { arch, availableParallelism, cpus, freemem, platform, release, totalmem } from "node:os";
+import { arch, cpus, freemem, platform, release, totalmem } from "node:os";
 import type { Command } from "@commander-js/extra-typings";
-import { EsftError } from "../errors.ts";
+import { ConfigError, KernelError } from "../errors.ts";
 import { diagnoseSelection } from "../experts/diagnose.ts";
 import { ExpertSet } from "../experts/expert_set.ts";
 import { Profile } from "../experts/profile.ts";
+import { usableProcessors } from "../tensor/threads.ts";
 import { CheckFailed } from "./common.ts";
 import { bytes, pairs, table } from "./format.ts";
 import { packageJson, root } from "./package.ts";
@@ -88,7 +89,7 @@ async function examine() {
     libc: libc(),
     kernel: release(),
     processor: cpus()[0]?.model.trim() ?? "unknown",
-    processors: availableParallelism(),
+    processors: usableProcessors(),
     memoryBytes: totalmem(),
     freeBytes: freemem(),
     addon: await examineAddon(),
@@ -106,7 +107,7 @@ async function examineCuda() {
     const { describeCuda } = await import("../device.ts");
     return { ...describeCuda(native.cudaLibraryPath()), driver };
   } catch (error) {
-    if (error instanceof EsftError) return { loaded: false, library: "", devices: [], reason: "the addon is not loaded", driver };
+    if (error instanceof KernelError) return { loaded: false, library: "", devices: [], reason: "the addon is not loaded", driver };
     throw error;
   }
 }
@@ -140,6 +141,7 @@ async function examineAddon() {
       bf16Compute,
     };
   } catch (error) {
+    if (error instanceof ConfigError) throw error; // a variable that is wrong, not the addon
     return { ok: false as const, message: error instanceof Error ? error.message : String(error) };
   }
 }
