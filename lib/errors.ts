@@ -25,11 +25,21 @@ export abstract class EsftError extends Error {
   abstract readonly code: ErrorCode;
   readonly where: ErrorPlace;
   constructor(message: string, { where = {}, cause }: EsftErrorOptions = {}) {
-    super(message, cause === undefined ? undefined : { cause });
+    super(printable(message), cause === undefined ? undefined : { cause });
     this.name = new.target.name;
     this.where = where;
   }
 }
+
+const LONGEST = 4000; // UTF-16 units: about a screen
+
+/** What files and options say stands in messages: it steers no terminal, and does not push the rest off the screen. */
+function printable(message: string): string {
+  const text = message.length <= LONGEST ? message : `${message.slice(0, LONGEST - 1000)} … ${message.slice(-900)}`;
+  // eslint-disable-next-line no-control-regex -- those are what it is about
+  return text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g, escaped);
+}
+const escaped = (c: string): string => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`;
 
 /** An option, flag, YAML key or config.json field is missing, unknown or out of range. */
 export class ConfigError extends EsftError {
