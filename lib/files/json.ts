@@ -42,6 +42,7 @@ function scan(text: string, maxDepth: number, maxItems: number): void {
       if (!top || !followedByColon(text, i + 1)) continue;
       const key = escaped ? decodeKey(text.slice(begin, i + 1)) : text.slice(begin + 1, i);
       if (key === null) return; // broken escape: JSON.parse words it
+      if (key === "__proto__") throw new Error('the key "__proto__", which no format of ours has'); // what copies an object may lose it
       if (top.has(key)) throw new Error(`duplicate key ${JSON.stringify(key.slice(0, 200))}`);
       top.add(key);
       items++;

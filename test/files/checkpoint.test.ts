@@ -116,6 +116,7 @@ describe("hashCheckpoint", () => {
 describe("strict JSON", () => {
   it("refuses duplicates however spelt, keeps equal keys of different objects", () => {
     expect(() => parseStrictJson('{"a":1,"b":{"c":1,"\\u0063":2}}')).toThrow(/duplicate key "c"/);
+    for (const key of ["__proto__", "__pr\\u006fto__"]) expect(() => parseStrictJson(`{"a":{"${key}":1}}`)).toThrow(/key "__proto__"/);
     expect(parseStrictJson('[{"a":"a: {"},{"a":2}]')).toEqual([{ a: "a: {" }, { a: 2 }]);
     expect(() => parseStrictJson("[".repeat(100_000))).toThrow(/nesting/);
     expect(() => parseStrictJson("[1,1,1,1]", { maxItems: 3 })).toThrow(/items/);
