@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// The process around runCli: streams, interrupts, exit code. The first SIGINT lets the work stop safely, the second exits at once.
+// The process around runCli: streams, interrupts, exit code. The first interrupt lets the work stop safely, the second exits at once.
 
 import { processOutput } from "./output.ts";
 import { runCli } from "./program.ts";
@@ -9,9 +9,11 @@ let signalCode = 0;
 for (const [name, code] of [
   ["SIGINT", 130],
   ["SIGTERM", 143],
+  ["SIGHUP", 129],
 ] as const)
   process.on(name, () => {
-    if (signalCode !== 0) process.exit(code);
+    // A terminal that closes may send SIGHUP twice (the kernel and the shell), an impatient user does not.
+    if (signalCode !== 0) return name === "SIGHUP" ? undefined : process.exit(code);
     signalCode = code;
     output.err(`\n${name}: stopping safely (again to exit at once)\n`);
     stop.abort(new Error("interrupted"));
@@ -32,6 +34,7 @@ const code = await runCli(process.argv.slice(2), {
   columns: process.stderr.columns,
   signal: stop.signal,
 });
-// What the command found (a check that failed, a wrong usage) stands; a stop that a stream caused has the stream's code.
+// What the command found (a check that failed, a wrong usage) stands; a stop has the code of its signal, else of the stream that
+// caused it. After a signal the terminal may be gone, so the signal comes first.
 const stopped = code === 0 || code === 130;
-process.exitCode = (stopped ? output.failed() : null) ?? (code === 130 && signalCode !== 0 ? signalCode : code);
+process.exitCode = code === 130 && signalCode !== 0 ? signalCode : ((stopped ? output.failed() : null) ?? code);

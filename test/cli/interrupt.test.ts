@@ -1,16 +1,22 @@
 // Runs that are stopped from outside: SIGKILL at random moments and a resumed run end in the same bytes as an undisturbed one,
-// on 1 and on 2 threads; SIGINT leaves a checkpoint; a full disk leaves nothing half-written. No GPU.
+// on 1 and on 2 threads; SIGINT, SIGTERM and SIGHUP leave a checkpoint; a full disk leaves nothing half-written. No GPU.
 // Alone: npx vitest run test/cli/interrupt.test.ts
 
 import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { ShuffleRandom } from "../../lib/data/shuffle.ts";
 import { Dataset, MoeModel } from "../../lib/index.ts";
 import { tinyDeepseek, toyRows, writeTinyModel } from "../support/tiny_model.ts";
 import { cli, scratch, spawnCli, writeRows } from "./support.ts";
 
 const root = scratch();
+const seed = Number(process.env["ESFT_TEST_SEED"] ?? Date.now() % 2 ** 31);
+console.log(`interrupt.test.ts: moments of seed ${seed} (again with ESFT_TEST_SEED=${seed})`);
+const random = new ShuffleRandom(seed);
+/** A whole number below n. */
+const below = (n: number): number => random.below(n);
 const at = (...parts: string[]): string => join(root, ...parts);
 const STEPS = 60;
 const FILES = ["adapter.safetensors", "adapter.json", "README.md"];
@@ -48,8 +54,8 @@ describe("interrupted runs", () => {
 
   it("killed at random moments and resumed, a run ends in the same bytes", async () => {
     for (let kill = 0, from = 0; kill < 3; kill++) {
-      const target = from + 1 + Math.floor(Math.random() * (STEPS / 3));
-      const delay = Math.random() * 20;
+      const target = from + 1 + below(STEPS / 3);
+      const delay = below(20);
       const args =
         kill === 0
           ? job("killed")
@@ -73,19 +79,33 @@ describe("interrupted runs", () => {
     sameFiles("killed", "straight");
   });
 
-  it("SIGINT writes a checkpoint and exits with 130", async () => {
-    const run = spawnCli(job("cut"));
-    await until(() => stepsDone("cut") >= 5, run.running);
-    run.kill("SIGINT");
+  it.each([
+    ["SIGINT", 130],
+    ["SIGTERM", 143],
+    ["SIGHUP", 129],
+  ] as const)("%s writes a checkpoint and exits with %i", async (signal, exit) => {
+    const run = spawnCli(job(signal));
+    await until(() => stepsDone(signal) >= 5, run.running);
+    run.kill(signal);
+    if (signal === "SIGHUP") run.kill(signal); // a terminal that closes may send it twice
     const { code, err, out } = await run.done;
-    expect([code, err]).toEqual([130, expect.stringMatching(/checkpoint at step \d+ in .*go on with: esft resume/)]);
+    expect([code, err]).toEqual([exit, expect.stringMatching(/checkpoint at step \d+ in .*go on with: esft resume/)]);
     expect(out).toBe("");
-    const { step } = JSON.parse(readFileSync(at("cut", "checkpoint", "run.json"), "utf8"));
-    expect(step).toBe(stepsDone("cut"));
+    const { step } = JSON.parse(readFileSync(at(signal, "checkpoint", "run.json"), "utf8"));
+    expect(step).toBe(stepsDone(signal));
     expect(step).toBeLessThan(STEPS);
-    expect(existsSync(at("cut", "adapter.json"))).toBe(false);
-    expect((await cli(["resume", at("cut"), "--json"])).code).toBe(0);
-    sameFiles("cut", "straight");
+    expect(existsSync(at(signal, "adapter.json"))).toBe(false);
+    expect((await cli(["resume", at(signal), "--json"])).code).toBe(0);
+    sameFiles(signal, "straight");
+  });
+
+  it("the checkpoint is written though nobody reads what a signalled run says", async () => {
+    const run = spawnCli(job("deaf", "--eval-every", "0"));
+    await until(() => stepsDone("deaf") >= 5, run.running);
+    run.hangUp();
+    run.kill("SIGHUP");
+    expect((await run.done).code).toBe(129);
+    expect(JSON.parse(readFileSync(at("deaf", "checkpoint", "run.json"), "utf8")).step).toBe(stepsDone("deaf"));
   });
 
   it("refuses to resume with another base or other data", async () => {

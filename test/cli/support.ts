@@ -34,7 +34,10 @@ export async function cli(
   return { code, out, err };
 }
 
-/** The command line as a process; `kill` sends a signal, `done` resolves with the exit code or the signal's name. */
+/**
+ * The command line as a process; `kill` sends a signal, `hangUp` closes the pipes that it writes to, `done` resolves with the exit code
+ * or the signal's name.
+ */
 export function spawnCli(args: readonly string[]) {
   const child = spawn(process.execPath, ["--import", "tsx", join(projectRoot, "lib/cli/main.ts"), ...args], { cwd: projectRoot });
   let [out, err] = ["", ""];
@@ -45,6 +48,7 @@ export function spawnCli(args: readonly string[]) {
   });
   return {
     kill: (signal: NodeJS.Signals) => child.kill(signal),
+    hangUp: () => [child.stdout, child.stderr].forEach((pipe) => pipe.destroy()),
     done,
     running: () => child.exitCode === null && child.signalCode === null,
   };
