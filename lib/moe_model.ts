@@ -4,14 +4,14 @@ import { basename, join, resolve } from "node:path";
 import { z } from "zod";
 import { openDevice } from "./device.ts";
 import type { DeviceChoice, OpenedDevice } from "./device.ts";
-import { ConfigError, DataError, DisposedError, NonFiniteError } from "./errors.ts";
+import { ConfigError, DataError, NonFiniteError } from "./errors.ts";
 import type { Adapter } from "./adapter/adapter.ts";
 import { openAdapter } from "./adapter/esft_layout.ts";
 import { profileExamples } from "./experts/profiler.ts";
 import type { ProfileOptions } from "./experts/profiler.ts";
 import type { Profile } from "./experts/profile.ts";
 import type { LongTask } from "./task.ts";
-import { throwIfAborted } from "./task.ts";
+import { OneAtATime, throwIfAborted } from "./task.ts";
 import { decodeFloats } from "./files/floats.ts";
 import { openCheckpoint } from "./files/checkpoint.ts";
 import type { Checkpoint } from "./files/checkpoint.ts";
@@ -35,7 +35,8 @@ import { evaluateRows } from "./train/evaluate.ts";
 import type { Evaluation } from "./train/evaluate.ts";
 import { dataSchema, machineSchema, parseOptions } from "./options.ts";
 import type { DataInput, DataOptions } from "./options.ts";
-import type { CheckedRequest, TrainRequest } from "./train/request.ts";
+import { CheckedRequest } from "./train/request.ts";
+import type { TrainRequest } from "./train/request.ts";
 import { TrainingRun } from "./train/run.ts";
 import type { TrainSession } from "./train/session.ts";
 
@@ -70,8 +71,8 @@ export class MoeModel implements TrainSession {
   private tokenizerCache: Tokenizer | null = null;
   private identityCache: BaseIdentity | null = null;
   private disposed = false;
-  /** What runs: activations, loss sums and the choice of what trains exist once. */
-  private busy: string | null = null;
+  /** Activations, loss sums and the choice of what trains exist once. */
+  private readonly use: OneAtATime;
 
   private constructor(
     dir: string,
@@ -88,6 +89,7 @@ export class MoeModel implements TrainSession {
     this.deviceReason = reason;
     this.params = params;
     this.transformer = transformer;
+    this.use = new OneAtATime(`the model ${dir}`);
   }
 
   /**
@@ -125,22 +127,6 @@ export class MoeModel implements TrainSession {
     return basename(this.dir);
   }
 
-  private open(): void {
-    if (this.disposed) throw new DisposedError(`the model ${this.dir} was disposed`);
-    if (this.busy)
-      throw new ConfigError(`the model ${this.dir} is busy (${this.busy}); wait for the end, or open the checkpoint a second time`);
-  }
-
-  private async exclusive<T>(what: string, work: () => Promise<T>): Promise<T> {
-    this.open();
-    this.busy = what;
-    try {
-      return await work();
-    } finally {
-      this.busy = null;
-    }
-  }
-
   /** The checkpoint's tokenizer. @throws ConfigError none there, or ids beyond the model's vocabulary */
   async tokenizer(): Promise<Tokenizer> {
     if (!this.tokenizerCache) {
@@ -173,19 +159,20 @@ export class MoeModel implements TrainSession {
    * @throws ConfigError no sparse layer, or a partial profile of other data · DataError · NonFiniteError · AbortError after `onPartial`
    */
   async profile(data: DataSource, options: Partial<Omit<ProfileOptions, "model" | "data">> & { data?: DataInput } = {}): Promise<Profile> {
-    return this.exclusive("profiling", async () => {
+    return this.use.run("profiling", options.signal, async (signal) => {
       const { data: dataInput, ...rest } = options;
       const o = parseOptions(dataSchema, dataInput ?? {}, "data");
-      const { examples } = await this.encodeBy(data, o, { signal: options.signal });
+      const { examples } = await this.encodeBy(data, o, { signal });
       const file = fileOf(data);
       const measured = this.params.overridden
         ? { name: `${this.name} with an adapter` }
-        : { name: this.name, fingerprint: (await this.identity({ signal: options.signal })).fingerprint };
+        : { name: this.name, fingerprint: (await this.identity({ signal })).fingerprint };
       return profileExamples(this.transformer, examples, {
         tokens: 131_072,
         seed: 1,
         maxLength: Math.min(o.maxLength, this.spec.maxPositions),
         ...rest,
+        signal,
         model: measured,
         data: { ...(file ? { name: basename(file) } : {}), sha256: examples.fingerprint() },
       });
@@ -202,9 +189,9 @@ export class MoeModel implements TrainSession {
     options: z.input<typeof evaluateSchema> = {},
     task: { signal?: AbortSignal; onProgress?: (p: { done: number; total: number }) => void } = {},
   ): Promise<Evaluation> {
-    return this.exclusive("evaluating", async () => {
+    return this.use.run("evaluating", task.signal, async (signal) => {
       const { batchTokens, rows: limit, ...o } = parseOptions(evaluateSchema, options, "evaluate");
-      const { examples } = await this.encodeBy(data, o, task);
+      const { examples } = await this.encodeBy(data, o, { signal });
       const kept = limit !== undefined && limit < examples.length ? examples.subset(Array.from({ length: limit }, (_, i) => i)) : examples;
       const stream = new BatchStream(kept, {
         packing: o.packing === "esft" ? "document" : o.packing,
@@ -214,7 +201,7 @@ export class MoeModel implements TrainSession {
         shuffle: false,
         rowsPerBatch: 1,
       });
-      const result = await evaluateRows(this.transformer, [...stream.rows()], Math.max(batchTokens, o.maxLength), task);
+      const result = await evaluateRows(this.transformer, [...stream.rows()], Math.max(batchTokens, o.maxLength), { ...task, signal });
       if (result.supervised === 0) throw new DataError("evaluation: expected supervised tokens, found none in these rows");
       if (!Number.isFinite(result.loss)) throw new NonFiniteError(`evaluation: the loss is ${result.loss}: ${CHECK_WEIGHTS}`);
       return result;
@@ -228,16 +215,14 @@ export class MoeModel implements TrainSession {
    * with ConfigError, DataError, MemoryError before anything is allocated, NonFiniteError or IoError
    */
   train(request: TrainRequest | CheckedRequest): TrainingRun {
-    this.open();
+    this.use.requireFree();
     if (this.params.overridden)
       throw new ConfigError(
         "an adapter is applied, training starts from the base weights: removeAdapter() first, or merge the adapter and train the merged model",
         { where: { key: "adapter" } },
       );
-    this.busy = "training";
-    return new TrainingRun(this, request, () => {
-      this.busy = null;
-    });
+    const { signal } = request instanceof CheckedRequest ? request.control : request;
+    return new TrainingRun(this, request, (work) => this.use.run("training", signal, work));
   }
 
   /**
@@ -245,7 +230,7 @@ export class MoeModel implements TrainSession {
    * @throws LayoutError another base, unknown tensors, damaged files · NonFiniteError · AbortError
    */
   async applyAdapter(adapter: Adapter | string, task: LongTask = {}): Promise<Adapter> {
-    return this.exclusive("applying an adapter", () => this.replaceWeights(adapter, task));
+    return this.use.run("applying an adapter", task.signal, (signal) => this.replaceWeights(adapter, { ...task, signal }));
   }
 
   private async replaceWeights(adapter: Adapter | string, task: LongTask): Promise<Adapter> {
@@ -273,7 +258,7 @@ export class MoeModel implements TrainSession {
 
   /** The base model again; does nothing when no adapter is applied. */
   removeAdapter(): void {
-    this.open();
+    this.use.requireFree();
     this.transformer.restore();
   }
 
@@ -285,12 +270,12 @@ export class MoeModel implements TrainSession {
     ids: readonly number[],
     options: { maxTokens: number; stop?: readonly number[]; signal?: AbortSignal },
   ): Promise<number[]> {
-    return this.exclusive("generating", async () => {
+    return this.use.run("generating", options.signal, async (signal) => {
       const all = [...ids];
       const stop = new Set(options.stop ?? this.spec.eosIds);
       this.transformer.prepare(Math.min(ids.length + options.maxTokens, this.spec.maxPositions), false);
       while (all.length < ids.length + options.maxTokens) {
-        throwIfAborted(options.signal, "generation");
+        throwIfAborted(signal, "generation");
         const logits = await this.transformer.lastLogits(hostBatch([{ ids: all, targets: all.map(() => -100) }]));
         const best = logits.reduce((b, x, i) => (x > logits[b]! ? i : b), 0);
         if (!Number.isFinite(logits[best]!)) throw new NonFiniteError(`generation: the logits after ${all.length} tokens are not finite`);
@@ -301,10 +286,14 @@ export class MoeModel implements TrainSession {
     });
   }
 
-  /** Frees everything at once; a run in progress rejects. `await using` waits for pending work first. */
+  /**
+   * Frees everything at once; what is in progress rejects with DisposedError. `await using` stops it first, as its signal would, and
+   * waits for its end: a run that had begun has then saved its checkpoint.
+   */
   dispose(): void {
     if (this.disposed) return;
     this.disposed = true;
+    void this.use.close();
     this.transformer.dispose();
     this.params.dispose();
     this.device.dispose();
@@ -313,7 +302,8 @@ export class MoeModel implements TrainSession {
     this.dispose();
   }
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.device.synchronize().catch(() => undefined);
+    await this.use.close();
+    if (!this.disposed) await this.device.synchronize().catch(() => undefined);
     this.dispose();
   }
 }

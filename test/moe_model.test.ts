@@ -1,6 +1,7 @@
 // MoeModel as a whole: what it refuses, adapters put on and taken off, one thing at a time, memory given back, NaN weights named.
 // No GPU. Alone: npx vitest run test/moe_model.test.ts
 
+import { readFileSync } from "node:fs";
 import { cp, mkdtemp, open, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -127,17 +128,81 @@ describe("opening", () => {
     await expect(MoeModel.fromPretrained(at("model"), { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: "ERR_ABORTED" });
   });
 
-  it("disposed while it trains, the run rejects and nothing else happens", async () => {
-    const short = await MoeModel.fromPretrained(at("model"), { threads: 1 });
-    const run = short.train({ data: { rows, ...data }, method: "full", outDir: at("cut"), steps: 50, evalFraction: 0 });
-    for await (const event of run) if (event.type === "step" && event.step === 2) short.dispose();
-    await expect(run.result).rejects.toMatchObject({ code: "ERR_DISPOSED" });
-  });
-
   it("gives up its files when it is disposed, however often", async () => {
     const short = await MoeModel.fromPretrained(at("model"), { threads: 1 });
     await short[Symbol.asyncDispose]();
     short.dispose();
     await expect(short.evaluate(rows, data)).rejects.toMatchObject({ code: "ERR_DISPOSED" });
+  });
+});
+
+describe("disposed while it is used", () => {
+  const full = (outDir: string, more = {}) => ({ data: { rows, ...data }, method: "full", outDir: at(outDir), steps: 500, rowsPerStep: 2, evalFraction: 0, ...more } as const); // prettier-ignore
+  const gone = { code: "ERR_DISPOSED" };
+
+  it.each([0, 1, 5, 20])("asyncDispose %i turns after train() stops the run first: DisposedError, or a checkpoint", async (turns) => {
+    const short = await MoeModel.fromPretrained(at("model"), { threads: 1 });
+    const run = short.train(full(`turns${turns}`));
+    for (let i = 0; i < turns; i++) await new Promise(setImmediate);
+    let ended = false;
+    const end = run.result.then(
+      ({ reason, adapter }) => expect([reason, adapter]).toEqual(["interrupted", null]),
+      (error) => expect(error).toMatchObject({ ...gone, message: /was disposed \(training was in progress\)/ }),
+    ).finally(() => (ended = true)); // prettier-ignore
+    await short[Symbol.asyncDispose]();
+    await Promise.resolve();
+    await Promise.resolve();
+    expect(ended).toBe(true);
+    await end;
+  });
+
+  it("asyncDispose in the middle of a run is an abort: the checkpoint is kept and resumes to the same bits", async () => {
+    await model.train(full("whole", { steps: 6 })).result;
+    const short = await MoeModel.fromPretrained(at("model"), { threads: 1 });
+    const run = short.train(full("cut", { steps: 6 }));
+    for await (const event of run) if (event.type === "step" && event.step === 2) void short[Symbol.asyncDispose]();
+    expect(await run.result).toMatchObject({ reason: "interrupted", step: 2 });
+    await short[Symbol.asyncDispose]();
+    expect(() => short.train(full("cut"))).toThrow(/was disposed/);
+    await model.train(full("cut", { steps: 6, resume: true })).result;
+    const bytes = (dir: string): Buffer => readFileSync(at(dir, "adapter.safetensors"));
+    expect(bytes("cut").equals(bytes("whole"))).toBe(true);
+  });
+
+  it("dispose() does not wait: the run rejects, whenever it comes", async () => {
+    const at2 = await MoeModel.fromPretrained(at("model"), { threads: 1 });
+    const run = at2.train(full("now"));
+    await expect(
+      (async () => {
+        for await (const event of run) if (event.type === "step" && event.step === 2) at2.dispose();
+      })(),
+    ).rejects.toMatchObject(gone);
+    await expect(run.result).rejects.toMatchObject(gone);
+    for (let turns = 0; turns < 30; turns += 3) {
+      const short = await MoeModel.fromPretrained(at("model"), { threads: 1 });
+      const { result } = short.train(full(`sync${turns}`));
+      for (let i = 0; i < turns; i++) await new Promise(setImmediate);
+      short.dispose();
+      await expect(result, `${turns} turns`).rejects.toMatchObject(gone);
+    }
+  });
+
+  it.each([
+    ["profiling", (m: MoeModel) => m.profile(rows, { tokens: 2000, batchTokens: 64, data })],
+    ["evaluating", (m: MoeModel) => m.evaluate(rows, { ...data, batchTokens: 64 })],
+    ["generating", (m: MoeModel) => m.generate([5, 6, 7], { maxTokens: 200, stop: [] })],
+    ["applying an adapter", (m: MoeModel) => m.applyAdapter(at("one"))],
+  ])("%s ends first, with DisposedError", async (what, work) => {
+    for (const way of [Symbol.asyncDispose, Symbol.dispose] as const) {
+      const short = await MoeModel.fromPretrained(at("model"), { threads: 1 });
+      let ended = false;
+      const end = expect(work(short)).rejects.toMatchObject({ ...gone, message: new RegExp(`disposed|${what}`) }).then(() => (ended = true)); // prettier-ignore
+      await new Promise(setImmediate);
+      await short[way]();
+      if (way === Symbol.asyncDispose) await new Promise(setImmediate);
+      if (way === Symbol.asyncDispose) expect(ended).toBe(true);
+      await end;
+      await expect(work(short)).rejects.toMatchObject(gone);
+    }
   });
 });

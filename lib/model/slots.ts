@@ -12,7 +12,7 @@
 // The plan is a table that can be printed and checked against the machine before anything is allocated; no tensor survives a
 // layer's forward unless the plan says so.
 
-import { MemoryError } from "../errors.ts";
+import { DisposedError, MemoryError } from "../errors.ts";
 import { bytesOf } from "../tensor.ts";
 import type { Device, DType, Tensor } from "../tensor.ts";
 
@@ -195,6 +195,7 @@ export class ActivationPlan {
     try {
       this.arena = device.empty("u8", [Math.max(bytes, ALIGN)]);
     } catch (error) {
+      if (error instanceof DisposedError) throw error;
       throw new MemoryError(
         `activations: ${(bytes / 2 ** 30).toFixed(2)} GiB for ${capacity} tokens could not be allocated; use shorter rows (maxLength), ` +
           `fewer rows per micro-batch (microBatch), or train only upper layers`,

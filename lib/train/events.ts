@@ -68,35 +68,67 @@ export class EventLog {
 }
 
 /**
- * A queue that an async iterator drains; an un-iterated run still progresses (old step events are dropped past a cap). An event goes
- * straight to who waits for it: a caller that aborts at an event stops the run before its next step.
+ * A queue that async iterators drain; an un-iterated run still progresses (old step events are dropped past a cap). An event goes
+ * straight to who waits for it: a caller that aborts at an event stops the run before its next step. The error of a failed run comes
+ * after the events before it, once to every iterator.
  */
 export class EventQueue implements AsyncIterable<TrainEvent> {
   private readonly cap = 10_000;
   private items: TrainEvent[] = [];
-  private waiting: ((r: IteratorResult<TrainEvent>) => void)[] = [];
-  private ended = false;
+  private waiting: (() => void)[] = [];
+  private ended: { readonly failure: { readonly error: unknown } | null } | null = null;
+  private iterating = 0;
+  private thrown = false;
+  private readonly onLeft: () => void;
+
+  /** @param onLeft an iterator was left before the end */
+  constructor(onLeft: () => void = () => undefined) {
+    this.onLeft = onLeft;
+  }
+
+  /** The error of a failed run was thrown by an iterator, or there is one that will. */
+  get heard(): boolean {
+    return this.thrown || this.iterating > 0;
+  }
 
   push(event: TrainEvent): void {
-    const next = this.waiting.shift();
-    if (next) return next({ value: event, done: false });
     this.items.push(event);
     if (this.items.length > this.cap) {
       const oldest = this.items.findIndex((e) => e.type === "step");
       this.items.splice(Math.max(0, oldest), 1);
     }
+    this.waiting.shift()?.();
   }
-  end(): void {
-    this.ended = true;
-    for (const w of this.waiting.splice(0)) w({ value: undefined, done: true });
+
+  end(failure: { readonly error: unknown } | null = null): void {
+    this.ended = { failure };
+    for (const look of this.waiting.splice(0)) look();
   }
+
   [Symbol.asyncIterator](): AsyncIterator<TrainEvent> {
+    const done: IteratorResult<TrainEvent> = { value: undefined, done: true };
+    let open = true;
+    this.iterating++;
+    const close = (): void => {
+      if (open) this.iterating--;
+      open = false;
+    };
+    const take = (resolve: (result: IteratorResult<TrainEvent>) => void, reject: (error: unknown) => void): void => {
+      if (!open) return resolve(done);
+      const item = this.items.shift();
+      if (item) return resolve({ value: item, done: false });
+      if (this.ended === null) return void this.waiting.push(() => take(resolve, reject));
+      close();
+      if (this.ended.failure === null) return resolve(done);
+      this.thrown = true;
+      reject(this.ended.failure.error);
+    };
     return {
-      next: () => {
-        const item = this.items.shift();
-        if (item) return Promise.resolve({ value: item, done: false });
-        if (this.ended) return Promise.resolve({ value: undefined, done: true });
-        return new Promise((resolve) => this.waiting.push(resolve));
+      next: () => new Promise(take),
+      return: () => {
+        if (open) this.onLeft();
+        close();
+        return Promise.resolve(done);
       },
     };
   }

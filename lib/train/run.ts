@@ -11,9 +11,10 @@ import { isAdapterDir } from "../adapter/folder.ts";
 import type { Examples } from "../data/examples.ts";
 import { encodeSource } from "../data/source.ts";
 import type { DataSource } from "../data/source.ts";
-import { ConfigError } from "../errors.ts";
+import { ConfigError, DisposedError, EsftError } from "../errors.ts";
 import type { TrainableSpec } from "../methods/method.ts";
 import type { TrainOptions } from "../options.ts";
+import type { LongTask } from "../task.ts";
 import { hasCheckpoint } from "./checkpoint.ts";
 import { deliver, keepBest } from "./deliver.ts";
 import { EventQueue } from "./events.ts";
@@ -33,38 +34,70 @@ export interface TrainResult extends TrainSummary {
   readonly trainable: TrainableSpec;
 }
 
+/** Carries the run out as the only user of its session; the signal it hands over fires when the run is to stop. */
+type Alone = <T>(work: (signal: AbortSignal) => Promise<T>) => Promise<T>;
+
 /**
- * A run in progress: iterate its events, await its `result`. It goes on whether or not anyone iterates; an error ends the iteration
- * and rejects `result`, with everything up to the last checkpoint on disk.
+ * A run in progress: iterate its events, await its `result`, or both. It goes on whether or not anyone does. An error, with everything
+ * up to the last checkpoint on disk, rejects `result`, and is thrown by the iteration after the events before it. A run that fails
+ * while nobody has asked for either is told of by a process warning; asked later, both still give the error.
  */
 export class TrainingRun implements AsyncIterable<TrainEvent> {
-  readonly result: Promise<TrainResult>;
-  private readonly queue = new EventQueue();
+  private readonly ended: Promise<TrainResult>;
+  private readonly queue = new EventQueue(() => this.tellUnread());
+  private resultRead = false;
+  private failure: { readonly error: unknown } | null = null;
+  private told = false;
 
-  /** @param release called at the end, whatever it is: the session is free again */
-  constructor(session: TrainSession, request: TrainRequest | CheckedRequest, release: () => void) {
-    this.result = execute(session, request, (e) => this.queue.push(e)).finally(() => {
-      release();
-      this.queue.end();
-    });
-    // The error reaches whoever awaits `result`; a caller that only iterates must not crash the process.
-    this.result.catch(() => undefined);
+  constructor(session: TrainSession, request: TrainRequest | CheckedRequest, alone: Alone) {
+    this.ended = alone((signal) => execute(session, request, signal, (e) => this.queue.push(e)));
+    this.ended.then(
+      () => this.queue.end(),
+      (error: unknown) => {
+        this.failure = { error };
+        this.queue.end(this.failure);
+        this.tellUnread();
+      },
+    );
+  }
+
+  /** @throws whatever ended the run */
+  get result(): Promise<TrainResult> {
+    this.resultRead = true;
+    return this.ended;
   }
 
   [Symbol.asyncIterator](): AsyncIterator<TrainEvent> {
     return this.queue[Symbol.asyncIterator]();
+  }
+
+  private tellUnread(): void {
+    // A moment later: who started a run that fails at once, or left its events, may ask for the result next.
+    setImmediate(() => {
+      if (this.failure === null || this.resultRead || this.queue.heard || this.told) return;
+      this.told = true;
+      const { error } = this.failure;
+      if (error instanceof DisposedError) return; // whoever disposed of the model meant to end the run
+      const text = error instanceof EsftError ? `${error.name} [${error.code}]: ${error.message}` : String(error);
+      process.emitWarning(`a training run failed, and neither its events nor its result were read: ${text}`, {
+        type: "EsftWarning",
+        code: "ESFT_RUN_UNREAD",
+      });
+    });
   }
 }
 
 async function execute(
   session: TrainSession,
   asked: TrainRequest | CheckedRequest,
+  signal: AbortSignal,
   emit: (event: TrainEvent) => void,
 ): Promise<TrainResult> {
   const request = asked instanceof CheckedRequest ? asked : CheckedRequest.parse(asked);
-  const { options, outDir, control } = request;
+  const { options, outDir } = request;
+  const task = { ...request.control, signal };
   const warnAt = (step: number) => (message: string) => emit({ type: "warning", step, message });
-  const prepared = await prepare(session, request, warnAt(0));
+  const prepared = await prepare(session, request, task, warnAt(0));
   const { trainable, identity, resuming } = prepared;
   // A run to resume keeps its request until its checkpoint was accepted ("start").
   const keep = (): Promise<void> => keepRequest(session, request, trainable);
@@ -78,7 +111,7 @@ async function execute(
       options,
       outDir,
       base: identity.contents ?? identity.fingerprint,
-      signal: control.signal,
+      signal,
       emit: (event) => {
         if (event.type === "start" && resuming) (kept = keep()).catch(() => undefined);
         emit(event);
@@ -86,7 +119,7 @@ async function execute(
       keepBest: (step) => keepBest(delivery, step),
     });
     await kept;
-    const adapter = summary.reason === "finished" ? await deliver(delivery, summary, warnAt(summary.step), control) : null;
+    const adapter = summary.reason === "finished" ? await deliver(delivery, summary, warnAt(summary.step), task) : null;
     return { ...summary, reason: adapter ? "finished" : "interrupted", outDir, adapter, trainable };
   } finally {
     await session.device.synchronize().catch(() => undefined);
@@ -96,7 +129,7 @@ async function execute(
 }
 
 /** All that can refuse a run: nothing is allocated or written yet. `resuming`: outDir holds a checkpoint to go on from. */
-async function prepare(session: TrainSession, request: CheckedRequest, warn: (message: string) => void) {
+async function prepare(session: TrainSession, request: CheckedRequest, task: LongTask, warn: (message: string) => void) {
   const { options, outDir, control } = request;
   if (options.data.maxLength > session.spec.maxPositions)
     throw new ConfigError(`train.data.maxLength ${options.data.maxLength} exceeds the model's ${session.spec.maxPositions} positions`, {
@@ -104,8 +137,8 @@ async function prepare(session: TrainSession, request: CheckedRequest, warn: (me
     });
   const resuming = await resumes(outDir, control.resume ?? false);
   const trainable = await resolveMethod(session, request.method, options.seed, warn);
-  const { train, heldOut } = await readExamples(session, request);
-  const identity = await session.identity(control);
+  const { train, heldOut } = await readExamples(session, request, task);
+  const identity = await session.identity(task);
   const tokenizer = options.data.packing === "esft" ? await session.tokenizer() : null; // the paper's packing pads
   const padId = tokenizer?.padId ?? tokenizer?.eosId ?? 0;
   await requireRoom(session, trainable, options);
@@ -127,10 +160,14 @@ async function resumes(outDir: string, resume: boolean): Promise<boolean> {
 }
 
 /** The rows to train on, and those held out: evalData, or a share of the data. */
-async function readExamples(session: TrainSession, request: CheckedRequest): Promise<Pick<TrainerInit, "train" | "heldOut">> {
-  const { data, evalData, options, control } = request;
+async function readExamples(
+  session: TrainSession,
+  request: CheckedRequest,
+  task: LongTask,
+): Promise<Pick<TrainerInit, "train" | "heldOut">> {
+  const { data, evalData, options } = request;
   const encode = async (source: DataSource): Promise<Examples> =>
-    (await encodeSource(source, options.data, () => session.tokenizer(), control)).examples;
+    (await encodeSource(source, options.data, () => session.tokenizer(), task)).examples;
   const all = await encode(data);
   if (evalData !== null) return { train: all, heldOut: await encode(evalData) };
   if (options.evalFraction === 0) return { train: all, heldOut: null };

@@ -1,7 +1,7 @@
 // The compact training state: f32 master copies, gradients and the two AdamW moments of what trains, one flat tensor each. Its
 // size follows what trains; nothing exists for the rest.
 
-import { MemoryError } from "../../errors.ts";
+import { DisposedError, MemoryError } from "../../errors.ts";
 import type { Device, Tensor } from "../../tensor.ts";
 import type { Parameter } from "./parameter.ts";
 
@@ -22,7 +22,7 @@ export interface TrainingState {
   readonly v: Tensor;
 }
 
-/** Takes the memory and gives every parameter its views; values are the caller's to fill. @throws MemoryError */
+/** Takes the memory and gives every parameter its views; values are the caller's to fill. @throws MemoryError · DisposedError */
 export function allocateState(device: Device, parameters: readonly Parameter[]): TrainingState {
   const offsets: number[] = [];
   let size = 0;
@@ -35,6 +35,7 @@ export function allocateState(device: Device, parameters: readonly Parameter[]):
     for (let i = 0; i < 4; i++) flat.push(device.empty("f32", [size]));
   } catch (error) {
     for (const t of flat) t.dispose();
+    if (error instanceof DisposedError) throw error;
     throw new MemoryError(
       `training state: ${((size * STATE_BYTES_PER_PARAMETER) / 2 ** 30).toFixed(2)} GiB for ${size} parameters (master, gradient, two moments) could not be allocated; ` +
         `train fewer experts (smaller p, maxTrainableParams), or use a machine with more memory`,
