@@ -1,6 +1,6 @@
 // MoeModel: a checkpoint on a device, and what one does with it: profile, train, evaluate, adapt.
 
-import { basename, join, resolve } from "node:path";
+import { basename, resolve } from "node:path";
 import { z } from "zod";
 import { openDevice } from "./device.ts";
 import type { DeviceChoice, OpenedDevice } from "./device.ts";
@@ -25,7 +25,7 @@ import type { Tokenizer } from "./text/tokenizer.ts";
 import { attachmentsOf } from "./methods/attachments.ts";
 import { hostBatch } from "./model/batch.ts";
 import { CHECK_WEIGHTS } from "./model/non_finite.ts";
-import { modelSpec } from "./model/families/index.ts";
+import { checkpointSpec } from "./model/families/index.ts";
 import { Parameters } from "./model/weights/parameters.ts";
 import type { ModelSpec } from "./model/spec.ts";
 import { defaultPrecision, requirePrecision, Transformer } from "./model/transformer.ts";
@@ -103,7 +103,7 @@ export class MoeModel implements TrainSession {
     const { device: where = "auto", precision, threads } = options;
     parseOptions(machineSchema.pick({ precision: true }), { precision }, "");
     const checkpoint = await openCheckpoint(path);
-    const spec = modelSpec(checkpoint.config, join(path, "config.json"));
+    const spec = checkpointSpec(checkpoint);
     const opened = openDevice(where, { threads, precision });
     const { device } = opened;
     let params: Parameters | null = null;

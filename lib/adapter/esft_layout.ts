@@ -13,7 +13,7 @@ import { openSafetensors } from "../files/safetensors.ts";
 import type { ShardOptions } from "../files/shards.ts";
 import { isShard, shardIndex, writeShards } from "../files/shards.ts";
 import { sliceKey } from "../files/slice.ts";
-import { modelSpec } from "../model/families/index.ts";
+import { checkpointSpec } from "../model/families/index.ts";
 import { parameterShapes } from "../model/spec.ts";
 import { ioError, throwIfAborted } from "../task.ts";
 import type { LoadAdapterOptions } from "./adapter.ts";
@@ -54,7 +54,7 @@ export async function openAdapter(dir: string, options: LoadAdapterOptions = {})
 
 async function readEsftAdapter(dir: string, names: readonly string[], base: Checkpoint): Promise<Adapter> {
   const experts = await ExpertSet.load(join(dir, CONFIG));
-  const parameters = new Map(parameterShapes(modelSpec(base.config, join(base.dir, "config.json"))).map((p) => [sliceKey(p.ref), p]));
+  const parameters = new Map(parameterShapes(checkpointSpec(base)).map((p) => [sliceKey(p.ref), p]));
   const byRest = new Map([...parameters].map(([name, p]) => [name.slice(name.indexOf(".") + 1), p]));
   const tensors: AdapterTensor[] = [];
   for (const file of await dataFiles(dir, names)) {

@@ -1,13 +1,12 @@
 // esft inspect: what a checkpoint is and what training it would need, from headers alone.
 
-import { join } from "node:path";
 import { Option } from "@commander-js/extra-typings";
 import type { Command } from "@commander-js/extra-typings";
 import { ConfigError } from "../errors.ts";
 import { expertLayout, ExpertSet, ranges } from "../experts/expert_set.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
 import type { Checkpoint } from "../files/checkpoint.ts";
-import { modelSpec } from "../model/families/index.ts";
+import { checkpointSpec } from "../model/families/index.ts";
 import { fullTrainable } from "../methods/full.ts";
 import { esftTrainable } from "../methods/esft.ts";
 import { number, wholeNumber } from "./common.ts";
@@ -81,7 +80,7 @@ export function registerInspect(program: Command, terminal: Terminal): void {
 async function estimates(checkpoint: Checkpoint, flags: Flags) {
   const { estimateTraining } = await import("../inspect.ts");
   const { defaultMicroBatch } = await import("../train/memory_plan.ts");
-  const spec = modelSpec(checkpoint.config, join(checkpoint.dir, "config.json"));
+  const spec = checkpointSpec(checkpoint);
   const layout = expertLayout(spec);
   const E = Math.max(0, ...layout.values());
   const length = Math.min(flags.maxLength, spec.maxPositions);

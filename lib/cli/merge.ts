@@ -4,6 +4,7 @@ import type { Command } from "@commander-js/extra-typings";
 import { openAdapter } from "../adapter/esft_layout.ts";
 import { mergeAdapter } from "../adapter/merge.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
+import { checkpointSpec } from "../model/families/index.ts";
 import { byteProgress, CheckFailed, wholeNumber } from "./common.ts";
 import { bytes } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
@@ -28,6 +29,7 @@ export function registerMerge(program: Command, terminal: Terminal): void {
       const { signal } = terminal;
       const task = { signal, onProgress: byteProgress(terminal) };
       const base = await openCheckpoint(dir);
+      checkpointSpec(base);
       const adapter = await openAdapter(flags.adapter, { base, ...task });
       const report = await mergeAdapter(base, adapter, output, { ...task, overwrite });
       const { checkMergedLogits } = await import("../logits_check.ts");

@@ -1,12 +1,11 @@
 // esft select: from a profile to the experts that train.
 
-import { join } from "node:path";
 import { Option } from "@commander-js/extra-typings";
 import type { Command } from "@commander-js/extra-typings";
 import { ConfigError } from "../errors.ts";
 import { Profile } from "../experts/profile.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
-import { modelSpec } from "../model/families/index.ts";
+import { checkpointSpec } from "../model/families/index.ts";
 import { expertParameters } from "../model/spec.ts";
 import type { ModelSpec } from "../model/spec.ts";
 import { esftTrainable } from "../methods/esft.ts";
@@ -107,5 +106,5 @@ export function registerSelect(program: Command, terminal: Terminal): void {
 }
 
 async function specOf(dir: string): Promise<ModelSpec> {
-  return modelSpec((await openCheckpoint(dir)).config, join(dir, "config.json"));
+  return checkpointSpec(await openCheckpoint(dir));
 }

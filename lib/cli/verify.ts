@@ -10,6 +10,7 @@ import { frozenDigest } from "../adapter/digest.ts";
 import { verifyMerge } from "../adapter/verify_merge.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
 import type { Checkpoint } from "../files/checkpoint.ts";
+import { checkpointSpec } from "../model/families/index.ts";
 import type { Adapter } from "../adapter/adapter.ts";
 import type { MergeReport } from "../adapter/verify_merge.ts";
 import type { LogitsCheck } from "../logits_check.ts";
@@ -42,6 +43,7 @@ export function registerVerify(program: Command, terminal: Terminal): void {
     .action(async (dir, flags) => {
       const task = { signal: terminal.signal, onProgress: byteProgress(terminal) };
       const base = flags.base === undefined ? null : await openCheckpoint(flags.base);
+      if (base) checkpointSpec(base);
       const official = (await stat(join(dir, "expert_cfg.json")).catch(() => null)) !== null;
       const checks: Check[] = [];
       const check = (name: string, ok: boolean, detail: string): unknown => checks.push({ name, ok, detail });

@@ -23,7 +23,7 @@ import { hashCheckpoint } from "../../lib/files/hash.ts";
 import { writeSafetensors } from "../../lib/files/safetensors_writer.ts";
 import type { TinyOptions } from "../support/fixture.ts";
 import { floats } from "../support/fixture.ts";
-import { experts, fresh, makeAdapter, makeBase, makeTensors, placesIn, served } from "./support.ts";
+import { experts, fresh, makeAdapter, makeBase, makeServedBase, makeTensors, placesIn } from "./support.ts";
 
 afterEach(() => vi.restoreAllMocks());
 
@@ -173,7 +173,7 @@ describe("Adapter.load refuses", () => {
       join(esft, "model.safetensors"),
       await Promise.all(tensors.map(async (t) => ({ name: t.name, dtype: t.dtype, shape: t.shape, data: await t.read() }))),
     );
-    await expect(openAdapter(esft, { base: await makeBase({ config: served }) })).rejects.toThrow(/NaN or infinity at element 7/);
+    await expect(openAdapter(esft, { base: await makeServedBase() })).rejects.toThrow(/NaN or infinity at element 7/);
   });
 
   it("experts that were not selected, half experts, unselected kinds of tensors", async () => {
@@ -266,7 +266,7 @@ describe("saving an adapter", () => {
 
 describe("official ESFT layout", () => {
   it("saves and loads, also with the legacy prefix and in shards", async () => {
-    const base = await makeBase({ config: served });
+    const base = await makeServedBase();
     const adapter = await makeAdapter(base);
     const dir = join(fresh(), "esft");
     await saveEsftAdapter(adapter, dir, { maxShardBytes: 700 });
@@ -287,7 +287,7 @@ describe("official ESFT layout", () => {
     await expect(openAdapter(legacy, { base })).rejects.toThrow(/selected experts only/);
     await expect(openAdapter(legacy)).rejects.toThrow(/official ESFT layout does not say .*--base DIR/);
     await expect(openAdapter(legacy, { base: await makeBase() })).rejects.toThrow(/"model_type" "tiny" is not supported/);
-    const smaller = await makeBase({ config: { ...served, n_routed_experts: 3 } });
+    const smaller = await makeServedBase({ n_routed_experts: 3 });
     await expect(openAdapter(dir, { base: smaller })).rejects.toThrow(
       /tensor "model.layers.2.mlp.experts.3.*expected a parameter of the base/,
     );

@@ -13,7 +13,7 @@ import type { Dtype } from "../../lib/files/safetensors.ts";
 import { placeSlice } from "../../lib/files/slice.ts";
 import type { TinyOptions } from "../support/fixture.ts";
 import { EXPERTS, floats, LAYERS, tempDir, tinyCheckpoint } from "../support/fixture.ts";
-import { tinyDeepseek } from "../support/tiny_model.ts";
+import { tinyDeepseek, writeTinyModel } from "../support/tiny_model.ts";
 
 const root = tempDir();
 /** A new empty folder, removed after the test file. */
@@ -28,8 +28,13 @@ export async function makeBase(options: TinyOptions = {}): Promise<Checkpoint> {
 export const experts = new ExpertSet({ layers: [[1, { ranked: [2, 0] }], [2, { ranked: [3] }]], rule: { score: "token", p: 0.2 } }); // prettier-ignore
 const PARTS = ["down", "gate", "up"] as const;
 
-/** A description of the tiny checkpoint's model: the official layout says what its tensors are only together with one. */
-export const served = { ...tinyDeepseek, hidden_size: 8, moe_intermediate_size: 6, num_hidden_layers: LAYERS, n_routed_experts: EXPERTS };
+/** The same sizes as a complete model: what tensors are to a model is known only of one that is described. */
+export async function makeServedBase(over: Readonly<Record<string, unknown>> = {}): Promise<Checkpoint> {
+  const dir = fresh();
+  const sizes = { hidden_size: 8, moe_intermediate_size: 6, num_hidden_layers: LAYERS, n_routed_experts: EXPERTS, vocab_size: 10 };
+  await writeTinyModel(dir, { ...tinyDeepseek, ...sizes, ...over }, { tokenizer: false });
+  return openCheckpoint(dir);
+}
 
 /** Trained tensors = base + noise, in `dtype`. Fused bases: down_proj whole, gate_up_proj as two row slices. */
 export async function makeTensors(base: Checkpoint, dtype: Dtype = "F32", of: ExpertSet = experts): Promise<AdapterTensor[]> {

@@ -1,6 +1,5 @@
 // The model that fixtures are compared with. All that the checkers know of the project's insides is in this file.
 
-import { join } from "node:path";
 import { ConfigError } from "../../lib/errors.ts";
 import { openCheckpoint } from "../../lib/files/checkpoint.ts";
 import type { Checkpoint } from "../../lib/files/checkpoint.ts";
@@ -10,7 +9,7 @@ import type { TensorSlice } from "../../lib/files/slice.ts";
 import { LoraAttachments } from "../../lib/methods/lora.ts";
 import { hostBatch } from "../../lib/model/batch.ts";
 import type { HostBatch } from "../../lib/model/batch.ts";
-import { modelSpec } from "../../lib/model/families/index.ts";
+import { checkpointSpec } from "../../lib/model/families/index.ts";
 import type { Attachments } from "../../lib/model/layers/attachment.ts";
 import { moeOf, parameterShapes } from "../../lib/model/spec.ts";
 import type { ModelSpec, ParameterRole } from "../../lib/model/spec.ts";
@@ -103,10 +102,10 @@ export function assemble(shape: readonly number[], parts: readonly Part[]): Floa
 }
 
 /** A family's description. @throws NotServed the project refuses the configuration */
-function specOf({ config, dir }: Checkpoint): ModelSpec {
-  if ("quantization_config" in config) throw new NotServed("weights quantised on disk");
+function specOf(checkpoint: Checkpoint): ModelSpec {
+  if ("quantization_config" in checkpoint.config) throw new NotServed("weights quantised on disk");
   try {
-    return modelSpec(config as Record<string, unknown>, join(dir, "config.json"));
+    return checkpointSpec(checkpoint);
   } catch (error) {
     if (error instanceof ConfigError) throw new NotServed(error.message.replace(/^.*config\.json: /, ""));
     throw error;

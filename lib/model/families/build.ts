@@ -14,6 +14,8 @@ import type {
   RopeSpec,
 } from "../spec.ts";
 import type { ConfigReader } from "./config.ts";
+import { ranges } from "./config.ts";
+import type { Headers } from "./headers.ts";
 import type { RopeConfig } from "./rope.ts";
 
 /** One family: how its config.json becomes a ModelSpec. */
@@ -30,14 +32,16 @@ export const softmaxRule = { score: "softmax", groups: 1, topkGroups: 1, groupSc
 
 export class Builder {
   readonly c: ConfigReader;
+  private readonly headers: Headers;
   /** Model width. */
   readonly D: number;
   readonly eps: number;
 
-  constructor(c: ConfigReader, eps: number) {
+  constructor(c: ConfigReader, headers: Headers, eps: number) {
     this.c = c;
+    this.headers = headers;
     this.D = c.int("hidden_size");
-    this.eps = c.number("rms_norm_eps", eps);
+    this.eps = c.number("rms_norm_eps", ranges.eps, eps);
   }
 
   /** `${name}.weight` [size]. */
@@ -59,9 +63,19 @@ export class Builder {
   mlp(at: string, hidden: number): MlpSpec {
     return { kind: "dense", hidden, ...this.expert(at) };
   }
-  /** A router `${at}.gate` and `count` experts `${at}.experts.<e>`, one set of tensors each. */
-  moe(at: string, count: number, rest: Omit<MoeSpec, "kind" | "router" | "experts">): MoeSpec {
-    const experts = Array.from({ length: count }, (_, e) => this.expert(`${at}.experts.${e}`));
+  /**
+   * As many entries as the count `key` of config.json says, once the headers show that many: numbered parts `${at}.<i>`, or the first
+   * dimension of the fused tensor `at`. Every list of a spec is made here: nothing has a length that config.json alone claims.
+   * @throws ConfigError naming the key and what the weights show
+   */
+  list<T>(key: string, at: string, make: (entry: string, i: number) => T): T[] {
+    const count = this.c.int(key);
+    this.headers.requireList({ key, at, count }, this.c.source);
+    return Array.from({ length: count }, (_, i) => make(`${at}.${i}`, i));
+  }
+  /** A router `${at}.gate` and experts `${at}.experts.<e>`, one set of tensors each; `count` is the key of their number. */
+  moe(at: string, count: string, rest: Omit<MoeSpec, "kind" | "router" | "experts">): MoeSpec {
+    const experts = this.list(count, `${at}.experts`, (expert) => this.expert(expert));
     return { kind: "moe", router: { name: `${at}.gate.weight` }, experts, ...rest };
   }
   /** q, k, v and o projections below `at`, with a norm over the whole of q and k where `norms`; scores scaled by 1/√headDim. */
@@ -93,7 +107,7 @@ export class Builder {
   latent(at: string, rope: RopeConfig, rankEps = 1e-6): LatentAttentionSpec {
     const { c, D } = this;
     const heads = c.int("num_attention_heads");
-    const [nopeDim, ropeDim, vDim] = [c.int("qk_nope_head_dim"), c.int("qk_rope_head_dim"), c.int("v_head_dim")];
+    const [nopeDim, ropeDim, vDim] = ["qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"].map((k) => c.int(k, undefined, ranges.headDim)) as [number, number, number];
     const kvRank = c.int("kv_lora_rank");
     const qRank = c.intOrNull("q_lora_rank");
     const bias = c.bool("attention_bias", false);
@@ -119,27 +133,35 @@ export class Builder {
       rope: rope.spec,
     };
   }
+  /** Dimensions of one of `heads` heads: head_dim, or what the model's width leaves for each. */
+  headDim(heads: string): number {
+    const { c, D } = this;
+    if ((c.config["head_dim"] ?? null) === null && D % c.int(heads) !== 0) c.fail(heads, `a divisor of hidden_size ${D} (head_dim is not given)`);
+    return c.int("head_dim", D / c.int(heads), ranges.headDim);
+  }
   /** One entry per decoder layer, with the prefix of its tensors. */
   layers<T>(make: (at: string, l: number) => T): T[] {
-    return Array.from({ length: this.c.int("num_hidden_layers") }, (_, l) => make(`model.layers.${l}`, l));
+    return this.list("num_hidden_layers", "model.layers", make);
   }
 }
 
 /** The spec of a checkpoint of this family. @throws ConfigError naming file and key */
-export function buildSpec(modelType: string, family: Family, c: ConfigReader): ModelSpec {
+export function buildSpec(modelType: string, family: Family, c: ConfigReader, headers: Headers): ModelSpec {
   for (const [key, values] of Object.entries(family.accepts)) c.requireValue(key, values);
-  const b = new Builder(c, family.eps);
+  const b = new Builder(c, headers, family.eps);
   const layers = family.layers(b);
   const embedding = "model.embed_tokens.weight";
+  const vocab = c.int("vocab_size");
+  for (const key of ["bos_token_id", "pad_token_id"]) c.ids(key, [-1, vocab - 1]); // −1: none
   return {
     modelType,
-    vocab: c.int("vocab_size"),
+    vocab,
     hidden: b.D,
-    maxPositions: c.int("max_position_embeddings"),
+    maxPositions: c.int("max_position_embeddings", undefined, ranges.positions),
     embedding: { name: embedding },
     layers,
     finalNorm: b.norm("model.norm"),
     head: { name: c.bool("tie_word_embeddings", false) ? embedding : "lm_head.weight" },
-    eosIds: c.eosIds(),
+    eosIds: c.ids("eos_token_id", [0, vocab - 1]),
   };
 }

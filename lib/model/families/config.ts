@@ -4,45 +4,72 @@ import { ConfigError } from "../../errors.ts";
 
 export type JsonObject = { readonly [key: string]: unknown };
 
+/** What numbers of published models lie well within; outside, config.json is damaged. */
+export const ranges = {
+  /** Added to a mean of squares. */
+  eps: [1e-12, 1e-2],
+  theta: [2, 1e12],
+  /** Factors on weights, scores, angles and lengths. */
+  factor: [1e-3, 1e4],
+  /** Factors by which positions are stretched. */
+  stretch: [1, 1e4],
+  /** Of yarn; 0 turns it off. */
+  mscale: [0, 100],
+  clip: [1e-3, 1e6],
+  /** Dimensions of a head. */
+  headDim: [1, 2 ** 16],
+  positions: [1, 2 ** 27],
+} as const satisfies Record<string, Range>;
+
+export type Range = readonly [min: number, max: number];
+
 export class ConfigReader {
   readonly config: JsonObject;
   readonly source: string;
+  /** What was asked for: key → value, fallbacks included. */
+  readonly read = new Map<string, unknown>();
   constructor(config: JsonObject, source: string) {
     this.config = config;
     this.source = source;
   }
 
-  private fail(key: string, expected: string): never {
+  fail(key: string, expected: string): never {
     throw new ConfigError(`${this.source}: "${key}" must be ${expected}, found ${JSON.stringify(this.config[key]) ?? "nothing"}`, {
       where: { file: this.source, key },
     });
   }
 
-  /** A positive integer (fallback only when the key is absent or null). */
-  int(key: string, fallback?: number, min = 1): number {
-    const v = this.config[key] ?? fallback;
-    if (typeof v !== "number" || !Number.isSafeInteger(v) || v < min || v > 2 ** 31) this.fail(key, `an integer >= ${min}`);
+  private value(key: string, fallback: unknown): unknown {
+    const value = this.config[key] ?? fallback;
+    this.read.set(key, value);
+    return value;
+  }
+
+  /** An integer, positive unless the range says otherwise (fallback only when the key is absent or null). */
+  int(key: string, fallback?: number, [min, max]: Range = [1, 2 ** 31]): number {
+    const v = this.value(key, fallback);
+    if (typeof v !== "number" || !Number.isSafeInteger(v) || v < min || v > max) this.fail(key, `an integer from ${min} to ${max}`);
     return v;
   }
   /** An integer or null/absent. */
   intOrNull(key: string): number | null {
-    return this.config[key] === null || this.config[key] === undefined ? null : this.int(key);
+    return this.value(key, null) === null ? null : this.int(key);
   }
-  number(key: string, fallback?: number): number {
-    const v = this.config[key] ?? fallback;
-    if (typeof v !== "number" || !Number.isFinite(v)) this.fail(key, "a finite number");
+  number(key: string, [min, max]: Range, fallback?: number): number {
+    const v = this.value(key, fallback);
+    if (typeof v !== "number" || !(v >= min && v <= max)) this.fail(key, `a number from ${min} to ${max}`);
     return v;
   }
-  numberOrNull(key: string): number | null {
-    return this.config[key] === null || this.config[key] === undefined ? null : this.number(key);
+  numberOrNull(key: string, range: Range): number | null {
+    return this.value(key, null) === null ? null : this.number(key, range);
   }
   bool(key: string, fallback: boolean): boolean {
-    const v = this.config[key] ?? fallback;
+    const v = this.value(key, fallback);
     if (typeof v !== "boolean") this.fail(key, "true or false");
     return v;
   }
   string(key: string, fallback?: string): string {
-    const v = this.config[key] ?? fallback;
+    const v = this.value(key, fallback);
     if (typeof v !== "string") this.fail(key, "a string");
     return v;
   }
@@ -63,11 +90,13 @@ export class ConfigReader {
     if (v !== undefined && !allowed.some((a) => a === v))
       this.fail(key, `${allowed.map((a) => JSON.stringify(a)).join(" or ")} (nothing else is supported)`);
   }
-  eosIds(): number[] {
-    const v = this.config["eos_token_id"];
+  /** Token ids: one, a list, or none where the key is null or absent. */
+  ids(key: string, [min, max]: Range): number[] {
+    const v = this.config[key];
     if (v === null || v === undefined) return [];
-    const list = Array.isArray(v) ? v : [v];
-    if (!list.every((x): x is number => Number.isSafeInteger(x))) this.fail("eos_token_id", "an integer or a list of integers");
+    const list: unknown[] = Array.isArray(v) ? v : [v];
+    if (!list.every((x): x is number => Number.isSafeInteger(x) && (x as number) >= min && (x as number) <= max))
+      this.fail(key, `an id from ${min} to ${max} (below vocab_size), or a list of such`);
     return list;
   }
 }

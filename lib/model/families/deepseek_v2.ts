@@ -4,6 +4,7 @@
 
 import { softmaxRule } from "./build.ts";
 import type { Family } from "./build.ts";
+import { ranges } from "./config.ts";
 import { ropeFromConfig } from "./rope.ts";
 
 export const deepseekV2: Family = {
@@ -11,7 +12,7 @@ export const deepseekV2: Family = {
   eps: 1e-6,
   layers(b) {
     const { c } = b;
-    const rope = ropeFromConfig(c, c.int("qk_rope_head_dim"), true);
+    const rope = ropeFromConfig(c, c.int("qk_rope_head_dim", undefined, ranges.headDim), true);
     const topK = c.int("num_experts_per_tok");
     const expertHidden = c.int("moe_intermediate_size");
     const grouped = c.oneOf("topk_method", ["greedy", "group_limited_greedy"] as const, "greedy") === "group_limited_greedy";
@@ -22,11 +23,10 @@ export const deepseekV2: Family = {
       topkGroups: grouped ? c.int("topk_group") : 1,
       renormalize,
       normEps: 1e-20,
-      scale: renormalize ? 1 : c.number("routed_scaling_factor", 1),
+      scale: renormalize ? 1 : c.number("routed_scaling_factor", ranges.factor, 1),
     };
-    const experts = c.int("n_routed_experts");
-    const shared = c.config["n_shared_experts"] === null ? 0 : c.int("n_shared_experts", 0, 0);
-    const dense = c.int("first_k_dense_replace", 0, 0);
+    const shared = c.config["n_shared_experts"] === null ? 0 : c.int("n_shared_experts", 0, [0, 2 ** 31]);
+    const dense = c.int("first_k_dense_replace", 0, [0, 2 ** 31]);
     return b.layers((at, l) => ({
       attentionNorm: b.norm(`${at}.input_layernorm`),
       attention: b.latent(`${at}.self_attn`, rope),
@@ -34,7 +34,7 @@ export const deepseekV2: Family = {
       mlp:
         l < dense
           ? b.mlp(`${at}.mlp`, c.int("intermediate_size"))
-          : b.moe(`${at}.mlp`, experts, {
+          : b.moe(`${at}.mlp`, "n_routed_experts", {
               topK,
               expertHidden,
               rule,

@@ -1,13 +1,17 @@
 // The registry of model families: config.json's model_type → ModelSpec. A new family is one data file and one line here.
 
+import { join } from "node:path";
 import { ConfigError } from "../../errors.ts";
+import type { Checkpoint } from "../../files/checkpoint.ts";
 import type { ModelSpec } from "../spec.ts";
 import { buildSpec } from "./build.ts";
 import type { Family } from "./build.ts";
 import { ConfigReader } from "./config.ts";
 import type { JsonObject } from "./config.ts";
+import { Headers } from "./headers.ts";
 import { deepseekV2 } from "./deepseek_v2.ts";
 import { olmoe } from "./olmoe.ts";
+import { requireSameModel } from "./tensors.ts";
 
 const families: Readonly<Record<string, Family>> = {
   olmoe,
@@ -19,12 +23,29 @@ export function supportedModelTypes(): string[] {
 }
 
 /**
- * The neutral description of a checkpoint.
+ * The neutral description of a checkpoint, held against its headers.
+ * @throws ConfigError unknown model_type, missing or impossible fields, a count that the weights do not show · LayoutError a tensor is
+ * missing, has another shape, or belongs to no part of the model
+ */
+export function checkpointSpec(checkpoint: Pick<Checkpoint, "dir" | "config" | "tensors">): ModelSpec {
+  const { dir, config, tensors } = checkpoint;
+  const headers = new Headers(tensors);
+  const { spec, reader } = describe(config, join(dir, "config.json"), headers);
+  requireSameModel(spec, tensors, reader, headers, dir);
+  return spec;
+}
+
+/**
+ * The description of a model that has no weights yet.
  * @param config parsed config.json
  * @param source its path, for error messages
  * @throws ConfigError unknown model_type, missing or impossible fields
  */
 export function modelSpec(config: JsonObject, source: string): ModelSpec {
+  return describe(config, source, new Headers(null)).spec;
+}
+
+function describe(config: JsonObject, source: string, headers: Headers): { spec: ModelSpec; reader: ConfigReader } {
   const reader = new ConfigReader(config, source);
   const type = reader.string("model_type");
   const family = Object.hasOwn(families, type) ? families[type] : undefined;
@@ -33,9 +54,9 @@ export function modelSpec(config: JsonObject, source: string): ModelSpec {
       `${source}: "model_type" ${JSON.stringify(type)} is not supported; supported: ${supportedModelTypes().join(", ")}`,
       { where: { file: source, key: "model_type" } },
     );
-  const spec = buildSpec(type, family, reader);
+  const spec = buildSpec(type, family, reader, headers);
   validate(spec, source);
-  return spec;
+  return { spec, reader };
 }
 
 function validate(spec: ModelSpec, source: string): void {

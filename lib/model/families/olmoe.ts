@@ -3,6 +3,7 @@
 
 import { softmaxRule } from "./build.ts";
 import type { Family } from "./build.ts";
+import { ranges } from "./config.ts";
 import { ropeFromConfig } from "./rope.ts";
 
 export const olmoe: Family = {
@@ -12,20 +13,19 @@ export const olmoe: Family = {
     const { c } = b;
     const heads = c.int("num_attention_heads");
     const kvHeads = c.int("num_key_value_heads", heads);
-    const headDim = c.int("head_dim", b.D / heads);
+    const headDim = b.headDim("num_attention_heads");
     const rope = ropeFromConfig(c, headDim, false).spec;
-    const attention = { heads, kvHeads, headDim, rope, norms: true, clip: c.numberOrNull("clip_qkv") };
+    const attention = { heads, kvHeads, headDim, rope, norms: true, clip: c.numberOrNull("clip_qkv", ranges.clip) };
     const router = {
       topK: c.int("num_experts_per_tok"),
       expertHidden: c.int("intermediate_size"),
       rule: { ...softmaxRule, renormalize: c.bool("norm_topk_prob", false) },
     };
-    const experts = c.int("num_experts");
     return b.layers((at) => ({
       attentionNorm: b.norm(`${at}.input_layernorm`),
       attention: b.heads(`${at}.self_attn`, attention),
       mlpNorm: b.norm(`${at}.post_attention_layernorm`),
-      mlp: b.moe(`${at}.mlp`, experts, router),
+      mlp: b.moe(`${at}.mlp`, "num_experts", router),
     }));
   },
 };

@@ -3,7 +3,7 @@
 
 import { ConfigError } from "../../errors.ts";
 import type { RopeSpec } from "../spec.ts";
-import { ConfigReader } from "./config.ts";
+import { ConfigReader, ranges } from "./config.ts";
 
 const f32 = Math.fround;
 
@@ -23,21 +23,23 @@ export function ropeFromConfig(reader: ConfigReader, dim: number, interleaved: b
   const parameters = reader.object("rope_parameters");
   const scaling = parameters ?? reader.object("rope_scaling");
   const p = new ConfigReader(scaling ?? {}, `${reader.source} ${parameters ? "rope_parameters" : "rope_scaling"}`);
-  const theta = parameters?.["rope_theta"] !== undefined ? p.number("rope_theta") : reader.number("rope_theta", 10000);
+  const theta =
+    parameters?.["rope_theta"] !== undefined ? p.number("rope_theta", ranges.theta) : reader.number("rope_theta", ranges.theta, 10000);
   const type = scaling ? String(scaling["rope_type"] ?? scaling["type"] ?? "default") : "default";
   const base = Array.from({ length: dim / 2 }, (_, i) => f32(1 / f32(f32(theta) ** f32((2 * i) / dim))));
   switch (type) {
     case "default":
       return { spec: { inverseFrequencies: base, factor: 1, interleaved }, scoreFactor: 1 };
     case "linear": {
-      const factor = p.number("factor");
+      const factor = p.number("factor", ranges.stretch);
       return { spec: { inverseFrequencies: base.map((x) => f32(x / factor)), factor: 1, interleaved }, scoreFactor: 1 };
     }
     case "llama3": {
-      const factor = p.number("factor");
-      const low = p.number("low_freq_factor");
-      const high = p.number("high_freq_factor");
-      const original = p.number("original_max_position_embeddings");
+      const factor = p.number("factor", ranges.stretch);
+      const low = p.number("low_freq_factor", ranges.factor);
+      const high = p.number("high_freq_factor", ranges.factor);
+      if (high <= low) p.fail("high_freq_factor", `above low_freq_factor ${low}`);
+      const original = p.int("original_max_position_embeddings", undefined, ranges.positions);
       const inverse = base.map((x) => {
         const wave = (2 * Math.PI) / x;
         if (wave > original / low) return f32(x / factor);
@@ -58,16 +60,19 @@ export function ropeFromConfig(reader: ConfigReader, dim: number, interleaved: b
 }
 
 function yarn(reader: ConfigReader, p: ConfigReader, dim: number, theta: number, base: number[], interleaved: boolean): RopeConfig {
-  const original = p.numberOrNull("original_max_position_embeddings") ?? reader.int("max_position_embeddings");
-  const factor = p.numberOrNull("factor") ?? reader.int("max_position_embeddings") / original;
-  const mscale = p.numberOrNull("mscale");
-  const mscaleAll = p.numberOrNull("mscale_all_dim");
+  const positions = reader.int("max_position_embeddings", undefined, ranges.positions);
+  const original = p.int("original_max_position_embeddings", positions, ranges.positions);
+  const factor = p.number("factor", ranges.stretch, positions / original);
+  const mscale = p.numberOrNull("mscale", ranges.mscale);
+  const mscaleAll = p.numberOrNull("mscale_all_dim", ranges.mscale);
   const attentionFactor =
-    p.numberOrNull("attention_factor") ??
+    p.numberOrNull("attention_factor", ranges.factor) ??
     (mscale && mscaleAll ? yarnMscale(factor, mscale) / yarnMscale(factor, mscaleAll) : yarnMscale(factor));
   const correction = (rotations: number): number => (dim * Math.log(original / (rotations * 2 * Math.PI))) / (2 * Math.log(theta));
-  let low = correction(p.numberOrNull("beta_fast") ?? 32);
-  let high = correction(p.numberOrNull("beta_slow") ?? 1);
+  const [fast, slow] = [p.number("beta_fast", ranges.factor, 32), p.number("beta_slow", ranges.factor, 1)];
+  if (fast <= slow) p.fail("beta_fast", `above beta_slow ${slow}`);
+  let low = correction(fast);
+  let high = correction(slow);
   if (p.bool("truncate", true)) {
     low = Math.floor(low);
     high = Math.ceil(high);
