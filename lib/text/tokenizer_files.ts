@@ -39,7 +39,6 @@ export async function readTokenizerFolder(dir: string) {
   const added = list(tokenizer["added_tokens"]) as readonly AddedToken[]; // the library checks the shape
   const ids = [...(Array.isArray(vocab) ? vocab.keys() : Object.values(object(vocab))), ...added.map((t) => object(t)["id"])];
   const named = (name: string): string | null => tokenText(name in config ? config[name] : special[name], name, dir);
-  const eosIds = generation["eos_token_id"];
   return {
     dir,
     file, // tokenizer.json, for the library to read
@@ -48,11 +47,29 @@ export async function readTokenizerFolder(dir: string) {
     bosToken: named("bos_token"),
     eosToken: named("eos_token"),
     padToken: named("pad_token"),
-    addBosToken: config["add_bos_token"] === true,
+    addBosToken: flag(config, "add_bos_token", join(dir, "tokenizer_config.json")),
     chatTemplates: await readTemplates(dir, names, config), // by name; "default" is the one used for chat
     // what ends a turn besides eosToken
-    stopIds: (Array.isArray(eosIds) ? eosIds : [eosIds]).filter((id): id is number => Number.isInteger(id)),
+    stopIds: tokenIds(generation, "eos_token_id", join(dir, "generation_config.json")),
   };
+}
+
+function refuse(file: string, key: string, wanted: string, found: unknown): never {
+  throw new ConfigError(`${file}: ${key} must be ${wanted}, found ${JSON.stringify(found).slice(0, 60)}`, { where: { file, key } });
+}
+
+/** Absent is false. */
+function flag(config: Json, key: string, file: string): boolean {
+  const value = config[key] ?? false;
+  return typeof value === "boolean" ? value : refuse(file, key, "true or false", value);
+}
+
+/** One id or a list; none when absent. */
+function tokenIds(config: Json, key: string, file: string): readonly number[] {
+  const value = config[key] ?? [];
+  const ids: unknown[] = Array.isArray(value) ? value : [value];
+  const areIds = ids.every((id): id is number => Number.isInteger(id));
+  return areIds ? ids : refuse(file, key, "a token id or a list of them", value);
 }
 
 async function readObject(file: string): Promise<Json> {
@@ -72,20 +89,23 @@ function tokenText(value: unknown, key: string, dir: string): string | null {
 // Precedence as in transformers: *.jinja, then chat_template.json, then tokenizer_config.json.
 async function readTemplates(dir: string, names: ReadonlySet<string>, config: Json): Promise<ReadonlyMap<string, string>> {
   const out = new Map<string, string>();
-  const add = (name: unknown, template: unknown): void => {
-    if (typeof name === "string" && typeof template === "string") out.set(name, template);
+  // one template, or several by name
+  const addAll = (value: unknown, file: string): void => {
+    if (typeof value === "string") out.set("default", value);
+    else if (value !== undefined && value !== null)
+      for (const entry of Array.isArray(value) ? value : [value]) {
+        const { name, template } = object(entry);
+        if (typeof name === "string" && typeof template === "string") out.set(name, template);
+        else refuse(join(dir, file), "chat_template", "a text or a list of objects with name and template", value);
+      }
   };
-  const addAll = (value: unknown): void => {
-    add("default", value);
-    for (const { name, template } of list(value).map(object)) add(name, template);
-  };
-  addAll(config["chat_template"]);
-  if (names.has("chat_template.json")) addAll((await readObject(join(dir, "chat_template.json")))["chat_template"]);
-  if (names.has("chat_template.jinja")) add("default", await readTextFile(join(dir, "chat_template.jinja")));
+  addAll(config["chat_template"], "tokenizer_config.json");
+  if (names.has("chat_template.json")) addAll((await readObject(join(dir, "chat_template.json")))["chat_template"], "chat_template.json");
+  if (names.has("chat_template.jinja")) out.set("default", await readTextFile(join(dir, "chat_template.jinja")));
   if (names.has("additional_chat_templates")) {
     const folder = join(dir, "additional_chat_templates");
     for (const name of await readdir(folder))
-      if (name.endsWith(".jinja")) add(basename(name, ".jinja"), await readTextFile(join(folder, name)));
+      if (name.endsWith(".jinja")) out.set(basename(name, ".jinja"), await readTextFile(join(folder, name)));
   }
   return out;
 }

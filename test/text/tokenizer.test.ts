@@ -54,6 +54,20 @@ describe("loading", () => {
     expect([t.idToToken(1191), t.idToToken(1200), t.idToToken(-1), t.tokenToId("nothing")]).toEqual(["<|endoftext|>", null, null, null]);
   });
 
+  test.each([
+    ["generation_config.json", { eos_token_id: "1" }, /eos_token_id must be a token id or a list of them, found "1"$/],
+    ["generation_config.json", { eos_token_id: [1, null] }, /eos_token_id must be .*, found \[1,null\]$/],
+    ["tokenizer_config.json", { add_bos_token: "true" }, /add_bos_token must be true or false, found "true"$/],
+    ["tokenizer_config.json", { chat_template: 5 }, /chat_template must be a text or a list of objects with name and template, found 5$/],
+    ["tokenizer_config.json", { chat_template: [{ name: "default" }] }, /chat_template must be/],
+    ["chat_template.json", { chat_template: {} }, /chat_template must be/],
+  ])("what has no meaning in %s is refused: %o", async (name, content, message) => {
+    const folder = join(dir, `bad${made++}`);
+    await cp(join(fixtures, "qwen2"), folder, { recursive: true });
+    await writeFile(join(folder, name), JSON.stringify(content));
+    await expect(loadTokenizer(folder)).rejects.toMatchObject({ code: "ERR_CONFIG", message: expect.stringMatching(message) as string });
+  });
+
   test("tokens as text or object, from special_tokens_map.json where tokenizer_config.json has none", async () => {
     const folder = join(dir, "map");
     await cp(join(fixtures, "qwen2"), folder, { recursive: true });
