@@ -2,6 +2,7 @@
 #pragma once
 #include <cmath>
 #include <initializer_list>
+#include <vector>
 
 #include "../core/check.h"
 #include "checks.h"
@@ -32,9 +33,26 @@ struct Named {
   const esft_tensor& t;
 };
 void expect_apart(const char* op, Named out, std::initializer_list<Named> others);
-// Items of a list apart from each other, and from one tensor.
-void expect_list_disjoint(const char* op, const char* argument, const esft_tensor_list& list);
+// The items of a list apart from one tensor.
 void expect_apart_from_list(const char* op, Named t, const char* list_name, const esft_tensor_list& list);
+
+// The memory of a call whose outputs are lists: whatever is written lies apart from all else, from other items of its own list
+// too. The tensors are the caller's.
+class Extents {
+ public:
+  void add(Argument name, const esft_tensor& t, bool written);
+  void add(const char* name, const esft_tensor_list& list, bool written);
+  void expect_apart(const char* op);  // last
+
+ private:
+  struct Extent {
+    Argument name;
+    const esft_tensor* t;
+    bool written;
+    uintptr_t begin, end;  // bytes; between them the gaps of a strided view too
+  };
+  std::vector<Extent> all_;
+};
 
 // The activations of one call, as its arguments go by: each f32 or bf16, and all like the first.
 struct Activations {

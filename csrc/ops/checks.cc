@@ -105,18 +105,31 @@ void expect_apart_from_list(const char* op, Named t, const char* list_name, cons
   for (int64_t i = 0; i < list.count; i++) expect_no_alias(op, t.name, t.t, list_name, list.items[i]);
 }
 
-// In order of address, an item can only overlap its predecessors; the one that reaches farthest decides.
-void expect_list_disjoint(const char* op, const char* argument, const esft_tensor_list& list) {
-  std::vector<const esft_tensor*> order;
-  for (int64_t i = 0; i < list.count; i++)
-    if (numel(list.items[i]) > 0) order.push_back(&list.items[i]);
-  auto begin = [](const esft_tensor* t) { return reinterpret_cast<uintptr_t>(t->data); };
-  auto end = [&](const esft_tensor* t) { return begin(t) + ((rows(*t) - 1) * t->ld + cols(*t)) * dtype_size(t->dtype); };
-  std::sort(order.begin(), order.end(), [&](auto* x, auto* y) { return begin(x) < begin(y); });
-  const esft_tensor* far = nullptr;
-  for (const esft_tensor* t : order) {
-    if (far) expect_no_alias(op, argument, *t, "its other items", *far);
-    if (!far || end(t) > end(far)) far = t;
+void Extents::add(Argument name, const esft_tensor& t, bool written) {
+  if (!present(t) || numel(t) == 0) return;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(t.data);
+  const uintptr_t end = begin + uintptr_t(((rows(t) - 1) * t.ld + cols(t)) * dtype_size(t.dtype));
+  all_.push_back({name, &t, written, begin, end});
+}
+
+void Extents::add(const char* name, const esft_tensor_list& list, bool written) {
+  for (int64_t i = 0; i < list.count; i++) add({name, i}, list.items[i], written);
+}
+
+// In order of address, a tensor can only meet those before it that reach past its beginning. Views of columns do without
+// meeting: all of them are asked, not only the one that reaches farthest.
+void Extents::expect_apart(const char* op) {
+  std::sort(all_.begin(), all_.end(), [](const Extent& x, const Extent& y) { return x.begin < y.begin; });
+  std::vector<const Extent*> read, written;
+  const auto reaching = [](std::vector<const Extent*>& before, uintptr_t begin) -> const std::vector<const Extent*>& {
+    before.erase(std::remove_if(before.begin(), before.end(), [&](const Extent* o) { return o->end <= begin; }), before.end());
+    return before;
+  };
+  for (const Extent& e : all_) {
+    for (const Extent* o : reaching(written, e.begin)) expect_no_alias(op, o->name, *o->t, e.name, *e.t);
+    if (e.written)
+      for (const Extent* o : reaching(read, e.begin)) expect_no_alias(op, e.name, *e.t, o->name, *o->t);
+    (e.written ? written : read).push_back(&e);
   }
 }
 

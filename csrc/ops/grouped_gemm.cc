@@ -113,14 +113,17 @@ void check_grouped_gemm_tn(const esft_grouped_gemm_tn_args& a) {
   expect_ints(kOp, "groups", a.groups, e);
   const int64_t m = expect_weights(kOp, "dw", a.dw, a.groups.count, a.segments, a.x_act ? cols(a.x) / 2 : cols(a.x));
   if (a.groups.count) expect_matrix(kOp, "dy", a.dy, -1, m);
-  for (int64_t i = 0; i < a.dw.count; i++) {
-    const Argument name("dw", i);
-    expect_dtype(kOp, name, a.dw.items[i], ESFT_F32);
-    expect_apart(
-        kOp, {name, a.dw.items[i]},
-        {{"dy", a.dy}, {"dy_rows", a.dy_rows}, {"dy_scale", a.dy_scale}, {"x", a.x}, {"x_rows", a.x_rows}, {"offsets", a.offsets}});
-  }
-  expect_list_disjoint(kOp, "dw", a.dw);
+  for (int64_t i = 0; i < a.dw.count; i++) expect_dtype(kOp, {"dw", i}, a.dw.items[i], ESFT_F32);
+  Extents memory;
+  memory.add("dw", a.dw, true);
+  for (const Named& in : {Named{"dy", a.dy},
+                          {"dy_rows", a.dy_rows},
+                          {"dy_scale", a.dy_scale},
+                          {"x", a.x},
+                          {"x_rows", a.x_rows},
+                          {"offsets", a.offsets}})
+    memory.add(in.name, in.t, false);
+  memory.expect_apart(kOp);
 }
 
 }  // namespace esft
