@@ -78,6 +78,8 @@ export interface Native {
   readonly abi: number;
   /** Where the CUDA library is looked for. */
   cudaLibraryPath(): string;
+  /** Bytes outside its heap that V8 has been told of: those of tensors in host memory, and other addons' (process.memoryUsage() leaves them out). */
+  externalMemory(): number;
 }
 
 /** The package root: the folder with package.json, both from lib/ (sources) and from dist/ (published). */

@@ -31,6 +31,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("cudaLibraryPath", Napi::Function::New(env, [](const Napi::CallbackInfo& info) -> Napi::Value {
                 return Napi::String::New(info.Env(), cuda_library_path());
               }));
+  exports.Set("externalMemory", Napi::Function::New(env, [](const Napi::CallbackInfo& info) -> Napi::Value {
+                return Napi::Number::New(info.Env(), double(Napi::MemoryManagement::AdjustExternalMemory(info.Env(), 0)));
+              }));
   return exports;
 }
 }  // namespace

@@ -42,9 +42,8 @@ struct Binding {
   const std::shared_ptr<DeviceOwner>& device;
   Call& call;
 
-  void same_device(const char* name, const std::shared_ptr<DeviceOwner>& owner, bool mapped) const {
+  void same_device(const char* name, const std::shared_ptr<DeviceOwner>& owner) const {
     if (owner && owner != device) fail(op, name, "a tensor of the same device", "a tensor of another device");
-    if (mapped && !device->device->info().host_memory) fail(op, name, "in device memory", "a mapped file (upload it first)");
   }
 
   esft_tensor tensor(const Field& f, const Napi::Value& v) const {
@@ -56,7 +55,7 @@ struct Binding {
       return none;
     }
     if (w->disposed()) throw Error(kDisposed, op, f.name, std::string(op) + ": " + f.name + " was disposed");
-    same_device(f.name, w->owner, w->buffer->mapped);
+    same_device(f.name, w->owner);
     if (f.kind.written && w->buffer->read_only) fail(op, f.name, "writable", "a read-only mapped tensor");
     call.keep(w->buffer);
     return w->tensor;
@@ -69,7 +68,7 @@ struct Binding {
       return {nullptr, 0};
     }
     if (!w->items) throw Error(kDisposed, op, f.name, std::string(op) + ": " + f.name + " was disposed");
-    same_device(f.name, w->owner, false);
+    same_device(f.name, w->owner);
     if (f.kind.written && w->items->any_read_only) fail(op, f.name, "writable tensors", "a read-only mapped tensor");
     call.keep(w->items);
     return {w->items->tensors.data(), int64_t(w->items->tensors.size())};

@@ -69,6 +69,10 @@ Napi::Value DeviceWrap::from_map(const Napi::CallbackInfo& info) {
     int64_t offset = to_int(info[1], op, "byteOffset");
     esft_tensor t = shape_of(op, info[2], info[3]);
     require_open(owner, op);
+    const esft_device_info& device = owner->device->info();
+    if (!device.host_memory)
+      fail(op, "device", "one that computes in host memory",
+           std::string(device.name) + " (copyFromMap brings a file's bytes there)");
     if (!m->buffer) throw Error(kDisposed, op, "file", "map: the file was disposed");
     int64_t bytes = numel(t) * dtype_size(t.dtype), size = int64_t(m->buffer->bytes);
     if (offset < 0 || offset > size || bytes > size - offset)
