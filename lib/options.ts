@@ -3,7 +3,10 @@
 // schema; its errors name the key, what was expected, what was found and the nearest valid key.
 
 import { z } from "zod";
-import { ConfigError } from "./errors.ts";
+import { ConfigError, EsftError } from "./errors.ts";
+import { sameWord } from "./options/elsewhere.ts";
+import { keysAt, leavesOf } from "./options/leaves.ts";
+import { meantBy } from "./options/suggest.ts";
 
 /** Shapes of rows; data/rows.ts says which keys each has. */
 export const SHAPES = ["messages", "sharegpt", "alpaca", "prompt_completion", "text"] as const;
@@ -101,66 +104,65 @@ export function decimal(text: string): number | undefined {
 export type Plain = Record<string, unknown>;
 export const isPlain = (x: unknown): x is Plain => typeof x === "object" && x !== null && !Array.isArray(x);
 
-/** Levenshtein distance, for suggestions. */
-function distance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)));
-    row = next;
-  }
-  return row[b.length]!;
-}
-
-/** The nearest of `valid` to `word`. */
-export function nearest(word: string, valid: readonly string[]): string | undefined {
-  return [...valid].sort((a, b) => distance(word.toLowerCase(), a.toLowerCase()) - distance(word.toLowerCase(), b.toLowerCase()))[0];
-}
-
-function keysAt(schema: unknown, path: readonly PropertyKey[]): string[] {
-  let s = schema as
-    | { shape?: Record<string, unknown>; unwrap?: () => unknown; options?: unknown[]; def?: { innerType?: unknown } }
-    | undefined;
-  const unwrap = (x: typeof s): typeof s => {
-    while (x && !x.shape && !x.options && x.def?.innerType) x = x.def.innerType as typeof s;
-    return x;
-  };
-  s = unwrap(s);
-  for (const key of path) s = unwrap(s?.shape?.[String(key)] as typeof s);
-  if (s?.shape) return Object.keys(s.shape);
-  return (s?.options ?? []).flatMap((o) => Object.keys((o as { shape?: object }).shape ?? {}));
-}
-
-/** The bounds of a number in words; undefined = zod's own words, for whatever is no number. */
-function numberWords(issue: z.core.$ZodRawIssue): string | undefined {
+/** What was expected, numbers with their bounds; undefined = zod's own words. */
+function expectedWords(issue: z.core.$ZodRawIssue): string | undefined {
   if ((issue.code === "too_small" || issue.code === "too_big") && (issue.origin === "number" || issue.origin === "int")) {
     const [sign, bound] = issue.code === "too_small" ? [">", issue.minimum] : ["<", issue.maximum];
     return `expected a ${issue.origin === "int" ? "whole " : ""}number ${sign}${issue.inclusive ? "=" : ""} ${bound}`;
   }
-  if (issue.code !== "invalid_type" || !(issue.inst instanceof z.ZodNumber)) return undefined;
+  if (issue.code === "invalid_value") return `expected ${issue.values.map((v) => JSON.stringify(v)).join(" or ")}`;
+  if (issue.code !== "invalid_type") return undefined;
+  if (issue.expected === "object") return "expected keys and values";
+  if (!(issue.inst instanceof z.ZodNumber)) return `expected a ${issue.expected}`;
   const { type, minimum, exclusiveMinimum, maximum, exclusiveMaximum } = z.toJSONSchema(issue.inst);
   const bounds = Object.entries({ ">=": minimum, ">": exclusiveMinimum, "<=": maximum, "<": exclusiveMaximum });
   const said = bounds.filter(([, n]) => typeof n === "number" && Math.abs(n) < Number.MAX_SAFE_INTEGER).map(([sign, n]) => `${sign} ${n}`);
   return [`expected a ${type === "integer" ? "whole " : ""}number`, said.join(" and ")].join(" ").trimEnd();
 }
 
+/** What an unknown key must have meant, or the keys that there are. */
+function explainKey(schema: unknown, key: string, path: readonly PropertyKey[], value: unknown): string {
+  const valid = keysAt(schema, path, value);
+  const paths = leavesOf(schema).map((leaf) => leaf.path.join("."));
+  // The schema of data alone knows data.maxLength as maxLength.
+  const own = (option: string): string | null => [option, option.replace(/^\w+\./, "")].find((p) => paths.includes(p)) ?? null;
+  const here = [...path, key].map(String).join(".");
+  const deeper = valid.some((name) => sameWord(name, key))
+    ? undefined
+    : paths.find((p) => p !== here && sameWord(p.replace(/^.*\./, ""), key));
+  const meant = deeper === undefined ? meantBy(key, valid, own) : { name: deeper };
+  if (meant !== null && "answer" in meant) return `; in esft: ${meant.answer}`;
+  return `${meant === null ? "" : `; did you mean "${meant.name}"?`} (valid: ${valid.join(", ")})`;
+}
+
 /** @throws ConfigError the first problem, with its key path */
 export function parseOptions<S extends z.ZodType>(schema: S, value: unknown, source: string): z.output<S> {
-  const result = schema.safeParse(value, { error: numberWords });
+  const result = readSafely(source, () => schema.safeParse(value, { error: expectedWords }));
   if (result.success) return result.data;
   // A misspelt key explains the missing one better than the other way round.
   const issue = result.error.issues.find((i) => i.code === "unrecognized_keys") ?? result.error.issues[0]!;
   const at = [source, ...issue.path.map(String)].filter((s) => s !== "").join(".");
   if (issue.code === "unrecognized_keys") {
     const key = issue.keys[0]!;
-    const valid = keysAt(schema, issue.path);
-    const hint = nearest(key, valid);
-    throw new ConfigError(`${at}: unknown key "${key}"${hint ? `; did you mean "${hint}"?` : ""} (valid: ${valid.join(", ")})`, {
+    throw new ConfigError(`${at}: unknown key "${key}"${explainKey(schema, key, issue.path, value)}`, {
       where: { key: [...issue.path.map(String), key].join("."), unknown: true },
     });
   }
-  const found = (issue.code === "custom" ? (issue.params?.["found"] as string | undefined) : undefined) ?? show(valueAt(value, issue.path));
+  const found =
+    (issue.code === "custom" ? (issue.params?.["found"] as string | undefined) : undefined) ?? shown(valueAt(value, issue.path));
   throw new ConfigError(`${at}: ${issue.message}, found ${found}`, { where: { key: issue.path.map(String).join(".") } });
+}
+
+/** Reads what a program gave: a getter or a proxy of it may throw. */
+function readSafely<T>(source: string, read: () => T): T {
+  try {
+    return read();
+  } catch (cause) {
+    if (cause instanceof EsftError) throw cause;
+    throw new ConfigError(`${source || "options"}: a value cannot be read: ${cause instanceof Error ? cause.message : String(cause)}`, {
+      cause,
+    });
+  }
 }
 
 function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
@@ -170,9 +172,17 @@ function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
 }
 
 /** A value as an error shows it: what YAML or flags can hold as JSON, an object of a program by its class. */
-function show(value: unknown): string {
+export function shown(value: unknown): string {
   if (value === undefined) return "nothing";
   if (typeof value === "number" || typeof value === "bigint") return String(value); // JSON has no NaN
-  const kind = typeof value === "object" && value !== null ? (value.constructor as { name?: string } | undefined)?.name : undefined;
-  return kind === undefined || kind === "Object" || kind === "Array" ? (JSON.stringify(value) ?? typeof value) : `a value of class ${kind}`;
+  if (typeof value === "function" || typeof value === "symbol") return `a ${typeof value}`;
+  try {
+    const kind = typeof value === "object" && value !== null ? (value.constructor as { name?: string } | undefined)?.name : undefined;
+    if (kind !== undefined && kind !== "Object" && kind !== "Array") return `a value of class ${kind}`;
+    const text = JSON.stringify(value) ?? typeof value;
+    return text.length <= LONGEST ? text : `${text.slice(0, LONGEST)}…`;
+  } catch {
+    return Array.isArray(value) ? "an array" : "an object"; // a circle, or a getter that throws
+  }
 }
+const LONGEST = 200;

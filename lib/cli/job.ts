@@ -5,13 +5,14 @@ import { ConfigError } from "../errors.ts";
 import { readTextFile } from "../files/regular.ts";
 import { isPlain } from "../options.ts";
 import type { Plain } from "../options.ts";
-import { CheckedRequest, loadRequest, longForms } from "../train/request.ts";
+import { CheckedRequest, jobSchema, loadRequest, longForms } from "../train/request.ts";
 import type { Job, RunControl } from "../train/request.ts";
+import { jobNames } from "./job_options.ts";
 
 /** @throws ConfigError the file is not YAML, a key is unknown or missing, a value is out of range · IoError */
 export async function readJob(file: string | null, flags: Plain, control: RunControl): Promise<Job> {
-  const given = file === null ? {} : await readConfig(file);
-  const job = merge(longForms(given), longForms(flags));
+  const given = file === null ? {} : fullNames(await readConfig(file), file);
+  const job = merge(given, longForms(flags));
   try {
     return CheckedRequest.parseJob(job, file ?? "train", control);
   } catch (error) {
@@ -42,6 +43,38 @@ async function readConfig(file: string): Promise<Plain> {
   return value;
 }
 
+/** Short and dotted names (lr, optimizer.lr, max-length) as the nested keys that they stand for. @throws ConfigError one option by two names */
+function fullNames(given: Plain, file: string): Plain {
+  // What is no other name stays: the parser says what an unknown key may have meant.
+  const other = (key: string) => (Object.hasOwn(jobSchema.shape, key) ? undefined : jobNames.get(key));
+  const job = longForms(Object.fromEntries(Object.entries(given).filter(([key]) => other(key) === undefined)));
+  const by = new Map<string, string>();
+  for (const [key, value] of Object.entries(given)) {
+    const path = other(key);
+    const at = path && objectAt(job, path.slice(0, -1));
+    if (!at) continue;
+    const [last, option] = [path.at(-1)!, path.join(".")];
+    if (Object.hasOwn(at, last))
+      throw new ConfigError(`${file}: ${by.get(option) ?? option} and ${key} are the same option; give one of them`, {
+        where: { file, key },
+      });
+    at[last] = value;
+    by.set(option, key);
+  }
+  return job;
+}
+
+/** The object at a path, made where it is absent; null where something else stands there, which the parser refuses. */
+function objectAt(job: Plain, path: readonly string[]): Plain | null {
+  let at = job;
+  for (const key of path) {
+    const below = at[key] ?? {};
+    if (!isPlain(below)) return null;
+    at = at[key] = { ...below };
+  }
+  return at;
+}
+
 function merge(below: Plain, above: Plain): Plain {
   const out = { ...below };
   for (const [key, value] of Object.entries(above)) out[key] = isPlain(value) && isPlain(out[key]) ? merge(out[key], value) : value;
@@ -52,7 +85,7 @@ function merge(below: Plain, above: Plain): Plain {
 function required(job: Plain, file: string | null): void {
   for (const [key, flag, found] of [
     ["model", "--model DIR", job.model],
-    ["data.file", "--data FILE", isPlain(job.data) ? job.data.file : undefined],
+    ["data.file", "--data FILE", isPlain(job.data) ? (job.data.file ?? job.data.rows) : job.data],
     ["outDir", "--out DIR", job.outDir],
   ] as const)
     if (found === undefined)

@@ -2,8 +2,9 @@
 // where the addon does not.
 
 import { Command, CommanderError } from "@commander-js/extra-typings";
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { EsftError } from "../errors.ts";
-import { nearest } from "../options.ts";
+import { meantBy, nearest } from "../options/suggest.ts";
 import { registerBuild } from "./build.ts";
 import { CheckFailed } from "./common.ts";
 import { registerDemo } from "./demo_command.ts";
@@ -11,9 +12,11 @@ import { registerDoctor } from "./doctor.ts";
 import { registerEval } from "./eval.ts";
 import { registerInspect } from "./inspect.ts";
 import { registerMerge } from "./merge.ts";
+import { JOB_NAMES } from "./job_options.ts";
 import { packageJson } from "./package.ts";
 import { registerPreview } from "./preview.ts";
 import { registerProfile } from "./profile.ts";
+import { shortName } from "./schema_flags.ts";
 import { registerSelect } from "./select.ts";
 import { Terminal } from "./terminal.ts";
 import type { Streams } from "./terminal.ts";
@@ -102,20 +105,28 @@ function usageMessage(error: CommanderError, program: Command, argv: readonly st
   const help = `see esft ${command ? `${command.name()} ` : ""}--help`;
   const text = error.message.replace(/^error: /, "");
   const [, flag] = /unknown option '(--?[^']*)'/.exec(text) ?? [];
-  if (flag !== undefined) {
-    const valid = (command ?? program).options.flatMap((o) => (o.long ? [o.long] : []));
-    const dotted = flag.includes(".");
-    const hint = nearest(
-      flag,
-      valid.filter((v) => v.includes(".") === dotted),
-    );
-    return `unknown option ${flag}${hint ? `; did you mean ${hint}?` : ""} (${help})`;
-  }
+  if (flag !== undefined) return `unknown option ${flag}${explainFlag(flag, command ?? program)} (${help})`;
   const [, name] = /unknown command '([^']*)'/.exec(text) ?? [];
-  if (name !== undefined)
-    return `unknown command ${name}; did you mean ${nearest(
-      name,
-      program.commands.map((c) => c.name()),
-    )}? (${help})`;
+  if (name !== undefined) {
+    const names = program.commands.map((c) => c.name());
+    const near = nearest(name, names);
+    return `unknown command ${name}; ${near === undefined ? `the commands are ${names.join(", ")}` : `did you mean ${near}?`} (${help})`;
+  }
   return `${text} (${help})`;
+}
+
+/** What an unknown flag must have meant, as the command writes it. */
+function explainFlag(flag: string, command: CommandUnknownOpts): string {
+  const flags = command.options.flatMap((o) => (o.long ? [o.long] : []));
+  const own = (path: string): string | null => {
+    const name = `--${shortName(path.split("."), JOB_NAMES)}`;
+    return flags.includes(name) ? name : null;
+  };
+  const dotted = flag.includes(".");
+  const meant = meantBy(
+    flag,
+    flags.filter((name) => name.includes(".") === dotted),
+    own,
+  );
+  return meant === null ? "" : "answer" in meant ? `; in esft: ${meant.answer}` : `; did you mean ${meant.name}?`;
 }

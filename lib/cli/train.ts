@@ -2,58 +2,27 @@
 
 import type { Command } from "@commander-js/extra-typings";
 import type { TrainEvent } from "../train/events.ts";
-import { jobSchema } from "../train/request.ts";
 import type { Job } from "../train/request.ts";
 import { announcePipe, openModel } from "./common.ts";
 import { bytes, count, duration, percent } from "./format.ts";
-import { addSchemaFlags, leavesOf } from "./schema_flags.ts";
-import type { FlagNames } from "./schema_flags.ts";
+import { JOB_NAMES, jobLeaves } from "./job_options.ts";
+import { addSchemaFlags } from "./schema_flags.ts";
 import type { Terminal } from "./terminal.ts";
-
-const NAMES: FlagNames = {
-  "data.file": "data",
-  "method.type": "method",
-  outDir: "out",
-  "method.select.maxTrainableParams": "max-params",
-};
-
-/** What the help shows first. */
-const FIRST = [
-  "model",
-  "data.file",
-  "evalData",
-  "method.type",
-  "method.experts",
-  "method.profile",
-  "method.select.score",
-  "method.select.p",
-  "outDir",
-  "steps",
-  "optimizer.lr",
-  "data.maxLength",
-  "rowsPerStep",
-];
 
 export function registerTrain(program: Command, terminal: Terminal): void {
   const train = program
     .command("train")
     .description("train the selected experts (or everything) of a checkpoint on a task; resumable")
     .argument("[config]", "YAML or JSON file with the same options; flags win");
-  const leaves = leavesOf(jobSchema);
-  const place = (path: string): number => (FIRST.includes(path) ? FIRST.indexOf(path) : FIRST.length);
-  const read = addSchemaFlags(
-    train,
-    leaves.toSorted((a, b) => place(a.path.join(".")) - place(b.path.join("."))),
-    NAMES,
-  );
+  const read = addSchemaFlags(train, jobLeaves, JOB_NAMES);
   train
     .option("--resume", "go on from the checkpoint in the run directory when there is one")
     .option("--json", "print the events as JSON lines")
     .addHelpText(
       "after",
       `
-Every option also has a dotted form (--optimizer.lr, --data.max-length) and is the key of the same
-name in YAML:
+Every option also has a dotted form (--optimizer.lr, --data.max-length). A file takes the same
+names, short, dotted or nested:
   model: ./OLMoE-1B-7B
   data: law.jsonl                 # or {file: law.jsonl, template: esft, maxLength: 4096}
   method: {type: esft, experts: law.experts.json}
@@ -78,8 +47,8 @@ An interrupt (Ctrl-C) writes a checkpoint and stops; esft resume goes on to the 
   const mayChange = new Set(["steps", "saveEvery", "threads", "device", "model", "data.file"]);
   const readChanges = addSchemaFlags(
     resume,
-    leavesOf(jobSchema).filter((l) => mayChange.has(l.path.join("."))),
-    NAMES,
+    jobLeaves.filter((l) => mayChange.has(l.path.join("."))),
+    JOB_NAMES,
   );
   resume
     .option("--json", "print the events as JSON lines")

@@ -13,7 +13,7 @@ import type { AttachmentContext, Attachments, ExpertsAttachment, ExpertsSite, Li
 import type { LinearSpec, ModelSpec, ParameterRole, ParameterShape } from "../model/spec.ts";
 import { parameterShapes } from "../model/spec.ts";
 import type { AttachedSpec } from "../model/weights/parameter.ts";
-import { nearest } from "../options.ts";
+import { nearest } from "../options/suggest.ts";
 import { LowRank, LowRankMlp } from "./low_rank.ts";
 import { trainable } from "./method.ts";
 import type { TrainableSpec } from "./method.ts";
@@ -68,8 +68,9 @@ export function loraTargets(spec: ModelSpec, targets: readonly string[]): Parame
       shapes.filter((p) => ADAPTABLE.has(p.role) && p.shape.length === 2).map((p) => moduleOf(p).split(".").at(-1) ?? ""),
     );
     const valid = [...Object.keys(LORA_GROUPS), ...names];
+    const near = nearest(target, valid);
     fail(
-      `LoRA target "${target}" matches nothing in this ${spec.modelType} model; did you mean "${nearest(target, valid)}"? (valid: ${valid.join(", ")})`,
+      `LoRA target "${target}" matches nothing in this ${spec.modelType} model${near === undefined ? "" : `; did you mean "${near}"?`} (valid: ${valid.join(", ")})`,
     );
   }
   return shapes.filter((p) => chosen.has(p));

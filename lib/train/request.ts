@@ -15,7 +15,7 @@ import { Profile } from "../experts/profile.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { formatJson, readJsonFile } from "../files/json.ts";
 import type { TrainableSpec } from "../methods/method.ts";
-import { dataSchema, isPlain, machineSchema, parseOptions, selectSchema, trainSchema } from "../options.ts";
+import { dataSchema, isPlain, machineSchema, parseOptions, selectSchema, shown, trainSchema } from "../options.ts";
 import type { MachineOptions, Plain, TrainOptions } from "../options.ts";
 import type { LongTask } from "../task.ts";
 import type { TrainSession } from "./session.ts";
@@ -119,9 +119,15 @@ export function longForms(request: Plain): Plain {
   return { ...request, ...long };
 }
 
-/** Long forms, with ESFT as the method when none is named. */
-function complete(request: Plain): Plain {
+/** Long forms, with ESFT as the method when none is named. @throws ConfigError rows that are neither one file nor keys and values */
+function complete(request: Plain, from: string): Plain {
   const { data = {}, method = {}, ...rest } = longForms(request);
+  if (!isPlain(data)) {
+    const [found, fix] = Array.isArray(data)
+      ? [`a list of ${data.length}`, "; put all rows into one file (cat a.jsonl b.jsonl > all.jsonl)"]
+      : [shown(data), ""];
+    throw new ConfigError(`${from}.data: expected one file of rows, or {file, …}, found ${found}${fix}`, { where: { key: "data" } });
+  }
   return { ...rest, data, method: isPlain(method) && method["type"] === undefined ? { type: "esft", ...method } : method };
 }
 
@@ -152,12 +158,12 @@ export class CheckedRequest {
 
   /** @throws ConfigError the first fault, with its key */
   static parse({ resume, signal, onProgress, ...request }: TrainRequest): CheckedRequest {
-    return new CheckedRequest(parseOptions(requestSchema, complete({ ...request }), "train"), { resume, signal, onProgress });
+    return new CheckedRequest(parseOptions(requestSchema, complete({ ...request }, "train"), "train"), { resume, signal, onProgress });
   }
 
   /** @throws ConfigError the first fault, with its key; `from` names the file */
   static parseJob(job: Plain, from: string, control: RunControl): Job {
-    const { model, device, threads, precision, ...request } = parseOptions(jobSchema, complete(job), from);
+    const { model, device, threads, precision, ...request } = parseOptions(jobSchema, complete(job, from), from);
     return { model, device, threads, precision, request: new CheckedRequest(request, control) };
   }
 }

@@ -1,0 +1,38 @@
+// The options of a training job as a user writes them: the short names of flags and keys, and the order of --help.
+
+import { leavesOf } from "../options/leaves.ts";
+import { jobSchema } from "../train/request.ts";
+import { namesOf } from "./schema_flags.ts";
+import type { FlagNames } from "./schema_flags.ts";
+
+export const JOB_NAMES: FlagNames = {
+  "data.file": "data",
+  "method.type": "method",
+  outDir: "out",
+  "method.select.maxTrainableParams": "max-params",
+};
+
+/** What the help shows first. */
+const FIRST = [
+  "model",
+  "data.file",
+  "evalData",
+  "method.type",
+  "method.experts",
+  "method.profile",
+  "method.select.score",
+  "method.select.p",
+  "outDir",
+  "steps",
+  "optimizer.lr",
+  "data.maxLength",
+  "rowsPerStep",
+];
+const place = (path: string): number => (FIRST.includes(path) ? FIRST.indexOf(path) : FIRST.length);
+
+export const jobLeaves = leavesOf(jobSchema).toSorted((a, b) => place(a.path.join(".")) - place(b.path.join(".")));
+
+/** Name of a flag or key → the option's path. */
+export const jobNames: ReadonlyMap<string, readonly string[]> = new Map(
+  [...namesOf(jobLeaves, JOB_NAMES)].map(([name, leaf]) => [name, leaf.path] as const),
+);
