@@ -8,8 +8,12 @@ import type { Message } from "../text/template.ts";
 export const FLAGS = ["mask", "train", "weight", "loss"] as const;
 type Flag = (typeof FLAGS)[number];
 
+// A row may hold texts of any length; what is said of it may not.
+const shorten = (text: string, most: number): string => (text.length > most ? `${text.slice(0, most)}…` : text);
+
 /** A refusal with the code of the data rules in `where.rule` and the path inside the row in `where.key`. */
-export function refuse(rule: string, key: string, says: string, cause?: unknown): never {
+export function refuse(rule: string, path: string, reason: string, cause?: unknown): never {
+  const [key, says] = [shorten(path, 200), shorten(reason, 1000)];
   throw new DataError(key === "" ? says : `${key}: ${says}`, { where: { rule, key, says }, cause });
 }
 

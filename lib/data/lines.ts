@@ -4,7 +4,7 @@ import { DataError } from "../errors.ts";
 import { streamFile } from "../files/regular.ts";
 import { refuse } from "./flags.ts";
 import { pythonStrip } from "../text/python_text.ts";
-import { parseJson, type JsonValue } from "../text/python_json.ts";
+import { JsonTooBig, parseJson, type JsonValue } from "../text/python_json.ts";
 import { normaliseRow, type Row, type Shape } from "./rows.ts";
 
 export type GoodRow = { readonly ok: true; readonly line: number; readonly row: Row };
@@ -27,6 +27,7 @@ function parseLine(text: string): JsonValue {
   try {
     return parseJson(text);
   } catch (cause) {
+    if (cause instanceof JsonTooBig) return refuse("depth", "", `${cause.message}; no row needs that`, cause);
     return refuse("json", "", `not JSON (${cause instanceof Error ? cause.message : String(cause)})`, cause);
   }
 }
@@ -48,7 +49,7 @@ export function locate(error: DataError, line: number, file: string | undefined)
 }
 
 /** Rows given as objects, numbered from 1. */
-export function* readObjects(values: readonly JsonValue[], source: RowSource = {}): Generator<ReadRow> {
+export function* readObjects(values: readonly unknown[], source: RowSource = {}): Generator<ReadRow> {
   for (const [i, value] of values.entries()) yield guarded(i + 1, source, () => normaliseRow(value, source.shape));
 }
 

@@ -2,7 +2,7 @@
 
 import { FLAGS, isTrained, refuse } from "./flags.ts";
 import { hasLoneSurrogate } from "../text/python_text.ts";
-import { ExactNumber, isJsonObject, parseJson, type JsonObject, type JsonValue } from "../text/python_json.ts";
+import { ExactNumber, MAX_DEPTH, MAX_VALUES, parseJson, type JsonObject, type JsonValue } from "../text/python_json.ts";
 import type { Shape } from "../options.ts";
 import type { Message } from "../text/template.ts";
 
@@ -68,20 +68,44 @@ function maybe(row: JsonObject, key: string, want: "string" | "array"): JsonValu
 
 const asObject = (value: JsonValue): JsonObject => (value instanceof Map ? Object.fromEntries(value) : (value as JsonObject));
 
-function refuseSurrogates(value: JsonValue, path: string): void {
-  if (typeof value === "string") {
-    if (hasLoneSurrogate(value)) refuse("surrogate", path, `${path} holds a lone surrogate`);
-  } else if (Array.isArray(value)) value.forEach((v, i) => refuseSurrogates(v, `${path}[${i}]`));
-  else if (value instanceof Map || isJsonObject(value)) {
-    for (const [key, v] of value instanceof Map ? value : Object.entries(value)) refuseSurrogates(v, path === "" ? key : `${path}.${key}`);
-  }
+/**
+ * What a program gives may be anything: refuses what no line of JSON could hold (a Date would render as an empty object), values
+ * within themselves, and lone surrogates wherever they come from.
+ */
+function asJson(row: unknown): JsonValue {
+  let values = 0;
+  const check = (value: unknown, path: string, depth: number): void => {
+    if (++values > MAX_VALUES) refuse("depth", "", `more than ${MAX_VALUES} values; no row needs that`);
+    if (typeof value === "string") {
+      if (hasLoneSurrogate(value)) refuse("surrogate", path, `${path} holds a lone surrogate`);
+      return;
+    }
+    if (value === null || value === undefined || typeof value === "boolean" || value instanceof ExactNumber || Number.isFinite(value))
+      return;
+    if (depth > MAX_DEPTH) refuse("depth", "", `nested deeper than ${MAX_DEPTH} levels, or a value within itself; no row needs that`);
+    if (Array.isArray(value)) return value.forEach((v, i) => check(v, `${path}[${i}]`, depth + 1));
+    const proto: unknown = typeof value === "object" ? Object.getPrototypeOf(value) : undefined;
+    // plain objects of other realms have another Object.prototype
+    const isPlain = proto === null || (proto !== undefined && Object.getPrototypeOf(proto) === null);
+    if (!isPlain && !(value instanceof Map)) {
+      const found = proto === undefined ? `${typeof value} ${String(value as bigint)}` : "an object of a class";
+      refuse("type", path, `expected what JSON can hold, found ${found}`);
+    }
+    for (const [key, v] of value instanceof Map ? (value as Map<string, unknown>) : Object.entries(value as object)) {
+      const at = path === "" ? key : `${path}.${key}`;
+      if (hasLoneSurrogate(key)) refuse("surrogate", path, "a key holds a lone surrogate");
+      check(v, at, depth + 1);
+    }
+  };
+  check(row, "", 1);
+  return row as JsonValue;
 }
 
-/** Normalises one parsed row. `shape` overrides what the keys say. Throws DataError with where.rule and where.key. */
-export function normaliseRow(value: JsonValue, shape?: Shape): Row {
+/** Normalises one row, parsed or given. `shape` overrides what the keys say. Throws DataError with where.rule and where.key. */
+export function normaliseRow(given: unknown, shape?: Shape): Row {
+  const value = asJson(given);
   if (kind(value) !== "object") refuse("type", "", `a row must be an object, not ${kind(value)}`);
   const row = asObject(value);
-  refuseSurrogates(row, "");
   const keys = Object.keys(row);
   // Plain text only when the caller asks for it: among conversations a row {"text": …} is a mistake (datasets.json says so).
   if (shape === "text") return { shape: "text", text: need(row, "text", "string") };
@@ -105,7 +129,7 @@ function readTools(given: JsonValue | undefined): JsonValue[] | undefined {
     try {
       tools = parseJson(given);
     } catch (cause) {
-      refuse("tool-json", "tools", "tools is text but not JSON", cause);
+      refuse("tool-json", "tools", `tools is text but not JSON (${(cause as Error).message})`, cause);
     }
   }
   if (!Array.isArray(tools) || tools.some((t) => kind(t) !== "object")) return refuse("type", "tools", "tools must be an array of objects");
@@ -185,7 +209,13 @@ function fromSharegpt(row: JsonObject): Message[] {
 }
 
 function readCalls(text: string, where: string): JsonValue[] {
-  const wrong = (cause?: unknown): never => refuse("tool-json", where, "function_call must hold JSON with name and arguments", cause);
+  const wrong = (cause?: unknown): never =>
+    refuse(
+      "tool-json",
+      where,
+      `function_call must hold JSON with name and arguments${cause instanceof Error ? ` (${cause.message})` : ""}`,
+      cause,
+    );
   let calls: JsonValue;
   try {
     calls = parseJson(text);

@@ -32,8 +32,33 @@ export function isJsonObject(value: unknown): value is JsonObject {
 
 const NEEDS_EXACT = /\d\.0*(?!\d)|\d[eE]|\.\d+[eE]|\d{16}|\.0+[^\d]|"\d+"\s*:|\\u003[0-9]/;
 
-/** JSON.parse that keeps what Python would keep. Throws SyntaxError like JSON.parse. */
+/** Levels of lists and objects that a value may have; everything that walks one may recurse. */
+export const MAX_DEPTH = 128;
+/** Values in one value: a short text of brackets is many objects. */
+export const MAX_VALUES = 1_000_000;
+
+/** JSON, but more of it than a row, its tools or its arguments can mean. */
+export class JsonTooBig extends SyntaxError {}
+
+/** One pass over the text, before JSON.parse builds anything. Broken JSON may pass here; JSON.parse refuses it afterwards. */
+function refuseBombs(text: string): void {
+  let depth = 0;
+  let values = 1;
+  for (let i = 0; i < text.length; i++) {
+    const c = text.charCodeAt(i);
+    if (c === 34 /* " */) {
+      for (i++; i < text.length && text.charCodeAt(i) !== 34; i++) if (text.charCodeAt(i) === 92 /* \ */) i++;
+    } else if (c === 123 /* { */ || c === 91 /* [ */) {
+      values++;
+      if (++depth > MAX_DEPTH) throw new JsonTooBig(`nested deeper than ${MAX_DEPTH} levels`);
+    } else if (c === 125 /* } */ || c === 93 /* ] */) depth--;
+    else if (c === 44 /* , */ && ++values > MAX_VALUES) throw new JsonTooBig(`more than ${MAX_VALUES} values`);
+  }
+}
+
+/** JSON.parse that keeps what Python would keep. Throws SyntaxError like JSON.parse, JsonTooBig beyond MAX_DEPTH and MAX_VALUES. */
 export function parseJson(text: string): JsonValue {
+  refuseBombs(text);
   const plain = JSON.parse(text) as JsonValue; // also the syntax check for the exact reader below
   return NEEDS_EXACT.test(text) ? new ExactReader(text).read() : plain;
 }

@@ -5,7 +5,7 @@ import { Environment, Interpreter } from "@huggingface/jinja";
 import { ConfigError, DataError } from "../errors.ts";
 import { dumpJson, isJsonObject, parseJson, type JsonObject, type JsonValue } from "./python_json.ts";
 import { strftime } from "./strftime.ts";
-import { compile, defineFunctions, fromJson, TemplateFault, type Program } from "./template_pass.ts";
+import { compile, defineFunctions, fromJson, step, TemplateFault, type Program } from "./template_pass.ts";
 
 export interface Message {
   readonly role: string;
@@ -28,6 +28,20 @@ export interface RenderOptions {
 class Raised extends TemplateFault {}
 
 const MAX_RANGE = 100_000; // as in transformers' sandbox
+
+/** The library's interpreter, which counts its steps. */
+function interpreter(environment: Environment): { run(program: unknown): { readonly value: string } } {
+  const made = new Interpreter(environment) as unknown as {
+    run(program: unknown): { value: string };
+    evaluate(...args: unknown[]): unknown;
+  };
+  const evaluate = made.evaluate.bind(made);
+  made.evaluate = (...args) => {
+    step();
+    return evaluate(...args);
+  };
+  return made;
+}
 
 export class ChatTemplate {
   readonly source: string;
@@ -54,13 +68,12 @@ export class ChatTemplate {
 
   #render(messages: readonly Message[], options: RenderOptions): { text: string; printedNone: boolean } {
     let printedNone = false;
-    const environment = context(messages, options, () => (printedNone = true));
     try {
-      const text = new Interpreter(environment).run(this.#program as never) as unknown as { value: string };
-      return { text: text.value, printedNone };
+      const environment = context(messages, options, () => (printedNone = true));
+      return { text: interpreter(environment).run(this.#program).value, printedNone };
     } catch (error) {
       const raised = error instanceof Raised;
-      const says = error instanceof RangeError ? "macros or loops are nested too deeply" : (error as Error).message;
+      const says = error instanceof RangeError ? rangeWords(error) : (error as Error).message;
       throw new DataError(`the chat template ${raised ? "refuses" : "cannot render"} this conversation: ${says}`, {
         cause: error,
         where: { rule: "template", key: "messages", kind: raised ? "raise" : "other", says },
@@ -75,6 +88,7 @@ export class ChatTemplate {
   adapt(messages: readonly Message[], options: RenderOptions = {}): readonly Message[] {
     const filled = messages.map((m) => (m.content === null ? { ...m, content: "" } : m));
     let failure: unknown;
+    let raised = false;
     for (const candidate of [messages, filled, swapArguments(filled)]) {
       if (candidate === null) continue;
       try {
@@ -83,13 +97,18 @@ export class ChatTemplate {
         return candidate;
       } catch (error) {
         if (!(error instanceof DataError) || (candidate === messages && error.where["kind"] === "raise")) throw error;
-        failure ??= error;
+        // what the template itself refuses explains more than what it stumbled over
+        if (failure === undefined || (error.where["kind"] === "raise" && !raised))
+          [failure, raised] = [error, error.where["kind"] === "raise"];
       }
     }
     if (failure === undefined) return messages;
     throw failure;
   }
 }
+
+const rangeWords = ({ message }: RangeError): string =>
+  message.includes("length") ? "it makes a text or list that is too long" : "macros, loops or values are nested too deeply";
 
 function context(messages: readonly Message[], options: RenderOptions, onNone: () => void): Environment {
   const environment = new Environment();

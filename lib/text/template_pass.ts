@@ -3,7 +3,7 @@
 //
 //   x.strip(chars), x.items() …   methods: strip takes its argument, a dict's methods win over its keys
 //   a + b, a ~ b, a == b          no text + object, text as Python prints it, lists and dicts by value
-//   x|tojson, x|string, x|trim    JSON as json.dumps writes it, str(), Python's white space, |length in characters
+//   x|tojson, x|string, x|trim    JSON as json.dumps writes it, str(), Python's white space, |length in characters, |join by str()
 //   x.y, x[y]                     refused where x is undefined
 //   {{ x }}                       True, None, 1.0, ['a'], as str() has it
 //   {% for %}                     a name set in one iteration is not seen by the next
@@ -38,6 +38,25 @@ const fail = (message: string): never => {
   throw new TemplateFault(message);
 };
 
+// ── Bounds ──
+
+// A template is a program: loops within loops, text doubled forty times, or lists that hold one list twice would take hours or all
+// memory. The longest published template spends some thousand steps on a message.
+const MAX_STEPS = 2_000_000;
+const MAX_TEXT = 2 ** 24; // UTF-16 units
+const MAX_LIST = 2 ** 20;
+
+let steps = 0; // of the rendering in progress: it is synchronous
+
+/** One step of a rendering: a node evaluated, a value printed, compared or converted. */
+export function step(): void {
+  if (++steps > MAX_STEPS) fail(`it takes more than ${MAX_STEPS} steps; do its loops multiply?`);
+}
+
+function bounded(length: number, most: number): void {
+  if (length > most) fail(`it makes ${most === MAX_TEXT ? "a text" : "a list"} longer than ${most}`);
+}
+
 // ── Values ──
 
 /** The library's class for a JavaScript value. */
@@ -68,6 +87,7 @@ export function fromJson(x: JsonValue): Value {
 }
 
 function toJson(x: Value): JsonValue {
+  step();
   const { type, value } = x;
   if (type === "ArrayValue" || type === "TupleValue") return (value as Value[]).map(toJson);
   if (type === "ObjectValue" || type === "NamespaceValue")
@@ -80,6 +100,7 @@ function toJson(x: Value): JsonValue {
 
 /** str(x), or repr(x) inside a list or dict. */
 function printed(x: Value, inside = false): string {
+  step();
   const { type, value } = x;
   if (type === "ArrayValue") return `[${(value as Value[]).map((v) => printed(v, true)).join(", ")}]`;
   if (type === "ObjectValue")
@@ -94,6 +115,7 @@ function printed(x: Value, inside = false): string {
 }
 
 function equal(a: Value, b: Value): boolean {
+  step();
   const [x, y] = [a.value, b.value];
   if (Array.isArray(x) && Array.isArray(y)) return x.length === y.length && x.every((v: Value, i) => equal(v, y[i] as Value));
   if (x instanceof Map && y instanceof Map)
@@ -102,9 +124,17 @@ function equal(a: Value, b: Value): boolean {
   return number(x) === number(y);
 }
 
+const joined = (a: string, b: string): Value => {
+  bounded(a.length + b.length, MAX_TEXT);
+  return new Text(a + b);
+};
+
 function add(a: Value, b: Value): Value {
-  if (a.type === "StringValue" && b.type === "StringValue") return new Text(`${String(a.value)}${String(b.value)}`);
-  if (a.type === "ArrayValue" && b.type === "ArrayValue") return new List([...(a.value as Value[]), ...(b.value as Value[])]);
+  if (a.type === "StringValue" && b.type === "StringValue") return joined(a.value as string, b.value as string);
+  if (a.type === "ArrayValue" && b.type === "ArrayValue") {
+    bounded((a.value as Value[]).length + (b.value as Value[]).length, MAX_LIST);
+    return new List([...(a.value as Value[]), ...(b.value as Value[])]);
+  }
   const numeric = (v: Value): boolean => v.type === "IntegerValue" || v.type === "FloatValue";
   if (!numeric(a) || !numeric(b)) return fail(`cannot add ${kindOf(b)} to ${kindOf(a)}`);
   if (a.type === "FloatValue" || b.type === "FloatValue") return new Float(Number(a.value) + Number(b.value));
@@ -163,7 +193,7 @@ const FUNCTIONS: Readonly<Record<string, Function>> = {
   method,
   tojson,
   "+": ([a, b]) => add(a as Value, b as Value),
-  "~": ([a, b]) => new Text(printed(a as Value) + printed(b as Value)),
+  "~": ([a, b]) => joined(printed(a as Value), printed(b as Value)),
   "==": ([a, b]) => new Bool(equal(a as Value, b as Value)),
   "!=": ([a, b]) => new Bool(!equal(a as Value, b as Value)),
   some: ([x]) => (x?.type === "UndefinedValue" ? fail("an attribute or item of something undefined is asked for") : (x as Value)),
@@ -172,6 +202,18 @@ const FUNCTIONS: Readonly<Record<string, Function>> = {
     const { value } = x as Value;
     if (typeof value === "string" || Array.isArray(value)) return new Integer(Array.from(value).length);
     return value instanceof Map ? new Integer(value.size) : fail(`${kindOf(x)} has no length`);
+  },
+  join: ([x, between]) => {
+    const items = typeof x?.value === "string" ? Array.from(x.value, (c) => new Text(c)) : x?.value;
+    if (!Array.isArray(items)) return fail(`${kindOf(x)} cannot be joined`);
+    if (between?.type === "KeywordArgumentsValue") return fail("join takes no name");
+    const texts = (items as Value[]).map((v) => printed(v));
+    const own = between === undefined ? "" : printed(between);
+    bounded(
+      texts.reduce((n, t) => n + t.length + own.length, 0),
+      MAX_TEXT,
+    );
+    return new Text(texts.join(own));
   },
   trim: ([x, chars]) => strip(new Text(printed(x as Value)), "both", chars),
   fresh: (names, { variables }) => {
@@ -183,8 +225,9 @@ const FUNCTIONS: Readonly<Record<string, Function>> = {
 /** Name under which the interpreter finds a function of ours: none that a template can spell. */
 const hidden = (name: string): string => `esft ${name}`;
 
-/** Puts our functions where rewritten templates look for them. `onNone`: null is printed. */
+/** Puts our functions where rewritten templates look for them, for one rendering. `onNone`: null is printed. */
 export function defineFunctions(environment: Environment, onNone: () => void): void {
+  steps = 0;
   const sample = new Environment().set("f", () => null) as Value;
   const make = sample.constructor as new (f: Function) => Value;
   for (const [name, f] of Object.entries(FUNCTIONS)) environment.setVariable(hidden(name), new make(f) as never);
@@ -250,7 +293,7 @@ function rewrite(x: unknown): unknown {
   if (x.type === "MemberExpression") x["object"] = call("some", x["object"]);
   if (x.type === "FilterExpression" && filter) {
     const name = filter.type === "Identifier" ? filter.value : (filter["callee"] as { value?: string } | undefined)?.value;
-    if (name !== undefined && ["tojson", "string", "trim", "length"].includes(name))
+    if (name !== undefined && ["tojson", "string", "trim", "length", "join"].includes(name))
       return call(name, operand, ...((filter["args"] as Node[] | undefined) ?? []));
   }
   if (x.type === "For") {

@@ -29,6 +29,7 @@ describe("Python's semantics", () => {
     ["{% set x = 1 %}{% for i in [1, 2] %}{% set x = i * 10 %}{% endfor %}{{ x }}", "1"],
     ["{% set ns = namespace(x=1) %}{% for i in [1, 2] %}{% set ns.x = i %}{% endfor %}{{ ns.x }}", "2"],
     ["{{ [3, 1, 2]|sort|join(',') }}{{ (1 != 2) == (3 != 3) }}", "1,2,3False"],
+    ["{{ [none, true, 1.0, ['a']]|join(', ') }}|{{ 'ab'|join('-') }}|{{ []|join }}", "None, True, 1.0, ['a']|a-b|"],
     ["{{ strftime_now('%d %b %Y %H:%M %-d') }}", "15 Jun 2025 09:05 15"],
     ["{% macro m(a, b='z') %}{{ a }}{{ b }}{% endmacro %}{{ m(1) }}{{ m(b=2, a=3) }}", "1z32"],
     ["{% for i in range(5) %}{% if i == 1 %}{% continue %}{% elif i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}", "02"],
@@ -110,5 +111,38 @@ describe("messages in the form the template takes", () => {
       "{% for m in messages %}{% for k, v in m.tool_calls[0].function.arguments.items() %}{{ k }}={{ v }}{% endfor %}{% endfor %}";
     expect(renderChat(object, [call('{"x": 1.0}')])).toBe("x=1.0");
     expect(() => renderChat(object, [call("not json")])).toThrow(/text has no method "items"/);
+  });
+});
+
+// What would take hours or all memory is refused. Each of these did.
+describe("a template that never ends", () => {
+  const grow = (next: string, use = "ns.x", first = "[1]"): string =>
+    `{% set ns = namespace(x=${first}) %}{% for i in range(60) %}{% set ns.x = ${next} %}{% endfor %}{{ ${use} }}`;
+  test.each([
+    [
+      "loops within loops",
+      "{% for i in range(99999) %}{% for j in range(99999) %}{{ j }}{% endfor %}{% endfor %}",
+      /more than 2000000 steps/,
+    ],
+    ["text doubled", grow("ns.x + ns.x", "ns.x", "'ab'"), /a text longer than 16777216/],
+    ["text doubled by ~", grow("ns.x ~ ns.x", "ns.x", "'ab'"), /a text longer than 16777216/],
+    ["a list doubled", grow("ns.x + ns.x"), /a list longer than 1048576/],
+    ["a list that holds one list twice, printed", grow("[ns.x, ns.x]"), /more than 2000000 steps/],
+    ["… as JSON", grow("[ns.x, ns.x]", "ns.x|tojson"), /more than 2000000 steps/],
+    ["… compared", grow("[ns.x, ns.x]", "ns.x == ns.x"), /more than 2000000 steps/],
+    ["… joined", grow("[ns.x, ns.x]", "ns.x|join"), /more than 2000000 steps/],
+    ["a macro that calls itself", "{% macro m(f, x) %}{{ f(f, x) }}{% endmacro %}{{ m(m, 1) }}", /nested too deeply/],
+    ["a value within itself", "{{ x }}", /nested too deeply/],
+  ])("%s", (_, source, message) => {
+    const circle: JsonObject = {};
+    circle["x"] = circle;
+    const attempt = () => new ChatTemplate(source).render([user], { variables: source === "{{ x }}" ? { x: circle } : {} });
+    expect(attempt).toThrow(DataError);
+    expect(attempt).toThrow(message);
+  });
+
+  test("each rendering has its own count", () => {
+    const template = new ChatTemplate("{% for i in range(99999) %}{% set a = i %}{% endfor %}done");
+    for (let i = 0; i < 5; i++) expect(template.render([user])).toBe("done");
   });
 });
