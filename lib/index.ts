@@ -2,7 +2,8 @@
 
 export { MoeModel } from "./moe_model.ts";
 export type { LoadOptions } from "./moe_model.ts";
-export { Dataset, formatPreview } from "./data/dataset.ts";
+export { Dataset } from "./data/dataset.ts";
+export { formatPreview } from "./data/preview.ts";
 export { loadTokenizer, Tokenizer } from "./text/tokenizer.ts";
 export { openCheckpoint } from "./files/checkpoint.ts";
 export { Profile } from "./experts/profile.ts";

@@ -48,6 +48,10 @@ export const dataSchema = z.strictObject({
   maxLength: z.int().min(2).default(1024).describe("tokens per row"),
   onOverflow: z.enum(["error", "drop", "truncateLeft", "truncateRight"]).default("truncateRight").describe("examples longer than a row"),
   onBadRow: z.enum(["error", "skip"]).default("error").describe("rows that cannot be used"),
+  onDropped: z
+    .enum(["error", "allow"])
+    .default("error")
+    .describe("rows with messages, tool calls or tools that the chat template leaves out: not usable, or trained without them and counted"),
 });
 
 export const trainSchema = z.strictObject({

@@ -57,11 +57,17 @@ export function dataOptions<Args extends unknown[], Opts extends OptionValues>(c
   return command
     .option("--template <name>", '"tokenizer" (the checkpoint\'s chat template), "esft" (the official format), or a Jinja file')
     .addOption(new Option("--shape <name>", "shape of the rows (default: each row's keys decide)").choices(SHAPES))
-    .addOption(new Option("--on-bad-row <what>", "rows that cannot be used (default: error)").choices(["error", "skip"] as const));
+    .addOption(new Option("--on-bad-row <what>", "rows that cannot be used (default: error)").choices(["error", "skip"] as const))
+    .addOption(
+      new Option("--on-dropped <what>", "rows of which the chat template leaves out parts (default: error)").choices([
+        "error",
+        "allow",
+      ] as const),
+    );
 }
 /** Rows are at most 1024 tokens long where no flag says more, or as long as the model takes. */
-export function dataInput({ template, shape, onBadRow, maxLength }: DataInput, maxPositions: number): DataInput {
-  return { template, shape, onBadRow, maxLength: maxLength ?? Math.min(1024, maxPositions) };
+export function dataInput({ template, shape, onBadRow, onDropped, maxLength }: DataInput, maxPositions: number): DataInput {
+  return { template, shape, onBadRow, onDropped, maxLength: maxLength ?? Math.min(1024, maxPositions) };
 }
 
 /** Says that rows come out of a pipe, before the wait for them begins. @throws ConfigError they would be read more than once */

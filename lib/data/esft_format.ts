@@ -43,7 +43,7 @@ interface EsftPackingOptions {
   /** Probability of dropping the first token of an example that does not begin a row (random_concat_ratio). */
   readonly ratio: number;
   readonly padId: number;
-  /** A float in [0, 1): Python's random.random() for the official rows (random_mt19937.ts). */
+  /** A float in [0, 1): Python's random.random() for the official rows (mt19937.ts). */
   readonly draw: () => number;
 }
 

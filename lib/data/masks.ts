@@ -2,7 +2,9 @@
 
 import { DataError } from "../errors.ts";
 import { isTrained, refuse, withoutFlags } from "./flags.ts";
-import { assistantSpan } from "./spans.ts";
+import { callsOf, droppedParts, refuseDropped, says, type OnDropped } from "./dropped.ts";
+import { assistantSpan, type Span } from "./spans.ts";
+import { pythonStrip } from "../text/python_text.ts";
 import type { ChatTemplate, Message, RenderOptions } from "../text/template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { JsonValue } from "../text/python_json.ts";
@@ -18,11 +20,17 @@ export interface Encoded {
   readonly labels: TokenIds;
 }
 
+interface Warning {
+  /** Nothing teaches the model to stop · parts that the template leaves out · an answer of no text, of which the end alone is trained. */
+  readonly code: "stop-untrained" | "dropped" | "empty-answer";
+  readonly key: string;
+}
+
 interface EncodedConversation extends Encoded {
   readonly inputIds: readonly number[];
   readonly labels: readonly number[];
   readonly text: string;
-  readonly warnings: readonly { readonly code: "stop-untrained"; readonly key: string }[];
+  readonly warnings: readonly Warning[];
   /** The template could not take the messages as they were (see ChatTemplate.adapt). */
   readonly adapted: boolean;
 }
@@ -41,10 +49,12 @@ interface ConversationOptions {
    * what transformers does, text or refusal.
    */
   readonly adapt?: boolean;
+  /** What the template leaves out: see droppedParts. Absent: not looked for, as in transformers. */
+  readonly onDropped?: OnDropped | undefined;
 }
 
 export async function encodeConversation(options: ConversationOptions): Promise<EncodedConversation> {
-  const { tokenizer, template } = options;
+  const { tokenizer, template, onDropped } = options;
   const trained = options.messages.map((m, i) => isTrained(m, `messages[${i}]`));
   if (!trained.includes(true)) refuse("nothing-to-learn", "messages", "no assistant message is trained on");
 
@@ -54,9 +64,15 @@ export async function encodeConversation(options: ConversationOptions): Promise<
   const given = options.messages.map(withoutFlags);
   const messages = options.adapt === true ? template.adapt(given, render) : given;
   const text = template.render(messages, render);
+  const dropped = new Set<string>();
+  const drops = (parts: readonly string[]): void => {
+    refuseDropped(parts, "the chat template", onDropped ?? "allow");
+    for (const part of parts) dropped.add(part);
+  };
+  if (onDropped !== undefined) drops(droppedParts({ template, messages, trained, render, text }));
   const ids = await encode(tokenizer, text);
   const labels = ids.map(() => IGNORE);
-  const warnings: { code: "stop-untrained"; key: string }[] = [];
+  const warnings: Warning[] = [];
   const request = { template, messages, full: text, stops: options.stops ?? tokenizer.stopTokens, render };
 
   for (const [i, yes] of trained.entries()) {
@@ -70,6 +86,12 @@ export async function encodeConversation(options: ConversationOptions): Promise<
           : "; mark it train: false, or use another template";
       return refuse("prefix", key, span.says + fix);
     }
+    if (onDropped !== undefined && isOnlyAnEnd(span)) {
+      const message = messages[i] as Message;
+      if (says(message) !== "") drops([`${key}.content`]);
+      if (callsOf(message).length > 0) drops([`${key}.tool_calls`]);
+      if (says(message) === "" && callsOf(message).length === 0) warnings.push({ code: "empty-answer", key });
+    }
     if (span.stop === null && span.follow === null) warnings.push({ code: "stop-untrained", key });
     const start = commonPrefix(ids, await encode(tokenizer, span.prompt));
     const upTo = span.extended + (span.follow ?? "");
@@ -77,7 +99,14 @@ export async function encodeConversation(options: ConversationOptions): Promise<
     for (let t = start; t < end; t++) labels[t] = ids[t] as number;
   }
   if (labels.every((label) => label === IGNORE)) refuse("nothing-to-learn", "messages", "no supervised token");
+  for (const key of dropped) warnings.push({ code: "dropped", key });
   return { text, inputIds: ids, labels, warnings, adapted: messages !== given };
+}
+
+/** The message adds nothing but a stop token and white space. */
+function isOnlyAnEnd({ prompt, extended, stop }: Extract<Span, { ok: true }>): boolean {
+  const added = pythonStrip(extended.slice(prompt.length));
+  return pythonStrip(stop !== null && added.endsWith(stop) ? added.slice(0, -stop.length) : added) === "";
 }
 
 async function encode(tokenizer: Tokenizer, text: string): Promise<number[]> {

@@ -37,8 +37,8 @@ export async function encodeSource(
   task: { readonly signal?: AbortSignal | undefined } = {},
 ): Promise<EncodedSource> {
   if (source instanceof Examples) return { examples: source, report: null };
-  const { onBadRow, shape } = options;
+  const { onBadRow, onDropped, shape } = options;
   const dataset = typeof source === "string" ? Dataset.fromFile(source, { onBadRow, shape }) : source;
   const template = await openTemplate(options.template);
-  return dataset.encode({ tokenizer: await tokenizer(), template }, { signal: task.signal });
+  return dataset.encode({ tokenizer: await tokenizer(), template, onDropped }, { signal: task.signal });
 }

@@ -3,7 +3,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { AbortError, ConfigError, DataError, IoError } from "../../lib/errors.ts";
-import { Dataset, formatPreview } from "../../lib/data/dataset.ts";
+import { Dataset } from "../../lib/data/dataset.ts";
+import { formatPreview } from "../../lib/data/preview.ts";
 import { loadTokenizer, type Tokenizer } from "../../lib/text/tokenizer.ts";
 
 let dir: string;
@@ -147,9 +148,10 @@ describe("rows in memory", () => {
     const { examples, report } = await Dataset.fromRows([{ messages: [{ role: "user", content: "x" }, call] }]).encode({
       tokenizer,
       template: CHATML,
+      onDropped: "allow",
     });
     expect(tokenizer.decode(examples.get(0).inputIds)).not.toContain("None");
-    expect(report.warnings).toEqual({ adapted: 1 });
+    expect(report.warnings).toEqual({ adapted: 1, dropped: 1 });
   });
 
   test("templates that rewrite earlier turns can be trained on the last answer", async () => {
