@@ -11,6 +11,7 @@ export type ErrorCode =
   | "ERR_KERNEL"
   | "ERR_DISPOSED"
   | "ERR_IO"
+  | "ERR_LOCKED"
   | "ERR_ABORTED";
 
 export type ErrorPlace = Readonly<Record<string, string | number | boolean | undefined>>;
@@ -79,6 +80,11 @@ export class DisposedError extends EsftError {
 /** Reading or writing a file failed (disk full, permission, missing). Nothing half-written is left behind. */
 export class IoError extends EsftError {
   readonly code = "ERR_IO";
+}
+
+/** Another process, or another run of this one, holds what is to be written; `where` has its pid, host, since and command. */
+export class LockError extends EsftError {
+  readonly code = "ERR_LOCKED";
 }
 
 /** The caller's AbortSignal fired; `cause` is signal.reason. */

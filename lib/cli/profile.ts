@@ -1,9 +1,10 @@
 // esft profile: the affinity of every expert to a task, from running the model or from the official routing logs.
 
-import { rm, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import type { Command } from "@commander-js/extra-typings";
 import { Profile } from "../experts/profile.ts";
 import { readTraces } from "../experts/traces.ts";
+import { disk } from "../files/disk.ts";
 import { announcePipe, dataInput, dataOptions, machineOptions, openModel, wholeNumber } from "./common.ts";
 import { count, duration, percent, table } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
@@ -48,7 +49,7 @@ export function registerProfile(program: Command, terminal: Terminal): void {
       profile = await measure(dir, data, partial, flags, terminal);
     }
     await profile.save(output);
-    await rm(partial, { force: true });
+    await disk.rm(partial, { force: true });
     if (json) terminal.json({ ...scoresOf(profile), output });
     else report(profile, output, terminal);
   });

@@ -1,21 +1,24 @@
 // Files that are there completely or not at all: write beside the target, fsync, rename, fsync the folder.
 //
 //   writeFileAtomic        one file
-//   writeDirectoryAtomic   a new directory (temporary sibling, then one rename)
-//   writeGroupAtomic       several files into a directory that may hold other files: a finished `.next` folder is the
-//                          commit point, then its files move out one by one; a crash in between is completed by
-//                          finishGroup, which every reader of such a group calls first
+//   writeDirectoryAtomic   a new directory (temporary sibling, then one rename), or one in the place of another: a finished sibling
+//                          `.NAME.next` is the commit point, then the two change places
+//   writeGroupAtomic       several files into a directory that may hold other files: a finished `.GROUP.next` folder is the
+//                          commit point, then its files move out one by one
 //
-// A killed process may leave a temporary entry; its name holds host and pid, so the next writer removes it.
-import { createHash, randomBytes } from "node:crypto";
-import { hostname } from "node:os";
+// A crash after a commit point is completed by finishDirectory and finishGroup, which readers call first. What follows a commit point
+// is done under a lock, so that two writers of one target end in the whole work of one of them.
+// A killed process may leave a temporary entry, which the next writer removes (temporary.ts).
 import { basename, dirname, join, resolve } from "node:path";
-import { mkdir, open, readdir, rename, rm, rmdir, statfs } from "node:fs/promises";
 import type { EsftError } from "../errors.ts";
 import { IoError } from "../errors.ts";
 import { ioError } from "../task.ts";
+import { disk } from "./disk.ts";
+import { takeLock } from "./lock.ts";
+import { forget, removeStale, temporary } from "./temporary.ts";
 
-const HOST = createHash("sha256").update(hostname()).digest("hex").slice(0, 6);
+/** How long a writer waits for another one of the same target, which is putting its files in place. */
+const WAIT_MS = 30_000;
 
 const FULL: Readonly<Record<string, string>> = {
   ENOSPC: "the disk is full",
@@ -40,16 +43,28 @@ function diskFull(path: string, needed: number | undefined, free: number | undef
 }
 
 async function freeBytes(folder: string): Promise<number | undefined> {
-  return statfs(folder).then(
+  return disk.statfs(folder).then(
     (s) => s.bavail * s.bsize,
     () => undefined,
   );
 }
 
-/** Refuses before the first byte when the file system says that `needed` bytes cannot fit. */
-async function requireSpace(folder: string, needed: number | undefined): Promise<void> {
+/** Refuses before the first byte when the file system says that `needed` bytes cannot fit. @throws IoError */
+export async function requireSpace(folder: string, needed: number | undefined): Promise<void> {
   const free = needed === undefined ? undefined : await freeBytes(folder);
   if (free !== undefined && free < needed!) throw diskFull(folder, needed, free, "ENOSPC");
+}
+
+/** Makes a folder and those above it, durably. @returns the topmost one that was not there; null: it was there · @throws IoError */
+export async function makeFolder(dir: string): Promise<string | null> {
+  try {
+    const first = await disk.mkdir(resolve(dir), { recursive: true });
+    if (first === undefined) return null;
+    for (let at = resolve(dir); at.length >= first.length; at = dirname(at)) await syncFolder(dirname(at));
+    return first;
+  } catch (error) {
+    throw ioError(error, `cannot make the folder ${dir}`, { file: dir });
+  }
 }
 
 /** Writes one file completely or not at all; the content may stream. `bytes` (when known) is checked against free space first. */
@@ -59,13 +74,13 @@ export async function writeFileAtomic(
   options: { bytes?: number } = {},
 ): Promise<void> {
   const folder = dirname(resolve(path));
-  const temp = join(folder, tempName(basename(path)));
+  const temp = temporary(path);
   const body = typeof content === "string" ? Buffer.from(content) : content;
   const needed = options.bytes ?? (body instanceof Uint8Array ? body.byteLength : undefined);
-  await removeStale(folder, basename(path));
   try {
+    await removeStale(path);
     await requireSpace(folder, needed);
-    const file = await open(temp, "wx");
+    const file = await disk.open(temp, "wx");
     try {
       for await (const piece of body instanceof Uint8Array ? [body] : body)
         // One write call moves at most 2^31-1 bytes and may be short.
@@ -74,17 +89,19 @@ export async function writeFileAtomic(
     } finally {
       await file.close();
     }
-    await rename(temp, path);
+    await disk.rename(temp, path);
     await syncFolder(folder);
   } catch (error) {
-    await rm(temp, { force: true }).catch(() => undefined);
+    await disk.rm(temp, { force: true }).catch(() => undefined);
     throw await writeError(error, path, needed);
+  } finally {
+    forget(temp);
   }
 }
 
 /**
- * Fills a temporary sibling of `dir` and renames it into place. `dir` may be absent or empty; with `replace` an existing
- * directory is moved aside, swapped and deleted.
+ * Fills a temporary sibling of `dir` and renames it into place. `dir` may be absent or empty; with `replace` an existing directory
+ * gives its place to the new one and goes.
  */
 export async function writeDirectoryAtomic<T>(
   dir: string,
@@ -93,37 +110,67 @@ export async function writeDirectoryAtomic<T>(
 ): Promise<T> {
   const target = resolve(dir);
   const parent = dirname(target);
-  const temp = join(parent, tempName(basename(target)));
+  const temp = temporary(target);
+  const taken = (): IoError =>
+    new IoError(`${dir} already exists and is not empty; choose another folder or ask to overwrite it`, { where: { file: dir } });
   try {
-    await mkdir(parent, { recursive: true });
-    await removeStale(parent, basename(target));
-    const there = await entries(target);
-    const taken = there !== null && there.length > 0;
-    if (taken && !options.replace)
-      throw new IoError(`${dir} already exists and is not empty; choose another folder or ask to overwrite it`, { where: { file: dir } });
+    await makeFolder(parent);
+    await finishDirectory(target);
+    await removeStale(target);
+    if ((await entries(target))?.length && !options.replace) throw taken();
     await requireSpace(parent, options.bytes);
-    await mkdir(temp);
+    await disk.mkdir(temp);
     const result = await fill(temp);
     await syncTree(temp);
-    if (taken) {
-      const aside = join(parent, tempName(basename(target)));
-      await rename(target, aside);
-      try {
-        await rename(temp, target);
-      } catch (error) {
-        await rename(aside, target);
-        throw error;
-      }
-      await rm(aside, { recursive: true, force: true });
+    if (options.replace) {
+      await using _ = await takeLock(lockOf(target), dir, { waitMs: WAIT_MS });
+      await swapIn(target);
+      await disk.rename(temp, nextOf(target)); // the commit point
+      await syncFolder(parent);
+      await swapIn(target);
     } else {
-      if (there) await rmdir(target);
-      await rename(temp, target);
+      await ignoreMissing(disk.rmdir(target)); // an empty one
+      await disk.rename(temp, target);
+      await syncFolder(parent);
     }
-    await syncFolder(parent);
     return result;
   } catch (error) {
-    await rm(temp, { recursive: true, force: true }).catch(() => undefined);
+    await disk.rm(temp, { recursive: true, force: true }).catch(() => undefined);
+    const code = (error as NodeJS.ErrnoException | null)?.code;
+    if (code === "ENOTEMPTY" || code === "EEXIST") throw taken(); // made by another writer meanwhile
     throw await writeError(error, dir, options.bytes);
+  } finally {
+    forget(temp);
+  }
+}
+
+/** Completes a writeDirectoryAtomic that was committed but interrupted; does nothing otherwise. Only a target that is missing needs it. */
+export async function finishDirectory(dir: string): Promise<void> {
+  const target = resolve(dir);
+  try {
+    if ((await entries(nextOf(target))) === null) return;
+    await using _ = await takeLock(lockOf(target), dir, { waitMs: WAIT_MS });
+    await swapIn(target);
+  } catch (error) {
+    throw ioError(error, `cannot complete the interrupted save of ${dir}`, { file: dir });
+  }
+}
+
+/** Puts `.NAME.next`, when there is one, in the place of `target`. Under the lock. */
+async function swapIn(target: string): Promise<void> {
+  const next = nextOf(target);
+  if ((await entries(next)) === null) return;
+  const aside = temporary(target);
+  try {
+    await ignoreMissing(disk.rename(target, aside));
+    await disk.rename(next, target).catch(async (error: unknown) => {
+      await disk.rename(aside, target).catch(() => undefined);
+      throw error;
+    });
+    await syncFolder(dirname(target));
+    await disk.rm(aside, { recursive: true, force: true });
+  } finally {
+    forget(aside);
   }
 }
 
@@ -138,84 +185,79 @@ export async function writeGroupAtomic<T>(
     throw ioError(error, `cannot write ${dir}`, { file: dir });
   });
   if (!there?.length) return writeDirectoryAtomic(dir, fill, options);
-  const next = join(dir, nextName(group));
-  const temp = join(dir, tempName(group));
+  const path = resolve(dir, group);
+  const temp = temporary(path);
   try {
     await finishGroup(dir, group);
-    await removeStale(dir, group);
+    await removeStale(path);
     await requireSpace(dir, options.bytes);
-    await mkdir(temp);
+    await disk.mkdir(temp);
     const result = await fill(temp);
     await syncTree(temp);
-    const names = await readdir(temp);
-    await rename(temp, next); // the commit point
+    const names = await disk.readdir(temp);
+    await using _ = await takeLock(lockOf(path), dir, { waitMs: WAIT_MS });
+    await moveOut(dir, group);
+    await disk.rename(temp, nextOf(path)); // the commit point
     await syncFolder(dir);
-    await finishGroup(dir, group);
-    for (const name of await readdir(dir)) if (options.owned?.(name) && !names.includes(name)) await rm(join(dir, name), { force: true });
+    await moveOut(dir, group);
+    for (const name of await disk.readdir(dir))
+      if (options.owned?.(name) && !names.includes(name)) await disk.rm(join(dir, name), { force: true });
     return result;
   } catch (error) {
-    await rm(temp, { recursive: true, force: true }).catch(() => undefined);
+    await disk.rm(temp, { recursive: true, force: true }).catch(() => undefined);
     throw await writeError(error, dir, options.bytes);
+  } finally {
+    forget(temp);
   }
 }
 
 /** Completes a writeGroupAtomic that was committed but interrupted; does nothing otherwise. */
 export async function finishGroup(dir: string, group: string): Promise<void> {
-  const next = join(dir, nextName(group));
-  const names = await entries(next);
-  if (!names) return;
+  const path = resolve(dir, group);
   try {
-    for (const name of names.sort()) await ignoreMissing(rename(join(next, name), join(dir, name)));
-    await syncFolder(dir);
-    await ignoreMissing(rmdir(next));
+    if ((await entries(nextOf(path))) === null) return;
+    await using _ = await takeLock(lockOf(path), dir, { waitMs: WAIT_MS });
+    await moveOut(dir, group);
   } catch (error) {
     throw ioError(error, `cannot complete the interrupted save in ${dir}`, { file: dir });
   }
 }
 
-/** For what another reader of the same group may have done already. */
+/** Moves the files of `.GROUP.next`, when there is one, into `dir`. Under the lock. */
+async function moveOut(dir: string, group: string): Promise<void> {
+  const next = nextOf(resolve(dir, group));
+  const names = await entries(next);
+  if (names === null) return;
+  for (const name of names.sort()) await disk.rename(join(next, name), join(dir, name));
+  await syncFolder(dir);
+  await disk.rmdir(next);
+}
+
 async function ignoreMissing(work: Promise<void>): Promise<void> {
   await work.catch((error: NodeJS.ErrnoException) => {
     if (error.code !== "ENOENT") throw error;
   });
 }
 
+/** @returns null: there is no such folder */
 async function entries(dir: string): Promise<string[] | null> {
-  return readdir(dir).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== "ENOENT") throw error;
+  return disk.readdir(dir).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== "ENOENT" && error.code !== "ENOTDIR") throw error;
     return null;
   });
 }
 
-const nextName = (group: string) => `.${group}.next`;
-const tempName = (name: string) => `.${name}.tmp-${HOST}-${process.pid}-${randomBytes(4).toString("hex")}`;
-
-async function removeStale(folder: string, name: string): Promise<void> {
-  const prefix = `.${name}.tmp-${HOST}-`;
-  for (const entry of (await entries(folder).catch(() => null)) ?? []) {
-    if (!entry.startsWith(prefix)) continue;
-    const pid = Number(entry.slice(prefix.length).split("-")[0]);
-    if (pid !== process.pid && !isAlive(pid)) await rm(join(folder, entry), { recursive: true, force: true });
-  }
-}
-
-function isAlive(pid: number): boolean {
-  if (!Number.isSafeInteger(pid) || pid <= 0) return true; // not a name of ours
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code !== "ESRCH";
-  }
-}
+const nextOf = (path: string): string => join(dirname(path), `.${basename(path)}.next`);
+const lockOf = (path: string): string => join(dirname(path), `.${basename(path)}.lock`);
 
 async function syncTree(dir: string): Promise<void> {
-  for (const entry of await readdir(dir, { withFileTypes: true })) await (entry.isDirectory() ? syncTree : syncPath)(join(dir, entry.name));
+  for (const entry of await disk.readdir(dir, { withFileTypes: true }))
+    await (entry.isDirectory() ? syncTree : syncPath)(join(dir, entry.name));
   await syncFolder(dir);
 }
 
 async function syncPath(path: string): Promise<void> {
-  await using file = await open(path, "r");
+  await using file = await disk.open(path, "r");
   await file.sync();
 }
 

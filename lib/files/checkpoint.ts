@@ -5,6 +5,7 @@ import { basename, join } from "node:path";
 import { z } from "zod";
 import { ConfigError, LayoutError } from "../errors.ts";
 import { ioError } from "../task.ts";
+import { finishDirectory } from "./atomic.ts";
 import { layoutFault } from "./fault.ts";
 import { checkSchema, readJsonFile } from "./json.ts";
 import type { SafetensorsFile, TensorInfo, TensorReader } from "./safetensors.ts";
@@ -33,6 +34,7 @@ const SIDE_FILE =
  * @throws ConfigError config.json is missing or broken · LayoutError the weights are not what they claim · IoError
  */
 export async function openCheckpoint(dir: string): Promise<Checkpoint> {
+  if ((await stat(dir).catch(() => null)) === null) await finishDirectory(dir);
   const names = await listFiles(dir);
   const config = await readConfig(dir, names);
   const { files, indexFile, weightMap } = await findShards(dir, names);

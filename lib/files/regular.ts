@@ -3,11 +3,12 @@
 import type { Stats } from "node:fs";
 import { constants, createReadStream, openSync } from "node:fs";
 import type { FileHandle } from "node:fs/promises";
-import { copyFile, open, stat } from "node:fs/promises";
+import { open, stat } from "node:fs/promises";
 import { Socket } from "node:net";
 import type { Readable } from "node:stream";
 import { IoError } from "../errors.ts";
 import { ioError, throwIfAborted } from "../task.ts";
+import { disk } from "./disk.ts";
 import { layoutFault } from "./fault.ts";
 
 /** What tells whether a file is still the one that was opened, and unchanged. */
@@ -113,7 +114,7 @@ export async function readTextFile(path: string, maxBytes = 64 * 2 ** 20): Promi
 export async function copyRegular(from: string, to: string): Promise<void> {
   try {
     requireFile(await stat(from), from);
-    await copyFile(from, to);
+    await disk.copyFile(from, to);
   } catch (error) {
     throw ioError(error, `cannot copy ${from}`, { file: from });
   }

@@ -1,8 +1,8 @@
 // What a run tells: the same objects go to the iterator, to events.jsonl and to the progress line.
 
 import { existsSync } from "node:fs";
-import { appendFile } from "node:fs/promises";
 import { writeFileAtomic } from "../files/atomic.ts";
+import { disk } from "../files/disk.ts";
 import { readTextFile } from "../files/regular.ts";
 import { ioError } from "../task.ts";
 import type { Evaluation } from "./evaluate.ts";
@@ -48,7 +48,7 @@ export class EventLog {
     this.path = path;
   }
   async append(event: TrainEvent): Promise<void> {
-    await appendFile(this.path, `${JSON.stringify({ ...event, time: new Date().toISOString() })}\n`).catch((error: unknown) => {
+    await disk.appendFile(this.path, `${JSON.stringify({ ...event, time: new Date().toISOString() })}\n`).catch((error: unknown) => {
       throw ioError(error, `cannot write ${this.path}`, { file: this.path });
     });
   }

@@ -6,7 +6,7 @@ import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { AbortError, IoError, LayoutError } from "../../lib/errors.ts";
-import { finishGroup, writeDirectoryAtomic, writeFileAtomic, writeGroupAtomic } from "../../lib/files/atomic.ts";
+import { writeDirectoryAtomic, writeFileAtomic } from "../../lib/files/atomic.ts";
 import { castFloats, decodeFloats, encodeFloats, firstNonFinite } from "../../lib/files/floats.ts";
 import { openSafetensors } from "../../lib/files/safetensors.ts";
 import { writeSafetensors } from "../../lib/files/safetensors_writer.ts";
@@ -92,58 +92,6 @@ describe("writeSafetensors", () => {
     } finally {
       execFileSync("umount", [disk]);
     }
-  });
-});
-
-describe("atomic files", () => {
-  it("a directory appears complete or not at all, and is replaced only on request", async () => {
-    const dir = join(fresh(), "out");
-    await expect(writeDirectoryAtomic(dir, async (t) => { writeFileSync(join(t, "a"), "1"); throw new Error("boom"); })).rejects.toThrow(/boom/); // prettier-ignore
-    expect(readdirSync(join(dir, ".."))).toEqual([]);
-    await writeDirectoryAtomic(dir, async (t) => writeFileSync(join(t, "a"), "1"));
-    await expect(writeDirectoryAtomic(dir, async () => undefined)).rejects.toThrow(/not empty/);
-    await writeDirectoryAtomic(dir, async (t) => writeFileSync(join(t, "b"), "2"), { replace: true });
-    expect(readdirSync(dir)).toEqual(["b"]);
-    expect(readdirSync(join(dir, ".."))).toEqual(["out"]);
-  });
-
-  it("a group of files joins a folder as one, also when interrupted after its commit point", async () => {
-    const dir = fresh();
-    writeFileSync(join(dir, "events.jsonl"), "kept");
-    await writeGroupAtomic(dir, "g", async (t) => { writeFileSync(join(t, "a1"), "1"); writeFileSync(join(t, "z"), "1"); }); // prettier-ignore
-    await writeGroupAtomic(dir, "g", async (t) => { writeFileSync(join(t, "a2"), "2"); writeFileSync(join(t, "z"), "2"); }, { owned: (n) => n.startsWith("a") }); // prettier-ignore
-    expect(readdirSync(dir).sort()).toEqual(["a2", "events.jsonl", "z"]);
-    // Interrupted half-way through the moves:
-    mkdirSync(join(dir, ".g.next"));
-    writeFileSync(join(dir, ".g.next", "z"), "3");
-    await finishGroup(dir, "g");
-    expect(readdirSync(dir).sort()).toEqual(["a2", "events.jsonl", "z"]);
-    expect(readFileSync(join(dir, "z"), "utf8")).toBe("3");
-    // A failure before the commit point changes nothing:
-    await expect(writeGroupAtomic(dir, "g", async (t) => { writeFileSync(join(t, "z"), "4"); throw new Error("boom"); })).rejects.toThrow(/boom/); // prettier-ignore
-    expect(readFileSync(join(dir, "z"), "utf8")).toBe("3");
-    expect(readdirSync(dir).sort()).toEqual(["a2", "events.jsonl", "z"]);
-  });
-
-  it("removes what a killed writer left, not what a living one is writing", async () => {
-    const dir = fresh();
-    const crowd = async function* (): AsyncGenerator<Uint8Array> {
-      const mine = readdirSync(dir)[0]!;
-      const dead = mine.replace(`-${process.pid}-`, "-999999999-");
-      writeFileSync(join(dir, dead), "stale");
-      writeFileSync(join(dir, mine.replace(`-${process.pid}-`, `-${process.ppid}-`)), "alive");
-      yield new Uint8Array(1);
-    };
-    await writeFileAtomic(join(dir, "m"), crowd());
-    await writeFileAtomic(join(dir, "m"), "x");
-    expect(readdirSync(dir).filter((n) => n.includes("999999999"))).toEqual([]);
-    expect(readdirSync(dir).filter((n) => n.includes(`-${process.ppid}-`)).length).toBe(1);
-  });
-
-  it("names what is wrong with the place", async () => {
-    await expect(writeFileAtomic(join(root, "absent", "m"), "x")).rejects.toThrow(/no such file or directory/);
-    writeFileSync(join(root, "plain"), "");
-    await expect(writeGroupAtomic(join(root, "plain"), "g", async () => undefined)).rejects.toThrow(IoError);
   });
 });
 
