@@ -21,8 +21,9 @@ import { EventQueue } from "./events.ts";
 import type { TrainEvent } from "./events.ts";
 import { availableOn, microBatchOf, requireMemory } from "./memory_plan.ts";
 import { CheckedRequest, keepRequest } from "./request.ts";
-import type { TrainRequest } from "./request.ts";
+import type { RunControl, TrainRequest } from "./request.ts";
 import { resolveMethod } from "./resolve_method.ts";
+import { lockRun } from "./run_lock.ts";
 import type { TrainSession } from "./session.ts";
 import { runTraining } from "./trainer.ts";
 import type { TrainerInit, TrainSummary } from "./trainer.ts";
@@ -94,8 +95,17 @@ async function execute(
   emit: (event: TrainEvent) => void,
 ): Promise<TrainResult> {
   const request = asked instanceof CheckedRequest ? asked : CheckedRequest.parse(asked);
+  await using _ = await lockRun(request.outDir);
+  return await carryOut(session, request, { ...request.control, signal }, emit);
+}
+
+async function carryOut(
+  session: TrainSession,
+  request: CheckedRequest,
+  task: RunControl & { readonly signal: AbortSignal },
+  emit: (event: TrainEvent) => void,
+): Promise<TrainResult> {
   const { options, outDir } = request;
-  const task = { ...request.control, signal };
   const warnAt = (step: number) => (message: string) => emit({ type: "warning", step, message });
   const prepared = await prepare(session, request, task, warnAt(0));
   const { trainable, identity, resuming } = prepared;
@@ -111,7 +121,7 @@ async function execute(
       options,
       outDir,
       base: identity.contents ?? identity.fingerprint,
-      signal,
+      signal: task.signal,
       emit: (event) => {
         if (event.type === "start" && resuming) (kept = keep()).catch(() => undefined);
         emit(event);
