@@ -104,10 +104,12 @@ export class MoeModel implements TrainSession {
     parseOptions(machineSchema.pick({ precision: true }), { precision }, "");
     const checkpoint = await openCheckpoint(path);
     const spec = checkpointSpec(checkpoint);
-    const opened = openDevice(where, { threads, precision });
-    const { device } = opened;
+    await checkpoint.files.hold(checkpoint.shards);
+    let device: Device | null = null;
     let params: Parameters | null = null;
     try {
+      const opened = openDevice(where, { threads, precision });
+      ({ device } = opened);
       requirePrecision(device, precision ?? defaultPrecision(device)); // before weights travel
       params = await Parameters.load(device, spec, checkpoint, options);
       if (options.checkWeights ?? checkpoint.totalBytes <= 2 ** 31) await params.checkFinite(options);
@@ -117,7 +119,8 @@ export class MoeModel implements TrainSession {
       return model;
     } catch (error) {
       params?.dispose();
-      device.dispose();
+      device?.dispose();
+      await checkpoint.files.close();
       throw error;
     }
   }
@@ -297,6 +300,7 @@ export class MoeModel implements TrainSession {
     this.transformer.dispose();
     this.params.dispose();
     this.device.dispose();
+    void this.checkpoint.files.close();
   }
   [Symbol.dispose](): void {
     this.dispose();
@@ -305,5 +309,6 @@ export class MoeModel implements TrainSession {
     await this.use.close();
     if (!this.disposed) await this.device.synchronize().catch(() => undefined);
     this.dispose();
+    await this.checkpoint.files.close();
   }
 }

@@ -58,7 +58,7 @@ describe("adapters", () => {
       shape: [3],
       read: async () => new Uint8Array(12),
     } as const;
-    const foreign = one.with({ experts: null, tensors: [norm] });
+    const foreign = one.with({ method: { type: "full" }, experts: null, tensors: [norm] });
     await expect(model.applyAdapter(foreign)).rejects.toMatchObject({ code: "ERR_LAYOUT" });
     expect(await loss()).toBe(withTwo);
     const profile = await model.profile(rows, { tokens: 100, data });

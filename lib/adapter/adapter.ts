@@ -14,7 +14,7 @@ import { modelCard } from "./card.ts";
 import { readFolder, writeFolder } from "./folder.ts";
 import type { AdapterFacts, AdapterManifest } from "./manifest.ts";
 import type { AdapterTensor, AttachedTensor } from "./tensors.ts";
-import { adapterFault, checkExperts, readFinite, sortedByKey } from "./tensors.ts";
+import { adapterFault, checkExperts, NEED_EXPERTS, readFinite, sortedByKey } from "./tensors.ts";
 
 /** What the manifest says of it (manifest.ts), and its tensors. */
 export interface AdapterInit extends Omit<AdapterFacts, "createdBy" | "experts"> {
@@ -46,7 +46,7 @@ export class Adapter {
   /** What a method attached beside the base's weights: by name, sorted. */
   readonly attached: ReadonlyMap<string, AttachedTensor>;
 
-  /** @throws LayoutError a tensor twice, not of floats, or not what the expert set says */
+  /** @throws LayoutError a tensor twice, not of floats, or not what the expert set says; a method without the expert set that it needs */
   constructor(init: AdapterInit) {
     this.method = init.method;
     this.base = init.base;
@@ -60,6 +60,8 @@ export class Adapter {
     const both = [...this.attached.keys()].find((key) => this.tensors.has(key));
     if (both !== undefined) throw adapterFault("expected each tensor once, found it replaced and attached", both);
     if (this.tensors.size + this.attached.size === 0) throw adapterFault("expected trained tensors, found none");
+    if (!this.experts && NEED_EXPERTS.has(this.method.type))
+      throw adapterFault(`expected the experts that method "${this.method.type}" trained, found none ("experts": null)`);
     if (this.experts) checkExperts(this.tensors.values(), this.experts, this.attached.size > 0);
   }
 

@@ -3,8 +3,8 @@
 // Shard by shard, tensor by tensor, in file order: same names, dtypes, shards and order; only the adapter's byte ranges are
 // replaced (cast to the base's dtype, nearest even).
 import { readdir } from "node:fs/promises";
-import { basename, join, resolve } from "node:path";
-import { ConfigError } from "../errors.ts";
+import { basename, join } from "node:path";
+import { requireApart } from "../files/apart.ts";
 import { writeDirectoryAtomic } from "../files/atomic.ts";
 import type { Checkpoint } from "../files/checkpoint.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
@@ -34,11 +34,8 @@ export interface MergeOptions extends LongTask {
  * base's dtype · IoError
  */
 export async function mergeAdapter(base: Checkpoint, adapter: Adapter, outDir: string, options: MergeOptions = {}): Promise<MergeReport> {
-  if (resolve(outDir) === resolve(base.dir))
-    throw new ConfigError(`expected an output folder other than the base ${base.dir}; the base is never overwritten`, {
-      where: { file: outDir },
-    });
   adapter.refuseAttached("merge");
+  await requireApart(outDir, base.dir, "the base", "output");
   // Only a model may be replaced by a model: an existing folder of anything else fails here.
   if (options.overwrite && (await readdir(outDir).catch(() => [])).length > 0) await openCheckpoint(outDir);
   await adapter.checkBase(base, options);

@@ -17,6 +17,8 @@ export const adapterFault = (fault: string, tensor?: string): LayoutError =>
 
 /** What an adapter may be stored in. */
 export const FLOATS = ["F32", "BF16", "F16", "F64"] as const;
+/** Methods whose adapters are only understood together with their expert set. */
+export const NEED_EXPERTS: ReadonlySet<string> = new Set(["esft"]);
 /** The matrices of a routed expert. */
 export const PARTS = ["gate", "up", "down"] as const;
 

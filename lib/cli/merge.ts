@@ -3,6 +3,7 @@
 import type { Command } from "@commander-js/extra-typings";
 import { openAdapter } from "../adapter/esft_layout.ts";
 import { mergeAdapter } from "../adapter/merge.ts";
+import { requireApart } from "../files/apart.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
 import { checkpointSpec } from "../model/families/index.ts";
 import { byteProgress, CheckFailed, wholeNumber } from "./common.ts";
@@ -30,6 +31,7 @@ export function registerMerge(program: Command, terminal: Terminal): void {
       const task = { signal, onProgress: byteProgress(terminal) };
       const base = await openCheckpoint(dir);
       checkpointSpec(base);
+      await requireApart(output, flags.adapter, "the adapter", "output", true);
       const adapter = await openAdapter(flags.adapter, { base, ...task });
       const report = await mergeAdapter(base, adapter, output, { ...task, overwrite });
       const { checkMergedLogits } = await import("../logits_check.ts");

@@ -2,6 +2,7 @@
 
 import { stat } from "node:fs/promises";
 import type { Command } from "@commander-js/extra-typings";
+import { requireOutsideModels } from "../files/apart.ts";
 import { Profile } from "../experts/profile.ts";
 import { readTraces } from "../experts/traces.ts";
 import { disk } from "../files/disk.ts";
@@ -38,6 +39,7 @@ export function registerProfile(program: Command, terminal: Terminal): void {
   const command = profileCommand(program);
   command.action(async (dir, data, flags) => {
     const { output, fromTraces, topK, experts, json } = flags;
+    await requireOutsideModels(output);
     const partial = `${output}.partial`;
     let profile: Profile;
     if (fromTraces !== undefined) {

@@ -7,6 +7,7 @@ import { ConfigError, LayoutError } from "../errors.ts";
 import { ioError } from "../task.ts";
 import { finishDirectory } from "./atomic.ts";
 import { layoutFault } from "./fault.ts";
+import { HeldFiles } from "./held.ts";
 import { checkSchema, readJsonFile } from "./json.ts";
 import type { SafetensorsFile, TensorInfo, TensorReader } from "./safetensors.ts";
 import { openSafetensors, tensorReader } from "./safetensors.ts";
@@ -20,6 +21,8 @@ export interface Checkpoint extends TensorReader {
   readonly indexFile: string | null;
   /** Bytes of all tensors. */
   readonly totalBytes: number;
+  /** Weight files that are kept open: none until someone holds them. */
+  readonly files: HeldFiles;
   /** Files a copy of this model needs besides weights: config, tokenizer, templates, code, licence. */
   readonly sideFiles: readonly string[];
 }
@@ -59,7 +62,8 @@ export async function openCheckpoint(dir: string): Promise<Checkpoint> {
   }
   if (tensors.size === 0) throw layoutFault(dir, "expected model weights, found no tensor");
   const sideFiles = names.filter((n) => SIDE_FILE.test(n));
-  return { dir, config, shards, indexFile, totalBytes, sideFiles, ...tensorReader(dir, tensors) };
+  const held = new HeldFiles();
+  return { dir, config, shards, indexFile, totalBytes, sideFiles, files: held, ...tensorReader(dir, tensors, held) };
 }
 
 async function listFiles(dir: string): Promise<string[]> {

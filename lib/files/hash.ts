@@ -11,7 +11,6 @@ import type { LongTask } from "../task.ts";
 import { throwIfAborted } from "../task.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import type { TensorInfo } from "./safetensors.ts";
-import { readFileRange } from "./safetensors.ts";
 
 export interface BaseIdentity {
   readonly fingerprint: string;
@@ -41,7 +40,7 @@ export async function hashCheckpoint(checkpoint: Checkpoint, options: HashOption
   };
   for (const tensor of list) {
     throwIfAborted(options.signal, `hashing ${checkpoint.dir}`);
-    fingerprint.update(line(tensor, await sampleDigest(tensor)));
+    fingerprint.update(line(tensor, await sampleDigest(checkpoint, tensor)));
     if (!all) {
       advance(tensor.end - tensor.begin);
       continue;
@@ -66,12 +65,11 @@ export async function hashCheckpoint(checkpoint: Checkpoint, options: HashOption
 
 const line = (t: TensorInfo, digest: string) => `${JSON.stringify([t.name, t.dtype, t.shape, digest])}\n`;
 
-async function sampleDigest(t: TensorInfo): Promise<string> {
+async function sampleDigest(checkpoint: Checkpoint, t: TensorInfo): Promise<string> {
   const bytes = t.end - t.begin;
-  if (bytes <= 3 * WINDOW) return sha256(await readFileRange(t.path, t.begin, t.end));
+  if (bytes <= 3 * WINDOW) return sha256(await checkpoint.read(t.name));
   const hash = createHash("sha256");
-  for (const at of [0, Math.floor((bytes - WINDOW) / 2), bytes - WINDOW])
-    hash.update(await readFileRange(t.path, t.begin + at, t.begin + at + WINDOW));
+  for (const at of [0, Math.floor((bytes - WINDOW) / 2), bytes - WINDOW]) hash.update(await checkpoint.range(t.name, at, at + WINDOW));
   return hash.digest("hex");
 }
 

@@ -40,6 +40,8 @@ export interface TensorReader {
   read(name: string): Promise<Uint8Array>;
   /** The bytes of a tensor piece by piece, for tensors of any size. */
   chunks(name: string, chunkBytes?: number): AsyncGenerator<Uint8Array>;
+  /** Bytes [from, to) of a tensor. */
+  range(name: string, from: number, to: number): Promise<Uint8Array>;
 }
 
 /** One file; its tensors in file order. */
@@ -61,15 +63,28 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
   return { path, size, stamp, metadata, ...tensorReader(path, tensors) };
 }
 
-/** Reads tensors of one file or several; `place` is their file or folder, for messages. */
-export function tensorReader(place: string, tensors: ReadonlyMap<string, TensorInfo>): TensorReader {
+/** Reads tensors of one file or several, from files that are held open where there are any; `place` is their file or folder, for messages. */
+export function tensorReader(place: string, tensors: ReadonlyMap<string, TensorInfo>, held?: OpenFiles): TensorReader {
   const find = (name: string): TensorInfo => {
     const tensor = tensors.get(name);
     if (tensor) return tensor;
     const message = `${place}: expected tensor "${name}", found ${tensors.size} tensors without it`;
     throw new LayoutError(message, { where: { file: place, tensor: name } });
   };
-  return { tensors, read: async (name) => readTensor(find(name)), chunks: (name, chunkBytes) => readChunks(find(name), chunkBytes) };
+  return {
+    tensors,
+    read: async (name) => readTensor(find(name), held),
+    chunks: (name, chunkBytes) => readChunks(find(name), chunkBytes, held),
+    range: async (name, from, to) => {
+      const { path, begin } = find(name);
+      return readFileRange(path, begin + from, begin + to, held);
+    },
+  };
+}
+
+/** Files that are open already. */
+export interface OpenFiles {
+  get(path: string): RegularFile | undefined;
 }
 
 async function readHeader(path: string): Promise<{ header: Uint8Array; size: number; stamp: FileStamp }> {
@@ -176,26 +191,31 @@ const isSize = (n: unknown): n is number => Number.isSafeInteger(n) && (n as num
 const isObject = (v: unknown): v is Record<string, unknown> => typeof v === "object" && v !== null && !Array.isArray(v);
 const kind = (v: unknown) => (v === null ? "null" : Array.isArray(v) ? "an array" : `a value of type ${typeof v}`);
 
-async function readTensor({ path, name, begin, end }: TensorInfo): Promise<Uint8Array> {
+async function readTensor({ path, name, begin, end }: TensorInfo, held?: OpenFiles): Promise<Uint8Array> {
   if (end - begin > constants.MAX_LENGTH)
     throw new MemoryError(
       `${path}: tensor "${name}" has ${end - begin} bytes, one buffer holds at most ${constants.MAX_LENGTH}; read it in chunks`,
       { where: { file: path, tensor: name } },
     );
-  return readFileRange(path, begin, end);
+  return readFileRange(path, begin, end, held);
 }
 
 /** Bytes [begin, end) of a file (a tensor) in pieces of `chunkBytes`; each piece is a fresh buffer. */
 export async function* readChunks(
   { path, begin, end }: { readonly path: string; readonly begin: number; readonly end: number },
   chunkBytes = 8 * 1024 * 1024,
+  held?: OpenFiles,
 ): AsyncGenerator<Uint8Array> {
-  await using file = await RegularFile.open(path);
+  const open = held?.get(path);
+  await using own = open ? null : await RegularFile.open(path);
+  const file = open ?? own!;
   for (let at = begin; at < end; at += chunkBytes) yield await file.read(at, Math.min(at + chunkBytes, end));
 }
 
 /** Bytes [begin, end) of a file. */
-export async function readFileRange(path: string, begin: number, end: number): Promise<Uint8Array> {
+export async function readFileRange(path: string, begin: number, end: number, held?: OpenFiles): Promise<Uint8Array> {
+  const open = held?.get(path);
+  if (open) return open.read(begin, end);
   await using file = await RegularFile.open(path);
   return await file.read(begin, end);
 }

@@ -30,6 +30,7 @@ const bestDir = (outDir: string): string => join(outDir, "best");
 
 /** Keeps the trained values of now as the best so far. */
 export async function keepBest(delivery: Delivery, step: number): Promise<void> {
+  await delivery.session.checkpoint.files.requireUnchanged();
   await makeAdapter(delivery, { step }).save(bestDir(delivery.outDir));
 }
 
@@ -53,6 +54,12 @@ export async function deliver(
     if (error instanceof AbortError) return null;
     throw error;
   }
+  const deleted = await session.checkpoint.files.requireUnchanged();
+  if (deleted.length > 0)
+    warn(
+      `weight files of the model were deleted while it was in use (${deleted.slice(0, 3).join(", ")}${deleted.length > 3 ? " …" : ""}): ` +
+        "the adapter is whole, but needs them again",
+    );
   const best = options.keep === "best" ? summary.best : null;
   if (best?.step === 0) warn("the held-out loss never fell below the base model's; the adapter is that of the last step");
   const adapter =

@@ -11,6 +11,7 @@ import { isAdapterDir } from "../adapter/folder.ts";
 import type { Examples } from "../data/examples.ts";
 import { encodeSource } from "../data/source.ts";
 import type { DataSource } from "../data/source.ts";
+import { requireApart } from "../files/apart.ts";
 import { ConfigError, DisposedError, EsftError } from "../errors.ts";
 import type { TrainableSpec } from "../methods/method.ts";
 import type { TrainOptions } from "../options.ts";
@@ -126,11 +127,15 @@ async function carryOut(
         if (event.type === "start" && resuming) (kept = keep()).catch(() => undefined);
         emit(event);
       },
+      beforeSave: async () => void (await session.checkpoint.files.requireUnchanged()),
       keepBest: (step) => keepBest(delivery, step),
     });
     await kept;
     const adapter = summary.reason === "finished" ? await deliver(delivery, summary, warnAt(summary.step), task) : null;
     return { ...summary, reason: adapter ? "finished" : "interrupted", outDir, adapter, trainable };
+  } catch (error) {
+    await session.checkpoint.files.requireUnchanged(); // weights that changed explain any other failure
+    throw error;
   } finally {
     await session.device.synchronize().catch(() => undefined);
     session.transformer.freeze();
@@ -141,6 +146,7 @@ async function carryOut(
 /** All that can refuse a run: nothing is allocated or written yet. `resuming`: outDir holds a checkpoint to go on from. */
 async function prepare(session: TrainSession, request: CheckedRequest, task: LongTask, warn: (message: string) => void) {
   const { options, outDir, control } = request;
+  await requireApart(outDir, session.dir, "the model");
   if (options.data.maxLength > session.spec.maxPositions)
     throw new ConfigError(`train.data.maxLength ${options.data.maxLength} exceeds the model's ${session.spec.maxPositions} positions`, {
       where: { key: "data.maxLength" },
@@ -149,6 +155,7 @@ async function prepare(session: TrainSession, request: CheckedRequest, task: Lon
   const trainable = await resolveMethod(session, request.method, options.seed, warn);
   const { train, heldOut } = await readExamples(session, request, task);
   const identity = await session.identity(task);
+  await session.checkpoint.files.requireUnchanged();
   const tokenizer = options.data.packing === "esft" ? await session.tokenizer() : null; // the paper's packing pads
   const padId = tokenizer?.padId ?? tokenizer?.eosId ?? 0;
   await requireRoom(session, trainable, options);

@@ -38,6 +38,8 @@ export interface TrainerInit {
   /** Fires = checkpoint, then stop. */
   readonly signal?: AbortSignal | undefined;
   readonly emit: (event: TrainEvent) => void;
+  /** @throws what the trained values rest on is no longer what it was: nothing is saved */
+  readonly beforeSave: () => Promise<void>;
   /** Called when the held-out loss reached a new minimum: keeps the trained values. */
   readonly keepBest: (step: number) => Promise<void>;
 }
@@ -178,6 +180,7 @@ class Loop {
   private async save(): Promise<void> {
     const { seconds, fingerprint, reached } = this;
     const { step } = reached;
+    await this.init.beforeSave();
     const path = await saveCheckpoint(this.init.outDir, this.state, {
       ...reached,
       evaluated: !this.evalDue,

@@ -264,6 +264,21 @@ describe("saving an adapter", () => {
   });
 });
 
+describe("an adapter of a method that needs its experts", () => {
+  it("is refused without them, when made, loaded or verified", async () => {
+    const base = await makeBase();
+    await expect(makeAdapter(base, { experts: null })).rejects.toThrow(/expected the experts that method "esft" trained, found none/);
+    await expect(makeAdapter(base, { experts: null, method: { type: "full" } })).resolves.toMatchObject({ experts: null });
+    const dir = fresh();
+    await (await makeAdapter(base)).save(dir);
+    const manifest = JSON.parse(readFileSync(join(dir, "adapter.json"), "utf8")) as object;
+    writeFileSync(join(dir, "adapter.json"), JSON.stringify({ ...manifest, experts: null }));
+    await expect(Adapter.load(dir, { verify: false })).rejects.toThrow(/"experts": null/);
+    const { cli } = await import("../cli/support.ts");
+    expect(await cli(["verify", dir])).toMatchObject({ code: 1, err: expect.stringContaining('"experts": null') as string });
+  });
+});
+
 describe("official ESFT layout", () => {
   it("saves and loads, also with the legacy prefix and in shards", async () => {
     const base = await makeServedBase();
@@ -298,7 +313,9 @@ describe("official ESFT layout", () => {
   it("cannot hold slices of fused tensors and says so", async () => {
     const base = await makeBase({ fused: true });
     await expect(saveEsftAdapter(await makeAdapter(base), join(fresh(), "x"))).rejects.toThrow(/slice of a fused tensor/);
-    await expect(saveEsftAdapter(await makeAdapter(base, { experts: null }), join(fresh(), "x"))).rejects.toThrow(/expert set/);
+    await expect(saveEsftAdapter(await makeAdapter(base, { method: { type: "full" }, experts: null }), join(fresh(), "x"))).rejects.toThrow(
+      /expert set/,
+    );
   });
 });
 
