@@ -204,7 +204,7 @@ export class MoeModel implements TrainSession {
         shuffle: false,
         rowsPerBatch: 1,
       });
-      const result = await evaluateRows(this.transformer, [...stream.rows()], Math.max(batchTokens, o.maxLength), { ...task, signal });
+      const result = await evaluateRows(this.transformer, stream.rows(), Math.max(batchTokens, o.maxLength), { ...task, signal });
       if (result.supervised === 0) throw new DataError("evaluation: expected supervised tokens, found none in these rows");
       if (!Number.isFinite(result.loss)) throw new NonFiniteError(`evaluation: the loss is ${result.loss}: ${CHECK_WEIGHTS}`);
       return result;

@@ -52,9 +52,8 @@ interface EsftPackingOptions {
  * its last tokens; the draw happens whenever the row is not empty, also for an empty example; the last row is emitted padded, even
  * when it is nothing but padding. Rows attend across examples: this is the paper's packing, not ours.
  */
-export function packEsft(examples: Iterable<Encoded>, options: EsftPackingOptions): Encoded[] {
+export function* packEsft(examples: Iterable<Encoded>, options: EsftPackingOptions): Generator<Encoded> {
   const { length, ratio, padId, draw } = options;
-  const rows: Encoded[] = [];
   let inputIds: number[] = [];
   let labels: number[] = [];
   for (const example of examples) {
@@ -66,7 +65,7 @@ export function packEsft(examples: Iterable<Encoded>, options: EsftPackingOption
       labels.push(example.labels[t] as number);
     }
     if (inputIds.length >= length) {
-      rows.push({ inputIds, labels });
+      yield { inputIds, labels };
       inputIds = [];
       labels = [];
     }
@@ -75,6 +74,5 @@ export function packEsft(examples: Iterable<Encoded>, options: EsftPackingOption
     inputIds.push(padId);
     labels.push(IGNORE);
   }
-  rows.push({ inputIds, labels });
-  return rows;
+  yield { inputIds, labels };
 }

@@ -91,6 +91,22 @@ export class Examples {
     return end - start;
   }
 
+  /** Targets of example i cut to its tokens [from, to): supervised tokens but the first, which nothing predicts. */
+  supervised(i: number, from = 0, to = this.size(i)): number {
+    const [start] = this.#range(i);
+    const { trained } = this.#store;
+    let n = 0;
+    for (let t = start + from + 1; t < start + to; t++) n += trained[t] as number;
+    return n;
+  }
+
+  /** Host memory held: by what is stored, which parts of one split share, and by the choice of it that this is. */
+  get bytes(): { readonly stored: number; readonly chosen: number } {
+    const { ids, trained, starts, lines, order } = this.#store;
+    const stored = [ids, trained, starts, lines].reduce((n, array) => n + array.byteLength, 0);
+    return { stored, chosen: order?.byteLength ?? 0 };
+  }
+
   line(i: number): number {
     return this.#store.lines[this.#index(i)] as number;
   }

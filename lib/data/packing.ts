@@ -3,6 +3,7 @@
 
 import { ConfigError, DataError } from "../errors.ts";
 import type { DataOptions } from "../options.ts";
+import { ExampleBuilder } from "./examples.ts";
 import type { Examples } from "./examples.ts";
 import { packEsft } from "./esft_format.ts";
 import { IGNORE, type Encoded } from "./masks.ts";
@@ -49,16 +50,17 @@ export function packDocuments(documents: readonly Encoded[]): PackedRow {
   return { ids, labels, targets, docStart, positions, supervised };
 }
 
+/** What remains of an example of `size` tokens cut to maxLength: [from, to). */
+export function kept(size: number, maxLength: number, how: Overflow): readonly [number, number] {
+  if (size <= maxLength) return [0, size];
+  return how === "truncateLeft" ? [size - maxLength, size] : [0, maxLength];
+}
+
 /** One example cut to maxLength. */
 export function fit(example: Encoded, maxLength: number, how: Overflow): Encoded {
   if (example.inputIds.length <= maxLength) return example;
-  const [start, end] = how === "truncateLeft" ? [-maxLength, undefined] : [0, maxLength];
-  return { inputIds: example.inputIds.slice(start, end), labels: example.labels.slice(start, end) };
-}
-
-function isSupervised(example: Encoded): boolean {
-  for (let t = 1; t < example.labels.length; t++) if (example.labels[t] !== IGNORE) return true;
-  return false;
+  const range = kept(example.inputIds.length, maxLength, how);
+  return { inputIds: example.inputIds.slice(...range), labels: example.labels.slice(...range) };
 }
 
 /** Which examples can be learned from, as indices. @throws DataError one is too long (onOverflow "error"), or none is left */
@@ -67,10 +69,11 @@ export function usableExamples(examples: Examples, { maxLength, onOverflow: how 
   const long: number[] = [];
   let unsupervised = 0;
   for (let i = 0; i < examples.length; i++) {
-    const isLong = examples.size(i) > maxLength;
+    const size = examples.size(i);
+    const isLong = size > maxLength;
     if (isLong) long.push(i);
     if (isLong && (how === "drop" || how === "error")) continue;
-    if (isSupervised(fit(examples.get(i), maxLength, how))) usable.push(i);
+    if (examples.supervised(i, ...kept(size, maxLength, how)) > 0) usable.push(i);
     else unsupervised++;
   }
   const first = long[0];
@@ -96,39 +99,38 @@ const OPEN_ROWS = 32;
  * Which examples share a row: first fit over a few open rows, in the given order. Rows come out when full, when the oldest of too
  * many open ones, or at the end. A pure function of its arguments, so a resumed run makes the same rows.
  */
-export function planRows(order: Iterable<number>, size: (i: number) => number, maxLength: number): Uint32Array[] {
-  const rows: Uint32Array[] = [];
+export function* planRows(order: Iterable<number>, size: (i: number) => number, maxLength: number): Generator<readonly number[]> {
   let open: { items: number[]; room: number }[] = [];
-  const close = (row: { items: number[] }): void => void rows.push(Uint32Array.from(row.items));
   for (const i of order) {
     const n = Math.min(size(i), maxLength);
     let row = open.find((r) => r.room >= n);
     if (row === undefined) {
-      if (open.length >= OPEN_ROWS) close(open.shift() as { items: number[]; room: number });
+      if (open.length >= OPEN_ROWS) yield (open.shift() as { items: number[] }).items;
       open.push((row = { items: [], room: maxLength }));
     }
     row.items.push(i);
     row.room -= n;
     if (row.room < 2) {
       const full = row;
-      close(full);
+      yield full.items;
       open = open.filter((r) => r !== full);
     }
   }
-  open.forEach(close);
-  return rows;
+  for (const row of open) yield row.items;
 }
 
 /** random_concat_ratio of the official configuration: how often an example that does not begin a row loses its first token. */
 const CONCAT_RATIO = 0.2;
 
-/** The paper's rows over all examples in file order: fixed length, padded, one causal sequence without document masks. */
-export function esftRows(examples: Examples, length: number, padId: number | undefined, seed: number): PackedRow[] {
+/** The paper's rows over all examples in file order, themselves as examples: fixed length, padded, each one causal sequence. */
+export function esftRows(examples: Examples, length: number, padId: number | undefined, seed: number): Examples {
   if (padId === undefined)
     throw new ConfigError('packing "esft" needs padId (the tokenizer\'s pad token, or its eos where it has none)', {
       where: { key: "padId" },
     });
   const random = new PythonRandom(seed);
-  const rows = packEsft(examples, { length, ratio: CONCAT_RATIO, padId, draw: () => random.random() });
-  return rows.map((row) => packDocuments([row]));
+  const rows = new ExampleBuilder();
+  let number = 1;
+  for (const row of packEsft(examples, { length, ratio: CONCAT_RATIO, padId, draw: () => random.random() })) rows.add(row, number++);
+  return rows.build(examples.file);
 }

@@ -1,11 +1,14 @@
 // Batches without end, the same for the same data, options and seed, and resumable from a small cursor.
 //
 // Epoch e shuffles the examples by (seed, e) and plans its rows from that order alone, so the cursor (epoch, row) says everything:
-// there is no packer state to save.
+// there is no packer state to save. A batch is counted when it is taken and its rows are made as they are read, so that one of a
+// million rows costs no more memory than its plan.
 
 import { ConfigError } from "../errors.ts";
+import { throwIfAborted } from "../task.ts";
+import { rowPlan, Rows } from "./epoch.ts";
 import type { Examples } from "./examples.ts";
-import { esftRows, fit, packDocuments, planRows, usableExamples, type PackedRow, type PackingOptions } from "./packing.ts";
+import { esftRows, planRows, usableExamples, type PackedRow, type PackingOptions } from "./packing.ts";
 import { shuffledIndices } from "./shuffle.ts";
 
 /** Checked by trainSchema and dataSchema. */
@@ -18,88 +21,122 @@ export interface BatchOptions extends PackingOptions {
   readonly padId?: number;
 }
 
-/** Where a stream stands; plain JSON. `fingerprint` ties it to data and options. */
-export interface BatchCursor {
+interface Place {
   readonly epoch: number;
   readonly row: number;
+}
+
+/** Where a stream stands; plain JSON. `fingerprint` ties it to data and options. */
+export interface BatchCursor extends Place {
   readonly fingerprint: string;
 }
 
 export interface Batch {
-  readonly rows: readonly PackedRow[];
+  /** Made one by one as they are read; each reading makes them anew. */
+  readonly rows: Iterable<PackedRow>;
+  readonly length: number;
   /** Epoch of the first row. */
   readonly epoch: number;
   readonly tokens: number;
   readonly supervised: number;
 }
 
+/** Rows that are counted before the event loop turns: some milliseconds of work. An epoch is planned in one piece. */
+const TURN_ROWS = 1 << 14;
+
 export class BatchStream {
   readonly fingerprint: string;
-  readonly #examples: Examples;
+  readonly #examples: Examples; // packing "esft": its rows, made once; epochs only reorder them
   readonly #options: BatchOptions;
   readonly #usable: Uint32Array;
-  readonly #fixed: readonly PackedRow[] | null; // packing "esft": rows are made once, epochs only reorder them
+  readonly #epochs = new Map<number, Rows>();
   #epoch = 0;
   #row = 0;
-  #plan: readonly Uint32Array[] | null = null;
-  #planEpoch = -1;
 
   constructor(examples: Examples, options: BatchOptions) {
     const { packing, maxLength, onOverflow, seed, shuffle = true, padId } = options;
     const esft = packing === "esft";
-    this.#examples = examples;
     this.#options = options;
-    this.#fixed = esft ? esftRows(examples, maxLength, padId, seed) : null;
-    this.#usable = esft ? new Uint32Array() : usableExamples(examples, options);
+    this.#examples = esft ? esftRows(examples, maxLength, padId, seed) : examples;
+    this.#usable = esft ? Uint32Array.from({ length: this.#examples.length }, (_, i) => i) : usableExamples(examples, options);
     this.fingerprint = `${examples.fingerprint()}:${JSON.stringify([packing, maxLength, onOverflow, shuffle, seed, esft && padId])}`;
   }
 
-  // The rows of an epoch as lists of example indices (or, for "esft", of row numbers).
-  #rowsOf(epoch: number): readonly Uint32Array[] {
-    if (this.#plan !== null && this.#planEpoch === epoch) return this.#plan;
-    const { seed, shuffle = true, maxLength, packing } = this.#options;
-    const n = this.#fixed?.length ?? this.#usable.length;
-    const order = shuffle ? shuffledIndices(n, seed, epoch) : Uint32Array.from({ length: n }, (_, i) => i);
-    const chosen = this.#fixed === null ? order.map((i) => this.#usable[i] as number) : order;
-    this.#plan =
-      this.#fixed !== null || packing === "none"
-        ? Array.from(chosen, (i) => Uint32Array.of(i))
-        : planRows(chosen, (i) => this.#examples.size(i), maxLength);
-    this.#planEpoch = epoch;
-    return this.#plan;
+  /** The rows of one epoch, leaving the cursor alone. For evaluation: shuffle false, epoch 0. */
+  rows(epoch = 0): Rows {
+    return this.#epochs.get(epoch) ?? this.#plan(epoch);
   }
 
-  #make(items: Uint32Array): PackedRow {
-    if (this.#fixed !== null) return this.#fixed[items[0] as number] as PackedRow;
-    const { maxLength, onOverflow } = this.#options;
-    return packDocuments(Array.from(items, (i) => fit(this.#examples.get(i), maxLength, onOverflow)));
+  #plan(epoch: number): Rows {
+    const { seed, shuffle = true, maxLength, packing } = this.#options;
+    const usable = this.#usable;
+    const order = shuffle ? shuffledIndices(usable.length, seed, epoch).map((i) => usable[i] as number) : usable;
+    const plan =
+      packing === "document"
+        ? rowPlan(
+            planRows(order, (i) => this.#examples.size(i), maxLength),
+            order.length,
+          )
+        : { items: order, starts: null };
+    const rows = new Rows(plan, this.#examples, this.#options);
+    // Two are kept: a batch at the border of two epochs is counted over both before its rows are made.
+    const [oldest] = this.#epochs.keys();
+    if (this.#epochs.size > 1 && oldest !== undefined) this.#epochs.delete(oldest);
+    this.#epochs.set(epoch, rows);
+    return rows;
   }
 
   /** Rows in an epoch; it varies a little from epoch to epoch with the order. */
   rowsInEpoch(epoch: number): number {
-    return this.#rowsOf(epoch).length;
+    return this.rows(epoch).length;
   }
 
-  /** All rows of one epoch, leaving the cursor alone. For evaluation: shuffle false, epoch 0. */
-  *rows(epoch = 0): Generator<PackedRow> {
-    for (const items of this.#rowsOf(epoch)) yield this.#make(items);
-  }
-
-  /** The next batch: always rowsPerBatch rows; the last one of an epoch is filled up from the next epoch. */
-  next(): Batch {
-    const rows: PackedRow[] = [];
-    const epoch = this.#row >= this.#rowsOf(this.#epoch).length ? this.#epoch + 1 : this.#epoch;
-    while (rows.length < this.#options.rowsPerBatch) {
-      const plan = this.#rowsOf(this.#epoch);
-      if (this.#row >= plan.length) {
-        this.#epoch++;
-        this.#row = 0;
-        continue;
+  /**
+   * The next batch: always rowsPerBatch rows; the last one of an epoch is filled up from the next epoch. The event loop turns while a
+   * large one is counted. @throws AbortError the signal fired meanwhile: the cursor stays where it was
+   */
+  async next(signal?: AbortSignal): Promise<Batch> {
+    const { rowsPerBatch } = this.#options;
+    const over = this.#row >= this.rows(this.#epoch).length;
+    const first = over ? { epoch: this.#epoch + 1, row: 0 } : { epoch: this.#epoch, row: this.#row };
+    let [tokens, supervised, sinceTurn] = [0, 0, 0];
+    let last = first;
+    for (const part of this.#parts(first, rowsPerBatch)) {
+      for (let row = part.row; row < part.end; row++) {
+        const count = part.rows.count(row);
+        tokens += count.tokens;
+        supervised += count.supervised;
+        if (++sinceTurn < TURN_ROWS) continue;
+        sinceTurn = 0;
+        await new Promise(setImmediate);
+        throwIfAborted(signal, "training");
       }
-      rows.push(this.#make(plan[this.#row++] as Uint32Array));
+      last = { epoch: part.epoch, row: part.end };
     }
-    const sum = (of: (row: PackedRow) => number): number => rows.reduce((n, row) => n + of(row), 0);
-    return { rows, epoch, tokens: sum((r) => r.ids.length), supervised: sum((r) => r.supervised) };
+    this.#epoch = last.epoch;
+    this.#row = last.row;
+    return {
+      rows: { [Symbol.iterator]: () => this.#make(first, rowsPerBatch) },
+      length: rowsPerBatch,
+      epoch: first.epoch,
+      tokens,
+      supervised,
+    };
+  }
+
+  /** The parts of epochs that the `n` rows from a place on are. */
+  *#parts(from: Place, n: number): Generator<Place & { readonly rows: Rows; readonly end: number }> {
+    let { epoch, row } = from;
+    for (let left = n; left > 0; epoch++, row = 0) {
+      const rows = this.rows(epoch);
+      const end = Math.min(rows.length, row + left);
+      left -= end - row;
+      yield { epoch, rows, row, end };
+    }
+  }
+
+  *#make(from: Place, n: number): Generator<PackedRow> {
+    for (const { rows, row, end } of this.#parts(from, n)) for (let r = row; r < end; r++) yield rows.make(r);
   }
 
   get cursor(): BatchCursor {

@@ -1,6 +1,6 @@
 // Held-out loss: mean over supervised tokens, whatever the batching.
 
-import type { PackedRow } from "../data/packing.ts";
+import type { Rows } from "../data/epoch.ts";
 import { throwIfAborted } from "../task.ts";
 import { hostBatch } from "../model/batch.ts";
 import { CHECK_WEIGHTS, explainNonFinite } from "../model/non_finite.ts";
@@ -16,29 +16,34 @@ export interface Evaluation {
   readonly supervised: number;
 }
 
-/** Forward and loss over `rows`, at most `tokensPerBatch` at a time (a longer row alone). @throws AbortError · DataError · KernelError */
+/** Forward and loss over `rows`, which are made as they are due, at most `tokensPerBatch` at a time (a longer row alone). @throws AbortError · DataError · KernelError */
 export async function evaluateRows(
   model: Transformer,
-  rows: readonly PackedRow[],
+  rows: Rows,
   tokensPerBatch: number,
   options: { signal?: AbortSignal | undefined; onProgress?: ((p: { done: number; total: number }) => void) | undefined } = {},
 ): Promise<Evaluation> {
   let tokens = 0;
   let supervised = 0;
-  const longest = rows.reduce((n, row) => Math.max(n, row.ids.length), 0);
-  const all = rows.reduce((n, row) => n + row.ids.length, 0);
+  let [longest, all] = [0, 0];
+  for (let r = 0; r < rows.length; r++) {
+    const size = rows.count(r).tokens;
+    longest = Math.max(longest, size);
+    all += size;
+  }
   if (all > 0) model.prepare(Math.max(longest, Math.min(tokensPerBatch, all)), false);
   model.resetLoss();
   let at = 0;
   while (at < rows.length) {
     throwIfAborted(options.signal, "evaluation");
-    const chunk: PackedRow[] = [];
-    let size = 0;
-    while (at < rows.length && (chunk.length === 0 || size + rows[at]!.ids.length <= tokensPerBatch)) {
-      size += rows[at]!.ids.length;
-      chunk.push(rows[at++]!);
+    const from = at;
+    let size = rows.count(at++).tokens;
+    for (; at < rows.length; at++) {
+      const next = rows.count(at).tokens;
+      if (size + next > tokensPerBatch) break;
+      size += next;
     }
-    const host = hostBatch(chunk);
+    const host = hostBatch(Array.from({ length: at - from }, (_, i) => rows.make(from + i)));
     model.evaluate(host);
     tokens += size;
     supervised += host.supervised;

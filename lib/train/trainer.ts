@@ -6,7 +6,8 @@ import { mkdir } from "node:fs/promises";
 import { AbortError, ConfigError, NonFiniteError } from "../errors.ts";
 import type { Examples } from "../data/examples.ts";
 import { BatchStream } from "../data/stream.ts";
-import type { PackedRow } from "../data/packing.ts";
+import type { BatchOptions } from "../data/stream.ts";
+import type { Rows } from "../data/epoch.ts";
 import { CHECK_WEIGHTS, explainNonFinite } from "../model/non_finite.ts";
 import type { Transformer } from "../model/transformer.ts";
 import { STATE_BYTES_PER_PARAMETER } from "../model/weights/training_state.ts";
@@ -21,6 +22,7 @@ import type { Evaluation } from "./evaluate.ts";
 import { runFingerprint } from "./fingerprint.ts";
 import type { TrainOptions } from "../options.ts";
 import { requireBalancedRouter, Update } from "./update.ts";
+import type { StepFigures } from "./update.ts";
 
 /** Steps in a row that may be skipped for a non-finite gradient before the run gives up. */
 const MAX_SKIPPED = 5;
@@ -76,7 +78,8 @@ class Loop {
   private readonly state: TrainingState;
   private readonly update: Update;
   private readonly stream: BatchStream;
-  private readonly heldOut: readonly PackedRow[];
+  /** Null: nothing in them is supervised. */
+  private readonly heldOut: Rows | null;
   private readonly log: EventLog;
   private readonly fingerprint: string;
   private reached: Progress = { step: 0, skipped: 0, best: null, firstEval: null, lastEval: null, tokens: 0 };
@@ -94,9 +97,7 @@ class Loop {
     const { packing, maxLength, onOverflow } = options.data;
     const stream = { packing, maxLength, onOverflow, seed: options.seed, padId: init.padId };
     this.stream = new BatchStream(train, { ...stream, rowsPerBatch: options.rowsPerStep });
-    const evalRows = heldOut ? [...new BatchStream(heldOut, { ...stream, rowsPerBatch: 1, shuffle: false }).rows()] : [];
-    const chosen = options.evalRows > 0 ? evalRows.slice(0, options.evalRows) : evalRows;
-    this.heldOut = chosen.some((row) => row.supervised > 0) ? chosen : [];
+    this.heldOut = heldOut && heldOutRows(heldOut, stream, options.evalRows);
     this.log = new EventLog(join(init.outDir, "events.jsonl"));
     this.fingerprint = runFingerprint(init, this.stream);
   }
@@ -120,12 +121,11 @@ class Loop {
       const saveDue = last || (reached.step > 0 && reached.step % options.saveEvery === 0);
       if (!this.evalDue && saveDue && this.savedStep !== reached.step) await this.save();
       if (!this.evalDue && last) break;
-      if (this.evalDue || signal?.aborted) {
+      if (this.evalDue || signal?.aborted || !(await this.next())) {
         reason = "interrupted";
         await this.save();
         break;
       }
-      await this.next();
       this.evalDue = reached.step === options.steps || (options.evalEvery > 0 && reached.step % options.evalEvery === 0);
     }
     const { seconds } = this;
@@ -193,14 +193,14 @@ class Loop {
     await this.emit({ type: "checkpoint", step, path });
   }
 
-  /** One update, and what is told of it. */
-  private async next(): Promise<void> {
+  /** One update, and what is told of it. @returns false when the signal fired before its end: nothing of it was done */
+  private async next(): Promise<boolean> {
     const { reached, init } = this;
     const { steps } = init.options;
     const began = performance.now();
-    const { coverage, ...figures } = await this.update.apply(this.stream.next(), reached.step).catch((error: unknown) => {
-      throw this.explain(explainNonFinite(error, `step ${reached.step + 1}`, CHECK_WEIGHTS));
-    });
+    const applied = await this.apply();
+    if (applied === null) return false;
+    const { coverage, ...figures } = applied;
     const step = ++reached.step;
     reached.tokens += figures.tokens;
     if (Number.isFinite(figures.gradNorm)) reached.skipped = 0;
@@ -216,6 +216,21 @@ class Loop {
       tokensPerSecond: figures.tokens / seconds,
       etaSeconds: (this.seconds / step) * (steps - step),
     });
+    return true;
+  }
+
+  /** The next batch applied; null when the signal fired before its end: then the batch is still to come. */
+  private async apply(): Promise<StepFigures | null> {
+    const { stream, update, reached } = this;
+    const { signal } = this.init;
+    const { cursor } = stream;
+    try {
+      return await update.apply(await stream.next(signal), reached.step, signal);
+    } catch (error) {
+      if (!(error instanceof AbortError)) throw this.explain(explainNonFinite(error, `step ${reached.step + 1}`, CHECK_WEIGHTS));
+      stream.restore(cursor);
+      return null;
+    }
   }
 
   /** The device skipped the update. Says which gradient is bad, gives up when it does not stop. */
@@ -262,7 +277,7 @@ class Loop {
 
   private async measure(): Promise<Evaluation | "no rows" | "interrupted"> {
     const { model, signal } = this.init;
-    if (this.heldOut.length === 0) return "no rows";
+    if (this.heldOut === null) return "no rows";
     try {
       return await evaluateRows(model, this.heldOut, this.update.capacity, { signal });
     } catch (error) {
@@ -270,4 +285,12 @@ class Loop {
       throw this.explain(error);
     }
   }
+}
+
+/** The rows that held-out loss is taken over: the first `limit` in the file's order (0 = all), null when nothing in them is supervised. */
+function heldOutRows(heldOut: Examples, options: Omit<BatchOptions, "rowsPerBatch" | "shuffle">, limit: number): Rows | null {
+  const all = new BatchStream(heldOut, { ...options, rowsPerBatch: 1, shuffle: false }).rows();
+  const rows = limit > 0 ? all.first(limit) : all;
+  for (let r = 0; r < rows.length; r++) if (rows.count(r).supervised > 0) return rows;
+  return null;
 }

@@ -9,10 +9,31 @@ import type { ModelSpec } from "../model/spec.ts";
 import type { Transformer } from "../model/transformer.ts";
 import type { TrainingState } from "../model/weights/training_state.ts";
 import type { TrainOptions } from "../options.ts";
+import { throwIfAborted } from "../task.ts";
 import { Coverage } from "./coverage.ts";
 import { microBatchOf } from "./memory_plan.ts";
 import { AdamW } from "./optimizer.ts";
 import { learningRate } from "./schedule.ts";
+
+/** Micro-batches that wait on the device beside the one that it computes: none idles it, more would only take memory. */
+const AHEAD = 1;
+
+/** The next `n` of `source`, fewer at its end. */
+function take<T>(source: Iterator<T>, n: number): T[] {
+  const taken: T[] = [];
+  while (taken.length < n) {
+    const { value, done } = source.next();
+    if (done === true) break;
+    taken.push(value);
+  }
+  return taken;
+}
+
+/** A promise whose failure need not be seen: whoever awaits it still gets it. */
+function quiet<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(() => undefined);
+  return promise;
+}
 
 export interface StepFigures {
   /** Mean over the supervised tokens of the step, before the update. */
@@ -49,11 +70,14 @@ export class Update {
     this.capacity = this.microBatch * options.data.maxLength;
   }
 
-  /** Update number `done` + 1. @throws KernelError what the device found while it computed */
-  async apply(batch: Batch, done: number): Promise<StepFigures> {
+  /**
+   * Update number `done` + 1. @throws KernelError what the device found while it computed · AbortError the signal fired between two
+   * micro-batches: weights and moments are as before
+   */
+  async apply(batch: Batch, done: number, signal?: AbortSignal): Promise<StepFigures> {
     const lr = learningRate(this.options.optimizer, this.options.steps, done);
     const { tokens, supervised, epoch } = batch;
-    this.accumulate(batch);
+    await this.accumulate(batch, signal);
     this.optimizer.step(lr);
     const [sums, gradNorm, coverage = null] = await Promise.all([this.model.readLoss(), this.optimizer.readNorm(), this.coverage?.read()]);
     if (!Number.isFinite(gradNorm)) this.optimizer.steps--;
@@ -65,8 +89,10 @@ export class Update {
    * Gradients and loss sums of a batch, in the training state and in the model. The one place where ranks would meet, each with its
    * share of the rows: the counts are to be summed over them where they are taken, before the passes that they scale; the flat
    * gradient and the loss sums where this ends. All else of a run is a function of these.
+   *
+   * The host is at most AHEAD micro-batches ahead of the device: their rows, uploads and queued ops are all that a step holds.
    */
-  private accumulate({ rows, tokens, supervised }: Batch): void {
+  private async accumulate({ rows, length, tokens, supervised }: Batch, signal: AbortSignal | undefined): Promise<void> {
     const { model, options } = this;
     model.resetLoss();
     this.coverage?.reset();
@@ -76,8 +102,15 @@ export class Update {
     const gradScale = 1 / Math.max(1, supervised);
     model.balance = (options.auxLoss * supervised) / tokens;
     const hooks = this.coverage ? { onRoute: this.coverage.observe } : {};
-    for (let at = 0; at < rows.length; at += this.microBatch)
-      model.forwardBackward(hostBatch(rows.slice(at, at + this.microBatch)), gradScale, this.capacity, hooks);
+    const microBatches = Math.ceil(length / this.microBatch);
+    const source = rows[Symbol.iterator]();
+    const done: Promise<void>[] = [];
+    for (let i = 0; i < microBatches; i++) {
+      if (i > AHEAD) await done.shift();
+      if (i > 0) throwIfAborted(signal, "training");
+      model.forwardBackward(hostBatch(take(source, this.microBatch)), gradScale, this.capacity, hooks);
+      if (i + AHEAD + 1 < microBatches) done.push(quiet(model.device.synchronize()));
+    }
   }
 
   /** Where the first NaN or infinity of the last step is. */

@@ -54,7 +54,7 @@ export async function checkPacking(folder: TextFolder): Promise<Report> {
       draws.push(random.random());
       return draws.at(-1) as number;
     };
-    const rows = packEsft(buffer, { length: p.length, ratio: p.ratio, padId, draw });
+    const rows = [...packEsft(buffer, { length: p.length, ratio: p.ratio, padId, draw })];
     tally.same(`${where} draws`, p.draws, draws);
     tally.same(
       `${where} rows`,
