@@ -7,6 +7,7 @@ import { ConfigError, IoError, LayoutError } from "../../lib/errors.ts";
 import { openCheckpoint } from "../../lib/files/checkpoint.ts";
 import { hashCheckpoint, sameBase } from "../../lib/files/hash.ts";
 import { formatJson, parseStrictJson } from "../../lib/files/json.ts";
+import { writeSafetensors } from "../../lib/files/safetensors_writer.ts";
 import { tempDir, tinyCheckpoint } from "../support/fixture.ts";
 
 const root = tempDir();
@@ -111,6 +112,33 @@ describe("hashCheckpoint", () => {
     for (const other of [dir, await make({ seed: 2 }), await make({ dtype: "F32" })])
       expect(sameBase(full.identity, (await hashCheckpoint(await openCheckpoint(other))).identity)).toBe(false);
   });
+
+  const WINDOW = 16 * 1024;
+  it.each([
+    ["read whole", 3 * WINDOW, [0, 1, WINDOW, 2 * WINDOW, 3 * WINDOW - 1], []],
+    ["sampled at both ends and in the middle", 9 * WINDOW, [0, WINDOW - 1, 4 * WINDOW, 5 * WINDOW - 1, 8 * WINDOW, 9 * WINDOW - 1], [WINDOW, 4 * WINDOW - 1, 5 * WINDOW, 8 * WINDOW - 1]],
+    ["sampled from one byte more", 3 * WINDOW + 1, [0, WINDOW, 3 * WINDOW], []],
+    ["of an odd size", 5 * WINDOW + 3, [2 * WINDOW + 1, 3 * WINDOW], [2 * WINDOW, 3 * WINDOW + 1, 4 * WINDOW + 2]],
+  ])("a tensor %s: %i bytes", async (_, size, seen, unseen) => {
+    const dir = mkdtempSync(join(root, "w-"));
+    writeFileSync(join(dir, "config.json"), "{}");
+    const bytes = new Uint8Array(size).map((_x, i) => (i * 7) & 255);
+    const write = () => writeSafetensors(join(dir, "model.safetensors"), [{ name: "x", dtype: "U8", shape: [size], data: bytes }]);
+    const identity = async () => (await hashCheckpoint(await openCheckpoint(dir))).identity;
+    await write();
+    const before = await identity();
+    for (const at of [...seen, ...unseen]) {
+      bytes[at]! ^= 1;
+      await write();
+      const after = await identity();
+      expect(after.fingerprint === before.fingerprint, `byte ${at}`).toBe(unseen.includes(at));
+      expect(after.contents, `byte ${at}`).not.toBe(before.contents);
+      expect(sameBase(before, after)).toBe(false);
+      bytes[at]! ^= 1;
+    }
+    await write();
+    expect(await identity()).toEqual(before);
+  }); // prettier-ignore
 });
 
 describe("strict JSON", () => {

@@ -35,6 +35,21 @@ describe("openSafetensors", () => {
     await expect(opened.read("c")).rejects.toThrow(/expected tensor "c"/);
   });
 
+  it("takes tensors of up to 32 dimensions", async () => {
+    const of = (rank: number) =>
+      rawSafetensors(
+        {
+          x: f32(
+            Array.from({ length: rank }, () => 1),
+            [0, 4],
+          ),
+        },
+        4,
+      );
+    expect((await openSafetensors(file(of(32)))).tensors.get("x")!.shape).toHaveLength(32);
+    await expect(openSafetensors(file(of(33)))).rejects.toThrow(/at most 32 dimensions, found 33/);
+  });
+
   const hostile: [string, Uint8Array, RegExp][] = [
     ["empty file", Buffer.alloc(0), /8 bytes of the header length, found 0/],
     ["cut in the length", Buffer.alloc(5), /found 5 bytes/],

@@ -13,6 +13,8 @@ import { hostBatch } from "../../lib/model/batch.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
 import { Parameters } from "../../lib/model/weights/parameters.ts";
 import type { ModelSpec } from "../../lib/model/spec.ts";
+import { parameterShapes } from "../../lib/model/spec.ts";
+import { sliceKey } from "../../lib/files/slice.ts";
 import { Transformer } from "../../lib/model/transformer.ts";
 import { Device } from "../../lib/tensor.ts";
 import { fullTrainable } from "../../lib/methods/full.ts";
@@ -24,6 +26,7 @@ let root: string;
 beforeAll(async () => {
   root = await mkdtemp(join(tmpdir(), "esft-freezing-"));
   await writeTinyModel(join(root, "deepseek"), tinyDeepseek, { tokenizer: false });
+  await writeTinyModel(join(root, "low rank"), { ...tinyDeepseek, q_lora_rank: 16 }, { tokenizer: false });
   await writeTinyModel(join(root, "olmoe"), tinyOlmoe, { tokenizer: false });
   await writeTinyModel(join(root, "tied"), { ...tinyOlmoe, tie_word_embeddings: true }, { tokenizer: false });
   // The same values with the head as a tensor of its own.
@@ -90,6 +93,23 @@ describe.each(["deepseek", "olmoe"])("%s", (dir) => {
     const alone = await gradients(dir, (spec) => ({ keys: [name(spec)] }));
     for (const [key, grad] of alone) expect(same(grad, full.get(key)!), key).toBe(true);
   });
+});
+
+it.each(["deepseek", "low rank", "olmoe"])("%s: each parameter of a layer alone", async (dir) => {
+  const full = await gradients(dir, fullTrainable);
+  const spec = modelSpec((await openCheckpoint(join(root, dir))).config, dir);
+  const chosen = parameterShapes(spec).filter(({ layer, expert }) => layer >= 0 && layer < 2 && (expert ?? 3) === 3);
+  for (const { ref } of chosen) {
+    const key = sliceKey(ref);
+    if (/up_proj/.test(key)) continue; // trains together with gate
+    const keys = [key, ...(/gate_proj/.test(key) ? [key.replace("gate_proj", "up_proj")] : [])];
+    const alone = await gradients(dir, () => ({ keys }));
+    expect([...alone.keys()]).toEqual([...keys, "loss"]);
+    for (const [k, grad] of alone) {
+      expect(same(grad, full.get(k)!), k).toBe(true);
+      expect(grad.some((x) => x !== 0), k).toBe(true); // prettier-ignore
+    }
+  }
 });
 
 it("experts inside fused tensors train like experts of their own", async () => {
