@@ -31,16 +31,32 @@ const MUST_HAVE: Readonly<Record<string, (part: Json) => string | false>> = {
     }) && "a single of the sequence A and of tokens that special_tokens has",
 };
 
+/** By type of part: how many characters one may become. A sequence of such parts multiplies them. */
+const GROWTH: Readonly<Record<string, (part: Json) => number>> = {
+  ByteLevel: () => 4, // bytes of UTF-8
+  Replace: ({ pattern, content }) => Math.max(1, String(content).length / Math.max(1, String(object(pattern)["String"] ?? "").length)),
+};
+const MOST_GROWTH = 256;
+
 export function refuseUnsafe(tokenizer: Json, file: string): void {
+  let growth = 1;
   const check = (part: Json, key: string, type: unknown): void => {
     const wanted = typeof type === "string" && Object.hasOwn(MUST_HAVE, type) && MUST_HAVE[type]?.(part);
     if (wanted) throw new ConfigError(`${file}: ${key} (${String(type)}) must have ${wanted}`, { where: { file, key } });
+    if (typeof type === "string" && Object.hasOwn(GROWTH, type)) growth *= GROWTH[type]!(part);
+    if (growth <= MOST_GROWTH) return;
+    const says = `${key} (${String(type)}) and the parts before it make a text more than ${MOST_GROWTH} times as long`;
+    throw new ConfigError(`${file}: ${says}; a tokenizer needs each of them once`, { where: { file, key } });
   };
   const walk = (part: Json, key: string): void => {
     check(part, key, part["type"]);
     for (const [name, child] of Object.entries(part)) walk(object(child), `${key}.${name}`);
   };
-  for (const key of ["normalizer", "pre_tokenizer", "post_processor", "decoder"]) walk(object(tokenizer[key]), key);
+  for (const key of ["normalizer", "pre_tokenizer"]) walk(object(tokenizer[key]), key);
+  for (const key of ["post_processor", "decoder"]) {
+    growth = 1;
+    walk(object(tokenizer[key]), key);
+  }
   const model = object(tokenizer["model"]);
   check(model, "model", model["type"] ?? "BPE");
 }

@@ -162,6 +162,17 @@ describe("loading", () => {
     expect(await t.encode("abc")).toEqual([3, 2]);
   });
 
+  test("parts that multiply a text without end are refused, as often as published files have them they are not", async () => {
+    const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: false };
+    const sequence = (n: number): object => ({ pre_tokenizer: { type: "Sequence", pretokenizers: new Array<object>(n).fill(byteLevel) } });
+    await expect(make(sequence(100))).rejects.toThrow(/pretokenizers\.4 \(ByteLevel\) and the parts before it make a text more than 256/);
+    await expect(make(sequence(2))).resolves.toBeDefined();
+    const replace = { type: "Replace", pattern: { String: "a" }, content: "aa" };
+    const doubling = { type: "Sequence", normalizers: new Array<object>(40).fill(replace) };
+    await expect(make({ normalizer: doubling })).rejects.toThrow(/normalizers\.8 \(Replace\) and the parts before it/);
+    await expect(make({ decoder: { type: "Sequence", decoders: new Array<object>(40).fill(replace) } })).rejects.toThrow(/decoders\.8/);
+  });
+
   test("what would give other ids is refused", async () => {
     await expect(make({ added_tokens: [added(9, "ab")] })).rejects.toThrow(/"ab" has id 9, but the library gives it 3/);
     await expect(make({ added_tokens: [added(9, "new")] })).rejects.toThrow(/"new" has id 9, but the library gives it 5/);
