@@ -69,11 +69,12 @@ export class ExpertSet {
   readonly base: string | undefined;
   readonly warnings: readonly string[];
 
-  constructor(init: ExpertSetInit) {
+  /** @param source what an error names: its file */
+  constructor(init: ExpertSetInit, source = "expert set") {
     const layers = new Map<number, LayerExperts>();
     for (const [layer, { ranked, scores }] of [...init.layers].sort(([a], [b]) => a - b)) {
       const fail = (fault: string): never => {
-        throw new ConfigError(`expert set, layer ${layer}: ${fault}`, { where: { layer } });
+        throw new ConfigError(`${source}, layer ${layer}: ${fault}`, { where: { file: source, layer } });
       };
       if (!isId(layer)) fail("expected a 0-based layer index");
       if (layers.has(layer)) fail("expected each layer once, found it twice");
@@ -151,7 +152,8 @@ export class ExpertSet {
 
   static fromJSON(value: unknown, file = "expert set"): ExpertSet {
     const json = checkSchema(Ours, value, file, ConfigError);
-    return new ExpertSet({ ...json, layers: json.layers.map((l) => [l.layer, { ranked: l.experts, scores: l.scores }] as const) });
+    const layers = json.layers.map((l) => [l.layer, { ranked: l.experts, scores: l.scores }] as const);
+    return new ExpertSet({ ...json, layers }, file);
   }
 
   /** The bytes of an official expert_cfg.json: rank order, lexicographic keys, Python's separators. */
@@ -163,11 +165,8 @@ export class ExpertSet {
 
   static fromEsftConfig(value: unknown, file = "expert_cfg.json"): ExpertSet {
     const json = checkSchema(Official, value, file, ConfigError);
-    return new ExpertSet({
-      layers: Object.entries(json.experts).map(([layer, ranked]) => [Number(layer), { ranked }] as const),
-      sharedExperts: json.shared_experts,
-      nonExpertModules: json.non_expert_modules,
-    });
+    const layers = Object.entries(json.experts).map(([layer, ranked]) => [Number(layer), { ranked }] as const);
+    return new ExpertSet({ layers, sharedExperts: json.shared_experts, nonExpertModules: json.non_expert_modules }, file);
   }
 
   /** Writes our format, or the official one with `format: "esft"`. */

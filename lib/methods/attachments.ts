@@ -1,13 +1,14 @@
 // What an adapter's attached tensors belong to: its method, as the manifest keeps it, attached to a model again.
 
 import { z } from "zod";
-import { LayoutError } from "../errors.ts";
+import { ConfigError, LayoutError } from "../errors.ts";
 import { checkSchema } from "../files/json.ts";
 import type { Attachments } from "../model/layers/attachment.ts";
 import type { ModelSpec } from "../model/spec.ts";
 import { loraTrainable } from "./lora.ts";
 
-const Lora = z.looseObject({ rank: z.int().min(1), alpha: z.number().gt(0), targets: z.array(z.string()) });
+const MANIFEST_METHOD = "adapter.json, method";
+const Lora = z.strictObject({ type: z.literal("lora"), rank: z.int().min(1), alpha: z.number().gt(0), targets: z.array(z.string()) });
 
 /**
  * The attachments of a method; null when it attaches nothing.
@@ -25,7 +26,7 @@ export function attachmentsOf(
     throw new LayoutError(`adapter: attached tensors of method "${method.type}" are not known to this version; known: lora`, {
       where: { key: "method.type" },
     });
-  const { attachments } = loraTrainable(spec, checkSchema(Lora, method, "adapter.json, method", LayoutError), 0);
+  const attachments = loraOf(spec, method);
   const expected = new Map((attachments?.parameters ?? []).map((p) => [p.key, p.shape]));
   for (const [key, shape] of expected) {
     const found = tensors.get(key);
@@ -39,4 +40,14 @@ export function attachmentsOf(
     if (!expected.has(key))
       throw new LayoutError(`adapter: "${key}" is not one of the tensors of its method "${method.type}"`, { where: { tensor: key } });
   return attachments;
+}
+
+function loraOf(spec: ModelSpec, method: object): Attachments | null {
+  const options = checkSchema(Lora, method, MANIFEST_METHOD, LayoutError);
+  try {
+    return loraTrainable(spec, options, 0).attachments;
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    throw new LayoutError(`${MANIFEST_METHOD}: ${error.message}`, { where: { ...error.where, file: MANIFEST_METHOD }, cause: error });
+  }
 }

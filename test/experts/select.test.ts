@@ -216,5 +216,8 @@ describe("ExpertSet", () => {
   ])("refuses the file %s", async (text) => {
     writeFileSync(join(root, "bad.json"), text);
     await expect(ExpertSet.load(join(root, "bad.json"))).rejects.toThrow(ConfigError);
+    const twice = '{"experts": {"1": [2, 2]}, "shared_experts": false, "non_expert_modules": false}';
+    writeFileSync(join(root, "bad.json"), twice);
+    await expect(ExpertSet.load(join(root, "bad.json"))).rejects.toThrow(/bad\.json, layer 1: expected each expert once, found 2 twice$/);
   });
 });

@@ -146,6 +146,11 @@ describe("a run", () => {
       ),
     ).toThrow(/"lora\.x\.A"/);
     expect(() => attachmentsOf(spec, { ...adapter.method, rank: 3 } as never, adapter.attached)).toThrow(/expected ".*" \[3, /);
+    for (const [changes, message] of [
+      [{ use_rslora: true }, /^adapter.json, method: .*use_rslora/],
+      [{ targets: ["nothing"] }, /^adapter.json, method: LoRA target "nothing"/],
+    ] as const)
+      expect(() => attachmentsOf(spec, { ...adapter.method, ...changes } as never, adapter.attached)).toThrow(message);
     expect(() => attachmentsOf(spec, { type: "ia3" }, adapter.attached)).toThrow(/"ia3" are not known/);
   });
 });
