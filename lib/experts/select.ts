@@ -39,7 +39,7 @@ type Chosen = Map<number, OfLayer>;
 const SLACK = 1e-12;
 
 /**
- * Picks experts by one of three rules. Ties go to the lower expert id (then, in the budget rule, to the lower layer).
+ * Picks experts by one of three rules. Ties go to the lower expert id; in the budget rule to the lower layer, then to the lower id.
  *
  * - `p`: per layer, in descending order of score, until the cumulative score reaches p; the expert that crosses p is included.
  *   A layer whose scores sum to less than p gets all its experts, and the set carries a warning.

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Profile } from "../../lib/experts/profile.ts";
 import { Dataset } from "../../lib/data/dataset.ts";
+import { shuffledIndices } from "../../lib/data/shuffle.ts";
 import { profileExamples } from "../../lib/experts/profiler.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
 import type { ModelSpec } from "../../lib/model/spec.ts";
@@ -86,6 +87,37 @@ describe("profileExamples", () => {
       message: /another model/,
     });
     await expect(model.profile(rows(), { ...options, tokens: 0 })).rejects.toMatchObject({ code: "ERR_CONFIG", where: { key: "tokens" } });
+  });
+
+  it("stops with the example that reaches the wanted tokens, however many fit a batch", async () => {
+    const { examples } = await model.encode(rows(), options.data);
+    for (const [seed, tokens, batchTokens] of [[1, 100, 4096], [1, 101, 4096], [2, 100, 64], [2, 333, 4096]] as const) {
+      const order = shuffledIndices(examples.length, seed, 0);
+      let [want, sequences] = [0, 0];
+      while (want < tokens) want += examples.size(order[sequences++]!);
+      const { data } = await model.profile(rows(), { ...options, tokens, seed, batchTokens });
+      expect([data.sequences, data.seed, data.layers.map((l) => l.tokens)]).toEqual([sequences, seed, [want, want]]);
+    }
+    const all = await model.profile(rows(), { ...options, tokens: 1e6 });
+    expect([all.data.sequences, all.tokens]).toEqual([60, [...examples].reduce((n, e) => n + e.inputIds.length, 0)]);
+  }); // prettier-ignore
+
+  it("scores other examples with another seed", async () => {
+    const of = async (seed: number) => JSON.stringify((await model.profile(rows(), { ...options, tokens: 100, seed })).data.layers);
+    const [one, two] = [await of(1), await of(2)];
+    expect(one).not.toBe(two);
+    expect(await of(1)).toBe(one);
+  });
+
+  it("cuts long examples at the end, and a partial profile of another length is refused", async () => {
+    const short = { ...options, data: { maxLength: 16 } };
+    const { examples } = await model.encode(rows(), options.data);
+    expect((await model.profile(rows(), { ...short, tokens: 1e6 })).tokens).toBe(
+      [...examples].reduce((n, e) => n + Math.min(16, e.inputIds.length), 0),
+    );
+    const partials: Profile[] = [];
+    await model.profile(rows(), { ...options, partialEvery: 1, onPartial: async (p) => void partials.push(p) });
+    await expect(model.profile(rows(), { ...short, resume: partials[0]! })).rejects.toThrow(/other data or options/);
   });
 
   it("layers with other numbers of experts keep their own sums, saved and taken up like any", async () => {
