@@ -103,6 +103,8 @@ describe("the fingerprint of a stream", () => {
       make([[3, 4], [1, 2]]),
       make([]),
     ].map((e) => e.fingerprint()); // prettier-ignore
+    // the same bytes one after the other, but for the lengths between them
+    prints.push(make([[5], [7]], [[-100], [7]]).fingerprint(), make([[5, 7 << 8]], [[-100, 7 << 8]]).fingerprint()); // prettier-ignore
     expect(new Set(prints).size).toBe(prints.length);
     expect(make([[1, 2], [3, 4]], undefined, "other.jsonl").fingerprint()).toBe(prints[0]); // prettier-ignore
     expect(make([[3, 4], [1, 2]]).subset([1, 0]).fingerprint()).toBe(prints[0]); // prettier-ignore
