@@ -71,7 +71,7 @@ export function inspectCheckpoint(checkpoint: Checkpoint) {
 /** Memory of training `trainable` with micro-batches of `tokensPerBatch` tokens, from headers alone. */
 export function estimateTraining(checkpoint: Checkpoint, spec: ModelSpec, trainable: TrainableSpec, tokensPerBatch: number) {
   const trained = new Set(trainable.keys);
-  const { stateBytes, activationBytes, bytes } = planMemory(spec, trainable, tokensPerBatch);
+  const { stateBytes, activationBytes, hostBytes, bytes } = planMemory(spec, trainable, tokensPerBatch);
   return {
     method: trainable.type,
     trainedParameters: trainable.parameters,
@@ -81,6 +81,8 @@ export function estimateTraining(checkpoint: Checkpoint, spec: ModelSpec, traina
     weightBytes: checkpoint.totalBytes,
     stateBytes,
     activationBytes,
+    /** Rows under way and what is copied to save; a run adds its encoded examples. */
+    hostBytes,
     /** What must be in memory at once. */
     totalBytes: checkpoint.totalBytes + bytes,
     /** Trained tensors as the base stores them. */

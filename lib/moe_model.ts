@@ -31,6 +31,7 @@ import type { ModelSpec } from "./model/spec.ts";
 import { defaultPrecision, requirePrecision, Transformer } from "./model/transformer.ts";
 import type { Precision } from "./ops.ts";
 import type { Device, Tensor } from "./tensor.ts";
+import { requireRoomForExamples } from "./train/available_memory.ts";
 import { evaluateRows } from "./train/evaluate.ts";
 import type { Evaluation } from "./train/evaluate.ts";
 import { dataSchema, machineSchema, parseOptions } from "./options.ts";
@@ -154,7 +155,7 @@ export class MoeModel implements TrainSession {
     return this.encodeBy(data, parseOptions(dataSchema, options, "data"), task);
   }
   private encodeBy(data: DataSource, options: DataOptions, task: { signal?: AbortSignal | undefined }): Promise<EncodedSource> {
-    return encodeSource(data, options, () => this.tokenizer(), task);
+    return encodeSource(data, options, () => this.tokenizer(), { ...task, room: requireRoomForExamples });
   }
 
   /**

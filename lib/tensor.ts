@@ -51,7 +51,7 @@ export class Device {
     this.info = this.handle.info();
   }
 
-  /** Bytes of device memory that can still be taken; 0 = not known (the CPU's is asked of the system, train/memory_plan.ts). */
+  /** Bytes of device memory that can still be taken; 0 = not known (the CPU's is asked of the system, train/available_memory.ts). */
   memoryFree(): number {
     return guarded(() => this.handle.memoryFree());
   }

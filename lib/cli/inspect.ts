@@ -65,12 +65,12 @@ export function registerInspect(program: Command, terminal: Terminal): void {
     terminal.print(`\nmemory of training, micro-batches of ${training[0]!.tokensPerBatch} tokens, f32:`);
     terminal.print(
       table(
-        ["what trains", "parameters", "share", "weights", "state", "activations", "total", "adapter"],
+        ["what trains", "parameters", "share", "weights", "state", "activations", "host", "total", "adapter"],
         training.map((t) => [
           t.label,
           count(t.trainedParameters),
           percent(t.share),
-          ...[t.weightBytes, t.stateBytes, t.activationBytes, t.totalBytes, t.adapterBytes].map(bytes),
+          ...[t.weightBytes, t.stateBytes, t.activationBytes, t.hostBytes, t.totalBytes, t.adapterBytes].map(bytes),
         ]),
       ),
     );

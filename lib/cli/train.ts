@@ -94,7 +94,7 @@ function show(event: TrainEvent, terminal: Terminal): void {
     case "start":
       terminal.note(
         `${event.step > 0 ? `going on from step ${event.step}: ` : ""}${event.method}, ${count(event.trainedParameters)} of ${count(event.totalParameters)} parameters train ` +
-          `(${percent(event.trainedParameters / event.totalParameters)}); state ${bytes(event.stateBytes)}, activations ${bytes(event.activationBytes)}; ` +
+          `(${percent(event.trainedParameters / event.totalParameters)}); state ${bytes(event.stateBytes)}, activations ${bytes(event.activationBytes)}, host ${bytes(event.hostBytes)}; ` +
           `${event.examples} examples, ${event.heldOut} held out`,
       );
       return;

@@ -20,6 +20,8 @@ export interface DatasetOptions {
 export interface ReadingOptions {
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: (progress: { readonly rows: number; readonly tokens: number }) => void;
+  /** Asked before so many more bytes of memory are taken; throws when they are not there. */
+  readonly room?: ((bytes: number) => Promise<void>) | undefined;
   /** Bad rows that the report keeps with their errors (default 100); all are counted. */
   readonly maxErrors?: number;
 }
@@ -116,6 +118,8 @@ export class Dataset {
         report.good++;
         count(shapes, item.row.shape);
         if (item.example !== null) {
+          const more = builder.growth(item.example.inputIds.length);
+          if (more > 0) await reading.room?.(more);
           builder.add(item.example, item.line);
           tokens += item.example.inputIds.length;
           for (const code of item.example.warnings) count(warnings, code);
@@ -130,6 +134,7 @@ export class Dataset {
         await new Promise((resolve) => setImmediate(resolve));
       }
     }
+    await reading.room?.(builder.buildBytes);
     return { examples: builder.build(file), report };
   }
 

@@ -10,6 +10,9 @@ export interface Example extends Encoded {
   readonly labels: Int32Array;
 }
 
+/** A token id and whether it is supervised. */
+const BYTES_PER_TOKEN = 5;
+
 /** Grows while a dataset is read. A label is always the token itself or −100, so one bit per token says it all. */
 export class ExampleBuilder {
   #ids = new Int32Array(1 << 14);
@@ -18,11 +21,23 @@ export class ExampleBuilder {
   readonly #starts: number[] = [0];
   readonly #lines: number[] = [];
 
+  /** Bytes that are taken to add an example of `n` tokens: mostly none. */
+  growth(n: number): number {
+    return this.#used + n > this.#ids.length ? this.#capacityFor(n) * BYTES_PER_TOKEN : 0;
+  }
+  /** Bytes that `build` takes while all else is still held. */
+  get buildBytes(): number {
+    return this.#used * BYTES_PER_TOKEN + this.#lines.length * 12;
+  }
+  #capacityFor(n: number): number {
+    return Math.max(2 * this.#ids.length, this.#used + n);
+  }
+
   /** `line`: in the file, or number of the row, from 1. */
   add(example: Encoded, line: number): void {
     const n = example.inputIds.length;
     if (this.#used + n > this.#ids.length) {
-      const capacity = Math.max(2 * this.#ids.length, this.#used + n);
+      const capacity = this.#capacityFor(n);
       const [ids, trained] = [this.#ids, this.#trained];
       this.#ids = new Int32Array(capacity);
       this.#ids.set(ids);
@@ -100,11 +115,10 @@ export class Examples {
     return n;
   }
 
-  /** Host memory held: by what is stored, which parts of one split share, and by the choice of it that this is. */
-  get bytes(): { readonly stored: number; readonly chosen: number } {
+  /** Bytes held. The parts of a split share what is stored. */
+  get bytes(): number {
     const { ids, trained, starts, lines, order } = this.#store;
-    const stored = [ids, trained, starts, lines].reduce((n, array) => n + array.byteLength, 0);
-    return { stored, chosen: order?.byteLength ?? 0 };
+    return [ids, trained, starts, lines, order].reduce((n, array) => n + (array?.byteLength ?? 0), 0);
   }
 
   line(i: number): number {

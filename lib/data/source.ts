@@ -5,7 +5,7 @@ import { readTextFile } from "../files/regular.ts";
 import { compileChatTemplate, type ChatTemplate } from "../text/template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { Dataset } from "./dataset.ts";
-import type { DatasetReport } from "./dataset.ts";
+import type { DatasetReport, ReadingOptions } from "./dataset.ts";
 import { Examples } from "./examples.ts";
 
 /** Rows to encode (a JSONL file, a Dataset), or examples that are encoded already. */
@@ -28,17 +28,17 @@ export async function openTemplate(name: string): Promise<"tokenizer" | "esft" |
 
 /**
  * Rows → token ids and labels. Examples pass as they are; the tokenizer is asked for only when there is something to encode.
- * @throws DataError a row that cannot be used, with file and line · ConfigError · IoError · AbortError
+ * @throws DataError a row that cannot be used, with file and line · ConfigError · IoError · AbortError · what `room` throws
  */
 export async function encodeSource(
   source: DataSource,
   options: DataOptions,
   tokenizer: () => Promise<Tokenizer>,
-  task: { readonly signal?: AbortSignal | undefined } = {},
+  { signal, room }: Pick<ReadingOptions, "signal" | "room"> = {},
 ): Promise<EncodedSource> {
   if (source instanceof Examples) return { examples: source, report: null };
   const { onBadRow, onDropped, shape } = options;
   const dataset = typeof source === "string" ? Dataset.fromFile(source, { onBadRow, shape }) : source;
   const template = await openTemplate(options.template);
-  return dataset.encode({ tokenizer: await tokenizer(), template, onDropped }, { signal: task.signal });
+  return dataset.encode({ tokenizer: await tokenizer(), template, onDropped }, { signal, room });
 }

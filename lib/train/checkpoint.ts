@@ -37,7 +37,7 @@ export type RunState = z.output<typeof Run>;
 
 const GROUP = "checkpoint";
 const STATE = "state.safetensors";
-const CHUNK = 1 << 24; // elements moved at a time: 64 MiB
+export const CHUNK = 1 << 24; // elements moved at a time: 64 MiB
 
 const checkpointDir = (outDir: string): string => join(outDir, "checkpoint");
 

@@ -28,6 +28,8 @@ interface StartEvent {
   readonly totalParameters: number;
   readonly activationBytes: number;
   readonly stateBytes: number;
+  /** The host's share: encoded examples, their order, rows under way, what is copied to save. */
+  readonly hostBytes: number;
   readonly examples: number;
   readonly heldOut: number;
   readonly device: string;

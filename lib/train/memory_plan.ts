@@ -1,20 +1,22 @@
 // Is there memory for a run? Asked before anything is allocated, because an operating system that overcommits kills late.
 //
 //   needed     activations of one micro-batch (the plan's table) + the state of what trains (f32 master, gradient, two moments)
+//              + the host's share: encoded examples (which are there when this is asked), the order of the epochs, the rows of the
+//              micro-batches under way, what is copied to save
 //   available  what the machine can give without swapping, and every control group this process is in; on a GPU what is free there
 // Frozen weights are not counted: on the CPU they are mapped files, page cache that comes and goes; on a GPU they are there already,
 // and a trained weight's bf16 copy takes the place of the frozen one.
 
-import { readFile } from "node:fs/promises";
-import { freemem } from "node:os";
-import { dirname, join } from "node:path";
 import { MemoryError } from "../errors.ts";
-import type { ModelSpec } from "../model/spec.ts";
-import type { Device, DType } from "../tensor.ts";
-import { planActivations } from "../model/decoder.ts";
-import { STATE_BYTES_PER_PARAMETER } from "../model/weights/training_state.ts";
+import { sliceKey } from "../files/slice.ts";
 import type { TrainableSpec } from "../methods/method.ts";
+import { planActivations } from "../model/decoder.ts";
+import type { ModelSpec } from "../model/spec.ts";
+import { parameterShapes } from "../model/spec.ts";
+import { STATE_BYTES_PER_PARAMETER } from "../model/weights/training_state.ts";
 import type { TrainOptions } from "../options.ts";
+import type { Device, DType } from "../tensor.ts";
+import { CHUNK as CHECKPOINT_CHUNK } from "./checkpoint.ts";
 
 /** Rows per forward and backward when the caller names none: as many as make 4096 tokens. */
 export function defaultMicroBatch(maxLength: number): number {
@@ -25,15 +27,30 @@ export function microBatchOf({ rowsPerStep, microBatch, data }: TrainOptions): n
   return Math.min(rowsPerStep, microBatch ?? defaultMicroBatch(data.maxLength));
 }
 
+/** Micro-batches that wait on the device beside the one that it computes: none idles it, more would only take memory. */
+export const AHEAD = 1;
+
 /** What ops take for themselves on a GPU: a chunk of logits (csrc/cuda/gemm/linear_cross_entropy.cu), and room for partial sums. */
 function workspaceBytes(spec: ModelSpec, tokens: number): number {
   return Math.min(tokens * spec.vocab * 2, 224e6) + 2 ** 28;
 }
 
+/** The rows of a run, as far as the host's memory is concerned. */
+export interface DataSize {
+  /** Bytes of encoded examples, there already when a run is planned. */
+  readonly held: number;
+  readonly examples: number;
+  /** Packing "esft": its rows are held beside the examples. */
+  readonly repacked: boolean;
+}
+const NO_DATA: DataSize = { held: 0, examples: 0, repacked: false };
+
 export interface MemoryPlan {
   readonly activationBytes: number;
   /** f32 master, gradient and two moments of what trains. */
   readonly stateBytes: number;
+  /** The host's share, encoded examples included. */
+  readonly hostBytes: number;
   readonly bytes: number;
 }
 
@@ -41,13 +58,33 @@ export interface MemoryPlan {
 export type Where = Pick<Device["info"], "hostMemory" | "activationDtype">;
 const HOST: Where = { hostMemory: true, activationDtype: "f32" };
 
-/** What a run with micro-batches of `tokens` tokens allocates. */
-export function planMemory(spec: ModelSpec, trainable: TrainableSpec, tokens: number, where: Where = HOST): MemoryPlan {
+/** What a run with micro-batches of `tokens` tokens allocates, and the data that it holds. */
+export function planMemory(spec: ModelSpec, trainable: TrainableSpec, tokens: number, where: Where = HOST, data = NO_DATA): MemoryPlan {
   const activation: DType = where.activationDtype;
   const plan = planActivations(spec, trainable, activation).bytes(tokens);
   const activationBytes = plan + (where.hostMemory ? 0 : workspaceBytes(spec, tokens));
   const stateBytes = trainable.parameters * STATE_BYTES_PER_PARAMETER;
-  return { activationBytes, stateBytes, bytes: activationBytes + stateBytes };
+  const hostBytes = data.held + orderBytes(data) + tokens * ROW_BYTES_PER_TOKEN + savingBytes(spec, trainable);
+  return { activationBytes, stateBytes, hostBytes, bytes: activationBytes + stateBytes + hostBytes };
+}
+
+/**
+ * Of a micro-batch: an example's ids and labels (8), its row (five arrays, 20) and its place in the flat batch (four, 16), once for the
+ * one that is made and once for the one before, not collected yet; uploads of those that wait, and where they go.
+ */
+const ROW_BYTES_PER_TOKEN = 2 * (8 + 20 + 16) + (AHEAD + 1) * 16 + 16;
+
+/** Which examples are used (4 bytes each); items and starts of two epochs, and what a plan is made from (two orders). */
+function orderBytes({ held, examples, repacked }: DataSize): number {
+  return examples * (4 + 2 * 8 + 2 * 4) + (repacked ? 3 * held : 0); // rows grow by doubling, then are cut to size
+}
+
+/** What is copied at a time: a part of a checkpoint and the one before, or the largest tensor of an adapter, read and encoded. */
+function savingBytes(spec: ModelSpec, { keys, attachments, parameters }: TrainableSpec): number {
+  const trained = new Set(keys);
+  const shapes = parameterShapes(spec).filter(({ ref }) => trained.has(sliceKey(ref)));
+  const sizes = [...shapes, ...(attachments?.parameters ?? [])].map(({ shape }) => shape.reduce((a, b) => a * b, 1));
+  return 8 * Math.max(Math.min(CHECKPOINT_CHUNK, parameters), ...sizes);
 }
 
 export interface MemoryRequest {
@@ -58,24 +95,70 @@ export interface MemoryRequest {
   readonly maxLength: number;
   /** Absent: the host. */
   readonly where?: Where;
+  readonly data?: DataSize;
 }
 
-/** @throws MemoryError the plan exceeds `available` bytes: what is needed, what is there, and the three cheapest fixes */
-export function requireMemory(request: MemoryRequest, available: number): MemoryPlan {
-  const { spec, trainable, microBatch, maxLength, where } = request;
-  const plan = planMemory(spec, trainable, microBatch * maxLength, where);
-  if (plan.bytes <= available) return plan;
-  const fixes = cheapestFixes(request, available).map((fix, i) => `${i + 1}. ${fix}`);
-  throw new MemoryError(
-    `training needs ${size(plan.bytes)} (${size(plan.stateBytes)} for ${trainable.parameters} trained parameters, ${size(plan.activationBytes)} of ` +
-      `activations${where?.hostMemory === false ? " and working memory" : ""} for ${microBatch} × ${maxLength} tokens), ${size(available)}${where?.hostMemory === false ? " of device memory" : ""} are available. Cheapest fixes: ${fixes.join("; ")}`,
-    { where: { neededBytes: plan.bytes, availableBytes: available, stateBytes: plan.stateBytes, activationBytes: plan.activationBytes } },
-  );
+/** What a machine can still give: where it computes, and the host where that is another place. */
+export interface Available {
+  readonly device: number;
+  readonly host: number;
 }
+
+/** @throws MemoryError the plan exceeds what is available: what is needed, what is there, and the three cheapest fixes */
+export function requireMemory(request: MemoryRequest, available: Available): MemoryPlan {
+  const { spec, trainable, microBatch, maxLength, where = HOST, data = NO_DATA } = request;
+  const plan = planMemory(spec, trainable, microBatch * maxLength, where, data);
+  const { stateBytes, activationBytes } = plan;
+  const hostBytes = plan.hostBytes - data.held;
+  const tokens = `${microBatch} × ${maxLength} tokens`;
+  const state = `${size(stateBytes)} for ${trainable.parameters} trained parameters`;
+  const refuse = (what: string, needed: number, there: string, room: number, fixes: readonly string[]): never => {
+    throw new MemoryError(
+      `training needs ${what}, ${size(room)}${there} are available. Cheapest fixes: ${fixes.map((fix, i) => `${i + 1}. ${fix}`).join("; ")}`,
+      { where: { neededBytes: needed, availableBytes: room, stateBytes, activationBytes, hostBytes } },
+    );
+  };
+  const host = `${size(hostBytes)} on the host for rows, their order and saving`;
+  if (where.hostMemory) {
+    const needed = stateBytes + activationBytes + hostBytes;
+    if (needed > available.device)
+      refuse(
+        `${size(needed)} (${state}, ${size(activationBytes)} of activations for ${tokens}, ${host})`,
+        needed,
+        "",
+        available.device,
+        cheapestFixes(request, available.device),
+      );
+    return plan;
+  }
+  const needed = stateBytes + activationBytes;
+  if (needed > available.device)
+    refuse(
+      `${size(needed)} (${state}, ${size(activationBytes)} of activations and working memory for ${tokens})`,
+      needed,
+      " of device memory",
+      available.device,
+      cheapestFixes(request, available.device),
+    );
+  if (hostBytes > available.host)
+    refuse(`${host} beside the GPU's memory (${tokens}, ${data.examples} examples)`, hostBytes, "", available.host, [
+      "microBatch 1 and a shorter data.maxLength",
+      "fewer rows",
+      MORE_MEMORY,
+    ]);
+  return plan;
+}
+const MORE_MEMORY = "a machine (or a memory limit of its container) with more memory";
 
 /** In the order of what they cost: nothing but time, cut rows, fewer trained parameters. Each with the memory it leads to. */
-function cheapestFixes({ spec, trainable, microBatch, maxLength, where }: MemoryRequest, available: number): string[] {
-  const need = (rows: number, length: number): number => planMemory(spec, trainable, rows * length, where).bytes;
+function cheapestFixes(
+  { spec, trainable, microBatch, maxLength, where = HOST, data = NO_DATA }: MemoryRequest,
+  available: number,
+): string[] {
+  const need = (rows: number, length: number): number => {
+    const { bytes, hostBytes } = planMemory(spec, trainable, rows * length, where, data);
+    return bytes - (where.hostMemory ? data.held : hostBytes);
+  };
   const verdict = (bytes: number): string => `${size(bytes)}${bytes <= available ? "" : ", still too much"}`;
   const fixes: string[] = [];
   let rows = microBatch;
@@ -93,21 +176,17 @@ function cheapestFixes({ spec, trainable, microBatch, maxLength, where }: Memory
     fixes.push(
       `data.maxLength ${length} instead of ${maxLength}${same === microBatch ? "" : " with microBatch 1"}: ${verdict(need(same, length))}`,
     );
-  const smallest = planMemory(spec, trainable, maxLength, where).activationBytes;
+  const smallest = need(1, maxLength) - trainable.parameters * STATE_BYTES_PER_PARAMETER;
   const fit = Math.floor((available - smallest) / STATE_BYTES_PER_PARAMETER);
   if (trainable.type === "full")
     fixes.push(`method esft instead of full: only selected experts cost ${STATE_BYTES_PER_PARAMETER} bytes per parameter`);
   else if (fit > 0 && fit < trainable.parameters)
     fixes.push(`fewer experts: select with maxTrainableParams ${fit} instead of ${trainable.parameters} parameters, or a smaller p`);
-  fixes.push(
-    where?.hostMemory === false
-      ? 'end other programs on this GPU, a GPU with more memory, or device "cpu"'
-      : "a machine (or a memory limit of its container) with more memory",
-  );
+  fixes.push(where.hostMemory ? MORE_MEMORY : 'end other programs on this GPU, a GPU with more memory, or device "cpu"');
   return fixes.slice(0, 3);
 }
 
-function size(bytes: number): string {
+export function size(bytes: number): string {
   const units = ["KiB", "MiB", "GiB", "TiB"];
   let value = Math.max(0, bytes) / 1024;
   let u = 0;
@@ -116,50 +195,4 @@ function size(bytes: number): string {
     u++;
   }
   return `${value.toFixed(value < 10 ? 2 : 1)} ${units[u]}`;
-}
-
-/** Bytes a run on `device` may still allocate: its own memory, or the host's. */
-export async function availableOn(device: Device): Promise<number> {
-  if (device.info.hostMemory) return availableMemory();
-  const free = device.memoryFree();
-  return free === 0 ? Number.POSITIVE_INFINITY : free; // not known: the allocations themselves will say
-}
-
-/** Bytes this process may still allocate: free memory and reclaimable cache, within the limits of its control groups. */
-export async function availableMemory(): Promise<number> {
-  let available = freemem(); // on Linux MemAvailable: includes the page cache that can be dropped
-  for (const left of await controlGroupRoom()) available = Math.min(available, left);
-  return Math.max(0, available);
-}
-
-const readNumber = async (path: string): Promise<number | null> => {
-  const text = await readFile(path, "utf8").catch(() => "");
-  return /^\d+\s*$/.test(text) ? Number(text) : null; // "max" and absent files: no limit
-};
-
-/** Room in every limited group from this process's one up to the root: limit − usage, where file cache counts as free. */
-async function controlGroupRoom(root = "/sys/fs/cgroup"): Promise<number[]> {
-  const rooms: number[] = [];
-  const groups = await readFile("/proc/self/cgroup", "utf8").catch(() => "");
-  for (const line of groups.split("\n")) {
-    const [, controllers, path] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
-    if (path === undefined || controllers === undefined) continue;
-    const second = controllers === "";
-    if (!second && !controllers.split(",").includes("memory")) continue;
-    const base = second ? root : join(root, "memory");
-    const files = second ? ["memory.max", "memory.current"] : ["memory.limit_in_bytes", "memory.usage_in_bytes"];
-    // Inside a container the path may be that of the host: the groups that can be seen from here are read.
-    for (let at = path; ; at = dirname(at)) {
-      const folder = join(base, at);
-      const [limit, used] = await Promise.all(files.map((file) => readNumber(join(folder, file))));
-      if (limit !== null && limit !== undefined && used !== null && used !== undefined && limit < 2 ** 60) {
-        const stat = await readFile(join(folder, "memory.stat"), "utf8").catch(() => "");
-        const cache = [...stat.matchAll(/^(?:total_)?(?:in)?active_file (\d+)$/gm)].map((m) => Number(m[1]));
-        const own = second ? cache : cache.slice(-2); // v1 lists own and total_ values; the totals come last
-        rooms.push(limit - used + own.reduce((a, b) => a + b, 0));
-      }
-      if (at === "/" || at === "." || at === "") break;
-    }
-  }
-  return rooms;
 }

@@ -20,7 +20,9 @@ import { hasCheckpoint } from "./checkpoint.ts";
 import { deliver, keepBest } from "./deliver.ts";
 import { EventQueue } from "./events.ts";
 import type { TrainEvent } from "./events.ts";
-import { availableOn, microBatchOf, requireMemory } from "./memory_plan.ts";
+import { availableMemory, availableOn, requireRoomForExamples } from "./available_memory.ts";
+import { microBatchOf, requireMemory } from "./memory_plan.ts";
+import type { DataSize, MemoryPlan } from "./memory_plan.ts";
 import { CheckedRequest, keepRequest } from "./request.ts";
 import type { RunControl, TrainRequest } from "./request.ts";
 import { resolveMethod } from "./resolve_method.ts";
@@ -153,13 +155,14 @@ async function prepare(session: TrainSession, request: CheckedRequest, task: Lon
     });
   const resuming = await resumes(outDir, control.resume ?? false);
   const trainable = await resolveMethod(session, request.method, options.seed, warn);
-  const { train, heldOut } = await readExamples(session, request, task);
+  const { train, heldOut, held } = await readExamples(session, request, task);
   const identity = await session.identity(task);
   await session.checkpoint.files.requireUnchanged();
   const tokenizer = options.data.packing === "esft" ? await session.tokenizer() : null; // the paper's packing pads
   const padId = tokenizer?.padId ?? tokenizer?.eosId ?? 0;
-  await requireRoom(session, trainable, options);
-  return { resuming, trainable, train, heldOut, identity, padId };
+  const data = { held, examples: train.length + (heldOut?.length ?? 0), repacked: options.data.packing === "esft" };
+  const plan = await requireRoom(session, trainable, options, data);
+  return { resuming, trainable, train, heldOut, identity, padId, hostBytes: plan.hostBytes };
 }
 
 /** What outDir holds decides whether a run may begin there. @returns true: go on from its checkpoint */
@@ -176,25 +179,30 @@ async function resumes(outDir: string, resume: boolean): Promise<boolean> {
   return checkpoint;
 }
 
-/** The rows to train on, and those held out: evalData, or a share of the data. */
+/** The rows to train on, and those held out: evalData, or a share of the data. `held`: bytes of all. */
 async function readExamples(
   session: TrainSession,
   request: CheckedRequest,
   task: LongTask,
-): Promise<Pick<TrainerInit, "train" | "heldOut">> {
+): Promise<Pick<TrainerInit, "train" | "heldOut"> & { readonly held: number }> {
   const { data, evalData, options } = request;
+  const reading = { signal: task.signal, room: requireRoomForExamples };
   const encode = async (source: DataSource): Promise<Examples> =>
-    (await encodeSource(source, options.data, () => session.tokenizer(), task)).examples;
+    (await encodeSource(source, options.data, () => session.tokenizer(), reading)).examples;
   const all = await encode(data);
-  if (evalData !== null) return { train: all, heldOut: await encode(evalData) };
-  if (options.evalFraction === 0) return { train: all, heldOut: null };
+  if (evalData !== null) {
+    const heldOut = await encode(evalData);
+    return { train: all, heldOut, held: all.bytes + heldOut.bytes };
+  }
+  if (options.evalFraction === 0) return { train: all, heldOut: null, held: all.bytes };
   const { train, heldOut } = all.split(options.evalFraction, options.seed);
-  return { train, heldOut: heldOut.length > 0 ? heldOut : null };
+  return { train, heldOut: heldOut.length > 0 ? heldOut : null, held: all.bytes + 4 * all.length };
 }
 
 /** @throws MemoryError the plan of the run does not fit */
-async function requireRoom({ spec, device, transformer }: TrainSession, trainable: TrainableSpec, options: TrainOptions): Promise<void> {
+async function requireRoom(session: TrainSession, trainable: TrainableSpec, options: TrainOptions, data: DataSize): Promise<MemoryPlan> {
+  const { spec, device, transformer } = session;
   transformer.release(); // what earlier passes hold counts as free
-  const plan = { spec, trainable, microBatch: microBatchOf(options), maxLength: options.data.maxLength, where: device.info };
-  requireMemory(plan, await availableOn(device));
+  const plan = { spec, trainable, microBatch: microBatchOf(options), maxLength: options.data.maxLength, where: device.info, data };
+  return requireMemory(plan, { device: await availableOn(device), host: await availableMemory() });
 }

@@ -37,6 +37,8 @@ export interface TrainerInit {
   /** Identity of the base model, for the run fingerprint. */
   readonly base: string;
   readonly padId: number;
+  /** Of the memory plan, to be told. */
+  readonly hostBytes: number;
   /** Fires = checkpoint, then stop. */
   readonly signal?: AbortSignal | undefined;
   readonly emit: (event: TrainEvent) => void;
@@ -153,6 +155,7 @@ class Loop {
       totalParameters: trainable.totalParameters,
       activationBytes: model.describePlan(true).bytes(capacity),
       stateBytes: this.state.size * STATE_BYTES_PER_PARAMETER,
+      hostBytes: this.init.hostBytes,
       examples: train.length,
       heldOut: heldOut?.length ?? 0,
       device: model.device.info.instructionSet,

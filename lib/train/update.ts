@@ -11,12 +11,9 @@ import type { TrainingState } from "../model/weights/training_state.ts";
 import type { TrainOptions } from "../options.ts";
 import { throwIfAborted } from "../task.ts";
 import { Coverage } from "./coverage.ts";
-import { microBatchOf } from "./memory_plan.ts";
+import { AHEAD, microBatchOf } from "./memory_plan.ts";
 import { AdamW } from "./optimizer.ts";
 import { learningRate } from "./schedule.ts";
-
-/** Micro-batches that wait on the device beside the one that it computes: none idles it, more would only take memory. */
-const AHEAD = 1;
 
 /** The next `n` of `source`, fewer at its end. */
 function take<T>(source: Iterator<T>, n: number): T[] {

@@ -98,7 +98,7 @@ describe("inspect", () => {
     expect(sum("parameters")).toBe(found.parameters);
     expect(sum("bytes")).toBe(found.bytes);
     expect(found.activeParameters).toBeLessThan(found.parameters);
-    for (const t of found.training) expect(t.totalBytes).toBe(t.weightBytes + 16 * t.trainedParameters + t.activationBytes);
+    for (const t of found.training) expect(t.totalBytes).toBe(t.weightBytes + 16 * t.trainedParameters + t.activationBytes + t.hostBytes);
   });
 
   it("estimates a selection as training then reports it", async () => {

@@ -48,6 +48,7 @@ describe("data", () => {
         maxLength: 1024,
         onOverflow: "truncateRight",
         onBadRow: "error",
+        onDropped: "error",
       });
     }
     const { data, options } = parse({ data: { rows, template: "esft", maxLength: 64 } });
@@ -67,7 +68,7 @@ describe("data", () => {
     [{ data: { file: "a", rows } }, /^train\.data: expected rows .*, found both$/],
     [{ data: { rows: "a.jsonl" } }, /^train\.data\.rows: expected a Dataset or Examples, found "a\.jsonl"$/],
     [{ data: { rows: experts } }, /^train\.data\.rows: expected a Dataset or Examples, found a value of class ExpertSet$/],
-    [{ dataset: rows }, /^train: unknown key "dataset"; did you mean "data"\?/],
+    [{ evalDat: rows }, /^train: unknown key "evalDat"; did you mean "evalData"\?/],
     [{ data: { rows, maxLenght: 4 } }, /^train\.data: unknown key "maxLenght"; did you mean "maxLength"\?/],
   ])("refuses %#", (more, message) => expect(refusal(more)).toMatch(message));
 });

@@ -37,6 +37,7 @@ async function run(name: string, { options = {}, heldOut = null, stop = new Abor
     outDir: join(root, name),
     base: "tiny",
     padId: 0,
+    hostBytes: 7,
     signal: stop.signal,
     emit: (event) => {
       events.push(event);
@@ -188,7 +189,7 @@ describe("what is told", () => {
     expect(events.map((e) => `${e.type} ${e.step}`)).toEqual(
       ["start 0", "step 1", "step 2", "checkpoint 2", "step 3", "step 4", "checkpoint 4", "done 4"], // prettier-ignore
     );
-    expect(events[0]).toMatchObject({ steps: 4, method: "esft", examples: 40, heldOut: 0, precision: "f32", trainedParameters: tiny.trainable.parameters }); // prettier-ignore
+    expect(events[0]).toMatchObject({ steps: 4, method: "esft", examples: 40, heldOut: 0, precision: "f32", hostBytes: 7, trainedParameters: tiny.trainable.parameters }); // prettier-ignore
     expect(events.at(-1)).toMatchObject({ reason: "finished" });
     expect(summary.tokens).toBe(steps.reduce((n, e) => n + e.tokens, 0));
     for (const e of steps) expect(e.tokensPerSecond).toBeCloseTo(e.tokens / e.seconds, 6);
