@@ -171,6 +171,11 @@ const method: Function = ([object, name, ...args], scope) => {
   return (f.value as Function)(args, scope);
 };
 
+/** What stands between the values of a JSON text stands there often. */
+function short(length: number, name: string): number {
+  return length <= 64 ? length : fail(`tojson takes ${name} of at most 64 characters, found ${length}`);
+}
+
 const tojson: Function = ([x, ...given]) => {
   const named = given.at(-1)?.type === "KeywordArgumentsValue" ? (given.at(-1)?.value as Map<string, Value>) : new Map<string, Value>();
   const option = (key: string, at: number): Value | undefined => {
@@ -182,9 +187,10 @@ const tojson: Function = ([x, ...given]) => {
   const [indent, separators] = [option("indent", 0), option("separators", 2)];
   const options: DumpOptions = {
     ensureAscii: option("ensure_ascii", 3)?.value === true,
-    indent: indent ? " ".repeat(Number(indent.value)) : null,
+    indent: indent ? " ".repeat(short(Number(indent.value), "indent")) : null,
     separators: separators ? ((separators.value as Value[]).map((v) => String(v.value)) as [string, string]) : null,
   };
+  for (const separator of options.separators ?? []) short(separator.length, "separators");
   if (option("sort_keys", 1)?.value === true) fail("tojson with sort_keys is not supported");
   return new Text(dumpJson(toJson(x as Value), options));
 };

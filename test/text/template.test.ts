@@ -58,6 +58,8 @@ describe("Python's semantics", () => {
     ["{{ messages is magic }}", /Unknown test: magic/],
     ["{{ nothing|tojson }}", /nothing is not JSON/],
     ["{{ e|tojson(colour=1) }}", /does not take "colour"/],
+    ["{{ e|tojson(indent=100000000) }}", /takes indent of at most 64 characters, found 100000000/],
+    [`{{ e|tojson(separators=[",", "${":".repeat(65)}"]) }}`, /takes separators of at most 64 characters, found 65/],
     ["{{ strftime_now('%Q') }}", /%Q is not supported/],
     ["{% macro r() %}{{ r() }}{% endmacro %}{{ r() }}", /nested too deeply|not a function/],
     ["{% for i in range(1000000) %}{% endfor %}", /more than 100000 values/],
