@@ -2,10 +2,22 @@
 
 import { z } from "zod";
 import { ConfigError, LayoutError } from "../errors.ts";
+import { shownShape } from "../files/fault.ts";
 import { checkSchema } from "../files/json.ts";
+import type { TensorSlice } from "../files/slice.ts";
+import { sliceKey } from "../files/slice.ts";
 import type { Attachments } from "../model/layers/attachment.ts";
 import type { ModelSpec } from "../model/spec.ts";
 import { loraTrainable } from "./lora.ts";
+
+/** What an adapter says of an attached tensor. */
+interface AttachedFacts {
+  readonly shape: readonly number[];
+  readonly layer: number;
+  readonly target?: TensorSlice | undefined;
+}
+const inWords = ({ shape, layer, target }: AttachedFacts): string =>
+  `${shownShape(shape)} in layer ${layer}, beside ${target ? `"${sliceKey(target)}"` : "no tensor"}`;
 
 const MANIFEST_METHOD = "adapter.json, method";
 const Lora = z.strictObject({ type: z.literal("lora"), rank: z.int().min(1), alpha: z.number().gt(0), targets: z.array(z.string()) });
@@ -13,13 +25,13 @@ const Lora = z.strictObject({ type: z.literal("lora"), rank: z.int().min(1), alp
 /**
  * The attachments of a method; null when it attaches nothing.
  * @param method as adapter.json has it
- * @param tensors names and shapes of what the adapter attached
+ * @param tensors what the adapter attached, by name
  * @throws LayoutError options that this method does not have, or other tensors than it would bring to this model
  */
 export function attachmentsOf(
   spec: ModelSpec,
   method: { readonly type: string },
-  tensors: ReadonlyMap<string, { readonly shape: readonly number[] }>,
+  tensors: ReadonlyMap<string, AttachedFacts>,
 ): Attachments | null {
   if (tensors.size === 0) return null;
   if (method.type !== "lora")
@@ -27,14 +39,13 @@ export function attachmentsOf(
       where: { key: "method.type" },
     });
   const attachments = loraOf(spec, method);
-  const expected = new Map((attachments?.parameters ?? []).map((p) => [p.key, p.shape]));
-  for (const [key, shape] of expected) {
-    const found = tensors.get(key);
-    if (found?.shape.join() !== shape.join())
-      throw new LayoutError(
-        `adapter: expected "${key}" [${shape.join(", ")}], found ${found ? `[${found.shape.join(", ")}]` : "no such tensor"}`,
-        { where: { tensor: key } },
-      );
+  const expected = new Map(
+    (attachments?.parameters ?? []).map(({ key, shape, target, place }) => [key, inWords({ shape, target, layer: place.layer })]),
+  );
+  for (const [key, wanted] of expected) {
+    const tensor = tensors.get(key);
+    const found = tensor ? inWords(tensor) : "no such tensor";
+    if (found !== wanted) throw new LayoutError(`adapter: expected "${key}" ${wanted}, found ${found}`, { where: { tensor: key } });
   }
   for (const key of tensors.keys())
     if (!expected.has(key))

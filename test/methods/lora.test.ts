@@ -142,10 +142,17 @@ describe("a run", () => {
       attachmentsOf(
         spec,
         adapter.method,
-        new Map<string, { shape: readonly number[] }>([...adapter.attached, ["lora.x.A", { shape: [1] }]]),
+        new Map<string, { shape: readonly number[]; layer: number }>([...adapter.attached, ["lora.x.A", { shape: [1], layer: 0 }]]),
       ),
     ).toThrow(/"lora\.x\.A"/);
     expect(() => attachmentsOf(spec, { ...adapter.method, rank: 3 } as never, adapter.attached)).toThrow(/expected ".*" \[3, /);
+    for (const [changes, message] of [
+      [{ target: undefined }, /expected ".*" \[.*\] in layer 0, beside ".*", found \[.*\] in layer 0, beside no tensor/],
+      [{ layer: 2 }, /expected ".*" \[.*\] in layer 0, .*, found .* in layer 2/],
+    ] as const)
+      expect(() =>
+        attachmentsOf(spec, adapter.method, new Map([...adapter.attached].map(([key, t]) => [key, { ...t, ...changes }]))),
+      ).toThrow(message);
     for (const [changes, message] of [
       [{ use_rslora: true }, /^adapter.json, method: .*use_rslora/],
       [{ targets: ["nothing"] }, /^adapter.json, method: LoRA target "nothing"/],
