@@ -1,7 +1,8 @@
 // Loads the addon and types its whole surface. The only file that knows the binary exists.
 
+import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
-import { resolve } from "node:path";
+import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { KernelError } from "./errors.ts";
 
@@ -85,6 +86,9 @@ export interface Native {
 /** The package root: the folder with package.json, both from lib/ (sources) and from dist/ (published). */
 export const packageRoot: string = fileURLToPath(new URL("..", import.meta.url));
 
+/** How to build the addon here: the command of a clone, or of an installed package. */
+export const buildCommand: string = existsSync(join(packageRoot, "scripts", "cmake-build.ts")) ? "npm run build:native" : "npx esft build";
+
 function load(): Native {
   const require = createRequire(import.meta.url);
   const override = process.env.ESFT_NATIVE; // another build of the addon (sanitizers)
@@ -93,11 +97,12 @@ function load(): Native {
     const loader = require("node-gyp-build") as (root: string) => Native;
     return loader(packageRoot);
   } catch (cause) {
+    const platform = `${process.platform}-${process.arch}`;
+    const build = `${override ? "unset ESFT_NATIVE, or " : ""}build the addon here: ${buildCommand} (needs cmake >= 3.24 and g++ >= 10 or clang, no network)`;
     throw new KernelError(
-      `esft: the native addon could not be loaded for ${process.platform}-${process.arch}, Node ${process.version}.\n` +
-        `Looked in ${override ? `${resolve(override)} (ESFT_NATIVE)` : `${packageRoot}build/Release and ${packageRoot}prebuilds/${process.platform}-${process.arch}`}.\n` +
-        `Fixes: 1. in a clone run "npm run build:native" (needs cmake >= 3.24 and g++ >= 10); ` +
-        `2. reinstall the package for this platform ("npm i esft"); 3. on musl, glibc older than 2.34 or another platform build it: "npx esft build".\n` +
+      `esft: the native addon could not be loaded for ${platform}, Node ${process.version}.\n` +
+        `Looked in ${override ? `${resolve(override)} (ESFT_NATIVE)` : `${join(packageRoot, "build", "Release")} and ${join(packageRoot, "prebuilds", platform)}`}.\n` +
+        `Fix: ${build}.\n` +
         `Cause: ${cause instanceof Error ? cause.message.split("\n")[0] : String(cause)}`,
       { cause },
     );

@@ -1,5 +1,6 @@
-// npm run test:package [-- --source]: what a user installs. Prebuild → objdump → npm pack → install in an empty folder with a
-// PATH without compiler and with --ignore-scripts → load, one op, the command line. --source also builds from the tarball.
+// npm run test:package [-- --source]: what a user installs. npm pack → objdump of the prebuild in it → install in an empty folder with a
+// PATH without compiler and with --ignore-scripts → load, one op, the command line. Without the prebuild: does the error name a remedy that
+// exists? --source tries it: builds from the tarball.
 
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import os from "node:os";
@@ -13,6 +14,10 @@ const pkg = JSON.parse(readFileSync(path.join(root, "package.json"), "utf8")) as
 };
 const work = mkdtempSync(path.join(os.tmpdir(), "esft-package-"));
 const checks = new Checks("package");
+
+/** Where the tarball has the addon. */
+const libc = process.platform !== "linux" ? "" : existsSync("/etc/alpine-release") ? ".musl" : ".glibc";
+const prebuild = `prebuilds/${process.platform}-${process.arch}/esft${libc}.node`;
 
 /** What `npm pack --json` says of the tarball. */
 interface Packed {
@@ -47,11 +52,14 @@ function checkTarball(packed: Packed): void {
   const files = packed.files.map((f) => f.path);
   const has = (file: string): boolean => checks.add(`tarball has ${file}`, files.includes(file));
   for (const file of ["dist/index.js", "dist/index.d.ts", "dist/cli/main.js", "CMakeLists.txt", "csrc/addon/addon.cc"]) has(file);
-  if (process.platform === "linux")
-    checks.add(
-      "tarball has the prebuild",
-      files.some((f) => f.startsWith(`prebuilds/linux-${process.arch}/esft.`)),
-    );
+  // The addon, under the name of the C library on Linux; the CUDA library where nvcc is; nothing of the tests.
+  const there = files.filter((f) => f.startsWith("prebuilds/"));
+  const allowed = [prebuild, path.posix.join(path.posix.dirname(prebuild), "libesft_cuda.so")];
+  checks.add("tarball has the prebuild of this platform", there.includes(prebuild), there.join(" "));
+  checks.none(
+    "and no other binary",
+    there.filter((f) => !allowed.includes(f)),
+  );
   if (existsSync(path.join(root, "examples/embedded/config.json"))) has("examples/embedded/config.json");
   const foreign = files.filter((f) => f === "binding.gyp" || f.endsWith(".map") || /^(test|bench|build|lib|node_modules|\.)/.test(f));
   checks.add("tarball has nothing foreign", foreign.length === 0, foreign.slice(0, 5).join(" "));
@@ -101,10 +109,14 @@ function checkInstalled(tarball: string): void {
   const [numbers, text] = first.stdout.trim().split("\n");
   checks.add("loads and computes from the prebuild", numbers === "5 11 11 25", first.why);
   checks.add("encodes and decodes with the binary of npm tokenizers", text === "text é 世界", `${text ?? ""} ${first.why}`);
-  const version = capture("node", ["node_modules/esft/dist/cli/main.js", "--version"], bare);
-  checks.add("esft --version", version.stdout.trim() === pkg.version, version.why);
-  const doctor = capture("node", ["node_modules/esft/dist/cli/main.js", "doctor"], bare);
-  checks.add("esft doctor", doctor.ok, doctor.why);
+  const esft = (...args: string[]): Ran => capture("npx", ["--no-install", "esft", ...args], bare);
+  const version = esft("--version");
+  checks.add("npx esft --version", version.stdout.trim() === pkg.version, version.why);
+  const doctor = esft("doctor");
+  checks.add("npx esft doctor", doctor.ok && doctor.stdout.includes(path.basename(prebuild)), doctor.why);
+  const embedded = "node_modules/esft/examples/embedded";
+  const evaluated = esft("eval", embedded, "--data", `${embedded}/data/booking.eval.jsonl`, "--rows", "4", "--threads", "1");
+  checks.add("npx esft eval of the embedded model", evaluated.ok, evaluated.why);
   // npm tokenizers holds the binaries of all platforms itself: without them only tokenizers are missing
   for (const file of readdirSync(path.join(app, "node_modules/tokenizers")))
     if (file.endsWith(".node")) rmSync(path.join(app, "node_modules/tokenizers", file));
@@ -116,38 +128,46 @@ function checkInstalled(tarball: string): void {
   );
   rmSync(path.join(app, "node_modules/esft/prebuilds"), { recursive: true });
   const without = op();
+  const remedy = "npx esft build";
   checks.add(
-    "without a binary the error says what to do",
-    !without.ok && without.stderr.includes("npx esft build"),
+    "without a binary the error says what to do here, and nothing that works elsewhere only",
+    !without.ok && without.stderr.includes(remedy) && !without.stderr.includes("npm run") && !without.stderr.includes("npm i "),
     without.ok ? "it loaded" : "",
   );
+  const sick = esft("doctor");
+  checks.add("then esft doctor fails and says the same", !sick.ok && sick.stdout.includes(remedy), sick.ok ? "it passed" : "");
+  const bareBuild = esft("build");
+  checks.add(
+    "esft build without cmake says what is missing",
+    !bareBuild.ok && bareBuild.stderr.includes("cmake not found"),
+    bareBuild.stderr,
+  );
   if (!process.argv.includes("--source")) return;
-  const built = capture("node", ["node_modules/esft/dist/cli/main.js", "build"], { cwd: app });
-  checks.add("esft build makes one from the tarball", built.ok, built.why);
+  const built = capture("npx", ["--no-install", "esft", "build"], { cwd: app });
+  checks.add(`${remedy} makes one from the tarball`, built.ok, built.why);
+  const left = readdirSync(path.join(app, "node_modules/esft")).filter((name) => name.startsWith("build"));
+  checks.add("and leaves nothing but build/", left.join() === "build", left.join(" "));
   const second = op();
   checks.add("loads and computes from source", second.stdout.startsWith("5 11 11 25"), second.why);
 }
 
 try {
-  rmSync(path.join(root, "prebuilds"), { recursive: true, force: true });
-  const prebuild = capture("npm", ["run", "prebuildify"]);
-  if (checks.add("prebuildify through CMake", prebuild.ok, prebuild.why)) {
-    const file = path.join(root, "prebuilds", `linux-${process.arch}`, `esft.${existsSync("/etc/alpine-release") ? "musl" : "glibc"}.node`);
+  rmSync(path.join(root, "prebuilds"), { recursive: true, force: true }); // npm pack makes it
+  const pack = capture("npm", ["pack", "--json", "--pack-destination", work]);
+  if (checks.add("npm pack", pack.ok, pack.why)) {
+    const file = path.join(root, prebuild);
     const symbols = ["napi_register_module_v1", "node_api_module_get_api_version_v1"];
-    if (process.platform === "linux" && checks.add("prebuild carries its C library's name", existsSync(file))) checkBinary(file, symbols);
+    if (checks.add("npm pack makes the prebuild", existsSync(file)) && process.platform === "linux") checkBinary(file, symbols);
     const cuda = path.join(path.dirname(file), "libesft_cuda.so");
     if (existsSync(cuda)) checkBinary(cuda, ["esft_cuda_backend"]);
     else console.log("      no CUDA library in the prebuild: no nvcc here (npm run cuda:toolkit)");
-    const pack = capture("npm", ["pack", "--json", "--pack-destination", work]);
-    if (checks.add("npm pack", pack.ok, pack.why)) {
-      // npm 11 prints a list, npm 12 an object by package name; the output of `prepare` comes first.
-      const start = [...pack.stdout.matchAll(/^[[{]$/gm)].at(-1)?.index ?? 0;
-      const [packed] = Object.values(JSON.parse(pack.stdout.slice(start)) as Record<string, Packed>);
-      if (packed) {
-        checkTarball(packed);
-        checkInstalled(path.join(work, packed.filename));
-      } else checks.add("npm pack says what it packed", false, pack.stdout.slice(start, start + 200));
-    }
+    // npm 11 prints a list, npm 12 an object by package name; the output of `prepare` comes first.
+    const start = [...pack.stdout.matchAll(/^[[{]$/gm)].at(-1)?.index ?? 0;
+    const [packed] = Object.values(JSON.parse(pack.stdout.slice(start)) as Record<string, Packed>);
+    if (packed) {
+      checkTarball(packed);
+      checkInstalled(path.join(work, packed.filename));
+    } else checks.add("npm pack says what it packed", false, pack.stdout.slice(start, start + 200));
   }
 } finally {
   rmSync(work, { recursive: true, force: true });

@@ -34,7 +34,8 @@ const esft_backend* load() {
   if (access(path.c_str(), R_OK) != 0) {
     if (override_path()) unusable("ESFT_CUDA_LIBRARY names " + path + ", which cannot be read");
     unusable("esft was built without CUDA (no " + path +
-             "); build it where nvcc is found (npm run build:native), or set ESFT_CUDA_LIBRARY to a libesft_cuda.so");
+             "); build it where nvcc is found (npm run build:native in a clone, npx esft build in an installed package), or set "
+             "ESFT_CUDA_LIBRARY to a libesft_cuda.so");
   }
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!library) {

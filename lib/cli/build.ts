@@ -2,7 +2,7 @@
 // Node-API headers are dependencies of the package. Never run at install.
 
 import { spawnSync } from "node:child_process";
-import { mkdirSync, rmSync } from "node:fs";
+import { mkdirSync, rmdirSync, rmSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import type { Command } from "@commander-js/extra-typings";
@@ -42,5 +42,10 @@ function build(): string | null {
     if (status !== 0) return `"cmake ${args.join(" ")}" failed; the lines above say why`;
   }
   rmSync(out, { recursive: true, force: true });
+  try {
+    rmdirSync(join(out, ".."));
+  } catch {
+    // a clone builds there too
+  }
   return null;
 }

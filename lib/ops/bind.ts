@@ -3,7 +3,7 @@
 // order of the list and submits. What they are is checked on the native side, by kind.
 
 import { KernelError } from "../errors.ts";
-import { native } from "../native.ts";
+import { buildCommand, native } from "../native.ts";
 import { Tensor, TensorList } from "../tensor.ts";
 import type { Device } from "../tensor.ts";
 
@@ -34,11 +34,11 @@ const numbers = new Map(native.ops.map((op, number) => [op.name, number]));
  */
 export function bind<A extends object>(op: string, from: From<A> = {}): (device: Device, args: A) => void {
   const number = numbers.get(op);
-  if (number === undefined) throw new KernelError(`the addon has no op "${op}": rebuild it with "npm run build:native"`);
+  if (number === undefined) throw new KernelError(`the addon has no op "${op}": rebuild it with "${buildCommand}"`);
   const { fields } = native.ops[number]!;
   for (const name of Object.keys(from))
     if (!fields.some((field) => field.name === name))
-      throw new KernelError(`the addon's op "${op}" has no argument "${name}": rebuild it with "npm run build:native"`);
+      throw new KernelError(`the addon's op "${op}" has no argument "${name}": rebuild it with "${buildCommand}"`);
   const readers = fields.map(({ name, kind }): ((args: A) => unknown) => {
     const how = from[name];
     if (typeof how === "function") return how;

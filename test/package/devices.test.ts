@@ -111,6 +111,6 @@ it.each([
   );
   expect(failure).toMatchObject({ name: "KernelError" });
   const { message } = failure as Error;
-  for (const part of [process.platform, process.version, file, "npm run build:native", "npx esft build", "Cause: "])
+  for (const part of [process.platform, process.version, file, "unset ESFT_NATIVE", "npm run build:native", "Cause: "])
     expect(message).toContain(part);
 });
