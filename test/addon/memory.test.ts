@@ -1,7 +1,7 @@
 // Handles and the memory behind them: what the garbage collector is told about it, where a view may begin and end, what keeps memory
 // alive. No GPU. Alone: npx vitest run test/addon/memory.test.ts
 
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setFlagsFromString } from "node:v8";
@@ -183,6 +183,79 @@ describe("memory stays while something uses it", () => {
     // What is given back may be taken again at once: it must not be that of the op above.
     for (let i = 0; i < 50; i++) d.tensor("f32", [4], [9, 9, 9, 9]).dispose();
     expect([...(await sum.readF32())]).toEqual([4, 6]);
+  });
+
+  it("the operands of ops that still wait", async () => {
+    await using d = new Device({ kind: "ref", threads: 1 });
+    const n = 160;
+    const square = d.empty("f32", [n, n]);
+    const slow = (): void => ops.gemm(d, "nt", { a: square, b: square, c: d.empty("f32", [n, n]) });
+    const [y, norm] = [d.empty("f32", [4]), d.empty("f64", [1])];
+    for (let i = 0; i < 10; i++) slow();
+    const x = d.tensor("f32", [4], [1, 2, 3, 4]);
+    ops.add(d, { a: x, b: x, y, alpha: 1 });
+    x.dispose();
+    const z = d.tensor("f32", [2], [3, 4]);
+    const list = d.list([z]);
+    z.dispose();
+    ops.gradNorm(d, { grads: list, norm });
+    list.dispose();
+    const grad = d.tensor("f32", [3, 1], [1, 1, 1]);
+    ops.maskGrad(d, { grad, keep: [1] });
+    await collect();
+    // Given back too early, their memory would be taken again here.
+    const others = Array.from({ length: 64 }, () => d.tensor("f32", [4], [9, 9, 9, 9]));
+    expect([...(await y.readF32())]).toEqual([2, 4, 6, 8]);
+    expect((await norm.readF64())[0]).toBe(5);
+    expect([...(await grad.readF32())]).toEqual([0, 1, 0]);
+    expect(others).toHaveLength(64);
+  });
+
+  it.skipIf(process.platform !== "linux")("but not longer: memory, mappings and file handles are given back", async () => {
+    const path = join(folder, "returned");
+    writeFileSync(path, Buffer.alloc(64));
+    const handles = (): number => readdirSync("/proc/self/fd").length;
+    const mappings = (): number => readFileSync("/proc/self/maps", "utf8").split(path).length - 1;
+    await using d = new Device();
+    const [norm, before] = [d.empty("f64", [1]), handles()];
+    for (let i = 0; i < 20; i++) {
+      const file = new MappedFile(path);
+      const t = d.mapped(file, 0, "f32", [16]);
+      const list = d.list([t]);
+      ops.gradNorm(d, { grads: list, norm });
+      ops.add(d, { a: t, b: t, y: d.empty("f32", [16]), alpha: 1 });
+      file.dispose();
+      t.dispose();
+      list.dispose();
+    }
+    for (let i = 0; i < 4; i++) await d.synchronize();
+    expect(handles()).toBe(before);
+    expect(mappings()).toBe(0);
+    const resident = (): number => Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync("/proc/self/status", "utf8"))![1]);
+    const start = resident();
+    for (let i = 0; i < 40; i++) {
+      const t = d.empty("f32", [4 * MB]);
+      ops.fill(d, { x: t, value: 1 });
+      t.dispose();
+      await d.synchronize();
+    }
+    expect(resident() - start).toBeLessThan(160 * 1024); // of 640 MB
+  });
+
+  it("a new tensor is zero, whatever was there", async () => {
+    await using d = new Device();
+    for (const n of [1, 100, 5000, MB / 4, MB]) {
+      for (let i = 0; i < 4; i++) {
+        const t = d.empty("f32", [n]);
+        ops.fill(d, { x: t, value: 7 });
+        t.dispose();
+        await d.synchronize();
+      }
+      expect(
+        (await d.empty("f32", [n]).readF32()).every((x) => x === 0),
+        `${n} elements`,
+      ).toBe(true);
+    }
   });
 
   it("a mapped file, after its handle and its tensor are gone", async () => {

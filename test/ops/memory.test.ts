@@ -202,4 +202,42 @@ it("columns of one buffer are apart as long as no column is of two", () => {
   expect(add(columns(0, 4, 1), columns(0, 4))).toThrow(/memory apart/);
   expect(add(columns(0, 4), columns(1, 5))).toThrow(/memory apart/);
   expect(add(columns(20, 24), columns(22, 26))).toThrow(/memory apart/);
+  // Columns that go on in the next row, from either side, and a row that ends before its stride does.
+  expect(add(columns(0, 4), columns(22, 26))).toThrow(/memory apart/);
+  expect(add(columns(22, 26), columns(0, 4))).toThrow(/memory apart/);
+  const behind = buffer.view(24 * 9 + 4, [10, 4]);
+  expect(add(columns(0, 4), behind)).not.toThrow();
+  expect(add(behind, columns(0, 4))).not.toThrow();
+  expect(add(columns(0, 4), buffer.view(24 * 9 + 3, [10, 4]))).toThrow(/memory apart/);
+});
+
+it("the same place is the same memory only as the same elements", () => {
+  const d = device("cpu");
+  const buffer = d.empty("f32", [12, 24]);
+  const x = buffer.view(0, [6, 4], { ld: 24 });
+  const as = (offset: number, dtype: "f32" | "bf16", ld: number): Tensor => buffer.view(offset, [6, 4], { dtype, ld });
+  const cast = (y: Tensor) => () => ops.cast(d, { x, y });
+  expect(cast(as(0, "f32", 24))).not.toThrow();
+  expect(cast(as(0, "f32", 23))).toThrow(/memory apart/);
+  expect(cast(as(0, "bf16", 24))).toThrow(/memory apart/);
+  // As many elements from row to row, but of half the size: its third row is in the second of x.
+  expect(cast(as(28, "bf16", 24))).toThrow(/memory apart/);
+});
+
+it("what is only read may lie anywhere, and so may what has no elements", async () => {
+  const d = device("cpu");
+  const x = d.tensor("f32", [2, 3], [1, 2, 3, 4, 5, 6]);
+  const y = d.empty("f32", [2, 3]);
+  ops.add(d, { a: x, b: x.view(0, [2, 3]), y, alpha: 1 });
+  expect([...(await y.readF32())]).toEqual([2, 4, 6, 8, 10, 12]);
+  const g = d.tensor("f32", [2], [3, 4]);
+  const list = (n: number): TensorList => d.list(Array.from({ length: n }, () => d.empty("f32", [2])));
+  const options = { maxNorm: 0, lr: 1, beta1: 0, beta2: 0, eps: 0, weightDecay: 0, step: 1 };
+  const params = list(3);
+  ops.adamw(d, { params, grads: d.list([g, g, g]), m: list(3), v: list(3), norm: null, ...options });
+  for (const p of params.tensors) expect([...(await p.readF32())]).toEqual([-1, -1]);
+  const inside = x.view(1, [0, 3], { ld: 3 });
+  expect(() => ops.add(d, { a: inside, b: x.view(2, [0, 3], { ld: 3 }), y: inside, alpha: 1 })).not.toThrow();
+  expect(() => ops.columnSum(d, { x: x.view(0, [0, 3]), y: x.view(0, [3]) })).not.toThrow();
+  await d.synchronize();
 });
