@@ -2,22 +2,14 @@
 // Two instruction sets are built: the portable one and the best of this machine. Any finding ends the test process.
 
 import { execFileSync } from "node:child_process";
-import { existsSync, readFileSync, realpathSync } from "node:fs";
+import { readFileSync, realpathSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
+import { bestInstructionSet } from "./instruction-set.ts";
 import { root, showOrStop } from "./run.ts";
 
 const name = "test:asan";
 const out = path.join(root, "build-asan", "cmake");
-
-function bestInstructionSet(): string[] {
-  if (process.arch !== "x64" || !existsSync("/proc/cpuinfo")) return [];
-  const flags = new Set(/^flags\s*:(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1]?.split(" "));
-  const has = (...names: string[]): boolean => names.every((flag) => flags.has(flag));
-  if (!has("avx2", "fma")) return [];
-  if (!has("avx512f", "avx512bw", "avx512vl", "avx512dq")) return ["avx2"];
-  return [has("avx512_bf16") ? "avx512bf16" : "avx512"];
-}
 
 const isas = [...bestInstructionSet(), "baseline"];
 showOrStop(name, "cmake", [

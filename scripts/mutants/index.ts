@@ -1,0 +1,8 @@
+// All bugs that are planted in native code.
+import { addon } from "./addon.ts";
+import { checks } from "./checks.ts";
+import { products } from "./products.ts";
+import { rows } from "./rows.ts";
+import type { Mutant } from "./mutant.ts";
+
+export const mutants: readonly Mutant[] = [...checks, ...addon, ...rows, ...products];
