@@ -33,6 +33,15 @@ afterAll(async () => {
   await rm(root, { recursive: true, force: true });
 });
 
+it("evaluation tells its progress in the rows that were given, whatever they are packed into", async () => {
+  const seen: { done: number; total: number }[] = [];
+  await model.evaluate(rows, { ...data, rows: 12, batchTokens: 128 }, { onProgress: (p) => void seen.push(p) });
+  expect(seen.length).toBeGreaterThan(1);
+  expect(seen.map((p) => p.total)).toEqual(seen.map(() => 12));
+  expect(seen.map((p) => p.done)).toEqual(seen.map((p) => p.done).toSorted((a, b) => a - b));
+  expect(seen.at(-1)?.done).toBe(12);
+});
+
 describe("adapters", () => {
   it("go on, replace each other, and come off without a trace", async () => {
     const one = await trainAdapter("one", [[1, [0, 3]]], 1);

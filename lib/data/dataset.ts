@@ -173,6 +173,18 @@ async function encodeRow(
   }
 }
 
+/** What whoever trains on the rows should know of them, in words. */
+export function remarks({ file, rows, bad, codes, warnings }: DatasetReport): string[] {
+  const of = (n: number | undefined, says: string): string[] => (n ? [`${file ?? "the given rows"}: ${n} of ${rows} rows ${says}`] : []);
+  const kinds = Object.entries(codes).map(([code, n]) => `${n} ${code}`).join(", "); // prettier-ignore
+  return [
+    ...of(bad, `cannot be used and are left out (${kinds})`),
+    ...of(warnings["dropped"], "are trained without the messages, tool calls or tools that the chat template leaves out"),
+    ...of(warnings["empty-answer"], "have an answer of no text, of which the end alone is trained"),
+    ...of(warnings["stop-untrained"], "have an answer that does not teach the model to stop: no end-of-turn token follows it"),
+  ];
+}
+
 /** Nothing can be learned from a file without rows, or with none that can be used. */
 export function noUsableRow({ file, rows, bad }: Pick<DatasetReport, "file" | "rows" | "bad">): DataError {
   return new DataError(`${file ?? "the given rows"}: no usable row (${rows} rows, ${bad} bad)`, {

@@ -40,16 +40,17 @@ export class Rows implements Iterable<PackedRow> {
     return new Rows(this.plan, this.examples, this.options, Math.min(n, this.length));
   }
 
-  /** Tokens and targets of row `r`, as `make` would have them. */
-  count(r: number): { readonly tokens: number; readonly supervised: number } {
+  /** Examples, tokens and targets of row `r`, as `make` would have them. */
+  count(r: number): { readonly examples: number; readonly tokens: number; readonly supervised: number } {
     const { maxLength, onOverflow } = this.options;
     let [tokens, supervised] = [0, 0];
-    for (const i of this.itemsOf(r)) {
+    const items = this.itemsOf(r);
+    for (const i of items) {
       const [from, to] = kept(this.examples.size(i), maxLength, onOverflow);
       tokens += to - from;
       supervised += this.examples.supervised(i, from, to);
     }
-    return { tokens, supervised };
+    return { examples: items.length, tokens, supervised };
   }
 
   make(r: number): PackedRow {

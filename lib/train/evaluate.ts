@@ -16,7 +16,10 @@ export interface Evaluation {
   readonly supervised: number;
 }
 
-/** Forward and loss over `rows`, which are made as they are due, at most `tokensPerBatch` at a time (a longer row alone). @throws AbortError · DataError · KernelError */
+/**
+ * Forward and loss over `rows`, which are made as they are due, at most `tokensPerBatch` at a time (a longer row alone). Progress counts
+ * examples: what a file calls rows. @throws AbortError · DataError · KernelError
+ */
 export async function evaluateRows(
   model: Transformer,
   rows: Rows,
@@ -25,15 +28,16 @@ export async function evaluateRows(
 ): Promise<Evaluation> {
   let tokens = 0;
   let supervised = 0;
-  let [longest, all] = [0, 0];
+  let [longest, all, total] = [0, 0, 0];
   for (let r = 0; r < rows.length; r++) {
-    const size = rows.count(r).tokens;
+    const { tokens: size, examples } = rows.count(r);
     longest = Math.max(longest, size);
     all += size;
+    total += examples;
   }
   if (all > 0) model.prepare(Math.max(longest, Math.min(tokensPerBatch, all)), false);
   model.resetLoss();
-  let at = 0;
+  let [at, done] = [0, 0];
   while (at < rows.length) {
     throwIfAborted(options.signal, "evaluation");
     const from = at;
@@ -50,7 +54,8 @@ export async function evaluateRows(
     await model.device.synchronize().catch((error: unknown) => {
       throw explainNonFinite(error, "evaluation", CHECK_WEIGHTS);
     });
-    options.onProgress?.({ done: at, total: rows.length });
+    for (let r = from; r < at; r++) done += rows.count(r).examples;
+    options.onProgress?.({ done, total });
   }
   const sums = await model.readLoss();
   const loss = sums.loss / Math.max(1, supervised);

@@ -9,6 +9,7 @@
 import type { Adapter } from "../adapter/adapter.ts";
 import { isAdapterDir } from "../adapter/folder.ts";
 import type { Examples } from "../data/examples.ts";
+import { remarks } from "../data/dataset.ts";
 import { encodeSource } from "../data/source.ts";
 import type { DataSource } from "../data/source.ts";
 import { requireApart } from "../files/apart.ts";
@@ -155,7 +156,7 @@ async function prepare(session: TrainSession, request: CheckedRequest, task: Lon
     });
   const resuming = await resumes(outDir, control.resume ?? false);
   const trainable = await resolveMethod(session, request.method, options.seed, warn);
-  const { train, heldOut, held } = await readExamples(session, request, task);
+  const { train, heldOut, held } = await readExamples(session, request, task, warn);
   const identity = await session.identity(task);
   await session.checkpoint.files.requireUnchanged();
   const tokenizer = options.data.packing === "esft" ? await session.tokenizer() : null; // the paper's packing pads
@@ -184,11 +185,15 @@ async function readExamples(
   session: TrainSession,
   request: CheckedRequest,
   task: LongTask,
+  warn: (message: string) => void,
 ): Promise<Pick<TrainerInit, "train" | "heldOut"> & { readonly held: number }> {
   const { data, evalData, options } = request;
   const reading = { signal: task.signal, room: requireRoomForExamples };
-  const encode = async (source: DataSource): Promise<Examples> =>
-    (await encodeSource(source, options.data, () => session.tokenizer(), reading)).examples;
+  const encode = async (source: DataSource): Promise<Examples> => {
+    const { examples, report } = await encodeSource(source, options.data, () => session.tokenizer(), reading);
+    if (report !== null) for (const remark of remarks(report)) warn(remark);
+    return examples;
+  };
   const all = await encode(data);
   if (evalData !== null) {
     const heldOut = await encode(evalData);

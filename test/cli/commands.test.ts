@@ -192,6 +192,29 @@ describe("doctor, preview, build", () => {
       1,
       expect.stringMatching(/calls\.jsonl:2: .*the chat template leaves out messages\[1\]\.tool_calls.*onDropped to "allow"/),
     ]);
+    const train = [
+      "train",
+      "--model",
+      model,
+      "--data",
+      rows,
+      "--method",
+      "full",
+      "--out",
+      at("dropped"),
+      "--steps",
+      "1",
+      "--max-length",
+      "64",
+      "--eval-fraction",
+      "0",
+    ];
+    const [stopped, trained] = [await cli(train), await cli([...train, "--on-dropped", "allow"])];
+    expect([stopped.code, stopped.err]).toEqual([1, expect.stringMatching(/calls\.jsonl:2: .*leaves out messages\[1\]\.tool_calls/)]);
+    expect([trained.code, trained.err]).toEqual([
+      0,
+      expect.stringMatching(/^warning: .*calls\.jsonl: 1 of 2 rows are trained without the messages, tool calls or tools/m),
+    ]);
     const counted = await cli(["preview", model, rows, "-n", "0", "--lint", "--on-dropped", "allow"]);
     expect([counted.code, counted.out]).toEqual([0, "2 rows: 2 usable, 0 not\nrows with warnings: 1 dropped, 1 adapted\n"]);
   });
@@ -329,6 +352,10 @@ describe("train, eval, merge, verify", () => {
     const evaluated = JSON.parse((await cli(["eval", model, "--adapter", at("run"), "--data", data, "--max-length", "64", "--json"])).out);
     expect(evaluated.results[0].lossChange).toBeLessThan(0);
     expect((await cli(["eval", model, "--adapter", at("run"), "--data", data, "--rows", "4"])).out).toMatch(/base loss +adapter loss/);
+    // progress counts the rows of the file, not those that they are packed into
+    const { err } = await cli(["eval", model, "--data", data, "--rows", "50", "--batch-tokens", "256"]);
+    const seen = [...err.matchAll(/base .*: (\d+) of (\d+) rows/g)].map(([, done, total]) => [Number(done), Number(total)]);
+    expect(new Set(seen.map(([, total]) => total))).toEqual(new Set([50]));
 
     const merged = await cli(["merge", model, "--adapter", at("run"), "-o", at("merged"), "--json"]);
     expect(merged.code).toBe(0);

@@ -73,6 +73,17 @@ describe("epochs", () => {
   });
 });
 
+it("a row counts its examples, tokens and targets before it is made", () => {
+  const lists = [[1, 2], [3, 4, 5], [6, 7, 8, 9, 10, 11], [12, 13]]; // prettier-ignore
+  const rows = new BatchStream(
+    make(lists),
+    options({ packing: "document", maxLength: 5, onOverflow: "truncateRight", shuffle: false }),
+  ).rows();
+  const counts = Array.from({ length: rows.length }, (_, r) => rows.count(r));
+  expect(counts).toEqual([{ examples: 2, tokens: 5, supervised: 3 }, { examples: 1, tokens: 5, supervised: 4 }, { examples: 1, tokens: 2, supervised: 1 }]); // prettier-ignore
+  expect([...rows].map((r) => ({ tokens: r.ids.length, supervised: r.supervised }))).toEqual(counts.map(({ examples: _, ...c }) => c));
+});
+
 describe("the fingerprint of a stream", () => {
   const base = new BatchStream(many(3), options()).fingerprint;
   it.each([
