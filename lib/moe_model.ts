@@ -163,7 +163,7 @@ export class MoeModel implements TrainSession {
    * @throws ConfigError no sparse layer, or a partial profile of other data · DataError · NonFiniteError · AbortError after `onPartial`
    */
   async profile(data: DataSource, options: Partial<Omit<ProfileOptions, "model" | "data">> & { data?: DataInput } = {}): Promise<Profile> {
-    return this.use.run("profiling", options.signal, async (signal) => {
+    const work = this.use.run("profiling", options.signal, async (signal) => {
       const { data: dataInput, ...rest } = options;
       const o = parseOptions(dataSchema, dataInput ?? {}, "data");
       const { examples } = await this.encodeBy(data, o, { signal });
@@ -181,6 +181,7 @@ export class MoeModel implements TrainSession {
         data: { ...(file ? { name: basename(file) } : {}), sha256: examples.fingerprint() },
       });
     });
+    return this.measured(work);
   }
 
   /**
@@ -193,7 +194,7 @@ export class MoeModel implements TrainSession {
     options: z.input<typeof evaluateSchema> = {},
     task: { signal?: AbortSignal; onProgress?: (p: { done: number; total: number }) => void } = {},
   ): Promise<Evaluation> {
-    return this.use.run("evaluating", task.signal, async (signal) => {
+    const work = this.use.run("evaluating", task.signal, async (signal) => {
       const { batchTokens, rows: limit, ...o } = parseOptions(evaluateSchema, options, "evaluate");
       const { examples } = await this.encodeBy(data, o, { signal });
       const kept = limit !== undefined && limit < examples.length ? examples.subset(Array.from({ length: limit }, (_, i) => i)) : examples;
@@ -210,6 +211,17 @@ export class MoeModel implements TrainSession {
       if (!Number.isFinite(result.loss)) throw new NonFiniteError(`evaluation: the loss is ${result.loss}: ${CHECK_WEIGHTS}`);
       return result;
     });
+    return this.measured(work);
+  }
+
+  /** On a device that reads the mapped files, what was measured while they changed is worth nothing, and neither is why it failed. */
+  private async measured<T>(work: Promise<T>): Promise<T> {
+    const { hostMemory } = this.device.info;
+    try {
+      return await work;
+    } finally {
+      if (hostMemory) await this.checkpoint.files.requireUnchanged();
+    }
   }
 
   /**

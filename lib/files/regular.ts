@@ -1,11 +1,10 @@
 // Files that a user names, opened so that nothing hangs: only regular files are read (a symlink to one is fine). Opening a pipe
 // waits for whoever writes to it, and not even the end of the process ends that wait. Rows of data alone may come from a pipe.
 import type { Stats } from "node:fs";
-import { constants, createReadStream, openSync } from "node:fs";
+import { constants, createReadStream } from "node:fs";
 import type { FileHandle } from "node:fs/promises";
-import { open, stat } from "node:fs/promises";
-import { Socket } from "node:net";
-import type { Readable } from "node:stream";
+import { open, realpath, stat } from "node:fs/promises";
+import { setTimeout } from "node:timers/promises";
 import { IoError } from "../errors.ts";
 import { ioError, throwIfAborted } from "../task.ts";
 import { disk } from "./disk.ts";
@@ -121,33 +120,42 @@ export async function copyRegular(from: string, to: string): Promise<void> {
 }
 
 /**
- * The bytes of a regular file, or what comes out of a pipe until whoever writes to it closes it; `signal` ends the wait. A pipe is
- * listened to: a thread that reads it would block until the first byte, and block the end of the process too.
+ * The bytes of a regular file, or what comes out of a pipe until whoever writes to it closes it; `signal` ends the wait.
  * @throws IoError · AbortError
  */
 export async function* streamFile(path: string, signal?: AbortSignal): AsyncGenerator<Buffer> {
-  const stop = (): unknown => stream.destroy(new Error("aborted"));
-  const stream = await openStream(path);
-  signal?.addEventListener("abort", stop);
+  const reading = `reading ${path}`;
   try {
-    throwIfAborted(signal, `reading ${path}`);
-    yield* stream as AsyncIterable<Buffer>;
+    const info = await stat(path);
+    if (info.isFIFO()) return yield* readPipe(path, signal, reading);
+    if (!info.isCharacterDevice()) requireFile(info, path); // a terminal
+    for await (const piece of createReadStream(path, { highWaterMark: 1 << 20, signal }) as AsyncIterable<Buffer>) yield piece;
   } catch (error) {
-    throwIfAborted(signal, `reading ${path}`);
+    throwIfAborted(signal, reading);
     throw ioError(error, `cannot read ${path}`, { file: path });
-  } finally {
-    signal?.removeEventListener("abort", stop);
-    stream.destroy();
   }
 }
 
-async function openStream(path: string): Promise<Readable> {
-  try {
-    const info = await stat(path);
-    if (info.isFIFO()) return new Socket({ fd: openSync(path, NON_BLOCKING), readable: true, writable: false });
-    if (!info.isCharacterDevice()) requireFile(info, path); // a terminal
-    return createReadStream(path, { highWaterMark: 1 << 20 });
-  } catch (error) {
-    throw ioError(error, `cannot read ${path}`, { file: path });
+/** Asks now and then: a thread that reads a pipe would block until the first byte, and block the end of the process too. */
+async function* readPipe(path: string, signal: AbortSignal | undefined, reading: string): AsyncGenerator<Buffer> {
+  await using file = await open(path, NON_BLOCKING);
+  // A pipe without a name ("<(…)", standard input) had its writer from the beginning; to one with a name it may still come.
+  let expected = await realpath(path).then((real) => !real.startsWith("/dev/"), () => false); // prettier-ignore
+  for (let pauses = 0; ;) {
+    throwIfAborted(signal, reading);
+    const buffer = Buffer.allocUnsafe(1 << 16); // what a pipe holds
+    const got = await file.read(buffer).then(({ bytesRead }) => bytesRead, refuseOtherThanEmpty); // prettier-ignore
+    if (got === 0 && !expected) return;
+    if (got !== 0) expected = false;
+    if (got) {
+      pauses = 0;
+      yield buffer.subarray(0, got);
+    } else await setTimeout(Math.min(++pauses, 20));
   }
+}
+
+/** Nothing to read now from a pipe that someone has open for writing. */
+function refuseOtherThanEmpty(error: NodeJS.ErrnoException): null {
+  if (error.code !== "EAGAIN") throw error;
+  return null;
 }

@@ -163,7 +163,7 @@ describe("rows from a pipe", () => {
     await expect(Dataset.fromFile(path).lint(undefined, { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: "ERR_ABORTED" });
   });
 
-  it("of a process substitution, and the command says that it waits", async () => {
+  it("the command says that it waits, and does not read a pipe twice", async () => {
     const path = pipe();
     const writer = spawn("sh", ["-c", 'cat > "$0"', path], { stdio: ["pipe", "ignore", "ignore"] });
     writer.stdin.end(row);

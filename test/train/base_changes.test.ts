@@ -74,6 +74,19 @@ describe("weights under a run", () => {
     expect(deleted.events.filter((e) => e.type === "warning")).toMatchObject([{ message: expect.stringContaining(`deleted while it was in use (${join(deleted.dir, WEIGHTS)})`) as string }]); // prettier-ignore
   });
 
+  it("are noticed by what is measured on them", async () => {
+    const dir = join(root, "measured", "model");
+    await writeTinyModel(dir, tinyDeepseek);
+    await using model = await MoeModel.fromPretrained(dir, { threads: 1 });
+    const rows = Dataset.fromRows(toyRows(4));
+    expect((await model.evaluate(rows, { maxLength: 64 })).loss).toBeGreaterThan(0);
+    await using file = await open(join(dir, WEIGHTS), "r+");
+    await file.write(Buffer.alloc(500_000, 255), 0, 500_000, 20_000);
+    const changed = { code: "ERR_LAYOUT", message: expect.stringContaining("weight files changed while the model was in use") as string };
+    await expect(model.evaluate(rows, { maxLength: 64 })).rejects.toMatchObject(changed);
+    await expect(model.profile(rows, { tokens: 64, data: { maxLength: 64 } })).rejects.toMatchObject(changed);
+  });
+
   it("are let go with the model", async () => {
     const dir = join(root, "open", "model");
     await writeTinyModel(dir, tinyDeepseek, { tokenizer: false });
