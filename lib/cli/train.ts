@@ -9,6 +9,8 @@ import { JOB_NAMES, jobLeaves } from "./job_options.ts";
 import { addSchemaFlags } from "./schema_flags.ts";
 import type { Terminal } from "./terminal.ts";
 
+const EXTEND = "when resuming: take more --steps of a linear or cosine schedule; the rates of the steps left are those of the longer one";
+
 export function registerTrain(program: Command, terminal: Terminal): void {
   const train = program
     .command("train")
@@ -17,6 +19,7 @@ export function registerTrain(program: Command, terminal: Terminal): void {
   const read = addSchemaFlags(train, jobLeaves, JOB_NAMES);
   train
     .option("--resume", "go on from the checkpoint in the run directory when there is one")
+    .option("--extend", EXTEND)
     .option("--json", "print the events as JSON lines")
     .addHelpText(
       "after",
@@ -36,7 +39,7 @@ An interrupt (Ctrl-C) writes a checkpoint and stops; esft resume goes on to the 
     )
     .action(async (config, flags) => {
       const { readJob } = await import("./job.ts");
-      const control = { resume: flags.resume ?? false, signal: terminal.signal };
+      const control = { resume: flags.resume ?? false, extend: flags.extend ?? false, signal: terminal.signal };
       await runJob(await readJob(config ?? null, read(flags), control), flags.json ?? false, terminal);
     });
 
@@ -44,18 +47,22 @@ An interrupt (Ctrl-C) writes a checkpoint and stops; esft resume goes on to the 
     .command("resume")
     .description("go on with an interrupted run; the run directory holds all it needs")
     .argument("<dir>", "run directory (--out of esft train)");
-  const mayChange = new Set(["steps", "saveEvery", "threads", "device", "model", "data.file"]);
+  const mayChange = new Set(["steps", "keep", "saveEvery", "threads", "device", "model", "data.file"]);
   const readChanges = addSchemaFlags(
     resume,
     jobLeaves.filter((l) => mayChange.has(l.path.join("."))),
     JOB_NAMES,
   );
   resume
+    .option("--extend", EXTEND)
     .option("--json", "print the events as JSON lines")
-    .addHelpText("after", "\nExamples:\n  esft resume out/law\n  esft resume out/law --model /new/place/of/OLMoE-1B-7B")
+    .addHelpText(
+      "after",
+      "\nExamples:\n  esft resume out/law\n  esft resume out/law --steps 1000 --extend\n  esft resume out/law --model /new/place/of/OLMoE-1B-7B",
+    )
     .action(async (dir, flags) => {
       const { readRunJob } = await import("./job.ts");
-      const control = { resume: true, signal: terminal.signal };
+      const control = { resume: true, extend: flags.extend ?? false, signal: terminal.signal };
       await runJob(await readRunJob(dir, readChanges(flags), control), flags.json ?? false, terminal);
     });
 }
@@ -108,6 +115,9 @@ function show(event: TrainEvent, terminal: Terminal): void {
       return;
     case "warning":
       terminal.note(`warning: ${event.message}`);
+      return;
+    case "extend":
+      terminal.note(`step ${event.step}: the schedule of ${event.from} steps goes on to ${event.to}`);
       return;
     case "checkpoint":
     case "done":

@@ -18,14 +18,16 @@ export interface TensorEntry {
 
 export interface WriteOptions extends LongTask {
   readonly metadata?: Readonly<Record<string, string>>;
-  /** Also return the sha256 of every tensor. Default true. */
-  readonly hash?: boolean;
+  /** Also return sha256: of every tensor (default), or of the file as a whole. */
+  readonly hash?: "tensors" | "file" | false;
 }
 
 export interface Written {
   readonly bytes: number;
-  /** sha256 (hex) of each tensor's bytes, by name; empty without `hash`. */
+  /** sha256 (hex) of each tensor's bytes, by name, with hash "tensors". */
   readonly sha256: ReadonlyMap<string, string>;
+  /** sha256 (hex) of the file, with hash "file". */
+  readonly fileSha256: string | null;
 }
 
 /**
@@ -36,19 +38,22 @@ export interface Written {
 export async function writeSafetensors(path: string, entries: readonly TensorEntry[], options: WriteOptions = {}): Promise<Written> {
   const { header, dataBytes } = buildHeader(path, entries, options.metadata);
   const total = header.byteLength + dataBytes;
+  const { hash: hashed = "tensors" } = options;
   const sha256 = new Map<string, string>();
+  const whole = hashed === "file" ? createHash("sha256") : null;
   async function* content(): AsyncGenerator<Uint8Array> {
+    whole?.update(header);
     yield header;
     let done = header.byteLength;
     for (const entry of entries) {
       const expected = tensorBytes(entry.dtype, entry.shape)!;
       const begin = done;
-      const hash = (options.hash ?? true) ? createHash("sha256") : null;
+      const hash = hashed === "tensors" ? createHash("sha256") : null;
       for await (const bytes of pieces(entry)) {
         throwIfAborted(options.signal, `writing ${path}`);
         done += bytes.byteLength;
         if (done - begin > expected) throw wrongSize(path, entry, expected, `more than ${expected}`);
-        hash?.update(bytes);
+        (hash ?? whole)?.update(bytes);
         yield bytes;
         options.onProgress?.({ phase: "write", done, total, unit: "bytes" });
       }
@@ -57,7 +62,7 @@ export async function writeSafetensors(path: string, entries: readonly TensorEnt
     }
   }
   await writeFileAtomic(path, content(), { bytes: total });
-  return { bytes: total, sha256 };
+  return { bytes: total, sha256, fileSha256: whole?.digest("hex") ?? null };
 }
 
 async function* pieces(entry: TensorEntry): AsyncGenerator<Uint8Array> {

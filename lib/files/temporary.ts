@@ -15,24 +15,33 @@ const place = (): string => {
 };
 
 /** A path for a temporary sibling of `path`, in use until `forget`. */
-export function temporary(path: string, folder = dirname(resolve(path))): string {
+export function temporary(path: string): string {
   const { pid, start, thread } = thisHolder();
   const token = randomBytes(4).toString("hex");
   live.add(token);
-  return join(folder, `.${basename(path)}.tmp-${place()}-${pid}-${start ?? ""}-${thread}-${token}`);
+  return join(dirname(resolve(path)), `.${basename(path)}.tmp-${place()}-${pid}-${start ?? ""}-${thread}-${token}`);
 }
 
 /** The entry is in its place, or its writer gave up. */
 export const forget = (temp: string): void => void live.delete(temp.slice(-8));
 
 /** Removes what gone processes left of `path`. */
-export async function removeStale(path: string, folder = dirname(resolve(path))): Promise<void> {
-  const prefix = `.${basename(path)}.tmp-${place()}-`;
+export async function removeStale(path: string): Promise<void> {
+  await removeLeft(dirname(resolve(path)), (name) => name === basename(path));
+}
+
+/** Removes what gone processes left in a folder. */
+export async function removeAllStale(folder: string): Promise<void> {
+  await removeLeft(folder, () => true);
+}
+
+async function removeLeft(folder: string, chosen: (name: string) => boolean): Promise<void> {
   for (const entry of await disk.readdir(folder).catch(() => [])) {
-    const [, pid, start, thread, token] =
-      (entry.startsWith(prefix) && /^(\d+)-(\d*)-(\d+)-([0-9a-f]{8})$/.exec(entry.slice(prefix.length))) || [];
-    if (token === undefined) continue;
+    const [, name, where, pid, start, thread, token] = TEMPORARY.exec(entry) ?? [];
+    if (name === undefined || token === undefined || where !== place() || !chosen(name)) continue;
     const holder = { ...thisHolder(), pid: Number(pid), start: start === "" ? null : Number(start), thread: Number(thread) };
     if (isGone(holder, token)) await disk.rm(join(folder, entry), { recursive: true, force: true });
   }
 }
+
+const TEMPORARY = /^\.(.*)\.tmp-([0-9a-f]{6})-(\d+)-(\d*)-(\d+)-([0-9a-f]{8})$/;

@@ -1,19 +1,18 @@
 // What a run delivers: the trained tensors as an adapter in its directory, the best one by held-out loss or the last. While it
 // runs, best/ keeps the adapter with the lowest held-out loss so far.
 
-import { rm } from "node:fs/promises";
-import { join } from "node:path";
 import { Adapter } from "../adapter/adapter.ts";
 import { frozenDigest } from "../adapter/digest.ts";
 import { isAdapterDir } from "../adapter/folder.ts";
 import { parameterTensor } from "../adapter/tensors.ts";
-import type { AttachedTensor } from "../adapter/tensors.ts";
-import { AbortError, LayoutError } from "../errors.ts";
+import type { AdapterTensor, AttachedTensor } from "../adapter/tensors.ts";
+import { AbortError, LayoutError, NonFiniteError } from "../errors.ts";
 import { encodeFloats } from "../files/floats.ts";
 import type { BaseIdentity } from "../files/hash.ts";
 import type { TrainableSpec } from "../methods/method.ts";
 import type { TrainOptions } from "../options.ts";
 import type { LongTask } from "../task.ts";
+import { bestDir, keptStates, pruneBest, readRun } from "./checkpoint.ts";
 import type { TrainSession } from "./session.ts";
 import type { TrainSummary } from "./trainer.ts";
 
@@ -26,12 +25,16 @@ export interface Delivery {
   readonly outDir: string;
 }
 
-const bestDir = (outDir: string): string => join(outDir, "best");
-
-/** Keeps the trained values of now as the best so far. */
+/** Keeps the trained values of now as the best so far, beside those that kept states name. */
 export async function keepBest(delivery: Delivery, step: number): Promise<void> {
+  if (delivery.options.keep !== "best") return;
   await delivery.session.checkpoint.files.requireUnchanged();
-  await makeAdapter(delivery, { step }).save(bestDir(delivery.outDir));
+  await makeAdapter(delivery, { step }).save(bestDir(delivery.outDir, step));
+}
+
+/** Is the best adapter that a checkpoint names there and whole? @throws LayoutError */
+export async function checkBest({ options, outDir }: Delivery, best: TrainSummary["best"]): Promise<void> {
+  if (options.keep === "best" && best !== null && best.step > 0) await loadBest(outDir, best.step);
 }
 
 /**
@@ -64,29 +67,60 @@ export async function deliver(
   if (best?.step === 0) warn("the held-out loss never fell below the base model's; the adapter is that of the last step");
   const adapter =
     best !== null && best.step > 0 && best.step < summary.step
-      ? (await loadBest(outDir, best.step)).with({ training: facts(options, { ...summary, step: best.step }), frozenDigest: digest })
+      ? withValuesOf(makeAdapter(delivery, { ...summary, step: best.step }, digest), await loadBest(outDir, best.step))
       : makeAdapter(delivery, summary, digest);
+  const named = options.keep === "best" ? await namedByStates(outDir) : new Set<number>();
+  named.delete(best?.step ?? summary.step);
+  for (const step of named) await rescue(outDir, step);
   await adapter.save(outDir);
-  await rm(bestDir(outDir), { recursive: true, force: true });
+  await pruneBest(outDir, named);
   return Adapter.load(outDir);
+}
+
+/** Steps of the best adapters that the kept states name: one of them may be gone back to. */
+async function namedByStates(outDir: string): Promise<Set<number>> {
+  const runs = await Promise.all((await keptStates(outDir)).map((k) => readRun(k).catch(() => null)));
+  return new Set(runs.flatMap((run) => (run?.best && run.best.step > 0 ? [run.best.step] : [])));
+}
+
+/** The adapter in outDir is about to be replaced: where it is the only copy of a best one that is still named, it moves to best/. */
+async function rescue(outDir: string, step: number): Promise<void> {
+  if (await isAdapterDir(bestDir(outDir, step))) return;
+  const best = await loadBest(outDir, step).catch(() => null);
+  await best?.save(bestDir(outDir, step));
+}
+
+/** The trained values are those of `best`; all that is said of them is of this run. */
+function withValuesOf(adapter: Adapter, best: Adapter): Adapter {
+  const from = <T extends AdapterTensor | AttachedTensor>(tensors: ReadonlyMap<string, T>): T[] =>
+    [...tensors].map(([key, t]) => ({ ...t, read: () => best.read(key) }));
+  return adapter.with({ tensors: from(adapter.tensors), attached: from(adapter.attached) });
 }
 
 /** The adapter of step `step`; where the run was finished once before (and resumed, perhaps with more steps), it is the delivered one. */
 async function loadBest(outDir: string, step: number): Promise<Adapter> {
-  const best = await Adapter.load((await isAdapterDir(bestDir(outDir))) ? bestDir(outDir) : outDir);
-  const found = best.training?.["step"];
-  if (found !== step)
+  const dir = (await isAdapterDir(bestDir(outDir, step))) ? bestDir(outDir, step) : outDir;
+  const fail = (found: string, cause?: unknown): never => {
     throw new LayoutError(
-      `${outDir}: expected the best adapter of step ${step}, found ${found === undefined ? "none" : `step ${JSON.stringify(found)}`}; train again, or resume with keep "last"`,
-      { where: { file: outDir } },
+      `${dir}: expected the best adapter, that of step ${step}, found ${found}; train again, or resume with --keep last`,
+      { where: { file: dir }, cause },
     );
+  };
+  if (!(await isAdapterDir(dir))) fail("none");
+  const best = await Adapter.load(dir).catch((error: unknown) => {
+    if (error instanceof LayoutError || error instanceof NonFiniteError) return fail(`a damaged one (${error.message})`, error);
+    throw error;
+  });
+  const found = best.training?.["step"];
+  if (found !== step) fail(`that of step ${JSON.stringify(found)}`);
   return best;
 }
 
 /** What goes into the manifest: the same for the same run, whenever and however often it was interrupted. */
 function facts(options: TrainOptions, summary: Partial<TrainSummary>): Record<string, never> {
-  const { best, firstEval, lastEval, step, tokens } = summary;
-  return JSON.parse(JSON.stringify({ options, step, tokens, best, firstEval, lastEval })) as Record<string, never>;
+  const { best, firstEval, lastEval, step, tokens, extensions = [] } = summary;
+  const extended = extensions.length > 0 ? extensions : undefined;
+  return JSON.parse(JSON.stringify({ options, step, tokens, best, firstEval, lastEval, extended })) as Record<string, never>;
 }
 
 function makeAdapter({ session, trainable, options, identity }: Delivery, summary: Partial<TrainSummary>, digest?: string): Adapter {

@@ -41,6 +41,8 @@ export type TrainEvent =
   | ({ readonly type: "eval"; readonly step: number; readonly best: boolean } & Pick<Evaluation, "loss" | "accuracy" | "supervised">)
   | { readonly type: "checkpoint"; readonly step: number; readonly path: string }
   | { readonly type: "warning"; readonly step: number; readonly message: string }
+  /** A decaying schedule of `from` steps was lengthened to `to`. */
+  | { readonly type: "extend"; readonly step: number; readonly from: number; readonly to: number }
   | { readonly type: "done"; readonly step: number; readonly reason: "finished" | "interrupted"; readonly seconds: number };
 
 /** events.jsonl of a run directory. */

@@ -1,11 +1,16 @@
-// What must not change between the parts of a run, as one hash: a checkpoint is resumed only by a run with the same one.
+// What must not change between the parts of a run, as facts that a checkpoint keeps: a run that resumes it is told which of them
+// differ, from what to what. A decaying schedule may be lengthened, when one asks for it.
 
 import type { Examples } from "../data/examples.ts";
 import type { BatchStream } from "../data/stream.ts";
+import { ConfigError } from "../errors.ts";
+import type { ExpertSet } from "../experts/expert_set.ts";
 import { sha256 } from "../files/hash.ts";
 import type { TrainableSpec } from "../methods/method.ts";
 import type { Transformer } from "../model/transformer.ts";
+import { isPlain } from "../options.ts";
 import type { TrainOptions } from "../options.ts";
+import type { RunState } from "./checkpoint.ts";
 
 /** What a run is made of, as far as its result depends on it. */
 export interface RunParts {
@@ -14,23 +19,83 @@ export interface RunParts {
   readonly base: string;
   readonly trainable: TrainableSpec;
   readonly heldOut: Examples | null;
-  readonly model: Transformer;
+  readonly model: Pick<Transformer, "precision">;
+}
+type Facts = RunState["facts"];
+export type Extension = RunState["extensions"][number];
+
+/** With a constant schedule the number of steps is no fact: a resumed run may do more. */
+export function runFacts({ options, base, trainable, heldOut, model }: RunParts, stream: Pick<BatchStream, "fingerprint">): Facts {
+  const { steps, saveEvery: _, data, ...rest } = options;
+  const { template, ...reading } = data;
+  return JSON.parse(
+    JSON.stringify({
+      ...rest,
+      steps: options.optimizer.schedule === "constant" ? null : steps,
+      // A template's file may move: what it does to the rows is in their hash.
+      data: { ...reading, template: template === "tokenizer" || template === "esft" ? template : "a file" },
+      method: { type: trainable.type, ...trainable.options },
+      experts: inWords(trainable.experts),
+      trained: sha256(JSON.stringify(trainable.keys)),
+      rows: stream.fingerprint,
+      heldOutRows: heldOut?.fingerprint() ?? null,
+      base,
+      precision: model.precision,
+    }),
+  ) as Facts;
 }
 
-/** With a constant schedule a resumed run may do more steps. */
-export function runFingerprint({ options, base, trainable, heldOut, model }: RunParts, stream: BatchStream): string {
-  const { steps, saveEvery: _, ...fixed } = options;
-  return sha256(
-    JSON.stringify([
-      fixed,
-      options.optimizer.schedule === "constant" ? null : steps,
-      base,
-      trainable.type,
-      trainable.keys,
-      stream.fingerprint,
-      heldOut?.fingerprint() ?? null,
-      model.precision,
-      ...(Object.keys(trainable.options).length > 0 ? [trainable.options] : []), // where a method has none, hashes of earlier runs hold
-    ]),
+function inWords(experts: ExpertSet | null): string | null {
+  if (experts === null) return null;
+  const layers = [...experts.layers].filter(([, { ids }]) => ids.length > 0).map(([layer, { ids }]) => `layer ${layer}: ${ids.join(" ")}`);
+  const more = [experts.sharedExperts ? "shared experts" : "", experts.nonExpertModules ? "other modules" : ""];
+  return [...layers, ...more].filter(Boolean).join("; ");
+}
+
+/** Facts that are hashes, or need a word. */
+const LABELS: Readonly<Record<string, string>> = {
+  trained: "the list of trained tensors",
+  rows: "the training rows",
+  heldOutRows: "the held-out rows",
+  base: "the base model",
+};
+
+/**
+ * Is `now` the run that `before` was? @returns how its schedule was lengthened, where it was
+ * @throws ConfigError what differs, all of it
+ */
+export function requireSameRun(dir: string, step: number, before: Facts, now: Facts, extend: boolean): Extension | null {
+  const [old, asked] = [flat(before), flat(now)];
+  let extension: Extension | null = null;
+  const found = [...new Set([...old.keys(), ...asked.keys()])].flatMap((key) => {
+    const [from, to] = [old.get(key), asked.get(key)];
+    if (from === to) return [];
+    if (key === "keep" && to === '"last"') return []; // decides what is delivered at the end, no more
+    if (key === "steps" && from !== undefined && to !== undefined && Number(to) > Number(from)) {
+      if (!extend) return [{ key, from, to, more: " (a longer schedule is taken with --extend, extend: true)" }];
+      extension = { step, from: Number(from), to: Number(to) };
+      return [];
+    }
+    return [{ key, from, to, more: key === "steps" ? " (a schedule can be lengthened, not shortened)" : "" }];
+  });
+  const [first] = found;
+  if (first === undefined) return extension;
+  const list = found.map(({ key, from, to, more }) => `${LABELS[key] ?? key} ${shown(from, to)} → ${shown(to, from)}${more}`);
+  throw new ConfigError(
+    `${dir}: the checkpoint belongs to a run with other options, data or base model: ${list.join(", ")}; resume with the same ones, or choose another outDir`,
+    { where: { file: dir, key: first.key, expected: first.from, found: first.to } },
   );
+}
+
+/** Key paths and their values as JSON. */
+function flat(facts: unknown, path = ""): Map<string, string> {
+  if (!isPlain(facts)) return new Map([[path, JSON.stringify(facts)]]);
+  return new Map(Object.entries(facts).flatMap(([key, value]) => [...flat(value, path === "" ? key : `${path}.${key}`)]));
+}
+
+/** A hash by its beginning, where that tells it from the other one. */
+function shown(value: string | undefined, other: string | undefined): string {
+  if (value === undefined || value === "null") return "none";
+  const short = /^"[0-9a-f]{64}/.test(value) && value.slice(0, 13) !== other?.slice(0, 13);
+  return short ? value.slice(1, 13) : value;
 }

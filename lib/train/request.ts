@@ -2,18 +2,20 @@
 // CheckedRequest is what the parser leaves, and what a run works from. request.json keeps a request in its run directory, with
 // absolute paths, so that the directory alone is enough to go on.
 
-import { mkdir } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { z } from "zod";
 import { Dataset } from "../data/dataset.ts";
 import { Examples } from "../data/examples.ts";
 import { fileOf } from "../data/source.ts";
 import type { DataSource } from "../data/source.ts";
-import { ConfigError } from "../errors.ts";
+import { ConfigError, LayoutError } from "../errors.ts";
 import { ExpertSet } from "../experts/expert_set.ts";
 import { Profile } from "../experts/profile.ts";
-import { writeFileAtomic } from "../files/atomic.ts";
-import { formatJson, readJsonFile } from "../files/json.ts";
+import { finishGroup, makeFolder, writeFileAtomic, writeGroupAtomic } from "../files/atomic.ts";
+import { sha256 } from "../files/hash.ts";
+import { formatJson } from "../files/json.ts";
+import { readTextFile } from "../files/regular.ts";
+import { damaged, readSealedJson, sealedJson } from "../files/sealed.ts";
 import type { TrainableSpec } from "../methods/method.ts";
 import { dataSchema, isPlain, machineSchema, parseOptions, selectSchema, shown, trainSchema } from "../options.ts";
 import type { MachineOptions, Plain, TrainOptions } from "../options.ts";
@@ -26,6 +28,8 @@ import type { TrainSession } from "./session.ts";
 export interface RunControl {
   /** true: go on from outDir's checkpoint when there is one. */
   readonly resume?: boolean | undefined;
+  /** true: a resumed run may have more steps of a linear or cosine schedule; what is left of it then follows the longer one. */
+  readonly extend?: boolean | undefined;
   /** Fires = checkpoint, then stop: the result says "interrupted". Before the first step, AbortError. */
   readonly signal?: AbortSignal | undefined;
   /** Hashing the base, before and after; the run itself tells its progress by events. */
@@ -157,8 +161,13 @@ export class CheckedRequest {
   }
 
   /** @throws ConfigError the first fault, with its key */
-  static parse({ resume, signal, onProgress, ...request }: TrainRequest): CheckedRequest {
-    return new CheckedRequest(parseOptions(requestSchema, complete({ ...request }, "train"), "train"), { resume, signal, onProgress });
+  static parse({ resume, extend, signal, onProgress, ...request }: TrainRequest): CheckedRequest {
+    return new CheckedRequest(parseOptions(requestSchema, complete({ ...request }, "train"), "train"), {
+      resume,
+      extend,
+      signal,
+      onProgress,
+    });
   }
 
   /** @throws ConfigError the first fault, with its key; `from` names the file */
@@ -178,8 +187,12 @@ export interface Job extends MachineOptions {
 
 const REQUEST = "request.json";
 const EXPERTS = "experts.json";
+const GROUP = "request"; // the two change together
 
-/** Writes request.json (a job with absolute paths; null for rows that came from memory) and the experts it names. */
+/**
+ * Writes request.json (a job with absolute paths; null for rows that came from memory) and the experts it names. Both are under a hash
+ * in it, so that a run does not go on by a damaged one.
+ */
 export async function keepRequest(session: TrainSession, request: CheckedRequest, trainable: TrainableSpec): Promise<void> {
   const { data, evalData, options, outDir } = request;
   const path = (rows: DataSource): string | null => {
@@ -202,15 +215,30 @@ export async function keepRequest(session: TrainSession, request: CheckedRequest
     ...(backend === "ref" ? {} : { device: backend }), // a resumed run computes where it began
     precision: session.transformer.precision,
   };
-  await mkdir(outDir, { recursive: true });
-  if (trainable.experts) await trainable.experts.save(join(outDir, EXPERTS));
-  await writeFileAtomic(join(outDir, REQUEST), formatJson(kept));
+  const experts = trainable.experts && formatJson(trainable.experts.toJSON());
+  const text = sealedJson({ ...kept, ...(experts === null ? {} : { expertsSha256: sha256(experts) }) });
+  await makeFolder(outDir);
+  await writeGroupAtomic(
+    outDir,
+    GROUP,
+    async (temp) => {
+      if (experts !== null) await writeFileAtomic(join(temp, EXPERTS), experts);
+      await writeFileAtomic(join(temp, REQUEST), text);
+    },
+    { owned: (name) => name === EXPERTS },
+  );
 }
 
-/** The job that a run directory was started with, not yet parsed, and the file it came from. @throws ConfigError · IoError */
+/** The job that a run directory was started with, not yet parsed, and the file it came from. @throws ConfigError · LayoutError · IoError */
 export async function loadRequest(outDir: string): Promise<{ readonly job: Plain; readonly file: string }> {
   const file = join(outDir, REQUEST);
-  const job = await readJsonFile(file, ConfigError).catch((error: unknown) => {
+  const experts = join(outDir, EXPERTS);
+  await finishGroup(outDir, GROUP);
+  const { value: job, sealed } = await readSealedJson(file, ConfigError).catch((error: unknown) => {
+    if (error instanceof LayoutError)
+      throw new LayoutError(`${error.message}. Give changes as flags; if it was edited on purpose, remove the line "sha256" from it`, {
+        where: error.where,
+      });
     if ((error as { where?: Plain }).where?.["errno"] === "ENOENT")
       throw new ConfigError(`${outDir}: expected a run directory with ${REQUEST}, found none; start a run with esft train`, {
         where: { file },
@@ -218,11 +246,16 @@ export async function loadRequest(outDir: string): Promise<{ readonly job: Plain
     throw error;
   });
   if (!isPlain(job)) throw new ConfigError(`${file}: expected keys and values, found ${typeof job}`, { where: { file } });
-  const { data, evalData, method } = job;
+  const { data, evalData, method, expertsSha256: expected } = job;
   if ((isPlain(data) && data["file"] === null) || evalData === null)
     throw new ConfigError(`${file}: the rows of this run came from memory, not from a file; resume it from the program that started it`, {
       where: { file },
     });
-  const experts = isPlain(method) && method["experts"] === EXPERTS ? { method: { ...method, experts: join(outDir, EXPERTS) } } : {};
-  return { job: { ...job, ...experts, outDir: resolve(outDir) }, file };
+  if (sealed && typeof expected === "string") {
+    const found = sha256(await readTextFile(experts));
+    if (found !== expected) throw damaged(experts, expected, found);
+    delete job["expertsSha256"];
+  }
+  const own = isPlain(method) && method["experts"] === EXPERTS ? { method: { ...method, experts } } : {};
+  return { job: { ...job, ...own, outDir: resolve(outDir) }, file };
 }

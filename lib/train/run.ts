@@ -2,7 +2,7 @@
 //
 //   outDir/ adapter.safetensors, adapter.json, README.md   what the run delivers
 //           checkpoint/                                    full state for exact resume
-//           best/                                          adapter with the lowest held-out loss so far
+//           best/                                          adapters with the lowest held-out loss so far
 //           events.jsonl                                   what happened
 //           request.json, experts.json                     what was asked for: enough to resume by the directory alone
 
@@ -18,7 +18,7 @@ import type { TrainableSpec } from "../methods/method.ts";
 import type { TrainOptions } from "../options.ts";
 import type { LongTask } from "../task.ts";
 import { hasCheckpoint } from "./checkpoint.ts";
-import { deliver, keepBest } from "./deliver.ts";
+import { checkBest, deliver, keepBest } from "./deliver.ts";
 import { EventQueue } from "./events.ts";
 import type { TrainEvent } from "./events.ts";
 import { availableMemory, availableOn, requireRoomForExamples } from "./available_memory.ts";
@@ -132,6 +132,8 @@ async function carryOut(
       },
       beforeSave: async () => void (await session.checkpoint.files.requireUnchanged()),
       keepBest: (step) => keepBest(delivery, step),
+      checkBest: (best) => checkBest(delivery, best),
+      extend: task.extend,
     });
     await kept;
     const adapter = summary.reason === "finished" ? await deliver(delivery, summary, warnAt(summary.step), task) : null;

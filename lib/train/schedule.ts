@@ -1,5 +1,6 @@
 // Learning rate over steps: linear warm-up from 0, then constant, linear or cosine decay that would reach
-// lr · minLrRatio with the update after the last one.
+// lr · minLrRatio with the update after the last one. Of a run that was lengthened, the rates from there on are those of a schedule that
+// had the new number of steps from the beginning: where it had decayed already, the rate rises again.
 
 import type { OptimizerOptions } from "../options.ts";
 

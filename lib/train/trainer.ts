@@ -13,13 +13,14 @@ import type { Transformer } from "../model/transformer.ts";
 import { STATE_BYTES_PER_PARAMETER } from "../model/weights/training_state.ts";
 import type { TrainingState } from "../model/weights/training_state.ts";
 import type { TrainableSpec } from "../methods/method.ts";
-import { hasCheckpoint, restoreCheckpoint, saveCheckpoint } from "./checkpoint.ts";
+import { Checkpoints } from "./checkpoint.ts";
 import type { RunState } from "./checkpoint.ts";
 import { EventLog } from "./events.ts";
 import type { TrainEvent } from "./events.ts";
 import { evaluateRows } from "./evaluate.ts";
 import type { Evaluation } from "./evaluate.ts";
-import { runFingerprint } from "./fingerprint.ts";
+import { requireSameRun, runFacts } from "./fingerprint.ts";
+import type { Extension } from "./fingerprint.ts";
 import type { TrainOptions } from "../options.ts";
 import { requireBalancedRouter, Update } from "./update.ts";
 import type { StepFigures } from "./update.ts";
@@ -46,6 +47,10 @@ export interface TrainerInit {
   readonly beforeSave: () => Promise<void>;
   /** Called when the held-out loss reached a new minimum: keeps the trained values. */
   readonly keepBest: (step: number) => Promise<void>;
+  /** Is the best adapter that a checkpoint names still whole? @throws LayoutError */
+  readonly checkBest?: (best: RunState["best"]) => Promise<void>;
+  /** A run to resume may get more steps of its decaying schedule. */
+  readonly extend?: boolean | undefined;
 }
 
 export interface TrainSummary {
@@ -56,6 +61,8 @@ export interface TrainSummary {
   readonly lastEval: number | null;
   readonly tokens: number;
   readonly seconds: number;
+  /** Lengthened schedules; empty for most runs. */
+  readonly extensions: readonly Extension[];
 }
 
 export async function runTraining(init: TrainerInit): Promise<TrainSummary> {
@@ -83,7 +90,9 @@ class Loop {
   /** Null: nothing in them is supervised. */
   private readonly heldOut: Rows | null;
   private readonly log: EventLog;
-  private readonly fingerprint: string;
+  private readonly facts: RunState["facts"];
+  private readonly checkpoints: Checkpoints;
+  private extensions: readonly Extension[] = [];
   private reached: Progress = { step: 0, skipped: 0, best: null, firstEval: null, lastEval: null, tokens: 0 };
   private secondsBefore = 0;
   private startedAt = 0;
@@ -101,7 +110,8 @@ class Loop {
     this.stream = new BatchStream(train, { ...stream, rowsPerBatch: options.rowsPerStep });
     this.heldOut = heldOut && heldOutRows(heldOut, stream, options.evalRows);
     this.log = new EventLog(join(init.outDir, "events.jsonl"));
-    this.fingerprint = runFingerprint(init, this.stream);
+    this.facts = runFacts(init, this.stream);
+    this.checkpoints = new Checkpoints(init.outDir);
   }
 
   private async emit(event: TrainEvent): Promise<void> {
@@ -125,7 +135,7 @@ class Loop {
       if (!this.evalDue && last) break;
       if (this.evalDue || signal?.aborted || !(await this.next())) {
         reason = "interrupted";
-        await this.save();
+        if (this.savedStep !== reached.step) await this.save(); // the same state twice would push out the one before
         break;
       }
       this.evalDue = reached.step === options.steps || (options.evalEvery > 0 && reached.step % options.evalEvery === 0);
@@ -133,19 +143,27 @@ class Loop {
     const { seconds } = this;
     const { step, best, firstEval, lastEval, tokens } = reached;
     await this.emit({ type: "done", step, reason, seconds });
-    return { reason, step, best, firstEval, lastEval, tokens, seconds };
+    return { reason, step, best, firstEval, lastEval, tokens, seconds, extensions: this.extensions };
   }
 
   /** Goes on from a checkpoint when there is one, and plans the memory of the passes. */
   private async start(): Promise<void> {
     const { options, outDir, trainable, model, train, heldOut } = this.init;
-    if (await hasCheckpoint(outDir)) {
-      await this.restore(await restoreCheckpoint(outDir, this.state, this.fingerprint));
+    let extension = null as Extension | null;
+    const restored = await this.checkpoints.restore(this.state, async (run) => {
+      extension = requireSameRun(outDir, run.step, run.facts, this.facts, this.init.extend ?? false);
+      await this.init.checkBest?.(run.best);
+    });
+    if (restored !== null) {
+      await this.restore(restored.run);
       model.params.refreshCopies();
+      for (const message of restored.damages) await this.emit({ type: "warning", step: restored.run.step, message });
     } else await this.log.rewind(-1); // of a run that was killed before its first checkpoint
+    await this.checkpoints.requireSpace(this.state);
     this.startedAt = performance.now();
     const { capacity } = this.update;
     model.prepare(capacity, true);
+    if (extension !== null) await this.extend(extension);
     await this.emit({
       type: "start",
       step: this.reached.step,
@@ -177,19 +195,28 @@ class Loop {
     this.savedStep = step;
     this.evalDue = !run.evaluated;
     this.secondsBefore = run.seconds;
+    this.extensions = run.extensions;
     await this.log.rewind(step);
   }
 
+  /** From here on the schedule is the longer one. Kept at once: request.json will ask for the new number of steps. */
+  private async extend(extension: Extension): Promise<void> {
+    this.extensions = [...this.extensions, extension];
+    await this.emit({ type: "extend", ...extension });
+    await this.save();
+  }
+
   private async save(): Promise<void> {
-    const { seconds, fingerprint, reached } = this;
+    const { seconds, facts, extensions, reached } = this;
     const { step } = reached;
     await this.init.beforeSave();
-    const path = await saveCheckpoint(this.init.outDir, this.state, {
+    const path = await this.checkpoints.save(this.state, {
       ...reached,
       evaluated: !this.evalDue,
       optimizerSteps: this.update.optimizer.steps,
       cursor: this.stream.cursor,
-      fingerprint,
+      facts,
+      extensions: [...extensions],
       seconds,
     });
     this.savedStep = step;

@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ShuffleRandom } from "../../lib/data/shuffle.ts";
 import { Dataset, MoeModel } from "../../lib/index.ts";
+import { keptStates } from "../../lib/train/checkpoint.ts";
 import { tinyDeepseek, toyRows, writeTinyModel } from "../support/tiny_model.ts";
 import { cli, scratch, spawnCli, writeRows } from "./support.ts";
 
@@ -34,6 +35,7 @@ const stepsDone = (out: string): number => {
 async function until(condition: () => boolean, running: () => boolean): Promise<void> {
   while (!condition() && running()) await new Promise((r) => setTimeout(r, 5));
 }
+const newestState = async (out: string): Promise<string> => readFileSync(join((await keptStates(at(out)))[0]!.path, "run.json"), "utf8");
 const sameFiles = (a: string, b: string): void => {
   for (const file of FILES) expect(readFileSync(at(a, file)).equals(readFileSync(at(b, file))), `${file} of ${a} and ${b}`).toBe(true);
 };
@@ -91,7 +93,7 @@ describe("interrupted runs", () => {
     const { code, err, out } = await run.done;
     expect([code, err]).toEqual([exit, expect.stringMatching(/checkpoint at step \d+ in .*go on with: esft resume/)]);
     expect(out).toBe("");
-    const { step } = JSON.parse(readFileSync(at(signal, "checkpoint", "run.json"), "utf8"));
+    const { step } = JSON.parse(await newestState(signal));
     expect(step).toBe(stepsDone(signal));
     expect(step).toBeLessThan(STEPS);
     expect(existsSync(at(signal, "adapter.json"))).toBe(false);
@@ -105,7 +107,7 @@ describe("interrupted runs", () => {
     run.hangUp();
     run.kill("SIGHUP");
     expect((await run.done).code).toBe(129);
-    expect(JSON.parse(readFileSync(at("deaf", "checkpoint", "run.json"), "utf8")).step).toBe(stepsDone("deaf"));
+    expect(JSON.parse(await newestState("deaf")).step).toBe(stepsDone("deaf"));
   });
 
   it("refuses to resume with another base or other data", async () => {

@@ -16,9 +16,10 @@ import {
   writeGroupAtomic,
 } from "../../lib/files/atomic.ts";
 import { replaceDisk } from "../../lib/files/disk.ts";
-import { everyPoint, FAULTS, FaultyDisk, leftovers } from "../support/faulty_disk.ts";
+import { everyPoint, FAULTS, FaultyDisk, leftovers, withoutFsync } from "../support/faulty_disk.ts";
 import type { Fault } from "../support/faulty_disk.ts";
 
+withoutFsync();
 const root = mkdtempSync(join(tmpdir(), "esft-atomic-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 const fresh = (): string => mkdtempSync(join(root, "t"));

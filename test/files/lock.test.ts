@@ -11,8 +11,9 @@ import { IoError, LockError } from "../../lib/errors.ts";
 import { replaceDisk } from "../../lib/files/disk.ts";
 import { isGone, live, thisHolder } from "../../lib/files/holder.ts";
 import { takeLock } from "../../lib/files/lock.ts";
-import { everyPoint, FAULTS, FaultyDisk } from "../support/faulty_disk.ts";
+import { everyPoint, FAULTS, FaultyDisk, withoutFsync } from "../support/faulty_disk.ts";
 
+withoutFsync();
 const root = mkdtempSync(join(tmpdir(), "esft-lock-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 const fresh = (): string => join(mkdtempSync(join(root, "t")), "run.lock");

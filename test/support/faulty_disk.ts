@@ -5,6 +5,7 @@ import * as fs from "node:fs/promises";
 import type { FileHandle } from "node:fs/promises";
 import { join, relative, resolve } from "node:path";
 import type { Disk } from "../../lib/files/disk.ts";
+import { afterAll, beforeAll } from "vitest";
 import { replaceDisk } from "../../lib/files/disk.ts";
 
 export const FAULTS = ["die before", "die after", "power cut", "torn write", "short write", "ENOSPC", "EIO"] as const;
@@ -141,8 +142,16 @@ export class FaultyDisk {
       }),
     rm: (path, options) => this.operation("rm", String(path), () => fs.rm(path, options)),
     rmdir: (path) => this.operation("rmdir", String(path), () => fs.rmdir(path)),
+    stat: ((path: string) => this.read(() => fs.stat(path))) as Disk["stat"],
     statfs: ((path: string) => this.read(() => fs.statfs(path))) as Disk["statfs"],
   };
+}
+
+/** All tests of the file on a disk that makes nothing durable: they are about order and completeness, not about power. */
+export function withoutFsync(): void {
+  let before: Disk | null = null;
+  beforeAll(() => void (before = replaceDisk(new FaultyDisk().disk)));
+  afterAll(() => void (before && replaceDisk(before)));
 }
 
 const errno = (code: string): Error => Object.assign(new Error(`${code}: planted`), { code });

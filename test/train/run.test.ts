@@ -1,13 +1,15 @@
 // A training run as a user starts it: held-out loss falls, frozen weights stay, an interrupted run resumes to the same bits,
 // threads do not matter, bad options are refused. No GPU. Alone: npx vitest run test/train/run.test.ts
 
-import { cp, mkdir, mkdtemp, readFile, rename, rm, stat } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readFile, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Dataset } from "../../lib/data/dataset.ts";
 import { ExpertSet, MoeModel } from "../../lib/index.ts";
 import type { TrainEvent, TrainRequest } from "../../lib/index.ts";
+import { forget, temporary } from "../../lib/files/temporary.ts";
+import { keptStates } from "../../lib/train/checkpoint.ts";
 import { tinyDeepseek, toyRows, writeTinyModel } from "../support/tiny_model.ts";
 
 let root: string;
@@ -150,18 +152,18 @@ describe("training run", () => {
     }
   });
 
-  it("completes a checkpoint whose files were being put in place when the process was killed", async () => {
+  it("goes on from the last whole state when the process was killed while it saved the next", async () => {
     const stop = new AbortController();
     await train("torn", { signal: stop.signal }, 2, (e) => e.type === "step" && e.step === 5 && stop.abort(new Error("stop")));
-    const dir = join(root, "torn/checkpoint");
-    const next = join(dir, ".checkpoint.next");
-    // The newer state waits behind the commit point, half of it moved; the older one is what lies there.
-    await mkdir(next);
-    await rename(join(dir, "run.json"), join(next, "run.json"));
+    const [newest] = await keptStates(join(root, "torn"));
+    const half = temporary(join(root, "torn/checkpoint/0009-step-6"));
+    forget(half);
+    await mkdir(half);
+    await cp(join(newest!.path, "run.json"), join(half, "run.json"));
     const { events } = await train("torn", { resume: true });
     expect(events.find((e) => e.type === "start")!.step).toBe(5);
     expect(Buffer.compare(await adapterBytes("torn"), await adapterBytes("through-last"))).toBe(0);
-    await expect(stat(next)).rejects.toThrow("ENOENT");
+    await expect(stat(half)).rejects.toThrow("ENOENT");
   });
 
   it("begins a log anew when a run was killed before its first checkpoint", async () => {
@@ -206,7 +208,8 @@ describe("training run", () => {
     await expect(run.result).rejects.toMatchObject(failure);
     expect(events.filter((e) => e.type === "warning").length).toBe(5);
     // What was saved is finite all the same, and the model is free and unchanged.
-    const state = await readFile(join(root, "burst/checkpoint/run.json"), "utf8");
+    const [newest] = await keptStates(join(root, "burst"));
+    const state = await readFile(join(newest!.path, "run.json"), "utf8");
     expect(JSON.parse(state)).toMatchObject({ skipped: 4 });
     const { loss } = await model.evaluate(Dataset.fromRows(toyRows(8)), { maxLength: 64 });
     expect(loss).toBeLessThan(10);

@@ -1,7 +1,7 @@
 // The training loop without a run directory's request: stopped inside a step it resumes to the same bits, and what it counts outlives
 // the stop. No GPU. Alone: npx vitest run test/train/trainer.test.ts
 
-import { readFileSync } from "node:fs";
+import { readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
 import type { Examples } from "../../lib/data/examples.ts";
@@ -52,8 +52,13 @@ async function run(name: string, { options = {}, heldOut = null, stop = new Abor
   const steps = events.flatMap((e) => (e.type === "step" ? [e] : []));
   return { summary, events, steps, kept };
 }
-const saved = (name: string): Record<string, unknown> => JSON.parse(readFileSync(join(root, name, "checkpoint/run.json"), "utf8"));
-const state = (name: string): Buffer => readFileSync(join(root, name, "checkpoint/state.safetensors"));
+/** A file of the newest state. */
+const newest = (name: string, file: string): Buffer => {
+  const dir = join(root, name, "checkpoint");
+  return readFileSync(join(dir, readdirSync(dir).sort().at(-1)!, file));
+};
+const saved = (name: string): Record<string, unknown> => JSON.parse(newest(name, "run.json").toString()) as Record<string, unknown>;
+const state = (name: string): Buffer => newest(name, "state.safetensors");
 /** Calls `at` with the number of each micro-batch of what follows, from 1. */
 function onMicroBatch(at: (n: number) => void): void {
   const forwardBackward = tiny.model.forwardBackward.bind(tiny.model);
