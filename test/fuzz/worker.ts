@@ -14,6 +14,8 @@ export interface Task {
   readonly seed: number;
   readonly from: number;
   readonly to: number;
+  /** Ends the range early: milliseconds. */
+  readonly ms?: number;
   /** Steps that are left out. */
   readonly without?: readonly number[];
   /** Only says what the case is: as the finding it is known to be. */
@@ -58,11 +60,12 @@ function makerOf(name: string): Promise<(dice: Dice) => Case> {
   return made;
 }
 
-async function work({ format, seed, from, to, without = [], dry }: Task): Promise<Counts> {
+async function work({ format, seed, from, to, ms: limit = Infinity, without = [], dry }: Task): Promise<Counts> {
   const make = await makerOf(format);
   const counts: Counts = { cases: 0, ends: {}, slowestMs: 0, slowestCase: from };
   const skipped = new Set(without);
-  for (let index = from; index < to; index++) {
+  const end = performance.now() + limit;
+  for (let index = from; index < to && performance.now() < end; index++) {
     at[0] = index;
     writeSync(file, new Uint8Array(at.buffer), 0, 8, 0);
     const begin = performance.now();
@@ -74,8 +77,8 @@ async function work({ format, seed, from, to, without = [], dry }: Task): Promis
     const ms = performance.now() - begin;
     if (ms > counts.slowestMs) [counts.slowestMs, counts.slowestCase] = [ms, index];
     counts.cases++;
-    const end = typeof outcome === "string" ? outcome : outcome.kind;
-    counts.ends[end] = (counts.ends[end] ?? 0) + 1;
+    const name = typeof outcome === "string" ? outcome : outcome.kind;
+    counts.ends[name] = (counts.ends[name] ?? 0) + 1;
     if (typeof outcome === "string") continue;
     const files = Object.fromEntries(Object.entries(c.files).map(([name, content]) => [name, Buffer.from(content).toString("base64")]));
     await send({ type: "found", found: { ...outcome, index, steps: c.steps, files } });

@@ -4,14 +4,13 @@ import { cpSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { ConfigError } from "../../../lib/errors.ts";
 import { openCheckpoint } from "../../../lib/files/checkpoint.ts";
-import { parseStrictJson } from "../../../lib/files/json.ts";
 import { checkpointSpec, modelSpec } from "../../../lib/model/families/index.ts";
 import type { JsonObject } from "../../../lib/model/families/config.ts";
 import type { ModelSpec, NormSpec, RopeSpec } from "../../../lib/model/spec.ts";
 import type { Case, Format } from "../case.ts";
 import { difference, mutateJson } from "../case.ts";
 import { jsonOf, toTree } from "../tree.ts";
-import { families, readFamily } from "./seeds.ts";
+import { families, parseBytes, readFamily } from "./seeds.ts";
 
 type Config = Readonly<Record<string, unknown>>;
 
@@ -70,14 +69,8 @@ export const config: Format = {
   },
 };
 
-/** As readJsonFile has it, without the file. */
 function objectOf(bytes: Uint8Array): JsonObject {
-  let value: unknown;
-  try {
-    value = parseStrictJson(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
-  } catch (cause) {
-    throw new ConfigError("config.json: not JSON", { cause });
-  }
+  const value = parseBytes(bytes, "config.json", ConfigError);
   if (typeof value !== "object" || value === null || Array.isArray(value)) throw new ConfigError("config.json: not an object");
   return value as JsonObject;
 }

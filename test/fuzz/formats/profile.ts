@@ -7,9 +7,11 @@ import { ExpertSet } from "../../../lib/experts/expert_set.ts";
 import { Profile } from "../../../lib/experts/profile.ts";
 import type { ScoreOptions } from "../../../lib/experts/scores.ts";
 import type { SelectOptions } from "../../../lib/experts/select.ts";
+import { ConfigError } from "../../../lib/errors.ts";
 import type { Case, Format } from "../case.ts";
 import { difference, mutateJson } from "../case.ts";
 import { jsonOf, toTree } from "../tree.ts";
+import { parseBytes } from "./seeds.ts";
 
 const layer = (l: number, more: object = {}) => ({
   layer: l, tokens: 6, counts: [5, 3, 0, 4], gateSums: [2.5, 1.25, 0, 1.75], sequenceTokenSums: [1, 0.5, 0, 0.5], sequenceGateSums: [0.75, 0.5, 0, 0.25], ...more,
@@ -83,13 +85,20 @@ export const experts: Format = {
     const path = join(dir, "experts.json");
     const seeds = [toTree(OURS), toTree(OFFICIAL)];
     return (dice): Case => {
-      const { bytes, steps, same } = mutateJson(dice.top.pick(seeds), dice);
+      const i = dice.top.below(2);
+      const asFile = dice.top.once(8);
+      const { bytes, steps, same } = mutateJson(seeds[i]!, dice);
       return {
         steps,
         same,
         files: { "experts.json": bytes },
-        file: "expert set",
+        file: "experts.json",
         parse: async () => {
+          if (!asFile)
+            return (i === 0 ? ExpertSet.fromJSON : ExpertSet.fromEsftConfig)(
+              parseBytes(bytes, "experts.json", ConfigError),
+              "experts.json",
+            );
           writeFileSync(path, bytes);
           return ExpertSet.load(path);
         },

@@ -41,7 +41,7 @@ export const safetensors: Format = {
     return (dice): Case => {
       const { header, bytes: dataBytes } = dice.top.pick(SEEDS);
       const asFile = dice.top.once(6);
-      const shift = dice.top.once(10) ? dice.top.pick([1, -1, 8, 2 ** 31, -(2 ** 20), 1e15]) : 0; // in the length of the header
+      const shift = asFile && dice.top.once(4) ? dice.top.pick([1, -1, 8, 2 ** 31, -(2 ** 20), 1e15]) : 0; // in the length of the header
       const { bytes: json, steps, same } = mutateJson(toTree(header), dice);
       const tail = dice.top.once(12) ? dice.top.pick([-1, 1, 8, -dataBytes, 1000]) : 0; // in the length of the data
       let file: Uint8Array = Buffer.concat([lengthOf(json.length + shift), json, data.subarray(0, Math.max(0, dataBytes + tail))]);
@@ -66,7 +66,7 @@ export const safetensors: Format = {
           }
           return parseSafetensorsHeader(file.subarray(8, 8 + json.length), {
             path: "x.safetensors",
-            size: shift === 0 ? file.length : file.length + shift,
+            size: file.length,
           });
         },
         judge: (found: Pick<SafetensorsFile, "tensors" | "metadata"> & { read?: Uint8Array[] }) => judge(file, found),
