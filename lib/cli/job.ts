@@ -1,6 +1,6 @@
 // A training job from a YAML or JSON file, or from a run directory, with flags on top: merged here, checked by the library's parser.
 
-import { parse as parseYaml } from "yaml";
+import { parseDocument } from "yaml";
 import { ConfigError } from "../errors.ts";
 import { readTextFile } from "../files/regular.ts";
 import { isPlain } from "../options.ts";
@@ -32,7 +32,10 @@ async function readConfig(file: string): Promise<Plain> {
   const text = await readTextFile(file);
   let value: unknown;
   try {
-    value = parseYaml(text, { prettyErrors: true });
+    const document = parseDocument(text);
+    // A warning is a tag that nobody knows: its value would be taken as text.
+    for (const fault of [...document.errors, ...document.warnings]) throw fault;
+    value = document.toJS();
   } catch (cause) {
     throw new ConfigError(`${file}: not YAML: ${(cause as Error).message.split("\n")[0]}`, { where: { file }, cause });
   }

@@ -263,3 +263,15 @@ describe("data", () => {
     expect(await fault(rest)).toMatch(/^FILE: data\.file is required \(--data FILE/);
   });
 });
+
+describe("a file", () => {
+  it.each(["steps: !int 5", "model: !!js/function x", "steps: 1\nsteps: 2", "a: &a [*a]\nb: *c"])(
+    "whose YAML has a meaning that nobody knows is refused: %s",
+    async (line) => {
+      const rest = Object.entries(base).filter(([key]) => !line.startsWith(`${key}:`));
+      const text = `${rest.map(([key, value]) => `${key}: ${JSON.stringify(value)}`).join("\n")}\n`;
+      expect(await fault(text + line)).toMatch(/^FILE: not YAML: /);
+      expect(await fault(`model: m\n${text.replace(/^model: .*\n/m, "")}`)).toBe("accepted");
+    },
+  );
+});
