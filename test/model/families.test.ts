@@ -90,7 +90,7 @@ describe("counts that the weights do not show", () => {
     ["deepseek", "n_shared_experts", /expected \[24000000000, 48\], found \[24, 48\]; .*"n_shared_experts" is 1000000000, 1 would fit/],
     ["deepseek", "moe_intermediate_size", /expected \[1000000000, 48\], found \[24, 48\]; .*"moe_intermediate_size" is 1000000000, 24 would fit/],
     ["deepseek", "intermediate_size", /expected \[1000000000, 48\], found \[64, 48\]; .*"intermediate_size" is 1000000000, 64 would fit/],
-    ["deepseek", "kv_lora_rank", /"kv_lora_rank"/],
+    ["deepseek", "kv_lora_rank", /look at "kv_lora_rank" \(1000000000\)/],
     ["deepseek", "hidden_size", /expected \[16, 1000000000\], found \[16, 48\]; .*"hidden_size" is 1000000000, 48 would fit/],
     ["deepseek", "vocab_size", /expected \[1000000000, 48\], found \[16, 48\]; .*"vocab_size" is 1000000000, 16 would fit/],
     ["deepseek", "first_k_dense_replace", /"model.layers.1.mlp.gate_proj.weight": expected \[64, 48\], found no such tensor; .*"first_k_dense_replace" \(1000000000\)/],
@@ -105,6 +105,18 @@ describe("counts that the weights do not show", () => {
     ["olmoe", "max_position_embeddings", /"max_position_embeddings" must be an integer from 1 to 134217728/],
   ])("%s: %s 1e9", async (name, key, message) => {
     expect((await refusal(name, { [key]: 1e9 })).message).toMatch(message);
+  }); // prettier-ignore
+
+  it.each<[string, string, number, RegExp]>([
+    ["deepseek", "intermediate_size", 32, /\[32, 48\], found \[64, 48\]; .*"intermediate_size" is 32, 64 would fit$/],
+    ["deepseek", "moe_intermediate_size", 48, /\[48, 48\], found \[24, 48\]; .*"moe_intermediate_size" is 48, 24 would fit$/],
+    ["deepseek", "n_shared_experts", 2, /\[48, 48\], found \[24, 48\]; .*"n_shared_experts" is 2, 1 would fit$/],
+    ["deepseek", "hidden_size", 24, /\[16, 24\], found \[16, 48\]; .*"hidden_size" is 24, 48 would fit$/],
+    ["deepseek", "qk_rope_head_dim", 10, /\[78, 48\], found \[72, 48\]; .*look at "q_lora_rank" \(null\), "num_attention_heads" \(3\), "qk_rope_head_dim" \(10\)$/],
+    ["olmoe", "intermediate_size", 12, /"intermediate_size" is 12, 24 would fit$/],
+    ["olmoe", "num_key_value_heads", 4, /k_proj.weight": expected \[40, 40\], found \[20, 40\]; .*"num_key_value_heads" is 4, 2 would fit$/],
+  ])("a shape names the key whose other value would give it: %s: %s %d", async (name, key, value, message) => {
+    expect((await refusal(name, { [key]: value })).message).toMatch(message);
   }); // prettier-ignore
 
   it("are refused for fused experts too, whatever the family", () => {
@@ -132,8 +144,8 @@ describe("tensors that belong to no part of the model", () => {
     ["deepseek", { num_hidden_layers: 2 }, [], /: 35 of \d+ tensors belong to no part of the model that config.json describes: "model.layers.2.*".* …; .*"num_hidden_layers" is 2, the weights show 3/],
     ["olmoe", { num_hidden_layers: 1 }, [], /"num_hidden_layers" is 1, the weights show 2/],
     ["olmoe", { num_experts: 5 }, [], /gate.weight": expected \[5, 40\], found \[6, 40\]; .*"num_experts" is 5, 6 would fit/],
-    ["deepseek", { n_shared_experts: 0 }, [], /: 6 of .*shared_experts.*"n_shared_experts" \(0\)/],
-    ["deepseek", { n_shared_experts: null }, [], /"n_shared_experts" \(null\)/],
+    ["deepseek", { n_shared_experts: 0 }, [], /: 6 of .*shared_experts.*look at "n_shared_experts" \(0\)$/],
+    ["deepseek", { n_shared_experts: null }, [], /"n_shared_experts" \(0\)/],
     ["dense", { first_k_dense_replace: 2 }, [], /"n_routed_experts" is 8, the weights show 0/],
     ["deepseek", { tie_word_embeddings: true }, [], /: 1 of \d+ tensors .*: "lm_head.weight"; .*"tie_word_embeddings" \(true\)/],
     ["low", { q_lora_rank: null }, [], /q_proj.weight": expected \[72, 48\], found no such tensor; .*"q_lora_rank" \(null\)/],

@@ -87,6 +87,7 @@ export class ConfigReader {
   /** Refuses a field that would change the computation and is not supported. */
   requireValue(key: string, allowed: readonly unknown[]): void {
     const v = this.config[key];
+    this.read.set(key, v);
     if (v !== undefined && !allowed.some((a) => a === v))
       this.fail(key, `${allowed.map((a) => JSON.stringify(a)).join(" or ")} (nothing else is supported)`);
   }

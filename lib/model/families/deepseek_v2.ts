@@ -25,7 +25,7 @@ export const deepseekV2: Family = {
       normEps: 1e-20,
       scale: renormalize ? 1 : c.number("routed_scaling_factor", ranges.factor, 1),
     };
-    const shared = c.config["n_shared_experts"] === null ? 0 : c.int("n_shared_experts", 0, [0, 2 ** 31]);
+    const shared = c.int("n_shared_experts", 0, [0, 2 ** 31]);
     const dense = c.int("first_k_dense_replace", 0, [0, 2 ** 31]);
     return b.layers((at, l) => ({
       attentionNorm: b.norm(`${at}.input_layernorm`),

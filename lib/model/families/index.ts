@@ -48,6 +48,7 @@ export function modelSpec(config: JsonObject, source: string): ModelSpec {
 function describe(config: JsonObject, source: string, headers: Headers): { spec: ModelSpec; reader: ConfigReader } {
   const reader = new ConfigReader(config, source);
   const type = reader.string("model_type");
+  reader.read.set("quantization_config", config["quantization_config"]); // explains tensors of scales
   const family = Object.hasOwn(families, type) ? families[type] : undefined;
   if (!family)
     throw new ConfigError(

@@ -36,27 +36,22 @@ const exceptions: readonly Exception[] = [
 /** Multi-token prediction as layers behind the last one (DeepSeek-V3, GLM-4.5): how many of them the key announces. */
 const layersBehind = "num_nextn_predict_layers";
 
-/** Which keys of config.json decide whether a tensor is there and how large it is; of the first line that matches, those that were read. */
+/** No size, however well its value divides one. */
+const noSize: ReadonlySet<string> = new Set(["first_k_dense_replace"]);
+
+/** Which keys of config.json decide whether a tensor is there (first) and how large it is; of the first line that matches, those that were read. */
 const decides: readonly (readonly [names: RegExp, ...keys: string[]])[] = [
   [/weight_scale|scales?$|qweight|qzeros|weight_packed/, "quantization_config"],
   [/lm_head\./, "tie_word_embeddings", "vocab_size", "hidden_size"],
   [/embed_tokens\./, "vocab_size", "hidden_size"],
   [/\.bias$/, "attention_bias", "mlp_bias"],
-  [/\.[qk]_norm\./, "num_attention_heads", "num_key_value_heads", "head_dim", "model_type"],
+  [/\.[qk]_norm\./, "model_type", "num_attention_heads", "num_key_value_heads", "head_dim"],
   [/\.(?:q_a|q_b)_/, "q_lora_rank", "num_attention_heads", "qk_nope_head_dim", "qk_rope_head_dim", "hidden_size"],
+  [/\.[kv]_proj\./, "num_key_value_heads", "head_dim", "hidden_size", "num_attention_heads"],
   [/\.kv_a_/, "kv_lora_rank", "qk_rope_head_dim", "hidden_size"],
   [/\.kv_b_/, "num_attention_heads", "qk_nope_head_dim", "v_head_dim", "kv_lora_rank"],
-  [
-    /self_attn\./,
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "q_lora_rank",
-    "v_head_dim",
-    "qk_nope_head_dim",
-    "qk_rope_head_dim",
-    "hidden_size",
-  ],
+  [/\.q_proj\./, "q_lora_rank", "num_attention_heads", "head_dim", "qk_rope_head_dim", "qk_nope_head_dim", "hidden_size"],
+  [/self_attn\./, "num_attention_heads", "head_dim", "v_head_dim", "hidden_size"],
   [/shared_expert/, "n_shared_experts", "moe_intermediate_size", "hidden_size"],
   [/\.experts\./, "moe_intermediate_size", "intermediate_size", "num_experts", "n_routed_experts", "first_k_dense_replace", "hidden_size"],
   [/\.mlp\.gate\./, "n_routed_experts", "num_experts", "first_k_dense_replace", "hidden_size"],
@@ -83,16 +78,16 @@ export function requireSameModel(
     const fail = (fault: string, keys: string): never => {
       throw new LayoutError(`${file}: tensor ${shown(ref.name)}: ${fault}${keys}`, { where: { file, tensor: ref.name } });
     };
-    if (!found) fail(`expected ${shownShape(shape)}, found no such tensor`, suspects(ref.name, c));
+    if (!found) fail(`expected ${shownShape(shape)}, found no such tensor`, suspects(ref.name, c, 3));
     else if (ref.index !== undefined || ref.rows) placeSlice(ref, found, shape);
     else if (found.shape.join() !== shape.join())
-      fail(`expected ${shownShape(shape)}, found ${shownShape(found.shape)}`, suspects(ref.name, c, shape, found.shape));
+      fail(`expected ${shownShape(shape)}, found ${shownShape(found.shape)}`, suspects(ref.name, c, 3, shape, found.shape));
   }
   const unused = [...tensors.keys()].filter((name) => !used.has(name) && !isException(name, c, headers.lists));
   const [first] = unused;
   if (first === undefined) return;
   const list = headers.lists.find(({ at, count, shown: n }) => n > count && unused.some((name) => entryOf(name, at) >= count));
-  const why = list ? `; ${c.source}: "${list.key}" is ${list.count}, the weights show ${list.shown}` : suspects(first, c);
+  const why = list ? `; ${c.source}: "${list.key}" is ${list.count}, the weights show ${list.shown}` : suspects(first, c, 1);
   const names = unused.slice(0, 3).map(shown).join(", ");
   throw new LayoutError(
     `${dir}: ${unused.length} of ${tensors.size} tensors belong to no part of the model that config.json describes: ${names}${unused.length > 3 ? " …" : ""}${why}`,
@@ -120,20 +115,20 @@ function entryOf(name: string, at: string): number {
   return entry ? Number(entry[0]) : -1;
 }
 
-/** The keys that most likely disagree, with their values; where one of them explains the shape that was found, it alone. */
-function suspects(name: string, c: ConfigReader, expected: readonly number[] = [], found: readonly number[] = []): string {
+/** At most `most` keys that likely disagree, with their values; where one of them explains the shape that was found, it alone. */
+function suspects(name: string, c: ConfigReader, most: number, expected: readonly number[] = [], found: readonly number[] = []): string {
   const line = decides.find(([names]) => names.test(name));
   if (!line) return "";
   const [, ...all] = line;
-  const keys = all.filter((key) => c.read.has(key) || c.config[key] !== undefined);
+  const keys = all.filter((key) => c.read.has(key));
   const d = expected.length === found.length ? expected.findIndex((n, i) => n !== found[i]) : -1;
   const [e, f] = [expected[d], found[d]];
   for (const key of keys) {
     const value = c.read.get(key);
-    if (e === undefined || f === undefined || typeof value !== "number" || value < 1 || e % value !== 0) continue;
+    if (e === undefined || f === undefined || typeof value !== "number" || noSize.has(key) || e % value !== 0) continue;
     const fits = f / (e / value); // the dimension is a multiple of it
     if (Number.isInteger(fits) && fits >= 1) return `; ${c.source}: "${key}" is ${value}, ${fits} would fit`;
   }
-  const shownKeys = keys.map((key) => `"${key}" (${JSON.stringify(c.read.get(key) ?? c.config[key] ?? null)})`);
+  const shownKeys = keys.slice(0, most).map((key) => `"${key}" (${JSON.stringify(c.read.get(key) ?? null)})`);
   return keys.length === 0 ? "" : `; ${c.source}: look at ${shownKeys.join(", ")}`;
 }
