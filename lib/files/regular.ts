@@ -1,5 +1,6 @@
 // Files that a user names, opened so that nothing hangs: only regular files are read (a symlink to one is fine). Opening a pipe
 // waits for whoever writes to it, and not even the end of the process ends that wait. Rows of data alone may come from a pipe.
+import { isUtf8 } from "node:buffer";
 import type { Stats } from "node:fs";
 import { constants, createReadStream } from "node:fs";
 import type { FileHandle } from "node:fs/promises";
@@ -101,12 +102,18 @@ export class RegularFile implements AsyncDisposable {
   }
 }
 
-/** A text file. @throws IoError it cannot be read, is no regular file, or is larger than `maxBytes` */
-export async function readTextFile(path: string, maxBytes = 64 * 2 ** 20): Promise<string> {
+/**
+ * A text file. @param invalid what bytes that are not UTF-8 do: a file that is written while somebody dies may end in half a character
+ * @throws IoError it cannot be read, is no regular file, or is larger than `maxBytes` · LayoutError it is not UTF-8
+ */
+export async function readTextFile(path: string, maxBytes = 64 * 2 ** 20, invalid: "refuse" | "replace" = "refuse"): Promise<string> {
   await using file = await RegularFile.open(path);
   if (file.size > maxBytes)
     throw new IoError(`cannot read ${path}: expected at most ${maxBytes} bytes of text, found ${file.size}`, { where: { file: path } });
-  return (await file.content()).toString("utf8");
+  const bytes = await file.content();
+  if (invalid === "refuse" && !isUtf8(bytes))
+    throw layoutFault(path, "expected text in UTF-8, found bytes that are none; save it as UTF-8");
+  return bytes.toString("utf8");
 }
 
 /** Copies a regular file. @throws IoError */

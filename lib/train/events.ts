@@ -59,7 +59,7 @@ export class EventLog {
   /** Drops what was logged after `step` (a killed run continues from its checkpoint), and half lines. */
   async rewind(step: number): Promise<void> {
     if (!existsSync(this.path)) return;
-    const text = await readTextFile(this.path, 2 ** 29);
+    const text = await readTextFile(this.path, 2 ** 29, "replace");
     const kept = text.split("\n").filter((line) => {
       try {
         return (JSON.parse(line) as { step: number }).step <= step;

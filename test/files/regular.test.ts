@@ -131,6 +131,18 @@ describe("RegularFile", () => {
     expect((await file.currentStamp()).size).toBe(10n);
   });
 
+  it("reads text in UTF-8 alone, a torn end where that is asked for", async () => {
+    const path = join(folder(), "x.yaml");
+    writeFileSync(path, Buffer.from([0x61, 0xc3]));
+    await expect(readTextFile(path)).rejects.toMatchObject({
+      code: "ERR_LAYOUT",
+      message: `${path}: expected text in UTF-8, found bytes that are none; save it as UTF-8`,
+    });
+    expect(await readTextFile(path, 10, "replace")).toBe("a\ufffd");
+    writeFileSync(path, "\ufeffé");
+    expect(await readTextFile(path)).toBe("\ufeffé");
+  });
+
   it("reads text of at most so many bytes", async () => {
     const path = join(folder(), "t");
     writeFileSync(path, "grün");
