@@ -2,11 +2,13 @@
 
 import type { Format } from "../case.ts";
 import { adapter } from "./adapter.ts";
+import { checkpoint } from "./checkpoint.ts";
 import { config } from "./config.ts";
 import { esft } from "./esft.ts";
 import { index } from "./index_file.ts";
 import { job } from "./job.ts";
 import { experts, profile } from "./profile.ts";
+import { request } from "./request.ts";
 import { rows } from "./rows.ts";
 import { safetensors } from "./safetensors.ts";
 import { template } from "./template.ts";
@@ -26,4 +28,6 @@ export const formats: readonly Format[] = [
   experts,
   adapter,
   esft,
+  checkpoint,
+  request,
 ];

@@ -83,7 +83,7 @@ export const job: Format = {
         },
         judge: (found: Job) => {
           const said = asYaml ? yaml(bytes) : (jsonOf(bytes)?.value ?? yaml(bytes));
-          return said === undefined ? "accepted what is neither YAML nor JSON" : judge(said as Json, found, rest);
+          return said === undefined ? "accepted what is neither YAML nor JSON" : judgeJob(said as Json, found, rest);
         },
       };
     };
@@ -233,7 +233,7 @@ function pathOf(name: string, paths: readonly string[]): string {
 }
 
 /** Leaves by dotted path. */
-function flat(j: Job): Json {
+export function flat(j: Job): Json {
   const { model, device, threads, precision, request } = j;
   const { data, evalData, method, outDir, options } = request;
   const out: Record<string, unknown> = {};
@@ -259,7 +259,8 @@ function flat(j: Job): Json {
   return out;
 }
 
-function judge(said: Json, found: Job, rest: Json): string | null {
+/** What was written, and `rest` where nothing was. */
+export function judgeJob(said: Json, found: Job, rest: Json): string | null {
   const given = flat(found);
   const wanted: Record<string, unknown> = {};
   const paths = [...Object.keys(rest), ...Object.keys(given)];
