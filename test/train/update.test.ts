@@ -8,6 +8,7 @@ import type { Batch } from "../../lib/data/stream.ts";
 import { fullTrainable } from "../../lib/methods/full.ts";
 import type { TrainableSpec } from "../../lib/methods/method.ts";
 import type { TrainingState } from "../../lib/model/weights/training_state.ts";
+import { evaluateRows } from "../../lib/train/evaluate.ts";
 import { requireBalancedRouter, Update } from "../../lib/train/update.ts";
 import type { StepFigures } from "../../lib/train/update.ts";
 import { tinyExamples, tinyTraining, trainOptions } from "../support/tiny_training.ts";
@@ -77,6 +78,18 @@ describe("a batch in micro-batches", () => {
       expect([other.loss, other.coverage]).not.toEqual([first.loss, first.coverage]);
       // Nothing of one step is left in the next: sums, counts, gradients.
       expect(await update.apply(a, 2)).toEqual(first);
+    });
+  });
+
+  it("has the loss and accuracy of an evaluation of its rows", async () => {
+    const stream = batches();
+    const rows = stream.rows().first(5);
+    const { loss, accuracy, tokens, supervised } = await evaluateRows(tiny.model, rows, 32);
+    await withUpdate({}, async (update) => {
+      const figures = await update.apply(await stream.next(), 0);
+      expect(figures.loss).toBeCloseTo(loss, 5);
+      expect(figures).toMatchObject({ accuracy, tokens, supervised, epoch: 0 });
+      expect(accuracy).toBeGreaterThan(0);
     });
   });
 
