@@ -1,6 +1,7 @@
-// Mutation testing of native code: npm run test:mutation:native [-- WORD …] [--list]
+// Mutation testing of native code: npm run test:mutation:native [-- WORD …] [--only N,N] [--list]
 //   WORD    only bugs whose file or text holds it
-//   --list  names them, runs nothing
+//   --only  those with these numbers
+//   --list  names and numbers them, runs nothing
 //
 // scripts/mutants lists bugs by hand: checks, ties, tails, lifetimes, accumulation. A copy of csrc below out/mutation/native gets all of
 // them, each behind a switch that ESFT_MUTANT turns on when the addon is loaded, so that one build serves; the shipped sources know
@@ -22,9 +23,14 @@ const copy = path.join(root, "out", "mutation", "native");
 /** Milliseconds; a bug may make the tests wait forever. */
 const patience = 180_000;
 
-const { values, positionals } = parseArgs({ allowPositionals: true, options: { list: { type: "boolean", default: false } } });
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { only: { type: "string" }, list: { type: "boolean", default: false } },
+});
+const only = values.only?.split(",").map(Number);
 const chosen = mutants
   .map((mutant, i) => ({ mutant, id: i + 1 }))
+  .filter(({ id }) => only?.includes(id) ?? true)
   .filter(({ mutant }) => positionals.every((word) => `${mutant.file} ${mutant.at} ${mutant.becomes}`.includes(word)));
 const shown = ({ file, at, becomes }: Mutant): string => {
   const text = at.replaceAll(/\s+/g, " ");
@@ -116,7 +122,7 @@ if (values.list) {
   for (const { mutant, id } of chosen) console.log(`${String(id).padStart(4)} ${shown(mutant)}`);
   process.exit(0);
 }
-if (chosen.length === 0) stop(name, `no bug has ${positionals.join(" and ")} in it`);
+if (chosen.length === 0) stop(name, "no such bug; --list names them");
 const addon = build();
 const all = [...new Set(chosen.flatMap(({ mutant }) => mutant.tests))];
 console.log(`${chosen.length} bugs; first ${all.length} test files without any`);

@@ -3,13 +3,13 @@
 import { of, ops } from "./mutant.ts";
 
 export const rows = [
+  ...of("cpu/simd.h", ops("topk_route"), ["return «x < lowest ? vf{} : y»;", "y"]),
   ...of(
     "cpu/simd.h",
     ops("elementwise", "optimizer"),
     ["return (uint16_t)((u + 0x7fff + «((u >> 16) & 1)») >> 16);", "0"],
     ["vu r = (u + 0x7fff + «((u >> 16) & 1)») >> 16;", "vu{}"],
     ["vu bits = «(vi)(v == v) ? r : nan»;", "r"],
-    ["return «x < lowest ? vf{} : y»;", "y"],
     ["memcpy(t, p, «n * 2»);", "n * 2 - 2"],
   ),
   ...of(
@@ -30,6 +30,7 @@ export const rows = [
     ["s += splat(«weights ? weights[k] : 1.0f») * load_n(x + pos[k]", "1.0f"],
     ["«if (i < D) store_part(y + i, one(i, D - i), D - i);»", ""],
     ["«if (adds) s0 = load(y + i), s1 = load(y + i + W), s2 = load(y + i + 2 * W), s3 = load(y + i + 3 * W);»", ""],
+    ["const bool aligned = «nt && until_aligned(y, 4) == 0»;", "nt"],
     ["const vf w = splat(«row_of<float>(a.weights, t)[k]»);", "1.0f"],
     ["load_n(dy + i, m) * load_n(«x + i», m)", "x"],
   ),

@@ -1,10 +1,10 @@
 // combine on every instruction set against the reference (loops), bits against threads, the reference against plain JavaScript and
 // finite differences, refusals. No GPU. Alone: npx vitest run test/ops/combine.test.ts
 
-import { it } from "vitest";
+import { expect, it } from "vitest";
 import { combine, combineBackward, combineBackwardBase, combineBase, combineCases } from "./cases/combine.ts";
 import { Random, f32, i32, out, tensor } from "./host.ts";
-import { checkGradients, describeCases, describeRefusals, device, pick, run, weighted } from "./support.ts";
+import { checkGradients, describeCases, describeRefusals, device, instructionSets, pick, run, weighted } from "./support.ts";
 
 describeCases("combine", combineCases);
 
@@ -49,3 +49,12 @@ it("gradients of x and weights against finite differences", async () => {
       ),
   });
 });
+
+it("outputs beyond the caches, rows that begin anywhere", async () => {
+  const args = combine(2100, 1, 1001, { weights: false })(new Random("large"));
+  const [want] = await run(device("ref"), "combine", args);
+  for (const isa of instructionSets) {
+    const [got] = await run(device("cpu", 2, isa), "combine", args);
+    expect(Buffer.compare(got!.bytes, want!.bytes), isa).toBe(0);
+  }
+}, 120_000);

@@ -1,7 +1,7 @@
 // Element-wise ops on every instruction set against the reference (loops), bits against threads, the reference against plain JavaScript and
 // finite differences, refusals. No GPU. Alone: npx vitest run test/ops/elementwise.test.ts
 
-import { it } from "vitest";
+import { expect, it } from "vitest";
 import {
   addBase,
   castBase,
@@ -15,8 +15,10 @@ import {
   swigluBackwardBase,
   swigluBase,
 } from "./cases/elementwise.ts";
-import { Random, f32, out, zeros } from "./host.ts";
-import { checkGradients, describeCases, describeRefusals, device, pick, run, weighted } from "./support.ts";
+import { cast } from "../../lib/ops.ts";
+import { Random, f32, out, strided, zeros } from "./host.ts";
+import type { Args } from "./host.ts";
+import { checkGradients, describeCases, describeRefusals, device, instructionSets, pick, run, weighted } from "./support.ts";
 
 describeCases("elementwise", elementwiseCases);
 
@@ -76,3 +78,31 @@ it("swiglu_backward against finite differences", async () => {
     loss: async (i) => weighted(pick(await run(device("ref"), "swiglu", { h: f32([4, 10], i.h!), a: out([4, 5]) }), "a"), c.values),
   });
 });
+
+it("every NaN stays one in bf16, whatever its bits", async () => {
+  const bits = Uint32Array.from({ length: 37 }, (_, i) => [0x7fffffff, 0xffffffff, 0x7f800001, 0xff800001, 0x7fc00000][i % 5]!);
+  for (const d of [device("ref"), ...instructionSets.map((isa) => device("cpu", 2, isa))]) {
+    const x = d.tensor("f32", [37], new Float32Array(bits.buffer));
+    const y = d.empty("bf16", [37]);
+    cast(d, { x, y });
+    for (const half of new Uint16Array(await y.readBytes())) expect(half & 0x7fff, half.toString(16)).toBeGreaterThan(0x7f80);
+  }
+});
+
+it("outputs beyond the caches, rows that begin anywhere", async () => {
+  const r = new Random("large");
+  const [R, C] = [2100, 1001];
+  const [a, b] = [r.normal([R, C]), r.normal([R, C])];
+  const calls: readonly (readonly [string, Args])[] = [
+    ["add", { a, b, y: strided(out([R, C])), alpha: 0.5 }],
+    ["fill", { x: strided(out([R, C])), value: 1.5 }],
+    ["cast", { x: a, y: strided(out([R, C])) }],
+  ];
+  for (const [op, args] of calls) {
+    const [want] = await run(device("ref"), op, args);
+    for (const isa of instructionSets) {
+      const [got] = await run(device("cpu", 2, isa), op, args);
+      expect(Buffer.compare(got!.bytes, want!.bytes), `${op} on ${isa}`).toBe(0);
+    }
+  }
+}, 120_000);

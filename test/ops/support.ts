@@ -390,7 +390,8 @@ export function describeRefusals(all: readonly Refusals[]): void {
     describe(`${op} refuses`, () => {
       for (const row of rows)
         it(row.name, async () => {
-          for (const d of [device("ref"), device("cpu")]) await expectRefused(d, op, { ...args, ...row.change }, row.says, row.partial);
+          for (const d of [device("ref"), ...instructionSets.map((isa) => device("cpu", 2, isa))])
+            await expectRefused(d, op, { ...args, ...row.change }, row.says, row.partial);
         });
       const d = (): Device => device("cpu");
       for (const { name, kind, optional, written } of fieldsOf(op)) {

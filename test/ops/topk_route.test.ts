@@ -14,7 +14,7 @@ import {
   routeCases,
 } from "./cases/routing.ts";
 import { Random, f32, i32, out, tensor } from "./host.ts";
-import { checkGradients, describeCases, describeRefusals, device, pick, run, weighted } from "./support.ts";
+import { checkGradients, describeCases, describeRefusals, device, instructionSets, pick, run, weighted } from "./support.ts";
 
 describeCases("topk_route", [...routeCases, ...routeBackwardCases, ...balanceCases]);
 
@@ -112,6 +112,17 @@ describe("gradient of the logits against finite differences", () => {
           weighted(pick(await run(device("ref"), "topk_route", { ...args, logits: f32([T, E], i.logits!) }), "weights"), c.values),
       });
     });
+});
+
+it("scores that are no normal number are 0", async () => {
+  const logits = f32(
+    [1, 20],
+    Array.from({ length: 20 }, (_, e) => -10 * e),
+  );
+  for (const isa of instructionSets) {
+    const probs = pick(await run(device("cpu", 2, isa), "topk_route", { ...route(1, 20, 2)(new Random(1)), logits }), "probs");
+    probs.forEach((p, e) => expect(p > 0, `${isa}: exp(${-10 * e})`).toBe(e < 9)); // 2⁻¹²⁶ = exp(−87.3)
+  }
 });
 
 it("renormalised weights sum to the scale, ids are distinct and in range", async () => {

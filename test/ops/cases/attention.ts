@@ -139,6 +139,8 @@ const shapes: readonly (readonly [string, Shape])[] = [
   ["one dimension", { T: 11, heads: 2, kDim: 1 }],
   ["strided", { T: 35, heads: 3, kDim: 13, vDim: 7, strided: true, shared: 3 }],
   ["peaked scores", { T: 40, heads: 2, kDim: 16, spread: 6, scale: 1 }],
+  ["negative scale", { T: 40, heads: 2, kDim: 16, scale: -0.4 }],
+  ["more keys than a block holds", { T: 600, heads: 1, kDim: 8 }],
   ["several blocks", { T: 200, heads: 2, kvHeads: 1, kDim: 64 }],
   ["several blocks, documents, shared keys", { T: 260, heads: 2, kDim: 32, vDim: 48, shared: 16, docs: [0, 70, 75, 190] }],
   ["several blocks, window", { T: 220, heads: 2, kDim: 24, window: 65 }],

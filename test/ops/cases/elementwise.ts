@@ -1,6 +1,7 @@
 // Cases of the element-wise ops (csrc/ops/elementwise.h).
 
 import { at, colsOf, f32, ints, number, out, rowsOf, strided, tensor, toBf16, zeros } from "../host.ts";
+import type { DType } from "../../../lib/tensor.ts";
 import type { Args, HostTensor } from "../host.ts";
 import { perfCall } from "../perf.ts";
 import type { Backend, PerfRow } from "../perf.ts";
@@ -43,9 +44,10 @@ const clampBackRow = rowOf("clamp_backward", {
 });
 const fillRow = rowOf("fill", {
   eps: { x: "exact" },
-  expected: (a) => ({
-    x: map(tensor(a, "x"), () => (tensor(a, "x").dtype === "f32" ? Math.fround(number(a, "value")) : number(a, "value"))),
-  }),
+  expected: (a) => {
+    const round = ({ f32: Math.fround, bf16: toBf16 } as Partial<Record<DType, (x: number) => number>>)[tensor(a, "x").dtype];
+    return { x: map(tensor(a, "x"), () => round?.(number(a, "value")) ?? number(a, "value")) };
+  },
 });
 const castRow = rowOf("cast", {
   eps: { y: "exact" },
@@ -128,6 +130,9 @@ export const elementwiseCases: readonly OpCase[] = [
   clampBackRow("in place of dy", (r) => ({ x: r.normal([9, 37]), dy: { same: "dx" }, dx: r.normal([9, 37]), lo: 0, hi: 1 })),
   castRow("rounding to nearest even, subnormals, NaN, overflow", () => ({ x: f32([1, 17], halves), y: out([1, 17], "bf16") })),
   castRow("rank 3", (r) => ({ x: r.normal([3, 4, 19]), y: out([3, 4, 19], "bf16") })),
+  ...[1.00390625, 1.01171875, -1.00390625, 1.0039063].map((value) =>
+    fillRow(`bf16, ${value} rounded to nearest even`, () => ({ x: zeros("bf16", [3, 5]), value })),
+  ),
   fillRow("infinity", () => ({ x: zeros("f32", [3, 5]), value: Infinity })),
   maskRow("some experts", (r) => ({ grad: r.normal([6, 5, 7]), keep: [1, 4] })),
   maskRow("none kept", (r) => ({ grad: r.normal([3, 5, 7]), keep: [] })),

@@ -87,6 +87,12 @@ export const gemmCases: readonly OpCase[] = ([0, 1, 2] as const)
     row("bf16 bias", 0, 37, 53, 71, { bias: "bf16", w: "bf16" }),
     row("bias, accumulating, strided", 0, 130, 33, 40, { bias: "f32", accumulate: true, strided: true }),
     row("bias of an empty sum", 0, 5, 7, 0, { bias: "f32" }),
+    // Longer than a pass over the panels of B.
+    row("several passes, bias", 0, 3, 35, 3000, { bias: "f32" }),
+    row("several passes, accumulating, bf16 weights", 0, 3, 35, 2900, { accumulate: true, w: "bf16" }),
+    row("several passes", 1, 3, 35, 3000),
+    row("several passes", 2, 3, 35, 3000),
+    row("several passes, bf16 compute", 2, 3, 35, 3001, { bf16: true }),
   ]);
 
 /** Sizes around the tiles of the CUDA kernels (128 rows, 64 of the sum), aligned and just not; bf16 operands. */

@@ -259,6 +259,7 @@ export const groupedGemmCases: readonly OpCase[] = [
   ntRow("K = 1", counts("uneven tail"), 9, 1),
   ntRow("M = 1", counts("uneven tail"), 1, 9),
   ntRow("empty sum", counts("even"), 8, 0),
+  ntRow("a sum of several passes, two segments", [2, 0, 3], 10, 3000, { segments: 2, w: "mixed" }),
 
   ...everyLayout.map((l) => nnRow(`${l}, M 24 K 20`, counts(l), 24, 20)),
   ...everyLayout.map((l) => nnRow(`${l}, gathered SwiGLU backward`, counts(l), 35, 28, { gather: true, act: true, w: "bf16" })),
@@ -275,6 +276,8 @@ export const groupedGemmCases: readonly OpCase[] = [
   nnRow("bf16 compute, bf16 weights, SwiGLU", counts("many rows"), 64, 64, { bf16: true, w: "bf16", act: true, gather: true }),
   nnRow("bf16 compute, odd sum, mixed weights", counts("uneven tail"), 51, 34, { bf16: true, w: "mixed", segments: 3 }),
   nnRow("empty sum", counts("even"), 0, 8),
+  nnRow("no columns, SwiGLU", counts("even"), 8, 0, { act: true }),
+  nnRow("a sum of several passes, two segments", [2, 0, 3], 3001, 7, { segments: 2, w: "mixed" }),
 
   ...everyLayout.map((l) => tnRow(`${l}, M 24 K 20`, counts(l), 24, 20)),
   ...everyLayout.map((l) => tnRow(`${l}, both gathered, scaled`, counts(l), 35, 28, { gather: true, xGather: true, scale: true })),
@@ -285,6 +288,8 @@ export const groupedGemmCases: readonly OpCase[] = [
   tnRow("activation on load", counts("uneven tail"), 35, 50, { act: true, gather: true, scale: true, groups: [1, 2, 3] }),
   tnRow("strided views", counts("uneven tail"), 50, 33, { strided: true, segments: 2, xGather: true }),
   tnRow("blocks", counts("many rows"), 130, 160),
+  tnRow("experts of several passes, gathered, scaled", [7, 2950, 2870], 5, 9, { gather: true, xGather: true, scale: true }),
+  tnRow("an expert of several passes, activation on load, scaled", [2950], 5, 9, { act: true, scale: true }),
   tnRow("activation blocks", counts("many rows"), 128, 96, { act: true, gather: true, scale: true }),
   tnRow("bf16 compute", counts("uneven tail"), 50, 71, { bf16: true }),
   tnRow("bf16 compute, gathered, two segments", counts("many rows"), 64, 96, { bf16: true, xGather: true, segments: 2, groups: [0, 3] }),

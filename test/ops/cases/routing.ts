@@ -147,6 +147,22 @@ export const routeCases: readonly OpCase[] = [
         ),
     },
   ),
+  routeRow(
+    "softmax over the chosen, negative logits, groups to -inf",
+    20,
+    32,
+    10,
+    { score: 2, n_group: 4, topk_group: 2, drop: 1 },
+    {
+      logits: (r) =>
+        f32(
+          [20, 32],
+          Array.from(r.normal([20, 32]).values, (x) => -5 - Math.abs(x)),
+        ),
+    },
+  ),
+  routeRow("sigmoid with bias, fewer experts than lanes", 40, 7, 3, { score: 1 }, { bias: true }),
+  routeRow("renormalised with a large eps", 20, 16, 4, { score: 1, renormalize: 1, norm_eps: 0.5 }),
   routeRow("strided, no probs", 17, 61, 6, { renormalize: 1 }, { strided: true, probs: false }),
   routeRow("strided", 17, 61, 6, { score: 1 }, { strided: true }),
   routeRow("many tokens", 700, 64, 8, { renormalize: 1 }),
@@ -327,6 +343,7 @@ export const sortCases: readonly OpCase[] = [
   sortRow("one token", 1, 2, 8),
   sortRow("no tokens", 0, 2, 8),
   sortRow("one expert", 9, 1, 1),
+  sortRow("several chunks of tokens", 5000, 4, 5),
   sortRow("all tokens to one expert", 21, 1, 8, { ids: () => i32(new Array<number>(21).fill(5), [21, 1]) }),
   sortRow("an expert twice for one token keeps its slots in order", 3, 2, 4, { ids: () => i32([2, 2, 1, 2, 2, 1], [3, 2]) }),
   sortRow("strided", 31, 3, 7, { strided: true }),
