@@ -28,8 +28,10 @@ export async function readRunJob(outDir: string, flags: Plain, control: RunContr
   return CheckedRequest.parseJob(merge(job, longForms(flags)), file, control);
 }
 
+const MAX_BYTES = 2 ** 16; // some 64 options; the parser of YAML takes minutes for a megabyte of anchors
+
 async function readConfig(file: string): Promise<Plain> {
-  const text = await readTextFile(file);
+  const text = await readTextFile(file, MAX_BYTES);
   let value: unknown;
   try {
     const document = parseDocument(text);

@@ -274,4 +274,12 @@ describe("a file", () => {
       expect(await fault(`model: m\n${text.replace(/^model: .*\n/m, "")}`)).toBe("accepted");
     },
   );
+
+  it("is as long as a job can be, and no longer", async () => {
+    const text = `${JSON.stringify(base)}\n`;
+    expect(await fault(text + "#".repeat(2 ** 16 - text.length))).toBe("accepted");
+    expect(await fault(text + "#".repeat(2 ** 16 - text.length + 1))).toMatch(
+      /^cannot read FILE: expected at most 65536 bytes of text, found 65537$/,
+    );
+  });
 });
