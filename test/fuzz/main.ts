@@ -79,8 +79,8 @@ try {
       }
     while (Date.now() < end);
   }
-  table();
   process.exitCode = findings > 0 ? 1 : 0;
 } finally {
+  table();
   watch.dispose();
 }

@@ -3,7 +3,6 @@
 
 import { copyFileSync, cpSync, readFileSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
-import { sealedJson } from "../../../lib/files/sealed.ts";
 import type { Parameter } from "../../../lib/model/weights/parameter.ts";
 import { allocateState } from "../../../lib/model/weights/training_state.ts";
 import type { TrainingState } from "../../../lib/model/weights/training_state.ts";
@@ -12,8 +11,8 @@ import { Checkpoints, keptStates } from "../../../lib/train/checkpoint.ts";
 import type { RunState } from "../../../lib/train/checkpoint.ts";
 import type { Case, Format, Mutated } from "../case.ts";
 import { difference, mutateBytes, mutateJson } from "../case.ts";
-import { jsonOf, toTree } from "../tree.ts";
-import { readJson } from "./seeds.ts";
+import { toTree } from "../tree.ts";
+import { readJson, resealed } from "./seeds.ts";
 
 type Json = Record<string, unknown>;
 
@@ -65,11 +64,9 @@ export const checkpoint: Format = {
       else if (way < 5) change(newest, RUN, dice.top.once(2) ? mutateBytes(bytesOf(newest, RUN), dice) : mutateJson(toTree(run), dice));
       else if (way < 7) {
         const mutated = mutateJson(toTree(unsealed), dice);
-        const value = jsonOf(mutated.bytes)?.value;
-        if (typeof value === "object" && value !== null && !Array.isArray(value)) {
-          sealed = JSON.parse(JSON.stringify(value)) as Json; // without 1e999
-          change(newest, RUN, { ...mutated, bytes: Buffer.from(sealedJson(sealed)) });
-        } else change(newest, RUN, mutated);
+        const again = resealed(mutated.bytes);
+        sealed = again?.value ?? null;
+        change(newest, RUN, again === null ? mutated : { ...mutated, bytes: Buffer.from(again.text) });
       } else {
         change(newest, STATE, mutateBytes(bytesOf(newest, STATE), dice));
         change(before, RUN, mutateBytes(bytesOf(before, RUN), dice));

@@ -11,6 +11,7 @@ import type { Case, Format, Mutated } from "../case.ts";
 import { mutateBytes, mutateJson } from "../case.ts";
 import { jsonOf, toTree } from "../tree.ts";
 import { flat, judgeJob } from "./job.ts";
+import { resealed } from "./seeds.ts";
 
 type Json = Record<string, unknown>;
 
@@ -36,14 +37,14 @@ export const request: Format = {
       const way = dice.top.below(8);
       const name = way < 1 ? EXPERTS : REQUEST;
       const before = readFileSync(join(clean, name));
-      let resealed = false;
+      let sealed = false;
       const mutated = ((): Mutated => {
         if (way < 3) return mutateBytes(before, dice);
         const changed = mutateJson(toTree(way < 6 ? { ...KEPT, expertsSha256: sha256(SET) } : KEPT), dice);
-        const value = jsonOf(changed.bytes)?.value;
-        if (way >= 6 || typeof value !== "object" || value === null || Array.isArray(value)) return changed;
-        resealed = true;
-        return { ...changed, bytes: Buffer.from(sealedJson(value as Json)) };
+        const again = way < 6 ? resealed(changed.bytes) : null;
+        if (again === null) return changed;
+        sealed = true;
+        return { ...changed, bytes: Buffer.from(again.text) };
       })();
       const { bytes, steps } = mutated;
       const intact = Buffer.compare(bytes, before) === 0;
@@ -64,7 +65,7 @@ export const request: Format = {
           const said = jsonOf(name === REQUEST ? bytes : readFileSync(join(clean, REQUEST)))?.value as Json | undefined;
           if (!said) return "accepted what is not JSON with each key once";
           const { sha256: seal, expertsSha256: _, ...job } = said;
-          if (!intact && !resealed && seal !== undefined) return "took a damaged request for good";
+          if (!intact && !sealed && seal !== undefined) return "took a damaged request for good";
           const method = job["method"] as Json;
           const experts = method["experts"] === EXPERTS ? { experts: join(own, EXPERTS) } : {};
           return judgeJob({ ...job, outDir: own, method: typeof method === "object" ? { ...method, ...experts } : method }, found, rest);
