@@ -136,9 +136,18 @@ function readTools(given: JsonValue | undefined): JsonValue[] | undefined {
   return tools.length === 0 ? undefined : tools;
 }
 
+// Each answer is found by rendering all that is before it: the time of a row grows with the square of its messages.
+const MAX_MESSAGES = 2000;
+
+function checkLength(list: readonly unknown[], key: string): void {
+  if (list.length === 0) refuse("empty", key, `${key} is empty`);
+  if (list.length > MAX_MESSAGES)
+    refuse("length", key, `${key} has ${list.length} entries, expected at most ${MAX_MESSAGES}; split it into several rows`);
+}
+
 function messagesOf(row: JsonObject, key: string): Message[] {
   const list = need(row, key, "array");
-  if (list.length === 0) refuse("empty", key, `${key} is empty`);
+  checkLength(list, key);
   return list.map((m, i) => readMessage(m, `${key}[${i}]`));
 }
 
@@ -186,7 +195,7 @@ function fromMessages(row: JsonObject): Message[] {
 
 function fromSharegpt(row: JsonObject): Message[] {
   const list = need(row, "conversations", "array");
-  if (list.length === 0) refuse("empty", "conversations", "conversations is empty");
+  checkLength(list, "conversations");
   return list.map((given, i) => {
     const at = `conversations[${i}]`;
     if (kind(given) !== "object") refuse("type", at, `${at} must be an object`);
@@ -233,7 +242,9 @@ function fromAlpaca(row: JsonObject): Message[] {
   const instruction = need(row, "instruction", "string");
   const output = need(row, "output", "string");
   const input = maybe(row, "input", "string") ?? "";
-  const turns: Message[] = (maybe(row, "history", "array") ?? []).flatMap((turn, i) => {
+  const history = maybe(row, "history", "array") ?? [];
+  if (history.length > 0) checkLength(history, "history");
+  const turns: Message[] = history.flatMap((turn, i) => {
     if (!Array.isArray(turn) || turn.length !== 2 || turn.some((t) => typeof t !== "string")) {
       return refuse("type", `history[${i}]`, "a history turn is a pair of strings");
     }

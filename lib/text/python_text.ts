@@ -8,12 +8,21 @@ const LONE_SURROGATE = /\p{Surrogate}/u;
 
 /** str.strip / lstrip / rstrip; `chars` is a set of characters, white space when absent. */
 export function pythonStrip(text: string, side: "left" | "right" | "both" = "both", chars?: string): string {
-  const points = Array.from(text);
   const set = chars === undefined ? null : new Set(chars);
-  const keeps = (point: string): boolean => !(set ? set.has(point) : SPACE.test(point));
-  const first = side === "right" ? 0 : points.findIndex(keeps);
-  const last = side === "left" ? points.length - 1 : points.findLastIndex(keeps);
-  return first < 0 ? "" : points.slice(first, last + 1).join("");
+  const drops = (point: string): boolean => (set ? set.has(point) : SPACE.test(point));
+  let [from, to] = [0, text.length];
+  while (side !== "right" && from < to) {
+    const point = String.fromCodePoint(text.codePointAt(from)!);
+    if (!drops(point)) break;
+    from += point.length;
+  }
+  while (side !== "left" && from < to) {
+    const pair = text.slice(Math.max(from, to - 2), to);
+    const point = pair.length === 2 && pair.codePointAt(0)! > 0xffff ? pair : pair.at(-1)!;
+    if (!drops(point)) break;
+    to -= point.length;
+  }
+  return text.slice(from, to);
 }
 
 /** repr(float): shortest digits, exponent form below 1e-4 and from 1e16, at least ".0". */

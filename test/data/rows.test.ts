@@ -70,6 +70,21 @@ describe("a line of JSON", () => {
     expect(() => parseJson(`[${"[],".repeat(MAX_VALUES / 2)}[]]`)).toThrow(/more than 1000000 values/);
   });
 
+  it("may hold two thousand messages, in any shape", () => {
+    const turns = (n: number) => Array.from({ length: n }, (_, i) => ({ role: i % 2 === 0 ? "user" : "assistant", content: "x" }));
+    const said = (n: number) => turns(n).map(({ role, content }) => ({ from: role, value: content }));
+    const history = (n: number) => Array.from({ length: n }, () => ["a", "b"]);
+    for (const make of [
+      (n: number) => ({ messages: turns(n) }),
+      (n: number) => ({ conversations: said(n) }),
+      (n: number) => ({ prompt: turns(n), completion: turns(2) }),
+      (n: number) => ({ instruction: "a", output: "b", history: history(n) }),
+    ]) {
+      expect(normaliseRow(make(2000))).toMatchObject({ row: {} });
+      expect(() => normaliseRow(make(2001))).toThrow(/has 2001 entries, expected at most 2000; split it into several rows/);
+    }
+  });
+
   it("numbers at any depth keep their form, and the bounds hold there too", () => {
     const levels = MAX_DEPTH - 2;
     const text = "[".repeat(levels) + "1.0" + "]".repeat(levels);

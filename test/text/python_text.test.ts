@@ -10,6 +10,27 @@ describe("text as Python sees it", () => {
     expect(pythonStrip("xxaxx", "left", "x")).toBe("axx");
   });
 
+  test("strip knows whole characters, at both ends and one alone", () => {
+    const byPoints = (text: string, side: string, chars?: string): string => {
+      const points = Array.from(text);
+      const drops = (c: string) => (chars === undefined ? /[\s\u0085]/.test(c) && c !== "\ufeff" : Array.from(chars).includes(c));
+      while (side !== "right" && points.length > 0 && drops(points[0]!)) points.shift();
+      while (side !== "left" && points.length > 0 && drops(points.at(-1)!)) points.pop();
+      return points.join("");
+    };
+    const pieces = ["a", " ", "\n", "👍", "👎", "\ud83d", "\udc4d", "\ufeff", "\u0085"];
+    const texts = pieces.flatMap((a) => pieces.flatMap((b) => [a, a + b, ...pieces.map((c) => a + b + c)]));
+    for (const text of ["", ...texts])
+      for (const side of ["both", "left", "right"] as const)
+        for (const chars of [undefined, "", "a👍", "\udc4d"])
+          expect([text, side, chars, pythonStrip(text, side, chars)]).toEqual([text, side, chars, byPoints(text, side, chars)]);
+  });
+
+  test("strip takes time by what it strips, not by the text", () => {
+    const long = `  ${"x".repeat(2 ** 27)}  `;
+    expect(pythonStrip(long).length).toBe(2 ** 27);
+  });
+
   test.each([
     [1, "1.0"],
     [-0, "-0.0"],
