@@ -3,7 +3,7 @@
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { Command } from "@commander-js/extra-typings";
-import { ConfigError } from "../errors.ts";
+import { ConfigError, IoError, LayoutError, NonFiniteError } from "../errors.ts";
 import { isAdapterDir } from "../adapter/folder.ts";
 import { openAdapter } from "../adapter/esft_layout.ts";
 import { frozenDigest } from "../adapter/digest.ts";
@@ -11,11 +11,13 @@ import { verifyMerge } from "../adapter/verify_merge.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
 import type { Checkpoint } from "../files/checkpoint.ts";
 import { checkpointSpec } from "../model/families/index.ts";
-import type { Adapter } from "../adapter/adapter.ts";
+import { Adapter } from "../adapter/adapter.ts";
 import type { MergeReport } from "../adapter/verify_merge.ts";
 import type { LogitsCheck } from "../logits_check.ts";
 import type { ExpertSet } from "../experts/expert_set.ts";
 import type { LongTask } from "../task.ts";
+import { bestDir, keptBest, keptStates, verifyState } from "../train/checkpoint.ts";
+import { verifyRequest } from "../train/request.ts";
 import { byteProgress, CheckFailed } from "./common.ts";
 import { bytes, count } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
@@ -30,7 +32,10 @@ export function registerVerify(program: Command, terminal: Terminal): void {
   program
     .command("verify")
     .description("check an adapter (hashes, base, frozen-weight digest) or a merged model (bit-equal outside the trained experts)")
-    .argument("<dir>", "adapter directory, or merged model directory (then --base and --adapter are needed)")
+    .argument(
+      "<dir>",
+      "adapter directory, run directory (its checkpoints too), or merged model directory (then --base and --adapter are needed)",
+    )
     .option("--base <dir>", "base checkpoint")
     .option("--adapter <dir>", "adapter that was merged")
     .option("--no-logits", "skip comparing logits (merged models)")
@@ -47,8 +52,10 @@ export function registerVerify(program: Command, terminal: Terminal): void {
       const official = (await stat(join(dir, "expert_cfg.json")).catch(() => null)) !== null;
       const checks: Check[] = [];
       const check = (name: string, ok: boolean, detail: string): unknown => checks.push({ name, ok, detail });
-      let adapter: Adapter;
+      let adapter: Adapter | null = null;
       let report: MergeReport | null = null;
+      const run = await runChecks(dir, task);
+      checks.push(...run);
       if ((await isAdapterDir(dir)) || (official && flags.adapter === undefined)) {
         if (flags.adapter !== undefined) throw new ConfigError(`verify: ${dir} is an adapter; --adapter belongs to a merged model`);
         adapter = await openAdapter(dir, { ...task, ...(base ? { base } : {}) });
@@ -60,7 +67,7 @@ export function registerVerify(program: Command, terminal: Terminal): void {
           check("base", true, made ?? "names and shapes fit this base (the adapter records no identity)");
           check("digest", ...(await digestCheck(adapter, base, "the base", task)));
         }
-      } else {
+      } else if (run.length === 0 || flags.adapter !== undefined) {
         if (flags.adapter === undefined || !base)
           throw new ConfigError(`verify: ${dir} is not an adapter; a merged model needs --base DIR and --adapter DIR`, {
             where: { file: dir },
@@ -79,18 +86,39 @@ export function registerVerify(program: Command, terminal: Terminal): void {
         }
       }
       const ok = checks.every((c) => c.ok);
-      const tensors = [...adapter.tensors, ...adapter.attached].map(([key, { dtype, shape }]) => ({ key, dtype, shape }));
+      const tensors = [...(adapter?.tensors ?? []), ...(adapter?.attached ?? [])].map(([key, { dtype, shape }]) => ({ key, dtype, shape }));
       if (flags.json) {
-        const experts = adapter.experts?.toJSON() ?? null;
+        const experts = adapter?.experts?.toJSON() ?? null;
         terminal.json({ ok, dir, checks, experts, changedExperts: report?.changedExperts ?? null, tensors });
       } else {
         for (const c of checks) terminal.print(`${c.ok ? "ok    " : "FAILED"} ${c.name.padEnd(7)} ${c.detail}`);
-        if (report) terminal.print(deltaText(report, adapter));
-        else if (adapter.experts) terminal.print(`trains ${adapter.experts.count} experts: ${planText(adapter.experts)}`);
+        if (report && adapter) terminal.print(deltaText(report, adapter));
+        else if (adapter?.experts) terminal.print(`trains ${adapter.experts.count} experts: ${planText(adapter.experts)}`);
         if (flags.tensors) for (const t of tensors) terminal.print(`  ${t.key} ${t.dtype} [${t.shape.join(", ")}]`);
       }
       if (!ok) throw new CheckFailed("verification failed");
     });
+}
+
+/** Of a run directory: is what a resumed run would read as it was written? None for other directories. */
+async function runChecks(dir: string, task: LongTask): Promise<Check[]> {
+  const states = await keptStates(dir);
+  if (states.length === 0) return [];
+  const checked = async (name: string, detail: string, work: Promise<unknown>): Promise<Check> =>
+    work.then(
+      () => ({ name, ok: true, detail }),
+      (error: unknown) => {
+        if (error instanceof LayoutError || error instanceof IoError || error instanceof NonFiniteError)
+          return { name, ok: false, detail: error.message };
+        throw error;
+      },
+    );
+  const checks: Check[] = [];
+  for (const s of states) checks.push(await checked("state", `step ${s.step}: every byte as it was saved`, verifyState(s)));
+  checks.push(await checked("request", "request.json and experts.json as they were written", verifyRequest(dir)));
+  for (const step of await keptBest(dir))
+    checks.push(await checked("best", `adapter of step ${step}: sha256 as in its manifest`, Adapter.load(bestDir(dir, step), task)));
+  return checks;
 }
 
 /** Are the frozen weights those of training? With the words for it. */

@@ -177,13 +177,16 @@ export class Checkpoints {
   }
 }
 
+/** Steps of the adapters in best/. */
+export async function keptBest(outDir: string): Promise<number[]> {
+  const names = await listed(join(outDir, "best"));
+  return names.flatMap((name) => /^step-(\d+)$/.exec(name)?.slice(1).map(Number) ?? []).sort((a, b) => a - b);
+}
+
 /** Removes adapters in best/ but those of these steps. */
 export async function pruneBest(outDir: string, steps: ReadonlySet<number | undefined>): Promise<void> {
   const dir = join(outDir, "best");
-  for (const name of await listed(dir)) {
-    const step = /^step-(\d+)$/.exec(name)?.[1];
-    if (step !== undefined && !steps.has(Number(step))) await removeWhole(join(dir, name));
-  }
+  for (const step of await keptBest(outDir)) if (!steps.has(step)) await removeWhole(bestDir(outDir, step));
   await removeAllStale(dir);
   await disk.rmdir(dir).catch(() => undefined); // the last one is gone
 }

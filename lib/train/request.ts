@@ -229,6 +229,17 @@ export async function keepRequest(session: TrainSession, request: CheckedRequest
   );
 }
 
+async function requireExperts(file: string, expected: string): Promise<void> {
+  const found = sha256(await readTextFile(file));
+  if (found !== expected) throw damaged(file, expected, found);
+}
+
+/** Are request.json and the experts it names as they were written? Also of rows that came from memory. @throws LayoutError · IoError */
+export async function verifyRequest(outDir: string): Promise<void> {
+  const { value } = await readSealedJson(join(outDir, REQUEST));
+  if (isPlain(value) && typeof value["expertsSha256"] === "string") await requireExperts(join(outDir, EXPERTS), value["expertsSha256"]);
+}
+
 /** The job that a run directory was started with, not yet parsed, and the file it came from. @throws ConfigError · LayoutError · IoError */
 export async function loadRequest(outDir: string): Promise<{ readonly job: Plain; readonly file: string }> {
   const file = join(outDir, REQUEST);
@@ -252,8 +263,7 @@ export async function loadRequest(outDir: string): Promise<{ readonly job: Plain
       where: { file },
     });
   if (sealed && typeof expected === "string") {
-    const found = sha256(await readTextFile(experts));
-    if (found !== expected) throw damaged(experts, expected, found);
+    await requireExperts(experts, expected);
     delete job["expertsSha256"];
   }
   const own = isPlain(method) && method["experts"] === EXPERTS ? { method: { ...method, experts } } : {};

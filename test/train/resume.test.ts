@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Dataset } from "../../lib/data/dataset.ts";
+import { runCli } from "../../lib/cli/program.ts";
 import { sealedJson } from "../../lib/files/sealed.ts";
 import { ExpertSet, MoeModel } from "../../lib/index.ts";
 import type { TrainEvent, TrainRequest } from "../../lib/index.ts";
@@ -290,5 +291,43 @@ describe("request.json and experts.json", () => {
     await expect(read()).rejects.toThrow(/Give changes as flags; if it was edited on purpose, remove the line "sha256"/);
     writeFileSync(at("asked/request.json"), sealedJson({ ...kept, steps: 8 }));
     expect(((await read()) as { request: CheckedRequest }).request.options.steps).toBe(8);
+  });
+});
+
+describe("esft verify of a run directory", () => {
+  const verify = async (out: string): Promise<{ code: number; checks: { name: string; ok: boolean; detail: string }[] }> => {
+    let printed = "";
+    const code = await runCli(["verify", at(out), "--json"], {
+      out: (text) => void (printed += text),
+      err: () => undefined,
+      interactive: false,
+      signal: new AbortController().signal,
+    });
+    return { code, ...(JSON.parse(printed) as { checks: [] }) };
+  };
+
+  it("reads its states, its request and its best adapters, with a delivered adapter and without", async () => {
+    const best = { keep: "best", optimizer: { lr: 0.2, clipNorm: 0 }, evalEvery: 3 } as const;
+    await train("verified", { ...best, saveEvery: 4 }, 8);
+    const whole = await verify("verified");
+    expect([whole.code, whole.checks.map((c) => `${c.name} ${c.ok}`)]).toEqual([
+      0,
+      ["state true", "state true", "request true", "best true", "best true"],
+    ]);
+    expect(whole.checks[0]!.detail).toBe("step 8: every byte as it was saved");
+    for (const [path, name, nth] of [
+      [await state("verified", 1), "state", 1],
+      [at("verified/experts.json"), "request", 2],
+      [at("verified/best/step-3/adapter.safetensors"), "best", 3],
+    ] as const) {
+      flip(path, -30);
+      const { code, checks } = await verify("verified");
+      expect([code, checks.flatMap((c, i) => (c.ok ? [] : [`${c.name} ${i}`]))]).toEqual([1, [`${name} ${nth}`]]);
+      expect(checks[nth]!.detail).toMatch(/expected sha256 [0-9a-f]{64}, found [0-9a-f]{64}/);
+      flip(path, -30);
+    }
+    await train("verified", { ...best, saveEvery: 4, resume: true });
+    const delivered = await verify("verified");
+    expect([delivered.code, delivered.checks.filter((c) => c.name === "tensors").length]).toEqual([0, 1]);
   });
 });
