@@ -83,6 +83,14 @@ export class Tokenizer {
       const fix = "added ids must equal or continue those of model.vocab";
       throw new ConfigError(`${files.file}: ${says}; ${fix}`, { where: { key: "added_tokens", file: files.file } });
     }
+    for (const [token, id] of files.postProcessed) {
+      const known = typeof token === "string" ? this.tokenToId(token) : null;
+      if (known === id) continue;
+      const says = `post_processor adds the token ${JSON.stringify(token)} with id ${String(id)}, which has id ${known ?? "none"}`;
+      throw new ConfigError(`${files.file}: ${says}; copy the file from the model again`, {
+        where: { key: "post_processor", file: files.file },
+      });
+    }
     this.bosToken = files.bosToken;
     this.eosToken = files.eosToken;
     this.padToken = files.padToken;

@@ -47,11 +47,22 @@ export async function readTokenizerFolder(dir: string) {
     bosToken: named("bos_token"),
     eosToken: named("eos_token"),
     padToken: named("pad_token"),
+    postProcessed: postProcessed(tokenizer["post_processor"]),
     addBosToken: flag(config, "add_bos_token", join(dir, "tokenizer_config.json")),
     chatTemplates: await readTemplates(dir, names, config), // by name; "default" is the one used for chat
     // what ends a turn besides eosToken
     stopIds: tokenIds(generation, "eos_token_id", join(dir, "generation_config.json")),
   };
+}
+
+/** Tokens that the post-processor adds to a text, with the ids that it gives them. */
+function postProcessed(part: unknown): readonly (readonly unknown[])[] {
+  const { sep, cls, single, special_tokens: known, processors } = object(part);
+  const template = list(single).flatMap((piece) => {
+    const { ids, tokens } = object(object(known)[String(object(object(piece)["SpecialToken"])["id"])]);
+    return list(ids).map((id, i) => [list(tokens)[i], id]);
+  });
+  return [...[sep, cls].filter(Array.isArray), ...template, ...list(processors).flatMap(postProcessed)];
 }
 
 function refuse(file: string, key: string, wanted: string, found: unknown): never {

@@ -174,6 +174,22 @@ describe("loading", () => {
   });
 
   test("what would give other ids is refused", async () => {
+    const bert = { type: "BertProcessing", sep: ["a", 0], cls: ["b", 1] };
+    const template = {
+      type: "TemplateProcessing",
+      single: [{ SpecialToken: { id: "a", type_id: 0 } }, { Sequence: { id: "A", type_id: 0 } }],
+      pair: [{ Sequence: { id: "A", type_id: 0 } }],
+    };
+    const known = (ids: number[]): object => ({ ...template, special_tokens: { a: { id: "a", ids, tokens: ["a"] } } });
+    const both = { type: "Sequence", processors: [bert, known([0])] };
+    expect(await (await make({ post_processor: both })).encodeRaw("c")).toEqual([0, 1, 2, 0]);
+    for (const post_processor of [
+      { ...bert, sep: ["a", 9] },
+      { ...bert, cls: ["zz", 1] },
+      known([9]),
+      { ...both, processors: [known([1])] },
+    ])
+      await expect(make({ post_processor })).rejects.toThrow(/post_processor adds the token "(a|zz)" with id [19], which has id (0|none)/);
     await expect(make({ added_tokens: [added(9, "ab")] })).rejects.toThrow(/"ab" has id 9, but the library gives it 3/);
     await expect(make({ added_tokens: [added(9, "new")] })).rejects.toThrow(/"new" has id 9, but the library gives it 5/);
     await expect(make({}, { eos_token: "</s>" })).rejects.toThrow(/eos_token is "<\/s>"/);
