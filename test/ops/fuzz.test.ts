@@ -218,11 +218,15 @@ describe("garbage", () => {
       [[1]],
       [NaN],
       [2 ** 31],
+      [2 ** 32], // 0 in its lower half
+      [0, 2 ** 32 + 1],
       Int32Array.of(4),
       Int32Array.of(2, 1),
       Uint32Array.of(1),
     ])
       expect(run(keep)).toThrow(/^mask_grad: keep/);
+    for (const keep of [new Int32Array(2 ** 24 + 1), new Array(2 ** 24 + 1).fill(0)])
+      expect(run(keep)).toThrow(/^mask_grad: keep must be at most 2\^24 integers/);
     for (const keep of [new Float64Array(1), new BigInt64Array(1), new DataView(new ArrayBuffer(4)), { length: 1, 0: 1 }, "12", 3, () => 1])
       expect(run(keep)).toThrow(/^mask_grad: keep must be an array of integers/);
   });
