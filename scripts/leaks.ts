@@ -5,8 +5,8 @@
 //   --aborted   runs that are aborted in a step (1000)
 //
 // Tiny models. Between repetitions it looks at resident memory, V8's heap, the memory that V8 was told of, open file handles and
-// threads; a line is fitted through what follows the warm-up, and may rise by no more than test/support/leaks.ts allows. 0 leaves a
-// part out. Exit 1 when something grows. Linux only.
+// threads. What follows the warm-up may rise by no more than test/support/leaks.ts allows. 0 leaves a part out. Exit 1 when something
+// grows. Linux only.
 
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -55,7 +55,7 @@ function report(name: string, repetitions: number, gauge: Gauge, seconds: number
   console.log(`${name}: ${repetitions}, ${gauge.samples.length} looks, ${seconds.toFixed(0)} s`);
   for (const [key, g] of Object.entries(growth(gauge.samples))) {
     const quantity = key as Quantity;
-    const line = `${shown(quantity, g.first)} → ${shown(quantity, g.last)}, fitted rise ${shown(quantity, g.rise)} (flat up to ${shown(quantity, flat[quantity])})`;
+    const line = `${shown(quantity, g.first)} → ${shown(quantity, g.last)}, rise ${shown(quantity, g.rise)} (flat up to ${shown(quantity, flat[quantity])})`;
     console.log(`  ${g.flat ? "flat " : "GROWS"} ${quantity.padEnd(9)} ${line}`);
     failed ||= !g.flat;
   }

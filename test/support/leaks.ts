@@ -21,8 +21,8 @@ export interface Held {
 }
 export type Quantity = keyof Held;
 
-/** Rises of the fitted line that count as flat, over all that is measured: the allocator's and the compiler's own movement. */
-export const flat: Readonly<Record<Quantity, number>> = { rss: 16 << 20, heap: 2 << 20, accounted: 64 << 10, handles: 0.5, threads: 0.5 };
+/** Rises that count as flat, over all that is measured: bytes allow for the allocator's and the compiler's own movement. */
+export const flat: Readonly<Record<Quantity, number>> = { rss: 16 << 20, heap: 2 << 20, accounted: 64 << 10, handles: 0, threads: 0 };
 
 /** Collects garbage, lets finalizers and closing handles through, and looks. */
 export async function look(): Promise<Held> {
@@ -43,7 +43,10 @@ export async function look(): Promise<Held> {
 export interface Growth {
   readonly first: number;
   readonly last: number;
-  /** Of the least-squares line, from the first sample after the warm-up to the last. */
+  /**
+   * Of bytes: of the least-squares line, from the first sample after the warm-up to the last. Of handles and threads, which a save or
+   * a pool of threads holds for a moment: from the least of the first third to the least of the last.
+   */
   readonly rise: number;
   readonly flat: boolean;
 }
@@ -55,16 +58,18 @@ const warmUp = 0.3;
 export function growth(samples: readonly Held[]): Record<Quantity, Growth> {
   const measured = samples.slice(Math.floor(samples.length * warmUp));
   const n = measured.length;
+  const line = (y: readonly number[]): number => {
+    const mean = y.reduce((sum, value) => sum + value, 0) / n;
+    const middle = (n - 1) / 2;
+    const xy = y.reduce((sum, value, x) => sum + (x - middle) * (value - mean), 0);
+    const xx = y.reduce((sum, _, x) => sum + (x - middle) ** 2, 0);
+    return (xy / xx) * (n - 1);
+  };
+  const third = Math.max(1, Math.floor(n / 3));
+  const least = (y: readonly number[]): number => Math.min(...y.slice(-third)) - Math.min(...y.slice(0, third));
   const of = (quantity: Quantity): Growth => {
     const y = measured.map((held) => held[quantity]);
-    const mean = y.reduce((a, b) => a + b, 0) / n;
-    const middle = (n - 1) / 2;
-    let [xy, xx] = [0, 0];
-    for (const [x, value] of y.entries()) {
-      xy += (x - middle) * (value - mean);
-      xx += (x - middle) ** 2;
-    }
-    const rise = (xy / xx) * (n - 1);
+    const rise = (quantity === "handles" || quantity === "threads" ? least : line)(y);
     return { first: y[0]!, last: y[n - 1]!, rise, flat: rise <= flat[quantity] };
   };
   return { rss: of("rss"), heap: of("heap"), accounted: of("accounted"), handles: of("handles"), threads: of("threads") };
