@@ -16,6 +16,7 @@ import {
   writeGroupAtomic,
 } from "../../lib/files/atomic.ts";
 import { replaceDisk } from "../../lib/files/disk.ts";
+import { copyRegular } from "../../lib/files/regular.ts";
 import { everyPoint, FAULTS, FaultyDisk, leftovers, withoutFsync } from "../support/faulty_disk.ts";
 import type { Fault } from "../support/faulty_disk.ts";
 
@@ -126,7 +127,7 @@ function requireDurable({ log }: FaultyDisk): void {
   let [renames, unsyncedFolder, commit] = [0, null as string | null, ""];
   const dirty = new Set<string>();
   for (const { name, path } of log) {
-    if (name === "write") dirty.add(path);
+    if (name === "write" || name === "copyFile") dirty.add(path);
     if (name === "fsync") dirty.delete(path);
     if (name === "fsync" && path === unsyncedFolder) unsyncedFolder = null;
     if (name !== "rename") continue;
@@ -380,6 +381,26 @@ describe("a group", () => {
     await expect(writeDirectoryAtomic(join(root, "plain"), async () => undefined)).rejects.toThrow(IoError);
     await expect(writeGroupAtomic("a\0b", "g", async () => undefined)).rejects.toThrow(IoError);
     expect(readFileSync(join(root, "plain"), "utf8")).toBe("");
+  });
+});
+
+describe("files and folders that whoever fills them does not sync", () => {
+  it.each(["directory", "group"])("are synced before the commit of a %s", async (kind) => {
+    const dir = fresh();
+    writeFileSync(join(dir, "source"), "copied");
+    const copy = async (temp: string): Promise<void> => {
+      mkdirSync(join(temp, "inner"));
+      await copyRegular(join(dir, "source"), join(temp, "inner", "c"));
+    };
+    const recording = new FaultyDisk();
+    await recording.during(() =>
+      kind === "group" ? writeGroupAtomic(dir, "g", copy) : writeDirectoryAtomic(join(dir, "t"), copy, { replace: true }),
+    );
+    requireDurable(recording);
+    const names = recording.log.map((o) => `${o.name} ${o.path.replace(/.*\.tmp-[^/]*/, "TEMP")}`);
+    const commit = names.findIndex((n) => n.startsWith("rename") && n.endsWith(".next"));
+    const before = names.slice(0, commit);
+    for (const path of ["TEMP/inner/c", "TEMP/inner", "TEMP"]) expect(before, path).toContain(`fsync ${path}`);
   });
 });
 
