@@ -1,6 +1,8 @@
 // Which device to compute on. "cuda" is asked for and must be there; "auto" takes it when it is there and says why not.
 
+import { optionsArgument } from "./arguments.ts";
 import { ConfigError, KernelError } from "./errors.ts";
+import { shown } from "./options.ts";
 import type { Precision } from "./ops.ts";
 import { Device } from "./tensor.ts";
 import type { DeviceKind } from "./tensor.ts";
@@ -22,8 +24,9 @@ export interface OpenedDevice {
  */
 export function openDevice(
   where: DeviceChoice = "auto",
-  { threads, precision }: { readonly threads?: number | undefined; readonly precision?: Precision | undefined } = {},
+  options: { readonly threads?: number | undefined; readonly precision?: Precision | undefined } = {},
 ): OpenedDevice {
+  const { threads, precision } = optionsArgument(options, "openDevice: options");
   expectDevice("device", where);
   const named = where === "auto" ? fromEnvironment() : where;
   const open = (kind: DeviceKind): Device => new Device({ kind, ...(threads === undefined ? {} : { threads }) });
@@ -46,9 +49,9 @@ function fromEnvironment(): DeviceChoice {
   return text as DeviceChoice;
 }
 
-function expectDevice(key: string, value: string): void {
-  if (!PATTERN.test(value))
-    throw new ConfigError(`${key} must be "auto", "cpu", "cuda" or "cuda:N", found ${JSON.stringify(value)}`, { where: { key } });
+function expectDevice(key: string, value: unknown): void {
+  if (typeof value !== "string" || !PATTERN.test(value))
+    throw new ConfigError(`${key} must be "auto", "cpu", "cuda" or "cuda:N", found ${shown(value)}`, { where: { key } });
 }
 
 /** What is missing, without saying again who was asked. */

@@ -1,11 +1,12 @@
 // MoeModel: a checkpoint on a device, and what one does with it: profile, train, evaluate, adapt.
 
+import { instanceArgument, listArgument, optionsArgument, pathArgument, readSafely, wholeArgument } from "./arguments.ts";
 import { basename, resolve } from "node:path";
 import { z } from "zod";
 import { openDevice } from "./device.ts";
 import type { DeviceChoice, OpenedDevice } from "./device.ts";
 import { ConfigError, DataError, NonFiniteError } from "./errors.ts";
-import type { Adapter } from "./adapter/adapter.ts";
+import { Adapter } from "./adapter/adapter.ts";
 import { openAdapter } from "./adapter/esft_layout.ts";
 import { profileExamples } from "./experts/profiler.ts";
 import type { ProfileOptions } from "./experts/profiler.ts";
@@ -15,7 +16,7 @@ import { OneAtATime, throwIfAborted } from "./task.ts";
 import { decodeFloats } from "./files/floats.ts";
 import { openCheckpoint } from "./files/checkpoint.ts";
 import type { Checkpoint } from "./files/checkpoint.ts";
-import { encodeSource, fileOf } from "./data/source.ts";
+import { dataArgument, encodeSource, fileOf } from "./data/source.ts";
 import type { DataSource, EncodedSource } from "./data/source.ts";
 import { hashCheckpoint } from "./files/hash.ts";
 import type { BaseIdentity } from "./files/hash.ts";
@@ -37,7 +38,7 @@ import type { Evaluation } from "./train/evaluate.ts";
 import { dataSchema, machineSchema, parseOptions } from "./options.ts";
 import type { DataInput, DataOptions } from "./options.ts";
 import { CheckedRequest } from "./train/request.ts";
-import type { TrainRequest } from "./train/request.ts";
+import type { RunControl, TrainRequest } from "./train/request.ts";
 import { TrainingRun } from "./train/run.ts";
 import type { TrainSession } from "./train/session.ts";
 
@@ -99,8 +100,9 @@ export class MoeModel implements TrainSession {
    * @throws ConfigError unknown architecture or options · LayoutError the weights are not what config.json says · NonFiniteError NaN or
    * infinity, naming the tensor · KernelError the device cannot be used · MemoryError the weights do not fit · IoError · AbortError
    */
-  static async fromPretrained(dir: string, options: LoadOptions = {}): Promise<MoeModel> {
-    const path = resolve(dir);
+  static async fromPretrained(dir: string, asked: LoadOptions = {}): Promise<MoeModel> {
+    const path = resolve(pathArgument(dir, "fromPretrained: dir"));
+    const options = optionsArgument(asked, "fromPretrained: options");
     const { device: where = "auto", precision, threads } = options;
     parseOptions(machineSchema.pick({ precision: true }), { precision }, "");
     const checkpoint = await openCheckpoint(path);
@@ -143,6 +145,7 @@ export class MoeModel implements TrainSession {
 
   /** Hash that tells this base from any other; computed once. Reads every byte up to 1 GiB, samples above. */
   async identity(task: LongTask = {}): Promise<BaseIdentity> {
+    optionsArgument(task, "identity: task");
     this.identityCache ??= (await hashCheckpoint(this.checkpoint, task)).identity;
     return this.identityCache;
   }
@@ -152,6 +155,8 @@ export class MoeModel implements TrainSession {
    * @throws DataError a row that cannot be used, with file and line · ConfigError · AbortError
    */
   async encode(data: DataSource, options: DataInput = {}, task: { signal?: AbortSignal | undefined } = {}): Promise<EncodedSource> {
+    dataArgument(data, "encode: data");
+    optionsArgument(task, "encode: task");
     return this.encodeBy(data, parseOptions(dataSchema, options, "data"), task);
   }
   private encodeBy(data: DataSource, options: DataOptions, task: { signal?: AbortSignal | undefined }): Promise<EncodedSource> {
@@ -163,6 +168,8 @@ export class MoeModel implements TrainSession {
    * @throws ConfigError no sparse layer, or a partial profile of other data · DataError · NonFiniteError · AbortError after `onPartial`
    */
   async profile(data: DataSource, options: Partial<Omit<ProfileOptions, "model" | "data">> & { data?: DataInput } = {}): Promise<Profile> {
+    dataArgument(data, "profile: data");
+    optionsArgument(options, "profile: options");
     const work = this.use.run("profiling", options.signal, async (signal) => {
       const { data: dataInput, ...rest } = options;
       const o = parseOptions(dataSchema, dataInput ?? {}, "data");
@@ -194,6 +201,8 @@ export class MoeModel implements TrainSession {
     options: z.input<typeof evaluateSchema> = {},
     task: { signal?: AbortSignal; onProgress?: (p: { done: number; total: number }) => void } = {},
   ): Promise<Evaluation> {
+    dataArgument(data, "evaluate: data");
+    optionsArgument(task, "evaluate: task");
     const work = this.use.run("evaluating", task.signal, async (signal) => {
       const { batchTokens, rows: limit, ...o } = parseOptions(evaluateSchema, options, "evaluate");
       const { examples } = await this.encodeBy(data, o, { signal });
@@ -237,7 +246,10 @@ export class MoeModel implements TrainSession {
         "an adapter is applied, training starts from the base weights: removeAdapter() first, or merge the adapter and train the merged model",
         { where: { key: "adapter" } },
       );
-    const { signal } = request instanceof CheckedRequest ? request.control : request;
+    const control: RunControl = readSafely("train: request", () => request instanceof CheckedRequest)
+      ? (request as CheckedRequest).control
+      : optionsArgument(request as TrainRequest, "train: request");
+    const { signal } = control;
     return new TrainingRun(this, request, (work) => this.use.run("training", signal, work));
   }
 
@@ -246,11 +258,15 @@ export class MoeModel implements TrainSession {
    * @throws LayoutError another base, unknown tensors, damaged files · NonFiniteError · AbortError
    */
   async applyAdapter(adapter: Adapter | string, task: LongTask = {}): Promise<Adapter> {
+    optionsArgument(task, "applyAdapter: task");
     return this.use.run("applying an adapter", task.signal, (signal) => this.replaceWeights(adapter, { ...task, signal }));
   }
 
   private async replaceWeights(adapter: Adapter | string, task: LongTask): Promise<Adapter> {
-    const loaded = typeof adapter === "string" ? await openAdapter(adapter, { base: this.checkpoint, ...task }) : adapter;
+    const loaded =
+      typeof adapter === "string"
+        ? await openAdapter(adapter, { base: this.checkpoint, ...task })
+        : instanceArgument(adapter, Adapter, "applyAdapter: adapter");
     if (typeof adapter !== "string") await loaded.checkBase(this.checkpoint, task);
     const attachments = attachmentsOf(this.spec, loaded.method, loaded.attached);
     const values = new Map<string, Tensor>();
@@ -286,8 +302,11 @@ export class MoeModel implements TrainSession {
     ids: readonly number[],
     options: { maxTokens: number; stop?: readonly number[]; signal?: AbortSignal },
   ): Promise<number[]> {
+    const all = listArgument(ids, "generate: ids").map((id) => wholeArgument(id, "generate: ids"));
+    const { maxTokens } = optionsArgument(options, "generate: options");
+    wholeArgument(maxTokens, "generate: options.maxTokens");
+    if (options.stop !== undefined) listArgument(options.stop, "generate: options.stop");
     return this.use.run("generating", options.signal, async (signal) => {
-      const all = [...ids];
       const stop = new Set(options.stop ?? this.spec.eosIds);
       this.transformer.prepare(Math.min(ids.length + options.maxTokens, this.spec.maxPositions), false);
       while (all.length < ids.length + options.maxTokens) {

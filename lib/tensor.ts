@@ -3,6 +3,7 @@
 // An op call validates, enqueues and returns; only `await device.synchronize()` and `await tensor.read()` wait. A failed op
 // surfaces there as a KernelError. Everything that owns memory has dispose(); garbage collection is only a safety net.
 
+import { optionsArgument } from "./arguments.ts";
 import { KernelError } from "./errors.ts";
 import { bf16ToF32 } from "./floats.ts";
 import { native } from "./native.ts";
@@ -42,7 +43,8 @@ export class Device {
    * @throws ConfigError a number of threads that is none · KernelError unknown kind, threads that the system does not grant, ESFT_ISA of
    * another machine; for "cuda" `where.argument` says what is missing: "library" (built without CUDA), "driver" (none, or no GPU), "device" (not supported)
    */
-  constructor(options: DeviceOptions = {}) {
+  constructor(asked: DeviceOptions = {}) {
+    const options = optionsArgument(asked, "Device: options");
     const threads = threadCount(options.threads);
     const [, cuda, index] = /^(cuda)(?::(\d{1,4}))?$/.exec(options.kind ?? "") ?? [];
     this.handle = guarded(() =>
@@ -198,7 +200,7 @@ export class Tensor {
    * @throws KernelError not inside this tensor, or not aligned · DisposedError
    */
   view(offset: number, shape: readonly number[], options: { ld?: number; dtype?: DType } = {}): Tensor {
-    const dtype = options.dtype ?? this.dtype;
+    const dtype = guarded(() => options.dtype ?? this.dtype);
     const handle = guarded(() => this.handle.view(offset * bytesOf(dtype), dtypeCode[dtype], shape, options.ld));
     return new Tensor(this.device, handle, dtype, shape, false, options.ld);
   }
@@ -208,12 +210,12 @@ export class Tensor {
     const inner = this.shape.slice(1);
     const rowsPerItem = inner.slice(0, -1).reduce((a, b) => a * b, 1);
     const stride = inner.length === 0 ? 1 : rowsPerItem * this.ld;
-    return this.view(begin * stride, [end - begin, ...inner], inner.length === 0 ? {} : { ld: this.ld });
+    return guarded(() => this.view(begin * stride, [end - begin, ...inner], inner.length === 0 ? {} : { ld: this.ld }));
   }
 
   /** Columns [begin, end) of a matrix. */
   columns(begin: number, end: number): Tensor {
-    return this.view(begin, [...this.shape.slice(0, -1), end - begin], { ld: this.ld });
+    return guarded(() => this.view(begin, [...this.shape.slice(0, -1), end - begin], { ld: this.ld }));
   }
 
   /** Same elements, another shape (contiguous tensors). */
@@ -223,8 +225,7 @@ export class Tensor {
 
   /** Copies `data` (as many bytes as the tensor has) into the tensor, in the order of the queue; the caller may change the array at once. */
   write(data: NodeJS.TypedArray | readonly number[]): void {
-    const typed = ArrayBuffer.isView(data) ? data : fromNumbers(this.dtype, data);
-    guarded(() => this.handle.write(typed));
+    guarded(() => this.handle.write(ArrayBuffer.isView(data) ? data : fromNumbers(this.dtype, data)));
   }
 
   /**
@@ -285,7 +286,7 @@ export class TensorList {
   readonly handle: NativeTensorList;
   readonly tensors: readonly Tensor[];
   constructor(tensors: readonly Tensor[]) {
-    this.tensors = [...tensors];
+    this.tensors = guarded(() => [...tensors]);
     this.handle = guarded(() => new native.TensorList(tensors.map((t) => t.handle)));
   }
   dispose(): void {

@@ -5,7 +5,7 @@
 // 2. No circle between files, not inside a part either.
 // 3. Names of model families, and of tensors in their checkpoints, are spelled in lib/model/families alone.
 
-const ground = ["errors", "floats", "task", "options"];
+const ground = ["errors", "floats", "task", "options", "arguments"];
 const model = [
   "model/spec",
   "model/families",
@@ -28,6 +28,7 @@ export const arrows: Readonly<Record<string, readonly string[]>> = {
   floats: [],
   task: ["errors"],
   options: ["errors"],
+  arguments: ["errors", "options"],
 
   // They stand beside the model and know no device.
   files: ground,
@@ -36,13 +37,13 @@ export const arrows: Readonly<Record<string, readonly string[]>> = {
 
   // The addon.
   native: ["errors"],
-  tensor: ["errors", "floats", "native"],
+  tensor: ["errors", "floats", "arguments", "native"],
   ops: ["errors", "native", "tensor"],
-  device: ["errors", "native", "tensor", "ops"],
+  device: ["errors", "options", "arguments", "native", "tensor", "ops"],
   dist: [...ground, "native", "tensor", "ops", "device"],
 
   "model/spec": ["errors", "files", "ops"],
-  "model/families": ["errors", "files", "model/spec"],
+  "model/families": ["errors", "arguments", "files", "model/spec"],
   "model/slots": ["errors", "tensor"],
   "model/weights": [...ground, "files", "tensor", "ops", "model/spec"],
   "model/rope_table": ["tensor", "model/spec"],

@@ -1,9 +1,11 @@
 // An adapter: the full trained tensors (or slices of fused ones) under the base model's own names, tensors that a method attached, and
 // what is needed to trust them: which base, which experts, how trained, the digest of everything that stayed frozen.
+import { optionsArgument, pathArgument, shapeArgument, textArgument } from "../arguments.ts";
 import { readFileSync } from "node:fs";
 import { LayoutError } from "../errors.ts";
 import { ExpertSet } from "../experts/expert_set.ts";
 import type { Checkpoint } from "../files/checkpoint.ts";
+import { checkpointArgument } from "../files/checkpoint.ts";
 import { shownShape } from "../files/fault.ts";
 import { hashCheckpoint, sameBase, shownIdentity } from "../files/hash.ts";
 import { tensorBytes } from "../files/safetensors.ts";
@@ -33,6 +35,11 @@ export interface LoadAdapterOptions extends LongTask {
   readonly verify?: boolean | undefined;
 }
 
+export function loadArgument(options: LoadAdapterOptions, key: string): void {
+  const { base } = optionsArgument(options, key);
+  if (base !== undefined) checkpointArgument(base, `${key}.base`);
+}
+
 export class Adapter {
   readonly method: AdapterInit["method"];
   readonly base: AdapterInit["base"];
@@ -47,7 +54,13 @@ export class Adapter {
   readonly attached: ReadonlyMap<string, AttachedTensor>;
 
   /** @throws LayoutError a tensor twice, not of floats, or not what the expert set says; a method without the expert set that it needs */
-  constructor(init: AdapterInit) {
+  constructor(asked: AdapterInit) {
+    const init = shapeArgument(
+      optionsArgument(asked, "new Adapter: init"),
+      ["method", "base"],
+      "an object with method and base",
+      "new Adapter: init",
+    );
     this.method = init.method;
     this.base = init.base;
     this.experts = init.experts;
@@ -67,7 +80,8 @@ export class Adapter {
 
   /** The same adapter with other tensors or other facts. */
   with(changes: Partial<AdapterInit>): Adapter {
-    return new Adapter({ ...this, tensors: this.tensors.values(), attached: this.attached.values(), ...changes });
+    const own = { ...this, tensors: this.tensors.values(), attached: this.attached.values() };
+    return new Adapter({ ...own, ...optionsArgument(changes, "adapter.with: changes") });
   }
 
   #sum(of: (t: AdapterTensor | AttachedTensor) => number): number {
@@ -86,6 +100,7 @@ export class Adapter {
 
   /** The bytes of one tensor, refused when any is NaN or infinite. */
   async read(key: string): Promise<Uint8Array> {
+    textArgument(key, "adapter.read: key");
     const t = this.tensors.get(key) ?? this.attached.get(key);
     if (!t) throw adapterFault(`expected this tensor, found ${this.tensors.size + this.attached.size} others`, key);
     return readFinite(key, t);
@@ -111,6 +126,8 @@ export class Adapter {
    * @throws LayoutError "adapter for another base" with both identities, or the first tensor that does not fit
    */
   async checkBase(base: Checkpoint, options: LongTask = {}): Promise<void> {
+    checkpointArgument(base, "checkBase: base");
+    optionsArgument(options, "checkBase: options");
     const { identity } = this.base;
     if (identity) {
       const found = (await hashCheckpoint(base, options)).identity;
@@ -138,6 +155,8 @@ export class Adapter {
 
   /** Writes the adapter directory: all files or none; other files in `dir` stay. @throws NonFiniteError, IoError */
   async save(dir: string, options: ShardOptions = {}): Promise<AdapterManifest> {
+    pathArgument(dir, "adapter.save: dir");
+    optionsArgument(options, "adapter.save: options");
     const { tensors, attached, createdBy, method, base, profile, training, frozenDigest } = this;
     const experts = this.experts?.toJSON() ?? null;
     const facts: AdapterFacts = { createdBy, method, base, experts, profile, training, frozenDigest };
@@ -149,6 +168,8 @@ export class Adapter {
    * @throws LayoutError wrong base, unknown or missing tensors, damaged data · NonFiniteError · IoError
    */
   static async load(dir: string, options: LoadAdapterOptions = {}): Promise<Adapter> {
+    pathArgument(dir, "Adapter.load: dir");
+    loadArgument(options, "Adapter.load: options");
     const { manifest, path, tensors, attached, verify } = await readFolder(dir);
     const experts = manifest.experts ? ExpertSet.fromJSON(manifest.experts, `${path}: experts`) : null;
     const adapter = new Adapter({ ...manifest, experts, tensors, attached });

@@ -1,6 +1,7 @@
 // The official ESFT adapter layout: safetensors under per-expert names and expert_cfg.json. It says neither which base it was made for
 // nor what a tensor is to the model: it is opened together with its base, whose description of the model tells. Early adapters leave
 // out the first part of each name.
+import { instanceArgument, optionsArgument, pathArgument } from "../arguments.ts";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { LayoutError } from "../errors.ts";
@@ -17,7 +18,7 @@ import { checkpointSpec } from "../model/families/index.ts";
 import { parameterShapes } from "../model/spec.ts";
 import { ioError, throwIfAborted } from "../task.ts";
 import type { LoadAdapterOptions } from "./adapter.ts";
-import { Adapter } from "./adapter.ts";
+import { Adapter, loadArgument } from "./adapter.ts";
 import { isAdapterDir } from "./folder.ts";
 import type { AdapterTensor } from "./tensors.ts";
 import { parameterTensor } from "./tensors.ts";
@@ -29,6 +30,8 @@ const INDEX = shardIndex(STEM);
 
 /** Opens an adapter directory in either layout; the official one needs its base. @throws LayoutError neither was found */
 export async function openAdapter(dir: string, options: LoadAdapterOptions = {}): Promise<Adapter> {
+  pathArgument(dir, "openAdapter: dir");
+  loadArgument(options, "openAdapter: options");
   if (await isAdapterDir(dir)) return Adapter.load(dir, options);
   const names = await readdir(dir).catch((error: unknown) => {
     throw ioError(error, `cannot open the adapter ${dir}`, { file: dir });
@@ -81,6 +84,9 @@ async function dataFiles(dir: string, names: readonly string[]): Promise<string[
  * name, or has no expert set
  */
 export async function saveEsftAdapter(adapter: Adapter, dir: string, options: ShardOptions = {}): Promise<void> {
+  instanceArgument(adapter, Adapter, "saveEsftAdapter: adapter");
+  pathArgument(dir, "saveEsftAdapter: dir");
+  optionsArgument(options, "saveEsftAdapter: options");
   adapter.refuseAttached("save in the official ESFT layout");
   const { experts } = adapter;
   if (!experts) throw new LayoutError("the official ESFT layout needs an expert set, found an adapter without one");

@@ -2,12 +2,13 @@
 //
 // Shard by shard, tensor by tensor, in file order: same names, dtypes, shards and order; only the adapter's byte ranges are
 // replaced (cast to the base's dtype, nearest even).
+import { instanceArgument, optionsArgument, pathArgument } from "../arguments.ts";
 import { readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { requireApart } from "../files/apart.ts";
 import { writeDirectoryAtomic } from "../files/atomic.ts";
 import type { Checkpoint } from "../files/checkpoint.ts";
-import { openCheckpoint } from "../files/checkpoint.ts";
+import { checkpointArgument, openCheckpoint } from "../files/checkpoint.ts";
 import { layoutFault } from "../files/fault.ts";
 import type { TensorInfo } from "../files/safetensors.ts";
 import { copyRegular } from "../files/regular.ts";
@@ -17,7 +18,7 @@ import { writeSafetensors } from "../files/safetensors_writer.ts";
 import type { Placed } from "../files/slice.ts";
 import { frozenRanges, placeSlices, sliceKey } from "../files/slice.ts";
 import type { LongTask } from "../task.ts";
-import type { Adapter } from "./adapter.ts";
+import { Adapter } from "./adapter.ts";
 import type { AdapterTensor } from "./tensors.ts";
 import { readInto } from "./tensors.ts";
 import type { MergeReport } from "./verify_merge.ts";
@@ -34,6 +35,10 @@ export interface MergeOptions extends LongTask {
  * base's dtype · IoError
  */
 export async function mergeAdapter(base: Checkpoint, adapter: Adapter, outDir: string, options: MergeOptions = {}): Promise<MergeReport> {
+  checkpointArgument(base, "mergeAdapter: base");
+  instanceArgument(adapter, Adapter, "mergeAdapter: adapter");
+  pathArgument(outDir, "mergeAdapter: outDir");
+  optionsArgument(options, "mergeAdapter: options");
   adapter.refuseAttached("merge");
   await requireApart(outDir, base.dir, "the base", "output");
   // Only a model may be replaced by a model: an existing folder of anything else fails here.

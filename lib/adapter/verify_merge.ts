@@ -1,7 +1,8 @@
 // Is a checkpoint base + adapter and nothing else? It is read again from disk and compared bit for bit; of the writer's code only the
 // slice arithmetic and the cast are shared.
+import { instanceArgument, optionsArgument, pathArgument } from "../arguments.ts";
 import type { Checkpoint } from "../files/checkpoint.ts";
-import { openCheckpoint } from "../files/checkpoint.ts";
+import { checkpointArgument, openCheckpoint } from "../files/checkpoint.ts";
 import { decodeFloats } from "../files/floats.ts";
 import { shownType } from "../files/fault.ts";
 import type { TensorInfo } from "../files/safetensors.ts";
@@ -9,7 +10,7 @@ import { readFileRange } from "../files/safetensors.ts";
 import { frozenRanges, placeSlices, sliceKey } from "../files/slice.ts";
 import type { LongTask } from "../task.ts";
 import { throwIfAborted } from "../task.ts";
-import type { Adapter } from "./adapter.ts";
+import { Adapter } from "./adapter.ts";
 import { readInto } from "./tensors.ts";
 
 /** How far one trained slice moved from the base, in the merged model's own dtype. */
@@ -47,6 +48,10 @@ function* steps(range: { readonly begin: number; readonly end: number }): Genera
  * cast adapter; names, dtypes, shapes and shards are the base's. A mismatch is reported, not thrown.
  */
 export async function verifyMerge(base: Checkpoint, adapter: Adapter, mergedDir: string, options: LongTask = {}): Promise<MergeReport> {
+  checkpointArgument(base, "verifyMerge: base");
+  instanceArgument(adapter, Adapter, "verifyMerge: adapter");
+  pathArgument(mergedDir, "verifyMerge: mergedDir");
+  optionsArgument(options, "verifyMerge: options");
   adapter.refuseAttached("verify a merged model with");
   const merged = await openCheckpoint(mergedDir);
   const placed = placeSlices(adapter.tensors.values(), base.tensors);

@@ -1,7 +1,7 @@
 // The demo: the whole ESFT job on the embedded model, beside full fine-tuning with the same data, steps and seed. Every figure
 // it prints was measured in this run.
 
-import { mkdir, readdir, rm, stat } from "node:fs/promises";
+import { readdir, rm, stat } from "node:fs/promises";
 import { join, relative } from "node:path";
 import { ConfigError } from "../errors.ts";
 import type { Adapter } from "../adapter/adapter.ts";
@@ -9,7 +9,7 @@ import { frozenDigest } from "../adapter/digest.ts";
 import type { ExpertSet } from "../experts/expert_set.ts";
 import { mergeAdapter } from "../adapter/merge.ts";
 import type { Profile } from "../experts/profile.ts";
-import { writeFileAtomic } from "../files/atomic.ts";
+import { makeFolder, writeFileAtomic } from "../files/atomic.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
 import { formatJson } from "../files/json.ts";
 import { checkMergedLogits } from "../logits_check.ts";
@@ -197,7 +197,7 @@ async function prepare(out: string): Promise<void> {
     throw new ConfigError(`${out} holds other files than the demo's; choose another --out`, { where: { key: "out", file: out } });
   for (const name of ["esft", "full", "merged", "profile.json", "experts.json"])
     await rm(join(out, name), { recursive: true, force: true });
-  await mkdir(out, { recursive: true });
+  await makeFolder(out);
   // From here on the directory is known to be the demo's, however it ends.
   await writeFileAtomic(join(out, MARK), formatJson({ running: true }));
 }

@@ -1,5 +1,6 @@
 // A dataset: rows from a file or from memory → encoded examples, with every bad row reported by file and line.
 
+import { listArgument, optionsArgument, pathArgument, wholeArgument } from "../arguments.ts";
 import { basename } from "node:path";
 import { AbortError, ConfigError, DataError } from "../errors.ts";
 import { ExampleBuilder, type Examples } from "./examples.ts";
@@ -70,13 +71,16 @@ export class Dataset {
   }
 
   /** A JSONL file. Nothing is read before it is needed. */
-  static fromFile(file: string, options: DatasetOptions = {}): Dataset {
+  static fromFile(file: string, asked: DatasetOptions = {}): Dataset {
+    pathArgument(file, "Dataset.fromFile: file");
+    const options = optionsArgument(asked, "Dataset.fromFile: options");
     return new Dataset(file, options, (signal) => readRowsFromFile(file, { shape: options.shape }, signal));
   }
 
   /** Rows as objects of any supported shape. */
-  static fromRows(rows: Iterable<unknown>, options: DatasetOptions = {}): Dataset {
-    const kept = Array.from(rows);
+  static fromRows(rows: Iterable<unknown>, asked: DatasetOptions = {}): Dataset {
+    const kept = listArgument(rows, "Dataset.fromRows: rows");
+    const options = optionsArgument(asked, "Dataset.fromRows: options");
     return new Dataset(null, options, () => readObjects(kept, { shape: options.shape }));
   }
 
@@ -100,6 +104,7 @@ export class Dataset {
   }
 
   async #encodeAll(encoding: EncodingOptions | undefined, reading: ReadingOptions): Promise<EncodedRows> {
+    optionsArgument(reading, "dataset: reading");
     const builder = new ExampleBuilder();
     const encoder = encoding === undefined ? null : rowEncoder(encoding);
     const { maxErrors = KEPT_ERRORS } = reading;
@@ -140,6 +145,7 @@ export class Dataset {
 
   /** The first n usable rows as tokens with what is supervised; throws on a bad one, and when there is none, as encode does. */
   async preview(n: number, encoding: EncodingOptions): Promise<Preview[]> {
+    wholeArgument(n, "preview: n");
     const encoder = rowEncoder(encoding);
     const out: Preview[] = [];
     if (n <= 0) return out;

@@ -1,5 +1,6 @@
 // A row as the model will see it: its tokens as text, and which of them are trained.
 
+import { shapeArgument } from "../arguments.ts";
 import { IGNORE, type Encoded } from "./masks.ts";
 import type { Shape } from "./rows.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
@@ -33,7 +34,12 @@ const SHOWN_TOKENS = 512;
  * `maxTokens` (default 512) the first and the last are shown, and how many are not.
  */
 export function formatPreview(preview: Preview, { maxTokens = SHOWN_TOKENS }: { readonly maxTokens?: number } = {}): string {
-  const { tokens, line, shape, warnings } = preview;
+  const { tokens, line, shape, warnings } = shapeArgument(
+    preview,
+    ["tokens", "line", "shape", "warnings"],
+    "a preview of Dataset.preview",
+    "formatPreview: preview",
+  );
   const trained = (of: readonly PreviewToken[]): number => of.filter((t) => t.supervised).length;
   const out = [`line ${line} (${shape}): ${tokens.length} tokens, ${trained(tokens)} trained`];
   if (tokens.length <= maxTokens) out.push(...runs(tokens));

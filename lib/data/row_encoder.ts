@@ -1,13 +1,15 @@
 // Rows → token ids and labels, by a chat template or the official format.
 
+import { optionsArgument, readSafely } from "../arguments.ts";
 import { ConfigError } from "../errors.ts";
+import { shown } from "../options.ts";
 import { callsOf, refuseDropped, says, type OnDropped } from "./dropped.ts";
 import { encodeEsft } from "./esft_format.ts";
 import { encodeConversation, type Encoded } from "./masks.ts";
 import type { Conversation, Row } from "./rows.ts";
 import type { JsonObject } from "../text/python_json.ts";
 import { ChatTemplate, compileChatTemplate, type Message } from "../text/template.ts";
-import type { Tokenizer } from "../text/tokenizer.ts";
+import { Tokenizer } from "../text/tokenizer.ts";
 
 export interface EncodingOptions {
   readonly tokenizer: Tokenizer;
@@ -42,7 +44,10 @@ export interface EncodedRow extends Encoded {
 export type RowEncoder = (row: Row) => Promise<EncodedRow>;
 
 /** The function from a normalised row to ids and labels; settles the template once. */
-export function rowEncoder(options: EncodingOptions): RowEncoder {
+export function rowEncoder(asked: EncodingOptions): RowEncoder {
+  const options = optionsArgument(asked, "encoding");
+  if (!readSafely("encoding.tokenizer", () => options.tokenizer instanceof Tokenizer))
+    throw new ConfigError(`encoding.tokenizer: expected a Tokenizer, found ${shown(options.tokenizer)}`, { where: { key: "tokenizer" } });
   const { tokenizer, template: wanted = "tokenizer", trainOn = "all", onDropped = "error" } = options;
   if (trainOn !== "all" && trainOn !== "last")
     throw new ConfigError(`trainOn must be "all" or "last", not ${JSON.stringify(trainOn)}`, { where: { key: "trainOn" } });

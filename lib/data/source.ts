@@ -1,5 +1,8 @@
 // Where rows come from, and how they become examples: a JSONL file, a Dataset, or Examples that are encoded already. Knows no device.
 
+import { pathArgument, readSafely } from "../arguments.ts";
+import { ConfigError } from "../errors.ts";
+import { shown } from "../options.ts";
 import type { DataOptions } from "../options.ts";
 import { readTextFile } from "../files/regular.ts";
 import { compileChatTemplate, type ChatTemplate } from "../text/template.ts";
@@ -15,6 +18,12 @@ export interface EncodedSource {
   readonly examples: Examples;
   /** What was read; null when the examples were encoded already. */
   readonly report: DatasetReport | null;
+}
+
+export function dataArgument(value: unknown, key: string): void {
+  if (typeof value === "string") return void pathArgument(value, key);
+  if (!readSafely(key, () => value instanceof Dataset || value instanceof Examples))
+    throw new ConfigError(`${key}: expected a JSONL file, a Dataset or Examples, found ${shown(value)}`, { where: { key } });
 }
 
 /** The file that rows come from; null when they come from memory. */
@@ -36,6 +45,7 @@ export async function encodeSource(
   tokenizer: () => Promise<Tokenizer>,
   { signal, room }: Pick<ReadingOptions, "signal" | "room"> = {},
 ): Promise<EncodedSource> {
+  dataArgument(source, "data");
   if (source instanceof Examples) return { examples: source, report: null };
   const { onBadRow, onDropped, shape } = options;
   const dataset = typeof source === "string" ? Dataset.fromFile(source, { onBadRow, shape }) : source;

@@ -1,9 +1,10 @@
 // Where did this selection come from? The published generate_expert_config.py divides the (layers, experts) scores by their
 // sum over axis 0: each expert over the layers instead of each layer over its experts. Such a config trains about 40 % as
 // many experts, mostly other ones. This recognises it from the profile alone, without knowing p.
-import type { ExpertSet } from "./expert_set.ts";
+import { instanceArgument } from "../arguments.ts";
+import { ExpertSet } from "./expert_set.ts";
 import type { ExpertScores, ScoreKind } from "./scores.ts";
-import { rank, roundHalfEven4 } from "./scores.ts";
+import { rank, roundHalfEven4, scoresArgument } from "./scores.ts";
 
 export type Normalization = "per-layer" | "esft-2024" | "axis-0";
 
@@ -31,6 +32,8 @@ export interface SelectionDiagnosis {
  * @throws ConfigError the profile lacks a layer of the set
  */
 export function diagnoseSelection(experts: ExpertSet, profile: ExpertScores): SelectionDiagnosis {
+  instanceArgument(experts, ExpertSet, "diagnoseSelection: experts");
+  scoresArgument(profile, "diagnoseSelection: profile");
   const hypotheses: SelectionHypothesis[] = [];
   for (const score of ["token", "gate"] as const)
     for (const normalization of ["esft-2024", "per-layer", "axis-0"] as const)

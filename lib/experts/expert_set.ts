@@ -2,6 +2,7 @@
 //
 // Two file formats: ours (scores, rule and base kept) and the official expert_cfg.json, whose lists are in rank order and
 // whose layer keys are strings in lexicographic order.
+import { instanceArgument, listArgument, optionsArgument, pathArgument, textArgument } from "../arguments.ts";
 import { z } from "zod";
 import { ConfigError } from "../errors.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
@@ -70,9 +71,16 @@ export class ExpertSet {
   readonly warnings: readonly string[];
 
   /** @param source what an error names: its file */
-  constructor(init: ExpertSetInit, source = "expert set") {
+  constructor(asked: ExpertSetInit, source = "expert set") {
+    textArgument(source, "ExpertSet: source");
+    const init = optionsArgument(asked, `${source}: init`);
+    const given = listArgument(init.layers, `${source}: layers`).map((entry) => {
+      const [layer, experts] = listArgument<unknown>(entry, `${source}: layers`);
+      const { ranked, scores } = optionsArgument(experts as Omit<LayerExperts, "ids">, `${source}: layers`);
+      return [layer as number, { ranked: listArgument(ranked, `${source}: layers.ranked`), scores }] as const;
+    });
     const layers = new Map<number, LayerExperts>();
-    for (const [layer, { ranked, scores }] of [...init.layers].sort(([a], [b]) => a - b)) {
+    for (const [layer, { ranked, scores }] of given.sort(([a], [b]) => a - b)) {
       const fail = (fault: string): never => {
         throw new ConfigError(`${source}, layer ${layer}: ${fault}`, { where: { file: source, layer } });
       };
@@ -110,11 +118,12 @@ export class ExpertSet {
 
   /** The same experts with the official file's two switches changed. */
   with(changes: { readonly sharedExperts?: boolean; readonly nonExpertModules?: boolean }): ExpertSet {
-    return new ExpertSet({ ...this, layers: this.layers, ...changes });
+    return new ExpertSet({ ...this, layers: this.layers, ...optionsArgument(changes, "experts.with: changes") });
   }
 
   /** True when both select the same experts and switches, whatever the order and rule. */
   equals(other: ExpertSet): boolean {
+    instanceArgument(other, ExpertSet, "experts.equals: other");
     const flat = (s: ExpertSet) =>
       JSON.stringify([[...s.layers].filter(([, e]) => e.ids.length > 0).map(([l, e]) => [l, e.ids]), s.sharedExperts, s.nonExpertModules]);
     return flat(this) === flat(other);
@@ -122,6 +131,7 @@ export class ExpertSet {
 
   /** @throws ConfigError a layer is not a sparse layer of the model, or an id is not one of its experts */
   validate(layout: ExpertLayout): void {
+    instanceArgument(layout, Map, "experts.validate: layout");
     for (const [layer, { ids }] of this.layers) {
       const experts = layout.get(layer);
       const beyond = ids.find((id) => experts === undefined || id >= experts);
@@ -151,6 +161,7 @@ export class ExpertSet {
   }
 
   static fromJSON(value: unknown, file = "expert set"): ExpertSet {
+    textArgument(file, "ExpertSet.fromJSON: file");
     const json = checkSchema(Ours, value, file, ConfigError);
     const layers = json.layers.map((l) => [l.layer, { ranked: l.experts, scores: l.scores }] as const);
     return new ExpertSet({ ...json, layers }, file);
@@ -164,6 +175,7 @@ export class ExpertSet {
   }
 
   static fromEsftConfig(value: unknown, file = "expert_cfg.json"): ExpertSet {
+    textArgument(file, "ExpertSet.fromEsftConfig: file");
     const json = checkSchema(Official, value, file, ConfigError);
     const layers = Object.entries(json.experts).map(([layer, ranked]) => [Number(layer), { ranked }] as const);
     return new ExpertSet({ layers, sharedExperts: json.shared_experts, nonExpertModules: json.non_expert_modules }, file);
@@ -171,11 +183,14 @@ export class ExpertSet {
 
   /** Writes our format, or the official one with `format: "esft"`. */
   async save(path: string, options: { readonly format?: "native" | "esft" } = {}): Promise<void> {
+    pathArgument(path, "experts.save: path");
+    optionsArgument(options, "experts.save: options");
     await writeFileAtomic(path, options.format === "esft" ? this.toEsftConfig() : formatJson(this.toJSON()));
   }
 
   /** Reads either format. @throws ConfigError, IoError */
   static async load(path: string): Promise<ExpertSet> {
+    pathArgument(path, "ExpertSet.load: path");
     const value = await readJsonFile(path, ConfigError);
     const ours = typeof value === "object" && value !== null && "format" in value;
     return ours ? ExpertSet.fromJSON(value, path) : ExpertSet.fromEsftConfig(value, path);

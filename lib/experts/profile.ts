@@ -6,6 +6,7 @@
 //   average "sequences": mean over sequences of the per-sequence scores instead of over all tokens
 //
 // Sizes: T tokens, K experts per token, E routed experts, one entry per sparse layer. A layer whose K or E is not the profile's says so.
+import { instanceArgument, listArgument, optionsArgument, pathArgument, textArgument, wholeArgument } from "../arguments.ts";
 import { z } from "zod";
 import { ConfigError } from "../errors.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
@@ -59,7 +60,9 @@ export class Profile implements ExpertScores {
   readonly #byLayer: ReadonlyMap<number, ProfileLayer>;
 
   /** Checks sizes and sums. @throws ConfigError naming `file` */
-  constructor(data: Omit<ProfileData, "format" | "version">, file = "profile") {
+  constructor(asked: Omit<ProfileData, "format" | "version">, file = "profile") {
+    textArgument(file, "new Profile: file");
+    const data = optionsArgument(asked, `${file}: data`);
     this.data = checkSchema(ProfileJson, { format: "esft-profile", version: 1, ...data }, file, ConfigError);
     const byLayer = new Map<number, ProfileLayer>();
     for (const l of this.data.layers) {
@@ -114,6 +117,7 @@ export class Profile implements ExpertScores {
 
   /** One layer's sums. @throws ConfigError the layer was not profiled */
   layer(layer: number): ProfileLayer {
+    wholeArgument(layer, "profile: layer");
     const found = this.#byLayer.get(layer);
     if (!found)
       throw new ConfigError(`profile: expected one of the layers ${this.layers.join(", ")}, found ${layer}`, { where: { layer } });
@@ -121,7 +125,8 @@ export class Profile implements ExpertScores {
   }
 
   /** Scores of a layer's E experts. @throws ConfigError nothing was scored, or sequence averages were not recorded */
-  scores(layer: number, options: ScoreOptions): Float64Array {
+  scores(layer: number, asked: ScoreOptions): Float64Array {
+    const options = optionsArgument(asked, "profile.scores: options");
     const l = this.layer(layer);
     const { sequences } = this.data;
     const K = this.topK(layer);
@@ -153,6 +158,7 @@ export class Profile implements ExpertScores {
 
   /** Adds partial profiles of the same model; resume state and data hashes that differ are dropped. @throws ConfigError */
   static merge(parts: readonly Profile[]): Profile {
+    for (const part of listArgument(parts, "Profile.merge: parts")) instanceArgument(part, Profile, "Profile.merge: parts");
     const [first, ...rest] = parts;
     if (!first) throw new ConfigError("expected at least one profile to merge, found none");
     const identity = (p: Profile) => {
@@ -194,11 +200,13 @@ export class Profile implements ExpertScores {
   }
 
   async save(path: string): Promise<void> {
+    pathArgument(path, "profile.save: path");
     await writeFileAtomic(path, formatJson(this.data));
   }
 
   /** @throws ConfigError the file is not a profile · IoError */
   static async load(path: string): Promise<Profile> {
+    pathArgument(path, "Profile.load: path");
     return new Profile(checkSchema(ProfileJson, await readJsonFile(path, ConfigError), path, ConfigError), path);
   }
 }

@@ -3,6 +3,8 @@
 //   token score   share of the routed slots that an expert got; sums to 1 per layer
 //   gate score    mean gate weight; sums to the layer mass (below 1 where top-k is not renormalised)
 
+import { shapeArgument } from "../arguments.ts";
+
 export type ScoreKind = "token" | "gate";
 /** "perLayer": divided by the layer's mass, so that any router convention is on one scale. */
 export type GateNormalize = "raw" | "perLayer";
@@ -24,6 +26,11 @@ export interface ExpertScores {
   scores(layer: number, options: ScoreOptions): Float64Array;
   /** Fingerprint of the model that was measured. */
   readonly base?: string | undefined;
+}
+
+/** For functions that take a profile. */
+export function scoresArgument(value: ExpertScores, key: string): void {
+  shapeArgument(value, ["layers", "scores"], "a Profile", key);
 }
 
 /** Expert ids in descending order of score, ties to the lower id. */

@@ -1,8 +1,9 @@
 // From scores to experts: pure functions of what was measured.
+import { optionsArgument } from "../arguments.ts";
 import { ConfigError } from "../errors.ts";
 import { ExpertSet } from "./expert_set.ts";
 import type { ExpertScores, ScoreOptions } from "./scores.ts";
-import { rank, roundHalfEven4 } from "./scores.ts";
+import { rank, roundHalfEven4, scoresArgument } from "./scores.ts";
 
 interface Switches {
   /** Also train shared experts / everything that is not a routed expert (the official config's two fields). */
@@ -50,7 +51,9 @@ const SLACK = 1e-12;
  * @throws ConfigError p outside (0, 1], or an option that does not fit the scores
  * @example const experts = selectExperts(profile, { score: "token", p: 0.2 });
  */
-export function selectExperts(measured: ExpertScores, options: SelectOptions): ExpertSet {
+export function selectExperts(measured: ExpertScores, asked: SelectOptions): ExpertSet {
+  scoresArgument(measured, "selectExperts: profile");
+  const options = optionsArgument(asked, "select: options");
   const score = {
     score: options.score ?? "token",
     gateNormalize: options.gateNormalize ?? "raw",

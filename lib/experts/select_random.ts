@@ -1,4 +1,5 @@
 // The control of a selection: as many experts, drawn at random.
+import { instanceArgument, optionsArgument } from "../arguments.ts";
 import { ConfigError } from "../errors.ts";
 import type { ExpertLayout } from "./expert_set.ts";
 import { ExpertSet } from "./expert_set.ts";
@@ -14,7 +15,9 @@ export interface RandomOptions {
  * @throws ConfigError a layer asks for more experts than there are
  */
 export function selectRandom(like: ExpertSet, options: RandomOptions): ExpertSet {
-  const { experts, seed } = options;
+  instanceArgument(like, ExpertSet, "selectRandom: like");
+  const { experts, seed } = optionsArgument(options, "selectRandom: options");
+  if (typeof experts !== "number") instanceArgument(experts, Map, "selectRandom: options.experts");
   if (!Number.isSafeInteger(seed) || seed < 0)
     throw new ConfigError(`selection: expected a seed >= 0, found ${seed}`, { where: { option: "seed" } });
   const next = splitmix64(BigInt(seed));

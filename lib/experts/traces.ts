@@ -4,6 +4,7 @@
 //
 // <layer> is the 0-based decoder layer. Files lie in the directory itself or in its rank_<n> folders. The files name neither
 // K nor E; trace_shape.ts says what is concluded from the ids.
+import { optionsArgument, pathArgument } from "../arguments.ts";
 import { readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { ConfigError, DataError } from "../errors.ts";
@@ -40,7 +41,9 @@ class LayerSums {
  * Reads the routing logs of one task into a profile.
  * @throws DataError a broken line (file and line number) · ConfigError topK or experts cannot be concluded · IoError
  */
-export async function readTraces(dir: string, options: TraceOptions = {}): Promise<Profile> {
+export async function readTraces(dir: string, asked: TraceOptions = {}): Promise<Profile> {
+  pathArgument(dir, "readTraces: dir");
+  const options = optionsArgument(asked, "readTraces: options");
   for (const key of ["topK", "experts"] as const) {
     const value = options[key];
     if (value !== undefined && (!Number.isSafeInteger(value) || value < 1))

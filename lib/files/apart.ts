@@ -1,20 +1,26 @@
 // Where output may go: never to where its input lies, whatever symlinks and dots the two paths are written with.
 import { readdir, realpath } from "node:fs/promises";
-import { basename, dirname, join, resolve, sep } from "node:path";
+import { dirname, join, parse, resolve, sep } from "node:path";
+import { pathArgument } from "../arguments.ts";
 import { ConfigError } from "../errors.ts";
 import { ioError } from "../task.ts";
 
-/** The real path of what may not be there yet: of the nearest folder that is, and the rest. */
-async function realPath(path: string): Promise<string> {
-  const absolute = resolve(path);
-  try {
-    return await realpath(absolute);
-  } catch (error) {
-    const parent = dirname(absolute);
-    const { code } = error as NodeJS.ErrnoException;
-    if (parent === absolute || (code !== "ENOENT" && code !== "ENOTDIR")) throw ioError(error, `cannot find ${path}`, { file: path });
-    return join(await realPath(parent), basename(absolute));
+/** The real path of what may not be there yet: of the deepest folder that is, found from the root on, and the rest. */
+async function realPath(path: string, key: string): Promise<string> {
+  const absolute = resolve(pathArgument(path, key));
+  const { root } = parse(absolute);
+  const parts = absolute.slice(root.length).split(sep);
+  let real = root;
+  for (const [i, part] of parts.entries()) {
+    try {
+      real = await realpath(join(real, part));
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      if (code !== "ENOENT" && code !== "ENOTDIR") throw ioError(error, `cannot find ${path}`, { file: path });
+      return join(real, ...parts.slice(i));
+    }
   }
+  return real;
 }
 
 /** Both are real and absolute. */
@@ -26,7 +32,7 @@ const holds = (folder: string, path: string): boolean => path.startsWith(folder.
  * @throws ConfigError
  */
 export async function requireApart(output: string, input: string, what: string, key = "outDir", inside = false): Promise<void> {
-  const [out, kept] = [await realPath(output), await realPath(input)];
+  const [out, kept] = [await realPath(output, key), await realPath(input, what)];
   const fault = out === kept ? "is the folder of" : !inside && holds(kept, out) ? "lies inside" : holds(out, kept) ? "holds" : null;
   if (fault !== null)
     throw new ConfigError(
@@ -39,7 +45,7 @@ export async function requireApart(output: string, input: string, what: string, 
 
 /** For a file that is written: it does not lie in the folder of a model, however deep. @throws ConfigError */
 export async function requireOutsideModels(output: string): Promise<void> {
-  const path = await realPath(output);
+  const path = await realPath(output, "output");
   for (let folder = dirname(path); folder !== dirname(folder); folder = dirname(folder)) {
     const names = await readdir(folder).catch((): string[] => []);
     if (names.includes("config.json") && names.some((n) => /\.safetensors(?:\.index\.json)?$/.test(n)))

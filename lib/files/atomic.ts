@@ -9,7 +9,9 @@
 // A crash after a commit point is completed by finishDirectory and finishGroup, which readers call first. What follows a commit point
 // is done under a lock, so that two writers of one target end in the whole work of one of them.
 // A killed process may leave a temporary entry, which the next writer removes (temporary.ts).
+import { stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
+import { pathArgument } from "../arguments.ts";
 import type { EsftError } from "../errors.ts";
 import { IoError } from "../errors.ts";
 import { ioError } from "../task.ts";
@@ -55,11 +57,27 @@ export async function requireSpace(folder: string, needed: number | undefined): 
   if (free !== undefined && free < needed!) throw diskFull(folder, needed, free, "ENOSPC");
 }
 
+// Node's own recursive mkdir never ends where a folder that is there lets nothing be made in it (/proc, a deleted folder).
+async function makeMissing(dir: string): Promise<string | null> {
+  const make = (): Promise<string> => disk.mkdir(dir).then(() => dir);
+  try {
+    return await make();
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "EEXIST" && (await stat(dir)).isDirectory()) return null;
+    if (code === "EEXIST") throw Object.assign(new Error("it is a file", { cause: error }), { code });
+    if (code !== "ENOENT" || dirname(dir) === dir) throw error;
+    const first = await makeMissing(dirname(dir));
+    const made = await make().catch((again: NodeJS.ErrnoException) => (again.code === "EEXIST" ? null : Promise.reject(again)));
+    return first ?? made;
+  }
+}
+
 /** Makes a folder and those above it, durably. @returns the topmost one that was not there; null: it was there · @throws IoError */
 export async function makeFolder(dir: string): Promise<string | null> {
   try {
-    const first = await disk.mkdir(resolve(dir), { recursive: true });
-    if (first === undefined) return null;
+    const first = await makeMissing(pathArgument(dir, "folder") && resolve(dir));
+    if (first === null) return null;
     for (let at = resolve(dir); at.length >= first.length; at = dirname(at)) await syncFolder(dirname(at));
     return first;
   } catch (error) {

@@ -1,5 +1,6 @@
 // A Hugging Face checkpoint directory: config.json, one model.safetensors or shards under model.safetensors.index.json.
 // Opening reads headers only and believes nothing the files do not show.
+import { pathArgument, shapeArgument } from "../arguments.ts";
 import { readdir, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { z } from "zod";
@@ -37,6 +38,7 @@ const SIDE_FILE =
  * @throws ConfigError config.json is missing or broken · LayoutError the weights are not what they claim · IoError
  */
 export async function openCheckpoint(dir: string): Promise<Checkpoint> {
+  pathArgument(dir, "openCheckpoint: dir");
   if ((await stat(dir).catch(() => null)) === null) await finishDirectory(dir);
   const names = await listFiles(dir);
   const config = await readConfig(dir, names);
@@ -64,6 +66,11 @@ export async function openCheckpoint(dir: string): Promise<Checkpoint> {
   const sideFiles = names.filter((n) => SIDE_FILE.test(n));
   const held = new HeldFiles();
   return { dir, config, shards, indexFile, totalBytes, sideFiles, files: held, ...tensorReader(dir, tensors, held) };
+}
+
+/** For functions that take an opened checkpoint. */
+export function checkpointArgument(value: Checkpoint, key: string): void {
+  shapeArgument(value, ["dir", "config", "shards", "tensors", "chunks"], "an opened checkpoint (openCheckpoint, model.checkpoint)", key);
 }
 
 async function listFiles(dir: string): Promise<string[]> {

@@ -2,6 +2,7 @@
 // failure is a typed error that names the file. Also the one way this project prints JSON.
 import type { z } from "zod";
 import type { EsftErrorOptions } from "../errors.ts";
+import { readSafely } from "../arguments.ts";
 import { LayoutError } from "../errors.ts";
 import { RegularFile } from "./regular.ts";
 
@@ -94,7 +95,7 @@ export async function readJsonFile(
 
 /** Checks a parsed value against a schema; the error lists the first five faults with their key paths. */
 export function checkSchema<S extends z.ZodType>(schema: S, value: unknown, file: string, Failure: ErrorClass = LayoutError): z.output<S> {
-  const parsed = schema.safeParse(value);
+  const parsed = readSafely(file, () => schema.safeParse(value));
   if (parsed.success) return parsed.data;
   const faults = parsed.error.issues.slice(0, 5).map((i) => `${i.path.length ? i.path.map(String).join(".") : "(top)"}: ${i.message}`);
   const more = parsed.error.issues.length - faults.length;

@@ -18,10 +18,13 @@ export function translateError(error: unknown): unknown {
   return status === 2 ? new MemoryError(message, { where }) : new KernelError(message, { where });
 }
 
+/** For calls of the addon with a caller's arguments: what it or JavaScript refuses about them is a KernelError too. */
 export function guarded<T>(f: () => T): T {
   try {
     return f();
   } catch (error) {
-    throw translateError(error);
+    const ours = translateError(error);
+    if (ours instanceof EsftError) throw ours;
+    throw new KernelError(`an argument cannot be used: ${error instanceof Error ? error.message : "it threw"}`, { cause: error });
   }
 }

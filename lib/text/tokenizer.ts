@@ -1,6 +1,7 @@
 // A tokenizer as published in tokenizer.json: Hugging Face's own Rust library (npm tokenizers) does all encoding and decoding.
 // Ours are the names and ids that the model's other files give, and refusals with a place and a fix.
 
+import { optionsArgument, pathArgument, readSafely, textArgument } from "../arguments.ts";
 import { ConfigError, DataError } from "../errors.ts";
 import { hasLoneSurrogate } from "./python_text.ts";
 import { readTokenizerFolder, type TokenizerFiles } from "./tokenizer_files.ts";
@@ -52,6 +53,7 @@ export class Tokenizer {
   readonly #files: TokenizerFiles;
 
   static async load(dir: string): Promise<Tokenizer> {
+    pathArgument(dir, "loadTokenizer: dir");
     const files = await readTokenizerFolder(dir);
     const { Tokenizer: Native } = await importLibrary();
     let library: Library;
@@ -116,6 +118,7 @@ export class Tokenizer {
   }
 
   tokenToId(token: string): number | null {
+    textArgument(token, "tokenToId: token");
     return this.#library.tokenToId(token);
   }
 
@@ -124,7 +127,9 @@ export class Tokenizer {
   }
 
   /** The library encodes on a thread of its own. */
-  async encode(text: string, { addSpecialTokens = false }: EncodeOptions = {}): Promise<number[]> {
+  async encode(text: string, options: EncodeOptions = {}): Promise<number[]> {
+    textArgument(text, "encode: text");
+    const { addSpecialTokens = false } = optionsArgument(options, "encode: options");
     if (hasLoneSurrogate(text)) {
       const says = "the text holds a lone surrogate (half of a UTF-16 pair), which has no UTF-8 form; repair or drop it";
       throw new DataError(says, { where: { rule: "surrogate" } });
@@ -149,7 +154,7 @@ export class Tokenizer {
 
   /** Ids without a token are left out, as in the reference. Spaces are never cleaned up. */
   decode(ids: ArrayLike<number>, options: DecodeOptions = {}): string {
-    const tokens = Array.from(ids, (id) => this.#shown(id, options)).filter((t) => t !== null);
+    const tokens = readSafely("decode: ids", () => Array.from(ids, (id) => this.#shown(id, options)).filter((t) => t !== null));
     return this.#decoder === null ? tokens.join(" ") : this.#decoder.decode(tokens);
   }
 

@@ -2,6 +2,7 @@
 // CheckedRequest is what the parser leaves, and what a run works from. request.json keeps a request in its run directory, with
 // absolute paths, so that the directory alone is enough to go on.
 
+import { optionsArgument } from "../arguments.ts";
 import { join, resolve } from "node:path";
 import { z } from "zod";
 import { Dataset } from "../data/dataset.ts";
@@ -161,7 +162,8 @@ export class CheckedRequest {
   }
 
   /** @throws ConfigError the first fault, with its key */
-  static parse({ resume, extend, signal, onProgress, ...request }: TrainRequest): CheckedRequest {
+  static parse(asked: TrainRequest): CheckedRequest {
+    const { resume, extend, signal, onProgress, ...request } = optionsArgument(asked, "train: request");
     return new CheckedRequest(parseOptions(requestSchema, complete({ ...request }, "train"), "train"), {
       resume,
       extend,

@@ -1,5 +1,6 @@
 // The registry of model families: config.json's model_type → ModelSpec. A new family is one data file and one line here.
 
+import { optionsArgument, shapeArgument, textArgument } from "../../arguments.ts";
 import { join } from "node:path";
 import { ConfigError } from "../../errors.ts";
 import type { Checkpoint } from "../../files/checkpoint.ts";
@@ -42,6 +43,8 @@ export function checkpointSpec(checkpoint: Pick<Checkpoint, "dir" | "config" | "
  * @throws ConfigError unknown model_type, missing or impossible fields
  */
 export function modelSpec(config: JsonObject, source: string): ModelSpec {
+  textArgument(source, "modelSpec: source");
+  config = optionsArgument(shapeArgument(config, [], "config.json, parsed", "modelSpec: config"), "modelSpec: config");
   return describe(config, source, new Headers(null)).spec;
 }
 
