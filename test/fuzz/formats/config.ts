@@ -43,7 +43,7 @@ export const config: Format = {
     return (dice): Case => {
       const i = dice.top.below(seeds.length);
       const seed = seeds[i]!;
-      const asFile = dice.top.once(8);
+      const asFile = dice.top.once(24);
       const { bytes, steps, same } = mutateJson(seed.tree, dice);
       const path = join(seed.dir, "config.json");
       return {

@@ -86,7 +86,7 @@ export const experts: Format = {
     const seeds = [toTree(OURS), toTree(OFFICIAL)];
     return (dice): Case => {
       const i = dice.top.below(2);
-      const asFile = dice.top.once(8);
+      const asFile = dice.top.once(24);
       const { bytes, steps, same } = mutateJson(seeds[i]!, dice);
       return {
         steps,

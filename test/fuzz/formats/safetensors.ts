@@ -40,7 +40,7 @@ export const safetensors: Format = {
     const data = Buffer.from(Array.from({ length: 256 }, (_, i) => i));
     return (dice): Case => {
       const { header, bytes: dataBytes } = dice.top.pick(SEEDS);
-      const asFile = dice.top.once(6);
+      const asFile = dice.top.once(16);
       const shift = asFile && dice.top.once(4) ? dice.top.pick([1, -1, 8, 2 ** 31, -(2 ** 20), 1e15]) : 0; // in the length of the header
       const { bytes: json, steps, same } = mutateJson(toTree(header), dice);
       const tail = dice.top.once(12) ? dice.top.pick([-1, 1, 8, -dataBytes, 1000]) : 0; // in the length of the data
