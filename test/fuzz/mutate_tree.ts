@@ -226,7 +226,8 @@ function grow(root: Tree, r: Random): Change & { readonly root: Tree } {
   if (at.length > 0 && r.once(3)) {
     const times = 1 << r.below(8);
     const whole = [...at];
-    for (let n = 0; n < times && at.length < 20_000; n++) at.push(...whole.map(copyTree));
+    const most = Math.floor(2e6 / printTree(at).length); // a file of some megabytes is long enough
+    for (let n = 0; n < Math.min(times, most) && at.length < 20_000; n++) at.push(...whole.map(copyTree));
     return { root, what: `repeats ${path} ${times} times`, effect: "any" };
   }
   at.splice(r.below(at.length + 1), 0, at.length > 0 && r.once(2) ? copyTree(r.pick(at)) : junk(r));

@@ -69,8 +69,8 @@ async function work({ format, seed, from, to, ms: limit = Infinity, without = []
     at[0] = index;
     writeSync(file, new Uint8Array(at.buffer), 0, 8, 0);
     const begin = performance.now();
-    const memory = process.resourceUsage().maxRSS;
     const c = make(new Dice(format, seed, index, skipped));
+    const memory = process.resourceUsage().maxRSS;
     let outcome = dry ?? (await runCase(c));
     const jump = process.resourceUsage().maxRSS - memory;
     if (jump > JUMP && index > from) outcome = { kind: "memory", detail: `took ${Math.round(jump / 1024)} MiB` };

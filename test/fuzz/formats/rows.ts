@@ -37,7 +37,7 @@ export const rows: Format = {
     const trees = SEEDS.map(toTree);
     const all = Buffer.from(SEEDS.map((s) => JSON.stringify(s)).join("\n") + "\n");
     return (dice): Case => {
-      if (dice.top.once(6)) {
+      if (dice.top.once(12)) {
         const { bytes, steps, same } = mutateBytes(all, dice);
         return {
           steps,
