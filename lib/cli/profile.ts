@@ -2,7 +2,7 @@
 
 import { stat } from "node:fs/promises";
 import type { Command } from "@commander-js/extra-typings";
-import { requireOutsideModels } from "../files/apart.ts";
+import { requireOutputFile } from "../files/apart.ts";
 import { Profile } from "../experts/profile.ts";
 import { readTraces } from "../experts/traces.ts";
 import { disk } from "../files/disk.ts";
@@ -39,8 +39,8 @@ export function registerProfile(program: Command, terminal: Terminal): void {
   const command = profileCommand(program);
   command.action(async (dir, data, flags) => {
     const { output, fromTraces, topK, experts, json } = flags;
-    await requireOutsideModels(output);
     const partial = `${output}.partial`;
+    for (const file of [output, partial]) await requireOutputFile(file, data === undefined ? [] : [data]);
     let profile: Profile;
     if (fromTraces !== undefined) {
       if (dir !== undefined) command.error(`--from-traces takes no checkpoint, found ${dir}`);

@@ -4,7 +4,7 @@ import { Option } from "@commander-js/extra-typings";
 import type { Command } from "@commander-js/extra-typings";
 import { ConfigError } from "../errors.ts";
 import { Profile } from "../experts/profile.ts";
-import { requireOutsideModels } from "../files/apart.ts";
+import { requireOutputFile } from "../files/apart.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
 import { checkpointSpec } from "../model/families/index.ts";
 import { expertParameters } from "../model/spec.ts";
@@ -55,7 +55,7 @@ export function registerSelect(program: Command, terminal: Terminal): void {
       "\nExamples:\n  esft select law.profile.json --score token --p 0.2 -o law.experts.json\n  esft select law.profile.json --score token --p 0.2 --compat esft-2024 --format esft -o expert_cfg.json\n  esft select law.profile.json --score gate --max-params 500e6 --model ./OLMoE-1B-7B -o law.experts.json",
     )
     .action(async (file, flags) => {
-      if (flags.output !== undefined) await requireOutsideModels(flags.output);
+      if (flags.output !== undefined) await requireOutputFile(flags.output, [file]);
       const profile = await Profile.load(file);
       const { sharedExperts, nonExpertModules, score, gateNormalize, average, p, compat, topKPerLayer, maxParams } = flags;
       const spec = flags.model === undefined ? null : await specOf(flags.model);

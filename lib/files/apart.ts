@@ -1,5 +1,5 @@
 // Where output may go: never to where its input lies, whatever symlinks and dots the two paths are written with.
-import { readdir, realpath } from "node:fs/promises";
+import { readdir, realpath, stat } from "node:fs/promises";
 import { dirname, join, parse, resolve, sep } from "node:path";
 import { pathArgument } from "../arguments.ts";
 import { ConfigError } from "../errors.ts";
@@ -43,14 +43,27 @@ export async function requireApart(output: string, input: string, what: string, 
     );
 }
 
-/** For a file that is written: it does not lie in the folder of a model, however deep. @throws ConfigError */
-export async function requireOutsideModels(output: string): Promise<void> {
+/**
+ * For a file that is written: it is none of the files it is made from (by path or by hard link), and does not lie in the folder of a
+ * model, however deep.
+ * @throws ConfigError
+ */
+export async function requireOutputFile(output: string, inputs: readonly string[]): Promise<void> {
   const path = await realPath(output, "output");
+  const fail = (expected: string, found: string): never => {
+    throw new ConfigError(`expected an output file ${expected}, found ${found}; choose another place`, {
+      where: { key: "output", file: output },
+    });
+  };
+  const there = await stat(path).catch(() => null);
+  for (const input of inputs) {
+    const read = await stat(input).catch(() => null);
+    const same = there !== null && read !== null && there.ino === read.ino && there.dev === read.dev;
+    if (same || path === (await realPath(input, "input"))) fail("apart from what is read", `${output}, which is read`);
+  }
   for (let folder = dirname(path); folder !== dirname(folder); folder = dirname(folder)) {
     const names = await readdir(folder).catch((): string[] => []);
     if (names.includes("config.json") && names.some((n) => /\.safetensors(?:\.index\.json)?$/.test(n)))
-      throw new ConfigError(`expected an output file outside of models, found ${output} in the model ${folder}; choose another place`, {
-        where: { key: "output", file: output },
-      });
+      fail("outside of models", `${output} in the model ${folder}`);
   }
 }

@@ -1,11 +1,11 @@
 // Output that would lie in its own input, and weight files that change while a model is in use. No GPU.
 // Run alone: npx vitest run test/files/held.test.ts
-import { closeSync, ftruncateSync, mkdirSync, mkdtempSync, openSync, readdirSync, renameSync, rmSync, symlinkSync, utimesSync, writeFileSync, writeSync } from "node:fs"; // prettier-ignore
+import { closeSync, ftruncateSync, mkdirSync, mkdtempSync, openSync, readdirSync, renameSync, rmSync, linkSync, symlinkSync, utimesSync, writeFileSync, writeSync } from "node:fs"; // prettier-ignore
 import { basename, join, relative } from "node:path";
 import { describe, expect, it } from "vitest";
 import { mergeAdapter } from "../../lib/adapter/merge.ts";
 import { ConfigError, LayoutError } from "../../lib/errors.ts";
-import { requireApart, requireOutsideModels } from "../../lib/files/apart.ts";
+import { requireApart, requireOutputFile } from "../../lib/files/apart.ts";
 import { openCheckpoint } from "../../lib/files/checkpoint.ts";
 import { hashCheckpoint } from "../../lib/files/hash.ts";
 import { HeldFiles } from "../../lib/files/held.ts";
@@ -59,13 +59,26 @@ describe("where output goes", () => {
       join(dir, "new/x.json"),
       join(root, "into/x"),
     ])
-      await expect(requireOutsideModels(out)).rejects.toThrow(/expected an output file outside of models, found .* in the model /);
-    await requireOutsideModels(join(dir, "../x.json"));
+      await expect(requireOutputFile(out, [])).rejects.toThrow(/expected an output file outside of models, found .* in the model /);
+    await requireOutputFile(join(dir, "../x.json"), []);
     const sharded = folder();
     writeFileSync(join(sharded, "config.json"), "{}");
-    await requireOutsideModels(join(sharded, "x.json")); // any config.json
+    await requireOutputFile(join(sharded, "x.json"), []); // any config.json
     writeFileSync(join(sharded, "model.safetensors.index.json"), "{}");
-    await expect(requireOutsideModels(join(sharded, "x.json"))).rejects.toThrow(ConfigError);
+    await expect(requireOutputFile(join(sharded, "x.json"), [])).rejects.toThrow(ConfigError);
+  });
+
+  it("for files: none of those that are read, whatever their names", async () => {
+    const dir = fresh();
+    const rows = join(dir, "rows.jsonl");
+    writeFileSync(rows, "{}\n");
+    symlinkSync(rows, join(dir, "symbolic"));
+    linkSync(rows, join(dir, "hard"));
+    for (const out of [rows, join(dir, "./x/../rows.jsonl"), join(dir, "symbolic"), join(dir, "hard")])
+      await expect(requireOutputFile(out, ["/dev/null", rows])).rejects.toThrow(/expected an output file apart from what is read, found /);
+    await expect(requireOutputFile(join(dir, "new"), [join(dir, "new")])).rejects.toThrow(ConfigError); // not there yet
+    await requireOutputFile(join(dir, "new"), [rows]);
+    await requireOutputFile(rows, [join(dir, "other")]);
   });
 
   it("merge never writes to its base or adapter, through a symlink either", async () => {
