@@ -238,6 +238,8 @@ it("what is only read may lie anywhere, and so may what has no elements", async 
   for (const p of params.tensors) expect([...(await p.readF32())]).toEqual([-1, -1]);
   const inside = x.view(1, [0, 3], { ld: 3 });
   expect(() => ops.add(d, { a: inside, b: x.view(2, [0, 3], { ld: 3 }), y: inside, alpha: 1 })).not.toThrow();
+  const none = (ld: number): Tensor => x.view(0, [2, 0], { ld });
+  expect(() => ops.add(d, { a: none(2), b: none(2), y: none(3), alpha: 1 })).not.toThrow();
   expect(() => ops.columnSum(d, { x: x.view(0, [0, 3]), y: x.view(0, [3]) })).not.toThrow();
   await d.synchronize();
 });
