@@ -14,11 +14,10 @@ export const checks = [
     ["&& «a.dtype == b.dtype» && rows(a) > 1", "true"],
     ["if («delta >= cols(a) * es» && delta", "delta > 0"],
     ["&& «delta + cols(b) * es <= pitch») return;", "true"],
-    ["«if (delta == pitch) delta = 0;»", ""],
   ),
   ...of(
     "core/check.cc",
-    ops("gemm", "rms_norm", "expert_sort"),
+    ops("gemm", "rms_norm", "expert_sort", "memory"),
     ["(r >= 0 && «rows(t) != r»)", "rows(t) < r"],
     ["(c >= 0 && «cols(t) != c»)", "cols(t) < c"],
     ["(n >= 0 && «numel(t) != n»)", "numel(t) < n"],

@@ -243,3 +243,16 @@ it("what is only read may lie anywhere, and so may what has no elements", async 
   expect(() => ops.columnSum(d, { x: x.view(0, [0, 3]), y: x.view(0, [3]) })).not.toThrow();
   await d.synchronize();
 });
+
+it("a vector has no gaps", () => {
+  const d = device("cpu");
+  const [x, ids] = [d.empty("f32", [2, 3]), d.empty("i32", [2, 3])];
+  const gaps = d.empty("f32", [3, 2]).columns(0, 1);
+  expect(() => ops.columnSum(d, { x, y: gaps })).toThrow(
+    /^column_sum: y must be contiguous with 3 elements, received \[3, 1\] f32 \(row stride 2\)/,
+  );
+  expect(() => ops.columnSum(d, { x, y: d.empty("f32", [3, 1]) })).not.toThrow();
+  const lookUp = (ids: Tensor) => () => ops.embedding(d, { ids, table: x, y: d.empty("f32", [4, 3]) });
+  expect(lookUp(ids.columns(0, 2))).toThrow(/^embedding: ids must be a contiguous vector/);
+  expect(lookUp(ids.view(0, [2, 2]))).not.toThrow();
+});
