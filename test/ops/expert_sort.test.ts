@@ -1,9 +1,10 @@
 // Sorting and counting on every instruction set against the reference (loops), bits against threads, the reference against plain JavaScript and
 // finite differences, refusals. No GPU. Alone: npx vitest run test/ops/expert_sort.test.ts
 
-import { countBase, countCases, sortBase, sortCases } from "./cases/routing.ts";
-import { i32, out } from "./host.ts";
-import { describeCases, describeRefusals } from "./support.ts";
+import { expect, it } from "vitest";
+import { countBase, countCases, sort, sortBase, sortCases } from "./cases/routing.ts";
+import { i32, out, Random } from "./host.ts";
+import { Call, describeCases, describeRefusals, device, run } from "./support.ts";
 
 describeCases("expert_sort", [...sortCases, ...countCases]);
 
@@ -29,3 +30,14 @@ describeRefusals([
   },
   { base: countBase, rows: [...ids, { name: "i32 counts", change: { counts: out([4], "i32") }, says: ["counts", "i64", "i32"] }] },
 ]);
+
+it("chunks that are sorted at the same time keep the order of one pass", async () => {
+  const args = sort(300_000, 2, 5, { weights: false })(new Random("chunks"));
+  const want = await run(device("ref"), "expert_sort", args);
+  const call = new Call(device("cpu", 3), "expert_sort", args);
+  for (let again = 0; again < 20; again++) {
+    call.submit();
+    for (const [i, { name, bytes }] of (await call.outputs()).entries()) expect(Buffer.compare(bytes, want[i]!.bytes), name).toBe(0);
+  }
+  call.dispose();
+});
