@@ -65,7 +65,7 @@ export const checks = [
 
   ...of(
     "ops/attention.cc",
-    ops("attention"),
+    ops("attention", "memory"),
     ["if («a.heads % a.kv_heads») fail", "0"],
     ["expect_range(op, offset_name, offset, 0, «cols(t) - dim»)", "cols(t)"],
     ["stride, dim, «(cols(t) - offset - dim) / (a.kv_heads - 1)»)", "cols(t)"],

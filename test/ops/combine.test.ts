@@ -23,6 +23,11 @@ describeRefusals([
         change: { pos: i32([0, 1, 2, 3, 4, 4], [3, 2]) },
         says: ["pos[2, 1]", "no other slot", "received 4"],
       },
+      {
+        name: "more slots than rows of x",
+        change: { x: out([5, 4]), dx: out([5, 4]), pos: i32([0, 1, 2, 3, 4, 4], [3, 2]) },
+        says: ["pos must be a permutation of 5"],
+      },
       { name: "rows of x that no slot reads", change: { x: out([7, 4]), dx: out([7, 4]) }, says: ["pos", "permutation of 7"] },
     ],
   },

@@ -53,6 +53,11 @@ describeRefusals([
         change: { w: [4, 4, 4, 4, 4, 3].map((m) => out([m, 6])) },
         says: ["w[5]", "[4, 6]", "[3, 6]"],
       },
+      {
+        name: "a matrix too many",
+        change: { w: [4, 4, 4, 4, 4, 4, 4].map((m) => out([m, 6])) },
+        says: ["w must be 3 x 2 matrices", "received 7"],
+      },
       { name: "an odd fused height", change: { segments: 1, w: [7, 7, 7].map((m) => out([m, 6])) }, says: ["w", "even"] },
       { name: "act = 2", change: { act: 2 }, says: ["act"] },
       {

@@ -244,6 +244,27 @@ it("what is only read may lie anywhere, and so may what has no elements", async 
   await d.synchronize();
 });
 
+it("heads of dk and dv in one buffer are apart, wherever two first meet", () => {
+  const d = device("cpu");
+  const [T, heads, C] = [3, 3, 30];
+  const both = d.empty("f32", [T, C]);
+  const dBoth = d.empty("f32", [T, C]);
+  const q = (): Tensor => d.empty("f32", [T, heads * 4]);
+  const backward = (kOffset: number, kStride: number, vOffset: number, vStride: number) => () =>
+    ops.attentionBackward(d, {
+      ...{ q: q(), k: both, v: both, kShared: null, docStart: d.empty("i32", [T]), out: q(), lse: d.empty("f32", [T, heads]) },
+      ...{ dout: q(), dq: q(), dk: dBoth, dv: dBoth, dkShared: null },
+      layout: { heads, kvHeads: heads, kDim: 4, kOffset, kStride, vDim: 4, vOffset, vStride, window: 0, scale: 1 },
+    });
+  expect(backward(0, 10, 5, 10)).not.toThrow();
+  expect(backward(0, 4, 12, 4)).not.toThrow();
+  expect(backward(12, 4, 0, 4)).not.toThrow();
+  expect(backward(0, 10, 5, 8)).toThrow(/dk must be columns apart from dv, received head 1 of dk over head 1 of dv/);
+  expect(backward(5, 8, 0, 10)).toThrow(/head 1 of dk over head 1 of dv/);
+  expect(backward(0, 4, 11, 4)).toThrow(/head 2 of dk over head 0 of dv/);
+  expect(backward(3, 4, 0, 4)).toThrow(/head 0 of dk over head 0 of dv/);
+});
+
 it("a vector has no gaps", () => {
   const d = device("cpu");
   const [x, ids] = [d.empty("f32", [2, 3]), d.empty("i32", [2, 3])];

@@ -58,6 +58,7 @@ describeRefusals([
     base: routeBackwardBase,
     rows: [
       ...scalars,
+      { name: "no probs under sigmoid", change: { score: 1, probs: null }, says: ["probs"] },
       { name: "no probs under softmax", change: { probs: null }, says: ["probs"] },
       {
         name: "an expert that does not exist",
