@@ -131,7 +131,8 @@ export const addon = [
     ["«job.generation = generation_;»", ""],
   ),
   ...of("addon/device.cc", ["test/cuda/graph.test.ts"], ["if (job.call && «job.call.use_count() == 1» && done.size()", "true"]),
-  ...of("core/thread_pool.cc", devices, ["if («i >= n_») return;", "i > n_"], ["for (auto& t : workers_) «t.join();»", ""]),
+  ...of("core/thread_pool.cc", ["test/ops/attention.test.ts", ...devices], ["if («i >= n_») return;", "i > n_"]),
+  ...of("core/thread_pool.cc", devices, ["for (auto& t : workers_) «t.join();»", ""]),
   ...of(
     "cpu/device/memory.cc",
     handles,

@@ -250,10 +250,12 @@ it("heads of dk and dv in one buffer are apart, wherever two first meet", () => 
   const both = d.empty("f32", [T, C]);
   const dBoth = d.empty("f32", [T, C]);
   const q = (): Tensor => d.empty("f32", [T, heads * 4]);
+  const forward = { q: q(), k: both, v: both, kShared: null, docStart: d.empty("i32", [T]), out: q(), lse: d.empty("f32", [T, heads]) };
+  const gradients = { dout: q(), dq: q(), dk: dBoth, dv: dBoth, dkShared: null };
   const backward = (kOffset: number, kStride: number, vOffset: number, vStride: number) => () =>
     ops.attentionBackward(d, {
-      ...{ q: q(), k: both, v: both, kShared: null, docStart: d.empty("i32", [T]), out: q(), lse: d.empty("f32", [T, heads]) },
-      ...{ dout: q(), dq: q(), dk: dBoth, dv: dBoth, dkShared: null },
+      ...forward,
+      ...gradients,
       layout: { heads, kvHeads: heads, kDim: 4, kOffset, kStride, vDim: 4, vOffset, vStride, window: 0, scale: 1 },
     });
   expect(backward(0, 10, 5, 10)).not.toThrow();
