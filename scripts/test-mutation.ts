@@ -37,6 +37,8 @@ const addon = path.join(root, "build", "Release", "esft.node");
 if (!existsSync(addon)) stop(name, `no ${addon}; npm run build:native builds it`);
 // The copy has no build folder.
 process.env["ESFT_NATIVE"] ??= addon;
+const emulation = path.join(root, "build", "Release", "libesft_cuda_emu.so");
+if (existsSync(emulation)) process.env["ESFT_CUDA_LIBRARY"] ??= emulation;
 process.env["ESFT_THREADS"] ??= "1";
 // StrykerJS loads its plugins in each of its processes, and Node 20 cannot strip types by itself.
 process.env["NODE_OPTIONS"] = [process.env["NODE_OPTIONS"], ...typescript].filter(Boolean).join(" ");
