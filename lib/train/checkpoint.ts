@@ -153,6 +153,7 @@ export class Checkpoints {
         requireTable(k, run, state);
         await readState(k, run, state, this.chunk);
         this.good = { ...k, best: run.best };
+        for (const folder of [dir, join(this.outDir, "best")]) await removeAllStale(folder); // there may be nothing left to save
         return { run, damages: damages.map((d, i) => wording(d, kept[i]!, k)) };
       } catch (error) {
         damages.push(asDamage(error, k));
