@@ -40,6 +40,7 @@ void expect_apart_from_list(const char* op, Named t, const char* list_name, cons
 // too. The tensors are the caller's.
 class Extents {
  public:
+  Extents() : all_(room().all) { all_.clear(); }
   void add(Argument name, const esft_tensor& t, bool written);
   void add(const char* name, const esft_tensor_list& list, bool written);
   void expect_apart(const char* op);  // last
@@ -51,7 +52,13 @@ class Extents {
     bool written;
     uintptr_t begin, end;  // bytes; between them the gaps of a strided view too
   };
-  std::vector<Extent> all_;
+  // Of one call at a time, kept between calls: checks of a training step make no memory.
+  struct Room {
+    std::vector<Extent> all;
+    std::vector<const Extent*> read, written;
+  };
+  static Room& room();
+  std::vector<Extent>& all_;
 };
 
 // The activations of one call, as its arguments go by: each f32 or bf16, and all like the first.

@@ -105,6 +105,11 @@ void expect_apart_from_list(const char* op, Named t, const char* list_name, cons
   for (int64_t i = 0; i < list.count; i++) expect_no_alias(op, t.name, t.t, list_name, list.items[i]);
 }
 
+Extents::Room& Extents::room() {
+  thread_local Room room;
+  return room;
+}
+
 void Extents::add(Argument name, const esft_tensor& t, bool written) {
   if (!present(t) || numel(t) == 0) return;
   const uintptr_t begin = reinterpret_cast<uintptr_t>(t.data);
@@ -119,13 +124,15 @@ void Extents::add(const char* name, const esft_tensor_list& list, bool written) 
 // In order of address, a tensor can only meet those before it that reach past its beginning. Views of columns do without
 // meeting: all of them are asked, not only the one that reaches farthest.
 void Extents::expect_apart(const char* op) {
-  std::sort(all_.begin(), all_.end(), [](const Extent& x, const Extent& y) { return x.begin < y.begin; });
-  std::vector<const Extent*> read, written;
+  auto& [all, read, written] = room();
+  read.clear();
+  written.clear();
+  std::sort(all.begin(), all.end(), [](const Extent& x, const Extent& y) { return x.begin < y.begin; });
   const auto reaching = [](std::vector<const Extent*>& before, uintptr_t begin) -> const std::vector<const Extent*>& {
     before.erase(std::remove_if(before.begin(), before.end(), [&](const Extent* o) { return o->end <= begin; }), before.end());
     return before;
   };
-  for (const Extent& e : all_) {
+  for (const Extent& e : all) {
     for (const Extent* o : reaching(written, e.begin)) expect_no_alias(op, o->name, *o->t, e.name, *e.t);
     if (e.written)
       for (const Extent* o : reaching(read, e.begin)) expect_no_alias(op, e.name, *e.t, o->name, *o->t);
