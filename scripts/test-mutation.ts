@@ -1,5 +1,6 @@
-// Mutation testing of TypeScript with StrykerJS: npm run test:mutation [-- PATH …] [--static] [--concurrency N]
+// Mutation testing of TypeScript with StrykerJS: npm run test:mutation [-- PATH …] [--again] [--static] [--concurrency N]
 //   PATH           a folder of the table below, or files of one (default: every folder of it, one after the other)
+//   --again        after new tests: only what survived the last run of the same paths, and files that changed; the score is of both
 //   --static       also mutants of what runs while a module loads (tables, schemas): each costs all tests of the folder
 //   --concurrency  test processes at once (2)
 //
@@ -8,7 +9,7 @@
 // copy below .stryker-tmp and keeps vitest's workers in threads, so each mutant opens the addon of build/Release in a new environment of
 // one process.
 
-import { existsSync, mkdirSync, readdirSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { parseArgs } from "node:util";
 import { Stryker } from "@stryker-mutator/core";
@@ -75,8 +76,56 @@ mkdirSync(out, { recursive: true });
 function testFiles(folder: string): string[] {
   const named = tests[folder] ?? [];
   const folders = named.filter((n) => !n.startsWith("!"));
-  const files = folders.flatMap((f) => readdirSync(path.join(root, f), { recursive: true, encoding: "utf8" }).map((file) => `${f}/${file}`));
+  const files = folders.flatMap((f) =>
+    readdirSync(path.join(root, f), { recursive: true, encoding: "utf8" }).map((file) => `${f}/${file}`),
+  );
   return files.filter((file) => file.endsWith(".test.ts") && !named.includes(`!${file}`)).sort();
+}
+
+/** A mutant as a report keeps it: lines and columns from 1. */
+interface Reported {
+  readonly mutatorName: string;
+  readonly replacement?: string;
+  readonly status: string;
+  readonly location: { readonly start: Place; readonly end: Place };
+}
+interface Place {
+  readonly line: number;
+  readonly column: number;
+}
+interface Report {
+  readonly files: Readonly<Record<string, { readonly source: string; mutants: Reported[] }>>;
+}
+const read = (file: string): Report => JSON.parse(readFileSync(file, "utf8")) as Report;
+const survived = ({ status }: Reported): boolean => status === "Survived" || status === "NoCoverage";
+const identity = ({ mutatorName, replacement, location }: Reported): string => JSON.stringify([mutatorName, replacement, location]);
+
+/** What a run after new tests has to mutate: survivors in files that are as they were, whole files that are not. */
+function again(old: Report): string[] {
+  return Object.entries(old.files).flatMap(([file, { source, mutants }]) => {
+    if (!existsSync(path.join(root, file))) return [];
+    if (readFileSync(path.join(root, file), "utf8") !== source) return [file];
+    // A range counts columns from 0.
+    const left = mutants.filter(survived).map(({ location: { start, end } }) => {
+      return `${file}:${start.line}:${start.column - 1}-${end.line}:${end.column - 1}`;
+    });
+    return [...new Set(left)];
+  });
+}
+
+/** What the last run knew of mutants that this one did not meet again. */
+function carryOver(old: Report, report: string): void {
+  const now = read(report);
+  const files: Record<string, Report["files"][string]> = { ...now.files };
+  for (const [file, { source, mutants }] of Object.entries(old.files)) {
+    if (!existsSync(path.join(root, file)) || readFileSync(path.join(root, file), "utf8") !== source) continue;
+    const met = new Set((files[file]?.mutants ?? []).map(identity));
+    files[file] = {
+      ...(files[file] ?? old.files[file]!),
+      mutants: [...(files[file]?.mutants ?? []), ...mutants.filter((m) => !met.has(identity(m)))],
+    };
+  }
+  writeFileSync(report, JSON.stringify({ ...now, files }));
 }
 
 async function run({ folder, paths, mutate }: Job): Promise<string> {
@@ -89,22 +138,30 @@ async function run({ folder, paths, mutate }: Job): Promise<string> {
       .slice(0, 100),
   );
   const started = Date.now();
-  const results = await new Stryker({
-    configFile: "stryker.config.json",
-    mutate: [...mutate],
-    testFiles: testFiles(folder),
-    ignoreStatic: !values.static,
-    concurrency: Number(values.concurrency),
-    jsonReporter: { fileName: `${report}.json` },
-    htmlReporter: { fileName: `${report}.html` },
-  }).runMutationTest();
+  const json = `${report}.json`;
+  if (values.again && !existsSync(json)) stop(name, `no ${json}: --again follows a whole run of the same paths`);
+  const old = values.again ? read(json) : undefined;
+  const todo = old ? again(old) : [...mutate];
+  if (todo.length > 0)
+    await new Stryker({
+      configFile: "stryker.config.json",
+      mutate: todo,
+      testFiles: testFiles(folder),
+      ignoreStatic: !values.static,
+      concurrency: Number(values.concurrency),
+      jsonReporter: { fileName: json },
+      htmlReporter: { fileName: `${report}.html` },
+    }).runMutationTest();
+  if (old && todo.length > 0) carryOver(old, json);
+  const results = Object.entries(read(json).files).flatMap(([file, { mutants }]) => mutants.map((m) => ({ file, ...m })));
   const count = (...states: string[]): number => results.filter(({ status }) => states.includes(status)).length;
   const killed = count("Killed", "Timeout");
-  const left = results.filter(({ status }) => status === "Survived" || status === "NoCoverage");
-  for (const { fileName, location, mutatorName, replacement = "", status } of left) {
-    const place = `${path.relative(root, fileName)}:${location.start.line + 1}:${location.start.column + 1}`;
+  const left = results.filter(survived);
+  for (const { file, location, mutatorName, replacement = "", status } of left) {
     const text = replacement.replaceAll(/\s+/g, " ").slice(0, 100);
-    console.log(`${status === "NoCoverage" ? "no test " : "survived"} ${place} ${mutatorName} → ${text}`);
+    console.log(
+      `${status === "NoCoverage" ? "no test " : "survived"} ${file}:${location.start.line}:${location.start.column} ${mutatorName} → ${text}`,
+    );
   }
   const score = (100 * killed) / Math.max(1, killed + left.length);
   const seconds = Math.round((Date.now() - started) / 1000);
