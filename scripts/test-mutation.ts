@@ -32,7 +32,11 @@ const tests: Readonly<Record<string, readonly string[]>> = {
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { static: { type: "boolean", default: false }, concurrency: { type: "string", default: "2" } },
+  options: {
+    again: { type: "boolean", default: false },
+    static: { type: "boolean", default: false },
+    concurrency: { type: "string", default: "2" },
+  },
 });
 const addon = path.join(root, "build", "Release", "esft.node");
 if (!existsSync(addon)) stop(name, `no ${addon}; npm run build:native builds it`);

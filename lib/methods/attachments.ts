@@ -8,7 +8,7 @@ import type { TensorSlice } from "../files/slice.ts";
 import { sliceKey } from "../files/slice.ts";
 import type { Attachments } from "../model/layers/attachment.ts";
 import type { ModelSpec } from "../model/spec.ts";
-import { loraTrainable } from "./lora.ts";
+import { LoraAttachments, loraTargets } from "./lora.ts";
 
 /** What an adapter says of an attached tensor. */
 interface AttachedFacts {
@@ -40,7 +40,7 @@ export function attachmentsOf(
     });
   const attachments = loraOf(spec, method);
   const expected = new Map(
-    (attachments?.parameters ?? []).map(({ key, shape, target, place }) => [key, inWords({ shape, target, layer: place.layer })]),
+    attachments.parameters.map(({ key, shape, target, place }) => [key, inWords({ shape, target, layer: place.layer })]),
   );
   for (const [key, wanted] of expected) {
     const tensor = tensors.get(key);
@@ -53,10 +53,10 @@ export function attachmentsOf(
   return attachments;
 }
 
-function loraOf(spec: ModelSpec, method: object): Attachments | null {
+function loraOf(spec: ModelSpec, method: object): Attachments {
   const options = checkSchema(Lora, method, MANIFEST_METHOD, LayoutError);
   try {
-    return loraTrainable(spec, options, 0).attachments;
+    return new LoraAttachments(loraTargets(spec, options.targets), options, 0);
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
     throw new LayoutError(`${MANIFEST_METHOD}: ${error.message}`, { where: { ...error.where, file: MANIFEST_METHOD }, cause: error });

@@ -39,6 +39,8 @@ export const LORA_GROUPS = {
 
 const ADAPTABLE: ReadonlySet<ParameterRole> = new Set(Object.values(LORA_GROUPS).flat());
 
+const adapts = ({ role, shape }: ParameterShape): boolean => ADAPTABLE.has(role) && shape.length === 2;
+
 /** Name of the module that owns a tensor: what targets are compared with. */
 const moduleOf = ({ ref }: ParameterShape): string => sliceKey(ref).replace(/\.weight(?=$|\[)/, "");
 
@@ -58,15 +60,13 @@ export function loraTargets(spec: ModelSpec, targets: readonly string[]): Parame
     const roles: readonly ParameterRole[] | undefined = Object.hasOwn(LORA_GROUPS, target)
       ? LORA_GROUPS[target as keyof typeof LORA_GROUPS]
       : undefined;
-    const found = roles ? shapes.filter((p) => roles.includes(p.role) && p.shape.length === 2) : shapes.filter(matches(target));
-    const adaptable = found.filter((p) => ADAPTABLE.has(p.role) && p.shape.length === 2);
+    const found = roles ? shapes.filter((p) => roles.includes(p.role)) : shapes.filter(matches(target));
+    const adaptable = found.filter(adapts);
     for (const p of adaptable) chosen.add(p);
     if (adaptable.length > 0) continue;
-    if (found.length > 0)
-      fail(`LoRA target "${target}" matches only ${[...new Set(found.map((p) => describe(p)))].join(" and ")}, which LoRA does not adapt`);
-    const names = new Set(
-      shapes.filter((p) => ADAPTABLE.has(p.role) && p.shape.length === 2).map((p) => moduleOf(p).split(".").at(-1) ?? ""),
-    );
+    const [other] = found;
+    if (other) fail(`LoRA target "${target}" matches only ${describe(other)}, which LoRA does not adapt`);
+    const names = new Set(shapes.filter(adapts).map((p) => moduleOf(p).split(".").at(-1) ?? ""));
     const valid = [...Object.keys(LORA_GROUPS), ...names];
     const near = nearest(target, valid);
     fail(

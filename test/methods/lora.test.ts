@@ -11,8 +11,12 @@ import { mergeAdapter } from "../../lib/adapter/merge.ts";
 import { Dataset } from "../../lib/data/dataset.ts";
 import { openCheckpoint } from "../../lib/files/checkpoint.ts";
 import { attachmentsOf } from "../../lib/methods/attachments.ts";
-import { loraTargets, loraTrainable } from "../../lib/methods/lora.ts";
+import { LoraAttachments, loraTargets, loraTrainable } from "../../lib/methods/lora.ts";
+import { LowRank, LowRankMlp } from "../../lib/methods/low_rank.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
+import type { AttachmentContext, ExpertsSite } from "../../lib/model/layers/attachment.ts";
+import type { ExpertWeights } from "../../lib/model/spec.ts";
+import { moeOf } from "../../lib/model/spec.ts";
 import { MoeModel } from "../../lib/moe_model.ts";
 import type { TrainRequest } from "../../lib/train/request.ts";
 import { tinyDeepseek, tinyOlmoe, toyRows, writeTinyModel } from "../support/tiny_model.ts";
@@ -45,6 +49,11 @@ describe("targets", () => {
     [["experts.3.up_proj"], /matches only routed experts/],
     [["lm_head"], /matches only the head/],
     [["input_layernorm"], /matches only vectors/],
+    [["kv_a_layernorm"], /matches only vectors/], // of attention, but not a matrix
+    [
+      ["xyzzy"],
+      /"xyzzy" matches nothing in this deepseek_v2 model \(valid: attention, dense, shared, router, linear, q_proj, kv_a_proj_with_mqa, kv_b_proj, o_proj, gate_proj, up_proj, down_proj, gate\)$/,
+    ],
   ])("refuses %j", (targets, message) => {
     expect(() => loraTargets(deepseek, targets)).toThrow(message);
     expect(() => loraTargets(deepseek, targets)).toThrow(expect.objectContaining({ code: "ERR_CONFIG" }));
@@ -64,6 +73,62 @@ describe("targets", () => {
         expect(Math.hypot(...x) / Math.sqrt(x.length)).toBeCloseTo(bound / Math.sqrt(3), 1);
       }
     }
+  });
+});
+
+describe("rank and alpha", () => {
+  const make = (rank: number, alpha: number): unknown => loraTrainable(deepseek, { rank, alpha, targets: ["router"] }, 1);
+
+  it.each([
+    [0, 1, /^LoRA rank must be an integer >= 1, found 0/],
+    [-3, 1, /^LoRA rank must be an integer >= 1, found -3/],
+    [1.5, 1, /^LoRA rank must be an integer >= 1, found 1.5/],
+    [NaN, 1, /^LoRA rank must be an integer >= 1, found NaN/],
+    [1, 0, /^LoRA alpha must be a number > 0, found 0/],
+    [1, -1, /^LoRA alpha must be a number > 0, found -1/],
+    [1, Infinity, /^LoRA alpha must be a number > 0, found Infinity/],
+    [1, NaN, /^LoRA alpha must be a number > 0, found NaN/],
+    [9, 1, /^LoRA rank must be at most 8 beside "model.layers.1.mlp.gate.weight" \[8, 48\], found 9/],
+  ])("%d, %d are refused", (rank, alpha, message) => {
+    expect(() => make(rank, alpha)).toThrow(message);
+    expect(() => make(rank, alpha)).toThrow(expect.objectContaining({ code: "ERR_CONFIG" }));
+  });
+  it("the smallest and the largest rank are served", () => {
+    expect(() => make(1, 1e-9)).not.toThrow();
+    expect(() => make(8, 1)).not.toThrow();
+  });
+});
+
+describe("what is beside a layer", () => {
+  const slots: string[] = [];
+  const plan = {
+    named: (part: string) => ({ ...plan, part }),
+    kept: (spec: { dtype: string }, name: string) => slots.push(`${name}: ${spec.dtype}`),
+    backward: (spec: { dtype: string }, name: string) => slots.push(`${name}: ${spec.dtype}`),
+  };
+  const context = { plan, attached: (key: string) => ({ key }) } as unknown as AttachmentContext;
+  const beside = (...targets: string[]): LoraAttachments => new LoraAttachments(loraTargets(deepseek, targets), { rank: 2, alpha: 4 }, 1);
+  const layer = deepseek.layers[1]!;
+  const moe = moeOf(deepseek, 1)!;
+  const router = { weight: moe.router, in: 48, out: 8 };
+  const site = (routed: boolean, experts: readonly ExpertWeights[]): ExpertsSite => ({ layer: 1, routed, experts, width: 48, hidden: 24 });
+
+  it("only what was named gets a term", () => {
+    const attachments = beside("o_proj");
+    expect(attachments.linear(layer.attention.o, context)).toBeInstanceOf(LowRank);
+    expect(attachments.linear(router, context)).toBeNull();
+    expect(attachments.experts(site(false, [moe.shared!]), context)).toBeNull();
+  });
+  it.each(["gate_proj", "up_proj", "down_proj"])("of an MLP %s alone is enough; routed experts get none", (name) => {
+    expect(beside(name).experts(site(false, [moe.shared!]), context)).toBeInstanceOf(LowRankMlp);
+    expect(beside(name).experts(site(true, [moe.shared!]), context)).toBeNull();
+    expect(beside(name).experts(site(false, []), context)).toBeNull();
+  });
+  it("activations of a router's term are f32, others follow the model", () => {
+    slots.length = 0;
+    beside("router").linear(router, context);
+    beside("o_proj").linear(layer.attention.o, context);
+    expect(slots).toEqual(["u: f32", "du: f32", "u: act", "du: act"]);
   });
 });
 
