@@ -57,8 +57,13 @@ export function modelCard(adapter: CardFacts): string {
   }
   if (training) {
     lines.push("", "## Training", "", "| | |", "|---|---|");
-    for (const [key, value] of Object.entries(training))
-      lines.push(`| ${key} | ${typeof value === "string" ? value.replaceAll("|", "\\|") : JSON.stringify(value)} |`);
+    for (const [key, value] of Object.entries(training)) lines.push(`| ${key} | ${cell(value)} |`);
   }
   return `${lines.join("\n")}\n`;
+}
+
+/** A value in a table, whatever characters are in it. */
+function cell(value: unknown): string {
+  const text = typeof value === "string" ? value : String(JSON.stringify(value));
+  return text.replaceAll("|", "\\|").replaceAll("\n", " ");
 }

@@ -73,7 +73,7 @@ async function readEsftAdapter(dir: string, names: readonly string[], base: Chec
 }
 
 async function dataFiles(dir: string, names: readonly string[]): Promise<string[]> {
-  if (names.includes(INDEX)) return [...new Set((await readShardIndex(dir, INDEX)).values())].sort();
+  if (names.includes(INDEX)) return [...new Set((await readShardIndex(dir, INDEX)).values())];
   const files = names.filter((n) => n.endsWith(".safetensors") && !n.startsWith(".")).sort();
   if (files.length === 0) throw layoutFault(dir, `expected *.safetensors beside ${CONFIG}, found none`);
   return files;

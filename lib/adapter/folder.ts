@@ -4,7 +4,7 @@
 //   adapter.json                            the manifest (manifest.ts)
 //   README.md                               model card
 import { stat } from "node:fs/promises";
-import { basename, join } from "node:path";
+import { join } from "node:path";
 import { LayoutError } from "../errors.ts";
 import { finishGroup, writeFileAtomic, writeGroupAtomic } from "../files/atomic.ts";
 import { layoutFault, shownType } from "../files/fault.ts";
@@ -80,16 +80,15 @@ type Stored = readonly (readonly [key: string, StoredTensor])[];
 
 /** Opens the data files and checks that they hold exactly what the manifest lists. */
 async function openFiles(dir: string, stored: Stored): Promise<Map<string, SafetensorsFile>> {
-  const files = new Map<string, SafetensorsFile>();
-  for (const [key, { file }] of stored) {
-    if (file !== basename(file) || !isShard(STEM, file))
+  for (const [key, { file }] of stored)
+    if (!isShard(STEM, file))
       throw layoutFault(
         join(dir, MANIFEST),
         `expected the name of an adapter file in the same directory, found ${JSON.stringify(file)}`,
         key,
       );
-    if (!files.has(file)) files.set(file, await openSafetensors(join(dir, file)));
-  }
+  const files = new Map<string, SafetensorsFile>();
+  for (const file of new Set(stored.map(([, t]) => t.file))) files.set(file, await openSafetensors(join(dir, file)));
   const listed = new Map(stored);
   for (const [name, file] of files)
     for (const key of file.tensors.keys())

@@ -90,9 +90,8 @@ export async function verifyMerge(base: Checkpoint, adapter: Adapter, mergedDir:
       if (!equalBytes(found, await readInto(key, s.slice, b))) fault(`tensor "${key}" differs from the adapter`);
       const delta = compare(key, decodeFloats(before, b.dtype), decodeFloats(found, b.dtype));
       slices.push(delta);
-      const { role, layer, expert } = s.slice;
-      if (delta.changed > 0 && role === "expert" && expert !== undefined)
-        changedExperts.set(layer, (changedExperts.get(layer) ?? new Set()).add(expert));
+      const { layer, expert } = s.slice;
+      if (delta.changed > 0 && expert !== undefined) changedExperts.set(layer, (changedExperts.get(layer) ?? new Set()).add(expert));
       advance(s.end - s.begin);
     }
   }

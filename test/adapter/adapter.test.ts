@@ -1,13 +1,12 @@
-// Adapters (both layouts), merge and its verification, frozen digest, on tiny per-expert, sharded and fused checkpoints, in
-// every dtype. No GPU. Run alone: npx vitest run test/adapter/adapter.test.ts
-import { copyFileSync, cpSync, existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { open } from "node:fs/promises";
+// Adapters, merge and its verification, frozen digest, on tiny per-expert, sharded and fused checkpoints, in every dtype; and what
+// loading refuses. No GPU. Run alone: npx vitest run test/adapter/adapter.test.ts
+import { cpSync, existsSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterEach, describe, expect, it, vi } from "vitest";
+import { describe, expect, it } from "vitest";
 import { EsftError, IoError, LayoutError, NonFiniteError } from "../../lib/errors.ts";
 import type { AdapterTensor } from "../../lib/adapter/tensors.ts";
 import { Adapter } from "../../lib/adapter/adapter.ts";
-import { openAdapter, saveEsftAdapter } from "../../lib/adapter/esft_layout.ts";
+import { openAdapter } from "../../lib/adapter/esft_layout.ts";
 import { frozenDigest } from "../../lib/adapter/digest.ts";
 import { ExpertSet } from "../../lib/experts/expert_set.ts";
 import { mergeAdapter } from "../../lib/adapter/merge.ts";
@@ -24,8 +23,6 @@ import { writeSafetensors } from "../../lib/files/safetensors_writer.ts";
 import type { TinyOptions } from "../support/fixture.ts";
 import { floats } from "../support/fixture.ts";
 import { experts, fresh, makeAdapter, makeBase, makeServedBase, makeTensors, placesIn } from "./support.ts";
-
-afterEach(() => vi.restoreAllMocks());
 
 describe.each([
   ["per-expert bf16", {}],
@@ -206,64 +203,6 @@ describe("Adapter.load refuses", () => {
   });
 });
 
-describe("saving an adapter", () => {
-  it("shards with an index, replaces an older adapter and keeps the run's other files", async () => {
-    const base = await makeBase();
-    const adapter = await makeAdapter(base);
-    const dir = fresh();
-    writeFileSync(join(dir, "events.jsonl"), "x");
-    await adapter.save(dir, { maxShardBytes: 700 });
-    const files = readdirSync(dir).filter((n) => n.endsWith(".safetensors"));
-    expect(files.length).toBeGreaterThan(2);
-    expect(readdirSync(dir)).toContain("adapter.safetensors.index.json");
-    expect((await Adapter.load(dir, { base })).tensors.size).toBe(9);
-    await adapter.save(dir);
-    expect(readdirSync(dir).sort()).toEqual(["README.md", "adapter.json", "adapter.safetensors", "events.jsonl"]);
-    expect(readFileSync(join(dir, "README.md"), "utf8")).toContain("| 1 | 0, 2 |");
-  });
-
-  it("completes a save that was killed after its commit point", async () => {
-    const base = await makeBase();
-    const dir = join(fresh(), "a");
-    const adapter = await makeAdapter(base);
-    await adapter.save(dir);
-    mkdirSync(join(dir, ".adapter.next"));
-    for (const name of ["adapter.json", "adapter.safetensors"]) renameSync(join(dir, name), join(dir, ".adapter.next", name));
-    expect((await openAdapter(dir, { base })).tensors.size).toBe(9);
-    expect(readdirSync(dir).sort()).toEqual(["README.md", "adapter.json", "adapter.safetensors"]);
-  });
-
-  it("does not touch a README.md of the user", async () => {
-    const dir = fresh();
-    writeFileSync(join(dir, "README.md"), "mine");
-    await (await makeAdapter(await makeBase())).save(dir);
-    expect(readFileSync(join(dir, "README.md"), "utf8")).toBe("mine");
-  });
-
-  it("on a full disk keeps the older adapter whole", async () => {
-    const base = await makeBase();
-    const dir = join(fresh(), "a");
-    const adapter = await makeAdapter(base);
-    await adapter.save(dir);
-    const before = readFileSync(join(dir, "adapter.json"));
-    const probe = await open(join(dir, "adapter.json"), "r");
-    const proto = Object.getPrototypeOf(probe) as { write: (b: Uint8Array, at: number, n: number) => Promise<{ bytesWritten: number }> };
-    await probe.close();
-    let left = 600;
-    vi.spyOn(proto, "write").mockImplementation(async (_b, _at, n) => {
-      left -= n;
-      if (left < 0) throw Object.assign(new Error("full"), { code: "ENOSPC" });
-      return { bytesWritten: n };
-    });
-    await expect(adapter.save(dir)).rejects.toThrow(/disk is full/);
-    await expect(mergeAdapter(base, adapter, join(dir, "../merged"))).rejects.toThrow(IoError);
-    vi.restoreAllMocks();
-    expect(readFileSync(join(dir, "adapter.json")).equals(before)).toBe(true);
-    expect(readdirSync(join(dir, ".."))).toEqual(["a"]);
-    expect((await Adapter.load(dir, { base })).tensors.size).toBe(9);
-  });
-});
-
 describe("an adapter of a method that needs its experts", () => {
   it("is refused without them, when made, loaded or verified", async () => {
     const base = await makeBase();
@@ -276,46 +215,6 @@ describe("an adapter of a method that needs its experts", () => {
     await expect(Adapter.load(dir, { verify: false })).rejects.toThrow(/"experts": null/);
     const { cli } = await import("../cli/support.ts");
     expect(await cli(["verify", dir])).toMatchObject({ code: 1, err: expect.stringContaining('"experts": null') as string });
-  });
-});
-
-describe("official ESFT layout", () => {
-  it("saves and loads, also with the legacy prefix and in shards", async () => {
-    const base = await makeServedBase();
-    const adapter = await makeAdapter(base);
-    const dir = join(fresh(), "esft");
-    await saveEsftAdapter(adapter, dir, { maxShardBytes: 700 });
-    expect(readFileSync(join(dir, "expert_cfg.json"), "utf8")).toBe(
-      '{"experts": {"1": [2, 0], "2": [3]}, "shared_experts": false, "non_expert_modules": false}',
-    );
-    const loaded = await openAdapter(dir, { base });
-    expect(loaded.base.identity).toBeNull();
-    for (const key of adapter.tensors.keys()) expect(await loaded.read(key)).toEqual(await adapter.read(key));
-    expect(placesIn(loaded)).toEqual(placesIn(adapter));
-    expect((await mergeAdapter(base, loaded, join(fresh(), "m"))).ok).toBe(true);
-
-    const legacy = fresh();
-    copyFileSync(join(dir, "expert_cfg.json"), join(legacy, "expert_cfg.json"));
-    await writeSafetensors(join(legacy, "anything.safetensors"), [...adapter.tensors.values()].map((t) => ({ name: t.name.replace("model.", ""), dtype: t.dtype, shape: t.shape, data: t.read }))); // prettier-ignore
-    expect([...(await openAdapter(legacy, { base })).tensors.keys()]).toEqual([...adapter.tensors.keys()]);
-    writeFileSync(join(legacy, "expert_cfg.json"), '{"experts": {"1": [2]}, "shared_experts": false, "non_expert_modules": false}');
-    await expect(openAdapter(legacy, { base })).rejects.toThrow(/selected experts only/);
-    await expect(openAdapter(legacy)).rejects.toThrow(/official ESFT layout does not say .*--base DIR/);
-    await expect(openAdapter(legacy, { base: await makeBase() })).rejects.toThrow(/"model_type" "tiny" is not supported/);
-    const smaller = await makeServedBase({ n_routed_experts: 3 });
-    await expect(openAdapter(dir, { base: smaller })).rejects.toThrow(
-      /tensor "model.layers.2.mlp.experts.3.*expected a parameter of the base/,
-    );
-    rmSync(join(legacy, "anything.safetensors"));
-    await expect(openAdapter(legacy, { base })).rejects.toThrow(/expected \*.safetensors/);
-  });
-
-  it("cannot hold slices of fused tensors and says so", async () => {
-    const base = await makeBase({ fused: true });
-    await expect(saveEsftAdapter(await makeAdapter(base), join(fresh(), "x"))).rejects.toThrow(/slice of a fused tensor/);
-    await expect(saveEsftAdapter(await makeAdapter(base, { method: { type: "full" }, experts: null }), join(fresh(), "x"))).rejects.toThrow(
-      /expert set/,
-    );
   });
 });
 

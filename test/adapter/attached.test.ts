@@ -71,11 +71,16 @@ describe("attached tensors", () => {
     const base = await makeBase();
     const adapter = await make(base, { tensors: await makeTensors(base), experts });
     const out = join(fresh(), "m");
-    const message = /method "lora": .*3 that are attached beside them \("added.router" first\)/;
-    for (const run of [mergeAdapter(base, adapter, out), verifyMerge(base, adapter, base.dir), saveEsftAdapter(adapter, out)]) {
+    const message = /this adapter of method "lora": .*3 that are attached beside them \("added.router" first\)/;
+    for (const [task, run] of [
+      ["merge", mergeAdapter(base, adapter, out)],
+      ["verify a merged model with", verifyMerge(base, adapter, base.dir)],
+      ["save in the official ESFT layout", saveEsftAdapter(adapter, out)],
+    ] as const) {
       const error = await run.catch((e: unknown) => e);
       expect(error).toBeInstanceOf(LayoutError);
       expect((error as Error).message).toMatch(message);
+      expect((error as Error).message).toContain(`cannot ${task} this adapter`);
     }
   });
 

@@ -16,6 +16,7 @@ import { encodeFloats } from "../../lib/files/floats.ts";
 import { openCheckpoint } from "../../lib/files/checkpoint.ts";
 import type { TensorEntry } from "../../lib/files/safetensors_writer.ts";
 import { writeSafetensors } from "../../lib/files/safetensors_writer.ts";
+import type { Progress } from "../../lib/task.ts";
 import { floats } from "../support/fixture.ts";
 import { fresh, makeAdapter, makeBase, makeTensors } from "./support.ts";
 
@@ -125,13 +126,16 @@ describe("frozenDigest", () => {
     const hash = createHash("sha256");
     hash.update('["a","F32",[2,2],[[0,8]]]\n').update(new Uint8Array(Float32Array.of(1, 2).buffer));
     hash.update('["b","F32",[1,2],[[0,8]]]\n').update(new Uint8Array(Float32Array.of(5, 6).buffer));
-    const seen: { done: number; total: number }[] = [];
-    expect(await frozenDigest(s, [rows("a", 1, 2)], { onProgress: ({ done, total }) => seen.push({ done, total }) })).toBe(
-      hash.digest("hex"),
-    );
-    expect(seen.at(-1)).toEqual({ done: 16, total: 16 });
+    const seen: Progress[] = [];
+    expect(await frozenDigest(s, [rows("a", 1, 2)], { onProgress: (p) => seen.push(p) })).toBe(hash.digest("hex"));
+    const done = [5, 8, 8, 8, 13, 16]; // 16 bytes of "a", of which 8 are frozen, and 8 of "b", five at a time
+    expect(seen).toEqual(done.map((n) => ({ phase: "digest", done: n, total: 16, unit: "bytes" })));
+    seen.length = 0;
+    await frozenDigest(s, [rows("a", 0, 1), rows("b", 0, 1)], { onProgress: (p) => seen.push(p) });
+    expect(seen.map((p) => `${p.done}/${p.total}`)).toEqual(["0/8", "2/8", "7/8", "8/8"]); // "b" trains: it is not read
     await expect(frozenDigest(s, [rows("x", 0, 1)])).rejects.toThrow(LayoutError);
-    await expect(frozenDigest(s, [], { signal: AbortSignal.abort() })).rejects.toThrow(AbortError);
+    const aborted = frozenDigest(s, [], { signal: AbortSignal.abort() });
+    await expect(aborted).rejects.toThrow(new AbortError("hashing the frozen weights was aborted"));
   });
 });
 

@@ -1,0 +1,91 @@
+// The rules of an adapter's tensors, one by one: floats only, the bytes that their shape needs, whole experts, and which switches of the
+// expert set allow the rest. No GPU. Run alone: npx vitest run test/adapter/tensors.test.ts
+import { readFileSync } from "node:fs";
+import { describe, expect, it } from "vitest";
+import type { AdapterInit } from "../../lib/adapter/adapter.ts";
+import { Adapter } from "../../lib/adapter/adapter.ts";
+import type { AdapterTensor, AttachedTensor } from "../../lib/adapter/tensors.ts";
+import { adapterFault, parameterTensor, readInto } from "../../lib/adapter/tensors.ts";
+import { LayoutError, NonFiniteError } from "../../lib/errors.ts";
+import { ExpertSet } from "../../lib/experts/expert_set.ts";
+import { encodeFloats } from "../../lib/files/floats.ts";
+import type { ParameterPlace } from "../../lib/model/spec.ts";
+
+const tensor = (name: string, place: ParameterPlace, over: Partial<AdapterTensor> = {}): AdapterTensor => {
+  return { name, ...place, dtype: "F32", shape: [2], read: async () => encodeFloats(Float32Array.of(1, 2), "F32"), ...over };
+};
+const norm = tensor("norm", { role: "norm", layer: 0 });
+const shared = tensor("shared", { role: "shared", layer: 1 });
+const expert = (part: "gate" | "up" | "down", id = 3) => tensor(`${id}.${part}`, { role: "expert", layer: 1, expert: id, part });
+const added: AttachedTensor = { ...norm, name: "added", layer: 0 };
+const make = (init: Partial<AdapterInit>): Adapter =>
+  new Adapter({ method: { type: "full" }, base: { identity: null }, experts: null, ...init });
+
+describe("an adapter", () => {
+  it("says which version made it, unless something else did", () => {
+    const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string };
+    expect(make({ tensors: [norm] }).createdBy).toBe(`esft ${version}`);
+    expect(make({ tensors: [norm], createdBy: "me" }).createdBy).toBe("me");
+  });
+
+  it("holds tensors of both kinds, sorted by key, and has no others", async () => {
+    const adapter = make({ tensors: [shared, norm], attached: [added] });
+    expect([...adapter.tensors.keys(), ...adapter.attached.keys()]).toEqual(["norm", "shared", "added"]);
+    expect([make({ tensors: [norm], attached: [added] }).parameters, adapter.parameters, adapter.bytes]).toEqual([4, 6, 24]);
+    await expect(adapter.read("absent")).rejects.toThrow(adapterFault("expected this tensor, found 3 others", "absent"));
+  });
+
+  it("is of floats, of as many bytes as shape and type need", async () => {
+    for (const dtype of ["F32", "BF16", "F16", "F64"] as const) expect(make({ tensors: [{ ...norm, dtype }] }).tensors.size).toBe(1);
+    for (const dtype of ["I32", "F8_E4M3", "BOOL"] as const)
+      expect(() => make({ tensors: [{ ...norm, dtype }] })).toThrow(adapterFault(`expected F32, BF16, F16, F64, found ${dtype}`, "norm"));
+    for (const shape of [[3], [1]])
+      await expect(make({ tensors: [{ ...norm, shape }] }).read("norm")).rejects.toThrow(
+        adapterFault(`expected ${4 * shape[0]!} bytes for F32 [${shape[0]}], found 8`, "norm"),
+      );
+  });
+
+  it("of selected experts holds them, whatever else it trains; attached tensors can stand for them", () => {
+    const init = { method: { type: "esft" }, experts: new ExpertSet({ layers: [[1, { ranked: [3] }]], nonExpertModules: true }) };
+    expect(make({ ...init, tensors: [expert("gate"), expert("up"), expert("down"), norm] }).tensors.size).toBe(4);
+    expect(() => make({ ...init, tensors: [norm] })).toThrow(/layer 1, expert 3: expected gate, up, down .* found no gate/);
+    expect(make({ ...init, tensors: [norm], attached: [added] }).attached.size).toBe(1);
+  });
+
+  it.each([
+    ["shared experts", { sharedExperts: true }, shared, norm],
+    ["non-expert modules", { nonExpertModules: true }, norm, shared],
+  ])("trains %s where the switch of that says so, and no other one", (_, switches, allowed, refused) => {
+    const experts = new ExpertSet({ layers: [], ...switches });
+    expect(make({ experts, tensors: [allowed] }).tensors.size).toBe(1);
+    const kind = refused === norm ? "non-expert modules" : "shared experts";
+    expect(() => make({ experts, tensors: [refused] })).toThrow(`expected no tensors of ${kind} since the expert set does not train them`);
+  });
+});
+
+describe("a parameter's tensor", () => {
+  const content = { dtype: "F32" as const, read: norm.read };
+  it("has the parameter's place, and expert and part only where there are any", () => {
+    const ref = { name: "w", index: 3 };
+    expect(parameterTensor({ ref, role: "norm", layer: 2, shape: [4] }, content)).toStrictEqual({ ...ref, role: "norm", layer: 2, shape: [4], ...content }); // prettier-ignore
+    const routed = { role: "expert", layer: 1, expert: 0, part: "up" } as const;
+    expect(parameterTensor({ ref, ...routed, shape: [4] }, { ...content, shape: [2, 2] })).toStrictEqual({ ...ref, ...routed, shape: [2, 2], ...content }); // prettier-ignore
+  });
+
+  it("is cast for a base of floats, and refused for another one or where it does not fit", async () => {
+    const into = (dtype: "BF16" | "F16" | "I32", values: number[]) =>
+      readInto(
+        "w",
+        { dtype: "F32", shape: [2], read: async () => encodeFloats(Float32Array.from(values), "F32") },
+        { dtype, path: "file" },
+      );
+    expect(await into("BF16", [1, -2])).toEqual(encodeFloats(Float32Array.of(1, -2), "BF16"));
+    const foreign = (await into("I32", [1, 2]).catch((e: unknown) => e)) as Error;
+    expect(foreign).toBeInstanceOf(LayoutError);
+    expect(foreign).toMatchObject({ where: { file: "file", tensor: "w" }, cause: expect.any(LayoutError) as Error });
+    expect(foreign.message).toBe('file: tensor "w": cannot merge F32 into I32; merge into a dequantised base');
+    const large = into("F16", [1, 1e6]);
+    await expect(large).rejects.toThrow(NonFiniteError);
+    await expect(large).rejects.toThrow(/expected values that fit the base's dtype F16, found an overflow at element 1/);
+  });
+});
