@@ -137,7 +137,7 @@ export class Parameters implements ParameterSource {
 
   /** After masters were written (a resumed run): their working copies follow. The optimizer does it by itself. */
   refreshCopies(): void {
-    for (const p of this.state?.parameters ?? []) if (p.master && p.value !== p.master) ops.cast(this.device, { x: p.master, y: p.value });
+    for (const p of this.state?.parameters ?? []) if (p.value !== p.master) ops.cast(this.device, { x: p.master!, y: p.value });
   }
 
   /** Freezes everything again: values are the checkpoint's, the training state is gone. */

@@ -151,7 +151,7 @@ export class Weights {
     this.staging ??= this.device.empty(w.stored, [STAGING]);
     for (let at = 0; at < size; at += STAGING) {
       const n = Math.min(STAGING, size - at);
-      using from = this.staging.view(0, [n], { dtype: w.stored });
+      using from = this.staging.view(0, [n]);
       using to = into.view(at, [n]);
       from.copyFromMap(file, w.byteOffset + at * bytesOf(w.stored));
       ops.cast(this.device, { x: from, y: to });

@@ -54,8 +54,8 @@ export function allocateState(device: Device, parameters: readonly Parameter[]):
 /** Gives the memory back; what the parameters compute with is the caller's to restore. */
 export function releaseState(state: TrainingState): void {
   for (const p of state.parameters) {
-    p.master?.dispose();
-    p.grad?.dispose();
+    p.master!.dispose();
+    p.grad!.dispose();
     p.master = null;
     p.grad = null;
     p.trains = false;

@@ -5,20 +5,17 @@
 import { cp, mkdtemp, open, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { ConfigError, LayoutError } from "../../../lib/errors.ts";
+import type { Checkpoint } from "../../../lib/files/checkpoint.ts";
 import { openCheckpoint } from "../../../lib/files/checkpoint.ts";
 import { decodeFloats } from "../../../lib/files/floats.ts";
 import { openSafetensors } from "../../../lib/files/safetensors.ts";
-import { writeSafetensors } from "../../../lib/files/safetensors_writer.ts";
 import { bf16ToF32, f32ToBf16 } from "../../../lib/floats.ts";
-import { checkpointSpec, modelSpec } from "../../../lib/model/families/index.ts";
+import { modelSpec } from "../../../lib/model/families/index.ts";
 import { parameterShapes } from "../../../lib/model/spec.ts";
 import type { AttachedSpec, Parameter } from "../../../lib/model/weights/parameter.ts";
 import { Parameters } from "../../../lib/model/weights/parameters.ts";
-import { PlannedParameters } from "../../../lib/model/weights/planned.ts";
-import { isProductWeight, locateWeights } from "../../../lib/model/weights/resident.ts";
-import { allocateState, releaseState, STATE_BYTES_PER_PARAMETER } from "../../../lib/model/weights/training_state.ts";
 import type { DType, Tensor } from "../../../lib/tensor.ts";
 import { Device } from "../../../lib/tensor.ts";
 import { cudaLibrary } from "../../cuda/support.ts";
@@ -50,6 +47,7 @@ const rounded = (x: Float32Array) => bf16ToF32(f32ToBf16(x));
 describe.each(cudaLibrary && cudaLibrary !== "ref" ? (["cpu", "cuda"] as const) : (["cpu"] as const))("on %s", (kind) => {
   describe.each(["f32", "bf16"] as const)("from %s", (dtype) => {
     let device: Device;
+    let checkpoint: Checkpoint;
     let params: Parameters;
     const stored = new Map<string, Float32Array>();
     /** Products of a device that reads bf16 only. */
@@ -66,15 +64,13 @@ describe.each(cudaLibrary && cudaLibrary !== "ref" ? (["cpu", "cuda"] as const) 
 
     beforeAll(async () => {
       device = new Device({ kind, threads: 1 });
-      const checkpoint = await openCheckpoint(join(root, dtype));
+      checkpoint = await openCheckpoint(join(root, dtype));
       for (const name of checkpoint.tensors.keys())
         stored.set(name, decodeFloats(await checkpoint.read(name), dtype === "f32" ? "F32" : "BF16"));
-      params = await Parameters.load(device, checkpointSpec(checkpoint), checkpoint);
     });
-    afterAll(() => {
-      params.dispose();
-      device.dispose();
-    });
+    beforeEach(async () => void (params = await Parameters.load(device, spec, checkpoint)));
+    afterEach(() => params.dispose());
+    afterAll(() => device.dispose());
     const untouched = async () => {
       for (const p of params.all()) {
         expect(await value(p), p.key).toEqual(shown(p.key));
@@ -162,13 +158,35 @@ describe.each(cudaLibrary && cudaLibrary !== "ref" ? (["cpu", "cuda"] as const) 
       params.restore();
       await untouched();
       expect(params.epoch).toBe(before + 2);
-      params.override(new Map([["added", filled("added", 7, "bf16")]]), [added]); // attached ones alone
-      expect((await value(params.attached("added")))[5]).toBe(7);
+      const seven = filled("added", 7, "bf16");
+      params.override(new Map([["added", seven]]), [added]); // attached ones alone
+      expect(params.attached("added").value).toBe(seven);
+      expect((await seven.readF32())[5]).toBe(7);
       expect(params.overridden).toBe(true);
       expect(() => params.train([ROUTER])).toThrow(/remove the adapter, or merge it/);
       params.restore();
       params.restore();
+      expect(seven.disposed).toBe(true);
       await untouched();
+    });
+
+    it("gives back all memory that training and other values took", async () => {
+      const free = async () => {
+        await device.synchronize();
+        return device.memoryFree(); // 0 on the CPU
+      };
+      const before = await free();
+      const given = [filled(Q, 1), filled(NORM, 1), filled("added", 1)] as const;
+      const values = new Map([[Q, given[0]], [NORM, given[1]], ["added", given[2]]]); // prettier-ignore
+      params.override(values, [added]);
+      if (copied(Q)) expect(await free()).toBeLessThan(before);
+      params.restore();
+      expect(await free()).toBe(before);
+      expect(given.map((t) => t.disposed)).toEqual([true, true, true]);
+      params.train([Q, NORM, UP], [added]);
+      if (copied(Q)) expect(await free()).toBeLessThan(before);
+      params.freeze();
+      expect(await free()).toBe(before);
     });
 
     it("builds lists when they are used, and drops them when values change", () => {
@@ -186,6 +204,7 @@ describe.each(cudaLibrary && cudaLibrary !== "ref" ? (["cpu", "cuda"] as const) 
       expect(() => grads.tensors).toThrow(LayoutError);
       expect(g).not.toBe(second);
       const third = values.tensors;
+      grads.drop(); // there is nothing to drop
       params.override(new Map([[a.key, filled(a.key, 1)]]));
       const fourth = values.tensors;
       expect(fourth).not.toBe(third);
@@ -207,121 +226,37 @@ describe.each(cudaLibrary && cudaLibrary !== "ref" ? (["cpu", "cuda"] as const) 
       expect(seen[0]).toBe(0);
       expect(seen.toSorted((a, b) => a - b)).toEqual(seen);
       expect(seen.at(-1)).toBeLessThan(1);
-      await expect(params.checkFinite({ signal: AbortSignal.abort() })).rejects.toMatchObject({ code: "ERR_ABORTED" });
+      const aborted = params.checkFinite({ signal: AbortSignal.abort() });
+      await expect(aborted).rejects.toMatchObject({ code: "ERR_ABORTED", message: "checking the weights was aborted" });
       const dir = join(root, `bad ${dtype} ${kind}`);
       await cp(join(root, dtype), dir, { recursive: true });
       const { begin } = (await openSafetensors(join(dir, "model.safetensors"))).tensors.get(UP)!;
       await using file = await open(join(dir, "model.safetensors"), "r+");
-      await file.write(dtype === "f32" ? Uint8Array.of(0, 0, 128, 127) : Uint8Array.of(128, 127), 0, dtype === "f32" ? 4 : 2, begin + 7 * (dtype === "f32" ? 4 : 2)); // prettier-ignore
-      const bad = await Parameters.load(device, spec, await openCheckpoint(dir));
-      await expect(bad.checkFinite()).rejects.toMatchObject({ code: "ERR_NON_FINITE", where: { tensor: UP, element: 7 }, message: expect.stringContaining("Infinity at element 7") as string }); // prettier-ignore
-      bad.dispose();
+      const infinity = Uint8Array.from(dtype === "f32" ? [0, 0, 128, 127] : [128, 127]);
+      await file.write(infinity, 0, infinity.length, begin + 7 * infinity.length);
+      const refused = async (element: number) => {
+        const bad = await Parameters.load(device, spec, await openCheckpoint(dir));
+        await expect(bad.checkFinite()).rejects.toMatchObject({ code: "ERR_NON_FINITE", where: { tensor: UP, element }, message: expect.stringContaining(`Infinity at element ${element}`) as string }); // prettier-ignore
+        bad.dispose();
+      };
+      await refused(7);
+      await file.write(infinity, 0, infinity.length, begin);
+      await refused(0);
     });
 
     it("can be disposed of while something trains, or is replaced", async () => {
-      for (const use of [
-        (p: Parameters) => void p.train([Q, NORM], [added]),
-        (p: Parameters) => p.override(new Map([[Q, filled(Q, 1)], ["added", filled("added", 1)]]), [added]), // prettier-ignore
-      ]) {
-        const own = await Parameters.load(device, spec, await openCheckpoint(join(root, dtype)));
+      const given = [filled(Q, 1), filled(NORM, 1), filled("added", 1)] as const;
+      const values = new Map([[Q, given[0]], [NORM, given[1]], ["added", given[2]]]); // prettier-ignore
+      for (const use of [(p: Parameters) => void p.train([Q, NORM], [added]), (p: Parameters) => p.override(values, [added])]) {
+        const own = await Parameters.load(device, spec, checkpoint);
         use(own);
+        const held = [...own.all(), own.attached("added")].map((p) => p.value);
         own.dispose();
         expect(own.state).toBeNull();
         expect(() => own.attached("added")).toThrow(LayoutError);
+        expect(held.filter((t) => !t.disposed)).toEqual([]);
       }
+      expect(given.map((t) => t.disposed)).toEqual([true, true, true]);
     });
-  });
-});
-
-describe("where weights lie", () => {
-  it("is told for every parameter, and refused where a tensor is not as it must be", async () => {
-    const checkpoint = await openCheckpoint(join(root, "bf16"));
-    const located = locateWeights(spec, checkpoint);
-    for (const w of located) {
-      const info = checkpoint.tensors.get(w.key)!;
-      expect(w).toMatchObject({ path: info.path, byteOffset: info.begin, stored: "bf16", ref: { name: w.key }, shape: info.shape });
-    }
-    const info = checkpoint.tensors.get(Q)!;
-    for (const [change, message] of [
-      [null, /: tensor ".*q_proj.weight" is missing; a olmoe checkpoint with 2 layers must have it \(found \d+ tensors\)/],
-      [{ ...info, dtype: "F16" as const }, /must be F32 or BF16, found F16; convert the checkpoint to bf16 first/],
-      [{ ...info, shape: [20, 80] }, /expected shape \[40, 40\], found \[20, 80\]/],
-    ] as const) {
-      const tensors = new Map(checkpoint.tensors);
-      if (change) tensors.set(Q, change);
-      else tensors.delete(Q);
-      expect(() => locateWeights(spec, { ...checkpoint, tensors })).toThrow(message);
-      expect(() => locateWeights(spec, { ...checkpoint, tensors })).toThrow(LayoutError);
-    }
-  });
-
-  it("products are matrices of everything but routers, norms and biases", () => {
-    const of = (role: "attention" | "router" | "norm" | "selectionBias" | "expert", ...shape: number[]) => isProductWeight({ role, shape });
-    expect([of("attention", 2, 2), of("expert", 2, 2)]).toEqual([true, true]);
-    expect([of("attention", 2), of("router", 2, 2), of("norm", 2, 2), of("selectionBias", 2, 2)]).toEqual([false, false, false, false]);
-  });
-
-  it("tensors at odd addresses are copied", async () => {
-    const source = await openSafetensors(join(root, "f32/model.safetensors"));
-    const dir = join(root, "odd");
-    await cp(join(root, "f32"), dir, { recursive: true });
-    const [one, ...rest] = [...source.tensors.values()].map((t) => ({ ...t, data: () => source.read(t.name) }));
-    const odd = { name: "x.rotary_emb.inv_freq", dtype: "U8" as const, shape: [3], data: new Uint8Array(3) };
-    await writeSafetensors(join(dir, "model.safetensors"), [one!, odd, ...rest]);
-    using device = new Device({ threads: 1 });
-    const checkpoint = await openCheckpoint(dir);
-    expect(checkpoint.tensors.get(rest[0]!.name)!.begin % 4).toBe(3);
-    const params = await Parameters.load(device, checkpointSpec(checkpoint), checkpoint);
-    for (const p of params.all()) expect(await p.value.readF32()).toEqual(decodeFloats(await source.read(p.key), "F32"));
-    params.dispose();
-  });
-});
-
-describe("the training state", () => {
-  it("is flat, padded to cache lines, and given back", async () => {
-    using device = new Device({ threads: 1 });
-    const planned = new PlannedParameters(spec, [NORM, ROUTER], [added]);
-    const parameters = [planned.get({ name: NORM }), planned.get({ name: ROUTER }), planned.attached("added")];
-    const state = allocateState(device, parameters);
-    expect(state).toMatchObject({ offsets: [0, 48, 288], size: 304 }); // 40, 6 × 40, 2 × 3 elements
-    expect([state.master.shape, state.grad.shape, state.m.shape, state.v.shape]).toEqual([[304], [304], [304], [304]]);
-    expect(STATE_BYTES_PER_PARAMETER).toBe(4 * 4);
-    state.master.write(Float32Array.from({ length: 304 }, (_, i) => i));
-    state.grad.write(Float32Array.from({ length: 304 }, (_, i) => -i));
-    for (const [i, p] of parameters.entries()) {
-      expect(p.trains).toBe(true);
-      expect((await p.master!.readF32())[1]).toBe(state.offsets[i]! + 1);
-      expect((await p.grad!.readF32())[1]).toBe(-state.offsets[i]! - 1);
-    }
-    releaseState(state);
-    for (const p of parameters) expect([p.trains, p.master, p.grad]).toEqual([false, null, null]);
-    expect(() => state.v.write(new Float32Array(304))).toThrow();
-  });
-
-  it("that does not fit is a MemoryError, and leaves nothing behind", () => {
-    const made: { disposed: boolean }[] = [];
-    const device = {
-      empty: () => {
-        if (made.length === 2) throw new Error("no memory");
-        const tensor = { disposed: false, dispose: () => void (tensor.disposed = true) };
-        made.push(tensor);
-        return tensor;
-      },
-    } as unknown as Device;
-    const { get } = new PlannedParameters(spec, [], []);
-    const norm = get.call(new PlannedParameters(spec, [], []), { name: NORM });
-    expect(() => allocateState(device, [norm])).toThrow(expect.objectContaining({ code: "ERR_MEMORY", message: expect.stringMatching(/GiB for 48 parameters .* train fewer experts/) as string }) as Error); // prettier-ignore
-    expect(made.map((t) => t.disposed)).toEqual([true, true]);
-    expect(norm.trains).toBe(false);
-  });
-
-  it("is planned without values", () => {
-    const planned = new PlannedParameters(spec, [Q], [added]);
-    expect([planned.get({ name: Q }).trains, planned.attached("added").trains, planned.get({ name: NORM }).trains]).toEqual([true, true, false]); // prettier-ignore
-    expect(planned.get({ name: UP }).place).toEqual({ role: "expert", layer: 1, expert: 2, part: "up" });
-    expect(() => planned.get({ name: "nope" })).toThrow(/the model has no parameter "nope"/);
-    expect(() => new PlannedParameters(spec, ["nope"], [])).toThrow(LayoutError);
-    expect(() => planned.get({ name: Q }).value).toThrow(/parameter ".*q_proj.weight" has no values/);
-    expect(() => planned.list([planned.get({ name: Q })], "value").tensors).toThrow(/no values/);
   });
 });

@@ -1,21 +1,33 @@
-// Weights on a device with its own memory: what does not fit is refused before anything is taken. No GPU: the device is a stand-in
-// that says how much it has. Alone: npx vitest run test/model/weights.test.ts
+// Where the weights of a checkpoint lie, and what is refused: tensors that are not as the model needs them, and, on a device with its own
+// memory, what does not fit, before anything is taken. No GPU: that device is a stand-in that says how much it has.
+// Run alone: npx vitest run test/model/weights/resident.test.ts
 
-import { mkdtemp, rm } from "node:fs/promises";
+import { cp, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { LayoutError } from "../../../lib/errors.ts";
 import { openCheckpoint } from "../../../lib/files/checkpoint.ts";
-import { modelSpec } from "../../../lib/model/families/index.ts";
+import { decodeFloats } from "../../../lib/files/floats.ts";
+import { openSafetensors } from "../../../lib/files/safetensors.ts";
+import { writeSafetensors } from "../../../lib/files/safetensors_writer.ts";
+import { checkpointSpec, modelSpec } from "../../../lib/model/families/index.ts";
 import { parameterShapes } from "../../../lib/model/spec.ts";
-import { locateWeights, Weights } from "../../../lib/model/weights/resident.ts";
-import type { Device } from "../../../lib/tensor.ts";
-import { tinyDeepseek, writeTinyModel } from "../../support/tiny_model.ts";
+import { Parameters } from "../../../lib/model/weights/parameters.ts";
+import { isProductWeight, locateWeights, Weights } from "../../../lib/model/weights/resident.ts";
+import { Device } from "../../../lib/tensor.ts";
+import { tinyDeepseek, tinyOlmoe, writeTinyModel } from "../../support/tiny_model.ts";
 
+const olmoe = { ...tinyOlmoe, vocab_size: 32 };
+const Q = "model.layers.0.self_attn.q_proj.weight";
 let dir: string;
+let root: string;
 beforeAll(async () => {
   dir = await mkdtemp(join(tmpdir(), "esft-weights-"));
+  root = join(dir, "olmoe");
   await writeTinyModel(dir, tinyDeepseek, { dtype: "f32", tokenizer: false });
+  await writeTinyModel(join(root, "f32"), olmoe, { tokenizer: false, dtype: "f32" });
+  await writeTinyModel(join(root, "bf16"), olmoe, { tokenizer: false });
 });
 afterAll(() => rm(dir, { recursive: true, force: true }));
 
@@ -41,4 +53,49 @@ it("refuses before it allocates, with what is needed, what is there and three fi
   const error = (await Weights.load(small, spec, checkpoint, stored).catch((e: unknown) => e)) as { where: { neededBytes: number } };
   expect(error.where.neededBytes).toBeGreaterThan(2 * elements);
   expect(error.where.neededBytes).toBeLessThan(2.1 * elements);
+});
+
+describe("where weights lie", () => {
+  it("is told for every parameter, and refused where a tensor is not as it must be", async () => {
+    const checkpoint = await openCheckpoint(join(root, "bf16"));
+    const spec = modelSpec(olmoe, "config.json");
+    const located = locateWeights(spec, checkpoint);
+    for (const w of located) {
+      const info = checkpoint.tensors.get(w.key)!;
+      expect(w).toMatchObject({ path: info.path, byteOffset: info.begin, stored: "bf16", ref: { name: w.key }, shape: info.shape });
+    }
+    const info = checkpoint.tensors.get(Q)!;
+    for (const [change, message] of [
+      [null, /: tensor ".*q_proj.weight" is missing; a olmoe checkpoint with 2 layers must have it \(found \d+ tensors\)/],
+      [{ ...info, dtype: "F16" as const }, /must be F32 or BF16, found F16; convert the checkpoint to bf16 first/],
+      [{ ...info, shape: [20, 80] }, /expected shape \[40, 40\], found \[20, 80\]/],
+    ] as const) {
+      const tensors = new Map(checkpoint.tensors);
+      if (change) tensors.set(Q, change);
+      else tensors.delete(Q);
+      expect(() => locateWeights(spec, { ...checkpoint, tensors })).toThrow(message);
+      expect(() => locateWeights(spec, { ...checkpoint, tensors })).toThrow(LayoutError);
+    }
+  });
+
+  it("products are matrices of everything but routers, norms and biases", () => {
+    const of = (role: "attention" | "router" | "norm" | "selectionBias" | "expert", ...shape: number[]) => isProductWeight({ role, shape });
+    expect([of("attention", 2, 2), of("expert", 2, 2)]).toEqual([true, true]);
+    expect([of("attention", 2), of("router", 2, 2), of("norm", 2, 2), of("selectionBias", 2, 2)]).toEqual([false, false, false, false]);
+  });
+
+  it("tensors at odd addresses are copied", async () => {
+    const source = await openSafetensors(join(root, "f32/model.safetensors"));
+    const dir = join(root, "odd");
+    await cp(join(root, "f32"), dir, { recursive: true });
+    const [one, ...rest] = [...source.tensors.values()].map((t) => ({ ...t, data: () => source.read(t.name) }));
+    const odd = { name: "x.rotary_emb.inv_freq", dtype: "U8" as const, shape: [3], data: new Uint8Array(3) };
+    await writeSafetensors(join(dir, "model.safetensors"), [one!, odd, ...rest]);
+    using device = new Device({ threads: 1 });
+    const checkpoint = await openCheckpoint(dir);
+    expect(checkpoint.tensors.get(rest[0]!.name)!.begin % 4).toBe(3);
+    const params = await Parameters.load(device, checkpointSpec(checkpoint), checkpoint);
+    for (const p of params.all()) expect(await p.value.readF32()).toEqual(decodeFloats(await source.read(p.key), "F32"));
+    params.dispose();
+  });
 });
