@@ -6,7 +6,6 @@ import { describe, expect, it } from "vitest";
 import { ConfigError, IoError, LayoutError } from "../../lib/errors.ts";
 import { openCheckpoint } from "../../lib/files/checkpoint.ts";
 import { hashCheckpoint, sameBase } from "../../lib/files/hash.ts";
-import { formatJson, parseStrictJson } from "../../lib/files/json.ts";
 import { writeSafetensors } from "../../lib/files/safetensors_writer.ts";
 import { tempDir, tinyCheckpoint } from "../support/fixture.ts";
 
@@ -139,23 +138,6 @@ describe("hashCheckpoint", () => {
     await write();
     expect(await identity()).toEqual(before);
   }); // prettier-ignore
-});
-
-describe("strict JSON", () => {
-  it("refuses duplicates however spelt, keeps equal keys of different objects", () => {
-    expect(() => parseStrictJson('{"a":1,"b":{"c":1,"\\u0063":2}}')).toThrow(/duplicate key "c"/);
-    for (const key of ["__proto__", "__pr\\u006fto__"]) expect(() => parseStrictJson(`{"a":{"${key}":1}}`)).toThrow(/key "__proto__"/);
-    expect(parseStrictJson('[{"a":"a: {"},{"a":2}]')).toEqual([{ a: "a: {" }, { a: 2 }]);
-    expect(() => parseStrictJson("[".repeat(100_000))).toThrow(/nesting/);
-    expect(() => parseStrictJson("[1,1,1,1]", { maxItems: 3 })).toThrow(/items/);
-    expect(() => parseStrictJson('{"a\\')).toThrow();
-  });
-  it("prints arrays of scalars on one line and stays the same value", () => {
-    const value = { a: [1, -2.5e-7, 3], b: [{ c: ["x, [y]", '"q"\\'] }], d: [], e: [[1, 2], [3]], f: "[\n 1,\n 2\n]" };
-    const text = formatJson(value);
-    expect(JSON.parse(text)).toEqual(value);
-    expect(text).toContain('"a": [1, -2.5e-7, 3]');
-  });
 });
 
 describe.skipIf(!existsSync(join(shared, "golden/families")))("published layouts (skipped without ../shared)", () => {
