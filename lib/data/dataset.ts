@@ -91,22 +91,22 @@ export class Dataset {
 
   /** Reads everything and reports; with a tokenizer the rows are encoded too, which finds what only the template can refuse. */
   async lint(encoding?: EncodingOptions, reading: ReadingOptions = {}): Promise<DatasetReport> {
-    return (await this.#encodeAll(encoding, reading)).report;
+    return (await this.#encodeAll(encoding === undefined ? null : rowEncoder(encoding), reading)).report;
   }
 
   /** All rows as token ids with labels. Bad rows refuse the whole dataset unless onBadRow is "skip". */
   async encode(encoding: EncodingOptions, reading: ReadingOptions = {}): Promise<EncodedRows> {
-    const result = await this.#encodeAll(encoding, reading);
+    const result = await this.#encodeAll(rowEncoder(encoding), reading);
     const { report } = result;
     if (report.bad > 0 && this.#onBadRow === "error") throw summary(report);
     if (result.examples.length === 0) throw noUsableRow(report);
     return result;
   }
 
-  async #encodeAll(encoding: EncodingOptions | undefined, reading: ReadingOptions): Promise<EncodedRows> {
+  /** Without an encoder no row becomes an example. */
+  async #encodeAll(encoder: RowEncoder | null, reading: ReadingOptions): Promise<EncodedRows> {
     optionsArgument(reading, "dataset: reading");
     const builder = new ExampleBuilder();
-    const encoder = encoding === undefined ? null : rowEncoder(encoding);
     const { maxErrors = KEPT_ERRORS } = reading;
     const { file } = this;
     const [codes, shapes, warnings] = [{}, {}, {}] as [Counts, Counts, Counts];
