@@ -8,9 +8,11 @@ import { afterEach, describe, expect, it, vi } from "vitest";
 import { AbortError, IoError, LayoutError } from "../../lib/errors.ts";
 import { writeDirectoryAtomic, writeFileAtomic } from "../../lib/files/atomic.ts";
 import { castFloats, decodeFloats, encodeFloats, firstNonFinite } from "../../lib/files/floats.ts";
+import { sha256 } from "../../lib/files/hash.ts";
 import { openSafetensors } from "../../lib/files/safetensors.ts";
 import { writeSafetensors } from "../../lib/files/safetensors_writer.ts";
 import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16 } from "../../lib/floats.ts";
+import type { Progress } from "../../lib/task.ts";
 import { floats, tempDir } from "../support/fixture.ts";
 
 const root = tempDir();
@@ -31,18 +33,51 @@ describe("writeSafetensors", () => {
     expect(readdirSync(dir)).toEqual(["m.safetensors"]);
   });
 
+  it("writes a header padded to eight bytes, then the data in the given order", async () => {
+    const path = join(fresh(), "m.safetensors");
+    const entries = [entry("b", 3), { ...entry("a", 8), dtype: "F32" as const, shape: [1, 2] }, { ...entry("none", 0), shape: [0, 7] }];
+    for (const [metadata, begins] of [[undefined, '{"b":'], [{}, '{"b":'], [{ k: "v" }, '{"__metadata__":{"k":"v"},"b":']] as const) {
+      const written = await writeSafetensors(path, entries, metadata === undefined ? {} : { metadata });
+      const bytes = readFileSync(path);
+      const length = Number(bytes.readBigUInt64LE(0));
+      const header = bytes.subarray(8, 8 + length).toString();
+      expect([length % 8, bytes.length, written.bytes]).toEqual([0, 8 + length + 11, 8 + length + 11]);
+      expect(header.trimEnd()).toBe(`${begins}{"dtype":"U8","shape":[3],"data_offsets":[0,3]},"a":{"dtype":"F32","shape":[1,2],"data_offsets":[3,11]},"none":{"dtype":"U8","shape":[0,7],"data_offsets":[11,11]}}`);
+      expect(header.length - header.trimEnd().length).toBeLessThan(8);
+      expect(bytes.subarray(8 + length)).toEqual(Buffer.alloc(11, 7));
+    }
+  }); // prettier-ignore
+
+  it("hashes each tensor, the file, or nothing, and tells how far it is", async () => {
+    const path = join(fresh(), "m.safetensors");
+    const data = { array: new Uint8Array(4).fill(1), promise: async () => new Uint8Array(4).fill(1), stream: async function* () { yield new Uint8Array(1).fill(1); yield new Uint8Array(3).fill(1); } }; // prettier-ignore
+    const entries = Object.entries(data).map(([name, of]) => ({ name, dtype: "U8" as const, shape: [4], data: of }));
+    const progress: Progress[] = [];
+    const written = await writeSafetensors(path, entries, { onProgress: (p) => void progress.push(p) });
+    const hash = sha256(new Uint8Array(4).fill(1));
+    expect([[...written.sha256], written.fileSha256]).toEqual([Object.keys(data).map((name) => [name, hash]), null]);
+    const total = readFileSync(path).byteLength;
+    expect(progress).toEqual([8, 4, 3, 0].map((left) => ({ phase: "write", done: total - left, total, unit: "bytes" })));
+    const whole = await writeSafetensors(path, entries, { hash: "file" });
+    expect([whole.sha256.size, whole.fileSha256]).toEqual([0, sha256(readFileSync(path))]);
+    expect(await writeSafetensors(path, entries, { hash: false })).toEqual({ bytes: total, sha256: new Map(), fileSha256: null });
+  });
+
   it.each([3, 9])("refuses data of %i bytes where 6 are due and leaves the old file", async (n) => {
     const dir = fresh();
     writeFileSync(join(dir, "m.safetensors"), "old");
-    await expect(writeSafetensors(join(dir, "m.safetensors"), [{ ...entry("a", 6), data: new Uint8Array(n) }])).rejects.toThrow(
-      LayoutError,
-    );
+    const refused = writeSafetensors(join(dir, "m.safetensors"), [entry("b", 1), { ...entry("a", 6), data: new Uint8Array(n) }]);
+    await expect(refused).rejects.toBeInstanceOf(LayoutError);
+    await expect(refused).rejects.toThrow(`tensor "a": expected 6 bytes for U8 [6], found ${n > 6 ? "more than 6" : n}`);
     expect(readdirSync(dir)).toEqual(["m.safetensors"]);
     expect(readFileSync(join(dir, "m.safetensors"), "utf8")).toBe("old");
   });
 
   it("refuses duplicate names and impossible shapes", async () => {
     await expect(writeSafetensors(join(fresh(), "m"), [entry("a", 1), entry("a", 1)])).rejects.toThrow(/unique/);
+    await expect(writeSafetensors(join(fresh(), "m"), [entry("__metadata__", 1)])).rejects.toThrow(/reserved/);
+    const unable = writeSafetensors(join(fresh(), "m"), [{ ...entry("x", 1), dtype: "F4", shape: [3] }]);
+    await expect(unable).rejects.toThrow('tensor "x": F4 [3] is too large or does not fill whole bytes');
     await expect(writeSafetensors(join(fresh(), "m"), [{ ...entry("a", 1), shape: [2 ** 50, 2 ** 50] }])).rejects.toThrow(LayoutError);
   });
 
@@ -109,10 +144,7 @@ describe("16-bit floats", () => {
     const nan = (h: number, exponent: number) => (h & exponent) === exponent && (h & ~(exponent | 0x8000) & 0xffff) !== 0;
     const b = f32ToBf16(bf16ToF32(all));
     const h = f32ToF16(f16ToF32(all));
-    for (let i = 0; i < 65536; i++) {
-      if (!nan(i, 0x7f80)) expect(b[i]).toBe(i);
-      if (!nan(i, 0x7c00)) expect(h[i]).toBe(i);
-    }
+    expect([...all].filter((i) => (!nan(i, 0x7f80) && b[i] !== i) || (!nan(i, 0x7c00) && h[i] !== i))).toEqual([]);
   });
 
   it("half rounds like a search over all neighbours", () => {
