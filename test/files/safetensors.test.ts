@@ -1,12 +1,11 @@
-// safetensors reader against hand-made hostile bytes and against its own writer. No GPU.
+// safetensors reader against hand-made hostile bytes. No GPU.
 // Run alone: npx vitest run test/files/safetensors.test.ts
-import { mkdirSync, truncateSync, writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { EsftError, IoError, LayoutError } from "../../lib/errors.ts";
-import { openSafetensors, parseSafetensorsHeader, tensorBytes } from "../../lib/files/safetensors.ts";
-import { writeSafetensors } from "../../lib/files/safetensors_writer.ts";
-import { floats, rawSafetensors, tempDir } from "../support/fixture.ts";
+import { DTYPE_BITS, openSafetensors, parseSafetensorsHeader } from "../../lib/files/safetensors.ts";
+import { rawSafetensors, tempDir } from "../support/fixture.ts";
 
 const dir = tempDir();
 let count = 0;
@@ -18,80 +17,89 @@ function file(bytes: Uint8Array): string {
 const f32 = (shape: unknown, offsets: unknown, dtype: unknown = "F32") => ({ dtype, shape, data_offsets: offsets });
 
 describe("openSafetensors", () => {
-  it("reads tensors, metadata, unaligned data, scalars and empty tensors", async () => {
-    const data = Buffer.from(floats(7, 1).buffer);
-    const path = file(
-      rawSafetensors({ __metadata__: { format: "pt" }, b: f32([2, 3], [4, 28]), a: f32([], [0, 4]), none: f32([0, 9], [28, 28]) }, data),
-    );
-    const opened = await openSafetensors(path);
-    expect(opened.metadata).toEqual({ format: "pt" });
-    expect([...opened.tensors.keys()]).toEqual(["a", "b", "none"]);
-    expect(await opened.read("b")).toEqual(new Uint8Array(data.subarray(4)));
-    expect((await opened.read("none")).length).toBe(0);
-    const parts: Uint8Array[] = [];
-    for await (const part of opened.chunks("b", 5)) parts.push(part);
-    expect(parts.map((p) => p.length)).toEqual([5, 5, 5, 5, 4]);
-    expect(Buffer.concat(parts).equals(data.subarray(4))).toBe(true);
-    await expect(opened.read("c")).rejects.toThrow(/expected tensor "c"/);
-  });
-
-  it("takes tensors of up to 32 dimensions", async () => {
-    const of = (rank: number) =>
-      rawSafetensors(
-        {
-          x: f32(
-            Array.from({ length: rank }, () => 1),
-            [0, 4],
-          ),
-        },
-        4,
-      );
-    expect((await openSafetensors(file(of(32)))).tensors.get("x")!.shape).toHaveLength(32);
-    await expect(openSafetensors(file(of(33)))).rejects.toThrow(/at most 32 dimensions, found 33/);
-  });
-
-  const hostile: [string, Uint8Array, RegExp][] = [
-    ["empty file", Buffer.alloc(0), /8 bytes of the header length, found 0/],
-    ["cut in the length", Buffer.alloc(5), /found 5 bytes/],
-    ["header cut", rawSafetensors({ a: f32([1], [0, 4]) }, 4).subarray(0, 20), /truncated/],
+  const dtypes = Object.keys(DTYPE_BITS).join(", ");
+  const hostile: [string, Uint8Array, string][] = [
+    ["empty file", Buffer.alloc(0), "expected at least the 8 bytes of the header length, found 0 bytes"],
+    ["cut in the length", Buffer.alloc(5), "expected at least the 8 bytes of the header length, found 5 bytes"],
+    [
+      "header cut",
+      rawSafetensors({ a: f32([1], [0, 4]) }, 4).subarray(0, 20),
+      "expected a header of 54 bytes, found only 12 bytes after its length",
+    ],
     [
       "huge header length",
       Buffer.from([255, 255, 255, 255, 255, 255, 255, 255, 123]),
-      /at most 100000000 bytes, found a length of 18446744073709551615/,
+      "expected a header of at most 100000000 bytes, found a length of 18446744073709551615",
     ],
-    ["header length above the cap", Buffer.from([0, 225, 245, 6, 0, 0, 0, 0, 123]), /at most 100000000/],
-    ["no header", rawSafetensors(""), /first byte/],
-    ["not JSON", rawSafetensors("{nope}"), /JSON header/],
-    ["header is an array", rawSafetensors("[1]"), /first byte/],
-    ["byte order mark", rawSafetensors("\ufeff{}"), /first byte/],
+    [
+      "header length above the cap",
+      Buffer.from([0, 225, 245, 6, 0, 0, 0, 0, 123]),
+      "expected a header of at most 100000000 bytes, found a length of 116777216",
+    ],
+    ["no header", rawSafetensors(""), 'expected a JSON header, found: the first byte must be "{", it is missing'],
+    ["not JSON", rawSafetensors("{nope}"), "expected a JSON header, found: "],
+    ["header is an array", rawSafetensors("[1]"), 'expected a JSON header, found: the first byte must be "{", it is 91'],
+    ["byte order mark", rawSafetensors("\ufeff{}"), 'expected a JSON header, found: the first byte must be "{", it is 239'],
     [
       "invalid UTF-8",
       rawSafetensors("").fill(0, 8) && Buffer.concat([Buffer.from([4, 0, 0, 0, 0, 0, 0, 0]), Buffer.from([123, 34, 255, 125])]),
-      /JSON header/,
+      "expected a JSON header, found: ",
     ],
-    ["deep nesting", rawSafetensors(`{"a":${"[".repeat(10_000)}${"]".repeat(10_000)}}`), /nesting deeper/],
+    [
+      "deep nesting",
+      rawSafetensors(`{"a":${"[".repeat(10_000)}${"]".repeat(10_000)}}`),
+      "expected a JSON header, found: nesting deeper than 3",
+    ],
     [
       "duplicate tensor",
       rawSafetensors(`{"a":${JSON.stringify(f32([1], [0, 4]))},"\\u0061":${JSON.stringify(f32([1], [0, 4]))}}`, 4),
-      /duplicate key "a"/,
+      'expected a JSON header, found: duplicate key "a"',
     ],
-    ["duplicate field", rawSafetensors(`{"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}`, 4), /duplicate key "dtype"/],
-    ["metadata not strings", rawSafetensors({ __metadata__: { n: 3 } }), /expected a string under "n", found a value of type number/],
-    ["metadata an array", rawSafetensors({ __metadata__: ["x"] }), /expected an object of strings/],
-    ["tensor null", rawSafetensors({ a: null }), /tensor "a": expected an object/],
-    ["unknown field", rawSafetensors({ a: { ...f32([1], [0, 4]), extra: 1 } }, 4), /found "extra"/],
-    ["unknown dtype", rawSafetensors({ a: f32([1], [0, 4], "F128") }, 4), /tensor "a": expected a dtype among .*found "F128"/],
-    ["inherited dtype", rawSafetensors({ a: f32([1], [0, 4], "constructor") }, 4), /expected a dtype/],
-    ["negative size", rawSafetensors({ a: f32([-1], [0, 4]) }, 4), /non-negative integers, found \[-1\]/],
-    ["fractional size", rawSafetensors({ a: f32([1.5], [0, 6]) }, 6), /non-negative integers/],
+    [
+      "duplicate field",
+      rawSafetensors(`{"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}`, 4),
+      'expected a JSON header, found: duplicate key "dtype"',
+    ],
+    [
+      "metadata not strings",
+      rawSafetensors({ __metadata__: { n: 3 } }),
+      '"__metadata__": expected a string under "n", found a value of type number',
+    ],
+    ["metadata an array", rawSafetensors({ __metadata__: ["x"] }), '"__metadata__": expected an object of strings, found an array'],
+    ["tensor null", rawSafetensors({ a: null }), 'tensor "a": expected an object with dtype, shape and data_offsets, found null'],
+    [
+      "unknown field",
+      rawSafetensors({ a: { ...f32([1], [0, 4]), extra: 1 } }, 4),
+      'tensor "a": expected only dtype, shape and data_offsets, found "extra"',
+    ],
+    ["unknown dtype", rawSafetensors({ a: f32([1], [0, 4], "F128") }, 4), `tensor "a": expected a dtype among ${dtypes}, found "F128"`],
+    [
+      "inherited dtype",
+      rawSafetensors({ a: f32([1], [0, 4], "constructor") }, 4),
+      `tensor "a": expected a dtype among ${dtypes}, found "constructor"`,
+    ],
+    ["negative size", rawSafetensors({ a: f32([-1], [0, 4]) }, 4), 'tensor "a": expected a shape of non-negative integers, found [-1]'],
+    ["fractional size", rawSafetensors({ a: f32([1.5], [0, 6]) }, 6), 'tensor "a": expected a shape of non-negative integers, found [1.5]'],
     [
       "size beyond exact integers",
       rawSafetensors(`{"a":{"dtype":"F32","shape":[9007199254740993],"data_offsets":[0,4]}}`, 4),
-      /non-negative integers/,
+      'tensor "a": expected a shape of non-negative integers, found [9007199254740992]',
     ],
-    ["infinite size", rawSafetensors(`{"a":{"dtype":"F32","shape":[1e999],"data_offsets":[0,4]}}`, 4), /non-negative integers/],
-    ["overflowing product", rawSafetensors({ a: f32([2 ** 40, 2 ** 40], [0, 4]) }, 4), /counted exactly/],
-    ["product that wraps to the truth", rawSafetensors({ a: f32([2 ** 32, 2 ** 32, 1], [0, 0]) }), /counted exactly/],
+    [
+      "infinite size",
+      rawSafetensors(`{"a":{"dtype":"F32","shape":[1e999],"data_offsets":[0,4]}}`, 4),
+      'tensor "a": expected a shape of non-negative integers, found [null]',
+    ],
+    [
+      "overflowing product",
+      rawSafetensors({ a: f32([2 ** 40, 2 ** 40], [0, 4]) }, 4),
+      'tensor "a": expected a shape whose F32 elements fill whole bytes and can be counted exactly, found [1099511627776,1099511627776]',
+    ],
+    [
+      "product that wraps to the truth",
+      rawSafetensors({ a: f32([2 ** 32, 2 ** 32, 1], [0, 0]) }),
+      'tensor "a": expected a shape whose F32 elements fill whole bytes and can be counted exactly, found [4294967296,4294967296,1]',
+    ],
     [
       "huge rank",
       rawSafetensors(
@@ -103,40 +111,111 @@ describe("openSafetensors", () => {
         },
         4,
       ),
-      /at most 32 dimensions, found 40/,
+      'tensor "a": expected at most 32 dimensions, found 40',
     ],
-    ["one offset", rawSafetensors({ a: f32([1], [0]) }, 4), /data_offsets \[begin, end\]/],
-    ["negative offset", rawSafetensors({ a: f32([1], [-4, 0]) }, 4), /non-negative/],
-    ["reversed offsets", rawSafetensors({ a: f32([1], [4, 0]) }, 4), /begin <= end/],
-    ["out of the file", rawSafetensors({ a: f32([2], [0, 8]) }, 4), /within the 4 data bytes/],
-    ["lying length", rawSafetensors({ a: f32([2], [0, 4]) }, 4), /expected 8 bytes for F32 \[2\], found data_offsets of 4 bytes/],
-    ["overlap", rawSafetensors({ a: f32([2], [0, 8]), b: f32([1], [4, 8]) }, 8), /tensor "b": .*overlap/],
-    ["same range twice", rawSafetensors({ a: f32([1], [0, 4]), b: f32([1], [0, 4]) }, 4), /overlap/],
-    ["hole", rawSafetensors({ a: f32([1], [0, 4]), b: f32([1], [8, 12]) }, 12), /tensor "b": expected data to begin at 4/],
-    ["hole at the front", rawSafetensors({ a: f32([1], [4, 8]) }, 8), /expected data to begin at 0/],
-    ["trailing bytes", rawSafetensors({ a: f32([1], [0, 4]) }, 5), /found 1 trailing bytes/],
-    ["data without tensors", rawSafetensors({}, 5), /5 trailing bytes/],
-    ["half bytes", rawSafetensors({ a: f32([3], [0, 2], "F4") }, 2), /whole bytes/],
+    [
+      "one offset",
+      rawSafetensors({ a: f32([1], [0]) }, 4),
+      'tensor "a": expected data_offsets [begin, end] of non-negative integers, found [0]',
+    ],
+    [
+      "negative offset",
+      rawSafetensors({ a: f32([1], [-4, 0]) }, 4),
+      'tensor "a": expected data_offsets [begin, end] of non-negative integers, found [-4,0]',
+    ],
+    ["reversed offsets", rawSafetensors({ a: f32([1], [4, 0]) }, 4), 'tensor "a": expected data_offsets with begin <= end, found [4, 0]'],
+    [
+      "out of the file",
+      rawSafetensors({ a: f32([2], [0, 8]) }, 4),
+      'tensor "a": expected data within the 4 data bytes of the file, found data_offsets [0, 8]',
+    ],
+    ["lying length", rawSafetensors({ a: f32([2], [0, 4]) }, 4), 'tensor "a": expected 8 bytes for F32 [2], found data_offsets of 4 bytes'],
+    [
+      "overlap",
+      rawSafetensors({ a: f32([2], [0, 8]), b: f32([1], [4, 8]) }, 8),
+      'tensor "b": expected data after that of "a", which ends at 8, found data_offsets [4, 8]; the two overlap',
+    ],
+    [
+      "same range twice",
+      rawSafetensors({ a: f32([1], [0, 4]), b: f32([1], [0, 4]) }, 4),
+      'tensor "b": expected data after that of "a", which ends at 4, found data_offsets [0, 4]; the two overlap',
+    ],
+    [
+      "hole",
+      rawSafetensors({ a: f32([1], [0, 4]), b: f32([1], [8, 12]) }, 12),
+      'tensor "b": expected data to begin at 4, found data_offsets [8, 12]; bytes in between belong to no tensor',
+    ],
+    ["hole at the front", rawSafetensors({ a: f32([1], [4, 8]) }, 8), 'tensor "a": expected data to begin at 0, found data_offsets [4, 8]'],
+    [
+      "trailing bytes",
+      rawSafetensors({ a: f32([1], [0, 4]) }, 5),
+      "expected the data to end with the last tensor at byte 66, found 1 trailing bytes",
+    ],
+    ["data without tensors", rawSafetensors({}, 5), "expected the data to end with the last tensor at byte 10, found 5 trailing bytes"],
+    [
+      "half bytes",
+      rawSafetensors({ a: f32([3], [0, 2], "F4") }, 2),
+      'tensor "a": expected a shape whose F4 elements fill whole bytes and can be counted exactly, found [3]',
+    ],
+    ["no header of a file that ends there", Buffer.alloc(8), 'expected a JSON header, found: the first byte must be "{", it is missing'],
+    ["header cut by one byte", rawSafetensors("{}").subarray(0, 9), "expected a header of 2 bytes, found only 1 bytes after its length"],
+    ["metadata null", rawSafetensors({ __metadata__: null }), '"__metadata__": expected an object of strings, found null'],
+    ["metadata text", rawSafetensors({ __metadata__: "x" }), '"__metadata__": expected an object of strings, found a value of type string'],
+    [
+      "metadata with a list",
+      rawSafetensors({ __metadata__: { a: "", b: [] } }),
+      '"__metadata__": expected a string under "b", found an array',
+    ],
+    ["tensor a list", rawSafetensors({ a: [] }), 'tensor "a": expected an object with dtype, shape and data_offsets, found an array'],
+    [
+      "tensor a number",
+      rawSafetensors({ a: 1 }),
+      'tensor "a": expected an object with dtype, shape and data_offsets, found a value of type number',
+    ],
+    ["dtype a list", rawSafetensors({ a: f32([1], [0, 4], ["F32"]) }, 4), `tensor "a": expected a dtype among ${dtypes}, found ["F32"]`],
+    [
+      "no shape",
+      rawSafetensors({ a: f32(undefined, [0, 4]) }, 4),
+      'tensor "a": expected a shape of non-negative integers, found undefined',
+    ],
+    ["shape a number", rawSafetensors({ a: f32(1, [0, 4]) }, 4), 'tensor "a": expected a shape of non-negative integers, found 1'],
+    [
+      "no offsets",
+      rawSafetensors({ a: f32([1], undefined) }, 4),
+      'tensor "a": expected data_offsets [begin, end] of non-negative integers, found undefined',
+    ],
+    [
+      "offsets as text",
+      rawSafetensors({ a: f32([2], "08") }, 8),
+      'tensor "a": expected data_offsets [begin, end] of non-negative integers, found "08"',
+    ],
+    [
+      "three offsets",
+      rawSafetensors({ a: f32([1], [0, 4, 4]) }, 4),
+      'tensor "a": expected data_offsets [begin, end] of non-negative integers, found [0,4,4]',
+    ],
+    [
+      "an end of half a byte",
+      rawSafetensors({ a: f32([1], [0, 4.5]) }, 5),
+      'tensor "a": expected data_offsets [begin, end] of non-negative integers, found [0,4.5]',
+    ],
+    [
+      "too short a range",
+      rawSafetensors({ a: f32([1], [0, 8]) }, 8),
+      'tensor "a": expected 4 bytes for F32 [1], found data_offsets of 8 bytes',
+    ],
   ];
   it.each(hostile)("refuses: %s", async (_, bytes, message) => {
     const path = file(bytes);
     const error = await openSafetensors(path).catch((e: unknown) => e);
     expect(error).toBeInstanceOf(LayoutError);
-    expect((error as Error).message).toMatch(message);
-    expect((error as Error).message).toContain(path);
+    expect((error as Error).message.slice(0, path.length + 2 + message.length)).toBe(`${path}: ${message}`);
   });
 
   it("refuses missing files and folders with typed errors", async () => {
     await expect(openSafetensors(join(dir, "absent"))).rejects.toThrow(IoError);
     mkdirSync(join(dir, "folder"));
     await expect(openSafetensors(join(dir, "folder"))).rejects.toThrow(IoError);
-  });
-
-  it("reports a file that shrank after opening", async () => {
-    const path = file(rawSafetensors({ a: f32([4], [0, 16]) }, 16));
-    const opened = await openSafetensors(path);
-    truncateSync(path, opened.size - 3);
-    await expect(opened.read("a")).rejects.toThrow(/changed while it was read/);
   });
 
   it("survives any mutation of a valid header: it opens or gives a LayoutError", async () => {
@@ -175,23 +254,5 @@ describe("openSafetensors", () => {
       }
     }
     expect(opened).toBeGreaterThan(0);
-  });
-
-  it("counts bytes of every dtype exactly", () => {
-    expect(tensorBytes("F4", [4, 4])).toBe(8);
-    expect(tensorBytes("F6_E2M3", [4])).toBe(3);
-    expect(tensorBytes("BF16", [3, 0, 2 ** 50])).toBe(0);
-    expect(tensorBytes("F32", [])).toBe(4);
-  });
-
-  it("round-trips what the writer writes", async () => {
-    const path = join(dir, "round.safetensors");
-    const data = new Uint8Array(floats(12, 3).buffer);
-    await writeSafetensors(path, [{ name: "10", dtype: "F32", shape: [12], data }, { name: "2", dtype: "U8", shape: [3], data: async () => new Uint8Array([1, 2, 3]) }], { metadata: { a: "b" } }); // prettier-ignore
-    const opened = await openSafetensors(path);
-    expect([...opened.tensors.keys()]).toEqual(["10", "2"]);
-    expect(await opened.read("10")).toEqual(data);
-    expect(opened.metadata).toEqual({ a: "b" });
-    expect(opened.tensors.get("10")!.begin % 8).toBe(0);
   });
 });
