@@ -1,10 +1,10 @@
 // Checkpoint directories: sharded and single, hostile index files, identity. No GPU.
 // Run alone: npx vitest run test/files/checkpoint.test.ts
-import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { basename, join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { ConfigError, IoError, LayoutError } from "../../lib/errors.ts";
-import { openCheckpoint } from "../../lib/files/checkpoint.ts";
+import { checkpointArgument, openCheckpoint } from "../../lib/files/checkpoint.ts";
 import { hashCheckpoint, sameBase } from "../../lib/files/hash.ts";
 import { writeSafetensors } from "../../lib/files/safetensors_writer.ts";
 import { tempDir, tinyCheckpoint } from "../support/fixture.ts";
@@ -35,7 +35,35 @@ describe("openCheckpoint", () => {
     expect(a.sideFiles).toEqual(["config.json", "tokenizer.json"]);
     for (const name of a.tensors.keys()) expect(await b.read(name)).toEqual(await a.read(name));
     expect((await hashCheckpoint(a)).identity).toEqual((await hashCheckpoint(b)).identity);
+    expect([a.indexFile, b.indexFile]).toEqual([null, INDEX]);
+    expect(b.shards.map((shard) => basename(shard.path))).toEqual([1, 2, 3].map((n) => `model-0000${n}-of-00003.safetensors`));
     await expect(a.read("nope")).rejects.toThrow(LayoutError);
+  });
+
+  it("tells what a copy needs beside the weights", async () => {
+    const dir = await make();
+    const side = ["LICENSE", "LICENSE.txt", "added_tokens.json", "chat_template.jinja", "config.json", "configuration_x.py", "generation_config.json", "merges.txt", "modeling_x.py", "special_tokens_map.json", "tokenization_x.py", "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt"]; // prettier-ignore
+    const other = ["README.md", "my_config.json", "config.json.bak", "modeling.py", "x_modeling_x.py", "vocab.bin", "merges.txt2", "adapter.json", "merge.json"]; // prettier-ignore
+    for (const name of [...side, ...other]) writeFileSync(join(dir, name), "{}");
+    mkdirSync(join(dir, "tokenizer"));
+    expect((await openCheckpoint(dir)).sideFiles).toEqual(side);
+  });
+
+  it("prefers the single file, and completes a save that was interrupted", async () => {
+    const dir = await make({ shards: 2 });
+    await tinyCheckpoint(dir);
+    expect((await openCheckpoint(dir)).shards.map((s) => basename(s.path))).toEqual(["model.safetensors"]);
+    renameSync(dir, join(dir, "..", `.${basename(dir)}.next`));
+    expect((await openCheckpoint(dir)).tensors.size).toBeGreaterThan(0);
+    expect(existsSync(dir)).toBe(true);
+  });
+
+  it("is what functions of an opened checkpoint take", async () => {
+    const checkpoint = await openCheckpoint(await make());
+    checkpointArgument(checkpoint, "base");
+    for (const key of ["dir", "config", "shards", "tensors", "chunks"])
+      expect(() => checkpointArgument({ ...checkpoint, [key]: undefined }, "base")).toThrow(/^base: expected an opened checkpoint/);
+    for (const path of ["", 5, "a\0b"]) await expect(openCheckpoint(path as string)).rejects.toThrow(/^openCheckpoint: dir/);
   });
 
   it.each([
@@ -88,9 +116,16 @@ describe("openCheckpoint", () => {
     await expect(openCheckpoint(join(dir, "absent"))).rejects.toThrow(IoError);
     await expect(openCheckpoint(dir)).rejects.toThrow(/expected a config.json/);
     writeFileSync(join(dir, "config.json"), "{}");
-    await expect(openCheckpoint(dir)).rejects.toThrow(/found neither/);
-    writeFileSync(join(dir, "pytorch_model.bin"), "");
-    await expect(openCheckpoint(dir)).rejects.toThrow(/pickled PyTorch/);
+    await expect(openCheckpoint(dir)).rejects.toThrow(/found neither$/);
+    for (const name of ["pytorch_model.bin", "x.pt", "x.pth"]) {
+      writeFileSync(join(dir, name), "");
+      await expect(openCheckpoint(dir)).rejects.toThrow(/found neither; pickled PyTorch weights are not read/);
+      rmSync(join(dir, name));
+      writeFileSync(join(dir, `${name}.txt`), "");
+    }
+    await expect(openCheckpoint(dir)).rejects.toThrow(/found neither$/);
+    await writeSafetensors(join(dir, "model.safetensors"), []);
+    await expect(openCheckpoint(dir)).rejects.toThrow(/expected model weights, found no tensor/);
     await expect(openCheckpoint(join(dir, "config.json"))).rejects.toThrow(LayoutError);
   });
 });

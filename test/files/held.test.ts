@@ -172,9 +172,23 @@ describe("files that are held open", () => {
     const checkpoint = await openCheckpoint(dir);
     await using files = new HeldFiles();
     await files.hold(checkpoint.shards);
-    for (const { path } of checkpoint.shards) utimesSync(path, 5, 5);
+    for (const { path } of checkpoint.shards.slice(1)) utimesSync(path, 5, 5);
+    await expect(files.requireUnchanged()).rejects.toThrow(/\); what was computed/); // all five
+    utimesSync(checkpoint.shards[0]!.path, 5, 5);
     const error = (await files.requireUnchanged().catch((e: unknown) => e)) as Error;
     for (const [i, { path }] of checkpoint.shards.entries()) expect(error.message.includes(basename(path))).toBe(i < 5);
     expect(error.message).toContain(") …;");
+    expect(error).toMatchObject({ where: { file: checkpoint.shards[0]!.path, changed: 6 } });
+  });
+
+  it("are let go when all reads are over, also by who closes them twice", async () => {
+    const { checkpoint, path } = await held();
+    const file = checkpoint.files.get(path)!;
+    const read = file.read(0, 8);
+    const [one, two] = [checkpoint.files.close(), checkpoint.files[Symbol.asyncDispose]()];
+    expect(checkpoint.files.get(path)).toBeUndefined();
+    expect((await read).length).toBe(8);
+    await Promise.all([one, two]);
+    await expect(file.read(0, 8)).rejects.toMatchObject({ code: "ERR_IO" });
   });
 });
