@@ -23,7 +23,8 @@ const tests: Readonly<Record<string, readonly string[]>> = {
   "lib/adapter": ["test/adapter"],
   "lib/methods": ["test/methods", "test/model"],
   "lib/train": ["test/train", "test/data"],
-  "lib/data": ["test/data", "test/text"],
+  // Of text, the fixtures alone meet data.
+  "lib/data": ["test/data", "test/text", ...["python_text", "template", "tokenizer"].map((t) => `!test/text/${t}.test.ts`)],
   "lib/text": ["test/text"],
   "lib/files": ["test/files", "!test/files/crash_matrix.test.ts"],
   "lib/model/weights": ["test/model", "test/methods"],

@@ -56,10 +56,15 @@ export function* readObjects(values: readonly unknown[], source: RowSource = {})
 const MAX_LINE = 256 * 2 ** 20;
 
 /** Streams a file: memory is one line, whatever the size of the file. Invalid UTF-8 makes its line bad, not the file. */
-export async function* readRowsFromFile(file: string, source: RowSource = {}, signal?: AbortSignal): AsyncGenerator<ReadRow> {
+export async function* readRowsFromFile(
+  file: string,
+  source: RowSource = {},
+  signal?: AbortSignal,
+  maxLine = MAX_LINE,
+): AsyncGenerator<ReadRow> {
   const named: RowSource = { ...source, file };
   let line = 0;
-  for await (const bytes of fileLines(file, signal)) {
+  for await (const bytes of fileLines(file, signal, maxLine)) {
     line++;
     const text = decode(line === 1 && bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf ? bytes.subarray(3) : bytes);
     const row = text === null ? guarded(line, named, () => refuse("json", "", "not valid UTF-8")) : readRow(text, line, named);
@@ -77,7 +82,7 @@ function decode(bytes: Uint8Array): string | null {
   }
 }
 
-async function* fileLines(file: string, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array> {
+async function* fileLines(file: string, signal: AbortSignal | undefined, maxLine: number): AsyncGenerator<Uint8Array> {
   let parts: Buffer[] = [];
   let held = 0;
   for await (const chunk of streamFile(file, signal)) {
@@ -90,8 +95,8 @@ async function* fileLines(file: string, signal: AbortSignal | undefined): AsyncG
     }
     if (at < chunk.length) parts.push(chunk.subarray(at));
     held += chunk.length - at;
-    if (held > MAX_LINE)
-      throw new DataError(`${file}: a line is longer than ${MAX_LINE} bytes; is this JSONL?`, { where: { file, rule: "json" } });
+    if (held > maxLine)
+      throw new DataError(`${file}: a line is longer than ${maxLine} bytes; is this JSONL?`, { where: { file, rule: "json" } });
   }
   if (parts.length > 0) yield Buffer.concat(parts);
 }

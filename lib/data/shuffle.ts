@@ -4,7 +4,10 @@
 export class ShuffleRandom {
   readonly #s = new Uint32Array(4);
 
-  /** Streams of different `(seed, stream)` are independent: one stream per epoch. */
+  /**
+   * Streams of different `(seed, stream)` are independent: one stream per epoch. The words are never all zero, where xoshiro would
+   * stay: the first two come from different x, and the steps from x to a word can be undone.
+   */
   constructor(seed: number, stream = 0) {
     let x = (Math.trunc(seed) ^ Math.imul(stream + 1, 0x9e3779b9)) >>> 0;
     const high = Math.floor(Math.abs(seed) / 2 ** 32) >>> 0;
@@ -15,7 +18,6 @@ export class ShuffleRandom {
       z = Math.imul(z ^ (z >>> 15), 0x735a2d97);
       this.#s[i] = z ^ (z >>> 15);
     }
-    if (this.#s.every((word) => word === 0)) this.#s[0] = 1;
   }
 
   nextUint32(): number {

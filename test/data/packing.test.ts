@@ -1,7 +1,10 @@
+// Rows from examples: packed documents, what is too long, batches that resume. No GPU.
+// Run alone: npx vitest run test/data/packing.test.ts
+
 import { describe, expect, test } from "vitest";
-import { ConfigError } from "../../lib/errors.ts";
+import { ConfigError, type DataError } from "../../lib/errors.ts";
 import { ExampleBuilder, type Examples } from "../../lib/data/examples.ts";
-import { packDocuments, planRows, type PackedRow } from "../../lib/data/packing.ts";
+import { esftRows, fit, kept, packDocuments, planRows, usableExamples, type PackedRow } from "../../lib/data/packing.ts";
 import { BatchStream, type BatchOptions } from "../../lib/data/stream.ts";
 import { ShuffleRandom } from "../../lib/data/shuffle.ts";
 
@@ -45,12 +48,69 @@ test("the plan holds every example once and never overflows", () => {
   expect(fill.reduce((a, b) => a + b, 0) / (64 * rows.length)).toBeGreaterThan(0.9);
 });
 
+test("the plan is first fit over at most 32 open rows; a row comes out when no second token fits", () => {
+  const plan = (sizes: readonly number[]) => [...planRows(sizes.keys(), (i) => sizes[i] as number, 16)];
+  expect(plan([14, 2, 15, 1, 10, 5])).toEqual([[0, 1], [2], [3, 4, 5]]);
+  expect(plan([14, 3, 1, 1])).toEqual([
+    [0, 2],
+    [1, 3],
+  ]); // 15 of 16 tokens are full
+  expect(plan([99, 16])).toEqual([[0], [1]]);
+  const many = Array.from({ length: 33 }, () => 10);
+  expect(plan([...many.slice(1), 6])[0]).toEqual([0, 32]);
+  expect(plan([...many, 6])).toEqual([[0], [1, 33], ...Array.from({ length: 31 }, (_, i) => [i + 2])]); // the oldest went for the 33rd
+  expect(plan([])).toEqual([]);
+});
+
+test("an example is cut at the end or at the beginning, and only when it is too long", () => {
+  const cut = (size: number, how: "truncateLeft" | "truncateRight") => {
+    const ids = Array.from({ length: size }, (_, i) => i);
+    const [from, to] = kept(size, 4, how);
+    const whole = { inputIds: ids, labels: ids.map((id) => -id) };
+    const { inputIds, labels } = fit(whole, 4, how);
+    expect([inputIds, labels]).toEqual([ids.slice(from, to), whole.labels.slice(from, to)]);
+    return [from, to];
+  };
+  expect([3, 4, 5, 9].map((size) => cut(size, "truncateRight"))).toEqual([[0, 3], [0, 4], [0, 4], [0, 4]]); // prettier-ignore
+  expect([3, 4, 5, 9].map((size) => cut(size, "truncateLeft"))).toEqual([[0, 3], [0, 4], [1, 5], [5, 9]]); // prettier-ignore
+});
+
+test("the paper's rows are numbered, of one length, and follow the seed", () => {
+  const rows = (seed: number) => esftRows(make([3, 9, 4, 16, 2, 7, 8, 8, 8], 0), 10, 500, seed);
+  const of = (examples: Examples) => [...examples].map((e) => [...e.inputIds]);
+  const first = rows(1);
+  expect(Array.from({ length: first.length }, (_, i) => first.place(i))).toEqual([1, 2, 3, 4, 5].map((n) => `data.jsonl:${n}`));
+  for (const { inputIds, labels } of first) expect([inputIds.length, [...labels]]).toEqual([10, [...inputIds].map((id) => (id === 500 ? -100 : id))]); // prettier-ignore
+  expect(of(rows(1))).toEqual(of(first));
+  expect(new Set([0, 1, 2, 3, 4, 5, 6, 7].map((seed) => String(of(rows(seed))))).size).toBeGreaterThan(1);
+  expect(() => esftRows(make([3]), 10, undefined, 1)).toThrow(/needs padId/);
+});
+
 describe("overflow", () => {
   const examples = make([5, 30, 8]);
   test("is an error by default, with place and fix", () => {
     expect(() => new BatchStream(examples, options())).toThrow(
       /1 of 3 examples are longer than maxLength 16: the first at data.jsonl:2 has 30 tokens.*onOverflow/,
     );
+    const thrown = (of: Examples, how: "error" | "drop" = "error"): unknown => {
+      try {
+        return usableExamples(of, options({ onOverflow: how }));
+      } catch (error) {
+        return error;
+      }
+    };
+    expect(thrown(make([17, 30, 16, 20]))).toMatchObject({
+      message: expect.stringContaining("3 of 4 examples are longer than maxLength 16: the first at data.jsonl:1 has 17 tokens, the longest 30;") as string, // prettier-ignore
+      where: { rule: "overflow", line: 1, file: "data.jsonl", maxLength: 16, found: 30 },
+    });
+    expect(thrown(make([30, 40, 1]), "drop")).toMatchObject({
+      message: "no example is left: 3 given, 2 longer than maxLength 16, 1 without a supervised token",
+      where: { rule: "nothing-to-learn", maxLength: 16 },
+    });
+    const nameless = new ExampleBuilder();
+    nameless.add({ inputIds: new Int32Array(20), labels: new Int32Array(20) }, 1);
+    expect(Object.keys((thrown(nameless.build(null)) as DataError).where)).not.toContain("file");
+    expect(usableExamples(make([16, 2, 1]), options())).toEqual(Uint32Array.of(0, 1));
   });
   test("drop, truncateLeft, truncateRight", () => {
     const ids = (how: "drop" | "truncateLeft" | "truncateRight"): number[] => {

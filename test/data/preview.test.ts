@@ -3,7 +3,7 @@
 
 import { beforeAll, describe, expect, it } from "vitest";
 import { Dataset } from "../../lib/data/dataset.ts";
-import { formatPreview, type PreviewToken } from "../../lib/data/preview.ts";
+import { formatPreview, previewTokens, type PreviewToken } from "../../lib/data/preview.ts";
 import { loadTokenizer, type Tokenizer } from "../../lib/text/tokenizer.ts";
 
 let tokenizer: Tokenizer;
@@ -55,11 +55,28 @@ describe("characters of several tokens", () => {
   });
 });
 
+it("tokens are those of the row, each with its text and whether it is trained", () => {
+  const ids = [1, 2];
+  const [bos, eos] = [tokenizer.bosToken, tokenizer.eosToken];
+  expect(previewTokens({ inputIds: ids, labels: [-100, 2] }, tokenizer)).toEqual([{ id: 1, text: bos, supervised: false }, { id: 2, text: eos, supervised: true }]); // prettier-ignore
+  expect(previewTokens({ inputIds: [], labels: [] }, tokenizer)).toEqual([]);
+});
+
+it("a row that ends within a character shows what its bytes are", async () => {
+  const whole = await tokenizer.encode("語");
+  const cut = whole.slice(0, -1);
+  const tokens = previewTokens({ inputIds: cut, labels: cut }, tokenizer);
+  expect(tokens.map((t) => t.text).join("")).toBe(tokenizer.decode(cut));
+  expect(tokens.at(-1)!.text).not.toBe("");
+});
+
 describe("formatPreview", () => {
   const many = (n: number) => made(...Array.from({ length: n }, (_, i) => `${i % 10 === 9 ? "+" : "-"}${i}`));
 
   it("shows the first and the last tokens of a long row, and says how many it leaves out", async () => {
     expect(formatPreview(many(20), { maxTokens: 5 })).toBe("line 7 (messages): 20 tokens, 2 trained\n  · 0|1|2\n  … 15 tokens are not shown, 1 of them trained\n  · 18\n  + 19"); // prettier-ignore
+    expect(formatPreview(many(20), { maxTokens: 1 })).toMatch(/trained\n {2}· 0\n {2}… 19 tokens are not shown, 2 of them trained$/);
+    expect(() => formatPreview({ tokens: [] } as never)).toThrow(/^formatPreview: preview: expected a preview of Dataset\.preview/);
     expect(formatPreview(many(20), { maxTokens: 20 })).not.toContain("not shown");
     expect(formatPreview(many(512))).not.toContain("not shown");
     expect(formatPreview(many(513))).toContain("… 1 tokens are not shown, 0 of them trained");

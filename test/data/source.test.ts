@@ -6,7 +6,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { Dataset } from "../../lib/data/dataset.ts";
-import { encodeSource, fileOf, openTemplate } from "../../lib/data/source.ts";
+import { dataArgument, encodeSource, fileOf, openTemplate } from "../../lib/data/source.ts";
+import { ConfigError } from "../../lib/errors.ts";
 import { dataSchema } from "../../lib/options.ts";
 import { loadTokenizer } from "../../lib/text/tokenizer.ts";
 
@@ -40,6 +41,32 @@ describe("encodeSource", () => {
   it("stops at a signal", async () => {
     const signal = AbortSignal.abort();
     await expect(encodeSource(file, { ...options, shape: "text" }, tokenizer, { signal })).rejects.toMatchObject({ code: "ERR_ABORTED" });
+  });
+});
+
+describe("a source", () => {
+  it("is a file, a Dataset or Examples, and nothing else", () => {
+    dataArgument("rows.jsonl", "data");
+    dataArgument(Dataset.fromRows([]), "data");
+    const trap = new Proxy({}, { getPrototypeOf: () => { throw new Error("a trap"); } }); // prettier-ignore
+    for (const value of [5, null, undefined, "", "a\0b", {}, [], trap]) {
+      expect(() => dataArgument(value, "eval.data")).toThrow(ConfigError);
+      expect(() => dataArgument(value, "eval.data")).toThrow(/^eval\.data: expected /);
+    }
+    expect(fileOf("rows.jsonl")).toBe("rows.jsonl");
+  });
+
+  it("is encoded in the room that is given, and by what is allowed to be dropped", async () => {
+    const asked: number[] = [];
+    const room = async (bytes: number): Promise<void> => void asked.push(bytes);
+    await encodeSource(file, { ...options, shape: "text", onBadRow: "skip" }, tokenizer, { room });
+    expect(asked).toHaveLength(1);
+    await expect(encodeSource(5 as never, options, tokenizer)).rejects.toThrow(/^data: expected a JSONL file/);
+    const tools = [{ type: "function" }];
+    const data = Dataset.fromRows([{ prompt: "a", completion: "b", tools }]);
+    await expect(encodeSource(data, { ...options, template: "esft" }, tokenizer)).rejects.toThrow(/leaves out tools/);
+    const { report } = await encodeSource(data, { ...options, template: "esft", onDropped: "allow" }, tokenizer);
+    expect(report?.warnings).toEqual({ dropped: 1 });
   });
 });
 

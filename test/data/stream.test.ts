@@ -63,6 +63,16 @@ describe.each(["document", "none", "esft"] as const)("packing %s", (packing) => 
 });
 
 describe("rows of an epoch", () => {
+  it("are planned once, for the two epochs that were asked for last", () => {
+    const stream = new BatchStream(make(lengths), options());
+    const [zero, one] = [stream.rows(0), stream.rows(1)];
+    expect([stream.rows(0), stream.rows(1), stream.rows()]).toEqual([zero, one, zero]);
+    expect([stream.rows(0) === zero, stream.rows(1) === one]).toEqual([true, true]);
+    stream.rows(2);
+    expect([stream.rows(1) === one, stream.rows(0) === zero]).toEqual([true, false]);
+    expect(idsOf(stream.rows(0))).toEqual(idsOf(zero));
+  });
+
   it("can be read again and again, the first few alone too", () => {
     const rows = new BatchStream(make(lengths), options({ packing: "none", shuffle: false })).rows();
     const all = idsOf(rows);
