@@ -85,11 +85,16 @@ describe("a template that leaves out tool calls", () => {
     await expect(encode([ask, calling], vague)).rejects.toThrow(/leaves out messages\[1\]\.tool_calls/);
     const half = whole.replace("m.tool_calls|tojson", "m.tool_calls[0]|tojson");
     expect((await encode([ask, calling], half)).warnings).toEqual({});
+    for (const part of ["arguments", "name|length > 0"])
+      await expect(encode([ask, calling], whole.replace("m.tool_calls|tojson", `m.tool_calls[0].function.${part}`))).rejects.toThrow(
+        /leaves out messages\[1\]\.tool_calls, and/,
+      );
   });
 
   it("names at most five parts", async () => {
     const many = Array.from({ length: 7 }, () => [ask, calling]).flat();
     await expect(encode(many, plain)).rejects.toThrow(/messages\[1\]\.tool_calls, .*messages\[9\]\.tool_calls and 2 more, and the row/);
+    await expect(encode(many.slice(0, 10), plain)).rejects.toThrow(/messages\[9\]\.tool_calls, and the row/);
   });
 });
 
@@ -111,6 +116,21 @@ describe("a template that leaves out messages or tools", () => {
     const echo = [{ role: "user", content: "Say Sunny." }, answer];
     await expect(encode(echo, last)).rejects.toThrow(/messages\[1\]\.content: the chat template leaves out messages\[1\]\.content/);
     expect(await encode(echo, last, { onDropped: "allow" })).toMatchObject({ trained: tokenizer.eosToken, warnings: { dropped: 1 } });
+  });
+
+  it("refuses a trained answer that loses its text beside its calls, and text of which it is said only that it is there", async () => {
+    const calls = whole.replace("{{ m.content or '' }}", "{{ m.content if not m.tool_calls }}");
+    await expect(encode([ask, { ...calling, content: "Let me look." }], calls)).rejects.toThrow(/leaves out messages\[1\]\.content, and/);
+    const hint = plain.replace("{{ m.content }}", "{{ '[system]' if m.role == 'system' and m.content else m.content }}");
+    await expect(encode([{ role: "system", content: "Be brief." }, ask, answer], hint)).rejects.toThrow(/leaves out messages\[0\]\.content, and/); // prettier-ignore
+  });
+
+  it("does not mind what is empty, whoever says it", async () => {
+    expect((await encode([ask, answer, { ...result, content: " " }, answer], twoRoles)).warnings).toEqual({});
+    expect((await encode([{ role: "system", content: "" }, ask, answer], twoRoles)).warnings).toEqual({});
+    const template = new ChatTemplate(plain);
+    const { warnings } = await encodeConversation({ tokenizer, template, messages: [ask, answer], tools: [], onDropped: "error" });
+    expect(warnings).toEqual([]);
   });
 
   it("does not mind what earlier answers lose that are not trained on", async () => {

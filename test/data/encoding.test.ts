@@ -189,6 +189,7 @@ describe("the official format", () => {
     ] as const)
       expect((await refusal(ids([user(), message]))).where).toMatchObject({ rule, key });
     expect((await refusal(ids([{ role: "tool", content: "x" }]))).message).toContain('knows user and assistant, not "tool"');
+    expect((await refusal(ids([reply(null)]))).message).toBe("messages[0].content: the ESFT format needs a text");
     for (const lacks of ["bosId", "eosId"]) {
       const lacking = Object.create(tokenizer, { [lacks]: { value: null }, dir: { value: "DIR" } }) as Tokenizer;
       const error = await refusal(ids([user()], lacking));

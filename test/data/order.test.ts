@@ -11,7 +11,8 @@ import { ExampleBuilder } from "../../lib/data/examples.ts";
 import { normaliseRow } from "../../lib/data/rows.ts";
 import { shuffledIndices } from "../../lib/data/shuffle.ts";
 import { BatchStream, type BatchOptions } from "../../lib/data/stream.ts";
-import { ConfigError } from "../../lib/errors.ts";
+import { readRowsFromFile } from "../../lib/data/lines.ts";
+import { ConfigError, DataError } from "../../lib/errors.ts";
 import { loadTokenizer } from "../../lib/text/tokenizer.ts";
 
 const dir = mkdtempSync(join(tmpdir(), "esft-order-"));
@@ -161,6 +162,23 @@ describe("what can be learned", () => {
       expect(() => normaliseRow({ ...row, system: 5 })).toThrow(/system must be a string, not number/);
     }
     expect(normaliseRow({ messages: turns, system: "unused" })).toMatchObject({ row: { messages: turns } });
+  });
+
+  it("a line is as long as may be, whatever the lines before it", async () => {
+    const path = join(dir, "long.jsonl");
+    const row = JSON.stringify({ prompt: "a", completion: "b" });
+    const lines = async (text: string, most: number): Promise<number[]> => {
+      writeFileSync(path, text);
+      const seen: number[] = [];
+      for await (const { line } of readRowsFromFile(path, {}, undefined, most)) seen.push(line);
+      return seen;
+    };
+    expect(await lines(`${row}\n${row}`, row.length)).toEqual([1, 2]);
+    const error = (await lines(`${row}\n${row}`, row.length - 1).catch((e: unknown) => e)) as DataError;
+    expect(error).toBeInstanceOf(DataError);
+    expect(error.where).toEqual({ file: path, rule: "json" });
+    const blank = `${" ".repeat(99)}\n`.repeat(25_000); // more than two pieces of a file
+    expect(await lines(`${blank}${row}`, 100)).toEqual([25_001]);
   });
 
   it("a BOM opens a file, nothing else", async () => {

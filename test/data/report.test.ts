@@ -99,6 +99,7 @@ describe("memory", () => {
     const tokens = examples.size(0) + examples.size(1);
     expect(tokens).toBeGreaterThan(2 ** 14);
     expect(asked).toEqual([5 * Math.max(2 ** 15, tokens), 5 * tokens + 2 * 12]);
+    expect((await Dataset.fromRows(rows).encode(encoding)).examples.length).toBe(2); // nobody is asked
     const full = Promise.reject(new ConfigError("no room"));
     full.catch(() => undefined);
     await expect(Dataset.fromRows(rows).encode(encoding, { room: () => full })).rejects.toThrow("no room");
@@ -121,11 +122,15 @@ describe("memory", () => {
 
 describe("options", () => {
   it("that cannot be meant are refused by name", async () => {
-    const refused = (work: () => unknown) => expect(work).toThrow(ConfigError);
-    refused(() => Dataset.fromFile(""));
-    refused(() => Dataset.fromFile("x", 5 as never));
-    refused(() => Dataset.fromRows(5 as never));
-    refused(() => Dataset.fromRows([], [] as never));
+    for (const [work, key] of [
+      [() => Dataset.fromFile(""), "Dataset.fromFile: file"],
+      [() => Dataset.fromFile("x", 5 as never), "Dataset.fromFile: options"],
+      [() => Dataset.fromRows(5 as never), "Dataset.fromRows: rows"],
+      [() => Dataset.fromRows([], [] as never), "Dataset.fromRows: options"],
+    ] as const) {
+      expect(work).toThrow(ConfigError);
+      expect(work).toThrow(`${key}: expected `);
+    }
     const data = Dataset.fromRows([good]);
     for (const wrong of [{ trainOn: "first" }, { onDropped: "warn" }, { tokenizer: {} }])
       await expect(data.encode({ ...encoding, ...wrong } as never)).rejects.toThrow(Object.keys(wrong)[0]);

@@ -72,7 +72,7 @@ describe("a source", () => {
 
 it("a template is one of two names, or a Jinja file", async () => {
   expect([await openTemplate("tokenizer"), await openTemplate("esft")]).toEqual(["tokenizer", "esft"]);
-  const path = join(dir, "chat.jinja");
+  const path = join(mkdtempSync(join(dir, "t-")), "chat.jinja");
   await expect(openTemplate(path)).rejects.toMatchObject({ code: "ERR_IO", message: expect.stringContaining(path) as string });
   writeFileSync(path, "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}");
   const template = await openTemplate(path);
