@@ -68,9 +68,7 @@ function firstRepeat(ids: readonly number[], K: number): number {
 }
 
 function divisors(n: number): number[] {
-  const found: number[] = [];
-  for (let d = 1; d * d <= n; d++) if (n % d === 0) found.push(d, ...(d * d === n ? [] : [n / d]));
-  return found.sort((a, b) => a - b);
+  return Array.from({ length: n }, (_, i) => i + 1).filter((d) => n % d === 0);
 }
 
 /**

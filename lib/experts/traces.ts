@@ -93,7 +93,7 @@ async function findTraces(dir: string): Promise<[number, string[]][]> {
     const names = await readdir(folder).catch((error: unknown) => {
       throw ioError(error, `cannot open the traces ${folder}`, { file: folder });
     });
-    for (const name of names.sort()) {
+    for (const name of names) {
       const layer = /^expert_weights_(0|[1-9]\d{0,5})\.txt$/.exec(name)?.[1];
       if (layer !== undefined) byLayer.set(Number(layer), [...(byLayer.get(Number(layer)) ?? []), join(folder, name)]);
     }
@@ -139,8 +139,8 @@ function addLine(bytes: Buffer, sums: LayerSums, topK: TopKEvidence, fail: (mess
       `expected expert ids, two tabs, gate weights; found ${extra === undefined ? "no pair of tabs between two lists" : "more than one pair of tabs"}`,
     );
   const ids = idText.split("\t").map((text) => {
-    const id = /^\d{1,5}$/.test(text) ? Number(text) : -1;
-    return id >= 0 && id <= MAX_ID ? id : fail(`expected expert ids from 0 to ${MAX_ID}, found ${JSON.stringify(text.slice(0, 40))}`);
+    const id = /^\d{1,5}$/.test(text) ? Number(text) : NaN;
+    return id <= MAX_ID ? id : fail(`expected expert ids from 0 to ${MAX_ID}, found ${JSON.stringify(text.slice(0, 40))}`);
   });
   const weights = weightText.split("\t").map((text) => {
     const weight = /^\d+(\.\d*)?(e-?\d+)?$/.test(text) ? Number(text) : NaN;

@@ -56,6 +56,48 @@ describe("readTraces", () => {
     expect((await readTraces(split, { topK: 2 })).data.layers).toEqual((await readTraces(whole, { topK: 2 })).data.layers);
   });
 
+  it("takes the files of a folder by their whole name, else those of its ranks in order", async () => {
+    const odd = line([5, 6, 7]); // refused with topK 2
+    const names = ["expert_weights_1.txt.bak", "old_expert_weights_1.txt", "expert_weights_01.txt", "expert_weights_1234567.txt", "expert_weights_1_txt", "expert_weights_x.txt", "rank_0/expert_weights_1.txt"]; // prettier-ignore
+    const others = Object.fromEntries(names.map((name) => [name, odd]));
+    const own = { "expert_weights_10.txt": line([1, 2]), "expert_weights_2.txt": line([3, 2]), "expert_weights_0.txt": line([0, 3]) };
+    const { data } = await readTraces(traceDir({ ...own, ...others }), { topK: 2, experts: 4 });
+    expect(data.layers.map((l) => [l.layer, l.counts])).toEqual([
+      [0, [1, 0, 0, 1]],
+      [2, [0, 0, 1, 1]],
+      [10, [0, 1, 1, 0]],
+    ]);
+    // Sums are taken in the order of the ranks' numbers, which their rounding shows.
+    const gates = async (...weights: number[]): Promise<number> => {
+      const ranks = weights.map((w, i) => [`rank_${[2, 10, 1][i]}/expert_weights_0.txt`, `0\t\t${w}\n`]);
+      const stray = ["rank_0.bak", "my_rank_0", "rank_x", "rank_"].map((name) => [`${name}/expert_weights_0.txt`, odd]);
+      const found = await readTraces(traceDir(Object.fromEntries([...ranks, ...stray]) as Record<string, string>), { topK: 1, experts: 1 });
+      return found.layer(0).gateSums[0]!;
+    };
+    expect(await gates(1, 1, 2 ** 53)).toBe(2 ** 53); // of rank 1: what 2 and 10 add is lost
+    expect(await gates(1, 2 ** 53, 1)).toBe(2 ** 53 + 2);
+  });
+
+  it("reads files longer than its chunk, with lines across it", async () => {
+    const zeros = "0".repeat(120);
+    const long = Array.from({ length: 4800 }, (_, i) => `${i % 8}\t${(i + 1) % 8}\t\t0.25${zeros}\t0.5${zeros}\n`);
+    const { data } = await readTraces(traceDir({ "expert_weights_0.txt": long.join("") }), { topK: 2, experts: 8 });
+    expect(long.join("").length).toBeGreaterThan(2 ** 20);
+    expect([data.sequences, data.layers]).toMatchObject([
+      4800,
+      [{ tokens: 4800, counts: Array(8).fill(1200), gateSums: Array(8).fill(450) }],
+    ]);
+    const cut = [...long.slice(0, 4799), "x\n"].join("");
+    await expect(readTraces(traceDir({ "expert_weights_0.txt": cut }))).rejects.toThrow(/:4800: /);
+  });
+
+  it("takes ids and weights at their limits", async () => {
+    const text = "3\t00000\t\t1.\t2e-3\n1\t2\t\t0\t12.75e1\n";
+    const read = (ids: string) => readTraces(traceDir({ "expert_weights_3.txt": ids }), { topK: 2, experts: 4 });
+    expect((await read(text)).layer(3).gateSums).toEqual([0.002, 0, 127.5, 1]);
+    await expect(read(line([65_535, 0]))).rejects.toThrow(/expected counts to add up/); // an id, though not of these four
+  });
+
   const hostile: [string, string, RegExp][] = [
     ["no weights", "1\t2\n", /:1: expected expert ids, two tabs, gate weights/],
     ["two separators", "1\t2\t\t.5\t\t.5\n", /more than one pair/],
@@ -72,6 +114,16 @@ describe("readTraces", () => {
     ["not a multiple of topK", line([1, 2, 3]), /multiple of topK = 2 expert ids, found 3/],
     ["expert twice in a token", line([1, 2, 3, 3]), /found expert 3 twice in token 1/],
     ["empty file", "", /at least one line/],
+    ["id beyond the limit", "65536\t2\t\t0.5\t0.5\n", /from 0 to 65535, found "65536"/],
+    ["id with a word after it", "1x\t2\t\t0.5\t0.5\n", /found "1x"/],
+    ["id with a word before it", "x1\t2\t\t0.5\t0.5\n", /found "x1"/],
+    ["endless id", `${"1".repeat(50)}\t2\t\t0.5\t0.5\n`, /found "1{40}"$/],
+    ["endless weight", `1\t2\t\t0.5\t${"x".repeat(50)}\n`, /found "x{40}"$/],
+    ["weight with a word after it", "1\t2\t\t0.5\t1x\n", /found "1x"/],
+    ["weight with a word before it", "1\t2\t\t0.5\tx1\n", /found "x1"/],
+    ["weight without digits", "1\t2\t\t0.5\t.5\n", /found ".5"/],
+    ["no ids", "\t\t0.5\t0.5\n", /no pair of tabs between two lists/],
+    ["carriage return within", "1\t2\r\t\t0.5\t0.5\n", /found "2\\r"/],
   ];
   it.each(hostile)("refuses: %s", async (_, text, message) => {
     const error = await readTraces(traceDir({ "expert_weights_0.txt": text }), { topK: 2, experts: 8 }).catch((e: unknown) => e);
@@ -89,7 +141,15 @@ describe("readTraces", () => {
     ).rejects.toThrow(/same tokens in every layer/);
     await expect(readTraces(traceDir({ "summary.json": "{}" }))).rejects.toThrow(/expected files expert_weights_<layer>.txt/);
     await expect(readTraces(join(root, "absent"))).rejects.toThrow(IoError);
-    await expect(readTraces(tiny, { topK: 0 })).rejects.toThrow(ConfigError);
+    for (const options of [{ topK: 0 }, { topK: 1.5 }, { experts: 0 }, { experts: 2.5 }]) {
+      const [option] = Object.keys(options);
+      await expect(readTraces(tiny, options)).rejects.toMatchObject({ code: "ERR_CONFIG", where: { option } });
+    }
+    expect((await readTraces(traceDir({ "expert_weights_0.txt": line([0]) }), { topK: 1, experts: 1 })).tokens).toBe(1);
+    await expect(readTraces(traceDir({ "expert_weights_0.txt/x": "" }))).rejects.toThrow(/cannot read .*expert_weights_0\.txt: /);
+    const lost = traceDir({ "rank_0/expert_weights_0.txt": line([1, 2]), "rank_1/expert_weights_0.txt": "" });
+    await expect(readTraces(lost, { topK: 2 })).rejects.toThrow(/rank_1.expert_weights_0\.txt: expected at least one line, found an empty/);
+    await expect(readTraces(tiny, { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: "ERR_ABORTED" });
     await expect(readTraces(tiny, { topK: 2, experts: 4 })).rejects.toThrow(ConfigError);
   });
 
