@@ -132,15 +132,14 @@ export class ExpertSet {
   /** @throws ConfigError a layer is not a sparse layer of the model, or an id is not one of its experts */
   validate(layout: ExpertLayout): void {
     instanceArgument(layout, Map, "experts.validate: layout");
+    const fail = (fault: string, where: { readonly layer: number; readonly expert?: number }): never => {
+      throw new ConfigError(`expert set${fault}; was it made for another model?`, { where });
+    };
     for (const [layer, { ids }] of this.layers) {
-      const experts = layout.get(layer);
-      const beyond = ids.find((id) => experts === undefined || id >= experts);
-      if (experts !== undefined && beyond === undefined) continue;
-      const fault =
-        experts === undefined
-          ? `: expected layers with routed experts (${ranges([...layout.keys()])}), found layer ${layer}`
-          : `, layer ${layer}: expected expert ids below ${experts}, found ${beyond}`;
-      throw new ConfigError(`expert set${fault}; was it made for another model?`, { where: { layer, expert: beyond } });
+      const experts =
+        layout.get(layer) ?? fail(`: expected layers with routed experts (${ranges([...layout.keys()])}), found layer ${layer}`, { layer });
+      const beyond = ids.find((id) => id >= experts);
+      if (beyond !== undefined) fail(`, layer ${layer}: expected expert ids below ${experts}, found ${beyond}`, { layer, expert: beyond });
     }
     if (this.count === 0 && !this.sharedExperts && !this.nonExpertModules)
       throw new ConfigError(`expert set: expected something to train, found no expert and both switches off`);
