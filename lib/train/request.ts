@@ -259,15 +259,13 @@ export async function loadRequest(outDir: string): Promise<{ readonly job: Plain
     throw error;
   });
   if (!isPlain(job)) throw new ConfigError(`${file}: expected keys and values, found ${typeof job}`, { where: { file } });
-  const { data, evalData, method, expertsSha256: expected } = job;
+  const { expertsSha256: expected, ...rest } = job;
+  const { data, evalData, method } = rest;
   if ((isPlain(data) && data["file"] === null) || evalData === null)
     throw new ConfigError(`${file}: the rows of this run came from memory, not from a file; resume it from the program that started it`, {
       where: { file },
     });
-  if (sealed && typeof expected === "string") {
-    await requireExperts(experts, expected);
-    delete job["expertsSha256"];
-  }
+  if (sealed && typeof expected === "string") await requireExperts(experts, expected); // of a file edited on purpose it says nothing
   const own = isPlain(method) && method["experts"] === EXPERTS ? { method: { ...method, experts } } : {};
-  return { job: { ...job, ...own, outDir: resolve(outDir) }, file };
+  return { job: { ...rest, ...own, outDir: resolve(outDir) }, file };
 }
