@@ -39,23 +39,21 @@ async function controlGroupRoom({ root, self }: ControlGroups): Promise<number[]
   const rooms: number[] = [];
   const groups = await readFile(self, "utf8").catch(() => "");
   for (const line of groups.split("\n")) {
-    const [, controllers, path] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
-    if (path === undefined || controllers === undefined) continue;
+    const found = /^\d+:([^:]*):(.*)$/.exec(line);
+    if (found === null) continue;
+    const [controllers, path] = found.slice(1) as [string, string];
     const second = controllers === "";
     if (!second && !controllers.split(",").includes("memory")) continue;
     const base = second ? root : join(root, "memory");
-    const files = second ? ["memory.max", "memory.current"] : ["memory.limit_in_bytes", "memory.usage_in_bytes"];
+    const [max, current] = second ? ["memory.max", "memory.current"] : ["memory.limit_in_bytes", "memory.usage_in_bytes"];
+    const cached = second ? /^(?:in)?active_file (\d+)$/gm : /^total_(?:in)?active_file (\d+)$/gm; // v1 lists own values too
     // Inside a container the path may be that of the host: the groups that can be seen from here are read.
-    for (let at = path; ; at = dirname(at)) {
+    for (let at = path, below: string | null = null; at !== below; below = at, at = dirname(at)) {
       const folder = join(base, at);
-      const [limit, used] = await Promise.all(files.map((file) => readNumber(join(folder, file))));
-      if (limit !== null && limit !== undefined && used !== null && used !== undefined && limit < 2 ** 60) {
-        const stat = await readFile(join(folder, "memory.stat"), "utf8").catch(() => "");
-        const cache = [...stat.matchAll(/^(?:total_)?(?:in)?active_file (\d+)$/gm)].map((m) => Number(m[1]));
-        const own = second ? cache : cache.slice(-2); // v1 lists own and total_ values; the totals come last
-        rooms.push(limit - used + own.reduce((a, b) => a + b, 0));
-      }
-      if (at === "/" || at === "." || at === "") break;
+      const [limit, used] = await Promise.all([readNumber(join(folder, max)), readNumber(join(folder, current))]);
+      if (limit === null || used === null) continue;
+      const stat = await readFile(join(folder, "memory.stat"), "utf8").catch(() => "");
+      rooms.push([...stat.matchAll(cached)].reduce((sum, m) => sum + Number(m[1]), limit - used));
     }
   }
   return rooms;

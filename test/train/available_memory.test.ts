@@ -36,12 +36,15 @@ describe("control groups", () => {
     expect(await availableMemory(groups("0::/a/b\n", { ...inner, ...outer }))).toBe(3 * MiB);
     expect(await availableMemory(groups("0::/a/b\n", { "memory.max": `${MiB}`, "memory.current": "0" }))).toBe(MiB); // the root, as in a container
     expect(await availableMemory(groups("0::/a/b\n", { ...inner, "a/b/memory.current": `${200 * MiB}\n` }))).toBe(0);
+    expect(await availableMemory(groups("0::a/b\n", { ...inner, ...outer }))).toBe(3 * MiB);
+    const totals = `total_active_file ${MiB}\nnot_active_file ${MiB}\nactive_file ${MiB} kB\nactive_file x\n`;
+    expect(await availableMemory(groups("0::/a/b\n", { ...inner, "a/b/memory.stat": totals }))).toBe(10 * MiB);
   });
 
   it("of version 1: its memory controller, totals of the subtree", async () => {
     const files = { "memory/x/memory.limit_in_bytes": `${100 * MiB}\n`, "memory/x/memory.usage_in_bytes": `${60 * MiB}\n` };
     const stat = `inactive_file ${MiB}\nactive_file ${MiB}\ntotal_inactive_file ${4 * MiB}\ntotal_active_file ${6 * MiB}\n`;
-    const self = "5:cpu,cpuacct:/y\n4:memory:/x\n";
+    const self = "5:cpu,cpuacct:/y\n14:memory:/x\n";
     expect(await availableMemory(groups(self, { ...files, "memory/x/memory.stat": stat }))).toBe(50 * MiB);
     expect(await availableMemory(groups("4:cpu,memory:/x\n", files))).toBe(40 * MiB);
     expect(await availableMemory(groups("4:memoryless:/x\n", files))).toBeGreaterThan(100 * MiB);
@@ -57,7 +60,11 @@ describe("control groups", () => {
     await close("0::/a\n", { "a/memory.max": "5\n" });
     await close("0::/a\n", { "a/memory.current": "5\n" });
     await close("4:memory:/x\n", { "memory/x/memory.limit_in_bytes": "9223372036854771712\n", "memory/x/memory.usage_in_bytes": "5\n" });
-    await close("nonsense\n", {});
+    for (const odd of ["a lot", "5 KiB", "-5", "~5"]) await close("0::/a\n", { "a/memory.max": `${odd}\n`, "a/memory.current": "1\n" });
+    for (const self of ["nonsense\n", "", "x0::/a\n", "::/a\n", "0:/a\n"])
+      await close(self, { "a/memory.max": "5\n", "a/memory.current": "1\n" });
+    const { root } = groups("", {});
+    expect((await availableMemory({ root, self: join(root, "absent") })) / free).toBeGreaterThan(0.3);
     expect(await availableMemory()).toBeGreaterThan(2 ** 24);
     expect(await availableMemory()).toBeLessThan(2 ** 50);
   });
