@@ -71,7 +71,7 @@ export function requireSameRun(dir: string, step: number, before: Facts, now: Fa
     const [from, to] = [old.get(key), asked.get(key)];
     if (from === to) return [];
     if (key === "keep" && to === '"last"') return []; // decides what is delivered at the end, no more
-    if (key === "steps" && from !== undefined && to !== undefined && Number(to) > Number(from)) {
+    if (key === "steps" && Number(to) > Number(from)) {
       if (!extend) return [{ key, from, to, more: " (a longer schedule is taken with --extend, extend: true)" }];
       extension = { step, from: Number(from), to: Number(to) };
       return [];

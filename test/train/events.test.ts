@@ -91,6 +91,11 @@ describe("the queue", () => {
     queue.end();
     const { seen } = await drain(queue);
     expect([seen.length, seen[0], seen[1], seen.at(-1)]).toEqual([10_000, 0, 52, 10_050]);
+    const loud = new EventQueue();
+    for (let step = 0; step <= 10_000; step++) loud.push(warning(step));
+    loud.end();
+    const rest = (await drain(loud)).seen;
+    expect([rest.length, rest[0]]).toEqual([10_000, 1]); // nothing but warnings: then those
   });
 });
 
@@ -158,6 +163,10 @@ describe("events.jsonl", () => {
     expect(kept.endsWith("\n")).toBe(true);
     const lines = kept.trimEnd().split("\n").map((line) => JSON.parse(line) as TrainEvent & { time: string }); // prettier-ignore
     expect(steps(lines)).toEqual([0, 1, 2]);
+    // A power cut may leave anything behind the last whole line.
+    writeFileSync(log.path, Buffer.concat([Buffer.from(kept), Buffer.from([0xff, 0xfe, 0])]));
+    await log.rewind(9);
+    expect(readFileSync(log.path, "utf8")).toBe(kept);
     expect(lines[0]).toEqual({ ...warning(0), time: expect.stringMatching(/^\d{4}-.*Z$/) as string });
     await log.rewind(-1);
     expect(readFileSync(log.path, "utf8")).toBe("");
