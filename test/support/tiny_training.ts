@@ -7,6 +7,7 @@ import { ExampleBuilder } from "../../lib/data/examples.ts";
 import type { Examples } from "../../lib/data/examples.ts";
 import { ExpertSet } from "../../lib/experts/expert_set.ts";
 import { openCheckpoint } from "../../lib/files/checkpoint.ts";
+import { hashCheckpoint } from "../../lib/files/hash.ts";
 import { esftTrainable } from "../../lib/methods/esft.ts";
 import type { TrainableSpec } from "../../lib/methods/method.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
@@ -15,6 +16,7 @@ import { Parameters } from "../../lib/model/weights/parameters.ts";
 import { parseOptions, trainSchema } from "../../lib/options.ts";
 import type { TrainOptions } from "../../lib/options.ts";
 import { Device } from "../../lib/tensor.ts";
+import type { TrainSession } from "../../lib/train/session.ts";
 import { normals, tinyOlmoe, writeTinyModel } from "./tiny_model.ts";
 
 export interface TinyTraining {
@@ -22,13 +24,16 @@ export interface TinyTraining {
   readonly model: Transformer;
   /** Experts 0 and 3 of layer 0, expert 2 of layer 1. */
   readonly trainable: TrainableSpec;
+  /** The model as runs see it, without a tokenizer. */
+  readonly session: TrainSession;
   readonly close: () => Promise<void>;
 }
 
-export async function tinyTraining(): Promise<TinyTraining> {
+export async function tinyTraining(vocab = 64): Promise<TinyTraining> {
   const dir = await mkdtemp(join(tmpdir(), "esft-tiny-"));
-  await writeTinyModel(dir, { ...tinyOlmoe, vocab_size: 64 }, { tokenizer: false });
+  await writeTinyModel(dir, { ...tinyOlmoe, vocab_size: vocab }, { tokenizer: false });
   const checkpoint = await openCheckpoint(dir);
+  await checkpoint.files.hold(checkpoint.shards);
   const spec = modelSpec(checkpoint.config, dir);
   const device = new Device({ kind: "cpu", threads: 1 });
   const params = await Parameters.load(device, spec, checkpoint);
@@ -38,9 +43,13 @@ export async function tinyTraining(): Promise<TinyTraining> {
     model.dispose();
     params.dispose();
     device.dispose();
+    await checkpoint.files.close();
     await rm(dir, { recursive: true, force: true });
   };
-  return { dir, model, trainable: esftTrainable(spec, experts), close };
+  const identity = async () => (await hashCheckpoint(checkpoint)).identity;
+  const tokenizer = (): Promise<never> => Promise.reject(new Error("a tiny model has no tokenizer"));
+  const session = { dir, name: "tiny", spec, checkpoint, device, transformer: model, params, tokenizer, identity };
+  return { dir, model, trainable: esftTrainable(spec, experts), session, close };
 }
 
 export function trainOptions(more: Record<string, unknown> = {}): TrainOptions {
