@@ -35,7 +35,7 @@ export function scoresArgument(value: ExpertScores, key: string): void {
 
 /** Expert ids in descending order of score, ties to the lower id. */
 export function rank(scores: ArrayLike<number>): number[] {
-  return Array.from({ length: scores.length }, (_, i) => i).sort((a, b) => scores[b]! - scores[a]! || a - b);
+  return Array.from({ length: scores.length }, (_, i) => i).sort((a, b) => scores[b]! - scores[a]!); // stable
 }
 
 /**

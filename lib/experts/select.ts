@@ -139,7 +139,7 @@ function byBudget(measured: ExpertScores, score: ScoreOptions, options: SelectBy
       });
     measured.scores(layer, score).forEach((s, id) => s > 0 && all.push({ layer, id, score: s, cost }));
   }
-  all.sort((a, b) => b.score / b.cost - a.score / a.cost || a.layer - b.layer || a.id - b.id);
+  all.sort((a, b) => b.score / b.cost - a.score / a.cost); // stable: layers are ascending, and so are the ids of each
   let spent = 0;
   for (const e of all) {
     if (spent + e.cost > budget) continue;

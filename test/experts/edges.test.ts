@@ -4,7 +4,6 @@
 import { mkdtempSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { diagnoseSelection, normalizedScores } from "../../lib/experts/diagnose.ts";
 import { ExpertSet, ranges } from "../../lib/experts/expert_set.ts";
 import { Profile } from "../../lib/experts/profile.ts";
 import { rank, roundHalfEven4 } from "../../lib/experts/scores.ts";
@@ -120,6 +119,10 @@ describe("p", () => {
     expect(select({ score: "gate" })().count).toBe(1);
     expect(() => selectExperts(scores, {} as never)).toThrow("expected exactly one of p, topKPerLayer, maxTrainableParams, found none");
     expect(() => selectExperts(scores, { p: 1, topKPerLayer: 1 } as never)).toThrow("found p and topKPerLayer");
+    expect(selectExperts(scores, { topKPerLayer: 1, compat: "esft-2024" } as never).rule).toEqual({ score: "token", average: "tokens", topKPerLayer: 1 }); // prettier-ignore
+    expect(select({ compat: "esft-2025" })).toThrow('selection: expected compat to be "esft-2024", found "esft-2025"');
+    for (const [more, where] of [[{ p: 2 }, { option: "p" }], [{ compat: "x" }, { option: "compat" }], [{ score: "x" }, { option: "score" }], [{ average: "x" }, { option: "average" }]] as const)
+      expect(select(more)).toThrow(expect.objectContaining({ code: "ERR_CONFIG", where })); // prettier-ignore
     for (const n of [0, 2, 1.5, "1"])
       expect(() => selectExperts(scores, { topKPerLayer: n as number })).toThrow(`from 1 to 1, the experts of layer 0, found ${n}`);
   });
@@ -139,6 +142,7 @@ describe("random control", () => {
 
   it("keeps layers, switches and base; each layer has its own number of experts", () => {
     const set = selectRandom(like([1, 2]), { experts: new Map([[0, 1], [2, 2]]), seed: 3 }); // prettier-ignore
+    expect(selectRandom(like([1]), { experts: 8, seed: 3 }).rule).toEqual({ random: true, seed: 3, experts: 8 });
     expect([[...set.layers.keys()], set.ids(0), set.ids(2), set.sharedExperts, set.base]).toEqual([[0, 2], [0], [0, 1], true, "f"]);
     expect(() => selectRandom(like([1, 2]), { experts: new Map([[0, 1]]), seed: 3 })).toThrow(
       /layer 2: expected at most 0 experts, found 2/,
@@ -236,49 +240,6 @@ describe("traces", () => {
     await expect(readTraces(traces(high, high, low, low), { topK: 2 })).rejects.toThrow(/the highest id is 3, used in only 2 of 4 layers/);
     expect((await readTraces(traces(high, high, high, low, low), { topK: 2 })).experts).toBe(4);
     expect((await readTraces(traces(high), { topK: 2 })).experts).toBe(4);
-  });
-});
-
-describe("diagnosis", () => {
-  const counts = [[40, 30, 20, 10], [10, 20, 30, 40], [25, 35, 5, 35]]; // prettier-ignore
-  const profile = new Profile({ source: "model", topK: 1, experts: 4, sequences: 1, layers: counts.map((c, layer) => ({ layer, tokens: 100, counts: c, gateSums: c.map((n) => n * n) })) }); // prettier-ignore
-
-  it("gives the bounds of p that explain most layers", () => {
-    const { verdict, hypotheses, message } = diagnoseSelection(profile.select({ p: 0.65 }), profile);
-    expect(verdict).toBe("esft-2024"); // the same scores rounded: the first of equals
-    const exact = hypotheses.find((h) => h.normalization === "per-layer" && h.score === "token")!;
-    expect([exact.layersExplained, exact.layers]).toEqual([3, 3]);
-    expect(exact.p!.above).toBeCloseTo(0.4, 12);
-    expect(exact.p!.upTo).toBeCloseTo(0.7, 12);
-    expect(message).toMatch(
-      /token scores, taken per layer and rounded to 4 decimals .*explain 3 of 3 layers with p in \(0\.4000, 0\.7000\]/,
-    );
-  });
-
-  it("divides by the sum over layers for the defective script, and leaves out what no layer used", () => {
-    const scores = normalizedScores(profile, "axis-0", "token");
-    expect([...scores.get(0)!].map((v) => v.toFixed(6))).toEqual([40 / 75, 30 / 85, 20 / 55, 10 / 85].map((v) => v.toFixed(6)));
-    const unused = new Profile({ source: "model", topK: 1, experts: 2, sequences: 1, layers: [{ layer: 0, tokens: 1, counts: [1, 0], gateSums: [1, 0] }] }); // prettier-ignore
-    expect([...normalizedScores(unused, "axis-0", "gate").get(0)!]).toEqual([1, 0]);
-  });
-
-  it("is unknown below nine layers of ten, and for a set of no expert", () => {
-    const many = (good: number, n: number) => {
-      const measured = new Profile({ source: "model", topK: 1, experts: 4, sequences: 1, layers: Array.from({ length: n }, (_, layer) => ({ layer, tokens: 100, counts: [40, 30, 20, 10], gateSums: [40, 30, 20, 10] })) }); // prettier-ignore
-      const set = new ExpertSet({
-        layers: Array.from({ length: n }, (_, layer) => [layer, { ranked: layer < good ? [0, 1] : [3] }] as const),
-      });
-      return diagnoseSelection(set, measured);
-    };
-    expect([many(9, 10).verdict, many(8, 10).verdict, many(10, 10).verdict]).toEqual(["esft-2024", "unknown", "esft-2024"]);
-    expect(many(8, 10).message).toMatch(
-      /no known rule explains this selection; the closest \(token scores, esft-2024\) explains 8 of 10 layers/,
-    );
-    const empty = diagnoseSelection(new ExpertSet({ layers: [[0, { ranked: [] }]] }), profile);
-    expect([empty.verdict, empty.hypotheses[0]?.p, empty.hypotheses[0]?.layers]).toEqual(["unknown", null, 0]);
-    expect(() => diagnoseSelection(new ExpertSet({ layers: [[9, { ranked: [0] }]] }), profile)).toThrow(
-      /one of the layers 0, 1, 2, found 9/,
-    );
   });
 });
 

@@ -4,11 +4,14 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { KernelError } from "../../lib/errors.ts";
+import { ExpertCounts } from "../../lib/experts/counting.ts";
 import { Profile } from "../../lib/experts/profile.ts";
 import { Dataset } from "../../lib/data/dataset.ts";
 import { shuffledIndices } from "../../lib/data/shuffle.ts";
 import { profileExamples } from "../../lib/experts/profiler.ts";
+import type { ProfileProgress } from "../../lib/experts/profiler.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
 import type { ModelSpec } from "../../lib/model/spec.ts";
 import { Transformer } from "../../lib/model/transformer.ts";
@@ -27,6 +30,8 @@ afterAll(async () => {
   model.dispose();
   await rm(root, { recursive: true, force: true });
 });
+
+afterEach(() => vi.restoreAllMocks());
 
 const rows = (seed = 1): Dataset => Dataset.fromRows(toyRows(60, seed));
 const options = { tokens: 900, batchTokens: 64, data: { maxLength: 64 } } as const;
@@ -118,6 +123,86 @@ describe("profileExamples", () => {
     const partials: Profile[] = [];
     await model.profile(rows(), { ...options, partialEvery: 1, onPartial: async (p) => void partials.push(p) });
     await expect(model.profile(rows(), { ...short, resume: partials[0]! })).rejects.toThrow(/other data or options/);
+  });
+
+  it("says what was measured, on what, and how far it is", async () => {
+    const { examples } = await model.encode(rows(), options.data);
+    const { transformer } = model;
+    const all = [...examples].reduce((n, e) => n + e.inputIds.length, 0);
+    let now = 0;
+    vi.spyOn(performance, "now").mockImplementation(() => (now += 500)); // half a second from one look at the clock to the next
+    const prepare = vi.spyOn(transformer, "prepare");
+    const run = async (more: object = {}) => {
+      const told: ProfileProgress[] = [];
+      const asked = { tokens: 1e6, seed: 1, maxLength: 64, onProgress: (p: ProfileProgress) => told.push(p) };
+      const done = await profileExamples(transformer, examples, { ...asked, ...more });
+      return { done, told };
+    };
+    const { done, told } = await run();
+    expect(told).toEqual([{ done: all, total: all, tokensPerSecond: 2 * all, etaSeconds: 0 }]);
+    expect(done.data).toMatchObject({ source: "model", seed: 1, normTopkProb: false, topK: 3, experts: 8, sequences: 60 });
+    for (const key of ["model", "data", "resume"] as const) expect(done.data[key]).toBeUndefined();
+    for (const l of done.data.layers) expect([l.topK, l.experts]).toEqual([undefined, undefined]); // those of the profile
+    const named = { model: { name: "m", fingerprint: "f" }, data: { name: "d", sha256: "s" } };
+    const partials: Profile[] = [];
+    const onPartial = async (p: Profile): Promise<void> => void partials.push(p);
+    const some = await run({ ...named, tokens: 300, batchTokens: 1, onPartial, partialEvery: 3 });
+    expect(some.done.data).toMatchObject(named);
+    expect(prepare.mock.calls).toEqual([
+      [4096, false],
+      [64, false],
+    ]); // an example is never cut in two
+    const total = some.done.tokens;
+    expect(some.told.every((p) => p.total === total && p.done <= total)).toBe(true);
+    some.told.forEach((p, i) => {
+      const seconds = 0.5 * (i + 1);
+      expect([p.tokensPerSecond, p.etaSeconds]).toEqual([p.done / seconds, (total - p.done) / (p.done / seconds)]);
+    });
+    expect(partials.length).toBe(Math.floor(some.told.length / 3));
+    // Taken up, the rate is that of what is measured now.
+    const rest = await run({ ...named, tokens: 300, batchTokens: 1, resume: partials[0]! });
+    expect(rest.told[0]!.tokensPerSecond).toBe((rest.told[0]!.done - partials[0]!.tokens) / 0.5);
+    expect(text(rest.done)).toBe(text(some.done));
+    await expect(run({ model: { fingerprint: "g" }, tokens: 300, resume: partials[0]! })).rejects.toMatchObject({
+      code: "ERR_CONFIG",
+      where: { key: "resume", expected: "g", found: "f" },
+    });
+    await expect(run({ tokens: 300, resume: some.done })).rejects.toThrow(/other data or options/); // a whole one is not gone on with
+  });
+
+  it("is refused by its options, by models without experts, and by what is not finite", async () => {
+    const { examples } = await model.encode(rows(), options.data);
+    const { transformer } = model;
+    const run = (more: object, of: Transformer = transformer) =>
+      profileExamples(of, examples, { tokens: 200, seed: 1, maxLength: 64, ...more });
+    for (const key of ["tokens", "maxLength", "batchTokens", "partialEvery"])
+      for (const value of [0, 1.5, -1, NaN])
+        await expect(run({ [key]: value })).rejects.toMatchObject({ code: "ERR_CONFIG", where: { key } });
+    expect((await run({ tokens: 1, batchTokens: 1, partialEvery: 1, onPartial: async () => undefined })).data.sequences).toBe(1);
+    const dense = {
+      spec: { ...transformer.spec, layers: transformer.spec.layers.filter((l) => l.mlp.kind !== "moe") },
+    } as unknown as Transformer;
+    await expect(run({}, dense)).rejects.toMatchObject({
+      code: "ERR_CONFIG",
+      message: /needs a Mixture-of-Experts model; this deepseek_v2/,
+    });
+    const partial = vi.fn(async () => undefined);
+    await expect(run({ signal: AbortSignal.abort(), onPartial: partial })).rejects.toMatchObject({
+      code: "ERR_ABORTED",
+      message: "profiling was aborted",
+    });
+    expect(partial).toHaveBeenCalledTimes(1);
+    await expect(run({ signal: AbortSignal.abort() })).rejects.toMatchObject({ code: "ERR_ABORTED" });
+    const refusal = new KernelError("topk_route: logits must be finite", { where: { op: "topk_route" } });
+    vi.spyOn(model.device, "synchronize").mockRejectedValueOnce(refusal);
+    await expect(run({})).rejects.toMatchObject({ code: "ERR_NON_FINITE", message: /^profile: a router's input is not finite/ });
+    const bad = new Map([[1, { counts: Array<number>(8).fill(0), gateSums: [0, 0, 0, 0, 0, 0, 0, 0] }], [2, { counts: [], gateSums: [0, NaN] }]]); // prettier-ignore
+    vi.spyOn(ExpertCounts.prototype, "read").mockResolvedValueOnce(bad);
+    await expect(run({})).rejects.toMatchObject({
+      code: "ERR_NON_FINITE",
+      message: /gate weights of layer 2 are not finite/,
+      where: { layer: 2 },
+    });
   });
 
   it("layers with other numbers of experts keep their own sums, saved and taken up like any", async () => {
