@@ -205,6 +205,9 @@ describe("the way of weights into a device", () => {
     log.length = 0;
     weights.read(products[1]!, device.empty("f32", products[1]!.shape)); // as it is stored
     expect(log).toEqual([`b from 4 to 3+0 f32 [1, ${stretch + 5}]`]);
+    const aborted = standIn("bf16");
+    await expect(load(aborted.device, products, { signal: AbortSignal.abort() })).rejects.toThrow(AbortError);
+    expect(aborted.memory.map((m) => m.disposed)).toEqual([true, true, true]);
   });
 
   it("is none where host memory is the device's: files are mapped once, and only what lies askew is copied", async () => {
