@@ -67,7 +67,7 @@ export class Block {
     if (mlp.trains) mlpNorm.recompute(run, xMid, xn);
     const mlpDx = belowMlp || mlpNorm.trains ? dxn : null;
     if (mlp instanceof MoeBlock) mlp.backward(run, dx, xn, mlpDx);
-    else mlp.backward(run, dx, xn, mlpDx, true);
+    else mlp.backward(run, dx, xn, mlpDx);
     if (mlpDx) mlpNorm.backward(run, mlpDx, xMid, belowMlp ? dx : null, true);
     if (!belowMlp) return;
 

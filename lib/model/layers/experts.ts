@@ -34,21 +34,15 @@ const EVERY = new Int32Array(0);
 
 export class Experts {
   readonly trains: boolean;
-  private readonly hidden: number;
   private readonly weights: ExpertMatrices;
   private readonly h_N2F: Slot;
   private readonly a_NF: Slot;
-  private readonly dhGate_NF: Slot;
-  private readonly dhUp_NF: Slot;
 
   /** @param rowsPerToken K where routed, 1 for an MLP */
   constructor(weights: ExpertMatrices, hidden: number, rowsPerToken: number, c: Composer) {
     this.weights = weights;
     this.trains = weights.trains;
-    this.hidden = hidden;
     this.h_N2F = c.plan.saved(act(2 * hidden, rowsPerToken), "h");
-    this.dhGate_NF = c.plan.columns(this.h_N2F, 0, hidden);
-    this.dhUp_NF = c.plan.columns(this.h_N2F, hidden, 2 * hidden);
     this.a_NF = c.plan.scratch(act(hidden, rowsPerToken), "a");
   }
 
@@ -85,11 +79,6 @@ export class Experts {
     const w = this.weights.gateUp.tensors;
     ops.groupedGemmNn(run.device, { dy: run.at(this.h_N2F), w, segments: 2, offsets, dx, precision: run.precision });
   }
-
-  /** The same of an MLP: dx [T, D] += . */
-  tokenGradient(run: Run, _rows: ExpertRows, dx: Tensor): void {
-    this.weights.tokenGradient(run, run.at(this.dhGate_NF), run.at(this.dhUp_NF), dx);
-  }
 }
 
 /** The matrices of a group of experts as operands, and which of them train. */
@@ -121,11 +110,5 @@ export class ExpertMatrices {
 
   get trains(): boolean {
     return this.gradGateUp !== null || this.gradDown !== null;
-  }
-
-  /** Of one expert that every token visits: dx [T, D] += dh_gate·W_gate + dh_up·W_up. */
-  tokenGradient(run: Run, dhGate: Tensor, dhUp: Tensor, dx: Tensor): void {
-    for (const [i, a] of [dhGate, dhUp].entries())
-      ops.gemm(run.device, "nn", { a, b: this.gateUp.parameters[i]!.value, c: dx, accumulate: true, precision: run.precision });
   }
 }

@@ -88,11 +88,4 @@ export class AttachedExperts {
     ops.groupedGemmNn(run.device, { dy: dh.whole, w: this.weights.gateUp.tensors, segments: 2, offsets, dx, precision: run.precision });
     for (const m of this.attached) m.backward.input(run, dh, rows, dx);
   }
-
-  /** The same of an MLP: dx [T, D] += . */
-  tokenGradient(run: Run, rows: ExpertRows, dx: Tensor): void {
-    const dh = this.hiddenOf(run);
-    this.weights.tokenGradient(run, dh.gate, dh.up, dx);
-    for (const m of this.attached) m.backward.input(run, dh, rows, dx);
-  }
 }

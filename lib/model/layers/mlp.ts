@@ -1,7 +1,6 @@
 // A gated MLP that every token passes: a dense layer, or the shared expert. It is a group of one expert with all tokens and no
 // gate weight.
 
-import * as ops from "../../ops.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { Run } from "../run.ts";
 import type { MlpSpec } from "../spec.ts";
@@ -27,14 +26,13 @@ export class Mlp {
     this.experts.forward(run, xn, everyToken(run), y);
   }
 
-  /** dxn += backward, where wanted, or overwritten with `fresh`. Destroys the saved pre-activation. */
-  backward(run: Run, dy: Tensor, xn: Tensor, dxn: Tensor | null, fresh = false): void {
+  /** dxn: overwritten, where wanted. Destroys the saved pre-activation. */
+  backward(run: Run, dy: Tensor, xn: Tensor, dxn: Tensor | null): void {
     const rows = everyToken(run);
-    if (dxn && fresh) ops.fill(run.device, { x: dxn, value: 0 });
     if (!dxn && !this.trains) return;
     if (this.experts instanceof Experts) this.experts.backward(run, dy, xn, rows, { dgate: null, all: dxn !== null });
     else this.experts.backward(run, dy, xn, rows);
-    if (dxn) this.experts.tokenGradient(run, rows, dxn);
+    if (dxn) this.experts.rowGradient(run, rows, dxn);
   }
 }
 

@@ -107,12 +107,13 @@ export class MoeBlock {
     const dgate = run.at(this.slots.dgate);
     if (this.experts instanceof Experts) this.experts.backward(run, dy, xn, rows, { dgate: all ? dgate : null, all });
     else this.plainBackward(this.experts, run, dy, xn, rows);
+    if (this.shared) this.shared.backward(run, dy, xn, dxn);
     if (dxn) {
       this.experts.rowGradient(run, rows, run.at(this.slots.dx_ND));
-      ops.combine(run.device, { x: run.at(this.slots.dx_ND), pos: run.at(this.slots.pos_TK), y: dxn });
+      const pos = run.at(this.slots.pos_TK);
+      ops.combine(run.device, { x: run.at(this.slots.dx_ND), pos, y: dxn, accumulate: this.shared !== null });
     }
     if (all) this.routerBackward(run, xn, dxn);
-    if (this.shared && (dxn || this.shared.trains)) this.shared.backward(run, dy, xn, dxn);
     for (const m of this.attached) m.backward(run, dy, xn, dxn);
   }
 
