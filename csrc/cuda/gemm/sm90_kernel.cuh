@@ -26,6 +26,16 @@ __device__ __forceinline__ void multiply_tiles(const Params& p, unsigned char* s
   for (int t = blockIdx.x / kCluster; t < rounds; t += gridDim.x / kCluster) {
     const Tile tile = tile_at<kRole, kFinish, kCluster>(p, table, t, rank);
     const int steps = steps_of<kRole>(p, tile);
+    const int rows = min_of(64, max_of(0, (kRole == Role::kTn ? p.segment_rows - tile.m0 : tile.rows) - 64 * group));
+    if (rows == 0) {  // half of the tiles at the end of an expert have an empty half: its stages are given back as they come
+#pragma unroll 1
+      for (int step = 0; step < steps; step++) {
+        ptx::mbar_wait(ring.full + ring.stage, ring.phase);
+        if (first_lane) release_stage<kCluster>(ring.empty + ring.stage, rank);
+        ring.advance();
+      }
+      continue;
+    }
     int previous = -1;
     ptx::wgmma_hold(acc);
     for (int step = 0; step < steps; step++) {
@@ -51,7 +61,6 @@ __device__ __forceinline__ void multiply_tiles(const Params& p, unsigned char* s
     if (previous >= 0 && first_lane) release_stage<kCluster>(ring.empty + previous, rank);
     if (steps == 0) continue;  // tn: a group without rows leaves its gradient alone
 
-    const int rows = kRole == Role::kTn ? 0 : min_of(64, max_of(0, tile.rows - 64 * group));
     const int64_t row0 = tile.begin + 64 * group;
     if constexpr (kRole == Role::kTn) {
       finish_weight_gradient(p, tile, 64 * group, acc);
@@ -65,6 +74,32 @@ __device__ __forceinline__ void multiply_tiles(const Params& p, unsigned char* s
   }
 }
 
+// The products of a tile of 128 rows by one warpgroup: rows 0..63, and with kLower 64..127. Two functions, since a branch between the
+// products of a step would make the compiler wait for each.
+template <bool kLower, class Stages, class Release>
+__device__ __forceinline__ void multiply_steps(unsigned char* smem, int steps, Stages& ring, bool copied, float (&upper)[64],
+                                               float (&lower)[64], const Release& release) {
+  using S = Shape<Role::kNn, Finish::kSwigluBackward>;
+  constexpr int kN = S::kTileN;
+  for (int step = 0; step < steps; step++) {
+    unsigned char* stage_a = smem + ring.stage * S::kStage;
+    ptx::mbar_wait(ring.full + ring.stage, ring.phase);
+    if (copied) ptx::fence_proxy_async();
+    const uint64_t a = ptx::smem_desc(stage_a, 16, 1024), b = ptx::smem_desc(stage_a + S::kStageA, kSlabBytes, 1024);
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kTileK / 16; k++) {
+      ptx::wgmma<kN, 0, 1>(upper, ptx::desc_advance(a, k * 32), ptx::desc_advance(b, k * 2048), step > 0 || k > 0);
+      if (kLower)
+        ptx::wgmma<kN, 0, 1>(lower, ptx::desc_advance(a, kSlabBytes + k * 32), ptx::desc_advance(b, k * 2048), step > 0 || k > 0);
+    }
+    ptx::wgmma_commit();
+    ptx::wgmma_wait<1>();
+    if (step > 0 && threadIdx.x % 32 == 0) release(ring.before());
+    ring.advance();
+  }
+}
+
 // Whole tiles in turn: a warpgroup multiplies while the other one finishes. Stages come in the order of the tiles, so each skips those of
 // the other's tile; only the owner of a tile gives its stages back. A warpgroup starts once the other has seen all its stages arrive: a
 // barrier's phase is told by its parity alone, so nobody may wait two phases ahead.
@@ -73,11 +108,10 @@ __device__ __forceinline__ void multiply_in_turns(const Params& p, unsigned char
                                                   Ring<Shape<Role::kNn, Finish::kSwigluBackward>::kStages> ring, bool copied,
                                                   uint64_t* h_full, uint64_t* h_empty) {
   using S = Shape<Role::kNn, Finish::kSwigluBackward>;
-  constexpr int kN = S::kTileN;
   const int group = threadIdx.x / 128 - 1;
   const bool first_lane = threadIdx.x % 32 == 0;
   unsigned char* h = smem + S::kStages * S::kStage + group * S::kTileOfH;
-  float upper[kN / 2], lower[kN / 2];  // rows 0..63 and 64..127
+  float upper[64], lower[64];  // rows 0..63 and 64..127
   const int steps = p.segments * int(ceil_div(p.segment_rows, kTileK));  // of every tile
   const int stride = gridDim.x / kCluster;
   int t = blockIdx.x / kCluster;
@@ -87,25 +121,16 @@ __device__ __forceinline__ void multiply_in_turns(const Params& p, unsigned char
       ring.skip(steps);
       continue;
     }
+    // Before the turn comes, when there is time. Kept as one bit: a tile does not fit the registers beside the sums.
+    const bool whole = tile_at<Role::kNn, Finish::kSwigluBackward, kCluster>(p, table, t, rank).rows > 64;
+    const auto release = [&](int stage) { release_stage<kCluster>(ring.empty + stage, rank); };
     ptx::named_barrier_sync(1 + group, 256);
     ptx::wgmma_hold(upper);
     ptx::wgmma_hold(lower);
-    for (int step = 0; step < steps; step++) {
-      unsigned char* stage_a = smem + ring.stage * S::kStage;
-      ptx::mbar_wait(ring.full + ring.stage, ring.phase);
-      if (copied) ptx::fence_proxy_async();
-      const uint64_t a = ptx::smem_desc(stage_a, 16, 1024), b = ptx::smem_desc(stage_a + S::kStageA, kSlabBytes, 1024);
-      ptx::wgmma_fence();
-#pragma unroll
-      for (int k = 0; k < kTileK / 16; k++) {
-        ptx::wgmma<kN, 0, 1>(upper, ptx::desc_advance(a, k * 32), ptx::desc_advance(b, k * 2048), step > 0 || k > 0);
-        ptx::wgmma<kN, 0, 1>(lower, ptx::desc_advance(a, kSlabBytes + k * 32), ptx::desc_advance(b, k * 2048), step > 0 || k > 0);
-      }
-      ptx::wgmma_commit();
-      ptx::wgmma_wait<1>();
-      if (step > 0 && first_lane) release_stage<kCluster>(ring.empty + ring.before(), rank);
-      ring.advance();
-    }
+    if (whole)
+      multiply_steps<true>(smem, steps, ring, copied, upper, lower, release);
+    else
+      multiply_steps<false>(smem, steps, ring, copied, upper, lower, release);
     if (t + stride < rounds) ptx::named_barrier_arrive(2 - group, 256);
     ptx::wgmma_wait<0>();
     ptx::wgmma_hold(upper);
