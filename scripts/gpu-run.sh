@@ -1,14 +1,31 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, from a folder made by `npm run pack:gpu`. Wanted: an NVIDIA driver and python3; for the peer a python
 # with torch (and transformers) as PYTHON.
+#   ./run.sh survey [--seconds 480]               what some minutes can teach, most valuable first: results/survey.md, written all the time
 #   ./run.sh [test] [sanitizer] [bench] [peer]    some of it, in the order given; without arguments test, bench, peer
 # Settings: TEST_ARGS, BENCH_ARGS, PEER_ARGS (further arguments), RESULTS (a folder, ./results), ESFT_CUDA_LIBRARY.
 set -uo pipefail
+began=$(date +%s%3N)
 cd "$(dirname "$0")"
 results=${RESULTS:-$PWD/results}
 mkdir -p "$results"
 python=${PYTHON:-python3}
 failed=()
+
+unpack() {
+  [ ! -x bin/node ] || [ runtime.tar.xz -nt bin/node ] || return 0
+  command -v "$python" > /dev/null || { echo "run.sh: python3 is needed to unpack runtime.tar.xz"; exit 1; }
+  rm -rf bin node_modules
+  "$python" -c 'import tarfile; tarfile.open("runtime.tar.xz").extractall(".")' && touch bin/node ||
+    { echo "run.sh: cannot unpack runtime.tar.xz"; exit 1; }
+}
+unpack
+export PATH=$PWD/bin:$PATH
+
+# A report even of a machine without a driver.
+if [ "${1:-}" = survey ]; then
+  exec node --import tsx scripts/survey/main.ts --began "$began" --out "$results" "${@:2}"
+fi
 
 if [ -z "${ESFT_CUDA_LIBRARY:-}" ]; then
   export ESFT_CUDA_LIBRARY=$PWD/build/Release/libesft_cuda.so
@@ -19,14 +36,6 @@ else
   echo "run.sh: ESFT_CUDA_LIBRARY=$ESFT_CUDA_LIBRARY"
 fi
 cp VERSION "$results/"
-
-if [ ! -x bin/node ] || [ runtime.tar.xz -nt bin/node ]; then
-  command -v "$python" > /dev/null || { echo "run.sh: python3 is needed to unpack runtime.tar.xz"; exit 1; }
-  rm -rf bin node_modules
-  "$python" -c 'import tarfile; tarfile.open("runtime.tar.xz").extractall(".")' && touch bin/node ||
-    { echo "run.sh: cannot unpack runtime.tar.xz"; exit 1; }
-fi
-export PATH=$PWD/bin:$PATH
 
 # stage NAME COMMAND…: output on the screen and in results/NAME.log
 stage() {
@@ -73,7 +82,7 @@ for what in "$@"; do
       fi
       ;;
     *)
-      echo "run.sh: unknown part \"$what\"; there are test, sanitizer, bench, peer"
+      echo "run.sh: unknown part \"$what\"; there are survey, test, sanitizer, bench, peer"
       exit 2
       ;;
   esac

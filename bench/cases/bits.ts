@@ -6,8 +6,8 @@ import type { Work } from "./case.ts";
 
 const WINDOW = 64 * 2 ** 20; // bytes from the beginning and from the end of a tensor that is longer than both
 
-interface Snapshot {
-  readonly bytes: Uint8Array[];
+export interface Snapshot {
+  readonly bytes: readonly Uint8Array[];
   readonly finite: boolean;
 }
 
@@ -46,22 +46,27 @@ export interface Bits {
   readonly share: number;
 }
 
-/** Runs a case twice from the same state, outputs poisoned before, and compares. */
+const tensorsOf = (work: Work): Tensor[] => [...work.outputs, ...(work.state ?? [])];
+
+/** What a call leaves when it starts from the case's first state, outputs poisoned before. */
+export async function callFromStart(device: Device, work: Work): Promise<Snapshot> {
+  for (const x of work.outputs) ops.fill(device, { x, value: x.dtype === "i32" || x.dtype === "i64" ? -1 : Number.POSITIVE_INFINITY });
+  work.reset?.();
+  work.restore?.();
+  work.before?.();
+  work.run();
+  return snapshot(tensorsOf(work));
+}
+
+export const sameBits = (a: Snapshot, b: Snapshot): boolean => a.bytes.every((bytes, i) => Buffer.compare(bytes, b.bytes[i]!) === 0);
+
+/** Runs a case twice from the same state and compares. */
 export async function checkBits(device: Device, work: Work): Promise<Bits> {
-  const tensors = [...work.outputs, ...(work.state ?? [])];
-  const once = async (): Promise<Snapshot> => {
-    for (const x of work.outputs) ops.fill(device, { x, value: x.dtype === "i32" || x.dtype === "i64" ? -1 : Number.POSITIVE_INFINITY });
-    work.reset?.();
-    work.restore?.();
-    work.before?.();
-    work.run();
-    return snapshot(tensors);
-  };
-  const first = await once();
-  const second = await once();
-  const total = tensors.reduce((n, t) => n + t.bytes, 0);
+  const first = await callFromStart(device, work);
+  const second = await callFromStart(device, work);
+  const total = tensorsOf(work).reduce((n, t) => n + t.bytes, 0);
   return {
-    identical: first.bytes.every((bytes, i) => Buffer.compare(bytes, second.bytes[i]!) === 0),
+    identical: sameBits(first, second),
     finite: first.finite && second.finite,
     share: total === 0 ? 1 : first.bytes.reduce((n, x) => n + x.byteLength, 0) / total,
   };

@@ -18,8 +18,9 @@ import { moeLayers, moeOf, parameterShapes } from "../../lib/model/spec.ts";
 import type { ModelSpec } from "../../lib/model/spec.ts";
 import { Transformer } from "../../lib/model/transformer.ts";
 import type { BaseParameter } from "../../lib/model/weights/parameter.ts";
-import { Parameters } from "../../lib/model/weights/parameters.ts";
+import { Parameters as Weights } from "../../lib/model/weights/parameters.ts";
 import * as ops from "../../lib/ops.ts";
+import { Tensor } from "../../lib/tensor.ts";
 import { AdamW } from "../../lib/train/optimizer.ts";
 import type { Backend } from "../../test/ops/perf.ts";
 import { sizeOf } from "../../test/ops/host.ts";
@@ -58,6 +59,17 @@ async function writeHoles(dir: string, config: Config): Promise<void> {
   await using file = await open(join(dir, "model.safetensors"), "w");
   await file.write(Buffer.concat([length, padded]));
   await file.truncate(8 + padded.length + at);
+}
+
+/** Loads without reading: the file is one hole, 31 GB of zeros that would travel for nothing, and every weight is filled afterwards. */
+async function loadUnread(...args: Parameters<typeof Weights.load>): Promise<Weights> {
+  const { copyFromMap } = Tensor.prototype;
+  Tensor.prototype.copyFromMap = () => undefined;
+  try {
+    return await Weights.load(...args);
+  } finally {
+    Tensor.prototype.copyFromMap = copyFromMap;
+  }
 }
 
 /** Random text of `batch` documents, every position supervised. */
@@ -108,7 +120,7 @@ async function setup(b: Buffers, { batch, seq, trained, config }: StepSizes, mod
   else await writeHoles(dir, config);
   const checkpoint = await openCheckpoint(dir);
   const spec = modelSpec(checkpoint.config, dir);
-  const params = await Parameters.load(device, spec, checkpoint);
+  const params = await (mapped ? Weights.load(device, spec, checkpoint) : loadUnread(device, spec, checkpoint));
   const places = new Map<BaseParameter, number>();
   const fill = (p: BaseParameter): void => {
     const place = places.get(p) ?? b.place;

@@ -48,7 +48,8 @@ function report(of: GpuReport, markdownPath: string | null): number {
   return bad.length > 0 || Object.keys(of.failures).length > 0 ? 1 : 0;
 }
 
-function problem(r: GpuRow): string | null {
+/** What is wrong with a row, whatever its time. */
+export function problem(r: GpuRow): string | null {
   if (r.bitIdentical === false) return "two runs differ";
   if (!r.finite) return "outputs not finite or not written";
   return r.graphError == null ? null : `not recorded as a graph, timed eagerly: ${r.graphError}`;

@@ -96,9 +96,11 @@ export class Session {
     };
   }
 
-  async add(c: BenchCase): Promise<void> {
+  /** @returns null when the case failed: `report().failures` says why */
+  async add(c: BenchCase): Promise<GpuRow | null> {
+    let row: GpuRow | null = null;
     try {
-      const row = await this.measure(c);
+      row = await this.measure(c);
       this.rows.push(row);
       console.log(line(row, this.no));
     } catch (error) {
@@ -106,6 +108,7 @@ export class Session {
       console.log(`${c.id.padEnd(52)} failed: ${this.failures[c.id]}`);
     }
     if (this.options.json) writeFileSync(this.options.json, `${JSON.stringify(this.report(), null, 1)}\n`);
+    return row;
   }
 
   private async measure(c: BenchCase): Promise<GpuRow> {

@@ -32,7 +32,7 @@ export function withCuda(name: string, body: () => void): void {
 }
 
 /** Environment that the library reads when a device is opened. */
-interface Variant {
+export interface Variant {
   /** "portable": the kernels of any GPU where this one has better; "sm90": those of Hopper, or a refusal. */
   readonly path?: "portable" | "sm90";
   /** CTAs of a cluster of Hopper's products. */
@@ -80,9 +80,11 @@ const limit = 300_000;
 
 /** Ops with kernels of their own for one generation of GPUs. */
 const hasPaths = (op: string): boolean => /gemm|attention|cross_entropy/.test(op);
+/** What an op's values are taken on: the kernels of this GPU, and where it has some of its own, those of any. */
+const pathsOf = (op: string): readonly Variant[] => (hasPaths(op) ? [{}, { path: "portable" }] : [{}]);
 
 /** Ops whose kernels can share loads between the CTAs of a cluster. */
-const hasClusters = (op: string): boolean => /gemm|cross_entropy/.test(op);
+export const hasClusters = (op: string): boolean => /gemm|cross_entropy/.test(op);
 
 const views = (args: Args, f: (t: HostTensor) => HostTensor): Args =>
   Object.fromEntries(
@@ -98,7 +100,7 @@ const isStrided = (args: Args): boolean => {
 };
 
 /** A case as the device gets it, and for views of odd alignment a second one whose rows start on 16 bytes. */
-function forms(c: OpCase, asIs: boolean): { name: string; args: () => Args }[] {
+export function forms(c: OpCase, asIs = false): { name: string; args: () => Args }[] {
   const made = (): Args => {
     const args = c.args(new Random(c.name));
     return asIs ? args : bf16Args(c.op, args);
@@ -108,7 +110,19 @@ function forms(c: OpCase, asIs: boolean): { name: string; args: () => Args }[] {
   return [plain, { name: `${plain.name}, aligned`, args: () => views(made(), (t) => (t.pad ? { ...t, pad: [8, 16] } : t)) }];
 }
 
-function expectSameBits(label: string, got: readonly Output[], want: readonly Output[]): void {
+/** Value against the reference on the very same inputs, or the refusal that the case announces. Needs no test runner. */
+export async function expectValue(c: OpCase, args: Args, variants = pathsOf(c.op)): Promise<void> {
+  if (c.cudaUnsupported) return expectUnsupported(c.op, args, c.cudaUnsupported);
+  const want = await run(device("ref"), c.op, args);
+  for (const variant of variants) {
+    const got = await run(cuda(variant), c.op, args);
+    expect(got.map((o) => o.name)).toEqual(want.map((o) => o.name));
+    const label = ["cuda", ...Object.values(variant), c.op].join(" ");
+    for (const [i, o] of got.entries()) expectBf16Close(c, args, label, o, want[i]!.values);
+  }
+}
+
+export function expectSameBits(label: string, got: readonly Output[], want: readonly Output[]): void {
   expect(got.map((o) => o.name)).toEqual(want.map((o) => o.name));
   for (const [i, o] of got.entries()) expect(Buffer.compare(o.bytes, want[i]!.bytes), `${label}: ${o.name}`).toBe(0);
 }
@@ -123,21 +137,7 @@ export function describeCudaCases(stem: string, cases: readonly OpCase[], option
   afterAll(closeCuda);
   const all = cases.flatMap((c) => forms(c, options.asIs ?? false).map((form) => ({ c, ...form })));
   withCuda(`${stem} on cuda: value`, () => {
-    for (const { c, name, args: make } of all)
-      it(
-        name,
-        async () => {
-          const args = make();
-          if (c.cudaUnsupported) return expectUnsupported(c.op, args, c.cudaUnsupported);
-          const want = await run(device("ref"), c.op, args);
-          for (const variant of hasPaths(c.op) ? ([{}, { path: "portable" }] as const) : [{}]) {
-            const got = await run(cuda(variant), c.op, args);
-            expect(got.map((o) => o.name)).toEqual(want.map((o) => o.name));
-            for (const [i, o] of got.entries()) expectBf16Close(c, args, `cuda ${variant.path ?? ""} ${c.op}`, o, want[i]!.values);
-          }
-        },
-        limit,
-      );
+    for (const { c, name, args: make } of all) it(name, () => expectValue(c, make()), limit);
   });
   withCuda(`${stem} on cuda: the same bits again and under other schedules`, () => {
     for (const { c, name, args: make } of all) {
@@ -239,7 +239,7 @@ export async function expectFault(base: OpCase, change: Args): Promise<void> {
   const expected = await attempt(device("ref"), onRef);
   onRef.dispose();
   expect(expected, "the reference accepts it").not.toBeNull();
-  for (const variant of hasPaths(base.op) ? ([{}, { path: "portable" }] as const) : [{}]) {
+  for (const variant of pathsOf(base.op)) {
     const d = cuda(variant);
     const call = new Call(d, base.op, bad);
     try {

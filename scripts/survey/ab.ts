@@ -1,0 +1,46 @@
+// Which settings of the CUDA kernels are held against each other, and on what. A test sees to it that every variable that the library
+// reads is either here or has a reason not to be.
+
+export interface Flag {
+  readonly name: string;
+  /** The first one is the default. */
+  readonly values: readonly [string, string];
+  /** Cases of the benchmark. */
+  readonly cases: readonly string[];
+}
+
+const layer = (mode: string): string => `layer/dsv2-lite-T8192-${mode}`;
+
+export const flags: readonly Flag[] = [
+  {
+    name: "ESFT_CUDA_CLUSTER",
+    values: ["1", "2"],
+    cases: [
+      layer("uniform/bf16/fwd"),
+      layer("uniform/bf16/bwd-all"),
+      layer("lognormal0.7/bf16/bwd-esft"),
+      "gemm/8192x8192/bf16/M8192",
+      "head/d2048-V102400/bf16/train",
+      "layer/dsv2-lite-T32768-uniform/bf16/fwd",
+      "layer/dsv2-lite-T32768-uniform/bf16/bwd-all",
+    ],
+  },
+];
+
+/** Read by the library and not compared. */
+export const notCompared: Readonly<Record<string, string>> = {
+  ESFT_CUDA_PATH: "the portable kernels are for other GPUs; the other stages run both",
+  ESFT_CUDA_CACHE: "means nothing on a GPU",
+};
+
+/** What survey.json keeps of a comparison. */
+export interface Compared {
+  readonly flag: string;
+  readonly values: readonly [string, string];
+  readonly case: string;
+  /** Milliseconds of a call with either value. */
+  readonly ms: readonly [number, number];
+  /** Time with the second over time with the first, the median over blocks that alternate. */
+  readonly ratio: number;
+  readonly no: string | null;
+}
