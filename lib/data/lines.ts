@@ -93,10 +93,10 @@ async function* fileLines(file: string, signal: AbortSignal | undefined, maxLine
       held = 0;
       at = end + 1;
     }
-    if (at < chunk.length) parts.push(chunk.subarray(at));
+    parts.push(chunk.subarray(at));
     held += chunk.length - at;
     if (held > maxLine)
       throw new DataError(`${file}: a line is longer than ${maxLine} bytes; is this JSONL?`, { where: { file, rule: "json" } });
   }
-  if (parts.length > 0) yield Buffer.concat(parts);
+  yield Buffer.concat(parts); // a blank line where the last one ended
 }

@@ -106,7 +106,7 @@ export async function encodeConversation(options: ConversationOptions): Promise<
 /** The message adds nothing but a stop token and white space. */
 function isOnlyAnEnd({ prompt, extended, stop }: Extract<Span, { ok: true }>): boolean {
   const added = pythonStrip(extended.slice(prompt.length));
-  return pythonStrip(stop !== null && added.endsWith(stop) ? added.slice(0, -stop.length) : added) === "";
+  return pythonStrip(stop === null ? added : added.slice(0, -stop.length)) === "";
 }
 
 async function encode(tokenizer: Tokenizer, text: string): Promise<number[]> {
@@ -120,8 +120,6 @@ async function encode(tokenizer: Tokenizer, text: string): Promise<number[]> {
 }
 
 function commonPrefix(a: readonly number[], b: readonly number[]): number {
-  const n = Math.min(a.length, b.length);
-  let i = 0;
-  while (i < n && a[i] === b[i]) i++;
-  return i;
+  const differs = a.findIndex((id, i) => id !== b[i]);
+  return differs < 0 ? a.length : differs;
 }

@@ -58,7 +58,6 @@ export function kept(size: number, maxLength: number, how: Overflow): readonly [
 
 /** One example cut to maxLength. */
 export function fit(example: Encoded, maxLength: number, how: Overflow): Encoded {
-  if (example.inputIds.length <= maxLength) return example;
   const range = kept(example.inputIds.length, maxLength, how);
   return { inputIds: example.inputIds.slice(...range), labels: example.labels.slice(...range) };
 }
@@ -72,7 +71,7 @@ export function usableExamples(examples: Examples, { maxLength, onOverflow: how 
     const size = examples.size(i);
     const isLong = size > maxLength;
     if (isLong) long.push(i);
-    if (isLong && (how === "drop" || how === "error")) continue;
+    if (isLong && how === "drop") continue;
     if (examples.supervised(i, ...kept(size, maxLength, how)) > 0) usable.push(i);
     else unsupervised++;
   }

@@ -53,6 +53,11 @@ export function rowEncoder(asked: EncodingOptions): RowEncoder {
     throw new ConfigError(`trainOn must be "all" or "last", not ${JSON.stringify(trainOn)}`, { where: { key: "trainOn" } });
   if (onDropped !== "error" && onDropped !== "allow")
     throw new ConfigError(`onDropped must be "error" or "allow", not ${JSON.stringify(onDropped)}`, { where: { key: "onDropped" } });
+  const given = typeof wanted === "string" ? wanted === "tokenizer" || wanted === "esft" : typeof wanted?.source === "string";
+  if (!given)
+    throw new ConfigError(`template must be "tokenizer", "esft", a ChatTemplate or { source }, not ${shown(wanted)}`, {
+      where: { key: "template" },
+    });
   const templateFor = (hasTools: boolean): ChatTemplate => {
     if (wanted instanceof ChatTemplate) return wanted;
     if (typeof wanted === "object") return compileChatTemplate(wanted.source);
@@ -104,7 +109,7 @@ async function encodeOfficial(
 
 function lastOnly(messages: readonly Message[]): Message[] {
   const last = messages.findLastIndex((m) => m.role === "assistant" && m["train"] !== false);
-  return messages.map((m, i) => (m.role === "assistant" && i !== last ? { ...m, train: false } : m));
+  return messages.map((m, i) => (i === last ? m : { ...m, train: false }));
 }
 
 // A document for language modelling: every token is supervised.

@@ -42,10 +42,8 @@ function kind(value: JsonValue | undefined): Kind {
   if (value === null || value === undefined) return "null";
   if (Array.isArray(value)) return "array";
   if (value instanceof ExactNumber) return "number";
-  return typeof value === "object" ? "object" : (typeof value as Kind);
+  return typeof value as Kind;
 }
-
-const article = (want: string): string => (/^[ao]/.test(want) ? "an" : "a");
 
 function need(row: JsonObject, key: string, want: "string", where?: string): string;
 function need(row: JsonObject, key: string, want: "array", where?: string): JsonValue[];
@@ -54,7 +52,7 @@ function need(row: JsonObject, key: string, want: Kind, where?: string): JsonVal
   const path = where === undefined ? key : `${where}.${key}`;
   if (!Object.hasOwn(row, key)) return refuse("missing", path, `${path} is missing`);
   const value = row[key] as JsonValue;
-  if (kind(value) !== want) refuse("type", path, `${path} must be ${article(want)} ${want}, not ${kind(value)}`);
+  if (kind(value) !== want) refuse("type", path, `${path} must be ${want === "string" ? "a" : "an"} ${want}, not ${kind(value)}`);
   return want === "object" ? asObject(value) : value;
 }
 

@@ -45,12 +45,12 @@ describe("files", () => {
     );
     const seen: unknown[] = [];
     for await (const row of Dataset.fromFile(path).rows())
-      seen.push(row.ok ? [row.line, row.row.shape] : [row.line, row.error.where["rule"], row.error.where["file"]]);
+      seen.push(row.ok ? [row.line, row.row.shape] : [row.line, row.error.where["rule"], row.error.where["file"], row.error.where["says"]]);
     expect(seen).toEqual([
       [1, "messages"],
       [4, "messages"],
-      [5, "json", path],
-      [6, "json", path],
+      [5, "json", path, expect.stringMatching(/^not JSON \(.+\)$/)],
+      [6, "json", path, "not valid UTF-8"],
       [7, "messages"],
     ]);
   });

@@ -193,6 +193,7 @@ describe("what can be learned", () => {
     expect(await bad(`\n\ufeff${row}\n`)).toEqual([0, [2, "json"]]);
     expect(await bad(`\ufeff\ufeff${row}\n`)).toEqual([0, [1, "json"]]);
     expect(await bad(`\ufeff`)).toEqual([0]);
+    for (const other of ["\u0eff", "\uff7f", "\ufefe"]) expect(await bad(`${other}${row}\n`)).toEqual([0, [1, "json"]]); // two of its bytes
   });
 });
 

@@ -132,8 +132,21 @@ describe("options", () => {
       expect(work).toThrow(`${key}: expected `);
     }
     const data = Dataset.fromRows([good]);
-    for (const wrong of [{ trainOn: "first" }, { onDropped: "warn" }, { tokenizer: {} }])
-      await expect(data.encode({ ...encoding, ...wrong } as never)).rejects.toThrow(Object.keys(wrong)[0]);
+    const trap = new Proxy({}, { getPrototypeOf: () => { throw new Error("a trap"); } }); // prettier-ignore
+    for (const [wrong, message] of [
+      [{ trainOn: "first" }, 'trainOn must be "all" or "last", not "first"'],
+      [{ onDropped: "warn" }, 'onDropped must be "error" or "allow", not "warn"'],
+      [{ tokenizer: {} }, "encoding.tokenizer: expected a Tokenizer, found "],
+      [{ tokenizer: trap }, "encoding.tokenizer: expected values that can be read"],
+      [{ template: "chat.jinja" }, 'template must be "tokenizer", "esft", a ChatTemplate or { source }, not "chat.jinja"'],
+      [{ template: {} }, "template must be "],
+      [{ template: null }, "template must be "],
+      [{ template: 5 }, "template must be "],
+    ] as const) {
+      await expect(data.encode({ ...encoding, ...wrong } as never)).rejects.toThrow(message);
+      await expect(data.encode({ ...encoding, ...wrong } as never)).rejects.toBeInstanceOf(ConfigError);
+    }
+    await expect(data.encode(5 as never)).rejects.toThrow(/^encoding: expected an object of options/);
     await expect(data.encode(undefined as never)).rejects.toThrow(/encoding\.tokenizer: expected a Tokenizer/);
     await expect(data.encode(encoding, { onProgress: 5 } as never)).rejects.toThrow(/dataset: reading\.onProgress/);
     for (const n of [-1, 0.5, "2"]) await expect(data.preview(n as number, encoding)).rejects.toThrow(/preview: n/);

@@ -42,7 +42,7 @@ function deep(levels: number): unknown[] {
 
 describe("a line of JSON", () => {
   it.each([
-    ["100,000 lists", row(nest(100_000)), /rows\.jsonl:2: nested deeper than 128 levels/],
+    ["100,000 lists", row(nest(100_000)), /rows\.jsonl:2: nested deeper than 128 levels; no row needs that$/],
     ["100,000 objects", row(`${'{"a":'.repeat(100_000)}1${"}".repeat(100_000)}`), /rows\.jsonl:2: nested deeper than 128 levels/],
     ["lists that nothing closes", "[".repeat(1_000_000), /nested deeper than 128 levels/],
     ["a million and one values", row(`[${"1,".repeat(1_000_000)}1]`), /more than 1000000 values/],

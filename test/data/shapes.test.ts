@@ -55,6 +55,9 @@ describe("a row that is refused", () => {
     ["a call of nothing", calling({}), ["missing", "messages[1].tool_calls[0].function", "messages[1].tool_calls[0].function is missing"]],
     ["a call of a text", calling({ function: "f" }), ["type", "messages[1].tool_calls[0].function", "messages[1].tool_calls[0].function must be an object, not string"]],
     ["a call of a number", calling({ function: { name: 5 } }), ["type", "messages[1].tool_calls[0].function.name", "messages[1].tool_calls[0].function.name must be a string, not number"]],
+    ["a call of a Map", calling({ function: new Map([["name", 5]]) }), ["type", "messages[1].tool_calls[0].function.name", "messages[1].tool_calls[0].function.name must be a string, not number"]],
+    ["nothing as messages", { messages: undefined }, ["type", "messages", "messages must be an array, not null"]],
+    ["a float as messages", { messages: new ExactNumber("1.0") }, ["type", "messages", "messages must be an array, not number"]],
     ["calls of a tool", { messages: [{ role: "tool", content: "", tool_calls: [] }, answer] }, ["type", "messages[0].tool_calls", "only assistant messages call tools"]],
     ["no calls in place of content", { messages: [ask, { role: "assistant", tool_calls: [] }] }, ["missing", "messages[1].content", "messages[1].content is missing"]],
     ["null as calls", { messages: [ask, { role: "assistant", content: null, tool_calls: null }] }, ["type", "messages[1].content", "messages[1].content must be a string, not null"]],
@@ -214,7 +217,7 @@ describe("an error of a row", () => {
     const error = new DataError("why", { where: { rule: "r" }, cause: "c" });
     expect(locate(error, 3, "f")).toMatchObject({ message: "f:3: why", where: { rule: "r", file: "f", line: 3 }, cause: "c" });
     const row = locate(error, 3, undefined);
-    expect([row.message, row.where]).toEqual(["row 3: why", { rule: "r", line: 3 }]);
+    expect([row.message, row.where]).toStrictEqual(["row 3: why", { rule: "r", line: 3 }]);
     const read = [...readObjects([{ text: "a" }, 5], { shape: "text", file: "f" })];
     expect(read[0]).toEqual({ ok: true, line: 1, row: { shape: "text", text: "a" } });
     expect((read[1] as BadRow).error.message).toBe("f:2: a row must be an object, not number");
