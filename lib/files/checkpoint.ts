@@ -2,7 +2,7 @@
 // Opening reads headers only and believes nothing the files do not show.
 import { pathArgument, shapeArgument } from "../arguments.ts";
 import { readdir, stat } from "node:fs/promises";
-import { basename, join } from "node:path";
+import { join } from "node:path";
 import { z } from "zod";
 import { ConfigError, LayoutError } from "../errors.ts";
 import { ioError } from "../task.ts";
@@ -130,5 +130,5 @@ export async function readShardIndex(dir: string, indexFile: string): Promise<Ma
 
 // No separators of any platform, no hidden or parent names: the file must be a direct child of the directory.
 function isPlainShardName(file: string): boolean {
-  return file === basename(file) && !/[\\/:\0]/.test(file) && !file.startsWith(".") && file.endsWith(".safetensors");
+  return !/[\\/:\0]/.test(file) && !file.startsWith(".") && file.endsWith(".safetensors");
 }

@@ -18,6 +18,8 @@ describe("output", () => {
       await expect(requireApart(join(dir, path), dir, "the model")).rejects.toBeInstanceOf(IoError);
       await expect(requireApart(join(dir, path), dir, "the model")).rejects.toMatchObject({ where: { file: join(dir, path), errno: "ELOOP" } }); // prettier-ignore
     }
+    await expect(requireApart(join(dir, "loop"), dir, "the model")).rejects.toThrow(`cannot find ${join(dir, "loop")}: `);
+    await expect(requireOutputFile(join(dir, "x"), [""])).rejects.toThrow(/^input: expected a path/);
     for (const [out, input] of [["", dir], [dir, ""]] as const) await expect(requireApart(out, input, "the model")).rejects.toBeInstanceOf(ConfigError); // prettier-ignore
     await expect(requireOutputFile("", [])).rejects.toMatchObject({ where: { key: "output" } });
   });
@@ -31,6 +33,25 @@ describe("output", () => {
     await expect(requireApart(join(dir, "model/new/../x"), join(dir, "model"), "the model")).rejects.toThrow(/lies inside/);
     await expect(requireApart(join(dir, "new/deep"), join(dir, "new"), "the model")).rejects.toThrow(/lies inside/); // neither is there
     await expect(requireApart(join(dir, "new"), join(dir, "new/deep"), "the model")).rejects.toThrow(/holds/);
+  });
+
+  it("through a symlink is where it leads, also to what is not there yet", async () => {
+    const dir = fresh();
+    mkdirSync(join(dir, "real"));
+    symlinkSync(join(dir, "real"), join(dir, "link"));
+    await expect(requireApart(join(dir, "link/new/x"), join(dir, "real/new/x"), "the model")).rejects.toThrow(/is the folder of/);
+    await requireApart(join(dir, "link/new"), join(dir, "real/other"), "the model");
+  });
+
+  it("is none of the files that are read, and may be another one", async () => {
+    const dir = fresh();
+    for (const name of ["a", "b"]) writeFileSync(join(dir, name), "");
+    await requireOutputFile(join(dir, "a"), [join(dir, "b")]);
+    const [a] = [join(dir, "a")];
+    await expect(requireOutputFile(a, [join(dir, "b"), a])).rejects.toThrow(
+      `expected an output file apart from what is read, found ${a}, which is read; choose another place`,
+    );
+    await requireOutputFile(join(dir, "new/deep/x.json"), []);
   });
 
   it("for a file names the file and the folder of the model", async () => {

@@ -75,6 +75,16 @@ describe("openCheckpoint", () => {
     await expect(openCheckpoint(dir)).rejects.toThrow(/same directory/);
   }); // prettier-ignore
 
+  it("has its shards in the order of their names, whatever the order of the index", async () => {
+    const dir = await make({ shards: 3 });
+    editIndex(dir, (i) => (i.weight_map = Object.fromEntries(Object.entries(i.weight_map).reverse())));
+    expect((await openCheckpoint(dir)).shards.map((s) => basename(s.path))).toEqual(
+      [1, 2, 3].map((n) => `model-0000${n}-of-00003.safetensors`),
+    );
+    editIndex(dir, (i) => (i.weight_map = {}));
+    await expect(openCheckpoint(dir)).rejects.toThrow('model.safetensors.index.json: expected tensors in "weight_map", found none');
+  });
+
   it("refuses missing shards, unknown tensors, wrong shards and duplicates", async () => {
     const missing = await make({ shards: 2 });
     rmSync(join(missing, "model-00002-of-00002.safetensors"));
@@ -103,7 +113,7 @@ describe("openCheckpoint", () => {
     },
   );
 
-  it.each(["", "{", "[]", "null", '{"a": 1, "a": 2}'])("a broken config.json is a ConfigError: %j", async (text) => {
+  it.each(["", "{", "[]", "null", "5", '"x"', '{"a": 1, "a": 2}'])("a broken config.json is a ConfigError: %j", async (text) => {
     const dir = await make();
     writeFileSync(join(dir, "config.json"), text);
     const error = await openCheckpoint(dir).catch((e: unknown) => e);
@@ -113,7 +123,9 @@ describe("openCheckpoint", () => {
 
   it("says what is missing", async () => {
     const dir = mkdtempSync(join(root, "e-"));
-    await expect(openCheckpoint(join(dir, "absent"))).rejects.toThrow(IoError);
+    const absent = openCheckpoint(join(dir, "absent"));
+    await expect(absent).rejects.toBeInstanceOf(IoError);
+    await expect(absent).rejects.toMatchObject({ message: `cannot open the checkpoint ${join(dir, "absent")}: no such file or directory`, where: { file: join(dir, "absent") } }); // prettier-ignore
     await expect(openCheckpoint(dir)).rejects.toThrow(/expected a config.json/);
     writeFileSync(join(dir, "config.json"), "{}");
     await expect(openCheckpoint(dir)).rejects.toThrow(/found neither$/);

@@ -51,14 +51,9 @@ describe("where output goes", () => {
     const dir = folder();
     await tinyCheckpoint(dir);
     mkdirSync(join(dir, "a/b"), { recursive: true });
-    symlinkSync(join(dir, "a"), join(root, "into"));
-    for (const out of [
-      join(dir, "x.json"),
-      join(dir, "config.json"),
-      join(dir, "a/b/x.json"),
-      join(dir, "new/x.json"),
-      join(root, "into/x"),
-    ])
+    const into = join(folder(), "into");
+    symlinkSync(join(dir, "a"), into);
+    for (const out of [join(dir, "x.json"), join(dir, "config.json"), join(dir, "a/b/x.json"), join(dir, "new/x.json"), join(into, "x")])
       await expect(requireOutputFile(out, [])).rejects.toThrow(/expected an output file outside of models, found .* in the model /);
     await requireOutputFile(join(dir, "../x.json"), []);
     const sharded = folder();
@@ -189,6 +184,10 @@ describe("files that are held open", () => {
     expect(checkpoint.files.get(path)).toBeUndefined();
     expect((await read).length).toBe(8);
     await Promise.all([one, two]);
+    const files = new HeldFiles();
+    await files.hold(checkpoint.shards);
+    await files[Symbol.asyncDispose]();
+    expect(files.get(path)).toBeUndefined();
     await expect(file.read(0, 8)).rejects.toMatchObject({ code: "ERR_IO" });
   });
 });

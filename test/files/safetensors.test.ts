@@ -214,8 +214,8 @@ describe("openSafetensors", () => {
 
   it("refuses missing files and folders with typed errors", async () => {
     await expect(openSafetensors(join(dir, "absent"))).rejects.toThrow(IoError);
-    mkdirSync(join(dir, "folder"));
-    await expect(openSafetensors(join(dir, "folder"))).rejects.toThrow(IoError);
+    mkdirSync(join(dir, `folder${count}`));
+    await expect(openSafetensors(join(dir, `folder${count++}`))).rejects.toThrow(IoError);
   });
 
   it("survives any mutation of a valid header: it opens or gives a LayoutError", async () => {
