@@ -163,7 +163,7 @@ function readMessage(given: JsonValue, where: string): Message {
       need(need(asObject(call), "function", "object", at), "name", "string", `${at}.function`);
     });
   }
-  const rest = Object.entries(m).filter(([key]) => key !== "role" && key !== "content" && !FLAGS.some((f) => f === key));
+  const rest = Object.entries(m).filter(([key]) => key !== "content" && !FLAGS.some((f) => f === key));
   const message: Message = { role, content: readContent(m, where), ...Object.fromEntries(rest) };
   const trained = isTrained(m as unknown as Message, where);
   return role === "assistant" && !trained ? { ...message, train: false } : message;

@@ -60,9 +60,11 @@ function scan(text: string, maxDepth: number, maxItems: number): void {
   }
 }
 
+const COLON = /[ \t\r\n]*:/y;
+
 function followedByColon(text: string, i: number): boolean {
-  while (i < text.length && " \t\r\n".includes(text[i]!)) i++;
-  return text[i] === ":";
+  COLON.lastIndex = i;
+  return COLON.test(text);
 }
 
 function decodeKey(quoted: string): string | null {

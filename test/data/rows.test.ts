@@ -40,6 +40,15 @@ function deep(levels: number): unknown[] {
   return outer;
 }
 
+function refused(row: unknown): DataError {
+  try {
+    normaliseRow(row);
+  } catch (error) {
+    return error as DataError;
+  }
+  throw new Error("it was taken");
+}
+
 describe("a line of JSON", () => {
   it.each([
     ["100,000 lists", row(nest(100_000)), /rows\.jsonl:2: nested deeper than 128 levels; no row needs that$/],
@@ -81,7 +90,9 @@ describe("a line of JSON", () => {
       (n: number) => ({ instruction: "a", output: "b", history: history(n) }),
     ]) {
       expect(normaliseRow(make(2000))).toMatchObject({ row: {} });
-      expect(() => normaliseRow(make(2001))).toThrow(/has 2001 entries, expected at most 2000; split it into several rows/);
+      const error = refused(make(2001));
+      expect(error.message).toMatch(/^(\w+): \1 has 2001 entries, expected at most 2000; split it into several rows$/);
+      expect(error.where).toMatchObject({ rule: "length", key: error.message.split(":")[0] });
     }
   });
 
@@ -139,6 +150,16 @@ describe("a row of a program", () => {
     expect(bad).toBe(1);
     expect(errors[0]).toBeInstanceOf(DataError);
     expect(errors[0]?.message).toMatch(message);
+  });
+
+  it.each([
+    [{ extra: circle }, "depth", ""],
+    [{ extra: shared }, "depth", ""],
+    [{ extra: { when: [new Date(0)] } }, "type", "extra.when[0]"],
+    [{ extra: { "\udc00": 1 } }, "surrogate", "extra"],
+    [{ extra: ["\udc00"] }, "surrogate", "extra[0]"],
+  ])("says the rule and the place (%#)", (more, rule, key) => {
+    expect(refused({ messages, ...more }).where).toMatchObject({ rule, key });
   });
 
   it("may hold undefined, null, Maps, objects without a prototype, and 127 levels below itself", () => {

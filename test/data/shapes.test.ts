@@ -66,6 +66,7 @@ describe("a row that is refused", () => {
     ["a function call without arguments", functionCall('{"name": "f"}'), ["tool-json", "conversations[1].value", holds]],
     ["a function call without a name", functionCall('[{"arguments": {}}]'), ["tool-json", "conversations[1].value", holds]],
     ["a function call that is a number", functionCall("5"), ["tool-json", "conversations[1].value", holds]],
+    ["a function call of null", functionCall("null"), ["tool-json", "conversations[1].value", holds]],
     ["a speaker nobody knows", { conversations: [{ from: "x", value: "" }] }, ["role", "conversations[0].from", 'unknown speaker "x"; known: human, user, gpt, assistant, system, tool, observation, function_call']],
     ["a turn of three", alpaca(["a", "b"], ["a", "b", "c"]), ["type", "history[1]", pair]],
     ["a turn that is text", alpaca("ab"), ["type", "history[0]", pair]],

@@ -33,6 +33,8 @@ describe("strict JSON", () => {
     ["]", SyntaxError],
     ["[1]]", SyntaxError],
     ["", SyntaxError],
+    ['{"a"', SyntaxError],
+    ['{"a" ', SyntaxError],
   ])("refuses %j", (text, why) => {
     expect(() => parseStrictJson(text)).toThrow(why);
   });
@@ -118,7 +120,7 @@ describe("a value of a schema", () => {
     };
     expect(fault({ a: { b: [1, "x"] } })).toMatchObject({
       code: "ERR_LAYOUT",
-      message: expect.stringMatching(/^f\.json: a\.b\.1: [^;]+$/) as string,
+      message: `f.json: a.b.1: ${schema.safeParse({ a: { b: [1, "x"] } }).error!.issues[0]!.message}`,
       where: { file: "f.json", key: "a.b.1" },
     });
     expect(fault(5, ConfigError)).toMatchObject({ code: "ERR_CONFIG", message: expect.stringMatching(/^f\.json: \(top\): /) as string });

@@ -1,9 +1,9 @@
 // Files that are no files: pipes, devices, sockets and folders under every name that is read. Nothing may hang.
 // Run alone: npx vitest run test/files/regular.test.ts
 import { execFileSync, spawn } from "node:child_process";
-import { createWriteStream, mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { createWriteStream, existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { Adapter } from "../../lib/adapter/adapter.ts";
 import { mergeAdapter } from "../../lib/adapter/merge.ts";
@@ -96,7 +96,21 @@ describe("RegularFile", () => {
     const dir = folder();
     await expect(RegularFile.open(dir)).rejects.toThrow(/found a directory/);
     await expect(RegularFile.open("/dev/null")).rejects.toThrow(/found a device/);
-    await expect(RegularFile.open(join(dir, "absent"))).rejects.toThrow(/absent: no such file/);
+    for (const [read, what] of [
+      [RegularFile.open, "open"],
+      [readTextFile, "open"],
+      [(p: string) => copyRegular(p, join(dir, "copy")), "copy"],
+      [(p: string) => streamFile(p).next(), "read"],
+    ] as const) {
+      // prettier-ignore
+      const path = join(dir, "absent");
+      await expect(read(path)).rejects.toMatchObject({ code: "ERR_IO", message: `cannot ${what} ${path}: no such file or directory`, where: { file: path } }); // prettier-ignore
+    }
+    writeFileSync(join(dir, "closed"), "x");
+    const closed = await RegularFile.open(join(dir, "closed"));
+    await closed[Symbol.asyncDispose]();
+    for (const read of [closed.read(0, 1), closed.content()])
+      await expect(read).rejects.toMatchObject({ code: "ERR_IO", message: expect.stringContaining(`cannot read ${closed.path}: `) as string, where: { file: closed.path } }); // prettier-ignore
     const server = createServer().listen(join(dir, "s"));
     await new Promise((resolve) => server.once("listening", resolve));
     await expect(RegularFile.open(join(dir, "s"))).rejects.toThrow(/found a socket/);
@@ -166,12 +180,20 @@ describe("rows from a pipe", () => {
     expect(await again.lint()).toMatchObject({ rows: 1, good: 1 });
   });
 
+  it("of a device that is empty, or of a pipe of /dev that nobody writes to, are none", async () => {
+    expect(await text(streamFile("/dev/null"))).toBe("");
+    if (!existsSync("/dev/shm")) return;
+    const path = pipe(join("/dev/shm", basename(folder())));
+    expect(await text(streamFile(path)).finally(() => rmSync(path))).toBe("");
+  });
+
   it("are waited for until the signal fires", async () => {
     const path = pipe();
     const stop = new AbortController();
     const reading = Dataset.fromFile(path).lint(undefined, { signal: stop.signal });
     setTimeout(() => stop.abort(), 30);
     await expect(reading).rejects.toMatchObject({ code: "ERR_ABORTED" });
+    await expect(streamFile(path, AbortSignal.abort()).next()).rejects.toThrow(`reading ${path} was aborted`);
     await expect(Dataset.fromFile(path).lint(undefined, { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: "ERR_ABORTED" });
   });
 
