@@ -81,7 +81,7 @@ export class BatchStream {
     const rows = new Rows(plan, this.#examples, this.#options);
     // Two are kept: a batch at the border of two epochs is counted over both before its rows are made.
     const [oldest] = this.#epochs.keys();
-    if (this.#epochs.size > 1 && oldest !== undefined) this.#epochs.delete(oldest);
+    if (this.#epochs.size > 1) this.#epochs.delete(oldest as number);
     this.#epochs.set(epoch, rows);
     return rows;
   }

@@ -113,7 +113,7 @@ export function parseSafetensorsHeader(
   let json: unknown;
   try {
     if (header[0] !== 123) throw new Error(`the first byte must be "{", it is ${header.length ? header[0] : "missing"}`);
-    json = parseStrictJson(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(header), { maxDepth: 3, maxItems: 8_000_000 });
+    json = parseStrictJson(new TextDecoder("utf-8", { fatal: true }).decode(header), { maxDepth: 3, maxItems: 8_000_000 });
   } catch (error) {
     fail(`expected a JSON header, found: ${(error as Error).message}`);
   }
@@ -178,12 +178,7 @@ function checkTensor(name: string, value: unknown, dataBegin: number, dataBytes:
 
 /** Bytes of a tensor, or null when they are not a whole, exactly representable number. */
 export function tensorBytes(dtype: Dtype, shape: readonly number[]): number | null {
-  if (shape.includes(0)) return 0; // also when another dimension is huge
-  let bits = BigInt(DTYPE_BITS[dtype]);
-  for (const size of shape) {
-    bits *= BigInt(size);
-    if (bits > 1n << 60n) return null;
-  }
+  const bits = shape.reduce((n, size) => n * BigInt(size), BigInt(DTYPE_BITS[dtype]));
   return bits % 8n === 0n && bits / 8n <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(bits / 8n) : null;
 }
 

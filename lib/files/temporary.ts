@@ -37,8 +37,8 @@ export async function removeAllStale(folder: string): Promise<void> {
 
 async function removeLeft(folder: string, chosen: (name: string) => boolean): Promise<void> {
   for (const entry of await disk.readdir(folder).catch(() => [])) {
-    const [, name, where, pid, start, thread, token] = TEMPORARY.exec(entry) ?? [];
-    if (name === undefined || token === undefined || where !== place() || !chosen(name)) continue;
+    const [name = "", where, pid, start, thread, token = ""] = TEMPORARY.exec(entry)?.slice(1) ?? [];
+    if (where !== place() || !chosen(name)) continue;
     const holder = { ...thisHolder(), pid: Number(pid), start: start === "" ? null : Number(start), thread: Number(thread) };
     if (isGone(holder, token)) await disk.rm(join(folder, entry), { recursive: true, force: true });
   }

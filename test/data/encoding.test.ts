@@ -152,9 +152,29 @@ describe("a conversation that cannot be encoded", () => {
   it("by a defect of ours or of the tokenizer says that as it is", async () => {
     const broken = Object.create(tokenizer, { encode: { value: () => Promise.reject(new TypeError("a defect")) }, bosToken: { value: null }, eosToken: { value: "" }, stopTokens: { value: [] } }) as Tokenizer; // prettier-ignore
     await expect(encodeConversation({ tokenizer: broken, template, messages: [user(), reply()] })).rejects.toThrow(TypeError);
-    const render = { render: () => { throw new TypeError("a defect"); } } as unknown as ChatTemplate; // prettier-ignore
+    const render = { render: () => { throw new RangeError("a defect"); } } as unknown as ChatTemplate; // prettier-ignore
     const request = { template: render, messages: [user(), reply()], full: "", stops: [], render: {} };
-    expect(() => assistantSpan(request, 1)).toThrow(TypeError);
+    expect(() => assistantSpan(request, 1)).toThrow(RangeError);
+  });
+
+  it("has a span that ends with its own stop, and with the next one only where it has none", () => {
+    /** What a template makes of one message as a prompt, of two, and of all. */
+    const span = (prompt: string, extended: string, full: string, ...stops: string[]) => {
+      const render = (messages: readonly Message[]): string => (messages.length === 1 ? prompt : extended);
+      return assistantSpan({ template: { render } as unknown as ChatTemplate, messages: [user(), reply(), user()], full, stops, render: {} }, 1); // prettier-ignore
+    };
+    const ends = (of: ReturnType<typeof span>) => of.ok && [of.stop, of.follow];
+    expect(span("u", "u a;", "u a; u", ";")).toEqual({ ok: true, message: 1, prompt: "u", extended: "u a;", stop: ";", follow: null });
+    expect(ends(span("u", "u a; \n", "u a; \n;u", ";"))).toEqual([";", null]); // white space aside
+    expect(ends(span("u", "u a", "u a;;", ";"))).toEqual([null, ";"]);
+    expect(ends(span("u", "u a", "u a.;", ";", "."))).toEqual([null, "."]);
+    expect(ends(span("u;", "u;", "u;", ";"))).toEqual([null, null]); // the prompt's is not its own
+    expect(ends(span("u", "u\n;", "u\n;", "\n;"))).toEqual(["\n;", null]);
+    expect(span("x", "u", "u")).toMatchObject({ ok: false, why: "prompt" });
+    expect(span("u", "u a", "u b")).toMatchObject({ ok: false, why: "unstable" });
+    const refusing = new ChatTemplate("{{ raise_exception('no') }}");
+    const request = { template: refusing, messages: [user(), reply()], full: "", stops: [], render: {} };
+    expect(assistantSpan(request, 1)).toEqual({ ok: false, message: 1, why: "render", says: "the template cannot render the messages before it: no" }); // prettier-ignore
   });
 
   it("warns with the message, on demand takes its stops and variables, and adapts only then", async () => {

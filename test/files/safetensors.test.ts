@@ -199,6 +199,12 @@ describe("openSafetensors", () => {
       rawSafetensors({ a: f32([1], [0, 4.5]) }, 5),
       'tensor "a": expected data_offsets [begin, end] of non-negative integers, found [0,4.5]',
     ],
+    ["a name that is no UTF-8", rawSafetensors({ "?": f32([0], [0, 0]) }).fill(255, 10, 11), "expected a JSON header, found: "],
+    [
+      "too long a range, not the first",
+      rawSafetensors({ a: f32([1], [0, 4]), b: f32([2], [4, 8]) }, 8),
+      'tensor "b": expected 8 bytes for F32 [2], found data_offsets of 4 bytes',
+    ],
     [
       "too short a range",
       rawSafetensors({ a: f32([1], [0, 8]) }, 8),

@@ -84,6 +84,9 @@ describe("openSafetensors", () => {
     expect(Buffer.from(await elsewhere.range("b", 0, 1)).toString()).toBe("4");
     expect(asked).toEqual(["nowhere", "nowhere", "nowhere"]);
     expect(await open.read(0, 0)).toEqual(new Uint8Array(0)); // still open
+    const far = { get: () => ({ read: async (begin: number, to: number) => new Uint8Array(to - begin) }) as unknown as RegularFile };
+    const place = { begin: constants.MAX_LENGTH, end: constants.MAX_LENGTH + 8 };
+    expect((await tensorReader("m", new Map([["x", { ...b, ...place }]]), far).read("x")).length).toBe(8);
     const huge = tensorReader("m", new Map([["x", { ...b, begin: 0, end: constants.MAX_LENGTH + 1 }]]));
     await expect(huge.read("x")).rejects.toMatchObject({ code: "ERR_MEMORY", where: { file: path, tensor: "b" } });
   });

@@ -88,7 +88,8 @@ describe("writeSafetensors", () => {
       signal: controller.signal,
       onProgress: () => controller.abort(),
     });
-    await expect(work).rejects.toThrow(AbortError);
+    await expect(work).rejects.toBeInstanceOf(AbortError);
+    await expect(work).rejects.toThrow(`writing ${join(dir, "m")} was aborted`);
     expect(readdirSync(dir)).toEqual([]);
   });
 

@@ -4,6 +4,7 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, writeFileSync } from "
 import { basename, dirname, join, relative } from "node:path";
 import { threadId } from "node:worker_threads";
 import { describe, expect, it } from "vitest";
+import { sha256 } from "../../lib/files/hash.ts";
 import { isGone, live, thisHolder } from "../../lib/files/holder.ts";
 import { forget, removeAllStale, removeStale, temporary } from "../../lib/files/temporary.ts";
 import { tempDir } from "../support/fixture.ts";
@@ -13,12 +14,13 @@ const fresh = () => mkdtempSync(join(root, "t-"));
 
 describe("a temporary entry", () => {
   it("lies hidden beside its target, says whose it is, and is in use until it is forgotten", () => {
-    const { pid, start, thread } = thisHolder();
+    const { pid, start, thread, host, machine, namespace } = thisHolder();
+    const place = sha256(JSON.stringify([host, machine, namespace])).slice(0, 6);
     const path = join(root, "model");
     const [one, two] = [temporary(path), temporary(relative(process.cwd(), path))];
     for (const temp of [one, two]) {
       expect(dirname(temp)).toBe(root);
-      expect(basename(temp)).toMatch(new RegExp(`^\\.model\\.tmp-[0-9a-f]{6}-${pid}-${start ?? ""}-${thread}-[0-9a-f]{8}$`));
+      expect(basename(temp)).toMatch(new RegExp(`^\\.model\\.tmp-${place}-${pid}-${start ?? ""}-${thread}-[0-9a-f]{8}$`));
     }
     expect(one).not.toBe(two);
     const tokens = [one, two].map((temp) => temp.slice(-8));
