@@ -76,7 +76,7 @@ async function makeMissing(dir: string): Promise<string | null> {
 /** Makes a folder and those above it, durably. @returns the topmost one that was not there; null: it was there · @throws IoError */
 export async function makeFolder(dir: string): Promise<string | null> {
   try {
-    const first = await makeMissing(pathArgument(dir, "folder") && resolve(dir));
+    const first = await makeMissing(resolve(pathArgument(dir, "folder")));
     if (first === null) return null;
     for (let at = resolve(dir); at.length >= first.length; at = dirname(at)) await syncFolder(dirname(at));
     return first;
@@ -110,7 +110,7 @@ export async function writeFileAtomic(
     await disk.rename(temp, path);
     await syncFolder(folder);
   } catch (error) {
-    await disk.rm(temp, { force: true }).catch(() => undefined);
+    await disk.rm(temp).catch(() => undefined);
     throw await writeError(error, path, needed);
   } finally {
     forget(temp);
@@ -153,7 +153,7 @@ export async function writeDirectoryAtomic<T>(
     }
     return result;
   } catch (error) {
-    await disk.rm(temp, { recursive: true, force: true }).catch(() => undefined);
+    await disk.rm(temp, { recursive: true }).catch(() => undefined);
     const code = (error as NodeJS.ErrnoException | null)?.code;
     if (code === "ENOTEMPTY" || code === "EEXIST") throw taken(); // made by another writer meanwhile
     throw await writeError(error, dir, options.bytes);
@@ -222,7 +222,7 @@ export async function writeGroupAtomic<T>(
       if (options.owned?.(name) && !names.includes(name)) await disk.rm(join(dir, name), { force: true });
     return result;
   } catch (error) {
-    await disk.rm(temp, { recursive: true, force: true }).catch(() => undefined);
+    await disk.rm(temp, { recursive: true }).catch(() => undefined);
     throw await writeError(error, dir, options.bytes);
   } finally {
     forget(temp);

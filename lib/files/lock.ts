@@ -64,7 +64,7 @@ export async function takeLock(path: string, what: string, { waitMs = 0 }: { rea
   const release = async (): Promise<void> => {
     // A lock that cannot be removed is stale: at once for this process, for others when it ends.
     if (live.has(token) && (await readLock(path).catch(() => null))?.token === token)
-      await disk.rm(path, { force: true }).catch(() => undefined);
+      await disk.rm(path).catch(() => undefined);
     live.delete(token);
   };
   return { path, release, [Symbol.asyncDispose]: release };
@@ -119,7 +119,7 @@ async function write(lock: string, mine: Content, place: (temp: string) => Promi
     }
     await place(temp);
   } catch (error) {
-    await disk.rm(temp, { force: true }).catch(() => undefined);
+    await disk.rm(temp).catch(() => undefined);
     throw error;
   } finally {
     forget(temp);

@@ -1,9 +1,9 @@
 // What writers say when the system fails them, and what they take for no failure: full disks, files in the way, races. No GPU.
 // Run alone: npx vitest run test/files/atomic_errors.test.ts
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { describe, expect, it } from "vitest";
-import { ConfigError, IoError } from "../../lib/errors.ts";
+import { ConfigError, type IoError } from "../../lib/errors.ts";
 import { finishDirectory, finishGroup, makeFolder, requireSpace, writeDirectoryAtomic, writeFileAtomic, writeGroupAtomic } from "../../lib/files/atomic.ts"; // prettier-ignore
 import type { Disk } from "../../lib/files/disk.ts";
 import { replaceDisk } from "../../lib/files/disk.ts";
@@ -70,6 +70,8 @@ describe("a folder that cannot be made", () => {
       expect(error).toMatchObject({ code: "ERR_IO", message: `cannot make the folder ${join(dir, path)}: ${why}`, where: { file: join(dir, path), errno: code } }); // prettier-ignore
     }
     await expect(makeFolder("")).rejects.toBeInstanceOf(ConfigError);
+    await expect(makeFolder("")).rejects.toThrow(/^folder: expected a path/);
+    expect(await makeFolder(relative(process.cwd(), join(dir, "x/y")))).toBe(join(dir, "x"));
     await expect(on({ mkdir: (() => errno("EACCES")) as never }, () => makeFolder(join(dir, "a/b")))).rejects.toThrow(/permission denied/);
     // where nothing can be made at all (/proc), it ends
     await expect(on({ mkdir: (() => errno("ENOENT")) as never }, () => makeFolder(join(dir, "a/b")))).rejects.toThrow(/no such file/);

@@ -5,7 +5,7 @@ import { spawn } from "node:child_process";
 import type { ChildProcess } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { IoError, LockError } from "../../lib/errors.ts";
 import { replaceDisk } from "../../lib/files/disk.ts";
@@ -41,7 +41,7 @@ describe("a lock", () => {
     const { since, command, token, ...holder } = content(path);
     expect(holder).toEqual(thisHolder());
     expect(Date.parse(since as string)).toBeGreaterThanOrEqual(began);
-    expect(typeof command).toBe("string");
+    expect(command).toBe([basename(process.argv[1]!), ...process.argv.slice(2)].join(" ").slice(0, 200));
     expect(live.has(token as string)).toBe(true);
     expect(alone(path)).toEqual(["run.lock"]);
     await lock.release();
@@ -61,6 +61,20 @@ describe("a lock", () => {
     plant(path);
     await lock.release();
     expect(content(path)["token"]).toBe(TOKEN);
+  });
+
+  it("that cannot be read or removed when it is released is given up, and stale", async () => {
+    for (const name of ["readFile", "rm"] as const) {
+      const path = fresh();
+      const { disk } = new FaultyDisk();
+      const lock = await takeLock(path, "out/law");
+      const { token } = content(path);
+      const before = replaceDisk({ ...disk, [name]: () => Promise.reject(Object.assign(new Error("EIO"), { code: "EIO" })) });
+      await lock.release().finally(() => replaceDisk(before));
+      expect([existsSync(path), live.has(token as string)]).toEqual([true, false]);
+      await (await takeLock(path, "out/law")).release();
+      expect(alone(path)).toEqual([]);
+    }
   });
 
   it("held in this process is refused, with pid, host, since and command", async () => {
@@ -104,7 +118,9 @@ describe("a lock", () => {
   });
 
   it("whose file cannot be made is an IoError; one that names nobody is refused with the file to remove", async () => {
-    await expect(takeLock(join(root, "absent", "run.lock"), "out/law")).rejects.toBeInstanceOf(IoError);
+    const absent = join(root, "absent", "run.lock");
+    await expect(takeLock(absent, "out/law")).rejects.toBeInstanceOf(IoError);
+    await expect(takeLock(absent, "out/law")).rejects.toMatchObject({ message: "cannot lock out/law: no such file or directory", where: { file: absent } }); // prettier-ignore
     for (const text of ["", "{}", "not JSON", JSON.stringify(foreign({ token: "x" }))]) {
       const path = fresh();
       writeFileSync(path, text);
