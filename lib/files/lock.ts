@@ -63,8 +63,7 @@ export async function takeLock(path: string, what: string, { waitMs = 0 }: { rea
   }
   const release = async (): Promise<void> => {
     // A lock that cannot be removed is stale: at once for this process, for others when it ends.
-    if (live.has(token) && (await readLock(path).catch(() => null))?.token === token)
-      await disk.rm(path).catch(() => undefined);
+    if (live.has(token) && (await readLock(path).catch(() => null))?.token === token) await disk.rm(path).catch(() => undefined);
     live.delete(token);
   };
   return { path, release, [Symbol.asyncDispose]: release };

@@ -105,6 +105,11 @@ describe("what is trained", () => {
     expect(await encode(two, { template: { source: spaced } })).toMatchObject({ warnings: [] });
   });
 
+  it("may be all there is, where nothing comes before an answer", async () => {
+    const bare = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}";
+    expect((await encode([reply("one"), user(), reply("two")], { template: { source: bare } })).trained).toBe("one<|end|>two<|end|>");
+  });
+
   it("has content as the template takes it: null as empty text unless that is unwanted", async () => {
     const calls = [user(), reply(null, { tool_calls: [{ function: { name: "f", arguments: {} } }] })];
     const adapted = await encode(calls, { onDropped: "allow" });
