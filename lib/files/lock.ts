@@ -98,7 +98,7 @@ async function create(path: string, lock: string, mine: Content): Promise<boolea
       await file.writeFile(JSON.stringify(mine));
       await file.sync();
     });
-    await disk.rm(temp, { force: true });
+    await disk.rm(temp);
   }).then(
     () => true,
     (error: NodeJS.ErrnoException) => {
