@@ -102,7 +102,7 @@ describe("a batch too large to be counted at once", () => {
     const { cursor } = stream;
     const stop = new AbortController();
     setTimeout(() => stop.abort(new Error("enough")), 20);
-    await expect(stream.next(stop.signal)).rejects.toMatchObject({ code: "ERR_ABORTED" });
+    await expect(stream.next(stop.signal)).rejects.toMatchObject({ code: "ERR_ABORTED", message: "training was aborted" });
     expect(stream.cursor).toEqual(cursor);
   });
 
