@@ -12,14 +12,16 @@ mkdir -p "$results"
 python=${PYTHON:-python3}
 failed=()
 
+# unpack ARCHIVE FILE OLD…: where FILE, which it holds, is not there or older; OLD goes first
 unpack() {
-  [ ! -x bin/node ] || [ runtime.tar.xz -nt bin/node ] || return 0
-  command -v "$python" > /dev/null || { echo "run.sh: python3 is needed to unpack runtime.tar.xz"; exit 1; }
-  rm -rf bin node_modules
-  "$python" -c 'import tarfile; tarfile.open("runtime.tar.xz").extractall(".")' && touch bin/node ||
-    { echo "run.sh: cannot unpack runtime.tar.xz"; exit 1; }
+  [ ! -e "$2" ] || [ "$1" -nt "$2" ] || return 0
+  command -v "$python" > /dev/null || { echo "run.sh: python3 is needed to unpack $1"; exit 1; }
+  rm -rf "${@:3}"
+  "$python" -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(".")' "$1" && touch "$2" ||
+    { echo "run.sh: cannot unpack $1"; exit 1; }
 }
-unpack
+unpack runtime.tar.xz bin/node bin node_modules
+unpack kernels.tar.xz build/Release/libesft_cuda.so build/Release/libesft_cuda_debug.so
 export PATH=$PWD/bin:$PATH
 
 # A report even of a machine without a driver.

@@ -1,6 +1,7 @@
 // npm run pack:gpu [-- --out DIR]: a folder (out/gpu) below 55 MB that runs the tests, the benchmarks and the peer on a machine that has
-// only an NVIDIA driver and python3: `out/gpu/run.sh`. Holds the addon, the CUDA library, sources of lib, test and bench, and
-// runtime.tar.xz: this node, stripped, and the npm packages that lib, vitest and tsx need.
+// only an NVIDIA driver and python3: `out/gpu/run.sh`. Holds the addon, sources of lib, test, bench and scripts, and two archives:
+// kernels.tar.xz, the CUDA library and the debug one (which share most of their kernels, so that the second costs little), and
+// runtime.tar.xz, this node, stripped, and the npm packages that lib, vitest and tsx need.
 
 import { createHash } from "node:crypto";
 import fs from "node:fs";
@@ -31,6 +32,9 @@ function output(command: string, args: readonly string[]): string {
   return stdout;
 }
 
+/** Of no use here: vite asks for it where a style sheet is compiled. */
+const unused = ["lightningcss"];
+
 /** The packages under node_modules that `names` reach, themselves included. Optional ones only where they are installed. */
 function closure(names: readonly string[]): string[] {
   const found = new Set<string>();
@@ -42,7 +46,8 @@ function closure(names: readonly string[]): string[] {
         if (found.has(at)) return;
         found.add(at);
         const pkg = readPackage(at);
-        for (const next of Object.keys({ ...pkg.dependencies, ...pkg.optionalDependencies })) visit(next, at);
+        const nexts = Object.keys({ ...pkg.dependencies, ...pkg.optionalDependencies });
+        for (const next of nexts.filter((n) => !unused.includes(n))) visit(next, at);
         return;
       }
       if (dir === root) return;
@@ -53,6 +58,18 @@ function closure(names: readonly string[]): string[] {
     if (!found.has(path.join(root, "node_modules", wanted))) stop(name, `${wanted} is not installed: npm ci`);
   }
   return [...found].sort();
+}
+
+/** A folder's content as .tar.xz. A filter for x86 jumps makes node a tenth smaller. */
+function archive(folder: string, file: string): void {
+  const program = `
+import lzma, os, sys, tarfile
+filters = [{"id": lzma.FILTER_X86}, {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 26}]
+with lzma.open(sys.argv[2], "wb", format=lzma.FORMAT_XZ, filters=filters) as stream, tarfile.open(fileobj=stream, mode="w|") as tar:
+    for name in sorted(os.listdir(sys.argv[1])):
+        tar.add(os.path.join(sys.argv[1], name), arcname=name)
+`;
+  output("python3", ["-c", program, folder, file]);
 }
 
 /** Writes runtime.tar.xz, or takes the one of the last time when node and the packages are the same. */
@@ -79,8 +96,8 @@ function packRuntime(target: string): void {
     output("strip", [process.execPath, "-o", path.join(work, "bin", "node")]);
     const useless = /\.(map|md|d\.[cm]?ts|markdown|flow)$|(^|\/)(test|tests|docs|man)\//i;
     // npm tokenizers brings a binary for every platform: 60 MB, of which this one needs 5
-    const foreign = (file: string): boolean =>
-      /^tokenizers\..*\.node$/.test(file) && !file.includes(`.${process.platform}-${process.arch}-`);
+    const own = `tokenizers.${process.platform}-${process.arch}${process.platform === "linux" ? "-gnu" : ""}.node`;
+    const foreign = (file: string): boolean => /^tokenizers\..*\.node$/.test(file) && file !== own;
     for (const at of packages) {
       fs.cpSync(at, path.join(work, path.relative(root, at)), {
         recursive: true,
@@ -91,15 +108,7 @@ function packRuntime(target: string): void {
         },
       });
     }
-    // A filter for x86 jumps makes node a tenth smaller.
-    const program = `
-import lzma, os, sys, tarfile
-filters = [{"id": lzma.FILTER_X86}, {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 26}]
-with lzma.open(sys.argv[2], "wb", format=lzma.FORMAT_XZ, filters=filters) as stream, tarfile.open(fileobj=stream, mode="w|") as tar:
-    for name in sorted(os.listdir(sys.argv[1])):
-        tar.add(os.path.join(sys.argv[1], name), arcname=name)
-`;
-    output("python3", ["-c", program, work, `${kept}.part`]);
+    archive(work, `${kept}.part`);
     fs.renameSync(`${kept}.part`, kept);
     fs.rmSync(work, { recursive: true, force: true });
   }
@@ -120,10 +129,19 @@ if (fs.existsSync(out) && fs.readdirSync(out).length > 0 && !fs.existsSync(path.
   stop(name, `${out} is not a folder of pack:gpu`);
 fs.rmSync(out, { recursive: true, force: true });
 fs.mkdirSync(path.join(out, "build", "Release"), { recursive: true });
-for (const file of [library, debugLibrary, addon].filter((f) => f !== debugLibrary || fs.existsSync(path.join(root, f)))) {
-  fs.copyFileSync(path.join(root, file), path.join(out, file));
-  output("strip", ["--strip-unneeded", path.join(out, file)]);
-}
+const strip = (file: string, into: string): void => {
+  fs.copyFileSync(path.join(root, file), path.join(into, file));
+  output("strip", ["--strip-unneeded", path.join(into, file)]);
+};
+strip(addon, out);
+const kernels = path.join(root, "out", "pack-gpu-kernels");
+fs.rmSync(kernels, { recursive: true, force: true });
+fs.mkdirSync(path.join(kernels, "build", "Release"), { recursive: true });
+strip(library, kernels);
+if (fs.existsSync(path.join(root, debugLibrary))) strip(debugLibrary, kernels);
+else console.log(`${name}: no ${debugLibrary}: the probes of a survey will run without bounded waits`);
+archive(kernels, path.join(out, "kernels.tar.xz"));
+fs.rmSync(kernels, { recursive: true });
 // What git has or would take: no caches, no outputs. Of the embedded model the tokenizer, which tiny models of the tests borrow.
 const sources = [
   "lib",
