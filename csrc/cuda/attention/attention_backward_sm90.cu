@@ -5,6 +5,16 @@
 // Bound by the tensor cores. s and d come from shared memory, p and ds go back as register operands. At 192/128 a warpgroup
 // sums 64 x 320 numbers for dk and dv, 160 registers a thread, which leaves 64 for s and d: tiles of 64 queries. The exponentials of
 // one warpgroup run under the products of the other, and those of s under the product d.
+//
+// Shared memory (Shape): both operands of the 128 rows that stay, kStages stages of the other side's tiles, with every stage its numbers
+// (first column; for dk and dv also −lse2, −Δ and first of its queries), the barriers, the CTA's work.
+//
+//   barrier          arrivals          who arrives                                     who waits
+//   fixed            1                 first lane of the loading warp (expects bytes)  both warpgroups, once
+//   full[kStages]    1; for dk, dv 33  that lane (expects bytes), and each lane of     both warpgroups
+//                                      the loading warp when its numbers landed
+//   empty[kStages]   8                 first lane of each multiplying warp             the loading warp, one phase behind
+//   named 1+g        128               warpgroup g has read its rows                   warpgroup g, before it stores
 #include "../host/tensor_map.h"
 #include "attention_backward.cuh"
 

@@ -5,6 +5,18 @@
 // P from registers. The scores of a tile are multiplied while the values of the tile before it still are, so that the softmax runs
 // under P·V; and the two warpgroups take turns at issuing products, so that it runs under the other one's products too. 208 KB of
 // shared memory at 192/128: one CTA per multiprocessor.
+//
+// Shared memory: Q [128, dq], K [128, dq] x 2, V [128, dv] x 2, in slabs of 64 columns with 128-byte swizzle, then the barriers. The
+// rows of O leave through the place of Q.
+//
+//   barrier      arrivals   who arrives                                      who waits
+//   q_full       1          the loading thread (expects bytes)               both warpgroups, once
+//   k_full[2]    1          the loading thread (expects bytes)               both warpgroups
+//   v_full[2]    1          the loading thread (expects bytes)               both warpgroups
+//   k_empty[2]   8          first lane of each multiplying warp, after S     the loading thread, one phase behind
+//   v_empty[2]   8          first lane of each multiplying warp, after P·V   the loading thread, one phase behind
+//   named 1+g    128        warpgroup g has read Q                           warpgroup g, before it stores O
+//   named 3+g    256        the other warpgroup has issued its products      warpgroup g, before it issues its own
 #include "../host/tensor_map.h"
 #include "attention.cuh"
 

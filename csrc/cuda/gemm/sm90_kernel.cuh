@@ -1,4 +1,20 @@
 // The kernel: one warpgroup loads, two multiply. See sm90_tile.cuh for the roles.
+//
+// Shared memory, bytes from its 1024-byte aligned start (Shape):
+//   0           kStages stages, each A [128 x 64] (16 KB), then B [64 x kTileN] (32 KB; in turns 16 KB), 128-byte swizzle
+//   then        staging: 2 x 16 KB of outputs, one per multiplying warpgroup; in turns 2 x 64 KB, a tile of h (gate, up) that becomes dh
+//   kBarriers   full[kStages], empty[kStages], h_full[2], h_empty[2]
+//   kTable      i32 [groups + 2]: rounds before each group, their number, whether the offsets are wrong
+//
+//   barrier    arrivals                      who arrives                          who waits
+//   full       1 by TMA + 128 by cp.async    leading loader (expects bytes),      the multiplying warps of the tile
+//                                            each loader when its copies landed
+//   empty      8 (in turns 4) x cluster      first lane of each multiplying       loaders, one phase behind
+//                                            warp, in both CTAs of a cluster
+//   h_full     1                             leading loader (expects bytes)       the warpgroup whose turn it is
+//   h_empty    4                             first lanes of that warpgroup        leading loader
+//   named 1+g  256                           the other warpgroup, past its last   warpgroup g: its turn to multiply
+//                                            product (in turns only)
 #pragma once
 #include "sm90_finish.cuh"
 #include "sm90_load.cuh"
@@ -19,7 +35,7 @@ __device__ __forceinline__ void multiply_tiles(const Params& p, unsigned char* s
   using S = Shape<kRole, kFinish>;
   constexpr int kN = S::kTileN;
   constexpr bool kMajorA = kRole == Role::kTn, kMajorB = kRole != Role::kNt;  // true: MN-major
-  const int group = threadIdx.x / 128 - 1;                                    // which 64 rows of the tile
+  const int group = threadIdx.x / 128 - 1;  // which 64 rows of the tile
   const bool first_lane = threadIdx.x % 32 == 0;
   unsigned char* staging = smem + S::kStages * S::kStage + group * 2 * kSlabBytes;
   float acc[kN / 2];
