@@ -200,8 +200,7 @@ const isId = (n: number) => Number.isSafeInteger(n) && n >= 0;
 
 /** Ascending layers in words: "1 to 26", "0, 2, 5". */
 export function ranges(layers: readonly number[]): string {
-  const first = layers[0];
-  const last = layers.at(-1);
-  if (first === undefined || last === undefined) return "none";
+  if (layers.length === 0) return "none";
+  const [first, last] = [layers[0]!, layers.at(-1)!];
   return layers.length > 1 && last - first + 1 === layers.length ? `${first} to ${last}` : layers.join(", ");
 }

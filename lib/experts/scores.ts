@@ -48,5 +48,5 @@ export function roundHalfEven4(x: number): number {
     const below = Math.floor(i * 312.5); // 10000·x = i·312.5 ends in .5
     return (below % 2 === 0 ? below : below + 1) / 10000;
   }
-  return Math.abs(x) < 1e15 ? Number(x.toFixed(4)) : x;
+  return Number(x.toFixed(4));
 }

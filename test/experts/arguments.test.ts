@@ -46,6 +46,11 @@ const wrong: [string, (x: never) => unknown][] = [
   ["experts.save: options", (x) => set.save("experts.json", x)],
   ["ExpertSet.load: path", (x) => ExpertSet.load(x)],
 ];
+it("a profile is what has layers and scores", () => {
+  for (const value of [{}, { layers: [0] }, { scores: () => [1] }, { layers: null, scores: () => [1] }])
+    expect(() => selectExperts(value as never, { p: 0.5 })).toThrow(/^selectExperts: profile: expected a Profile, found /);
+});
+
 it.each(wrong)("%s", async (key, call) => {
   for (const value of [-5, null]) {
     const error: unknown = await (async () => call(value as never))().catch((e: unknown) => e);

@@ -32,7 +32,7 @@ it("add up by layer, whatever their numbers of experts", async () => {
   observe(5, [1, 0, 1, 0], [1, 0, 0, 0]);
   expect([...(await sums.read()).values()]).toEqual([all.get(2), { counts: [6, 6], gateSums: [10.5, 6] }]);
   expect(sums.layout.size).toBe(2);
-  sums.dispose();
+  sums[Symbol.dispose]();
   await expect(sums.read()).rejects.toThrow(/disposed/);
   expect(() => observe(2, [0, 1, 0, 1], [1, 1, 1, 1])).toThrow(/disposed/);
 });

@@ -68,6 +68,20 @@ describe("diagnosis", () => {
     expect(hypotheses.map((h) => `${h.score} ${h.normalization}`)).toEqual(["token esft-2024", "token per-layer", "token axis-0", "gate esft-2024", "gate per-layer", "gate axis-0"]); // prettier-ignore
   });
 
+  it("explains a layer by the whole set, and by the p between its last expert and the one before", () => {
+    const layers = [[50, 30, 15, 5], [40, 35, 15, 10]].map((c, layer) => ({ layer, tokens: 100, counts: c, gateSums: c })); // prettier-ignore
+    const measured = new Profile({ source: "model", topK: 1, experts: 4, sequences: 1, layers });
+    const p = (...ranked: number[][]) => {
+      const { hypotheses } = diagnoseSelection(new ExpertSet({ layers: ranked.map((r, layer) => [layer, { ranked: r }] as const) }), measured); // prettier-ignore
+      const found = hypotheses.find((h) => h.normalization === "per-layer" && h.score === "token")!;
+      return [found.layersExplained, found.p?.above.toFixed(6), found.p?.upTo.toFixed(6)];
+    };
+    expect(p([0], [0])).toEqual([2, "0.000000", "0.400000"]);
+    expect(p([0, 1, 2], [0, 1, 2])).toEqual([2, "0.800000", "0.900000"]);
+    expect(p([0, 1, 2], [0, 2, 1, 3])).toEqual([2, "0.900000", "0.950000"]);
+    expect(p([0, 1], [0, 2])).toEqual([1, "0.500000", "0.800000"]); // 2 is not the second best
+  });
+
   it("divides where layers have other numbers of experts", () => {
     const uneven = scored({ 0: [0.5, 0.5], 1: [0.5, 0.25, 0.25] });
     expect([...normalizedScores(uneven, "axis-0", "token")].map(([, s]) => [...s])).toEqual([[0.5, 2 / 3], [0.5, 1 / 3, 1]]); // prettier-ignore

@@ -119,6 +119,8 @@ describe("p", () => {
     expect(select({ score: "gate" })().count).toBe(1);
     expect(() => selectExperts(scores, {} as never)).toThrow("expected exactly one of p, topKPerLayer, maxTrainableParams, found none");
     expect(() => selectExperts(scores, { p: 1, topKPerLayer: 1 } as never)).toThrow("found p and topKPerLayer");
+    const halves = selectExperts(scored({ 0: [0.5, 0.5] }), { p: 0.5, compat: "esft-2024" });
+    expect([chosen(halves), halves.warnings]).toEqual([{ 0: [0] }, []]); // p itself is enough
     expect(selectExperts(scores, { topKPerLayer: 1, compat: "esft-2024" } as never).rule).toEqual({ score: "token", average: "tokens", topKPerLayer: 1 }); // prettier-ignore
     expect(select({ compat: "esft-2025" })).toThrow('selection: expected compat to be "esft-2024", found "esft-2025"');
     for (const [more, where] of [[{ p: 2 }, { option: "p" }], [{ compat: "x" }, { option: "compat" }], [{ score: "x" }, { option: "score" }], [{ average: "x" }, { option: "average" }]] as const)
@@ -244,7 +246,7 @@ describe("traces", () => {
 });
 
 it("rounds negative halves and very large numbers as Python does", () => {
-  const cases = [[-0.03125, -0.0312], [-0.09375, -0.0938], [1e15, 1e15], [1e15 + 0.5, 1e15 + 0.5], [123456.03125, 123456.0312]]; // prettier-ignore
+  const cases = [[-0.03125, -0.0312], [-0.09375, -0.0938], [1e15, 1e15], [1e15 + 0.5, 1e15 + 0.5], [123456.03125, 123456.0312], [1e22, 1e22]]; // prettier-ignore
   for (const [x, y] of cases) expect([x, roundHalfEven4(x!)]).toEqual([x, y]);
 });
 

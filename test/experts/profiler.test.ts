@@ -158,7 +158,9 @@ describe("profileExamples", () => {
       const seconds = 0.5 * (i + 1);
       expect([p.tokensPerSecond, p.etaSeconds]).toEqual([p.done / seconds, (total - p.done) / (p.done / seconds)]);
     });
-    expect(partials.length).toBe(Math.floor(some.told.length / 3));
+    expect(partials.map((p) => p.tokens)).toEqual(some.told.flatMap((p, i) => (i % 3 === 2 ? [p.done] : [])));
+    // As many tokens as were scored are enough.
+    expect((await run({ tokens: total, batchTokens: 1 })).done.data.sequences).toBe(some.done.data.sequences);
     // Taken up, the rate is that of what is measured now.
     const rest = await run({ ...named, tokens: 300, batchTokens: 1, resume: partials[0]! });
     expect(rest.told[0]!.tokensPerSecond).toBe((rest.told[0]!.done - partials[0]!.tokens) / 0.5);
@@ -169,6 +171,24 @@ describe("profileExamples", () => {
     });
     await expect(run({ tokens: 300, resume: some.done })).rejects.toThrow(/other data or options/); // a whole one is not gone on with
   });
+
+  it("runs as many examples at once as fit the tokens, in its order, cut at the end", async () => {
+    const { examples } = await model.encode(rows(), options.data);
+    const order = shuffledIndices(examples.length, 1, 0);
+    const forward = vi.spyOn(model.transformer, "forward");
+    for (const [maxLength, batchTokens] of [[64, 64], [16, 32], [16, 48], [16, 40]] as const) {
+      forward.mockClear();
+      await profileExamples(model.transformer, examples, { tokens: 1e6, seed: 1, maxLength, batchTokens });
+      const wanted: number[][] = [];
+      for (const i of order) {
+        const ids = [...examples.get(i).inputIds].slice(0, maxLength);
+        const last = wanted.at(-1);
+        if (last && last.length + ids.length <= batchTokens) last.push(...ids);
+        else wanted.push(ids);
+      }
+      expect(forward.mock.calls.map(([host]) => [...host.ids])).toEqual(wanted);
+    }
+  }); // prettier-ignore
 
   it("is refused by its options, by models without experts, and by what is not finite", async () => {
     const { examples } = await model.encode(rows(), options.data);

@@ -95,7 +95,7 @@ describe("selectExperts", () => {
   });
 
   it("rounds as Python does: exact halves to even, everything else by the exact binary value", () => {
-    const cases: [number, number][] = [[0.03125, 0.0312], [0.09375, 0.0938], [0.15625, 0.1562], [0.00005, 0.0001], [0.00015, 0.0001], [0.00025, 0.0003], [0.12345, 0.1235], [0.2, 0.2], [0, 0], [1, 1], [0.99995, 1]]; // prettier-ignore
+    const cases: [number, number][] = [[0.03125, 0.0312], [0.09375, 0.0938], [0.15625, 0.1562], [0.00005, 0.0001], [0.00015, 0.0001], [0.00025, 0.0003], [0.12345, 0.1235], [0.2, 0.2], [0.0625, 0.0625], [0.1875, 0.1875], [0, 0], [1, 1], [0.99995, 1]]; // prettier-ignore
     for (const [x, y] of cases) expect([x, roundHalfEven4(x)]).toEqual([x, y]);
   });
 

@@ -56,6 +56,11 @@ describe("experts per token", () => {
     expect(topK([most(10)])).toBe(6);
   });
 
+  it("are judged by the highest id, wherever it stood", () => {
+    expect(refusal([0, 8, ...tokens(60, 2, 3)])?.slice(1)).toEqual(["122", "2", "1"]);
+    expect(topK([[0, 8, ...tokens(200, 2, 3)]])).toBe(2);
+  });
+
   it("that are given are not concluded, but checked", () => {
     expect(topK([[0, 1, 2, 3]], 2)).toBe(2);
     expect(topK([[0, 1, 1, 0]], 2)).toBe(2);

@@ -2,7 +2,7 @@
 // them) the released logs against the released scores and configs. No GPU. Run alone: npx vitest run test/experts/traces.test.ts
 import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { ConfigError, DataError, IoError } from "../../lib/errors.ts";
 import { diagnoseSelection, normalizedScores } from "../../lib/experts/diagnose.ts";
@@ -92,9 +92,9 @@ describe("readTraces", () => {
   });
 
   it("takes ids and weights at their limits", async () => {
-    const text = "3\t00000\t\t1.\t2e-3\n1\t2\t\t0\t12.75e1\n";
+    const text = "3\t00000\t\t1.\t2e-3\n1\t2\t\t0\t12.75e1\n1\t2\t\t1e-10\t0\n";
     const read = (ids: string) => readTraces(traceDir({ "expert_weights_3.txt": ids }), { topK: 2, experts: 4 });
-    expect((await read(text)).layer(3).gateSums).toEqual([0.002, 0, 127.5, 1]);
+    expect((await read(text)).layer(3).gateSums).toEqual([0.002, 1e-10, 127.5, 1]);
     await expect(read(line([65_535, 0]))).rejects.toThrow(/expected counts to add up/); // an id, though not of these four
   });
 
@@ -140,16 +140,24 @@ describe("readTraces", () => {
       }),
     ).rejects.toThrow(/same tokens in every layer/);
     await expect(readTraces(traceDir({ "summary.json": "{}" }))).rejects.toThrow(/expected files expert_weights_<layer>.txt/);
-    await expect(readTraces(join(root, "absent"))).rejects.toThrow(IoError);
+    const absent = join(root, "absent");
+    await expect(readTraces(absent)).rejects.toThrow(IoError);
+    await expect(readTraces(absent)).rejects.toMatchObject({ message: `cannot open the traces ${absent}: no such file or directory`, where: { file: absent } }); // prettier-ignore
     for (const options of [{ topK: 0 }, { topK: 1.5 }, { experts: 0 }, { experts: 2.5 }]) {
       const [option] = Object.keys(options);
       await expect(readTraces(tiny, options)).rejects.toMatchObject({ code: "ERR_CONFIG", where: { option } });
     }
-    expect((await readTraces(traceDir({ "expert_weights_0.txt": line([0]) }), { topK: 1, experts: 1 })).tokens).toBe(1);
+    const one = traceDir({ "expert_weights_0.txt": line([0]) });
+    expect((await readTraces(one, { topK: 1, experts: 1 })).tokens).toBe(1);
+    const { experts, data } = await readTraces(one, { topK: 1 });
+    expect([experts, data.data, data.source]).toEqual([1, { name: basename(one) }, "traces"]);
     await expect(readTraces(traceDir({ "expert_weights_0.txt/x": "" }))).rejects.toThrow(/cannot read .*expert_weights_0\.txt: /);
     const lost = traceDir({ "rank_0/expert_weights_0.txt": line([1, 2]), "rank_1/expert_weights_0.txt": "" });
     await expect(readTraces(lost, { topK: 2 })).rejects.toThrow(/rank_1.expert_weights_0\.txt: expected at least one line, found an empty/);
-    await expect(readTraces(tiny, { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: "ERR_ABORTED" });
+    await expect(readTraces(tiny, { signal: AbortSignal.abort() })).rejects.toMatchObject({
+      code: "ERR_ABORTED",
+      message: /^reading .*expert_weights_\d\.txt was aborted$/,
+    });
     await expect(readTraces(tiny, { topK: 2, experts: 4 })).rejects.toThrow(ConfigError);
   });
 
