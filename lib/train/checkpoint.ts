@@ -299,7 +299,7 @@ async function readState(kept: KeptState, run: RunState, state: TrainingState, c
 }
 
 /** The parameter that element `at` of a flat tensor belongs to. */
-const ownerOf = (run: RunState, at: number): string => run.parameters.findLast((p) => p.offset <= at)?.key ?? `element ${at}`;
+const ownerOf = (run: RunState, at: number): string => run.parameters.findLast((p) => p.offset <= at)!.key;
 
 async function hashFile(path: string): Promise<string> {
   const hash = createHash("sha256");
