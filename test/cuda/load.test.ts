@@ -59,7 +59,10 @@ withCudaModel("a model on cuda", () => {
       await expect(open(at("nan"))).rejects.toMatchObject({ code: "ERR_NON_FINITE", where: { tensor: name, element: 17 } });
       await using model = await open(at("nan"), { checkWeights: false });
       const rows = Dataset.fromRows(toyRows(4));
-      await expect(model.evaluate(rows, { maxLength: 64 })).rejects.toMatchObject({ code: "ERR_NON_FINITE", message: /checkWeights/ });
+      await expect(model.evaluate(rows, { maxLength: 64 })).rejects.toMatchObject({
+        code: "ERR_NON_FINITE",
+        message: expect.stringMatching(/checkWeights/) as string,
+      });
     },
     patience,
   );
@@ -75,7 +78,10 @@ withCudaModel("a model on cuda", () => {
     expect(() => t.copyFromMap(file, file.bytes - 999)).toThrow(/copyFromMap: byteOffset must be inside the file/);
     await truncate(at("short"), 100);
     t.copyFromMap(file, 8);
-    await expect(device.synchronize()).rejects.toMatchObject({ code: "ERR_KERNEL", message: /shrank from \d+ to 100 bytes/ });
+    await expect(device.synchronize()).rejects.toMatchObject({
+      code: "ERR_KERNEL",
+      message: expect.stringMatching(/shrank from \d+ to 100 bytes/) as string,
+    });
     expect(new Uint8Array(await t.readBytes())).toEqual(bytes);
   });
 });

@@ -92,7 +92,7 @@ it("does not go on by damaged files", async () => {
   const dir = await kept();
   const [request, experts] = ["request.json", "experts.json"].map((name) => readFileSync(join(dir, name), "utf8")) as [string, string];
   const both = async (message: RegExp): Promise<void> => {
-    await expect(loadRequest(dir)).rejects.toMatchObject({ code: "ERR_LAYOUT", message });
+    await expect(loadRequest(dir)).rejects.toMatchObject({ code: "ERR_LAYOUT", message: expect.stringMatching(message) as string });
     await expect(verifyRequest(dir)).rejects.toMatchObject({ code: "ERR_LAYOUT" });
   };
   writeFileSync(join(dir, "experts.json"), experts.replace("3", "4"));
@@ -141,5 +141,8 @@ it("that is none is told from one that is missing", async () => {
   expect((await loadRequest(dir)).job).toMatchObject({ method: { experts: "other.json" } });
   const folder = join(dir, "folder");
   mkdirSync(join(folder, "request.json"), { recursive: true });
-  await expect(loadRequest(folder)).rejects.toMatchObject({ code: "ERR_IO", message: /expected a regular file/ });
+  await expect(loadRequest(folder)).rejects.toMatchObject({
+    code: "ERR_IO",
+    message: expect.stringMatching(/expected a regular file/) as string,
+  });
 });
