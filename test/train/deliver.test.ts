@@ -96,6 +96,15 @@ describe("the adapter", () => {
     expect(adapter!.training).toMatchObject({ extended: extensions });
   });
 
+  it("is f32 where the base is", async () => {
+    const { made } = await delivery();
+    const { params } = made.session;
+    const byName = (key: string) => Object.create(params.byName(key)!, { stored: { value: "f32" } }) as never;
+    const session = { ...made.session, params: Object.assign(Object.create(params) as typeof params, { byName }) };
+    const { adapter } = await delivered({ made: { ...made, session } }, summary());
+    expect([...adapter!.tensors.values()].every((t) => t.dtype === "F32")).toBe(true);
+  });
+
   it("of a method that attaches has its matrices, their places and its options", async () => {
     const lora = loraTrainable(tiny.model.spec, { rank: 2, alpha: 4, targets: ["attention"] }, 1);
     tiny.model.train(lora);

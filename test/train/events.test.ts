@@ -106,7 +106,11 @@ describe("a run that fails", () => {
   /** Warnings of the process while `work` runs and a few turns later. */
   async function warnings(work: () => unknown): Promise<string[]> {
     const seen: string[] = [];
-    const listen = (w: Error & { code?: string }): void => void (w.code === "ESFT_RUN_UNREAD" && seen.push(w.message));
+    const listen = (w: Error & { code?: string }): void => {
+      if (w.code !== "ESFT_RUN_UNREAD") return;
+      expect(w.name).toBe("EsftWarning");
+      seen.push(w.message);
+    };
     process.on("warning", listen);
     await work();
     for (let i = 0; i < 5; i++) await new Promise(setImmediate);
@@ -143,6 +147,17 @@ describe("a run that fails", () => {
       await run[Symbol.asyncIterator]().return!();
     });
     expect(left.length).toBe(1);
+    // Who iterates when it fails will hear of it, unless they leave after all.
+    const late = await warnings(async () => {
+      const events = failing()[Symbol.asyncIterator]();
+      for (let i = 0; i < 5; i++) await new Promise(setImmediate);
+      await events.return!();
+      await events.return!();
+    });
+    expect(late.length).toBe(1);
+    const going = new TrainingRun(session, { data: "x.jsonl", method: "full", outDir: "x" }, () => new Promise(() => undefined));
+    expect(await warnings(() => going[Symbol.asyncIterator]().return!())).toEqual([]); // it has not failed
+    expect(await warnings(() => failing(new TypeError("a defect")))).toEqual([expect.stringMatching(/were read: TypeError: a defect$/)]);
   });
 
   it("is silent when its model was disposed of", async () => {

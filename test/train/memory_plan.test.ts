@@ -105,6 +105,10 @@ describe("memory plan", () => {
     expect(message(1, 16, at(16) - 1)).toMatch(
       /fixes: 1\. fewer experts: select with maxTrainableParams \d+ instead of \d+ parameters, or a smaller p; 2\. a machine/,
     );
+    const poor = message(64, 64, at(1) / 2);
+    expect(poor).toMatch(/1\. microBatch 1 .*, still too much; 2\. data\.maxLength 16 .*, still too much; 3\. a machine/);
+    expect(message(10, 64, at(5 * 64))).not.toContain("still too much"); // as much as there is
+    expect(message(64, 64, at(20))).not.toContain("4."); // three at most
     expect(message(1, 16, 10)).toMatch(/fixes: 1\. a machine \(or a memory limit of its container\) with more memory$/);
   });
 });

@@ -70,6 +70,12 @@ describe("data", () => {
     [{ data: { rows: experts } }, /^train\.data\.rows: expected a Dataset or Examples, found a value of class ExpertSet$/],
     [{ evalDat: rows }, /^train: unknown key "evalDat"; did you mean "evalData"\?/],
     [{ data: { rows, maxLenght: 4 } }, /^train\.data: unknown key "maxLenght"; did you mean "maxLength"\?/],
+    [
+      { data: ["a.jsonl", "b.jsonl"] },
+      /^train\.data: expected one file of rows, or \{file, …\}, found a list of 2; put all rows into one file/,
+    ],
+    [{ data: 5 }, /^train\.data: expected one file of rows, or \{file, …\}, found 5$/],
+    [{ data: null }, /^train\.data: expected one file of rows, or \{file, …\}, found null$/],
   ])("refuses %#", (more, message) => expect(refusal(more)).toMatch(message));
 });
 
@@ -91,6 +97,7 @@ describe("method", () => {
       { method: { type: "esft", experts: rows } },
       /^train\.method\.experts: expected a file or an ExpertSet, found a value of class Dataset$/,
     ],
+    [{ method: 5 }, /^train\.method: expected keys and values, found 5$/],
     [{ method: "lorra" }, /^train\.method\.type: .*found "lorra"$/],
     [{ method: { type: "full", experts } }, /^train\.method: unknown key "experts"/],
   ])("refuses %#", (more, message) => expect(refusal(more)).toMatch(message));
