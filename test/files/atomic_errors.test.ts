@@ -7,6 +7,7 @@ import { ConfigError, type IoError } from "../../lib/errors.ts";
 import { finishDirectory, finishGroup, makeFolder, requireSpace, writeDirectoryAtomic, writeFileAtomic, writeGroupAtomic } from "../../lib/files/atomic.ts"; // prettier-ignore
 import type { Disk } from "../../lib/files/disk.ts";
 import { replaceDisk } from "../../lib/files/disk.ts";
+import { takeLock } from "../../lib/files/lock.ts";
 import { FaultyDisk, withoutFsync } from "../support/faulty_disk.ts";
 import { tempDir } from "../support/fixture.ts";
 
@@ -119,6 +120,31 @@ describe("a writer that fails", () => {
       failure(writeGroupAtomic(dir, "g", async () => undefined)),
     );
     expect(unreadable).toMatchObject({ message: `cannot write ${dir}: EIO: planted`, where: { file: dir } });
+  });
+
+  it("finishes nothing below a file, and makes the folder of a group that is not there", async () => {
+    const dir = fresh();
+    writeFileSync(join(dir, "file"), "");
+    await finishDirectory(join(dir, "file", "x"));
+    await finishGroup(join(dir, "file"), "g");
+    await writeGroupAtomic(join(dir, "new"), "g", async (t) => writeFileSync(join(t, "a"), "1"));
+    expect(readdirSync(join(dir, "new"))).toEqual(["a"]);
+  });
+
+  it("waits for another one that is putting the same files in place", async () => {
+    const dir = fresh();
+    for (const [next, lock, finish] of [
+      [".d.next", ".d.lock", () => finishDirectory(join(dir, "d"))],
+      [".g.next", ".g.lock", () => finishGroup(dir, "g")],
+    ] as const) {
+      mkdirSync(join(dir, next));
+      const other = await takeLock(join(dir, lock), "it");
+      const finished = finish();
+      await new Promise((done) => setTimeout(done, 20));
+      await other.release();
+      await finished;
+      expect(readdirSync(dir)).toEqual(["d"]);
+    }
   });
 
   it("finds another one's folder in its place", async () => {
