@@ -42,5 +42,7 @@ export interface Compared {
   readonly ms: readonly [number, number];
   /** Time with the second over time with the first, the median over blocks that alternate. */
   readonly ratio: number;
+  /** The outputs have the same bits. */
+  readonly same: boolean;
   readonly no: string | null;
 }

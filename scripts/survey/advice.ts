@@ -10,12 +10,15 @@ import type { Measured } from "./stages/bench.ts";
 /** Of an H200: TFLOP/s of cuBLAS 8192³ and TB/s of a copy, where PyTorch did not measure them in the same run. */
 const PEAK = { tflops: 788, tbs: 4.3 } as const;
 
-/** Measured cases of every stage; of one that was measured twice the later row, which has a peer. */
+/** Measured cases of every stage; of one that was measured more than once the row with the strongest peer. */
 export function rowsOf(survey: Survey): Measured["row"][] {
   const rows = new Map<string, Measured["row"]>();
+  const weight = (row: Measured["row"]): number => (row.speedup !== null ? 1 / row.speedup : row.cublas !== null ? 0 : -1);
   for (const { data } of survey.stages.flatMap((s) => s.items)) {
     const measured = data as Partial<Measured> | undefined;
-    if (measured?.row && measured.no === null && (measured.row.peer || !rows.has(measured.row.id))) rows.set(measured.row.id, measured.row);
+    if (!measured?.row || measured.no !== null) continue;
+    const before = rows.get(measured.row.id);
+    if (!before || weight(measured.row) >= weight(before)) rows.set(measured.row.id, measured.row);
   }
   return [...rows.values()];
 }
@@ -63,7 +66,8 @@ export function flagLines(survey: Survey): string[] {
     const [first, second] = of[0]!.values;
     const change = `${((mean - 1) * 100).toFixed(1)} % time on average; faster in ${won}, slower in ${lost} of ${of.length} cases`;
     const verdict = mean < 0.995 && lost === 0 ? `${second} wins` : mean > 1.005 ? `${first} wins` : won > 0 && lost > 0 ? "depends on the case" : "no difference"; // prettier-ignore
-    return `${flag}: ${verdict} (${second} against ${first}: ${change})`;
+    const other = of.filter((c) => !c.same).length;
+    return `${flag}: ${verdict} (${second} against ${first}: ${change}${other > 0 ? `; other bits in ${other}` : ""})`;
   });
 }
 

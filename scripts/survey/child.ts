@@ -34,12 +34,11 @@ async function runItem(item: Item): Promise<boolean> {
     say({ say: "end", item: item.name, status: "ok", text, ...(data === undefined ? {} : { data }) });
   } catch (error) {
     const text = error instanceof Error ? error.message : String(error);
-    if (error instanceof Absent) say({ say: "end", item: item.name, status: "absent", text });
-    else {
-      console.log(error);
-      say({ say: "end", item: item.name, status: "failed", text });
-      return !(error instanceof KernelError || error instanceof MemoryError || error instanceof Broken);
-    }
+    const data = error instanceof Absent || error instanceof Broken ? error.data : undefined;
+    const status = error instanceof Absent ? "absent" : "failed";
+    console.log(error);
+    say({ say: "end", item: item.name, status, text, ...(data === undefined ? {} : { data }) });
+    return !(error instanceof KernelError || error instanceof MemoryError || error instanceof Broken);
   }
   return true;
 }

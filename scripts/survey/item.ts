@@ -35,12 +35,21 @@ export interface StageModule {
   readonly items: (context: StageContext) => readonly Item[] | Promise<readonly Item[]>;
 }
 
+/** An end that is no success, and what was found all the same. */
+class Ending extends Error {
+  readonly data: unknown;
+  constructor(message: string, data?: unknown) {
+    super(message);
+    this.data = data;
+  }
+}
+
 /** The machine lacks what an item needs: neither a success nor a failure. */
-export class Absent extends Error {
+export class Absent extends Ending {
   override readonly name = "Absent";
 }
 
 /** A failure after which the device is not to be trusted: what is left runs in a new process. */
-export class Broken extends Error {
+export class Broken extends Ending {
   override readonly name = "Broken";
 }

@@ -6,7 +6,7 @@
 //   --began MS       when the time began (Date.now(); now)
 //
 // Each stage has a bound of its own. The report is written after every item, so a cut at any moment leaves what was found. ESFT_CUDA_LIBRARY
-// names the library, else build/Release/libesft_cuda.so; probes run with libesft_cuda_debug.so beside it, where that is. Exit code: 0 when
+// names the library, else build/Release/libesft_cuda.so; probes run with NAME_debug.so beside NAME.so, where that is. Exit code: 0 when
 // every stage is in order, 1 when not, 2 when nothing could begin.
 
 import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
@@ -68,7 +68,7 @@ function version(): string {
 const { seconds, dry, out, began, chosen } = readOptions();
 const library = path.resolve(process.env["ESFT_CUDA_LIBRARY"] ?? path.join(root, "build", "Release", "libesft_cuda.so"));
 if (!existsSync(library)) refuse(`no ${library}: npm run build:cuda (or build:emu, and ESFT_CUDA_LIBRARY) builds one`);
-const debugLibrary = path.join(path.dirname(library), "libesft_cuda_debug.so");
+const debugLibrary = library.replace(/(\.so)?$/, "_debug.so");
 const logs = path.join(out, "survey");
 rmSync(logs, { recursive: true, force: true });
 mkdirSync(logs, { recursive: true });

@@ -9,7 +9,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { GpuRow } from "../../bench/gpu/row.ts";
 import { gpuCases } from "../../bench/gpu/run.ts";
 import { flags, notCompared } from "../../scripts/survey/ab.ts";
-import { advice, gapsOf } from "../../scripts/survey/advice.ts";
+import { advice, gapsOf, rowsOf } from "../../scripts/survey/advice.ts";
 import { close, statusOf } from "../../scripts/survey/record.ts";
 import type { ItemRecord, ItemStatus, StageRecord, Survey } from "../../scripts/survey/record.ts";
 import { markdown } from "../../scripts/survey/report.ts";
@@ -167,7 +167,7 @@ describe("the summary", () => {
     ended: { seconds: 1, how: "finished" },
   });
   const item = (name: string, data?: unknown, more: Partial<ItemRecord> = {}): ItemRecord => ({ name, optional: false, status: "ok", seconds: 1, text: "", data, ...more }); // prettier-ignore
-  const measured = (r: GpuRow) => item(r.id, { row: r, peer: null, no: null });
+  const measured = (r: GpuRow) => item(r.id, { row: r, peer: null, no: null, gpu: null });
 
   it("names what failed before what is slow", () => {
     const lines = advice(
@@ -199,11 +199,16 @@ describe("the summary", () => {
     expect(lines.join("\n")).toContain("Largest gaps: far at 4.00× the time of cuBLAS's rate");
   });
 
+  it("takes the strongest peer of a case that was measured more than once", () => {
+    const twice = [row("a", {}), row("a", { speedup: 2 }), row("a", { speedup: 0.5 }), row("a", { speedup: 3 })];
+    expect(rowsOf(survey({ items: twice.map(measured) })).map((r) => r.speedup)).toEqual([0.5]);
+  });
+
   it("says which value of a flag won", () => {
     const of = (ratio: number, i: number) =>
-      item(`x${i}`, { flag: "F", values: ["1", "2"], case: `c${i}`, ms: [1, ratio], ratio, no: null });
+      item(`x${i}`, { flag: "F", values: ["1", "2"], case: `c${i}`, ms: [1, ratio], ratio, same: ratio < 1.1, no: null });
     expect(advice(survey({ items: [0.9, 0.95].map(of) })).join()).toMatch(/F: 2 wins .*faster in 2, slower in 0 of 2/);
-    expect(advice(survey({ items: [1.1, 1].map(of) })).join()).toMatch(/F: 1 wins/);
+    expect(advice(survey({ items: [1.1, 1].map(of) })).join()).toMatch(/F: 1 wins .*other bits in 1/);
     expect(advice(survey({ items: [0.9, 1.1].map(of) })).join()).toMatch(/F: depends on the case/);
   });
 

@@ -17,6 +17,8 @@ export interface Measured {
   readonly peer: string | null;
   /** Why it is no measurement; null: it is one. */
   readonly no: string | null;
+  /** Clocks, power and temperature right after it, as nvidia-smi says them. */
+  readonly gpu: string | null;
 }
 
 /** The case with this name. */
@@ -61,12 +63,17 @@ async function measure(context: StageContext, c: BenchCase, cases: readonly Benc
   const row = await session.add(c);
   const report = session.report();
   if (!row) throw new Broken(report.failures[c.id] ?? "it failed");
-  const wrong = problem(row);
-  if (wrong !== null) throw new Broken(`${wrong} (${line(row, noMeasurement(report))})`);
   const no = noMeasurement(report);
   const peer = report.peer ? `torch ${report.peer["torch"]}` : null;
+  const data: Measured = { row, peer, no, gpu: report.gpu.at(-1) ?? null };
   const text = line(row, no).slice(c.id.length).trim().replace(/\s{2,}/g, ", "); // prettier-ignore
-  return { text, data: { row, peer, no } satisfies Measured };
+  const wrong = problem(row);
+  if (wrong !== null) throw new Broken(`${wrong}; ${text}`, data);
+  if (how.variants && row.peer === null) {
+    const why = Object.entries(row.others).map(([id, said]) => `${id.split("/").at(-1)}: ${said}`);
+    throw new Absent(`PyTorch did not run (${why.join("; ") || "no such variant"}); ours: ${text}`, data);
+  }
+  return { text, data };
 }
 
 /** One item per case. `cases` are told to PyTorch together. */

@@ -1,5 +1,7 @@
 // Stage "flags": the same case with either value of a setting, both set up at once, in slices that alternate.
 
+import { callFromStart, sameBits } from "../../../bench/cases/bits.ts";
+import type { Snapshot } from "../../../bench/cases/bits.ts";
 import { Buffers } from "../../../bench/cases/buffers.ts";
 import type { Work } from "../../../bench/cases/case.ts";
 import { eagerRunner, graphRunner, setsFor, slicesFor } from "../../../bench/gpu/measure.ts";
@@ -36,6 +38,11 @@ class Side {
     this.device = openWith(flag.name, value);
   }
 
+  /** Of the first set, from its first state. */
+  bits(): Promise<Snapshot> {
+    return callFromStart(this.device, this.sets[0]!);
+  }
+
   async runner(id: string, dry: boolean): Promise<Runner> {
     const c = caseNamed(id, dry);
     const add = async (): Promise<void> => {
@@ -62,9 +69,9 @@ async function compare(flag: Flag, id: string, dry: boolean): Promise<Outcome> {
   try {
     const runners: Runner[] = [];
     for (const side of sides) runners.push(await side.runner(id, dry));
-    const [a, b] = runners as [Runner, Runner];
-    const once = await a.slice();
-    const perBlock = dry ? 1 : Math.ceil(slicesFor(once, a.calls, SECONDS) / BLOCKS);
+    const same = sameBits(await sides[0]!.bits(), await sides[1]!.bits());
+    const once = await runners[0]!.slice();
+    const perBlock = dry ? 1 : Math.ceil(slicesFor(once, runners[0]!.calls, SECONDS) / BLOCKS);
     const times: [number[], number[]] = [[], []];
     const ratios: number[] = [];
     for (let block = 0; block < (dry ? 1 : BLOCKS); block++) {
@@ -75,14 +82,14 @@ async function compare(flag: Flag, id: string, dry: boolean): Promise<Outcome> {
       ratios.push(median(here[1]) / median(here[0]));
       for (const side of order) times[side].push(...here[side]);
     }
-    void b;
     const ms = [median(times[0]), median(times[1])] as const;
     const ratio = median(ratios);
     const no = noMeasurement({ machine: sides[0]!.device.info, tiny: dry });
-    const data: Compared = { flag: flag.name, values: flag.values, case: id, ms, ratio, no };
+    const data: Compared = { flag: flag.name, values: flag.values, case: id, ms, ratio, same, no };
     const [first, second] = flag.values;
     const change = `${second} takes ${((ratio - 1) * 100).toFixed(1)} % ${ratio < 1 ? "less" : "more"} than ${first}`.replace("-", "");
-    return { text: no ?? `${change} (${ms[1].toFixed(3)} and ${ms[0].toFixed(3)} ms)`, data };
+    const bits = same ? "the same bits" : "OTHER BITS";
+    return { text: `${no ?? `${change} (${ms[1].toFixed(3)} and ${ms[0].toFixed(3)} ms)`}, ${bits}`, data };
   } finally {
     for (const side of sides) await side.dispose();
   }

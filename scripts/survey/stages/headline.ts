@@ -17,7 +17,7 @@ export function items(context: StageContext): Item[] {
     ...benchItems(context, all, { seconds: 1, variants: /^(?!.*compile)/, optional: true, needs: 8, patience: 60 }, " beside PyTorch"),
     ...benchItems(
       context,
-      ours,
+      ours.filter((c) => /^(head|layer)\//.test(c.id)),
       { seconds: 1, variants: /hand-grouped-compile$|chunk-compile$/, optional: true, needs: 40, patience: 90 },
       " beside compiled PyTorch",
     ),
