@@ -5,7 +5,7 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
 import { ExampleBuilder } from "../../lib/data/examples.ts";
-import { LayoutError, NonFiniteError } from "../../lib/errors.ts";
+import { KernelError, LayoutError, NonFiniteError } from "../../lib/errors.ts";
 import { fullTrainable } from "../../lib/methods/full.ts";
 import { keptStates, readRun } from "../../lib/train/checkpoint.ts";
 import type { TrainEvent } from "../../lib/train/events.ts";
@@ -162,6 +162,43 @@ describe("a step", () => {
       ) as string,
       where: { step: 3 },
     });
+  });
+
+  it("that a router refuses is named by its number", async () => {
+    vi.spyOn(tiny.model, "forwardBackward").mockImplementation(() => {
+      throw new KernelError("topk_route: logits must be finite", { where: { op: "topk_route" } });
+    });
+    const { error } = await run("refused");
+    expect(error).toMatchObject({ code: "ERR_NON_FINITE", message: expect.stringMatching(/^step 1: a router's input is not finite/) as string }); // prettier-ignore
+  });
+
+  it("tells the share of trained experts where not all train, and its time", async () => {
+    let now = 0;
+    vi.spyOn(performance, "now").mockImplementation(() => (now += 1000)); // a second from one look at the clock to the next
+    const { events } = await run("clock", { steps: 1 });
+    vi.restoreAllMocks();
+    const [step] = events.flatMap((e) => (e.type === "step" ? [e] : []));
+    expect([step!.seconds, step!.tokensPerSecond]).toEqual([1, step!.tokens]);
+    expect(step!.coverage).toBeGreaterThan(0);
+    const start = events.find((e) => e.type === "start")!;
+    const state = tiny.model.train(tiny.trainable);
+    const { instructionSet } = tiny.model.device.info;
+    expect(start).toMatchObject({ stateBytes: 16 * state.size, activationBytes: tiny.model.describePlan(true).bytes(2 * 16), device: instructionSet }); // prettier-ignore
+    const all = await run("all", { steps: 1 }, { trainable: fullTrainable(tiny.model.spec) });
+    expect(Object.keys(all.events.find((e) => e.type === "step")!)).not.toContain("coverage");
+  });
+
+  it("after which a run is stopped is saved once, where it was due anyway too", async () => {
+    for (const at of [1, 2]) {
+      const stop = new AbortController();
+      const told: string[] = [];
+      const emit = (e: TrainEvent): void => {
+        told.push(`${e.type} ${e.step}`);
+        if (e.type === "step" && e.step === at) stop.abort();
+      };
+      const { summary } = await run(`stop${at}`, {}, { emit, signal: stop.signal });
+      expect([summary!.reason, told.slice(-3)]).toEqual(["interrupted", [`step ${at}`, `checkpoint ${at}`, `done ${at}`]]);
+    }
   });
 
   it("balances no router that does not train; the model is left without that loss", async () => {

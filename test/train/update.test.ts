@@ -224,7 +224,7 @@ describe("a gradient that is not finite", () => {
     vi.spyOn(tiny.model, "forwardBackward").mockImplementation((...args) => {
       forwardBackward(...args);
       const grad = state.parameters[index]!.grad!;
-      grad.write(new Float32Array(grad.size).fill(NaN));
+      grad.write(new Float32Array(grad.size).fill(NaN, 1, 2)); // one element of it
     });
   }
 
@@ -268,5 +268,7 @@ describe("a balancing loss", () => {
       ),
     };
     expect(attempt(sigmoid, fullTrainable(spec), 0.1)).toThrow(/this model's score is sigmoid/);
+    const mixed = { ...spec, layers: [sigmoid.layers[0]!, ...spec.layers.slice(1)] };
+    expect(attempt(mixed, fullTrainable(spec), 0.1)).toThrow(/auxLoss 0\.1 has no effect/);
   });
 });
