@@ -92,7 +92,7 @@ export function advice(survey: Survey): string[] {
     }
   for (const s of stages)
     if (s.status === "not run" || (survey.ended && s.status === "waiting"))
-      lines.push(`"${s.name}" did not run: ${s.notes[0] ?? s.items.find((i) => i.status === "absent")?.text ?? "no time was left"}`);
+      lines.push(`"${s.name}" did not run: ${s.items.find((i) => i.status === "absent")?.text ?? s.notes.at(-1) ?? "no time was left"}`);
   const absent = stages.flatMap((s) => s.items.filter((i) => i.status === "absent" && s.status !== "not run"));
   if (absent.length > 0 && !survey.dry) lines.push(`Absent: ${named(absent)}`);
   const late = stages

@@ -186,6 +186,7 @@ export async function supervise(stage: StageRecord, how: Supervision): Promise<v
     else if (death === "died" && waiting() === 0 && stage.items.at(-1)?.status !== "died") stage.notes.push(`${words} after the last item`);
     if (death === "done" || !lived || waiting() === 0 || waiting() === left) break;
   }
+  if (stage.items.length === 0 && stage.fault === null) stage.notes.push("its time was over before it had an item");
   close(stage, (performance.now() - began) / 1000);
   how.changed();
 }

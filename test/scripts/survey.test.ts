@@ -105,7 +105,11 @@ describe("a stage under its bound", () => {
     expect(await runStage("plan()")).toMatchObject({ status: "not run" });
     expect(await runStage('plan("a"); begin("a"); end("a", "absent", "no tool")')).toMatchObject({ status: "not run" });
     expect(await runStage('plan("a", "b?")')).toMatchObject({ status: "cut" });
-    expect(await runStage("plan('a')", 0)).toMatchObject({ status: "not run", items: [] });
+    expect(await runStage("plan('a')", 0)).toMatchObject({
+      status: "not run",
+      items: [],
+      notes: ["its time was over before it had an item"],
+    });
   });
 
   it("ends at its bound, with whatever the child has started", async () => {
