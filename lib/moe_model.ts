@@ -170,7 +170,7 @@ export class MoeModel implements TrainSession {
   async profile(data: DataSource, options: Partial<Omit<ProfileOptions, "model" | "data">> & { data?: DataInput } = {}): Promise<Profile> {
     dataArgument(data, "profile: data");
     optionsArgument(options, "profile: options");
-    const work = this.use.run("profiling", options.signal, async (signal) => {
+    return this.measuring("profiling", options.signal, async (signal) => {
       const { data: dataInput, ...rest } = options;
       const o = parseOptions(dataSchema, dataInput ?? {}, "data");
       const { examples } = await this.encodeBy(data, o, { signal });
@@ -188,7 +188,6 @@ export class MoeModel implements TrainSession {
         data: { ...(file ? { name: basename(file) } : {}), sha256: examples.fingerprint() },
       });
     });
-    return this.measured(work);
   }
 
   /**
@@ -203,7 +202,7 @@ export class MoeModel implements TrainSession {
   ): Promise<Evaluation> {
     dataArgument(data, "evaluate: data");
     optionsArgument(task, "evaluate: task");
-    const work = this.use.run("evaluating", task.signal, async (signal) => {
+    return this.measuring("evaluating", task.signal, async (signal) => {
       const { batchTokens, rows: limit, ...o } = parseOptions(evaluateSchema, options, "evaluate");
       const { examples } = await this.encodeBy(data, o, { signal });
       const kept = limit !== undefined && limit < examples.length ? examples.subset(Array.from({ length: limit }, (_, i) => i)) : examples;
@@ -220,17 +219,21 @@ export class MoeModel implements TrainSession {
       if (!Number.isFinite(result.loss)) throw new NonFiniteError(`evaluation: the loss is ${result.loss}: ${CHECK_WEIGHTS}`);
       return result;
     });
-    return this.measured(work);
   }
 
-  /** On a device that reads the mapped files, what was measured while they changed is worth nothing, and neither is why it failed. */
-  private async measured<T>(work: Promise<T>): Promise<T> {
+  /**
+   * Uses the model for a measurement. On a device that reads the mapped files, what was measured while they changed is worth nothing, and
+   * neither is why it failed: looked at before the model is free again, or closed.
+   */
+  private measuring<T>(what: string, given: AbortSignal | undefined, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
     const { hostMemory } = this.device.info;
-    try {
-      return await work;
-    } finally {
-      if (hostMemory) await this.checkpoint.files.requireUnchanged();
-    }
+    return this.use.run(what, given, async (signal) => {
+      try {
+        return await work(signal);
+      } finally {
+        if (hostMemory) await this.checkpoint.files.requireUnchanged();
+      }
+    });
   }
 
   /**
