@@ -1,12 +1,15 @@
 // npm run check:cuda: what can be known of the CUDA build without a GPU. Builds it for all architectures (fetching nvcc where there is
-// none), then: no stack frame, spill or C75xx remark in any kernel but those of csrc/cuda/exceptions.json; one exported symbol; no
-// libcuda or libcudart among the needed libraries; it loads and answers in words where there is no driver.
+// none), then: no stack frame, spill or C75xx remark in any kernel but those of csrc/cuda/exceptions.json; in machine code, no write to
+// fragments that a product reads, and the launch registers that setmaxnreg needs; PTX of the kernels that any GPU runs; one exported
+// symbol; no libcuda or libcudart among the needed libraries; it loads and answers in words where there is no driver.
 // The table of registers goes to out/ci/cuda-registers.txt.
 
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import path from "node:path";
+import { ensureDisassembler, ensureNvcc } from "./cuda-toolkit.ts";
 import { type Exception, findFaults, type KernelRow, parsePtxasLog } from "./ptxas-log.ts";
 import { capture, Checks, root, show, typescript } from "./run.ts";
+import { findFragmentFaults, launchRegisterFaults, parseSass, type SassFunction, usesSetmaxnreg } from "./sass.ts";
 
 const library = path.join(root, "build", "Release", "libesft_cuda.so");
 const checks = new Checks("cuda");
@@ -37,6 +40,9 @@ function shortName(name: string): string {
   return plain;
 }
 
+const objectOf = (target: string, source: string): string =>
+  path.join(root, "build-cmake/Release/csrc/cuda/CMakeFiles", `${target}.dir`, `${source}.o`);
+
 function readLogs(): { rows: Row[]; remarks: string[]; missing: string[] } {
   const rows: (KernelRow & { readonly source: string })[] = [];
   const remarks: string[] = [];
@@ -47,7 +53,7 @@ function readLogs(): { rows: Row[]; remarks: string[]; missing: string[] } {
     ["esft_cuda_host", "CUDA_HOST"],
   ] as const) {
     for (const source of sources(list).filter((name) => name.endsWith(".cu"))) {
-      const file = path.join(root, "build-cmake/Release/csrc/cuda/CMakeFiles", `${target}.dir`, `${source}.o.ptxas`);
+      const file = `${objectOf(target, source)}.ptxas`;
       if (!existsSync(file)) {
         missing.push(`${source}: no ${path.relative(root, file)}`);
         continue;
@@ -87,6 +93,66 @@ function table(rows: readonly Row[]): string {
   return `${[columns, ...cells].map(line).join("\n")}\n`;
 }
 
+/** What cuobjdump says of an object. */
+function inspect(option: string, object: string): string {
+  const folder = ensureDisassembler(ensureNvcc());
+  const env = { ...process.env, PATH: `${folder}${path.delimiter}${process.env["PATH"] ?? ""}` };
+  const { ok, stdout, why } = capture(path.join(folder, "cuobjdump"), [option, object], { env });
+  if (!ok) throw new Error(`cuobjdump ${option} of ${path.relative(root, object)}: ${why}`);
+  return stdout;
+}
+
+/** Machine code of the kernels of wgmma and TMA. */
+const disassemble = (): SassFunction[] =>
+  sources("CUDA_SM90").flatMap((source) => parseSass(inspect("-sass", objectOf("esft_cuda_sm90", source))));
+
+/** PTX, which a GPU newer than sm_90 compiles: of compute_80 in every object with kernels for any GPU, and nowhere else. */
+function checkPtx(rows: readonly Row[]): void {
+  const withKernels = new Set(rows.filter((row) => row.entry).map((row) => row.source));
+  const faults: string[] = [];
+  let count = 0;
+  for (const [target, list] of [
+    ["esft_cuda_portable", "CUDA_PORTABLE"],
+    ["esft_cuda_sm90", "CUDA_SM90"],
+  ] as const)
+    for (const source of sources(list).filter((name) => withKernels.has(name))) {
+      const found = [...inspect("-lptx", objectOf(target, source)).matchAll(/\.(sm_\w+)\.ptx/g)].map(([, arch]) => arch);
+      const wanted = list === "CUDA_PORTABLE" ? "sm_80" : "";
+      if (found.join() !== wanted) faults.push(`${source}: PTX for ${found.join() || "nothing"}, wanted ${wanted || "none"}`);
+      else if (wanted) count++;
+    }
+  checks.none("PTX of compute_80 for the kernels that any GPU runs", faults, `${count} sources`);
+}
+
+/** The gates on machine code. Each must find what it looks at: a gate that sees nothing passes everything. */
+function checkSass(rows: readonly Row[]): void {
+  const functions = disassemble();
+  const found = functions.map((f) => ({ name: f.name, ...findFragmentFaults(f) }));
+  const products = found.reduce((sum, f) => sum + f.products, 0);
+  const unseen = ["forward_wgmma", "backward_wgmma"].filter((kernel) => !found.some((f) => f.name.includes(kernel) && f.products > 0));
+  checks.none(
+    "fragments of A are written before the fence and after the wait",
+    [
+      ...found.flatMap((f) => f.faults.map((fault) => `${f.name}: ${fault}`)),
+      ...unseen.map((kernel) => `${kernel}: no product with A in registers`),
+    ],
+    `${products} products`,
+  );
+  const sharing = functions.filter(usesSetmaxnreg);
+  const still = ["grouped_kernel", "forward_wgmma", "backward_wgmma"].filter((kernel) => !sharing.some((f) => f.name.includes(kernel)));
+  checks.none(
+    "kernels that use setmaxnreg start with 168 registers",
+    [
+      ...launchRegisterFaults(
+        functions,
+        rows.filter((row) => row.entry && row.arch === "sm_90a"),
+      ),
+      ...still.map((kernel) => `${kernel}: does not use setmaxnreg`),
+    ],
+    `${sharing.length} kernels`,
+  );
+}
+
 /** Opens the device through the addon, in a process of its own, and returns what is wrong with the answer. */
 function openFaults(): { faults: string[]; answer: string } {
   const program = `
@@ -123,11 +189,15 @@ if (built) {
   const allowed = JSON.parse(readFileSync(path.join(root, "csrc/cuda/exceptions.json"), "utf8")) as Exception[];
   checks.none("no stack, spills or remarks of the compiler", findFaults(rows, remarks, allowed), `${allowed.length} exceptions`);
 
+  checkSass(rows);
+  checkPtx(rows);
+
   const symbols = capture("nm", ["-D", "--defined-only", library]);
   const exported = symbols.stdout
     .split("\n")
     .filter(Boolean)
     .map((line) => line.split(" ").at(-1));
+  console.log(`library: ${(statSync(library).size / 1e6).toFixed(1)} MB`);
   checks.none("exports one symbol", symbols.ok && exported.join() === "esft_cuda_backend" ? [] : [symbols.stderr || exported.join(" ")]);
   const dynamic = capture("readelf", ["-d", library]);
   const needed = [...dynamic.stdout.matchAll(/NEEDED\).*\[(.+)\]/g)].map(([, file = ""]) => file);

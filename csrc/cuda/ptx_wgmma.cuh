@@ -4,8 +4,9 @@
 // (smem_desc). Trans = 0: the operand's contraction dimension is contiguous (K-major); 1: the other one is (MN-major).
 // wgmma_rs<N, kTransB>: A from registers, in the fragment layout of mma m16n8k16 (warp w of the group holds rows 16w..16w+15).
 // Fragment: thread t holds acc[i] = row 16·(t/32) + (t%32)/4 + 8·((i>>1)&1), column 8·(i>>2) + 2·(t%4) + (i&1).
-// Order: wgmma_fence, products, wgmma_commit, wgmma_wait<pending groups>; acc is not touched in between, and passes through
-// wgmma_hold before the first product and after the wait, so that the compiler moves no access across.
+// Order: wgmma_fence, products, wgmma_commit, wgmma_wait<pending groups>; acc and the fragments of A are not written in between, and
+// pass through wgmma_hold before the fence and after the wait, so that the compiler moves no access across: what computes them
+// (cvt, fma) is not volatile and knows of neither. scripts/sass.ts looks at the machine code.
 #pragma once
 
 namespace esft::cuda::ptx {
@@ -30,6 +31,14 @@ template <int kCount>
 __device__ __forceinline__ void wgmma_hold(float (&acc)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; i++) asm volatile("" : "+f"(acc[i])::"memory");
+}
+// The same of A's fragments in registers, one of four words per 16 columns.
+template <int kCount>
+__device__ __forceinline__ void wgmma_hold(uint32_t (&a)[kCount][4]) {
+#pragma unroll
+  for (int i = 0; i < kCount; i++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) asm volatile("" : "+r"(a[i][j])::"memory");
 }
 
 template <int N>

@@ -87,7 +87,7 @@ struct AccTile {
 };
 struct Product {
   WgmmaArguments arguments;
-  std::vector<uint32_t> a_registers;  // [128, 4]
+  std::vector<const uint32_t*> a_registers;  // [128] of four
   AccTile* acc;
   uint32_t group;
   bool done;

@@ -132,6 +132,10 @@ inline void wgmma(float (&acc)[N / 2], uint64_t a, uint64_t b, bool add) {
 template <int N, int kTransB>
 inline void wgmma_rs(float (&acc)[N / 2], const uint32_t (&a)[4], uint64_t b, bool add) {
   static_assert(N % 8 == 0 && N >= 8 && N <= 256);
+template <int kCount>
+inline void wgmma_hold(uint32_t (&a)[kCount][4]) {
+  asm volatile("" : : "r"(&a[0][0]) : "memory");
+}
   emu::WgmmaArguments arguments{acc, a, 0, b, N, false, kTransB != 0, add};
   emu::wgmma(arguments);
 }

@@ -1,8 +1,8 @@
 // wgmma: operand tiles behind shared-memory descriptors, accumulators in flight, commit groups; setmaxnreg.
 //
 // While a product is in flight the accumulator of each thread holds NaN and the tile lives here, row-major; it goes back to the
-// threads in the wait that completes its last product. When the operands are read depends on the schedule: at issue, or
-// in the wait (late), or either (random).
+// threads in the wait that completes its last product. When the operands are read, fragments of A in registers too, depends on the
+// schedule: at issue, or in the wait (late), or either (random).
 #include <cmath>
 #include <memory>
 
@@ -89,7 +89,7 @@ static void execute(Product& p) {
     for (int t = 0; t < 128; t++) {
       const int row = 16 * (t / 32) + t % 32 / 4, q = 2 * (t % 4);
       for (int i = 0; i < 4; i++) {
-        const uint32_t pair = p.a_registers[size_t(4 * t + i)];
+        const uint32_t pair = p.a_registers[size_t(t)][i];
         a[row + 8 * (i & 1)][q + 8 * (i >> 1)] = bf16_float(pair & 0xffff);
         a[row + 8 * (i & 1)][q + 8 * (i >> 1) + 1] = bf16_float(pair >> 16);
       }
@@ -169,8 +169,7 @@ static void run_wgmma(void* const* arguments, unsigned) {
   p.acc->users++;
   p.group = group.group;
   if (first.a_registers != nullptr) {
-    p.a_registers.resize(512);
-    for (int t = 0; t < 128; t++) memcpy(&p.a_registers[size_t(4 * t)], lane(t).a_registers, 16);
+    for (int t = 0; t < 128; t++) p.a_registers.push_back(lane(t).a_registers);
   }
   group.products.push_back(std::move(p));
   if (mode == Mode::kEager || (mode == Mode::kRandom && chance(40))) {

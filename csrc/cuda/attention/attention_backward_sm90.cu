@@ -198,6 +198,7 @@ __device__ __forceinline__ void multiply(const BackwardParams& p, unsigned char*
         pack_fragments(probs, s_tile);
         ptx::wgmma_hold(s);
         ptx::wgmma_hold(sum2);
+        ptx::wgmma_hold(probs);
         ptx::wgmma_fence();
         multiply_d(s);
         add_probs();
@@ -206,6 +207,7 @@ __device__ __forceinline__ void multiply(const BackwardParams& p, unsigned char*
         to_gradients(s_tile, probs, q);
         pack_fragments(ds, s_tile);
         ptx::wgmma_hold(sum1);
+        ptx::wgmma_hold(ds);
         ptx::wgmma_fence();
       } else {
         ptx::wgmma_hold(d);
@@ -223,7 +225,9 @@ __device__ __forceinline__ void multiply(const BackwardParams& p, unsigned char*
         if constexpr (kKeys) {
           pack_fragments(probs, s_tile);
           ptx::wgmma_hold(sum2);
+          ptx::wgmma_hold(probs);
         }
+        ptx::wgmma_hold(ds);
         ptx::wgmma_fence();
         if constexpr (kKeys) add_probs();
       }
@@ -232,7 +236,11 @@ __device__ __forceinline__ void multiply(const BackwardParams& p, unsigned char*
       ptx::wgmma_commit();
       ptx::wgmma_wait<0>();
       ptx::wgmma_hold(sum1);
-      if constexpr (kKeys) ptx::wgmma_hold(sum2);
+      ptx::wgmma_hold(ds);
+      if constexpr (kKeys) {
+        ptx::wgmma_hold(sum2);
+        ptx::wgmma_hold(probs);
+      }
     }
     __syncwarp();  // where nothing was multiplied, lanes may still be reading the numbers of this stage
     if (lane == 0) ptx::mbar_arrive(bars.empty(int(step % S::kStages)));

@@ -142,6 +142,7 @@ __device__ __forceinline__ void multiply(const ForwardParams& p, Memory<DQ, DV> 
     await_turn();
     ptx::wgmma_hold(s);
     ptx::wgmma_hold(out);
+    ptx::wgmma_hold(probs);
     ptx::wgmma_fence();
     multiply_scores(stage);
     multiply_values(before);
@@ -152,6 +153,7 @@ __device__ __forceinline__ void multiply(const ForwardParams& p, Memory<DQ, DV> 
     softmax(key_begin + j * kTile);  // while P·V of the tile before is under way
     ptx::wgmma_wait<0>();
     ptx::wgmma_hold(out);
+    ptx::wgmma_hold(probs);
     if (lane == 0) ptx::mbar_arrive(memory.v_empty(before));
 #pragma unroll
     for (int i = 0; i < DV / 2; i++) out[i] *= decay[i / 2 & 1];
@@ -160,10 +162,12 @@ __device__ __forceinline__ void multiply(const ForwardParams& p, Memory<DQ, DV> 
   const int last = (tiles - 1) % kStages;
   ptx::mbar_wait(memory.v_full(last), (tiles - 1) / kStages & 1);
   ptx::wgmma_hold(out);
+  ptx::wgmma_hold(probs);
   ptx::wgmma_fence();
   multiply_values(last);
   ptx::wgmma_wait<0>();
   ptx::wgmma_hold(out);
+  ptx::wgmma_hold(probs);
 
   ptx::named_barrier_sync(kRowsBarrier + group, 128);  // the warpgroup has read its rows of Q for the last time
   store_output<kTile, DV>(p, memory.q(), r0, first_row, lane, t.head, DV, reinterpret_cast<float (&)[1][DV / 8][4]>(out),

@@ -56,8 +56,9 @@ static void put(unsigned char* tile, int row, int col, int slab_bytes, uint16_t 
 }
 
 // out[64, N] = 2·(a[64, K] · b[K, N]) by accumulating twice; K = 64. a is stored [64, K] or (kTransA) [K, 64]; b [N, K] or (kTransB) [K, N].
+// planted: the fragments of A change while they are in flight.
 template <int N, int kTransA, int kTransB, bool kRegisters>
-static void group_product(const uint16_t* a, const uint16_t* b, float* out) {
+static void group_product(const uint16_t* a, const uint16_t* b, float* out, bool planted = false) {
   ESFT_SHARED(smem);
   unsigned char *sa = smem, *sb = smem + 8192;
   const int t = int(threadIdx.x);
@@ -73,24 +74,28 @@ static void group_product(const uint16_t* a, const uint16_t* b, float* out) {
   __syncthreads();
   float acc[N / 2];
   const uint64_t da = ptx::smem_desc(sa, kTransA ? 8192 : 16, 1024), db = ptx::smem_desc(sb, kTransB ? kDepth * 128 : 16, 1024);
+  uint32_t fa[kDepth / 16][4];
+  for (int k = 0; k < kDepth / 16; k++)
+    for (int i = 0; i < 4; i++) {
+      const int row = 16 * (t / 32) + t % 32 / 4 + 8 * (i & 1), col = 16 * k + 2 * (t % 4) + 8 * (i >> 1);
+      fa[k][i] = a[row * 64 + col] | uint32_t(a[row * 64 + col + 1]) << 16;
+    }
   ptx::wgmma_hold(acc);
+  ptx::wgmma_hold(fa);
   for (int pass = 0; pass < 2; pass++) {
     ptx::wgmma_fence();
     for (int k = 0; k < kDepth / 16; k++) {
       const uint64_t dbk = ptx::desc_advance(db, uint32_t(k) * (kTransB ? 2048 : 32));
       if constexpr (kRegisters) {
-        uint32_t fa[4];
-        for (int i = 0; i < 4; i++) {
-          const int row = 16 * (t / 32) + t % 32 / 4 + 8 * (i & 1), col = 16 * k + 2 * (t % 4) + 8 * (i >> 1);
-          fa[i] = a[row * 64 + col] | uint32_t(a[row * 64 + col + 1]) << 16;
-        }
-        ptx::wgmma_rs<N, kTransB>(acc, fa, dbk, pass > 0 || k > 0);
+        ptx::wgmma_rs<N, kTransB>(acc, fa[k], dbk, pass > 0 || k > 0);
       } else {
         ptx::wgmma<N, kTransA, kTransB>(acc, ptx::desc_advance(da, uint32_t(k) * (kTransA ? 2048 : 32)), dbk, pass > 0 || k > 0);
       }
     }
     ptx::wgmma_commit();
   }
+  if (planted) fa[3][t % 4] = 0;
+  ptx::wgmma_hold(fa);
   ptx::wgmma_wait<1>();
   out[t] = acc[0];  // still in flight: NaN
   ptx::wgmma_wait<0>();
@@ -129,6 +134,17 @@ static void check_group_product() {
   check(ok && poisoned, name);
 }
 
+static std::vector<float> planted_product(const char* schedule) {
+  set_schedule(schedule);
+  Buffer<uint16_t> a(random_bf16(64 * kDepth, 3)), b(random_bf16(size_t(64) * kDepth, 4));
+  Buffer<float> out(size_t(64 * 64 + 128));
+  run("planted", dim3(1), dim3(128), 16384,
+      [p = a.device, q = b.device, o = out.device] { group_product<64, 0, 1, true>(p, q, o, true); });
+  auto host = out.host();
+  host.erase(host.begin(), host.begin() + 128);
+  return host;
+}
+
 static void round_pairs(const float* in, uint32_t* out) {
   out[threadIdx.x] = ptx::pack_bf16x2(in[2 * threadIdx.x], in[2 * threadIdx.x + 1]);
 }
@@ -145,6 +161,8 @@ void test_products() {
   check_group_product<256, 0, 0, false>();
   check_group_product<128, 0, 0, true>();
   check_group_product<64, 0, 1, true>();
+  check(planted_product("eager") != planted_product("late"), "fragments of A that change in flight give other results under late");
+  set_schedule("eager");
 
   const std::vector<float> values = {1.f, -2.5f, 1.00390625f, 1.01171875f, NAN, -INFINITY, 3.4e38f, 1e-40f};
   Buffer<float> in(values);
