@@ -144,6 +144,7 @@ bool sm90_grouped_tn(const esft_grouped_gemm_tn_args& a, Context& c) {
   if (!computed && !rows_aligned(a.x)) return false;
   bool dy_by_rows;
   if (!set_a(p, maps, a.dy, &a.dy_rows, kArgDyRows, kTileK, &dy_by_rows)) return false;
+  if (!dy_by_rows) p.a = sm90::rows_of(a.dy, nullptr, kArgDyRows);  // for the last rows of a group
   if (computed) {
     const int64_t ld = ceil_div(p.columns, 8) * 8;
     bf16* rows_out = c.scratch_of<bf16>(p.n * ld);

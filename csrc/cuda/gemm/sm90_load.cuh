@@ -126,8 +126,13 @@ __device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* m
       const int segment = kRole == Role::kNn ? step / per_segment : tile.segment,
                 k0 = (step - (kRole == Role::kNn ? segment * per_segment : 0)) * kTileK;
       const int column_a = kRole == Role::kNn ? segment * p.segment_rows + k0 : k0;
+      // tn: the last box of dy would end in rows of the next expert, whose infinities times zeros of x are NaN. The copies stop before.
+      const bool cut_a = kRole == Role::kTn && kLoadA == Load::kTma && kLoadB == Load::kRows && k0 + kTileK > tile.rows;
       if (leader && kBytes > 0) {
-        ptx::mbar_arrive_expect_tx(full, kBytes);
+        if (cut_a)
+          ptx::mbar_arrive(full);
+        else
+          ptx::mbar_arrive_expect_tx(full, kBytes);
         if (kLoadB == Load::kTma && kRole != Role::kTn) {
           const CUtensorMap* map = p.weights + int64_t(tile.expert) * p.segments + segment;
           const CUtensorMap* second = map;  // of the up projection
@@ -160,7 +165,7 @@ __device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* m
             ptx::tma_load_2d(stage_b + j * kSlabBytes, map_b, full, tile.n0 + 64 * j, int(tile.begin) + k0);
         }
         if (kLoadA == Load::kTma && kRole != Role::kTn) ptx::tma_load_2d(stage_a, map_a, full, column_a, int(tile.begin));
-        if (kLoadA == Load::kTma && kRole == Role::kTn) {
+        if (kLoadA == Load::kTma && kRole == Role::kTn && !cut_a) {
 #pragma unroll
           for (int j = 0; j < 2; j++)
             ptx::tma_load_2d(stage_a + j * kSlabBytes, map_a, full, tile.segment * p.segment_rows + tile.m0 + 64 * j,
@@ -172,6 +177,10 @@ __device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* m
           copy_k_major(p.a, stage_a, rows, column_a, kRole == Role::kNn ? p.segments * p.segment_rows : p.columns);
         else
           copy_mn_major<2>(p.a, stage_a, rows_a, tile.segment * p.segment_rows + tile.m0, p.segments * p.segment_rows);
+      }
+      if (cut_a) {
+        rows_a.find(p.a, tile.begin, k0, tile.rows);
+        copy_mn_major<2>(p.a, stage_a, rows_a, tile.segment * p.segment_rows + tile.m0, p.segments * p.segment_rows);
       }
       if (kLoadB == Load::kRows) copy_mn_major<S::kTileN / 64>(p.b, stage_b, rows_b, tile.n0, p.columns);
       if (kCopies) ptx::cp_async_mbar_arrive(full);

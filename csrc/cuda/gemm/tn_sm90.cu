@@ -1,6 +1,6 @@
-// dW += dyᵀ·x on Hopper, over the rows of each listed expert. Where dy comes by the copy engine, rows behind the expert's last meet zeros
-// of x: an infinity there would still make NaN here, so gradients are finite everywhere or trusted nowhere. At least one operand is cut at the group's end by row copies, unless
-// there is one group and the maps end where it does.
+// dW += dyᵀ·x on Hopper, over the rows of each listed expert. What lies behind its last row, another expert's, is never read: rows of x are
+// copied one by one; dy comes by the copy engine, save for its last 64 rows where the group ends inside them. Where there is one group
+// the maps end where it does.
 #include "gemm_sm90.h"
 #include "sm90_kernel.cuh"
 

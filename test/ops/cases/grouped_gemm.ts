@@ -296,6 +296,30 @@ export const groupedGemmCases: readonly OpCase[] = [
   tnRow("bf16 compute, activation on load, scaled", counts("many rows"), 64, 40, { bf16: true, act: true, gather: true, scale: true }),
 ];
 
+/** Rows of experts that do not train are infinite or no numbers; those that train end inside a kernel's last step. */
+function frozenInfinities(name: "dy" | "x", o: Options & { xGather?: boolean }): OpCase {
+  const rows = [70, 50, 1, 3, 64];
+  const by = name === "dy" ? o.gather : o.xGather;
+  const title = `tiles, infinities in ${name} of frozen experts${o.gather ? ", dy gathered" : ""}${o.xGather ? ", x gathered" : ""}`;
+  return {
+    ...tnRow(title, rows, 136, 128, o),
+    args: (r) => {
+      const a = tn(rows, 136, 128, { ...o, groups: [0, 2, 4] })(r);
+      const t = tensor(a, name);
+      const [offsets, columns, values] = [tensor(a, "offsets").values, colsOf(t), Float32Array.from(t.values)];
+      // Gathered rows are shared between experts: the infinite ones get two rows of their own.
+      const own = rowsOf(t) - 2;
+      const index = by ? Int32Array.from(tensor(a, `${name}_rows`).values, (row) => row % own) : null;
+      for (const e of [1, 3])
+        for (let i = offsets[e]!; i < offsets[e + 1]!; i++) {
+          const row = index ? (index[i] = own + (i % 2)) : i;
+          values.fill([Infinity, -Infinity, NaN][i % 3]!, row * columns, (row + 1) * columns);
+        }
+      return { ...a, [name]: { dtype: t.dtype, shape: t.shape, values }, ...(index ? { [`${name}_rows`]: i32([...index]) } : {}) };
+    },
+  };
+}
+
 /** Experts around the tiles of the CUDA kernels (128 rows, 64 of the sum), columns aligned and just not; bf16 operands. */
 const tiled = [128, 0, 129, 1, 255, 64];
 const bf16 = { bf16: true, w: "bf16" } as const;
@@ -321,6 +345,9 @@ export const groupedGemmTileCases: readonly OpCase[] = [
   tnRow("tiles, gathered, two segments, some experts", tiled, 256, 128, { ...bf16, xGather: true, segments: 2, groups: [0, 1, 4] }),
   tnRow("tiles, activation on load, scaled", tiled, 128, 136, { ...bf16, act: true, gather: true, scale: true, groups: [0, 4] }),
   tnRow("one long expert", [1000], 128, 128, bf16),
+  ...(["dy", "x"] as const).flatMap((name) =>
+    [{}, { gather: true }, { xGather: true }].map((o) => frozenInfinities(name, { ...bf16, ...o })),
+  ),
 ];
 
 const [E, N, T, K, M] = [3, 7, 5, 6, 8];
