@@ -1,6 +1,6 @@
-// Builds native code: npx tsx scripts/cmake-build.ts [Release|Debug] [--cuda|--emu]
+// Builds native code: npx tsx scripts/cmake-build.ts [Release|Debug] [--cuda [--debug]|--emu]
 //   (nothing)  the addon, and libesft_cuda.so where nvcc is found (ESFT_CUDA=ON or OFF in the environment decides otherwise)
-//   --cuda     both, with nvcc fetched where there is none
+//   --cuda     both, with nvcc fetched where there is none; --debug: libesft_cuda_debug.so as well (csrc/cuda/bounded_wait.cuh)
 //   --emu      libesft_cuda_emu.so and emu_test: the CUDA sources under the C++ compiler
 // `configure` then `build`, not `compile`: that one repeats a failed build from scratch.
 
@@ -49,6 +49,7 @@ cmake(
   "configure",
   `--CDESFT_STATIC_CXX=${env["ESFT_STATIC_CXX"] ? "ON" : "OFF"}`,
   `--CDESFT_CUDA=${cuda}`,
+  `--CDESFT_CUDA_DEBUG=${process.argv.includes("--debug") ? "ON" : "OFF"}`,
   `--CDESFT_EMU=${emulation ? "ON" : "OFF"}`,
 );
 cmake("build", "--parallel", String(Math.max(1, os.availableParallelism())), ...(emulation ? ["--target", "emu"] : []));

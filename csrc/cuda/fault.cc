@@ -19,6 +19,39 @@ const char* const kArgumentNames[] = {"ids",    "rows",      "offsets",   "dy_ro
                                       "labels", "positions", "doc_start", "logits",  "bias"};
 static_assert(sizeof kArgumentNames / sizeof *kArgumentNames == kArgCount, "a name for every FaultArgument");
 
+struct BarrierWords {
+  const char *name, *waiting;
+};
+const BarrierWords kBarrierWords[] = {{"barrier", "a thread waits"},
+                                      {"full", "a consumer waits for a stage to be loaded"},
+                                      {"empty", "the producer waits for a stage to be read"},
+                                      {"h_full", "a consumer waits for its tile of h"},
+                                      {"h_empty", "the producer waits for the place of a tile of h"},
+                                      {"rows_full", "a consumer waits for the rows of its CTA"},
+                                      {"keys_full", "a consumer waits for a stage of keys"},
+                                      {"keys_empty", "the producer waits for a stage of keys to be read"},
+                                      {"values_full", "a consumer waits for a stage of values"},
+                                      {"values_empty", "the producer waits for a stage of values to be read"},
+                                      {"turn", "a consumer waits for its turn to issue products"},
+                                      {"rows_read", "a consumer waits for the other warps of its warpgroup"}};
+static_assert(sizeof kBarrierWords / sizeof *kBarrierWords == kWaitBarrierCount, "words for every WaitBarrier");
+
+Error hang_error(const FaultRecord& r) {
+  const char* op = r.op >= 0 && r.op < ESFT_OP_COUNT ? kOpNames[r.op] : "kernel";
+  const char* const after = "a bug of the kernel; CUDA does not recover from this: start the process again";
+  if (r.kind == kBadSharedBase)
+    return Error(ESFT_DEVICE_FAULT, "device", "shared",
+                 format("CTA %lld: shared memory begins at %lld, expected a multiple of %lld: %s", (long long)r.position,
+                        (long long)r.value, (long long)r.limit, after));
+  const BarrierWords& words = kBarrierWords[r.argument >= 0 && r.argument < kWaitBarrierCount ? r.argument : kBarrierOther];
+  const bool named = r.argument == kBarrierTurn || r.argument == kBarrierRowsRead;
+  const std::string where = named ? format("named barrier %lld", (long long)r.value)
+                                  : format("shared offset %lld, phase of parity %lld", (long long)r.value, (long long)r.limit);
+  return Error(ESFT_DEVICE_FAULT, op, words.name,
+               format("%s: CTA %lld, thread %d (warpgroup %d) waited in vain at barrier %s (%s): %s; %s", op, (long long)r.position,
+                      r.detail, r.detail / 128, words.name, where.c_str(), words.waiting, after));
+}
+
 std::string expectation(const FaultRecord& r) {
   const long long limit = r.limit;
   switch (FaultKind(r.kind)) {
@@ -30,7 +63,9 @@ std::string expectation(const FaultRecord& r) {
     case kBadDocStart: return format("in %lld..%lld (not before its predecessor, not after itself)", limit, (long long)r.position);
     case kNotPermutation: return "a row that no other slot has";
     case kNotFinite: return "finite";
-    case kNoFault: break;
+    case kNoFault:
+    case kHungWait:
+    case kBadSharedBase: break;
   }
   return format("something else (fault of kind %d)", r.kind);
 }
@@ -38,6 +73,7 @@ std::string expectation(const FaultRecord& r) {
 }  // namespace
 
 Error fault_error(const FaultRecord& r) {
+  if (ends_device(r)) return hang_error(r);
   if (r.op < 0 || r.op >= ESFT_OP_COUNT || r.argument < 0 || r.argument >= kArgCount)
     return Error(ESFT_DEVICE_FAULT, "device", "faults",
                  format("the device's fault record is damaged: op %d, argument %d", r.op, r.argument));

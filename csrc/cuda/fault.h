@@ -1,5 +1,6 @@
-// The record of what only the device can see to be wrong: bad indices, non-finite router logits. Plain C++, shared by the kernels
-// (fault.cuh writes it) and by the host, which reads it at synchronize and download and words it as the CPU's checks do.
+// The record of what only the device can see to be wrong: bad indices, non-finite router logits, in the debug build waits without end.
+// Plain C++, shared by the kernels (fault.cuh and bounded_wait.cuh write it) and by the host, which reads it at synchronize and download
+// and words it as the CPU's checks do.
 #pragma once
 #include <stdint.h>
 
@@ -9,12 +10,15 @@ namespace esft::cuda {
 
 enum FaultKind : int32_t {
   kNoFault = 0,
-  kBadIndex,        // argument[position] = value, must be in 0..limit-1
-  kBadLabel,        // argument[position] = value, must be -100 or in 0..limit-1
-  kBadOffsets,      // argument[position] = value; limit = the offset before it, or, with detail 1, the number of rows it must be
-  kBadDocStart,     // argument[position] = value, must be in limit..position (limit: its predecessor)
+  kBadIndex,  // argument[position] = value, must be in 0..limit-1
+  kBadLabel,  // argument[position] = value, must be -100 or in 0..limit-1
+  kBadOffsets,  // argument[position] = value; limit = the offset before it, or, with detail 1, the number of rows it must be
+  kBadDocStart,  // argument[position] = value, must be in limit..position (limit: its predecessor)
   kNotPermutation,  // argument[position] = value, which an earlier slot has
-  kNotFinite        // argument[position] is not finite, value = its f32 bits
+  kNotFinite,  // argument[position] is not finite, value = its f32 bits
+  // Of the debug build. The kernel ends with a trap, after which the device serves nothing more.
+  kHungWait,  // argument = WaitBarrier, position = CTA, detail = thread, value = shared offset or number of the barrier, limit = parity
+  kBadSharedBase  // position = CTA, value = address of its shared memory, not a multiple of limit
 };
 
 // Index of an argument's name in fault.cc.
@@ -33,15 +37,34 @@ enum FaultArgument : int32_t {
   kArgCount
 };
 
+// A barrier at which a kernel waits, and so who waits there for what. Names and words are in fault.cc.
+enum WaitBarrier : int32_t {
+  kBarrierOther,
+  kBarrierFull,  // products, attention backward: a stage of the ring is loaded
+  kBarrierEmpty,  // it has been read
+  kBarrierHFull,  // backward of SwiGLU: the tile of h is loaded
+  kBarrierHEmpty,  // its place is free again
+  kBarrierRowsFull,  // attention: the operands that stay are loaded
+  kBarrierKeysFull,  // attention forward: stages of keys and of values
+  kBarrierKeysEmpty,
+  kBarrierValuesFull,
+  kBarrierValuesEmpty,
+  kBarrierTurn,  // named: the other warpgroup has issued its products
+  kBarrierRowsRead,  // named: the warpgroup has read its rows for the last time
+  kWaitBarrierCount
+};
+
 struct FaultRecord {
   int32_t kind;
-  int32_t op;        // esft_op
-  int32_t argument;  // FaultArgument
-  int32_t detail;    // columns of a matrix whose elements `position` counts row by row; 0: a vector
+  int32_t op;  // esft_op
+  int32_t argument;  // FaultArgument, or WaitBarrier
+  int32_t detail;  // columns of a matrix whose elements `position` counts row by row; 0: a vector
   int64_t position, value, limit;
 };
 
-// "<op>: <argument>[position] must be …, received …". Of a record with a fault.
+inline bool ends_device(const FaultRecord& record) { return record.kind == kHungWait || record.kind == kBadSharedBase; }
+
+// "<op>: <argument>[position] must be …, received …", or which wait of which thread had no end. Of a record with a fault.
 Error fault_error(const FaultRecord& record);
 
 }  // namespace esft::cuda

@@ -12,11 +12,23 @@
 #include "ptx_emu.h"
 #else
 
+#if defined(ESFT_CUDA_DEBUG)
+#include "bounded_wait.cuh"
+#define ESFT_SHARED(name)                                  \
+  extern __shared__ __align__(1024) unsigned char name[]; \
+  ::esft::cuda::ptx::begin_shared(name)
+#else
 #define ESFT_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
+#endif
 
 namespace esft::cuda::ptx {
 
 __device__ __forceinline__ uint32_t smem_addr(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
+
+// Where a kernel waits: what the debug build says of a wait without end. It costs nothing otherwise.
+struct WaitSite {
+  int32_t op = -1, barrier = 0;  // esft_op, WaitBarrier (fault.h)
+};
 
 // ---- mbarrier -----------------------------------------------------------------------------------------------------------
 
@@ -32,7 +44,12 @@ __device__ __forceinline__ void mbar_arrive_expect_tx(uint64_t* bar, uint32_t by
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(smem_addr(bar)), "r"(bytes) : "memory");
 }
 // Returns once the phase with this parity has completed.
-__device__ __forceinline__ void mbar_wait(uint64_t* bar, uint32_t parity) {
+#if defined(ESFT_CUDA_DEBUG)
+__device__ __forceinline__ void mbar_wait(uint64_t* bar, uint32_t parity, WaitSite site = {}) {
+  bounded_mbar_wait(smem_addr(bar), parity, site.op, site.barrier);
+}
+#else
+__device__ __forceinline__ void mbar_wait(uint64_t* bar, uint32_t parity, WaitSite = {}) {
   asm volatile(
       "{\n"
       ".reg .pred done;\n"
@@ -45,6 +62,7 @@ __device__ __forceinline__ void mbar_wait(uint64_t* bar, uint32_t parity) {
       "r"(parity)
       : "memory");
 }
+#endif
 
 // ---- copy engine (TMA) --------------------------------------------------------------------------------------------------
 
@@ -156,10 +174,16 @@ __device__ __forceinline__ void setmaxnreg_dec() {
 #endif
 }
 // Barrier `id` (1..15; 0 is __syncthreads) among `threads` threads, a multiple of 32.
-__device__ __forceinline__ void named_barrier_sync(int id, int threads) {
+__device__ __forceinline__ void named_barrier_sync(int id, int threads, [[maybe_unused]] WaitSite site = {}) {
+#if defined(ESFT_CUDA_DEBUG)
+  await_count(id, count_arrival(id, threads), site.op, site.barrier);
+#endif
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 __device__ __forceinline__ void named_barrier_arrive(int id, int threads) {
+#if defined(ESFT_CUDA_DEBUG)
+  count_arrival(id, threads);
+#endif
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 

@@ -90,7 +90,7 @@ void cp_async_mbar_arrive(uint64_t* bar) {
 // ---- TMA ------------------------------------------------------------------------------------------------------------------
 
 void require_sm90(const char* what) {
-  if (device_arch() < 90) fail("%s needs sm_90a", what);
+  if (device_arch() != 90) fail("%s needs sm_90a", what);
 }
 
 void tma_check_map(const CUtensorMap* map) {
@@ -148,6 +148,7 @@ void tma_load_2d_multicast(void* dst, const CUtensorMap* map, uint64_t* bar, int
     check_device(first, size_t(last - first), "TMA load");
   }
   mbar_done(bar, 0);  // that it is one
+  if (loses("copy")) return;
   p.map = m;
   p.x = x;
   p.y = y;
@@ -208,6 +209,16 @@ bool land_pending(bool forced) {
   }
   machine.pending.resize(kept);
   return machine.landed_any;
+}
+
+void async_abandon() {
+  machine.pending.clear();
+  for (Thread* t : copying) {
+    t->copies.clear();
+    t->groups.clear();
+    t->landed = t->issued;
+  }
+  copying.clear();
 }
 
 void async_end_cta() {

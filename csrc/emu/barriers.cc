@@ -67,7 +67,7 @@ void sync_warp(unsigned mask) { warp_collective(kSyncWarp, nullptr, mask); }
 
 // ---- CTA barriers ---------------------------------------------------------------------------------------------------------
 
-static void barrier(int id, int threads, bool wait) {
+static void barrier(int id, int threads, bool wait, bool lost = false) {
   Thread* t = self();
   Barrier& b = machine.barriers[t->cta()][id];
   if (b.arrived == 0) {
@@ -77,7 +77,7 @@ static void barrier(int id, int threads, bool wait) {
   }
   if (t->barrier_stamp[id] == b.generation) fail("named barrier %d: this thread arrived twice in one phase", id);
   t->barrier_stamp[id] = b.generation;
-  if (++b.arrived < b.expected) {
+  if (lost || ++b.arrived < b.expected) {
     if (!wait) {
       if (mode == Mode::kRandom && chance(25)) yield(0);
       return;
@@ -112,12 +112,15 @@ void cluster_sync() {
   b.waiting.clear();
 }
 
-void named_barrier(int id, int threads, bool wait) {
+void named_barrier(int id, int threads, bool wait, int op, int site) {
   if (id < 1 || id > 15) fail("named barrier %d: 1..15 exist", id);
   if (threads <= 0 || threads % 32 != 0 || threads > machine.threads) {
     fail("named barrier %d for %d threads: a multiple of 32 up to the CTA's %d needed", id, threads, machine.threads);
   }
-  barrier(id, threads, wait);
+  self()->wait_op = op;
+  self()->wait_site = site;
+  self()->wait_round = machine.round;
+  barrier(id, threads, wait, loses("barrier"));
 }
 
 // ---- mbarriers ------------------------------------------------------------------------------------------------------------
@@ -188,7 +191,7 @@ void mbar_arrive(uint64_t* bar, uint32_t expect_bytes) {
     m.pending--;
     if (m.tx > kMaxTx) fail("mbarrier expect_tx: %d bytes pending at shared offset %u, limit %d", m.tx, shared_offset(bar), kMaxTx);
     store(bar, m);
-  } else {
+  } else if (!loses("arrival")) {
     arrive(bar, "mbarrier arrive");
   }
   // A producer that only announces bytes goes on: its copies are to land before the arriving readers do anything more.
@@ -212,12 +215,15 @@ void mbar_async_bytes(uint64_t* bar, uint32_t bytes) { add_bytes(bar, -int(bytes
 
 bool mbar_done(uint64_t* bar, uint32_t parity) { return load(bar, "mbarrier wait").parity != parity; }
 
-void mbar_wait(uint64_t* bar, uint32_t parity) {
+void mbar_wait(uint64_t* bar, uint32_t parity, int op, int site) {
   if (parity > 1) fail("mbarrier wait for parity %u", parity);
   if (mbar_done(bar, parity)) return;
   Thread* t = self();
   t->wait_bar = bar;
   t->wait_parity = uint8_t(parity);
+  t->wait_op = op;
+  t->wait_site = site;
+  t->wait_round = machine.round;
   block(State::kMbar);
 }
 

@@ -6,9 +6,24 @@
 
 namespace esft::emu {
 
+// A wait that will never end: that of the thread that has waited longest. cta: linear in the grid; at: shared offset of an mbarrier, number
+// of a named barrier.
+struct Hang {
+  int op, barrier;  // of the wrapper's WaitSite
+  int64_t cta;
+  int thread;
+  int64_t at, parity;
+};
+
 // Runs the kernel (one call of it = one thread) for every thread of every CTA, in stream order; the CTAs of a cluster together.
 void launch(cudaStream_t stream, const char* name, dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel,
-            int cluster = 1);
+            int cluster = 1, std::function<void(const Hang&)> hung = nullptr);
+
+// ESFT_EMU_LOSE=WHAT:N stands in for a broken kernel: the Nth copy of the copy engine never lands (copy), the Nth arrival at an mbarrier
+// (arrival) or at a named barrier (barrier) does not count. While it is set a deadlock is no report and abort, but ends as the
+// bounded waits of the debug build do on a GPU: `hung` is told, and the device serves nothing more.
+bool loses(const char* what);
+bool loses_anything();
 
 // The choice of one order of events among those the hardware may take. A correct kernel gives the same bits under all.
 //   eager        threads ascending; asynchronous copies and wgmma operand reads happen when they are issued; streams at once

@@ -49,6 +49,8 @@ struct Thread : ThreadIndex {
   uint8_t wait_parity;
   uint32_t committed;  // wgmma groups
   uint64_t* wait_bar;
+  int wait_op, wait_site;  // of the last wait, for a report
+  uint64_t wait_round;     // when it began
   struct Fiber* fiber;  // null: not started, or over
   // cp.async: copies not landed yet, numbered from `landed`; ends of committed groups by that number.
   std::vector<Copy> copies;
@@ -148,6 +150,8 @@ struct Machine {
   Barrier barriers[kMaxCluster][16];
   Barrier cluster_barrier;
   std::deque<Pending> pending;
+  const std::function<void(const Hang&)>* hung = nullptr;  // of the running kernel
+  bool trapped = false;  // the device serves nothing more
 };
 extern Machine machine;
 inline Thread* self() { return static_cast<Thread*>(running); }
@@ -170,8 +174,10 @@ std::string mbar_text(const uint64_t* bar);
 // Lands pending operations whose round is over; `forced`: nothing else can happen, so land until a barrier's phase completes.
 bool land_pending(bool forced);
 void async_end_cta();
+void async_abandon();  // after a trap: nothing is in flight, whatever was
 void wgmma_begin_cta();
 void wgmma_end_cta();
+void wgmma_abandon();
 
 // Checks an access of a wrapper to the CTA's shared block.
 void check_shared(const void* p, size_t bytes, size_t align, const char* what);
@@ -197,8 +203,9 @@ struct DeviceMemoryOpen {
 };
 
 // runtime.cc
-int device_arch();  // 80 or 90
+int device_arch();  // 80, 90 or 100
 int env_int(const char* name, int fallback);
+int active_clusters();  // that run at the same time
 
 TensorMap decode_map(const CUtensorMap* map);  // tensor_map.cc: fails unless it is one
 

@@ -12,8 +12,9 @@ uint32_t shared_offset(const void* p);
 
 void mbar_init(uint64_t* bar, uint32_t count);
 void mbar_arrive(uint64_t* bar, uint32_t expect_bytes);
-void mbar_wait(uint64_t* bar, uint32_t parity);
-void named_barrier(int id, int threads, bool wait);
+// op, site: what a wait without end is reported with (emu.h).
+void mbar_wait(uint64_t* bar, uint32_t parity, int op, int site);
+void named_barrier(int id, int threads, bool wait, int op, int site);
 
 void tma_load_2d(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, int32_t y);
 void tma_load_2d_multicast(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, int32_t y, uint32_t ctas);
@@ -52,11 +53,17 @@ namespace esft::cuda::ptx {
 
 static inline uint32_t smem_addr(const void* p) { return emu::shared_offset(p); }
 
+struct WaitSite {
+  int32_t op = -1, barrier = 0;
+};
+
 static inline void mbar_init(uint64_t* bar, uint32_t count) { emu::mbar_init(bar, count); }
 static inline void fence_mbar_init() {}
 static inline void mbar_arrive(uint64_t* bar) { emu::mbar_arrive(bar, 0); }
 static inline void mbar_arrive_expect_tx(uint64_t* bar, uint32_t bytes) { emu::mbar_arrive(bar, bytes); }
-static inline void mbar_wait(uint64_t* bar, uint32_t parity) { emu::mbar_wait(bar, parity); }
+static inline void mbar_wait(uint64_t* bar, uint32_t parity, WaitSite site = {}) {
+  emu::mbar_wait(bar, parity, site.op, site.barrier);
+}
 
 static inline void tma_prefetch_map(const CUtensorMap* map) { emu::tma_check_map(map); }
 static inline void tma_acquire_map(const CUtensorMap* map) { emu::tma_check_map(map); }
@@ -94,8 +101,10 @@ inline void setmaxnreg_dec() {
   static_assert(kRegisters % 8 == 0 && kRegisters >= 24 && kRegisters <= 256);
   emu::set_max_registers(kRegisters, false);
 }
-static inline void named_barrier_sync(int id, int threads) { emu::named_barrier(id, threads, true); }
-static inline void named_barrier_arrive(int id, int threads) { emu::named_barrier(id, threads, false); }
+static inline void named_barrier_sync(int id, int threads, WaitSite site = {}) {
+  emu::named_barrier(id, threads, true, site.op, site.barrier);
+}
+static inline void named_barrier_arrive(int id, int threads) { emu::named_barrier(id, threads, false, -1, 0); }
 
 static inline uint32_t bf16_bits(float x) {
   const uint32_t u = esft_emu_bits<uint32_t>(x);
@@ -123,6 +132,10 @@ template <int kCount>
 inline void wgmma_hold(float (&acc)[kCount]) {
   asm volatile("" : : "r"(&acc[0]) : "memory");
 }
+template <int kCount>
+inline void wgmma_hold(uint32_t (&a)[kCount][4]) {
+  asm volatile("" : : "r"(&a[0][0]) : "memory");
+}
 template <int N, int kTransA, int kTransB>
 inline void wgmma(float (&acc)[N / 2], uint64_t a, uint64_t b, bool add) {
   static_assert(N % 8 == 0 && N >= 8 && N <= 256);
@@ -132,10 +145,6 @@ inline void wgmma(float (&acc)[N / 2], uint64_t a, uint64_t b, bool add) {
 template <int N, int kTransB>
 inline void wgmma_rs(float (&acc)[N / 2], const uint32_t (&a)[4], uint64_t b, bool add) {
   static_assert(N % 8 == 0 && N >= 8 && N <= 256);
-template <int kCount>
-inline void wgmma_hold(uint32_t (&a)[kCount][4]) {
-  asm volatile("" : : "r"(&a[0][0]) : "memory");
-}
   emu::WgmmaArguments arguments{acc, a, 0, b, N, false, kTransB != 0, add};
   emu::wgmma(arguments);
 }

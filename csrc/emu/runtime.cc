@@ -38,14 +38,16 @@ int env_int(const char* name, int fallback) {
 int device_arch() {
   static const int arch = [] {
     const int wanted = env_int("ESFT_EMU_ARCH", 90);
-    if (wanted != 80 && wanted != 90) {
-      fprintf(stderr, "esft emulation: ESFT_EMU_ARCH must be 80 or 90, received %d\n", wanted);
+    if (wanted != 80 && wanted != 90 && wanted != 100) {
+      fprintf(stderr, "esft emulation: ESFT_EMU_ARCH must be 80, 90 or 100, received %d\n", wanted);
       exit(2);
     }
     return wanted;
   }();
   return arch;
 }
+
+int active_clusters() { return env_int("ESFT_EMU_CLUSTERS", env_int("ESFT_EMU_SMS", 3) / 2); }
 
 cudaError_t note(cudaError_t status) {
   if (status != cudaSuccess && status != cudaErrorNotReady) last_error = status;
@@ -79,7 +81,7 @@ static cudaError_t wait_for_all(cudaStream_t stream) {
   if (stream != nullptr && stream->capturing) return note(cudaErrorStreamCaptureUnsupported);
   if (any_capture()) return note(cudaErrorStreamCaptureUnsupported);
   run_all();
-  return cudaSuccess;
+  return machine.trapped ? note(cudaErrorLaunchFailure) : cudaSuccess;
 }
 
 struct Copy2d {
@@ -172,8 +174,8 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
     case cudaDevAttrL2CacheSize: *value = 50 << 20; break;
     case cudaDevAttrComputeCapabilityMajor: *value = device_arch() / 10; break;
     case cudaDevAttrComputeCapabilityMinor: *value = device_arch() % 10; break;
-    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = device_arch() == 90 ? 233472 : 167936; break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = device_arch() == 90 ? 232448 : 166912; break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = device_arch() >= 90 ? 233472 : 167936; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = device_arch() >= 90 ? 232448 : 166912; break;
     default: return note(cudaErrorInvalidValue);
   }
   return cudaSuccess;
@@ -186,7 +188,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
     cudaDeviceGetAttribute(&value, a, device);
     return value;
   };
-  snprintf(p->name, sizeof p->name, "emulated sm_%s", device_arch() == 90 ? "90a" : "80");
+  snprintf(p->name, sizeof p->name, "emulated sm_%d%s", device_arch(), device_arch() == 90 ? "a" : "");
   size_t free = 0;
   cudaMemGetInfo(&free, &p->totalGlobalMem);
   p->sharedMemPerBlock = 49152;
@@ -389,6 +391,11 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribu
   int limit = 0;
   cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, current_device);
   return attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value <= limit ? cudaSuccess : note(cudaErrorInvalidValue);
+}
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void* function, const cudaLaunchConfig_t* config) {
+  if (function == nullptr || config == nullptr || config->numAttrs != 1) return note(cudaErrorInvalidValue);
+  *clusters = active_clusters();
+  return cudaSuccess;
 }
 cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned, unsigned long long,
                                              cudaDriverEntryPointQueryResult* result) {

@@ -152,6 +152,51 @@ static void enter(Thread* t) {
   fail("deadlock, no thread can run and nothing is in flight:%s\n ", text.c_str());
 }
 
+bool loses_anything() {
+  static const bool any = getenv("ESFT_EMU_LOSE") != nullptr;
+  return any;
+}
+bool loses(const char* what) {
+  if (!loses_anything()) return false;
+  static std::string kind = getenv("ESFT_EMU_LOSE");
+  static int left = [] {
+    const size_t colon = kind.find(':');
+    const int n = colon == std::string::npos ? 0 : atoi(kind.c_str() + colon + 1);
+    kind.resize(std::min(colon, kind.size()));
+    if (n < 1 || (kind != "copy" && kind != "arrival" && kind != "barrier")) {
+      fprintf(stderr, "esft emulation: ESFT_EMU_LOSE must be copy:N, arrival:N or barrier:N, received %s\n",
+              getenv("ESFT_EMU_LOSE"));
+      exit(2);
+    }
+    return n;
+  }();
+  return kind == what && --left == 0;
+}
+
+// Ends the kernel as a trap does, its fibers as they stand. Returns only when no thread waits where a GPU would say so.
+static void end_by_hang() {
+  const Thread* longest = nullptr;
+  for (int slot = 0; slot < 1024 * machine.cluster; slot++) {
+    const Thread& t = machine.thread[slot];
+    const bool waits = t.state == State::kMbar || (t.state == State::kBarrier && t.wait_id != 0);
+    if (slot % 1024 >= machine.threads || !waits) continue;
+    // Of the same round the last warpgroup: the first one loads, and on a GPU would come to its wait later.
+    const bool longer =
+        !longest || t.wait_round < longest->wait_round || (t.wait_round == longest->wait_round && t.group() > longest->group());
+    if (longer) longest = &t;
+  }
+  if (!longest) return;
+  const Thread& t = *longest;
+  const bool named = t.state == State::kBarrier;
+  use_cta(t.cta());
+  const int64_t cta = block_index.x + int64_t(grid_size.x) * (block_index.y + int64_t(grid_size.y) * block_index.z);
+  (*machine.hung)(
+      {t.wait_op, t.wait_site, cta, t.linear, named ? t.wait_id : int64_t(shared_offset(t.wait_bar)), named ? 0 : t.wait_parity});
+  machine.trapped = true;
+  Fiber nobody;
+  switch_fiber(&nobody, &host_fiber);
+}
+
 static void begin_round() {
   machine.cursor = 0;
   machine.progress = false;
@@ -169,7 +214,10 @@ static void end_round() {
       machine.skipped_warps = 0;
       return;
     }
-    if (machine.pending.empty() || !land_pending(true)) report_deadlock();
+    if (machine.pending.empty() || !land_pending(true)) {
+      if (loses_anything() && machine.hung != nullptr && *machine.hung) end_by_hang();
+      report_deadlock();
+    }
   }
   begin_round();
 }
@@ -273,6 +321,16 @@ static void check_canary(const unsigned char* from, const unsigned char* to, con
   }
 }
 
+// After a trap: nobody waits for anything. The stacks of the kernel's threads stay as they are.
+static void abandon() {
+  async_abandon();
+  wgmma_abandon();
+  for (auto& of_cta : machine.barriers)
+    for (Barrier& b : of_cta) b = Barrier{};
+  machine.cluster_barrier = Barrier{};
+  for (int i = 0; i < 1024 * kMaxCluster; i++) machine.thread[i].fiber = nullptr;
+}
+
 // The CTAs from `index` on that run together: one, or a cluster of neighbours.
 static void run_ctas(uint3 index) {
   const size_t slack = machine.shared_bytes > 0 ? 1024 : 0;
@@ -299,6 +357,7 @@ static void run_ctas(uint3 index) {
   begin_round();
   resume(&host_fiber, pick());
   running = nullptr;
+  if (machine.trapped) return abandon();
   async_end_cta();
   wgmma_end_cta();
   for (int c = 0; c < machine.cluster; c++) {
@@ -318,12 +377,14 @@ static void run_ctas(uint3 index) {
 
 // Called with the lock held, in stream order.
 static void run_kernel(const std::string& name, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel,
-                       int cluster) {
+                       int cluster, const std::function<void(const Hang&)>& hung) {
+  if (machine.trapped) return;
+  machine.hung = &hung;
   machine.kernel = name.c_str();
   install_fault_handler();
   if (machine.thread == nullptr) machine.thread = new Thread[1024 * kMaxCluster]{};
   const uint64_t threads = uint64_t(block.x) * block.y * block.z, ctas = uint64_t(grid.x) * grid.y * grid.z;
-  const int shared_limit = device_arch() == 90 ? 232448 : 166912;
+  const int shared_limit = device_arch() >= 90 ? 232448 : 166912;
   if (threads == 0 || threads > 1024) fail("launched with %llu threads per CTA, 1..1024 allowed", (unsigned long long)threads);
   if (ctas == 0 || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535)
     fail("launched with grid (%u,%u,%u)", grid.x, grid.y, grid.z);
@@ -334,6 +395,11 @@ static void run_kernel(const std::string& name, dim3 grid, dim3 block, size_t sh
   if (cluster < 1 || cluster > kMaxCluster || grid.x % unsigned(cluster) != 0)
     fail("launched in clusters of %d with grid.x = %u; clusters of up to %d that divide it are emulated", cluster, grid.x,
          kMaxCluster);
+
+  // Grids of clusters are persistent: what does not run at once begins when all the others are done.
+  if (cluster > 1 && ctas / unsigned(cluster) > uint64_t(active_clusters()))
+    fail("launched with %llu clusters, %d of them run at the same time: the last would begin late",
+         (unsigned long long)(ctas / unsigned(cluster)), active_clusters());
 
   block_size = block;
   grid_size = grid;
@@ -361,6 +427,7 @@ static void run_kernel(const std::string& name, dim3 grid, dim3 block, size_t sh
   const uint64_t clusters = ctas / unsigned(cluster);
   const unsigned columns = grid.x / unsigned(cluster);
   const auto run = [&](uint64_t i) {
+    if (machine.trapped) return;
     run_ctas(uint3{unsigned(i % columns) * unsigned(cluster), unsigned(i / columns % grid.y), unsigned(i / columns / grid.y)});
   };
   if (mode == Mode::kRandom && clusters <= 1 << 20) {
@@ -375,10 +442,12 @@ static void run_kernel(const std::string& name, dim3 grid, dim3 block, size_t sh
 }
 
 void launch(cudaStream_t stream, const char* name, dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel,
-            int cluster) {
+            int cluster, std::function<void(const Hang&)> hung) {
   std::string text = name;
   if (text.size() > 2 && text.front() == '(' && text.back() == ')') text = text.substr(1, text.size() - 2);
-  enqueue(stream, [=, kernel = std::move(kernel)] { run_kernel(text, grid, block, shared_bytes, kernel, cluster); });
+  enqueue(stream, [=, kernel = std::move(kernel), hung = std::move(hung)] {
+    run_kernel(text, grid, block, shared_bytes, kernel, cluster, hung);
+  });
 }
 
 }  // namespace esft::emu

@@ -245,6 +245,15 @@ void wgmma_begin_cta() {
   }
 }
 
+void wgmma_abandon() {
+  used = false;
+  for (Warpgroup& group : machine.groups) {
+    group.products.clear();
+    for (AccTile* tile : group.tiles) delete tile;
+    group.tiles.clear();
+  }
+}
+
 void wgmma_end_cta() {
   if (!used) return;
   used = false;
@@ -256,7 +265,7 @@ void wgmma_end_cta() {
 // ---- setmaxnreg -----------------------------------------------------------------------------------------------------------
 
 void set_max_registers(int count, bool increase) {
-  if (device_arch() < 90) return;
+  if (device_arch() != 90) return;
   Warpgroup& group = own_group();
   const int number = self()->linear / 128, groups = (machine.threads + 127) / 128;
   const Warpgroup* of_cta = machine.groups + 8 * self()->cta();

@@ -104,7 +104,7 @@ __device__ __forceinline__ void load(const BackwardParams& p, const Maps& m, uns
   int stage = 0, parity = 1, column0 = w.begin, head = kKeys ? w.head * l.group : w.head / l.group;
 #pragma unroll 1
   for (int left = w.steps; left > 0; left--) {
-    ptx::mbar_wait(bars.empty(stage), parity);
+    ptx::mbar_wait(bars.empty(stage), parity, {ESFT_OP_attention_backward, kBarrierEmpty});
     if (lane == 0) {
       unsigned char* const to = smem + S::kFixed + stage * S::kTiles;
       *reinterpret_cast<int*>(smem + S::kNumbersAt + stage * S::kNumbers) = column0;
@@ -153,11 +153,11 @@ __device__ __forceinline__ void multiply(const BackwardParams& p, unsigned char*
   QueryNumbers<kKeys> q;
   if constexpr (!kKeys) q.load(p, w.head, w.row0 + r0 + lane / 4, w.row0 + 64 * group, w.row0 + r0 + 15);
 
-  ptx::mbar_wait(bars.fixed(), 0);
+  ptx::mbar_wait(bars.fixed(), 0, {ESFT_OP_attention_backward, kBarrierRowsFull});
 #pragma unroll 1
   for (unsigned step = 0; step < unsigned(w.steps); step++) {
     const int stage = int(step % S::kStages);
-    ptx::mbar_wait(bars.full(stage), step / S::kStages & 1);
+    ptx::mbar_wait(bars.full(stage), step / S::kStages & 1, {ESFT_OP_attention_backward, kBarrierFull});
     const unsigned char* const stage_numbers = smem + S::kNumbersAt + stage * S::kNumbers;
     const int column0 = *reinterpret_cast<const int*>(stage_numbers), first_row = w.row0 + r0, group0 = w.row0 + 64 * group;
     if constexpr (kKeys) {
@@ -245,7 +245,8 @@ __device__ __forceinline__ void multiply(const BackwardParams& p, unsigned char*
     __syncwarp();  // where nothing was multiplied, lanes may still be reading the numbers of this stage
     if (lane == 0) ptx::mbar_arrive(bars.empty(int(step % S::kStages)));
   }
-  ptx::named_barrier_sync(1 + group, 128);  // the warpgroup has read its rows for the last time
+  ptx::named_barrier_sync(1 + group, 128,
+                          {ESFT_OP_attention_backward, kBarrierRowsRead});  // the warpgroup has read its rows for the last time
   store_sums<kKeys, kRows>(p, smem, smem + S::kFixed1, w.head, w.row0 + r0, r0, 0, 0, reinterpret_cast<float (&)[DQ / 8][4]>(sum1),
                            reinterpret_cast<float (&)[kSum2 / 8][4]>(sum2));
 }

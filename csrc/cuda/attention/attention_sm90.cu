@@ -64,14 +64,14 @@ __device__ __forceinline__ void load(const ForwardParams& p, const Maps& m, Memo
     ptx::tma_load_2d(memory.q() + s * kSlab, q, memory.q_full(), t.head * DQ + s * 64, t.tile * kTile);
   for (int j = 0; j < tiles; j++) {
     const int stage = j % kStages, parity = (j / kStages & 1) ^ 1, row = key_begin + j * kTile;
-    ptx::mbar_wait(memory.k_empty(stage), parity);
+    ptx::mbar_wait(memory.k_empty(stage), parity, {ESFT_OP_attention, kBarrierKeysEmpty});
     ptx::mbar_arrive_expect_tx(memory.k_full(stage), M::kK);
     for (int s = 0; s < DQ / 64; s++) {
       const bool own = s * 64 < l.k_dim;
       ptx::tma_load_2d(memory.k(stage) + s * kSlab, own ? k : shared, memory.k_full(stage), own ? kx + s * 64 : s * 64 - l.k_dim,
                        row);
     }
-    ptx::mbar_wait(memory.v_empty(stage), parity);
+    ptx::mbar_wait(memory.v_empty(stage), parity, {ESFT_OP_attention, kBarrierValuesEmpty});
     ptx::mbar_arrive_expect_tx(memory.v_full(stage), M::kV);
     for (int s = 0; s < DV / 64; s++) ptx::tma_load_2d(memory.v(stage) + s * kSlab, v, memory.v_full(stage), vx + s * 64, row);
   }
@@ -117,12 +117,12 @@ __device__ __forceinline__ void multiply(const ForwardParams& p, Memory<DQ, DV> 
   };
 
   // Turns: a warpgroup issues its products after the other one has issued those before.
-  auto await_turn = [&] { ptx::named_barrier_sync(kTurnBarrier + group, 256); };
+  auto await_turn = [&] { ptx::named_barrier_sync(kTurnBarrier + group, 256, {ESFT_OP_attention, kBarrierTurn}); };
   auto pass_turn = [&] { ptx::named_barrier_arrive(kTurnBarrier + (group ^ 1), 256); };
   if (group == 1) pass_turn();
 
-  ptx::mbar_wait(memory.q_full(), 0);
-  ptx::mbar_wait(memory.k_full(0), 0);
+  ptx::mbar_wait(memory.q_full(), 0, {ESFT_OP_attention, kBarrierRowsFull});
+  ptx::mbar_wait(memory.k_full(0), 0, {ESFT_OP_attention, kBarrierKeysFull});
   await_turn();
   ptx::wgmma_hold(s);
   ptx::wgmma_fence();
@@ -137,8 +137,8 @@ __device__ __forceinline__ void multiply(const ForwardParams& p, Memory<DQ, DV> 
 #pragma unroll 1
   for (int j = 1; j < tiles; j++) {
     const int stage = j % kStages, before = (j - 1) % kStages;
-    ptx::mbar_wait(memory.k_full(stage), j / kStages & 1);
-    ptx::mbar_wait(memory.v_full(before), (j - 1) / kStages & 1);
+    ptx::mbar_wait(memory.k_full(stage), j / kStages & 1, {ESFT_OP_attention, kBarrierKeysFull});
+    ptx::mbar_wait(memory.v_full(before), (j - 1) / kStages & 1, {ESFT_OP_attention, kBarrierValuesFull});
     await_turn();
     ptx::wgmma_hold(s);
     ptx::wgmma_hold(out);
@@ -160,7 +160,7 @@ __device__ __forceinline__ void multiply(const ForwardParams& p, Memory<DQ, DV> 
     pack_fragments(probs, reinterpret_cast<float (&)[kN][4]>(s));
   }
   const int last = (tiles - 1) % kStages;
-  ptx::mbar_wait(memory.v_full(last), (tiles - 1) / kStages & 1);
+  ptx::mbar_wait(memory.v_full(last), (tiles - 1) / kStages & 1, {ESFT_OP_attention, kBarrierValuesFull});
   ptx::wgmma_hold(out);
   ptx::wgmma_hold(probs);
   ptx::wgmma_fence();
@@ -169,7 +169,8 @@ __device__ __forceinline__ void multiply(const ForwardParams& p, Memory<DQ, DV> 
   ptx::wgmma_hold(out);
   ptx::wgmma_hold(probs);
 
-  ptx::named_barrier_sync(kRowsBarrier + group, 128);  // the warpgroup has read its rows of Q for the last time
+  ptx::named_barrier_sync(kRowsBarrier + group, 128,
+                          {ESFT_OP_attention, kBarrierRowsRead});  // the warpgroup has read its rows of Q for the last time
   store_output<kTile, DV>(p, memory.q(), r0, first_row, lane, t.head, DV, reinterpret_cast<float (&)[1][DV / 8][4]>(out),
                           reinterpret_cast<float (&)[1][2]>(top), reinterpret_cast<float (&)[1][2]>(sum));
 }

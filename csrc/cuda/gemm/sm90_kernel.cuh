@@ -46,7 +46,7 @@ __device__ __forceinline__ void multiply_tiles(const Params& p, unsigned char* s
     if (rows == 0) {  // half of the tiles at the end of an expert have an empty half: its stages are given back as they come
 #pragma unroll 1
       for (int step = 0; step < steps; step++) {
-        ptx::mbar_wait(ring.full + ring.stage, ring.phase);
+        ptx::mbar_wait(ring.full + ring.stage, ring.phase, {p.op, kBarrierFull});
         if (first_lane) release_stage<kCluster>(ring.empty + ring.stage, rank);
         ring.advance();
       }
@@ -56,7 +56,7 @@ __device__ __forceinline__ void multiply_tiles(const Params& p, unsigned char* s
     ptx::wgmma_hold(acc);
     for (int step = 0; step < steps; step++) {
       unsigned char* stage_a = smem + ring.stage * S::kStage;
-      ptx::mbar_wait(ring.full + ring.stage, ring.phase);
+      ptx::mbar_wait(ring.full + ring.stage, ring.phase, {p.op, kBarrierFull});
       // Rows came through the generic proxy, wgmma reads through the async one.
       if (copied) ptx::fence_proxy_async();
       const uint64_t a = ptx::smem_desc(stage_a + group * kSlabBytes, kMajorA ? kSlabBytes : 16, 1024);
@@ -93,13 +93,13 @@ __device__ __forceinline__ void multiply_tiles(const Params& p, unsigned char* s
 // The products of a tile of 128 rows by one warpgroup: rows 0..63, and with kLower 64..127. Two functions, since a branch between the
 // products of a step would make the compiler wait for each.
 template <bool kLower, class Stages, class Release>
-__device__ __forceinline__ void multiply_steps(unsigned char* smem, int steps, Stages& ring, bool copied, float (&upper)[64],
+__device__ __forceinline__ void multiply_steps(int op, unsigned char* smem, int steps, Stages& ring, bool copied, float (&upper)[64],
                                                float (&lower)[64], const Release& release) {
   using S = Shape<Role::kNn, Finish::kSwigluBackward>;
   constexpr int kN = S::kTileN;
   for (int step = 0; step < steps; step++) {
     unsigned char* stage_a = smem + ring.stage * S::kStage;
-    ptx::mbar_wait(ring.full + ring.stage, ring.phase);
+    ptx::mbar_wait(ring.full + ring.stage, ring.phase, {op, kBarrierFull});
     if (copied) ptx::fence_proxy_async();
     const uint64_t a = ptx::smem_desc(stage_a, 16, 1024), b = ptx::smem_desc(stage_a + S::kStageA, kSlabBytes, 1024);
     ptx::wgmma_fence();
@@ -140,19 +140,19 @@ __device__ __forceinline__ void multiply_in_turns(const Params& p, unsigned char
     // Before the turn comes, when there is time. Kept as one bit: a tile does not fit the registers beside the sums.
     const bool whole = tile_at<Role::kNn, Finish::kSwigluBackward, kCluster>(p, table, t, rank).rows > 64;
     const auto release = [&](int stage) { release_stage<kCluster>(ring.empty + stage, rank); };
-    ptx::named_barrier_sync(1 + group, 256);
+    ptx::named_barrier_sync(1 + group, 256, {p.op, kBarrierTurn});
     ptx::wgmma_hold(upper);
     ptx::wgmma_hold(lower);
     if (whole)
-      multiply_steps<true>(smem, steps, ring, copied, upper, lower, release);
+      multiply_steps<true>(p.op, smem, steps, ring, copied, upper, lower, release);
     else
-      multiply_steps<false>(smem, steps, ring, copied, upper, lower, release);
+      multiply_steps<false>(p.op, smem, steps, ring, copied, upper, lower, release);
     if (t + stride < rounds) ptx::named_barrier_arrive(2 - group, 256);
     ptx::wgmma_wait<0>();
     ptx::wgmma_hold(upper);
     ptx::wgmma_hold(lower);
     if (first_lane) release_stage<kCluster>(ring.empty + ring.before(), rank);
-    ptx::mbar_wait(h_full + group, turn >> 1 & 1);
+    ptx::mbar_wait(h_full + group, turn >> 1 & 1, {p.op, kBarrierHFull});
     const Tile tile = tile_at<Role::kNn, Finish::kSwigluBackward, kCluster>(p, table, t, rank);
     finish_swiglu_backward(p, tile, min_of(64, tile.rows), tile.begin, 0, upper, h);
     finish_swiglu_backward(p, tile, min_of(64, max_of(0, tile.rows - 64)), tile.begin + 64, 64, lower, h);

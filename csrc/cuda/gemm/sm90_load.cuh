@@ -120,7 +120,7 @@ __device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* m
       NextRows rows_a, rows_b;
       if (kRole == Role::kTn && kLoadA == Load::kRows) rows_a.find(p.a, tile.begin, step * kTileK, tile.rows);
       if (kRole == Role::kTn && kLoadB == Load::kRows) rows_b.find(p.b, tile.begin, step * kTileK, tile.rows);
-      ptx::mbar_wait(ring.empty + ring.stage, ring.phase ^ 1);
+      ptx::mbar_wait(ring.empty + ring.stage, ring.phase ^ 1, {p.op, kBarrierEmpty});
       // nn: the contraction runs over the rows of one weight segment after the other.
       const int per_segment = kRole == Role::kNn ? int(ceil_div(p.segment_rows, kTileK)) : 1;
       const int segment = kRole == Role::kNn ? step / per_segment : tile.segment,
@@ -189,7 +189,7 @@ __device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* m
       // the products of this tile from starting.
       if (kFinish == Finish::kSwigluBackward && leader && step == min_of(steps, S::kStages) - 1) {
         const int half = turn & 1;
-        ptx::mbar_wait(h_empty + half, (turn >> 1 & 1) ^ 1);
+        ptx::mbar_wait(h_empty + half, (turn >> 1 & 1) ^ 1, {p.op, kBarrierHEmpty});
         turn++;
         unsigned char* h = smem + S::kStages * S::kStage + half * S::kTileOfH;
         ptx::mbar_arrive_expect_tx(h_full + half, S::kTileOfH);

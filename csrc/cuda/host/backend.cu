@@ -9,78 +9,64 @@ namespace {
 
 CudaDevice* cast(esft_device* d) { return reinterpret_cast<CudaDevice*>(d); }
 
+// The call with this device as the thread's. Once a kernel has trapped, every call fails, and this error says why.
+template <class F>
+int on_device(esft_device* d, char* err, size_t n, F call) {
+  return guarded(err, n, [&] {
+    try {
+      cast(d)->use();
+      call();
+    } catch (const Error& e) {
+      if (e.status == ESFT_DEVICE_FAULT) cast(d)->raise_hang();
+      throw;
+    }
+  });
+}
+
 // `threads` means nothing on a GPU.
 int open_device(int32_t index, int32_t, esft_device** out, char* err, size_t n) {
   return guarded(err, n, [&] { *out = reinterpret_cast<esft_device*>(new CudaDevice(index)); });
 }
 void close_device(esft_device* d) { delete cast(d); }
 int device_info(esft_device* d, esft_device_info* out, char* err, size_t n) {
-  return guarded(err, n, [&] {
-    cast(d)->use();
-    cast(d)->info(out);
-  });
+  return on_device(d, err, n, [&] { cast(d)->info(out); });
 }
 int device_alloc(esft_device* d, size_t bytes, void** out, char* err, size_t n) {
-  return guarded(err, n, [&] {
-    cast(d)->use();
-    *out = cast(d)->allocate(bytes);
-  });
+  return on_device(d, err, n, [&] { *out = cast(d)->allocate(bytes); });
 }
 void device_free(esft_device* d, void* p, size_t) {
   char ignored[256];
-  guarded(ignored, sizeof ignored, [&] {
-    cast(d)->use();
-    cast(d)->free(p);
-  });
+  on_device(d, ignored, sizeof ignored, [&] { cast(d)->free(p); });
 }
 int device_upload(esft_device* d, void* dst, const void* src, size_t bytes, char* err, size_t n) {
-  return guarded(err, n, [&] {
-    cast(d)->use();
-    cast(d)->upload(dst, src, bytes);
-  });
+  return on_device(d, err, n, [&] { cast(d)->upload(dst, src, bytes); });
 }
 int device_download(esft_device* d, void* dst, const void* src, size_t bytes, char* err, size_t n) {
-  return guarded(err, n, [&] {
-    cast(d)->use();
-    cast(d)->download(dst, src, bytes);
-  });
+  return on_device(d, err, n, [&] { cast(d)->download(dst, src, bytes); });
 }
 int device_synchronize(esft_device* d, char* err, size_t n) {
-  return guarded(err, n, [&] {
-    cast(d)->use();
-    cast(d)->synchronize();
-  });
+  return on_device(d, err, n, [&] { cast(d)->synchronize(); });
 }
 int capture_begin(esft_device* d, char* err, size_t n) {
-  return guarded(err, n, [&] {
-    cast(d)->use();
-    cast(d)->capture_begin();
-  });
+  return on_device(d, err, n, [&] { cast(d)->capture_begin(); });
 }
 int capture_end(esft_device* d, esft_graph** out, char* err, size_t n) {
-  return guarded(err, n, [&] {
-    cast(d)->use();
-    *out = reinterpret_cast<esft_graph*>(cast(d)->capture_end());
-  });
+  return on_device(d, err, n, [&] { *out = reinterpret_cast<esft_graph*>(cast(d)->capture_end()); });
 }
 int graph_launch(esft_device* d, esft_graph* graph, char* err, size_t n) {
-  return guarded(err, n, [&] {
-    cast(d)->use();
-    cast(d)->launch(reinterpret_cast<cudaGraphExec_t>(graph));
-  });
+  return on_device(d, err, n, [&] { cast(d)->launch(reinterpret_cast<cudaGraphExec_t>(graph)); });
 }
 void graph_destroy(esft_device* d, esft_graph* graph) {
   char ignored[256];
-  guarded(ignored, sizeof ignored, [&] { cast(d)->use(); });
+  on_device(d, ignored, sizeof ignored, [] {});
   cudaGraphExecDestroy(reinterpret_cast<cudaGraphExec_t>(graph));
 }
 
 #define ESFT_RUN(op)                                                              \
   int cuda_run_##op(esft_device* d, const void* args, char* err, size_t n) {     \
-    return guarded(err, n, [&] {                                                  \
+    return on_device(d, err, n, [&] {                                             \
       const auto& a = *static_cast<const esft_##op##_args*>(args);               \
       check_##op(a);                                                              \
-      cast(d)->use();                                                             \
       cast(d)->begin_op();                                                        \
       run_##op(a, *cast(d));                                                      \
     });                                                                           \

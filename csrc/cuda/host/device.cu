@@ -67,14 +67,16 @@ CudaDevice::CudaDevice(int index) {
   total_bytes_ = properties.totalGlobalMem;
   major_ = attribute(cudaDevAttrComputeCapabilityMajor, index);
   minor_ = attribute(cudaDevAttrComputeCapabilityMinor, index);
-  if (major_ < 8 || major_ > 9)  // machine code only, which no newer architecture runs
-    fail_status(ESFT_UNSUPPORTED, "open", "device",
-                format("CUDA: %s has compute capability %d.%d; there are kernels for 8.x and 9.0", name_.c_str(), major_, minor_));
+  if (major_ < 8)
+    fail_status(
+        ESFT_UNSUPPORTED, "open", "device",
+        format("CUDA: %s has compute capability %d.%d; there are kernels for 8.0 and newer", name_.c_str(), major_, minor_));
   sms = attribute(cudaDevAttrMultiProcessorCount, index);
   shared_limit = size_t(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index));
   const char* path = getenv("ESFT_CUDA_PATH");
   if (path && *path && strcmp(path, "portable") != 0 && strcmp(path, "sm90") != 0)
     fail("open", "ESFT_CUDA_PATH", "\"portable\" or \"sm90\"", path);
+  // A newer GPU has no wgmma: it takes the portable kernels, which its driver compiles from PTX.
   hopper = major_ == 9 && minor_ == 0 && !(path && strcmp(path, "portable") == 0);
   hopper_only = path && strcmp(path, "sm90") == 0;
   const char* clusters = getenv("ESFT_CUDA_CLUSTER");
@@ -186,6 +188,12 @@ void CudaDevice::synchronize() {
   refuse_while_recording("waiting");
   check_cuda(cudaStreamSynchronize(stream), "synchronize");
   raise_fault();
+}
+
+void CudaDevice::raise_hang() {
+  if (!fault_host_ || !ends_device(*fault_host_)) return;
+  cudaStreamSynchronize(stream);  // until the trap, so that the record is whole
+  throw fault_error(*fault_host_);
 }
 
 void CudaDevice::raise_fault() {

@@ -17,6 +17,7 @@ class CudaDevice final : public Context {
   ~CudaDevice();
 
   void use() const;  // makes this the calling thread's device
+  void raise_hang();  // throws what a kernel of the debug build recorded before its trap, after which every call fails
   void info(esft_device_info* out) const;
 
   void* allocate(size_t bytes);  // zero-filled in stream order; throws Error

@@ -15,40 +15,81 @@ struct Identity {
   using type = T;
 };
 
+#if defined(ESFT_CUDA_DEBUG) && !defined(ESFT_EMU)
+static inline size_t with_debug(size_t shared) { return (shared + 7) / 8 * 8 + kDebugBytes; }
+// Once per device and source file, whose kernels have a copy of their own: where they record waits without end.
+static inline void set_wait_record(Context& context) {
+  static std::atomic<bool> done[64];
+  if (done[context.ordinal % 64].exchange(true)) return;
+  check_cuda(cudaMemcpyToSymbol(ptx::wait_record, &context.faults, sizeof context.faults), "debug");
+}
+#else
+static inline size_t with_debug(size_t shared) { return shared; }
+#endif
+
+// More than 48 KB of shared memory must be asked for, per kernel and device.
+template <auto kKernel>
+void allow_shared(const char* name, Context& context, size_t shared) {
+  constexpr size_t kFree = 48 * 1024;
+  static std::atomic<size_t> asked[64];
+  std::atomic<size_t>& allowed = asked[context.ordinal % 64];
+  if (shared <= kFree || shared <= allowed) return;
+  const void* const kernel = reinterpret_cast<const void*>(kKernel);
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)), name);
+  allowed = shared;
+}
+
+struct ClusterLaunch {
+  cudaLaunchAttribute attribute{};
+  cudaLaunchConfig_t config;
+  ClusterLaunch(int cluster, Context& context, dim3 grid, int block, size_t shared)
+      : config{grid, dim3(unsigned(block)), shared, context.stream, &attribute, 1} {
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = unsigned(cluster);
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  }
+  ClusterLaunch(const ClusterLaunch&) = delete;
+};
+
+// Clusters that run at the same time, 0 where none fits: fewer than the multiprocessors would hold where one of their groups (GPC) has an
+// odd number, or where others use the GPU. A persistent grid of more would end with a round of latecomers.
+template <auto kKernel>
+int active_clusters(const char* name, int cluster, Context& context, int block, size_t shared) {
+  shared = with_debug(shared);
+  static std::atomic<int64_t> known[64];  // shared << 32 | answer + 1
+  std::atomic<int64_t>& last = known[context.ordinal % 64];
+  const int64_t seen = last;
+  if (seen >> 32 == int64_t(shared) && (seen & 0xffffffff)) return int(seen & 0xffffffff) - 1;
+  allow_shared<kKernel>(name, context, shared);
+  const ClusterLaunch launch(cluster, context, dim3(unsigned(cluster)), block, shared);
+  int clusters = 0;
+  check_cuda(cudaOccupancyMaxActiveClusters(&clusters, reinterpret_cast<const void*>(kKernel), &launch.config), name);
+  last = int64_t(shared) << 32 | (clusters + 1);
+  return clusters;
+}
+
 template <auto kKernel, class... P>
 void launch_typed(void (*)(P...), const char* name, int cluster, Context& context, dim3 grid, int block, size_t shared,
                   typename Identity<P>::type... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
 #if defined(ESFT_EMU)
-  emu::launch(context.stream, name, grid, dim3(block), shared, [=] { kKernel(args...); }, cluster);
+  const auto hung = [record = context.faults](const emu::Hang& h) {
+    *record = {kHungWait, h.op, h.barrier, h.thread, h.cta, h.at, h.parity};
+  };
+  emu::launch(context.stream, name, grid, dim3(block), shared, [=] { kKernel(args...); }, cluster, hung);
 #else
-  // More than 48 KB must be asked for, per kernel and device.
-  constexpr size_t kFree = 48 * 1024;
-  static std::atomic<size_t> asked[64];
-  std::atomic<size_t>& allowed = asked[context.ordinal % 64];
-  if (shared > kFree && shared > allowed) {
-    check_cuda(
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kKernel), cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)),
-        name);
-    allowed = shared;
-  }
+#if defined(ESFT_CUDA_DEBUG)
+  set_wait_record(context);
+#endif
+  shared = with_debug(shared);
+  allow_shared<kKernel>(name, context, shared);
   void* pointers[] = {const_cast<void*>(static_cast<const void*>(&args))..., nullptr};
   if (cluster == 1) {
     check_cuda(cudaLaunchKernel(reinterpret_cast<const void*>(kKernel), grid, dim3(block), pointers, shared, context.stream), name);
     return;
   }
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim.x = unsigned(cluster);
-  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = dim3(block);
-  config.dynamicSmemBytes = shared;
-  config.stream = context.stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  check_cuda(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kKernel), pointers), name);
+  const ClusterLaunch launch(cluster, context, grid, block, shared);
+  check_cuda(cudaLaunchKernelExC(&launch.config, reinterpret_cast<const void*>(kKernel), pointers), name);
 #endif
 }
 
