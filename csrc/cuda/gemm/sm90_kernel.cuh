@@ -93,8 +93,8 @@ __device__ __forceinline__ void multiply_tiles(const Params& p, unsigned char* s
 // The products of a tile of 128 rows by one warpgroup: rows 0..63, and with kLower 64..127. Two functions, since a branch between the
 // products of a step would make the compiler wait for each.
 template <bool kLower, class Stages, class Release>
-__device__ __forceinline__ void multiply_steps(int op, unsigned char* smem, int steps, Stages& ring, bool copied, float (&upper)[64],
-                                               float (&lower)[64], const Release& release) {
+__device__ __forceinline__ void multiply_steps(int op, unsigned char* smem, int steps, Stages& ring, bool copied,
+                                               float (&upper)[64], float (&lower)[64], const Release& release) {
   using S = Shape<Role::kNn, Finish::kSwigluBackward>;
   constexpr int kN = S::kTileN;
   for (int step = 0; step < steps; step++) {

@@ -78,6 +78,7 @@ CUtensorMap matrix_map(const uint16_t* data, uint64_t rows, uint64_t cols, uint3
 
 int main() {
   using namespace esft::emu::test;
+  setenv("ESFT_EMU_CLUSTERS", "1000000", 0);  // grids of clusters here need not be persistent
   test_threads();
   test_copies();
   test_products();
