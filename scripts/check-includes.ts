@@ -42,7 +42,7 @@ export const rooms: readonly Room[] = [
   { at: "cuda/gemm", uses: [...contracts, "cuda", "cuda/host", "cuda/rows"],
     order: ["split_count.cuh", "mma_params.h", "gemm_paths.h", "split_sum.cuh", "activation_rows.cuh", "linear_cross_entropy.cuh",
       "mma_tile.cuh", "mma_schedule.cuh", "mma_epilogue.cuh", "mma_gemm.cuh",
-      "sm90_tile.cuh", "sm90_load.cuh", "sm90_finish.cuh", "sm90_kernel.cuh", "gemm_sm90.h", "sm90_start.cuh"] },
+      "sm90_tile.cuh", "sm90_load.cuh", "sm90_epilogue.cuh", "sm90_kernel.cuh", "gemm_sm90.h", "sm90_start.cuh"] },
 
   { at: "addon", uses: [...contracts, "cpu/device"] },
 ];

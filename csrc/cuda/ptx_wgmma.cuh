@@ -5,7 +5,7 @@
 // wgmma_rs<N, kTransB>: A from registers, in the fragment layout of mma m16n8k16 (warp w of the group holds rows 16w..16w+15).
 // Fragment: thread t holds acc[i] = row 16·(t/32) + (t%32)/4 + 8·((i>>1)&1), column 8·(i>>2) + 2·(t%4) + (i&1).
 // Order: wgmma_fence, products, wgmma_commit, wgmma_wait<pending groups>; acc and the fragments of A are not written in between, and
-// pass through wgmma_hold before the fence and after the wait, so that the compiler moves no access across: what computes them
+// pass through warpgroup_fence_operand before the fence and after the wait, so that the compiler moves no access across: what computes them
 // (cvt, fma) is not volatile and knows of neither. scripts/sass.ts looks at the machine code.
 #pragma once
 
@@ -20,6 +20,9 @@ __device__ __forceinline__ uint64_t smem_desc(const void* p, uint32_t leading_by
 }
 // The same descriptor `bytes` further on (a multiple of 16).
 __device__ __forceinline__ uint64_t desc_advance(uint64_t desc, uint32_t bytes) { return desc + (bytes >> 4); }
+// Bytes from one step of 16 along the contraction to the next: within a row of the tile (K-major), or 16 rows of 128 bytes (MN-major).
+template <int kTrans>
+constexpr uint32_t kAdvance = kTrans ? 2048 : 32;
 
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -28,13 +31,13 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 template <int kCount>
-__device__ __forceinline__ void wgmma_hold(float (&acc)[kCount]) {
+__device__ __forceinline__ void warpgroup_fence_operand(float (&acc)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; i++) asm volatile("" : "+f"(acc[i])::"memory");
 }
 // The same of A's fragments in registers, one of four words per 16 columns.
 template <int kCount>
-__device__ __forceinline__ void wgmma_hold(uint32_t (&a)[kCount][4]) {
+__device__ __forceinline__ void warpgroup_fence_operand(uint32_t (&a)[kCount][4]) {
 #pragma unroll
   for (int i = 0; i < kCount; i++)
 #pragma unroll

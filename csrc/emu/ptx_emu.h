@@ -122,6 +122,9 @@ static inline uint64_t smem_desc(const void* p, uint32_t leading_bytes, uint32_t
          uint64_t(1) << 62;
 }
 static inline uint64_t desc_advance(uint64_t desc, uint32_t bytes) { return desc + (bytes >> 4); }
+// Bytes from one step of 16 along the contraction to the next: within a row of the tile (K-major), or 16 rows of 128 bytes (MN-major).
+template <int kTrans>
+constexpr uint32_t kAdvance = kTrans ? 2048 : 32;
 static inline void wgmma_fence() { emu::wgmma_fence(); }
 static inline void wgmma_commit() { emu::wgmma_commit(); }
 template <int kPending>
@@ -129,11 +132,11 @@ inline void wgmma_wait() {
   emu::wgmma_wait(kPending);
 }
 template <int kCount>
-inline void wgmma_hold(float (&acc)[kCount]) {
+inline void warpgroup_fence_operand(float (&acc)[kCount]) {
   asm volatile("" : : "r"(&acc[0]) : "memory");
 }
 template <int kCount>
-inline void wgmma_hold(uint32_t (&a)[kCount][4]) {
+inline void warpgroup_fence_operand(uint32_t (&a)[kCount][4]) {
   asm volatile("" : : "r"(&a[0][0]) : "memory");
 }
 template <int N, int kTransA, int kTransB>

@@ -188,46 +188,46 @@ __device__ __forceinline__ void multiply(const BackwardParams& p, unsigned char*
         ptx::wgmma_commit();
       };
 
-      ptx::wgmma_hold(s);
+      ptx::warpgroup_fence_operand(s);
       if constexpr (S::kTight) {
         ptx::wgmma_fence();
         multiply_s();
         ptx::wgmma_wait<0>();
-        ptx::wgmma_hold(s);
+        ptx::warpgroup_fence_operand(s);
         to_probabilities(s_tile, q, p.scale2, first_row, column0, q.crossed(first_row, first_row + 15, column0, kColumns));
         pack_fragments(probs, s_tile);
-        ptx::wgmma_hold(s);
-        ptx::wgmma_hold(sum2);
-        ptx::wgmma_hold(probs);
+        ptx::warpgroup_fence_operand(s);
+        ptx::warpgroup_fence_operand(sum2);
+        ptx::warpgroup_fence_operand(probs);
         ptx::wgmma_fence();
         multiply_d(s);
         add_probs();
         ptx::wgmma_wait<1>();
-        ptx::wgmma_hold(s);
+        ptx::warpgroup_fence_operand(s);
         to_gradients(s_tile, probs, q);
         pack_fragments(ds, s_tile);
-        ptx::wgmma_hold(sum1);
-        ptx::wgmma_hold(ds);
+        ptx::warpgroup_fence_operand(sum1);
+        ptx::warpgroup_fence_operand(ds);
         ptx::wgmma_fence();
       } else {
-        ptx::wgmma_hold(d);
+        ptx::warpgroup_fence_operand(d);
         ptx::wgmma_fence();
         multiply_s();
         multiply_d(d);
         ptx::wgmma_wait<1>();
-        ptx::wgmma_hold(s);
+        ptx::warpgroup_fence_operand(s);
         to_probabilities(s_tile, q, p.scale2, first_row, column0, q.crossed(first_row, first_row + 15, column0, kColumns));
         ptx::wgmma_wait<0>();
-        ptx::wgmma_hold(d);
+        ptx::warpgroup_fence_operand(d);
         to_gradients(d_tile, s_tile, q);
         pack_fragments(ds, d_tile);
-        ptx::wgmma_hold(sum1);
+        ptx::warpgroup_fence_operand(sum1);
         if constexpr (kKeys) {
           pack_fragments(probs, s_tile);
-          ptx::wgmma_hold(sum2);
-          ptx::wgmma_hold(probs);
+          ptx::warpgroup_fence_operand(sum2);
+          ptx::warpgroup_fence_operand(probs);
         }
-        ptx::wgmma_hold(ds);
+        ptx::warpgroup_fence_operand(ds);
         ptx::wgmma_fence();
         if constexpr (kKeys) add_probs();
       }
@@ -235,11 +235,11 @@ __device__ __forceinline__ void multiply(const BackwardParams& p, unsigned char*
       for (int i = 0; i < kN / 2; i++) ptx::wgmma_rs<DQ, 1>(sum1, ds[i], ptx::desc_advance(columns + kMnMajor, i * 2048), 1);
       ptx::wgmma_commit();
       ptx::wgmma_wait<0>();
-      ptx::wgmma_hold(sum1);
-      ptx::wgmma_hold(ds);
+      ptx::warpgroup_fence_operand(sum1);
+      ptx::warpgroup_fence_operand(ds);
       if constexpr (kKeys) {
-        ptx::wgmma_hold(sum2);
-        ptx::wgmma_hold(probs);
+        ptx::warpgroup_fence_operand(sum2);
+        ptx::warpgroup_fence_operand(probs);
       }
     }
     __syncwarp();  // where nothing was multiplied, lanes may still be reading the numbers of this stage

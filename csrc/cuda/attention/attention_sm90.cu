@@ -124,12 +124,12 @@ __device__ __forceinline__ void multiply(const ForwardParams& p, Memory<DQ, DV> 
   ptx::mbar_wait(memory.q_full(), 0, {ESFT_OP_attention, kBarrierRowsFull});
   ptx::mbar_wait(memory.k_full(0), 0, {ESFT_OP_attention, kBarrierKeysFull});
   await_turn();
-  ptx::wgmma_hold(s);
+  ptx::warpgroup_fence_operand(s);
   ptx::wgmma_fence();
   multiply_scores(0);
   if (group == 0 || tiles > 1) pass_turn();  // every turn passed is taken
   ptx::wgmma_wait<0>();
-  ptx::wgmma_hold(s);
+  ptx::warpgroup_fence_operand(s);
   if (lane == 0) ptx::mbar_arrive(memory.k_empty(0));
   softmax(key_begin);
   pack_fragments(probs, reinterpret_cast<float (&)[kN][4]>(s));
@@ -140,20 +140,20 @@ __device__ __forceinline__ void multiply(const ForwardParams& p, Memory<DQ, DV> 
     ptx::mbar_wait(memory.k_full(stage), j / kStages & 1, {ESFT_OP_attention, kBarrierKeysFull});
     ptx::mbar_wait(memory.v_full(before), (j - 1) / kStages & 1, {ESFT_OP_attention, kBarrierValuesFull});
     await_turn();
-    ptx::wgmma_hold(s);
-    ptx::wgmma_hold(out);
-    ptx::wgmma_hold(probs);
+    ptx::warpgroup_fence_operand(s);
+    ptx::warpgroup_fence_operand(out);
+    ptx::warpgroup_fence_operand(probs);
     ptx::wgmma_fence();
     multiply_scores(stage);
     multiply_values(before);
     if (group == 0 || j + 1 < tiles) pass_turn();
     ptx::wgmma_wait<1>();
-    ptx::wgmma_hold(s);
+    ptx::warpgroup_fence_operand(s);
     if (lane == 0) ptx::mbar_arrive(memory.k_empty(stage));
     softmax(key_begin + j * kTile);  // while P·V of the tile before is under way
     ptx::wgmma_wait<0>();
-    ptx::wgmma_hold(out);
-    ptx::wgmma_hold(probs);
+    ptx::warpgroup_fence_operand(out);
+    ptx::warpgroup_fence_operand(probs);
     if (lane == 0) ptx::mbar_arrive(memory.v_empty(before));
 #pragma unroll
     for (int i = 0; i < DV / 2; i++) out[i] *= decay[i / 2 & 1];
@@ -161,13 +161,13 @@ __device__ __forceinline__ void multiply(const ForwardParams& p, Memory<DQ, DV> 
   }
   const int last = (tiles - 1) % kStages;
   ptx::mbar_wait(memory.v_full(last), (tiles - 1) / kStages & 1, {ESFT_OP_attention, kBarrierValuesFull});
-  ptx::wgmma_hold(out);
-  ptx::wgmma_hold(probs);
+  ptx::warpgroup_fence_operand(out);
+  ptx::warpgroup_fence_operand(probs);
   ptx::wgmma_fence();
   multiply_values(last);
   ptx::wgmma_wait<0>();
-  ptx::wgmma_hold(out);
-  ptx::wgmma_hold(probs);
+  ptx::warpgroup_fence_operand(out);
+  ptx::warpgroup_fence_operand(probs);
 
   ptx::named_barrier_sync(kRowsBarrier + group, 128,
                           {ESFT_OP_attention, kBarrierRowsRead});  // the warpgroup has read its rows of Q for the last time

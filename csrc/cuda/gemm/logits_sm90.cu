@@ -4,7 +4,7 @@
 namespace esft::cuda::sm90 {
 
 void launch_logits(const Maps& m, const Params& p, int grid, Context& c) {
-  start<Role::kNt, Finish::kLogits, Load::kTma>(m, p, grid, c);
+  start<Role::kNt, Epilogue::kLogits, Load::kTma>(m, p, grid, c);
 }
 
 }  // namespace esft::cuda::sm90

@@ -72,8 +72,8 @@ __device__ __forceinline__ float bias_at(const MmaParams& p, int64_t i) {
 
 // C: rows from row0, `height` of them; columns from column0, `width`.
 template <MmaMode kMode>
-__device__ __forceinline__ void finish_store(const MmaParams& p, const MmaSums& sums, void* data, int64_t ld, int64_t row0,
-                                             int64_t height, int64_t column0, int64_t width) {
+__device__ __forceinline__ void epilogue_store(const MmaParams& p, const MmaSums& sums, void* data, int64_t ld, int64_t row0,
+                                               int64_t height, int64_t column0, int64_t width) {
 #pragma unroll
   for (int i = 0; i < 2; i++)
 #pragma unroll
@@ -94,8 +94,8 @@ __device__ __forceinline__ void finish_store(const MmaParams& p, const MmaSums& 
 }
 
 // The tile's columns are, per half of 64, 32 of gate and the same 32 of up: both are in this thread.
-__device__ __forceinline__ void finish_swiglu(const MmaParams& p, const SwigluOutput& o, const MmaSums& sums,
-                                              const TilePlace& place, const ColumnTile& tile) {
+__device__ __forceinline__ void epilogue_swiglu(const MmaParams& p, const SwigluOutput& o, const MmaSums& sums,
+                                                const TilePlace& place, const ColumnTile& tile) {
   bf16* y = static_cast<bf16*>(p.out.data);
 #pragma unroll
   for (int i = 0; i < 2; i++)

@@ -152,13 +152,13 @@ __global__ void __launch_bounds__(kMmaThreads, 1) mma_gemm(const MmaParams p, co
         b.load<kAligned>(stage + kOperandBytes, k, p.k);
       });
       if constexpr (kEpilogue == kSwiglu) {
-        finish_swiglu(p, extra, sums, place, tile);
+        epilogue_swiglu(p, extra, sums, place, tile);
       } else if constexpr (kEpilogue == kCeLogits) {
         finish_ce(p, extra, sums, place, tile, smem);
       } else {
         float* partial = static_cast<float*>(p.out.data) + split * split_stride;
-        finish_store<kNt>(p, sums, splits > 1 ? partial : p.out.data, p.out.ld, place.begin, place.end - place.begin, tile.column0,
-                          tile.count);
+        epilogue_store<kNt>(p, sums, splits > 1 ? partial : p.out.data, p.out.ld, place.begin, place.end - place.begin,
+                            tile.column0, tile.count);
       }
     } else if constexpr (kMode == kNn) {
       const KMajorRows a = activation_rows_of(p, place);
@@ -174,8 +174,8 @@ __global__ void __launch_bounds__(kMmaThreads, 1) mma_gemm(const MmaParams p, co
         finish_dswiglu(p, extra, sums, place, column0, column_tiles, reinterpret_cast<float*>(smem));
       } else {
         float* partial = static_cast<float*>(p.out.data) + split * split_stride;
-        finish_store<kNn>(p, sums, splits > 1 ? partial : p.out.data, p.out.ld, place.begin, place.end - place.begin, column0,
-                          p.n - column0);
+        epilogue_store<kNn>(p, sums, splits > 1 ? partial : p.out.data, p.out.ld, place.begin, place.end - place.begin, column0,
+                            p.n - column0);
       }
     } else {
       const ColumnTile tile = stacked_tile(p, place.stacked, p.m);
@@ -189,8 +189,8 @@ __global__ void __launch_bounds__(kMmaThreads, 1) mma_gemm(const MmaParams p, co
       Matrix c = {p.out.data, p.out.ld};
       if (p.out_items) c = p.out_items[int64_t(place.group) * p.segments + tile.segment];
       float* partial = static_cast<float*>(const_cast<void*>(c.data)) + split * split_stride;
-      finish_store<kTn>(p, sums, splits > 1 ? partial : const_cast<void*>(c.data), c.ld, tile.row0, tile.count, column0,
-                        p.n - column0);
+      epilogue_store<kTn>(p, sums, splits > 1 ? partial : const_cast<void*>(c.data), c.ld, tile.row0, tile.count, column0,
+                          p.n - column0);
     }
   }
 }

@@ -16,7 +16,7 @@
 //   named 1+g  256                           the other warpgroup, past its last   warpgroup g: its turn to multiply
 //                                            product (in turns only)
 #pragma once
-#include "sm90_finish.cuh"
+#include "sm90_epilogue.cuh"
 #include "sm90_load.cuh"
 
 namespace esft::cuda::sm90 {
@@ -29,10 +29,10 @@ __device__ __forceinline__ void release_stage(uint64_t* empty, int rank) {
 }
 
 // Both warpgroups on every tile, 64 of its rows each.
-template <Role kRole, Finish kFinish, int kCluster>
-__device__ __forceinline__ void multiply_tiles(const Params& p, unsigned char* smem, const int32_t* table, int rounds, int rank,
-                                               Ring<Shape<kRole, kFinish>::kStages> ring, bool copied) {
-  using S = Shape<kRole, kFinish>;
+template <Role kRole, Epilogue kEpilogue, int kCluster>
+__device__ __forceinline__ void consumer_cooperative(const Params& p, unsigned char* smem, const int32_t* table, int rounds,
+                                                     int rank, PipelineState<Shape<kRole, kEpilogue>::kStages> state, bool copied) {
+  using S = Shape<kRole, kEpilogue>;
   constexpr int kN = S::kTileN;
   constexpr bool kMajorA = kRole == Role::kTn, kMajorB = kRole != Role::kNt;  // true: MN-major
   const int group = threadIdx.x / 128 - 1;  // which 64 rows of the tile
@@ -40,23 +40,23 @@ __device__ __forceinline__ void multiply_tiles(const Params& p, unsigned char* s
   unsigned char* staging = smem + S::kStages * S::kStage + group * 2 * kSlabBytes;
   float acc[kN / 2];
   for (int t = blockIdx.x / kCluster; t < rounds; t += gridDim.x / kCluster) {
-    const Tile tile = tile_at<kRole, kFinish, kCluster>(p, table, t, rank);
+    const Tile tile = tile_at<kRole, kEpilogue, kCluster>(p, table, t, rank);
     const int steps = steps_of<kRole>(p, tile);
     const int rows = min_of(64, max_of(0, (kRole == Role::kTn ? p.segment_rows - tile.m0 : tile.rows) - 64 * group));
     if (rows == 0) {  // half of the tiles at the end of an expert have an empty half: its stages are given back as they come
 #pragma unroll 1
       for (int step = 0; step < steps; step++) {
-        ptx::mbar_wait(ring.full + ring.stage, ring.phase, {p.op, kBarrierFull});
-        if (first_lane) release_stage<kCluster>(ring.empty + ring.stage, rank);
-        ring.advance();
+        ptx::mbar_wait(state.full + state.stage, state.phase, {p.op, kBarrierFull});
+        if (first_lane) release_stage<kCluster>(state.empty + state.stage, rank);
+        state.advance();
       }
       continue;
     }
     int previous = -1;
-    ptx::wgmma_hold(acc);
+    ptx::warpgroup_fence_operand(acc);
     for (int step = 0; step < steps; step++) {
-      unsigned char* stage_a = smem + ring.stage * S::kStage;
-      ptx::mbar_wait(ring.full + ring.stage, ring.phase, {p.op, kBarrierFull});
+      unsigned char* stage_a = smem + state.stage * S::kStage;
+      ptx::mbar_wait(state.full + state.stage, state.phase, {p.op, kBarrierFull});
       // Rows came through the generic proxy, wgmma reads through the async one.
       if (copied) ptx::fence_proxy_async();
       const uint64_t a = ptx::smem_desc(stage_a + group * kSlabBytes, kMajorA ? kSlabBytes : 16, 1024);
@@ -64,28 +64,28 @@ __device__ __forceinline__ void multiply_tiles(const Params& p, unsigned char* s
       ptx::wgmma_fence();
 #pragma unroll
       for (int k = 0; k < kTileK / 16; k++)
-        ptx::wgmma<kN, kMajorA, kMajorB>(acc, ptx::desc_advance(a, k * (kMajorA ? 2048 : 32)),
-                                         ptx::desc_advance(b, k * (kMajorB ? 2048 : 32)), step > 0 || k > 0);
+        ptx::wgmma<kN, kMajorA, kMajorB>(acc, ptx::desc_advance(a, k * ptx::kAdvance<kMajorA>),
+                                         ptx::desc_advance(b, k * ptx::kAdvance<kMajorB>), step > 0 || k > 0);
       ptx::wgmma_commit();
       ptx::wgmma_wait<1>();  // the step before this one is done: its stage is free
-      if (previous >= 0 && first_lane) release_stage<kCluster>(ring.empty + previous, rank);
-      previous = ring.stage;
-      ring.advance();
+      if (previous >= 0 && first_lane) release_stage<kCluster>(state.empty + previous, rank);
+      previous = state.stage;
+      state.advance();
     }
     ptx::wgmma_wait<0>();
-    ptx::wgmma_hold(acc);
-    if (previous >= 0 && first_lane) release_stage<kCluster>(ring.empty + previous, rank);
+    ptx::warpgroup_fence_operand(acc);
+    if (previous >= 0 && first_lane) release_stage<kCluster>(state.empty + previous, rank);
     if (steps == 0) continue;  // tn: a group without rows leaves its gradient alone
 
     const int64_t row0 = tile.begin + 64 * group;
     if constexpr (kRole == Role::kTn) {
-      finish_weight_gradient(p, tile, 64 * group, acc);
-    } else if constexpr (kFinish == Finish::kStore) {
-      finish_store(p, tile, rows, row0, acc, staging);
-    } else if constexpr (kFinish == Finish::kSwiglu) {
-      finish_swiglu(p, tile, rows, row0, acc, staging);
+      epilogue_weight_gradient(p, tile, 64 * group, acc);
+    } else if constexpr (kEpilogue == Epilogue::kStore) {
+      epilogue_store(p, tile, rows, row0, acc, staging);
+    } else if constexpr (kEpilogue == Epilogue::kSwiglu) {
+      epilogue_swiglu(p, tile, rows, row0, acc, staging);
     } else {
-      finish_logits(p, tile, rows, row0, acc, staging);
+      epilogue_logits(p, tile, rows, row0, acc, staging);
     }
   }
 }
@@ -93,26 +93,28 @@ __device__ __forceinline__ void multiply_tiles(const Params& p, unsigned char* s
 // The products of a tile of 128 rows by one warpgroup: rows 0..63, and with kLower 64..127. Two functions, since a branch between the
 // products of a step would make the compiler wait for each.
 template <bool kLower, class Stages, class Release>
-__device__ __forceinline__ void multiply_steps(int op, unsigned char* smem, int steps, Stages& ring, bool copied,
+__device__ __forceinline__ void multiply_steps(int op, unsigned char* smem, int steps, Stages& state, bool copied,
                                                float (&upper)[64], float (&lower)[64], const Release& release) {
-  using S = Shape<Role::kNn, Finish::kSwigluBackward>;
+  using S = Shape<Role::kNn, Epilogue::kSwigluBackward>;
   constexpr int kN = S::kTileN;
   for (int step = 0; step < steps; step++) {
-    unsigned char* stage_a = smem + ring.stage * S::kStage;
-    ptx::mbar_wait(ring.full + ring.stage, ring.phase, {op, kBarrierFull});
+    unsigned char* stage_a = smem + state.stage * S::kStage;
+    ptx::mbar_wait(state.full + state.stage, state.phase, {op, kBarrierFull});
     if (copied) ptx::fence_proxy_async();
     const uint64_t a = ptx::smem_desc(stage_a, 16, 1024), b = ptx::smem_desc(stage_a + S::kStageA, kSlabBytes, 1024);
     ptx::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kTileK / 16; k++) {
-      ptx::wgmma<kN, 0, 1>(upper, ptx::desc_advance(a, k * 32), ptx::desc_advance(b, k * 2048), step > 0 || k > 0);
+      ptx::wgmma<kN, 0, 1>(upper, ptx::desc_advance(a, k * ptx::kAdvance<0>), ptx::desc_advance(b, k * ptx::kAdvance<1>),
+                           step > 0 || k > 0);
       if (kLower)
-        ptx::wgmma<kN, 0, 1>(lower, ptx::desc_advance(a, kSlabBytes + k * 32), ptx::desc_advance(b, k * 2048), step > 0 || k > 0);
+        ptx::wgmma<kN, 0, 1>(lower, ptx::desc_advance(a, kSlabBytes + k * ptx::kAdvance<0>),
+                             ptx::desc_advance(b, k * ptx::kAdvance<1>), step > 0 || k > 0);
     }
     ptx::wgmma_commit();
     ptx::wgmma_wait<1>();
-    if (step > 0 && threadIdx.x % 32 == 0) release(ring.before());
-    ring.advance();
+    if (step > 0 && threadIdx.x % 32 == 0) release(state.before());
+    state.advance();
   }
 }
 
@@ -120,10 +122,10 @@ __device__ __forceinline__ void multiply_steps(int op, unsigned char* smem, int 
 // the other's tile; only the owner of a tile gives its stages back. A warpgroup starts once the other has seen all its stages arrive: a
 // barrier's phase is told by its parity alone, so nobody may wait two phases ahead.
 template <int kCluster>
-__device__ __forceinline__ void multiply_in_turns(const Params& p, unsigned char* smem, const int32_t* table, int rounds, int rank,
-                                                  Ring<Shape<Role::kNn, Finish::kSwigluBackward>::kStages> ring, bool copied,
-                                                  uint64_t* h_full, uint64_t* h_empty) {
-  using S = Shape<Role::kNn, Finish::kSwigluBackward>;
+__device__ __forceinline__ void consumer_pingpong(const Params& p, unsigned char* smem, const int32_t* table, int rounds, int rank,
+                                                  PipelineState<Shape<Role::kNn, Epilogue::kSwigluBackward>::kStages> state,
+                                                  bool copied, uint64_t* h_full, uint64_t* h_empty) {
+  using S = Shape<Role::kNn, Epilogue::kSwigluBackward>;
   const int group = threadIdx.x / 128 - 1;
   const bool first_lane = threadIdx.x % 32 == 0;
   unsigned char* h = smem + S::kStages * S::kStage + group * S::kTileOfH;
@@ -134,57 +136,57 @@ __device__ __forceinline__ void multiply_in_turns(const Params& p, unsigned char
   if (group == 1 && t < rounds) ptx::named_barrier_arrive(1, 256);  // the first turn is the other's
   for (int turn = 0; t < rounds; t += stride, turn++) {
     if ((turn & 1) != group) {
-      ring.skip(steps);
+      state.skip(steps);
       continue;
     }
     // Before the turn comes, when there is time. Kept as one bit: a tile does not fit the registers beside the sums.
-    const bool whole = tile_at<Role::kNn, Finish::kSwigluBackward, kCluster>(p, table, t, rank).rows > 64;
-    const auto release = [&](int stage) { release_stage<kCluster>(ring.empty + stage, rank); };
+    const bool whole = tile_at<Role::kNn, Epilogue::kSwigluBackward, kCluster>(p, table, t, rank).rows > 64;
+    const auto release = [&](int stage) { release_stage<kCluster>(state.empty + stage, rank); };
     ptx::named_barrier_sync(1 + group, 256, {p.op, kBarrierTurn});
-    ptx::wgmma_hold(upper);
-    ptx::wgmma_hold(lower);
+    ptx::warpgroup_fence_operand(upper);
+    ptx::warpgroup_fence_operand(lower);
     if (whole)
-      multiply_steps<true>(p.op, smem, steps, ring, copied, upper, lower, release);
+      multiply_steps<true>(p.op, smem, steps, state, copied, upper, lower, release);
     else
-      multiply_steps<false>(p.op, smem, steps, ring, copied, upper, lower, release);
+      multiply_steps<false>(p.op, smem, steps, state, copied, upper, lower, release);
     if (t + stride < rounds) ptx::named_barrier_arrive(2 - group, 256);
     ptx::wgmma_wait<0>();
-    ptx::wgmma_hold(upper);
-    ptx::wgmma_hold(lower);
-    if (first_lane) release_stage<kCluster>(ring.empty + ring.before(), rank);
+    ptx::warpgroup_fence_operand(upper);
+    ptx::warpgroup_fence_operand(lower);
+    if (first_lane) release_stage<kCluster>(state.empty + state.before(), rank);
     ptx::mbar_wait(h_full + group, turn >> 1 & 1, {p.op, kBarrierHFull});
-    const Tile tile = tile_at<Role::kNn, Finish::kSwigluBackward, kCluster>(p, table, t, rank);
-    finish_swiglu_backward(p, tile, min_of(64, tile.rows), tile.begin, 0, upper, h);
-    finish_swiglu_backward(p, tile, min_of(64, max_of(0, tile.rows - 64)), tile.begin + 64, 64, lower, h);
+    const Tile tile = tile_at<Role::kNn, Epilogue::kSwigluBackward, kCluster>(p, table, t, rank);
+    epilogue_swiglu_backward(p, tile, min_of(64, tile.rows), tile.begin, 0, upper, h);
+    epilogue_swiglu_backward(p, tile, min_of(64, max_of(0, tile.rows - 64)), tile.begin + 64, 64, lower, h);
     ptx::fence_proxy_async();  // the copy engine writes here next
     __syncwarp();
     if (first_lane) ptx::mbar_arrive(h_empty + group);
   }
 }
 
-template <Role kRole, Finish kFinish, Load kLoadA, Load kLoadB, int kCluster>
+template <Role kRole, Epilogue kEpilogue, Load kLoadA, Load kLoadB, int kCluster>
 __global__ void __launch_bounds__(kThreads, 1)
     grouped_kernel(const __grid_constant__ CUtensorMap map_a, const __grid_constant__ CUtensorMap map_b,
                    const __grid_constant__ CUtensorMap map_h, const __grid_constant__ Params p) {
-  using S = Shape<kRole, kFinish>;
+  using S = Shape<kRole, kEpilogue>;
   constexpr bool kCopies = kLoadA == Load::kRows || kLoadB == Load::kRows;
   constexpr bool kMaps = kLoadA == Load::kTma || kLoadB == Load::kTma;
   // Together 504 = 65536 / 128 registers less a rounding: the loaders need few, unless they work out addresses of rows.
-  constexpr int kLoadRegisters = S::kTurns ? 72 : kCopies ? 56 : 40;
+  constexpr int kLoadRegisters = S::kPingpong ? 72 : kCopies ? 56 : 40;
   constexpr int kMultiplyRegisters = (504 - kLoadRegisters) / 2;
   ESFT_SHARED(smem);
   uint64_t* barriers = reinterpret_cast<uint64_t*>(smem + S::kBarriers);
   int32_t* table = reinterpret_cast<int32_t*>(smem + S::kTable);
-  Ring<S::kStages> ring;
-  ring.full = barriers;
-  ring.empty = ring.full + S::kStages;
-  uint64_t* h_full = ring.empty + S::kStages;
+  PipelineState<S::kStages> state;
+  state.full = barriers;
+  state.empty = state.full + S::kStages;
+  uint64_t* h_full = state.empty + S::kStages;
   uint64_t* h_empty = h_full + 2;
-  constexpr int kWarps = S::kTurns ? 4 : 8;  // that multiply a tile
+  constexpr int kWarps = S::kPingpong ? 4 : 8;  // that multiply a tile
   if (threadIdx.x == 0) {
     for (int i = 0; i < S::kStages; i++) {
-      ptx::mbar_init(ring.full + i, (kMaps ? 1 : 0) + (kCopies ? 128 : 0));
-      ptx::mbar_init(ring.empty + i, kWarps * kCluster);
+      ptx::mbar_init(state.full + i, (kMaps ? 1 : 0) + (kCopies ? 128 : 0));
+      ptx::mbar_init(state.empty + i, kWarps * kCluster);
     }
     for (int i = 0; i < 2; i++) {
       ptx::mbar_init(h_full + i, 1);
@@ -193,11 +195,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     ptx::fence_mbar_init();
     if (kLoadA == Load::kTma) ptx::tma_prefetch_map(&map_a);
     if (kRole == Role::kTn && kLoadB == Load::kTma) ptx::tma_prefetch_map(&map_b);
-    if (kFinish == Finish::kSwigluBackward) ptx::tma_prefetch_map(&map_h);
+    if (kEpilogue == Epilogue::kSwigluBackward) ptx::tma_prefetch_map(&map_h);
   }
   check_index(p, p.a);
   check_index(p, p.b);
-  const int rounds = build_table<kRole, kFinish, kCluster>(p, table);  // ends with a barrier: the mbarriers are ready for all
+  const int rounds = build_table<kRole, kEpilogue, kCluster>(p, table);  // ends with a barrier: the mbarriers are ready for all
   int rank = 0;
   if (kCluster > 1) {
     rank = int(ptx::cluster_rank());
@@ -205,14 +207,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   if (threadIdx.x < 128) {
     ptx::setmaxnreg_dec<kLoadRegisters>();
-    load_tiles<kRole, kFinish, kLoadA, kLoadB, kCluster>(p, &map_a, &map_b, &map_h, smem, table, rounds, rank, ring, h_full,
+    producer<kRole, kEpilogue, kLoadA, kLoadB, kCluster>(p, &map_a, &map_b, &map_h, smem, table, rounds, rank, state, h_full,
                                                          h_empty);
   } else {
     ptx::setmaxnreg_inc<kMultiplyRegisters>();
-    if constexpr (S::kTurns)
-      multiply_in_turns<kCluster>(p, smem, table, rounds, rank, ring, kCopies, h_full, h_empty);
+    if constexpr (S::kPingpong)
+      consumer_pingpong<kCluster>(p, smem, table, rounds, rank, state, kCopies, h_full, h_empty);
     else
-      multiply_tiles<kRole, kFinish, kCluster>(p, smem, table, rounds, rank, ring, kCopies);
+      consumer_cooperative<kRole, kEpilogue, kCluster>(p, smem, table, rounds, rank, state, kCopies);
   }
   if (kCluster > 1) ptx::cluster_sync();  // the other CTA still arrives on barriers here
 }

@@ -10,7 +10,7 @@
 namespace esft::cuda::sm90 {
 
 template <int kStages>
-struct Ring {
+struct PipelineState {
   uint64_t *full, *empty;
   int stage = 0, phase = 0;
   __device__ __forceinline__ void advance() {
@@ -89,12 +89,12 @@ __device__ __forceinline__ void load_weights(void* dst, const CUtensorMap* map, 
     ptx::tma_load_2d(dst, map, full, x, y);
 }
 
-template <Role kRole, Finish kFinish, Load kLoadA, Load kLoadB, int kCluster>
-__device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* map_a, const CUtensorMap* map_b,
-                                           const CUtensorMap* map_h, unsigned char* smem, const int32_t* table, int rounds,
-                                           int rank, Ring<Shape<kRole, kFinish>::kStages> ring, uint64_t* h_full,
-                                           uint64_t* h_empty) {
-  using S = Shape<kRole, kFinish>;
+template <Role kRole, Epilogue kEpilogue, Load kLoadA, Load kLoadB, int kCluster>
+__device__ __forceinline__ void producer(const Params& p, const CUtensorMap* map_a, const CUtensorMap* map_b,
+                                         const CUtensorMap* map_h, unsigned char* smem, const int32_t* table, int rounds, int rank,
+                                         PipelineState<Shape<kRole, kEpilogue>::kStages> state, uint64_t* h_full,
+                                         uint64_t* h_empty) {
+  using S = Shape<kRole, kEpilogue>;
   constexpr bool kCopies = kLoadA == Load::kRows || kLoadB == Load::kRows;
   const bool leader = threadIdx.x == 0;
   if (!kCopies && !leader) return;
@@ -102,7 +102,7 @@ __device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* m
   const CUtensorMap* acquired = nullptr;
   int turn = 0;  // tiles of h so far
   for (int t = blockIdx.x / kCluster; t < rounds; t += gridDim.x / kCluster) {
-    const Tile tile = tile_at<kRole, kFinish, kCluster>(p, table, t, rank);
+    const Tile tile = tile_at<kRole, kEpilogue, kCluster>(p, table, t, rank);
     const int steps = steps_of<kRole>(p, tile), first = first_step<kRole>(p, tile);
     int rows[8];
     if (kRole != Role::kTn && kLoadA == Load::kRows) {
@@ -114,13 +114,13 @@ __device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* m
     }
     if (kRole == Role::kTn && kCopies && steps > 0) prefetch_gradient<S::kTileN>(p, tile);
     for (int step = first; step < first + steps; step++) {
-      unsigned char* stage_a = smem + ring.stage * S::kStage;
+      unsigned char* stage_a = smem + state.stage * S::kStage;
       unsigned char* stage_b = stage_a + S::kStageA;
-      uint64_t* full = ring.full + ring.stage;
+      uint64_t* full = state.full + state.stage;
       NextRows rows_a, rows_b;
       if (kRole == Role::kTn && kLoadA == Load::kRows) rows_a.find(p.a, tile.begin, step * kTileK, tile.rows);
       if (kRole == Role::kTn && kLoadB == Load::kRows) rows_b.find(p.b, tile.begin, step * kTileK, tile.rows);
-      ptx::mbar_wait(ring.empty + ring.stage, ring.phase ^ 1, {p.op, kBarrierEmpty});
+      ptx::mbar_wait(state.empty + state.stage, state.phase ^ 1, {p.op, kBarrierEmpty});
       // nn: the contraction runs over the rows of one weight segment after the other.
       const int per_segment = kRole == Role::kNn ? int(ceil_div(p.segment_rows, kTileK)) : 1;
       const int segment = kRole == Role::kNn ? step / per_segment : tile.segment,
@@ -137,7 +137,7 @@ __device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* m
           const CUtensorMap* map = p.weights + int64_t(tile.expert) * p.segments + segment;
           const CUtensorMap* second = map;  // of the up projection
           int row = tile.n0, second_row = tile.n0 + 128;
-          if (kFinish == Finish::kSwiglu) {
+          if (kEpilogue == Epilogue::kSwiglu) {
             second = p.segments == 2 ? map + 1 : map;
             second_row = p.segments == 2 ? tile.n0 : p.segment_rows / 2 + tile.n0;
           }
@@ -184,10 +184,10 @@ __device__ __forceinline__ void load_tiles(const Params& p, const CUtensorMap* m
       }
       if (kLoadB == Load::kRows) copy_mn_major<S::kTileN / 64>(p.b, stage_b, rows_b, tile.n0, p.columns);
       if (kCopies) ptx::cp_async_mbar_arrive(full);
-      ring.advance();
+      state.advance();
       // The tile of h comes once the ring is full: waiting for its place, which the previous tile's epilogue still uses, must not keep
       // the products of this tile from starting.
-      if (kFinish == Finish::kSwigluBackward && leader && step == min_of(steps, S::kStages) - 1) {
+      if (kEpilogue == Epilogue::kSwigluBackward && leader && step == min_of(steps, S::kStages) - 1) {
         const int half = turn & 1;
         ptx::mbar_wait(h_empty + half, (turn >> 1 & 1) ^ 1, {p.op, kBarrierHEmpty});
         turn++;

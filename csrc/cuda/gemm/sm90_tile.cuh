@@ -22,7 +22,7 @@ constexpr int kMaxGroups = 512;
 
 enum class Role { kNt, kNn, kTn };
 enum class Load { kTma, kRows };  // by the copy engine; row by row with cp.async (gathered, or cut at the group's end)
-enum class Finish { kStore, kSwiglu, kSwigluBackward, kLogits };
+enum class Epilogue { kStore, kSwiglu, kSwigluBackward, kLogits };
 
 // A matrix that is read row by row.
 struct Rows {
@@ -79,15 +79,15 @@ struct Params {
 
 // The multiplying warpgroups take 64 rows each of a tile of 256 columns. The backward of SwiGLU has so much to do once a tile is
 // finished that they take whole tiles of 128 columns in turn instead: while one is at its epilogue the other multiplies.
-template <Role kRole, Finish kFinish>
+template <Role kRole, Epilogue kEpilogue>
 struct Shape {
-  static constexpr bool kTurns = kFinish == Finish::kSwigluBackward;
-  static constexpr int kTileN = kTurns ? 128 : 256, kStages = kTurns ? 3 : 4;
+  static constexpr bool kPingpong = kEpilogue == Epilogue::kSwigluBackward;
+  static constexpr int kTileN = kPingpong ? 128 : 256, kStages = kPingpong ? 3 : 4;
   static constexpr int kStageA = 2 * kSlabBytes, kStageB = kTileN / 64 * kSlabBytes, kStage = kStageA + kStageB;
   // Output staging, 64 rows x 128 columns of bf16 per multiplying warpgroup; or, per warpgroup, the tile of h (gate and up) in whose
   // place dh is made.
   static constexpr int kTileOfH = 8 * kSlabBytes;
-  static constexpr int kStaging = kTurns ? 2 * kTileOfH : kRole == Role::kTn ? 0 : 4 * kSlabBytes;
+  static constexpr int kStaging = kPingpong ? 2 * kTileOfH : kRole == Role::kTn ? 0 : 4 * kSlabBytes;
   static constexpr int kBarriers = kStages * kStage + kStaging;
   static constexpr int kTable = kBarriers + 128;
   static constexpr int shared_bytes(int groups) { return kTable + (groups + 2) * 4; }
@@ -104,20 +104,20 @@ struct Tile {
   int n0;  // first column
   int n_tile;
   bool shared_b;  // the CTAs of the cluster work on the same columns: each loads its part of B for all
-  int part, parts;  // of the contraction
-  int part_rows;  // rows of one part of the output
+  int split, splits;  // of the contraction: which part, of how many
+  int split_rows;  // rows of one part of the output
 };
 
 __device__ __forceinline__ int64_t group_begin(const Params& p, int expert) { return p.offsets ? p.offsets[expert] : 0; }
 __device__ __forceinline__ int64_t group_end(const Params& p, int expert) { return p.offsets ? p.offsets[expert + 1] : p.n; }
 
 // Column tiles of the output.
-template <Role kRole, Finish kFinish>
+template <Role kRole, Epilogue kEpilogue>
 __device__ __forceinline__ int column_tiles(const Params& p) {
   if (kRole == Role::kNt)
-    return kFinish == Finish::kSwiglu ? int(ceil_div(p.segments * p.segment_rows / 2, 128))
-                                      : p.segments * int(ceil_div(p.segment_rows, 256));
-  return int(ceil_div(p.columns, Shape<kRole, kFinish>::kTileN));
+    return kEpilogue == Epilogue::kSwiglu ? int(ceil_div(p.segments * p.segment_rows / 2, 128))
+                                          : p.segments * int(ceil_div(p.segment_rows, 256));
+  return int(ceil_div(p.columns, Shape<kRole, kEpilogue>::kTileN));
 }
 
 // Reports indices outside their matrix: every CTA looks at its share of them once.
@@ -131,7 +131,7 @@ __device__ __forceinline__ void check_index(const Params& p, const Rows& m) {
 
 // Parts of the contraction, when there are `tiles` tiles.
 template <Role kRole>
-__device__ __forceinline__ int parts_of(const Params& p, int tiles) {
+__device__ __forceinline__ int splits_of(const Params& p, int tiles) {
   if (kRole != Role::kNn || !p.split_target) return 1;
   return split_count(p.split_target, tiles, ceil_div(p.segment_rows, kTileK));
 }
@@ -148,7 +148,7 @@ __device__ __forceinline__ int row_tiles(const Params& p, int expert) {
 
 // table[g] = rounds of the groups before g (nt, nn); or the groups, longest first (tn). Called by all threads; returns the number of
 // rounds, 0 when the offsets are wrong.
-template <Role kRole, Finish kFinish, int kCluster>
+template <Role kRole, Epilogue kEpilogue, int kCluster>
 __device__ __forceinline__ int build_table(const Params& p, int32_t* table) {
   int32_t* bad = table + p.group_count + 1;
   if (threadIdx.x == 0) *bad = 0;
@@ -182,7 +182,7 @@ __device__ __forceinline__ int build_table(const Params& p, int32_t* table) {
       const int g = base + threadIdx.x;
       int rounds = 0;
       if (g < p.group_count)
-        rounds = rounds_of<kCluster>(row_tiles(p, p.groups ? p.groups[g] : g), column_tiles<kRole, kFinish>(p));
+        rounds = rounds_of<kCluster>(row_tiles(p, p.groups ? p.groups[g] : g), column_tiles<kRole, kEpilogue>(p));
       int sum = rounds;
 #pragma unroll
       for (int step = 1; step < 32; step <<= 1) {
@@ -197,23 +197,23 @@ __device__ __forceinline__ int build_table(const Params& p, int32_t* table) {
   __syncthreads();
   if (*bad) return 0;
   if (kRole == Role::kTn)
-    return p.group_count * p.segments * int(ceil_div(p.segment_rows, kTileM)) * column_tiles<kRole, kFinish>(p);
-  return table[p.group_count] * parts_of<kRole>(p, table[p.group_count]);
+    return p.group_count * p.segments * int(ceil_div(p.segment_rows, kTileM)) * column_tiles<kRole, kEpilogue>(p);
+  return table[p.group_count] * splits_of<kRole>(p, table[p.group_count]);
 }
 
 // The tile of this CTA in round `t`. Within an expert eight row tiles share a column tile of weights before the next one: what runs at the
 // same time meets in L2.
-template <Role kRole, Finish kFinish, int kCluster>
+template <Role kRole, Epilogue kEpilogue, int kCluster>
 __device__ __forceinline__ Tile tile_at(const Params& p, const int32_t* table, int t, int rank) {
-  using S = Shape<kRole, kFinish>;
-  const int n_tiles = column_tiles<kRole, kFinish>(p);
+  using S = Shape<kRole, kEpilogue>;
+  const int n_tiles = column_tiles<kRole, kEpilogue>(p);
   Tile tile;
   tile.m0 = 0;
   tile.segment = 0;
   tile.shared_b = false;
-  tile.part = 0;
-  tile.parts = 1;
-  tile.part_rows = 0;
+  tile.split = 0;
+  tile.splits = 1;
+  tile.split_rows = 0;
   if (kRole == Role::kTn) {
     const int m_tiles = int(ceil_div(p.segment_rows, kTileM)), per_group = p.segments * m_tiles * n_tiles;
     tile.group = table[t / per_group];
@@ -229,10 +229,10 @@ __device__ __forceinline__ Tile tile_at(const Params& p, const int32_t* table, i
   }
   if (kRole == Role::kNn && kCluster == 1 && p.split_target) {  // one group
     const int tiles = table[p.group_count];
-    tile.parts = parts_of<kRole>(p, tiles);
-    tile.part = t / tiles;
-    tile.part_rows = tiles / n_tiles * kTileM;
-    t -= tile.part * tiles;
+    tile.splits = splits_of<kRole>(p, tiles);
+    tile.split = t / tiles;
+    tile.split_rows = tiles / n_tiles * kTileM;
+    t -= tile.split * tiles;
   }
   int low = 0, high = p.group_count - 1;  // the last group whose rounds start at or before t, among those that have any
   while (low < high) {
@@ -264,12 +264,12 @@ __device__ __forceinline__ Tile tile_at(const Params& p, const int32_t* table, i
   const int64_t begin = group_begin(p, tile.expert), end = group_end(p, tile.expert);
   tile.begin = begin + int64_t(m_tile) * kTileM;
   tile.rows = idle ? 0 : int(min_of<int64_t>(kTileM, end - tile.begin));
-  if (kRole == Role::kNt && kFinish != Finish::kSwiglu) {
+  if (kRole == Role::kNt && kEpilogue != Epilogue::kSwiglu) {
     const int per_segment = int(ceil_div(p.segment_rows, S::kTileN));
     tile.segment = tile.n_tile / per_segment;
     tile.n0 = tile.n_tile % per_segment * S::kTileN;
   } else {
-    tile.n0 = tile.n_tile * (kFinish == Finish::kSwiglu ? 128 : S::kTileN);
+    tile.n0 = tile.n_tile * (kEpilogue == Epilogue::kSwiglu ? 128 : S::kTileN);
   }
   return tile;
 }
@@ -277,14 +277,14 @@ __device__ __forceinline__ Tile tile_at(const Params& p, const int32_t* table, i
 // Steps of 64 along the contraction: the first of this tile, and how many.
 template <Role kRole>
 __device__ __forceinline__ int first_step(const Params& p, const Tile& tile) {
-  return kRole == Role::kNn && tile.parts > 1 ? int(ceil_div(p.segment_rows, kTileK) * tile.part / tile.parts) : 0;
+  return kRole == Role::kNn && tile.splits > 1 ? int(ceil_div(p.segment_rows, kTileK) * tile.split / tile.splits) : 0;
 }
 template <Role kRole>
 __device__ __forceinline__ int steps_of(const Params& p, const Tile& tile) {
   if (kRole == Role::kNt) return int(ceil_div(p.columns, kTileK));
   if (kRole == Role::kTn) return int(ceil_div(tile.rows, kTileK));
   const int64_t all = p.segments * ceil_div(p.segment_rows, kTileK);
-  return tile.parts > 1 ? int(all * (tile.part + 1) / tile.parts - all * tile.part / tile.parts) : int(all);
+  return tile.splits > 1 ? int(all * (tile.split + 1) / tile.splits - all * tile.split / tile.splits) : int(all);
 }
 
 }  // namespace esft::cuda::sm90

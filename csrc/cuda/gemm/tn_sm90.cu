@@ -8,8 +8,8 @@ namespace esft::cuda::sm90 {
 
 template <Load kLoadA, Load kLoadB>
 static void start(const Maps& m, const Params& p, int grid, Context& c) {
-  const size_t shared = size_t(Shape<Role::kTn, Finish::kStore>::shared_bytes(p.group_count));
-  ESFT_LAUNCH((grouped_kernel<Role::kTn, Finish::kStore, kLoadA, kLoadB, 1>), c, grid, kThreads, shared, m.a, m.b, m.h, p);
+  const size_t shared = size_t(Shape<Role::kTn, Epilogue::kStore>::shared_bytes(p.group_count));
+  ESFT_LAUNCH((grouped_kernel<Role::kTn, Epilogue::kStore, kLoadA, kLoadB, 1>), c, grid, kThreads, shared, m.a, m.b, m.h, p);
 }
 
 void launch_tn(TnKernel kernel, const Maps& m, const Params& p, int grid, Context& c) {

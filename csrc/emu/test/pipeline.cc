@@ -40,7 +40,7 @@ static void pipelined(CUtensorMap a, CUtensorMap b, float* out, int steps) {
   }
   ptx::setmaxnreg_inc<232>();
   float acc[32];
-  ptx::wgmma_hold(acc);
+  ptx::warpgroup_fence_operand(acc);
   for (int k = 0; k < steps; k++) {
     const int s = k % kStages;
     ptx::mbar_wait(&full[s], uint32_t(k / kStages) & 1);
@@ -58,7 +58,7 @@ static void pipelined(CUtensorMap a, CUtensorMap b, float* out, int steps) {
       if (threadIdx.x == 0) ptx::mbar_arrive(&empty[s]);
     }
   }
-  ptx::wgmma_hold(acc);
+  ptx::warpgroup_fence_operand(acc);
   const int t = int(threadIdx.x);
   for (int i = 0; i < 32; i++) {
     out[(16 * (t / 32) + t % 32 / 4 + 8 * ((i >> 1) & 1)) * 64 + 8 * (i >> 2) + 2 * (t % 4) + (i & 1)] = acc[i];

@@ -80,8 +80,8 @@ static void group_product(const uint16_t* a, const uint16_t* b, float* out, bool
       const int row = 16 * (t / 32) + t % 32 / 4 + 8 * (i & 1), col = 16 * k + 2 * (t % 4) + 8 * (i >> 1);
       fa[k][i] = a[row * 64 + col] | uint32_t(a[row * 64 + col + 1]) << 16;
     }
-  ptx::wgmma_hold(acc);
-  ptx::wgmma_hold(fa);
+  ptx::warpgroup_fence_operand(acc);
+  ptx::warpgroup_fence_operand(fa);
   for (int pass = 0; pass < 2; pass++) {
     ptx::wgmma_fence();
     for (int k = 0; k < kDepth / 16; k++) {
@@ -95,11 +95,11 @@ static void group_product(const uint16_t* a, const uint16_t* b, float* out, bool
     ptx::wgmma_commit();
   }
   if (planted) fa[3][t % 4] = 0;
-  ptx::wgmma_hold(fa);
+  ptx::warpgroup_fence_operand(fa);
   ptx::wgmma_wait<1>();
   out[t] = acc[0];  // still in flight: NaN
   ptx::wgmma_wait<0>();
-  ptx::wgmma_hold(acc);
+  ptx::warpgroup_fence_operand(acc);
   for (int i = 0; i < N / 2; i++) {
     out[128 + (16 * (t / 32) + t % 32 / 4 + 8 * ((i >> 1) & 1)) * N + 8 * (i >> 2) + 2 * (t % 4) + (i & 1)] = acc[i];
   }

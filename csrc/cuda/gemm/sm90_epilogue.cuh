@@ -108,11 +108,11 @@ __device__ __forceinline__ void store_f32(const Lane& l, const Out& out, int64_t
 
 // y = acc (+ bias) (+ y), 256 columns; `columns` of them exist. The choices are made once per tile, not once per element: what is
 // done here is time in which the tensor cores wait.
-__device__ __forceinline__ void finish_store(const Params& p, const Tile& tile, int rows, int64_t row0, float (&acc)[128],
-                                             unsigned char* staging) {
+__device__ __forceinline__ void epilogue_store(const Params& p, const Tile& tile, int rows, int64_t row0, float (&acc)[128],
+                                               unsigned char* staging) {
   const Lane l;
   Out out = p.out;
-  if (p.split_target) out.data = static_cast<float*>(out.data) + int64_t(tile.part) * tile.part_rows * out.ld;
+  if (p.split_target) out.data = static_cast<float*>(out.data) + int64_t(tile.split) * tile.split_rows * out.ld;
   const int width = p.columns_out;
   const int columns = min_of(256, width - tile.n0);
   const int64_t column0 = int64_t(tile.segment) * width + tile.n0;
@@ -153,8 +153,8 @@ __device__ __forceinline__ void finish_store(const Params& p, const Tile& tile, 
 }
 
 // acc columns 0..127 are gate, 128..255 up, of the same 128 columns of F: everything a thread needs is its own.
-__device__ __forceinline__ void finish_swiglu(const Params& p, const Tile& tile, int rows, int64_t row0, float (&acc)[128],
-                                              unsigned char* staging) {
+__device__ __forceinline__ void epilogue_swiglu(const Params& p, const Tile& tile, int rows, int64_t row0, float (&acc)[128],
+                                                unsigned char* staging) {
   const Lane l;
   const int f = p.segments * p.segment_rows / 2, columns = min_of(128, f - tile.n0);
   if (p.h.data) {
@@ -186,8 +186,8 @@ __device__ __forceinline__ void finish_swiglu(const Params& p, const Tile& tile,
 
 // acc = g, the gradient of the unscaled activation. `h`: the tile's gate (two slabs of 128 rows) and up (two more), in whose place
 // dh is made. `row_in_tile`: first row of this warpgroup.
-__device__ __forceinline__ void finish_swiglu_backward(const Params& p, const Tile& tile, int rows, int64_t row0, int row_in_tile,
-                                                       float (&acc)[64], unsigned char* h) {
+__device__ __forceinline__ void epilogue_swiglu_backward(const Params& p, const Tile& tile, int rows, int64_t row0, int row_in_tile,
+                                                         float (&acc)[64], unsigned char* h) {
   const Lane l;
   const int columns = min_of(128, p.columns - tile.n0);
   float dot[2] = {0.f, 0.f};
@@ -243,7 +243,7 @@ __device__ __forceinline__ void finish_swiglu_backward(const Params& p, const Ti
 }
 
 // dW += acc (f32), or a dense product's c: `rows` rows of the segment from m0 on exist.
-__device__ __forceinline__ void finish_weight_gradient(const Params& p, const Tile& tile, int first_row, float (&acc)[128]) {
+__device__ __forceinline__ void epilogue_weight_gradient(const Params& p, const Tile& tile, int first_row, float (&acc)[128]) {
   const Lane l;
   const int item = tile.group * p.segments + tile.segment;
   const int64_t ld = p.dw ? p.dw_ld[item] : p.out.ld;
@@ -284,8 +284,8 @@ __device__ __forceinline__ void finish_weight_gradient(const Params& p, const Ti
 
 // A tile of logits (linear_cross_entropy.cuh): per row and 128 columns the maximum, its lowest column, Σ exp(z − maximum), and
 // z − maximum in bf16: what is large in the softmax keeps the most bits. The label's own logit is kept as it is.
-__device__ __forceinline__ void finish_logits(const Params& p, const Tile& tile, int rows, int64_t row0, float (&acc)[128],
-                                              unsigned char* staging) {
+__device__ __forceinline__ void epilogue_logits(const Params& p, const Tile& tile, int rows, int64_t row0, float (&acc)[128],
+                                                unsigned char* staging) {
   const Lane l;
 #pragma unroll
   for (int half = 0; half < 2; half++) {
