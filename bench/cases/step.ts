@@ -149,12 +149,14 @@ async function setup(b: Buffers, { batch, seq, trained, config }: StepSizes, mod
   return {
     before: () => {
       staged = model.stage(host);
+      model.setGradScale(1 / host.supervised);
+      optimizer.prepare(1e-5);
     },
     run: () => {
       model.resetLoss();
       optimizer.zeroGrad();
-      model.forwardBackwardStaged(staged, 1 / host.supervised);
-      optimizer.step(1e-5);
+      model.forwardBackwardStaged(staged);
+      optimizer.update();
     },
     outputs: [],
     state: [state.master, state.grad],

@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define ESFT_ABI 2
+#define ESFT_ABI 3
 
 typedef enum esft_dtype { ESFT_F32 = 0, ESFT_BF16 = 1, ESFT_I32 = 2, ESFT_I64 = 3, ESFT_F64 = 4, ESFT_U8 = 5 } esft_dtype;
 

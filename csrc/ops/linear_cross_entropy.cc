@@ -19,9 +19,10 @@ void check_linear_cross_entropy(const esft_linear_cross_entropy_args& a) {
   if (present(a.row_loss)) expect_f32_vector(kOp, "row_loss", a.row_loss, T);
   if (present(a.dx)) expect_matrix(kOp, "dx", a.dx, T, D);
   if (present(a.dw)) expect_f32(kOp, "dw", a.dw, rows(a.w), D);
+  if (present(a.scale)) expect_scalar(kOp, "scale", a.scale, ESFT_F64);
   const Named outputs[] = {{"loss", a.loss}, {"correct", a.correct}, {"row_loss", a.row_loss}, {"dx", a.dx}, {"dw", a.dw}};
   for (int i = 0; i < 5; i++) {
-    expect_apart(kOp, outputs[i], {{"x", a.x}, {"w", a.w}, {"labels", a.labels}});
+    expect_apart(kOp, outputs[i], {{"x", a.x}, {"w", a.w}, {"labels", a.labels}, {"scale", a.scale}});
     for (int j = i + 1; j < 5; j++) expect_no_alias(kOp, outputs[i].name, outputs[i].t, outputs[j].name, outputs[j].t);
   }
 }

@@ -32,7 +32,8 @@ void ref_linear_cross_entropy(const esft_linear_cross_entropy_args& a) {
       correct += best == label;
       if (present(a.row_loss)) data<float>(a.row_loss)[t] = float(nll);
       for (int64_t v = 0; v < V; v++) {
-        const double dz = a.grad_scale * a.logit_scale * (std::exp(z[v] - z[best]) / sum - (v == label));
+        const double dz = (present(a.scale) ? *data<double>(a.scale) : a.grad_scale) * a.logit_scale *
+                          (std::exp(z[v] - z[best]) / sum - (v == label));
         for (int64_t d = 0; d < D; d++) {
           if (present(a.dx)) dx[d] += operand(dz, a.precision) * operand(at(a.w, v, d), a.precision);
           if (present(a.dw)) dw[v * D + d] += operand(dz, a.precision) * operand(at(a.x, t, d), a.precision);

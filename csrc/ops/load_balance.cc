@@ -16,8 +16,9 @@ void check_load_balance(const esft_load_balance_args& a) {
     expect_dtype(kOp, "loss", a.loss, ESFT_F64);
     expect_vector(kOp, "loss", a.loss, 1);
   }
-  expect_apart(kOp, {"dlogits", a.dlogits}, {{"probs", a.probs}, {"offsets", a.offsets}, {"loss", a.loss}});
-  expect_apart(kOp, {"loss", a.loss}, {{"probs", a.probs}, {"offsets", a.offsets}});
+  if (present(a.scale)) expect_scalar(kOp, "scale", a.scale, ESFT_F64);
+  expect_apart(kOp, {"dlogits", a.dlogits}, {{"probs", a.probs}, {"offsets", a.offsets}, {"loss", a.loss}, {"scale", a.scale}});
+  expect_apart(kOp, {"loss", a.loss}, {{"probs", a.probs}, {"offsets", a.offsets}, {"scale", a.scale}});
 }
 
 }  // namespace esft

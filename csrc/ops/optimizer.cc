@@ -26,6 +26,10 @@ void check_adamw(const esft_adamw_args& a) {
   expect_not_negative(kOp, "weight_decay", a.weight_decay);
   expect_range(kOp, "step", a.step, 1, kMaxI32);
   if (present(a.norm)) expect_scalar(kOp, "norm", a.norm, ESFT_F64);
+  if (present(a.rates)) {
+    expect_dtype(kOp, "rates", a.rates, ESFT_F64);
+    expect_vector(kOp, "rates", a.rates, 2);
+  }
   struct {
     const char* name;
     const esft_tensor_list& list;
@@ -54,6 +58,7 @@ void check_adamw(const esft_adamw_args& a) {
   for (auto& l : lists) memory.add(l.name, l.list, l.written);
   memory.add("copies", a.copies, true);
   memory.add("norm", a.norm, false);
+  memory.add("rates", a.rates, false);
   memory.expect_apart(kOp);
 }
 

@@ -7,6 +7,7 @@
 //   copies (optional): bf16 tensors shaped like params; copies = bf16(p) after the update, rounded to nearest even.
 //   A non-finite norm leaves p, m, v and copies untouched (the step is skipped; the caller sees the norm).
 //   params, grads, m, v: lists of f32 tensors of equal shapes, item by item; step >= 1. norm f64 [1] is read on the device.
+//   rates (optional) f64 [2] = lr and step, read on the device in place of those: a recorded graph follows what is written there.
 // Reference: optimizer_ref.cc. Tests: test/ops/optimizer.test.ts.
 #pragma once
 #include "../core/op_args.h"
@@ -15,6 +16,6 @@
 ESFT_DEFINE_ARGS(grad_norm)
 
 #define ESFT_ARGS_adamw(F) \
-  F(LIST_INOUT, params) F(LIST_IN, grads) F(LIST_INOUT, m) F(LIST_INOUT, v) F(LIST_INOUT_OPT, copies) F(IN_OPT, norm) \
+  F(LIST_INOUT, params) F(LIST_IN, grads) F(LIST_INOUT, m) F(LIST_INOUT, v) F(LIST_INOUT_OPT, copies) F(IN_OPT, norm) F(IN_OPT, rates) \
   F(F64, max_norm) F(F64, lr) F(F64, beta1) F(F64, beta2) F(F64, eps) F(F64, weight_decay) F(I64, step)
 ESFT_DEFINE_ARGS(adamw)

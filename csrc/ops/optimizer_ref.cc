@@ -24,15 +24,17 @@ void ref_adamw(const esft_adamw_args& a) {
     if (!std::isfinite(norm)) return;
     if (a.max_norm > 0) clip = std::min(1.0, a.max_norm / (norm + 1e-6));
   }
-  const double correct1 = 1 - std::pow(a.beta1, double(a.step)), correct2 = 1 - std::pow(a.beta2, double(a.step));
+  const double* rates = present(a.rates) ? data<double>(a.rates) : nullptr;
+  const double lr = rates ? rates[0] : a.lr, step = rates ? rates[1] : double(a.step);
+  const double correct1 = 1 - std::pow(a.beta1, step), correct2 = 1 - std::pow(a.beta2, step);
   for (int64_t i = 0; i < a.params.count; i++)
     for (int64_t r = 0; r < rows(a.params.items[i]); r++)
       for (int64_t c = 0; c < cols(a.params.items[i]); c++) {
         float &p = f32_row(a.params.items[i], r)[c], &m = f32_row(a.m.items[i], r)[c], &v = f32_row(a.v.items[i], r)[c];
         const double g = clip * f32_row(a.grads.items[i], r)[c];
         const double m1 = a.beta1 * m + (1 - a.beta1) * g, v1 = a.beta2 * v + (1 - a.beta2) * g * g;
-        const double decayed = p - a.lr * a.weight_decay * p;
-        p = float(decayed - a.lr * (m1 / correct1) / (std::sqrt(v1 / correct2) + a.eps));
+        const double decayed = p - lr * a.weight_decay * p;
+        p = float(decayed - lr * (m1 / correct1) / (std::sqrt(v1 / correct2) + a.eps));
         m = float(m1);
         v = float(v1);
         if (a.copies.count) put(a.copies.items[i], r, c, p);

@@ -25,8 +25,8 @@ export class Run {
   readonly precision: Precision;
   /** True in a forward whose activations a backward will read. */
   readonly keep: boolean;
-  /** Weight of the routers' load-balancing loss, times the gradient scale; 0 = off. Acts on routers that train. */
-  balance = 0;
+  /** Weight of the routers' load-balancing loss times the gradient scale, f64 [1]; null = off. Acts on routers that train. */
+  balance: Tensor | null = null;
   private readonly plan: ActivationPlan;
   private readonly tensors: readonly (Tensor | null)[];
   private readonly ropes: readonly RopeTable[];

@@ -74,6 +74,11 @@ export class Transformer {
   private lowest = { epoch: -1, layer: Number.POSITIVE_INFINITY };
   private readonly lossSum: Tensor;
   private readonly correct: Tensor;
+  /** gradScale and balance · gradScale, read on the device: a recorded graph takes those of its launch. */
+  private readonly scales: Tensor;
+  private readonly gradScale: Tensor;
+  private readonly balanceScale: Tensor;
+  private sent: readonly [number, number] = [Number.NaN, Number.NaN];
   private composed: Composed | null = null;
   private buffers: BatchBuffers | null = null;
 
@@ -85,6 +90,9 @@ export class Transformer {
     requirePrecision(device, precision);
     this.lossSum = device.empty("f64", [1]);
     this.correct = device.empty("i64", [1]);
+    this.scales = device.empty("f64", [2]);
+    this.gradScale = this.scales.view(0, [1]);
+    this.balanceScale = this.scales.view(1, [1]);
   }
 
   /** Chooses what trains, and composes the model for it. Replaces an earlier choice; undo with `freeze`. @throws see Parameters.train */
@@ -191,7 +199,17 @@ export class Transformer {
    * @param gradScale factor on the summed loss in the gradients: 1 / supervised tokens of the whole step
    */
   forwardBackward(host: HostBatch, gradScale: number, capacity = host.ids.length, hooks: ForwardHooks = {}): void {
-    this.forwardBackwardStaged(this.stage(host, capacity), gradScale, hooks);
+    const staged = this.stage(host, capacity);
+    this.setGradScale(gradScale);
+    this.forwardBackwardStaged(staged, hooks);
+  }
+
+  /** What the gradients of the passes to come are multiplied by, with `balance` as it is now. Sent when it changes. */
+  setGradScale(gradScale: number): void {
+    const next = [gradScale, this.balance * gradScale] as const;
+    if (next.every((x, i) => x === this.sent[i])) return;
+    this.scales.write(next);
+    this.sent = next;
   }
 
   /** The first half of `forwardBackward`: takes the memory of a step and sends the batch to the device. */
@@ -199,17 +217,27 @@ export class Transformer {
     return this.upload(host, capacity, true);
   }
 
-  /** The second half: submits ops and nothing else, so that it can be recorded (Device.capture). */
-  forwardBackwardStaged({ run, targets }: StagedBatch, gradScale: number, hooks: ForwardHooks = {}): void {
+  /** The second half, scaled by `setGradScale`: submits ops and nothing else, so that it can be recorded (Device.capture). */
+  forwardBackwardStaged({ run, targets }: StagedBatch, hooks: ForwardHooks = {}): void {
     const { composed, lossSum, correct, precision } = this;
     if (!composed) throw new ConfigError("the staged batch is no longer valid: the model's activations were released");
     const { decoder } = composed;
-    run.balance = this.balance * gradScale;
+    run.balance = this.balance > 0 ? this.balanceScale : null;
     const x = decoder.forward(run, hooks);
     const { head, needsDx } = decoder;
     const dx = needsDx ? run.at(decoder.dxf) : null;
     const w = head.value;
-    ops.linearCrossEntropy(this.device, { x, w, labels: targets, loss: lossSum, correct, dx, dw: head.grad, gradScale, precision });
+    ops.linearCrossEntropy(this.device, {
+      x,
+      w,
+      labels: targets,
+      loss: lossSum,
+      correct,
+      dx,
+      dw: head.grad,
+      scale: this.gradScale,
+      precision,
+    });
     if (dx) decoder.backward(run, dx);
   }
 
@@ -247,5 +275,6 @@ export class Transformer {
     this.release();
     this.lossSum.dispose();
     this.correct.dispose();
+    for (const t of [this.gradScale, this.balanceScale, this.scales]) t.dispose();
   }
 }

@@ -58,11 +58,16 @@ export const routeBackward = bind<{
 
 /**
  * dlogits += coefficient · T · gradient of the layer's load-balancing loss; loss [1] f64 += that loss (1 when perfectly balanced).
- * probs, dlogits [T, E], offsets [E + 1] i32. Switch Transformer, arXiv 2101.03961 eq. 4–6, over all K slots.
+ * probs, dlogits [T, E], offsets [E + 1] i32. `scale` [1] f64: read on the device in place of the coefficient. Switch Transformer, arXiv 2101.03961 eq. 4–6, over all K slots.
  */
-export const loadBalance = bind<{ probs: Tensor; offsets: Tensor; dlogits: Tensor; loss?: Maybe<Tensor>; coefficient: number }>(
-  "load_balance",
-);
+export const loadBalance = bind<{
+  probs: Tensor;
+  offsets: Tensor;
+  dlogits: Tensor;
+  loss?: Maybe<Tensor>;
+  scale?: Maybe<Tensor>;
+  coefficient?: number;
+}>("load_balance", { coefficient: 0 });
 
 /**
  * Stable counting sort of the T·K slots by expert. ids [T, K] i32 in [0, E) → offsets [E + 1] i32, tokens [N] i32 (row → token),

@@ -6,6 +6,7 @@ import { bind, precision, type Maybe, type Precision } from "./bind.ts";
  * loss [1] f64 += Σ over supervised rows of −log softmax(logitScale · x·Wᵀ)[label]; the logits are never stored whole.
  * x [T, D] act, w [V, D] f32 or bf16, labels [T] i32: −100 = not supervised, else in [0, V), shifted by one already. correct [1] i64 += rows
  * whose argmax is the label; rowLoss [T]; dx [T, D] act = and dw [V, D] f32 += gradScale · gradient.
+ * `scale` [1] f64: read on the device in place of gradScale.
  */
 export const linearCrossEntropy = bind<{
   x: Tensor;
@@ -16,6 +17,7 @@ export const linearCrossEntropy = bind<{
   rowLoss?: Maybe<Tensor>;
   dx?: Maybe<Tensor>;
   dw?: Maybe<Tensor>;
+  scale?: Maybe<Tensor>;
   gradScale?: number;
   logitScale?: number;
   precision?: Maybe<Precision>;
@@ -27,7 +29,8 @@ export const gradNorm = bind<{ grads: TensorList; norm: Tensor }>("grad_norm");
 /**
  * One AdamW update (arXiv 1711.05101) after clipping to maxNorm (0 = none) as torch's clip_grad_norm_ does; a norm that is not finite
  * leaves everything as it was. params, grads, m, v: f32, item by item of one shape; norm [1] f64 is read on the device; step counts from 1.
- * `copies`: bf16 tensors shaped like params, refreshed from them after the update.
+ * `copies`: bf16 tensors shaped like params, refreshed from them after the update. `rates` [2] f64: lr and step, read on the device in place
+ * of those two.
  */
 export const adamw = bind<{
   params: TensorList;
@@ -36,11 +39,12 @@ export const adamw = bind<{
   v: TensorList;
   copies?: Maybe<TensorList>;
   norm?: Maybe<Tensor>;
+  rates?: Maybe<Tensor>;
   maxNorm: number;
-  lr: number;
+  lr?: number;
   beta1: number;
   beta2: number;
   eps: number;
   weightDecay: number;
-  step: number;
-}>("adamw");
+  step?: number;
+}>("adamw", { lr: 0, step: 1 });

@@ -15,6 +15,8 @@ export class AdamW {
   private readonly device: Device;
   private readonly state: TrainingState;
   private readonly norm: Tensor;
+  /** Learning rate and number of the update, read on the device: a recorded graph takes those of its launch. */
+  private readonly rates: Tensor;
   private readonly grads: TensorList;
   private readonly groups: readonly Group[];
   /** Updates done, for the bias correction. */
@@ -25,6 +27,7 @@ export class AdamW {
     this.state = state;
     this.options = options;
     this.norm = device.empty("f64", [1]);
+    this.rates = device.empty("f64", [2]);
     this.grads = new TensorList([state.grad]);
     this.groups = groupsOf(state);
   }
@@ -35,11 +38,22 @@ export class AdamW {
 
   /** Clips and updates; the norm (before clipping) is read by `readNorm`. A non-finite norm leaves everything as it was. */
   step(lr: number): void {
+    this.prepare(lr);
+    this.update();
+  }
+
+  /** The first half of `step`: sends what changes from update to update. */
+  prepare(lr: number): void {
     this.steps++;
+    this.rates.write([lr, this.steps]);
+  }
+
+  /** The second half: submits ops and nothing else, so that it can be recorded (Device.capture). */
+  update(): void {
     const { beta1, beta2, eps, weightDecay, clipNorm } = this.options;
     ops.gradNorm(this.device, { grads: this.grads, norm: this.norm });
     for (const group of this.groups)
-      ops.adamw(this.device, { ...group, norm: this.norm, maxNorm: clipNorm, lr, beta1, beta2, eps, weightDecay, step: this.steps });
+      ops.adamw(this.device, { ...group, norm: this.norm, rates: this.rates, maxNorm: clipNorm, beta1, beta2, eps, weightDecay });
   }
 
   async readNorm(): Promise<number> {
@@ -48,6 +62,7 @@ export class AdamW {
 
   dispose(): void {
     this.norm.dispose();
+    this.rates.dispose();
     this.grads.dispose();
     for (const group of this.groups) for (const list of Object.values(group) as TensorList[]) list.dispose();
   }

@@ -9,6 +9,7 @@ import { Device } from "../../lib/tensor.ts";
 import type { Tensor } from "../../lib/tensor.ts";
 import { AdamW } from "../../lib/train/optimizer.ts";
 import { esftTrainable } from "../../lib/methods/esft.ts";
+import { fullTrainable } from "../../lib/methods/full.ts";
 import { experts, open, patience, tinyCheckpoint, withCudaModel } from "./model.ts";
 
 const batchOf = (length: number, seed: number) => {
@@ -29,11 +30,15 @@ withCudaModel("graphs on cuda", () => {
       const optimizer = new AdamW(device, state, { beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1, clipNorm: 1 });
       let staged = transformer.stage(batches[0]!);
       const step = (): void => {
-        optimizer.steps = 0; // a graph's scalars are those of the recording
         transformer.resetLoss();
         optimizer.zeroGrad();
-        transformer.forwardBackwardStaged(staged, 1 / batches[0]!.supervised);
-        optimizer.step(1e-3);
+        transformer.forwardBackwardStaged(staged);
+        optimizer.update();
+      };
+      const prepare = (): void => {
+        optimizer.steps = 0;
+        transformer.setGradScale(1 / batches[0]!.supervised);
+        optimizer.prepare(1e-3);
       };
       const outcome = async () => ({
         ...(await transformer.readLoss()),
@@ -51,6 +56,7 @@ withCudaModel("graphs on cuda", () => {
       const eager = [];
       for (const batch of batches) {
         staged = transformer.stage(batch);
+        prepare();
         step();
         eager.push(await outcome());
       }
@@ -60,6 +66,7 @@ withCudaModel("graphs on cuda", () => {
       expect(Buffer.from(await state.master.readBytes()).equals(Buffer.from(start.buffer))).toBe(true); // recorded, not run
       for (const [i, batch] of batches.entries()) {
         transformer.stage(batch);
+        prepare();
         graph.launch();
         expect(await outcome()).toEqual(eager[i]);
       }
@@ -67,6 +74,50 @@ withCudaModel("graphs on cuda", () => {
       expect(eager[1]!.master.equals(eager[0]!.master)).toBe(false);
       graph.dispose();
       expect(() => graph.launch()).toThrow(/disposed/);
+      optimizer.dispose();
+    },
+    patience,
+  );
+
+  it(
+    "a recorded step, launched a hundred times, gives the bits of a hundred eager ones",
+    async () => {
+      await using model = await open(at("model"));
+      const { device, params, transformer } = model;
+      const router = model.spec.layers.flatMap(({ mlp }) => (mlp.kind === "moe" ? [mlp.router] : []));
+      expect(router.length).toBeGreaterThan(0);
+      const state = params.train(fullTrainable(model.spec).keys); // the router too
+      const batch = batchOf(4, 11);
+      const optimizer = new AdamW(device, state, { beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1, clipNorm: 1 });
+      const staged = transformer.stage(batch);
+      const step = (): void => {
+        transformer.resetLoss();
+        optimizer.zeroGrad();
+        transformer.forwardBackwardStaged(staged);
+        optimizer.update();
+      };
+      const start = new Float32Array(await state.master.readBytes());
+      const hundred = async (run: () => void) => {
+        for (const t of [state.m, state.v]) ops.fill(device, { x: t, value: 0 });
+        state.master.write(start);
+        params.refreshCopies();
+        optimizer.steps = 0;
+        for (let i = 0; i < 100; i++) {
+          transformer.balance = 0.01 + 0.001 * (i % 5);
+          transformer.setGradScale(1 / (batch.supervised + (i % 3)));
+          optimizer.prepare(1e-2 * Math.min(1, (i + 1) / 10) * (1 - i / 150));
+          run();
+        }
+        const bytes = async (t: Tensor) => Buffer.from(await t.readBytes());
+        return { ...(await transformer.readLoss()), norm: await optimizer.readNorm(), master: await bytes(state.master), m: await bytes(state.m), v: await bytes(state.v) }; // prettier-ignore
+      };
+      const eager = await hundred(step);
+      const graph = await device.capture(step);
+      const replayed = await hundred(() => graph.launch());
+      for (const [name, value] of Object.entries(eager)) expect(replayed[name as keyof typeof replayed], name).toEqual(value);
+      expect(eager.master.equals(Buffer.from(start.buffer))).toBe(false);
+      transformer.balance = 0;
+      graph.dispose();
       optimizer.dispose();
     },
     patience,

@@ -152,7 +152,7 @@ void linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& ctx)
     parallel_for(ctx, ceil_div(m, kRows), [&](int64_t b, int) {
       for (int64_t i = b * kRows; i < min_of(m, (b + 1) * kRows); i++) {
         const float sum = softmax_row(c.z + i * ldz, V, (float)a.logit_scale, labels[index[i]], gradient, c.nll + i, c.hit + i);
-        c.factor[i] = (float)(a.grad_scale * a.logit_scale) / sum;
+        c.factor[i] = (float)((present(a.scale) ? *data<double>(a.scale) : a.grad_scale) * a.logit_scale) / sum;
         if (has_dw) scale_row(c.fx + i * D, c.x + i * D, D, c.factor[i]);
       }
     });

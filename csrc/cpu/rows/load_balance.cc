@@ -15,7 +15,7 @@ void load_balance(const esft_load_balance_args& a, Context& ctx) {
   double* partial = static_cast<double*>(ctx.shared_scratch(chunks * 8 + E * 4));
   float* pull = reinterpret_cast<float*>(partial + chunks);
   for (int64_t e = 0; e < E; e++) pull[e] = float(double(E) * (offsets[e + 1] - offsets[e]) / offsets[E]);
-  const float coefficient = float(a.coefficient);
+  const float coefficient = float(present(a.scale) ? *data<double>(a.scale) : a.coefficient);
   for_chunks(ctx, T, kRows, 2 * E, [&](int64_t begin, int64_t end, int) {
     double sum = 0;
     for (int64_t t = begin; t < end; t++) {

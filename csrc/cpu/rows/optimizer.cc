@@ -86,12 +86,13 @@ void adamw(const esft_adamw_args& a, Context& ctx) {
     if (!__builtin_isfinite(norm)) return;
     if (a.max_norm > 0 && a.max_norm < norm + 1e-6) clip_by = a.max_norm / (norm + 1e-6);
   }
-  const double step = double(a.step), correction1 = 1.0 - __builtin_pow(a.beta1, step),
-               correction2 = 1.0 - __builtin_pow(a.beta2, step);
-  const vf clip = splat(float(clip_by)), decay = splat(float(a.lr * a.weight_decay)), eps = splat(float(a.eps));
+  const double* rates = present(a.rates) ? data<double>(a.rates) : nullptr;
+  const double lr = rates ? rates[0] : a.lr, step = rates ? rates[1] : double(a.step);
+  const double correction1 = 1.0 - __builtin_pow(a.beta1, step), correction2 = 1.0 - __builtin_pow(a.beta2, step);
+  const vf clip = splat(float(clip_by)), decay = splat(float(lr * a.weight_decay)), eps = splat(float(a.eps));
   const vf b1 = splat(float(a.beta1)), rest1 = splat(float(1.0 - a.beta1)), b2 = splat(float(a.beta2)),
            rest2 = splat(float(1.0 - a.beta2));
-  const vf rate = splat(float(a.lr / correction1)), inv_root2 = splat(float(1.0 / __builtin_sqrt(correction2)));
+  const vf rate = splat(float(lr / correction1)), inv_root2 = splat(float(1.0 / __builtin_sqrt(correction2)));
 
   auto split_at = [&](int64_t i) {
     const esft_tensor &p = a.params.items[i], &g = a.grads.items[i], &m = a.m.items[i], &v = a.v.items[i];

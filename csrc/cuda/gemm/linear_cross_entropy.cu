@@ -28,7 +28,9 @@ struct SoftmaxParams {
   float* nll;  // [capacity] of this chunk
   int32_t* correct;  // [capacity]
   float* row_loss;  // [T] or nullptr
-  float gradient;  // grad_scale · logit_scale
+  float gradient;  // grad_scale · logit_scale; with `scale` on the device in place of grad_scale
+  const double* scale;  // or nullptr
+  double logit_scale;
   int32_t want_gradient;
 };
 
@@ -73,7 +75,8 @@ __global__ void __launch_bounds__(kThreads) softmax_rows(const SoftmaxParams p) 
     bf16* row = p.z.shifted + int64_t(r) * p.z.shifted_ld;
     constexpr float kLog2e = 1.4426950408889634f;
     constexpr int kAhead = 4;  // vectors in flight
-    const float base = best.z + log_sum, label_dz = p.gradient * (__expf(label_z - base) - 1.f);
+    const float gradient = p.scale ? float(*p.scale * p.logit_scale) : p.gradient;
+    const float base = best.z + log_sum, label_dz = gradient * (__expf(label_z - base) - 1.f);
     for (int64_t begin = threadIdx.x * 8; begin < p.z.shifted_ld; begin += kThreads * 8 * kAhead) {
       Vec16 in[kAhead];
       float shift[kAhead];
@@ -92,7 +95,7 @@ __global__ void __launch_bounds__(kThreads) softmax_rows(const SoftmaxParams p) 
         float z[8];
         unpack8(in[a], z);
 #pragma unroll
-        for (int i = 0; i < 8; i++) z[i] = p.gradient * ptx::exp2_approx(fmaf(z[i], kLog2e, shift2));
+        for (int i = 0; i < 8; i++) z[i] = gradient * ptx::exp2_approx(fmaf(z[i], kLog2e, shift2));
         store16(row + v, pack8(z));
       }
     }
@@ -202,7 +205,7 @@ void run_linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& 
     }
     ESFT_LAUNCH((softmax_rows), c, grid_up_to(capacity, c.sms * 8), kThreads, kThreads / 32 * (sizeof(Best) + sizeof(float)),
                 SoftmaxParams{z, nll + i * capacity, correct + i * capacity, row_loss, float(a.grad_scale * a.logit_scale),
-                              want_dx || want_dw});
+                              present(a.scale) ? data<double>(a.scale) : nullptr, a.logit_scale, want_dx || want_dw});
     const Rows dz = {z.shifted, padded, capacity, nullptr, kArgRows};
     if (want_dx && D > 0) {
       const CeGradient g = {dz, z.w, z.offsets, capacity, V, D, partials};

@@ -20,6 +20,7 @@ struct BalanceParams {
   int64_t T, probs_ld, dlogits_ld;
   int32_t E;
   float coefficient;
+  const double* scale;  // in its place, or nullptr
 };
 
 __device__ __forceinline__ float pull_of(const BalanceParams& p, int e, int32_t n) {
@@ -42,6 +43,7 @@ __global__ void __launch_bounds__(kThreads) balance(const BalanceParams p) {
     __syncthreads();
   }
   const auto pull = [&](int e) { return kShared ? table[e] : pull_of(p, e, n); };
+  const float coefficient = p.scale ? float(*p.scale) : p.coefficient;
   double loss = 0;
   for (int i = warp; i < kRows; i += kWarps) {
     const int64_t t = blockIdx.x * int64_t(kRows) + i;
@@ -53,7 +55,7 @@ __global__ void __launch_bounds__(kThreads) balance(const BalanceParams p) {
     for (int e = lane; e < p.E; e += 32) dot += probs[e] * pull(e);
     dot = warp_sum(dot);
 #pragma unroll 4
-    for (int e = lane; e < p.E; e += 32) dlogits[e] += p.coefficient * probs[e] * (pull(e) - dot);
+    for (int e = lane; e < p.E; e += 32) dlogits[e] += coefficient * probs[e] * (pull(e) - dot);
     loss += double(dot);
   }
   if (!p.partial) return;
@@ -84,6 +86,7 @@ void run_load_balance(const esft_load_balance_args& a, Context& c) {
   p.probs_ld = a.probs.ld, p.dlogits_ld = a.dlogits.ld;
   p.E = int32_t(cols(a.probs));
   p.coefficient = float(a.coefficient);
+  p.scale = present(a.scale) ? data<double>(a.scale) : nullptr;
   check_offsets_on_device(c, ESFT_OP_load_balance, a.offsets, -1);
   if (p.T == 0) return;
   const int64_t blocks = ceil_div(p.T, kRows);

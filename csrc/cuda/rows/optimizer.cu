@@ -83,21 +83,35 @@ __global__ void __launch_bounds__(kMergeThreads) merge_norm_kernel(const double*
 
 // ---- adamw ----------------------------------------------------------------------------------------------------------------
 
+// What changes from step to step.
+struct AdamRates {
+  float decay, rate, inv_root2;  // lr · weight_decay, lr / (1 − beta1^step), 1 / sqrt(1 − beta2^step)
+};
+__host__ __device__ inline AdamRates adam_rates(double lr, double step, double beta1, double beta2, double weight_decay) {
+  return {float(lr * weight_decay), float(lr / (1.0 - pow(beta1, step))), float(1.0 / sqrt(1.0 - pow(beta2, step)))};
+}
+// From lr and step in device memory, so that a recorded graph takes those of its launch.
+__global__ void adam_rates_kernel(const double* lr_step, double beta1, double beta2, double weight_decay, AdamRates* out) {
+  *out = adam_rates(lr_step[0], lr_step[1], beta1, beta2, weight_decay);
+}
+
 struct AdamParams {
   const ListItem<5>* items;  // p, g, m, v, copy
   int64_t count;
   const double* norm;  // or nullptr
   double max_norm;
-  float decay, eps, beta1, rest1, beta2, rest2;  // decay = lr · weight_decay, rest = 1 − beta
-  float rate, inv_root2;                         // lr / (1 − beta1^step), 1 / sqrt(1 − beta2^step)
+  float eps, beta1, rest1, beta2, rest2;  // rest = 1 − beta
+  AdamRates rates;
+  const AdamRates* device_rates;  // where they lie on the device, else nullptr
 };
 
 // One rounding for decay and step together: lr · weight_decay is far below the spacing of 1 − x.
-__device__ __forceinline__ void adam(const AdamParams& a, float clip, float g, float& p, float& m, float& v) {
+__device__ __forceinline__ void adam(const AdamParams& a, const AdamRates& rates, float clip, float g, float& p, float& m,
+                                     float& v) {
   g *= clip;
   m = a.beta1 * m + a.rest1 * g;
   v = a.beta2 * v + a.rest2 * g * g;
-  p -= a.decay * p + a.rate * m / (sqrtf(v) * a.inv_root2 + a.eps);
+  p -= rates.decay * p + rates.rate * m / (sqrtf(v) * rates.inv_root2 + a.eps);
 }
 
 // The rows a block works on: read from the table once, since the compiler must think that a store may change the table.
@@ -119,7 +133,8 @@ __device__ __forceinline__ AdamRows adam_rows(const Chunk<5>& chunk) {
 
 // kVec elements from column c, kUnroll times kThreads · kVec columns apart.
 template <int kVec, int kUnroll>
-__device__ __forceinline__ void adam_columns(const AdamParams& a, float clip, const AdamRows& rows, int64_t c) {
+__device__ __forceinline__ void adam_columns(const AdamParams& a, const AdamRates& rates, float clip, const AdamRows& rows,
+                                             int64_t c) {
   float *p = rows.p, *m = rows.m, *v = rows.v;
   const float* g = rows.g;
   float pf[kUnroll][kVec], gf[kUnroll][kVec], mf[kUnroll][kVec], vf[kUnroll][kVec];
@@ -135,7 +150,7 @@ __device__ __forceinline__ void adam_columns(const AdamParams& a, float clip, co
   for (int u = 0; u < kUnroll; u++) {
     const int64_t i = c + u * (kThreads * kVec);
 #pragma unroll
-    for (int j = 0; j < kVec; j++) adam(a, clip, gf[u][j], pf[u][j], mf[u][j], vf[u][j]);
+    for (int j = 0; j < kVec; j++) adam(a, rates, clip, gf[u][j], pf[u][j], mf[u][j], vf[u][j]);
     store_elements(p + i, from_floats<float>(pf[u]));
     store_elements(m + i, from_floats<float>(mf[u]));
     store_elements(v + i, from_floats<float>(vf[u]));
@@ -152,15 +167,16 @@ __global__ void __launch_bounds__(kThreads) adamw_kernel(AdamParams a) {
   }
   const Chunk<5> chunk = find_chunk(a.items, a.count, blockIdx.x, kAdamChunk);
   const AdamRows rows = adam_rows(chunk);
+  const AdamRates rates = a.device_rates ? *a.device_rates : a.rates;
   int64_t done = chunk.begin;
   if (chunk.item->vectors) {
     constexpr int kStep = kThreads * 4;
-    for (; done + 2 * kStep <= chunk.end; done += 2 * kStep) adam_columns<4, 2>(a, clip, rows, done + threadIdx.x * 4);
+    for (; done + 2 * kStep <= chunk.end; done += 2 * kStep) adam_columns<4, 2>(a, rates, clip, rows, done + threadIdx.x * 4);
     const int64_t whole = chunk.begin + (chunk.end - chunk.begin) / 4 * 4;
-    for (int64_t c = done + threadIdx.x * 4; c < whole; c += kStep) adam_columns<4, 1>(a, clip, rows, c);
+    for (int64_t c = done + threadIdx.x * 4; c < whole; c += kStep) adam_columns<4, 1>(a, rates, clip, rows, c);
     done = whole;
   }
-  for (int64_t c = done + threadIdx.x; c < chunk.end; c += kThreads) adam_columns<1, 1>(a, clip, rows, c);
+  for (int64_t c = done + threadIdx.x; c < chunk.end; c += kThreads) adam_columns<1, 1>(a, rates, clip, rows, c);
 }
 
 // ---- host -----------------------------------------------------------------------------------------------------------------
@@ -217,20 +233,22 @@ void run_adamw(const esft_adamw_args& a, Context& context) {
       a.params.count, kAdamChunk,
       [&](int64_t i, int k) -> const esft_tensor* { return lists[k]->count ? lists[k]->items + i : nullptr; }, items);
   if (chunks == 0) return;
-  const double step = double(a.step);
-  const double correction1 = 1.0 - pow(a.beta1, step), correction2 = 1.0 - pow(a.beta2, step);
+  AdamRates* device_rates = nullptr;
+  if (present(a.rates)) {
+    device_rates = context.scratch_of<AdamRates>(1);
+    ESFT_LAUNCH((adam_rates_kernel), context, 1, 1, 0, data<double>(a.rates), a.beta1, a.beta2, a.weight_decay, device_rates);
+  }
   const AdamParams p{context.constant_of(items.data(), int64_t(items.size())),
                      int64_t(items.size()),
                      present(a.norm) ? data<double>(a.norm) : nullptr,
                      a.max_norm,
-                     float(a.lr * a.weight_decay),
                      float(a.eps),
                      float(a.beta1),
                      float(1.0 - a.beta1),
                      float(a.beta2),
                      float(1.0 - a.beta2),
-                     float(a.lr / correction1),
-                     float(1.0 / sqrt(correction2))};
+                     adam_rates(a.lr, double(a.step), a.beta1, a.beta2, a.weight_decay),
+                     device_rates};
   ESFT_LAUNCH((adamw_kernel), context, unsigned(chunks), kThreads, 0, p);
 }
 

@@ -145,8 +145,8 @@ export class MoeBlock {
     ];
     const pos = this.slots.open ? null : run.at(this.slots.pos_TK);
     ops.routeBackward(device, { dweights: run.at(this.slots.dgate), pos, probs, ids, weights, dlogits, rule });
-    if (run.balance > 0 && this.router.trains && rule.score === "softmax")
-      ops.loadBalance(device, { probs, offsets: run.at(this.slots.offsets_E1), dlogits, coefficient: run.balance });
+    if (run.balance && this.router.trains && rule.score === "softmax")
+      ops.loadBalance(device, { probs, offsets: run.at(this.slots.offsets_E1), dlogits, scale: run.balance });
     this.router.backward(run, dlogits, xn, dxn, true);
   }
 }

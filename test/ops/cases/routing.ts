@@ -259,12 +259,21 @@ function expectedBalance(a: Args): Record<string, ArrayLike<number>> {
       for (let t = 0; t < T; t++) {
         loss += (E * f * at(probs, t, e)) / T;
         for (let j = 0; j < E; j++)
-          dlogits[t * E + j]! += number(a, "coefficient") * E * f * at(probs, t, e) * ((j === e ? 1 : 0) - at(probs, t, j));
+          dlogits[t * E + j]! +=
+            (has(a, "scale") ? tensor(a, "scale").values[0]! : number(a, "coefficient")) *
+            E *
+            f *
+            at(probs, t, e) *
+            ((j === e ? 1 : 0) - at(probs, t, j));
       }
     }
   return has(a, "loss") ? { dlogits, loss: [loss] } : { dlogits };
 }
-export function loadBalance(T: number, counts: readonly number[], o: { loss?: boolean; strided?: boolean; coefficient?: number } = {}) {
+export function loadBalance(
+  T: number,
+  counts: readonly number[],
+  o: { loss?: boolean; strided?: boolean; coefficient?: number; scale?: number } = {},
+) {
   return (r: Random): Args => {
     const E = counts.length;
     const wrap = (t: HostTensor): HostTensor => (o.strided ? strided(t) : t);
@@ -273,6 +282,7 @@ export function loadBalance(T: number, counts: readonly number[], o: { loss?: bo
       offsets: offsetsOf(counts),
       dlogits: wrap(r.normal([T, E])),
       loss: o.loss === false ? null : { dtype: "f64", shape: [1], values: [1.5] },
+      scale: o.scale === undefined ? null : { dtype: "f64", shape: [1], values: [o.scale] },
       coefficient: o.coefficient ?? 0.3,
     };
   };
@@ -293,6 +303,7 @@ export const balanceCases: readonly OpCase[] = [
   balanceRow("one expert", 7, [7]),
   balanceRow("one token", 1, [0, 1, 1, 0]),
   balanceRow("no tokens", 0, [0, 0, 0]),
+  balanceRow("a scale on the device", 20, [30, 1, 0, 9, 0, 0, 20], { scale: 0.7, coefficient: 5 }),
   balanceRow("coefficient 0", 5, [3, 1, 1], { coefficient: 0 }),
   balanceRow(
     "many tokens",

@@ -28,7 +28,10 @@ function expectedLoss(a: Args): Record<string, ArrayLike<number>> {
     rowLoss[t] = lse - z[labels[t]!]!;
     correct += z.indexOf(top) === labels[t] ? 1 : 0;
     z.forEach((v, i) => {
-      const dz = number(a, "grad_scale") * number(a, "logit_scale") * (Math.exp(v - lse) - (i === labels[t] ? 1 : 0));
+      const dz =
+        (has(a, "scale") ? tensor(a, "scale").values[0]! : number(a, "grad_scale")) *
+        number(a, "logit_scale") *
+        (Math.exp(v - lse) - (i === labels[t] ? 1 : 0));
       for (let d = 0; d < D; d++) {
         dx[t * D + d]! += round(dz) * round(at(w, i, d));
         if (dw) dw[i * D + d]! += round(dz) * round(at(x, t, d));
@@ -44,6 +47,7 @@ function expectedLoss(a: Args): Record<string, ArrayLike<number>> {
   };
   return Object.fromEntries(Object.entries(all).filter(([name]) => has(a, name)));
 }
+const f64 = (...values: number[]): HostTensor => ({ dtype: "f64", shape: [values.length], values });
 interface LossOptions {
   readonly w?: "f32" | "bf16";
   readonly labels?: (r: Random) => HostTensor;
@@ -54,6 +58,8 @@ interface LossOptions {
   readonly strided?: boolean;
   readonly bf16?: boolean;
   readonly gradScale?: number;
+  /** Where the device reads it from. */
+  readonly scale?: number;
   readonly logitScale?: number;
   readonly spread?: number;
 }
@@ -69,6 +75,7 @@ export function loss(T: number, V: number, D: number, o: LossOptions = {}) {
       row_loss: o.rowLoss === false ? null : out([T]),
       dx: o.dx === false ? null : wrap(out([T, D])),
       dw: o.dw === false ? null : wrap(r.normal([V, D], 0.1)),
+      scale: o.scale === undefined ? null : f64(o.scale),
       grad_scale: o.gradScale ?? 0.25,
       logit_scale: o.logitScale ?? 1,
       precision: o.bf16 ? 1 : 0,
@@ -102,6 +109,7 @@ export const lossCases: readonly OpCase[] = [
   lossRow("bf16 compute", 40, 61, 37, { bf16: true }),
   lossRow("bf16 compute, bf16 head, blocks", 90, 600, 48, { bf16: true, w: "bf16" }),
   lossRow("vocabulary of one", 5, 1, 8, { labels: () => i32([0, 0, -100, 0, 0]) }),
+  lossRow("a scale on the device", 40, 61, 37, { scale: 0.375, logitScale: 0.3 }),
   lossRow("one token", 1, 9, 5, { labels: () => i32([4]) }),
   lossRow("no tokens", 0, 9, 5),
   lossRow("zero features: all logits equal", 4, 9, 0, { labels: () => i32([0, 8, -100, 1]) }),
@@ -161,7 +169,8 @@ function expectedAdamw(a: Args): Record<string, Float64Array[]> {
   const norm = has(a, "norm") ? tensor(a, "norm").values[0]! : null;
   const skip = norm !== null && !Number.isFinite(norm);
   const clip = norm !== null && number(a, "max_norm") > 0 ? Math.min(1, number(a, "max_norm") / (norm + 1e-6)) : 1;
-  const [b1, b2, lr] = [number(a, "beta1"), number(a, "beta2"), number(a, "lr")];
+  const [lr, step] = has(a, "rates") ? Array.from(tensor(a, "rates").values) : [number(a, "lr"), number(a, "step")];
+  const [b1, b2] = [number(a, "beta1"), number(a, "beta2")];
   const [p, m, v] = ["params", "m", "v"].map((name) => list(a, name).map((t) => Float64Array.from(t.values))) as [
     Float64Array[],
     Float64Array[],
@@ -173,9 +182,9 @@ function expectedAdamw(a: Args): Record<string, Float64Array[]> {
         const gj = clip * g.values[j]!;
         m[i]![j] = b1 * m[i]![j]! + (1 - b1) * gj;
         v[i]![j] = b2 * v[i]![j]! + (1 - b2) * gj * gj;
-        const mHat = m[i]![j]! / (1 - b1 ** number(a, "step"));
-        const vHat = v[i]![j]! / (1 - b2 ** number(a, "step"));
-        p[i]![j] = p[i]![j]! * (1 - lr * number(a, "weight_decay")) - (lr * mHat) / (Math.sqrt(vHat) + number(a, "eps"));
+        const mHat = m[i]![j]! / (1 - b1 ** step!);
+        const vHat = v[i]![j]! / (1 - b2 ** step!);
+        p[i]![j] = p[i]![j]! * (1 - lr! * number(a, "weight_decay")) - (lr! * mHat) / (Math.sqrt(vHat) + number(a, "eps"));
       }
     });
   if (!has(a, "copies")) return { params: p, m, v };
@@ -188,6 +197,8 @@ interface AdamOptions {
   readonly step?: number;
   readonly strided?: boolean;
   readonly lr?: number;
+  /** lr and step where the device reads them; the arguments then say something else. */
+  readonly rates?: readonly [number, number];
   readonly copies?: boolean;
 }
 export function adamw(shapes: readonly (readonly number[])[], o: AdamOptions = {}) {
@@ -201,6 +212,7 @@ export function adamw(shapes: readonly (readonly number[])[], o: AdamOptions = {
       v: wrap(first ? shapes.map((s) => zeros("f32", s)) : tensors(r, shapes, 0.1, true)),
       copies: o.copies ? wrap(shapes.map((s) => out(s, "bf16"))) : null,
       norm: o.norm === undefined ? null : { dtype: "f64", shape: [1], values: [o.norm] },
+      rates: o.rates ? f64(...o.rates) : null,
       max_norm: o.maxNorm ?? 1,
       lr: o.lr ?? 1e-2,
       beta1: 0.9,
@@ -229,6 +241,7 @@ export const adamwCases: readonly OpCase[] = [
   adamRow("no limit", mixedShapes, { norm: 12.5, maxNorm: 0 }),
   adamRow("infinite norm skips the step", mixedShapes, { norm: Infinity, step: 3 }),
   adamRow("NaN norm skips the step, even without a limit", mixedShapes, { norm: NaN, step: 3, maxNorm: 0 }),
+  adamRow("rates on the device", mixedShapes, { rates: [2e-3, 7], norm: 12.5, lr: 1 }),
   adamRow("no decay", mixedShapes, { decay: 0, step: 2 }),
   adamRow("lr 0 moves no parameter", mixedShapes, { lr: 0, step: 2 }),
   adamRow(
