@@ -14,7 +14,7 @@ const layer = (mode: string): string => `layer/dsv2-lite-T8192-${mode}`;
 export const flags: readonly Flag[] = [
   {
     name: "ESFT_CUDA_CLUSTER",
-    values: ["1", "2"],
+    values: ["2", "1"],
     cases: [
       layer("uniform/bf16/fwd"),
       layer("uniform/bf16/bwd-all"),

@@ -154,7 +154,7 @@ export function describeCudaCases(stem: string, cases: readonly OpCase[], option
           if (!hasPaths(c.op)) return;
           if (hasClusters(c.op))
             for (const schedule of ["late", "random:11"] as const)
-              expectSameBits(`clusters, ${schedule}`, await run(cuda({ cluster: "2", schedule }), c.op, args), first);
+              expectSameBits(`no clusters, ${schedule}`, await run(cuda({ cluster: "1", schedule }), c.op, args), first);
           const portable = await run(cuda({ path: "portable" }), c.op, args);
           expectSameBits("portable, late", await run(cuda({ path: "portable", schedule: "late" }), c.op, args), portable);
         },

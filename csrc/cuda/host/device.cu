@@ -82,7 +82,7 @@ CudaDevice::CudaDevice(int index) {
   const char* clusters = getenv("ESFT_CUDA_CLUSTER");
   if (clusters && *clusters && strcmp(clusters, "1") != 0 && strcmp(clusters, "2") != 0)
     fail("open", "ESFT_CUDA_CLUSTER", "1 or 2", clusters);
-  cluster = clusters && *clusters == '2' ? 2 : 1;
+  cluster = clusters && *clusters == '1' ? 1 : 2;
   use();
   check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "open");
 #if defined(ESFT_EMU)
