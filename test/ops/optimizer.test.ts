@@ -25,6 +25,11 @@ describeRefusals([
       { name: "a list that is too short", change: { v: [zeros("f32", [2, 3])] }, says: ["v", "as long as params (2)", "received 1"] },
       { name: "a moment of another shape", change: { m: [zeros("f32", [3, 2]), zeros("f32", [4])] }, says: ["m[0]", "[2, 3]", "[3, 2]"] },
       { name: "f32 copies", change: { copies: [out([2, 3]), out([4])] }, says: ["copies[0]", "bf16", "f32"] },
+      {
+        name: "a list that is too long",
+        change: { m: [zeros("f32", [2, 3]), zeros("f32", [4]), zeros("f32", [4])] },
+        says: ["m", "as long as params (2)", "received 3"],
+      },
       { name: "too few copies", change: { copies: [out([2, 3], "bf16")] }, says: ["copies", "as long as params (2)", "received 1"] },
       {
         name: "a copy of another shape",
