@@ -67,7 +67,7 @@ export const loadBalance = bind<{
   loss?: Maybe<Tensor>;
   scale?: Maybe<Tensor>;
   coefficient?: number;
-}>("load_balance", { coefficient: 0 });
+}>("load_balance", { coefficient: (a) => a.coefficient ?? (a.scale ? 0 : undefined) });
 
 /**
  * Stable counting sort of the T·K slots by expert. ids [T, K] i32 in [0, E) → offsets [E + 1] i32, tokens [N] i32 (row → token),

@@ -47,4 +47,4 @@ export const adamw = bind<{
   eps: number;
   weightDecay: number;
   step?: number;
-}>("adamw", { lr: 0, step: 1 });
+}>("adamw", { lr: (a) => a.lr ?? (a.rates ? 0 : undefined), step: (a) => a.step ?? (a.rates ? 1 : undefined) });
