@@ -8,6 +8,7 @@ import type { DeviceChoice, OpenedDevice } from "./device.ts";
 import { ConfigError, DataError, NonFiniteError } from "./errors.ts";
 import { Adapter } from "./adapter/adapter.ts";
 import { openAdapter } from "./adapter/esft_layout.ts";
+import { requirePlaces } from "./adapter/tensors.ts";
 import { profileExamples } from "./experts/profiler.ts";
 import type { ProfileOptions } from "./experts/profiler.ts";
 import type { Profile } from "./experts/profile.ts";
@@ -271,6 +272,7 @@ export class MoeModel implements TrainSession {
         ? await openAdapter(adapter, { base: this.checkpoint, ...task })
         : instanceArgument(adapter, Adapter, "applyAdapter: adapter");
     if (typeof adapter !== "string") await loaded.checkBase(this.checkpoint, task);
+    requirePlaces(this.spec, loaded.tensors);
     const attachments = attachmentsOf(this.spec, loaded.method, loaded.attached);
     const values = new Map<string, Tensor>();
     try {

@@ -10,7 +10,8 @@ import type { Dtype } from "../files/safetensors.ts";
 import { tensorBytes } from "../files/safetensors.ts";
 import type { TensorSlice } from "../files/slice.ts";
 import { sliceKey } from "../files/slice.ts";
-import type { ParameterPlace } from "../model/spec.ts";
+import type { ModelSpec, ParameterPlace } from "../model/spec.ts";
+import { parameterShapes } from "../model/spec.ts";
 
 export const adapterFault = (fault: string, tensor?: string): LayoutError =>
   new LayoutError(`adapter: ${tensor === undefined ? "" : `tensor "${tensor}": `}${fault}`, { where: { tensor } });
@@ -48,6 +49,21 @@ export function parameterTensor(
   const { ref, role, layer, expert, part } = p;
   const routed = { ...(expert === undefined ? {} : { expert }), ...(part === undefined ? {} : { part }) };
   return { ...ref, role, layer, ...routed, shape: p.shape, ...content };
+}
+
+const placeInWords = ({ role, layer, expert, part }: ParameterPlace): string =>
+  [`role ${role}`, `layer ${layer}`, ...(expert === undefined ? [] : [`expert ${expert}`]), ...(part === undefined ? [] : [part])].join(
+    ", ",
+  );
+
+/** What the tensors say that they are is what the model knows them as. @throws LayoutError naming the first that is something else */
+export function requirePlaces(spec: ModelSpec, tensors: ReadonlyMap<string, ParameterPlace>): void {
+  const places = new Map(parameterShapes(spec).map((p) => [sliceKey(p.ref), p]));
+  for (const [key, t] of tensors) {
+    const place = places.get(key);
+    const [expected, found] = [place ? placeInWords(place) : `a parameter of this ${spec.modelType} model`, placeInWords(t)];
+    if (found !== expected) throw adapterFault(`expected ${expected}, found ${found}`, key);
+  }
 }
 
 /** Tensors by the key they are stored under, sorted. @throws LayoutError one twice, or not of floats */

@@ -5,11 +5,15 @@ import { describe, expect, it } from "vitest";
 import type { AdapterInit } from "../../lib/adapter/adapter.ts";
 import { Adapter } from "../../lib/adapter/adapter.ts";
 import type { AdapterTensor, AttachedTensor } from "../../lib/adapter/tensors.ts";
-import { adapterFault, parameterTensor, readInto } from "../../lib/adapter/tensors.ts";
+import { adapterFault, parameterTensor, readInto, requirePlaces } from "../../lib/adapter/tensors.ts";
 import { LayoutError, NonFiniteError } from "../../lib/errors.ts";
 import { ExpertSet } from "../../lib/experts/expert_set.ts";
 import { encodeFloats } from "../../lib/files/floats.ts";
+import { sliceKey } from "../../lib/files/slice.ts";
+import { modelSpec } from "../../lib/model/families/index.ts";
 import type { ParameterPlace } from "../../lib/model/spec.ts";
+import { parameterShapes } from "../../lib/model/spec.ts";
+import { tinyDeepseek } from "../support/tiny_model.ts";
 
 const tensor = (name: string, place: ParameterPlace, over: Partial<AdapterTensor> = {}): AdapterTensor => {
   return { name, ...place, dtype: "F32", shape: [2], read: async () => encodeFloats(Float32Array.of(1, 2), "F32"), ...over };
@@ -87,5 +91,27 @@ describe("a parameter's tensor", () => {
     const large = into("F16", [1, 1e6]);
     await expect(large).rejects.toThrow(NonFiniteError);
     await expect(large).rejects.toThrow(/expected values that fit the base's dtype F16, found an overflow at element 1/);
+  });
+});
+
+describe("places", () => {
+  const spec = modelSpec(tinyDeepseek, "config.json");
+  const all = new Map(parameterShapes(spec).map((p) => [sliceKey(p.ref), p as ParameterPlace]));
+
+  it("are those of the model", () => {
+    expect(() => requirePlaces(spec, all)).not.toThrow();
+  });
+
+  it.each([
+    ["model.layers.1.self_attn.o_proj.weight", { layer: 1e9 }, /expected role attention, layer 1, found role attention, layer 1000000000/],
+    ["model.layers.0.input_layernorm.weight", { role: "dense" }, /expected role norm, layer 0, found role dense, layer 0/],
+    ["model.layers.1.mlp.experts.2.up_proj.weight", { expert: 3 }, /layer 1, expert 2, up, found .* expert 3, up/],
+    ["model.layers.1.mlp.experts.2.up_proj.weight", { part: "gate" }, /expert 2, up, found .* expert 2, gate/],
+    ["model.layers.7.input_layernorm.weight", {}, /expected a parameter of this deepseek_v2 model, found role norm, layer 0/],
+  ] as const)("%s %j is refused", (key, changes, message) => {
+    const from = all.get(key) ?? all.get("model.layers.0.input_layernorm.weight")!;
+    const changed = new Map([[key, { ...from, ...changes }]]);
+    expect(() => requirePlaces(spec, changed)).toThrow(message);
+    expect(() => requirePlaces(spec, changed)).toThrow(LayoutError);
   });
 });

@@ -4,6 +4,7 @@
 import { copyFileSync, cpSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Adapter } from "../../../lib/adapter/adapter.ts";
+import { requirePlaces } from "../../../lib/adapter/tensors.ts";
 import { sha256 } from "../../../lib/files/hash.ts";
 import { sliceKey } from "../../../lib/files/slice.ts";
 import { attachmentsOf } from "../../../lib/methods/attachments.ts";
@@ -58,6 +59,7 @@ export const adapter: Format = {
           else writeFileSync(path, bytes);
           try {
             const read = await Adapter.load(seed.own, { base });
+            requirePlaces(spec, read.tensors);
             attachmentsOf(spec, read.method, read.attached);
             return { read, contents: await contentsOf(read) };
           } finally {
