@@ -54,4 +54,4 @@ export function bind<A extends object>(op: string, from: From<A> = {}): (device:
 }
 
 /** The native object; anything else as it is, for the native side to refuse. */
-const handleOf = (value: unknown): unknown => (value instanceof Tensor || value instanceof TensorList ? value.handle : value);
+export const handleOf = (value: unknown): unknown => (value instanceof Tensor || value instanceof TensorList ? value.handle : value);

@@ -1,6 +1,6 @@
 // Routing: csrc/ops/topk_route.h, load_balance.h, expert_sort.h.
 import type { Tensor } from "../tensor.ts";
-import { bind, code, flag, type Maybe } from "./bind.ts";
+import { bind, code, flag, handleOf, type Maybe } from "./bind.ts";
 
 /** How a family turns logits into experts and weights. */
 export interface RouteRule {
@@ -67,7 +67,7 @@ export const loadBalance = bind<{
   loss?: Maybe<Tensor>;
   scale?: Maybe<Tensor>;
   coefficient?: number;
-}>("load_balance", { coefficient: (a) => a.coefficient ?? (a.scale ? 0 : undefined) });
+}>("load_balance", { scale: (a) => handleOf(a.scale), coefficient: (a) => a.coefficient ?? (a.scale ? 0 : undefined) });
 
 /**
  * Stable counting sort of the T·K slots by expert. ids [T, K] i32 in [0, E) → offsets [E + 1] i32, tokens [N] i32 (row → token),

@@ -1,6 +1,6 @@
 // The head and the update: csrc/ops/linear_cross_entropy.h, optimizer.h.
 import type { Tensor, TensorList } from "../tensor.ts";
-import { bind, precision, type Maybe, type Precision } from "./bind.ts";
+import { bind, handleOf, precision, type Maybe, type Precision } from "./bind.ts";
 
 /**
  * loss [1] f64 += Σ over supervised rows of −log softmax(logitScale · x·Wᵀ)[label]; the logits are never stored whole.
@@ -21,7 +21,7 @@ export const linearCrossEntropy = bind<{
   gradScale?: number;
   logitScale?: number;
   precision?: Maybe<Precision>;
-}>("linear_cross_entropy", { grad_scale: 1, logit_scale: 1, precision });
+}>("linear_cross_entropy", { scale: (a) => handleOf(a.scale), grad_scale: 1, logit_scale: 1, precision });
 
 /** norm [1] f64 = square root of the sum of all squared gradients (f32), in f64. */
 export const gradNorm = bind<{ grads: TensorList; norm: Tensor }>("grad_norm");
@@ -47,4 +47,9 @@ export const adamw = bind<{
   eps: number;
   weightDecay: number;
   step?: number;
-}>("adamw", { lr: (a) => a.lr ?? (a.rates ? 0 : undefined), step: (a) => a.step ?? (a.rates ? 1 : undefined) });
+}>("adamw", {
+  // By name, so that an addon built before it had them is refused and does not take the defaults.
+  rates: (a) => handleOf(a.rates),
+  lr: (a) => a.lr ?? (a.rates ? 0 : undefined),
+  step: (a) => a.step ?? (a.rates ? 1 : undefined),
+});
