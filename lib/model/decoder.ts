@@ -34,6 +34,8 @@ export class Decoder {
   /** Gradient of the final hidden states, where the head's backward writes it. */
   readonly dxf: Slot;
   private readonly embedding: Parameter;
+  private readonly embeddingFactor: number;
+  private readonly logitsFactor: number;
   private readonly blocks: readonly Block[];
   private readonly finalNorm: Norm;
   private readonly keepFrom: number;
@@ -59,6 +61,8 @@ export class Decoder {
     this.dxf = c.plan.sharedBackward(act(D), "dxf");
     this.embedding = c.parameter(spec.embedding);
     this.head = c.parameter(spec.head);
+    this.embeddingFactor = spec.embeddingFactor;
+    this.logitsFactor = spec.logitsFactor;
     this.finalNorm = new Norm(spec.finalNorm, c.named("finalNorm"));
     this.needsDx = keepFrom < L || this.finalNorm.trains;
     this.blocks = spec.layers.map(
@@ -66,12 +70,13 @@ export class Decoder {
     );
   }
 
-  /** The normalised final hidden states [T, D]. */
+  /** What the head is multiplied with [T, D]: the normalised final hidden states, times the factor of the logits. */
   forward(run: Run, hooks: ForwardHooks): Tensor {
     const { blocks } = this;
     const inputOf = (l: number): Tensor => run.at(blocks[l]?.x ?? this.xFinal);
     let x = inputOf(0);
     ops.embedding(run.device, { ids: run.batch.ids, table: this.embedding.value, y: x });
+    this.scale(run, x, this.embeddingFactor);
     hooks.onHidden?.(0, x);
     blocks.forEach((block, l) => {
       const out = inputOf(l + 1);
@@ -82,17 +87,25 @@ export class Decoder {
     const xf = run.at(this.xf);
     this.finalNorm.forward(run, x, xf);
     hooks.onHidden?.(blocks.length, xf);
+    this.scale(run, xf, this.logitsFactor);
     return xf;
   }
 
-  /** After a forward that kept: gradients of everything that trains below the head. dxf: gradient of the final hidden states. */
+  private scale(run: Run, x: Tensor, factor: number): void {
+    if (factor !== 1) ops.scale(run.device, { x, factor });
+  }
+
+  /** After a forward that kept: gradients of everything that trains below the head. dxf: gradient of what `forward` returned; destroyed. */
   backward(run: Run, dxf: Tensor): void {
     const { blocks, keepFrom } = this;
     const dx = run.at(this.dx);
+    this.scale(run, dxf, this.logitsFactor);
     this.finalNorm.backward(run, dxf, run.at(this.xFinal), keepFrom < blocks.length ? dx : null);
     for (let l = blocks.length - 1; l >= keepFrom; l--) blocks[l]?.backward(run, dx, l > keepFrom || this.embedding.trains);
     const dtable = this.embedding.grad;
-    if (dtable) ops.embeddingBackward(run.device, { ids: run.batch.ids, dy: dx, dtable });
+    if (!dtable) return;
+    this.scale(run, dx, this.embeddingFactor);
+    ops.embeddingBackward(run.device, { ids: run.batch.ids, dy: dx, dtable });
   }
 }
 

@@ -48,14 +48,16 @@ export interface PlanRow {
   readonly lifetime: Lifetime;
 }
 
+type View = { readonly of: number; readonly columns: readonly [from: number, to: number] | null };
+
 interface Entry {
   readonly owner: string;
   readonly name: string;
   readonly spec: SlotSpec;
   /** null: nothing reads it, it has no memory. */
   readonly lifetime: Lifetime | null;
-  /** A view of columns [from, to) of another entry. */
-  readonly columns: { readonly of: number; readonly from: number; readonly to: number } | null;
+  /** A view of another entry: its columns [from, to), or all of it as other rows. */
+  readonly view: View | null;
 }
 
 const ALIGN = 64;
@@ -103,11 +105,20 @@ export class Planner {
   columns(slot: Slot, from: number, to: number): Slot {
     const base = this.entries[slot.index];
     const lifetime = base?.lifetime ?? null;
-    return this.add({ ...slot.spec, perToken: to - from }, "", lifetime, { of: slot.index, from, to });
+    return this.add({ ...slot.spec, perToken: to - from }, "", lifetime, { of: slot.index, columns: [from, to] });
+  }
+  /** A matrix slot with every row cut into `n` rows of as many columns: the heads of a projection. */
+  rows(slot: Slot, n: number): Slot {
+    const { perToken = 0, rowsPerToken = 1 } = slot.spec;
+    const lifetime = this.entries[slot.index]?.lifetime ?? null;
+    return this.add({ ...slot.spec, perToken: perToken / n, rowsPerToken: rowsPerToken * n }, "", lifetime, {
+      of: slot.index,
+      columns: null,
+    });
   }
 
-  private add(spec: SlotSpec, name: string, lifetime: Lifetime | null, columns: Entry["columns"] = null): Slot {
-    this.entries.push({ owner: this.owner, name: this.prefix + name, spec, lifetime, columns });
+  private add(spec: SlotSpec, name: string, lifetime: Lifetime | null, view: View | null = null): Slot {
+    this.entries.push({ owner: this.owner, name: this.prefix + name, spec, lifetime, view });
     return { index: this.entries.length - 1, spec };
   }
 }
@@ -116,6 +127,10 @@ function shapeOf(spec: SlotSpec, T: number): number[] {
   if (spec.fixed) return [...spec.fixed];
   const rows = T * (spec.rowsPerToken ?? 1);
   return spec.perToken === undefined || spec.perToken === 0 ? [rows] : [rows, spec.perToken];
+}
+
+function viewOf(of: Tensor, { columns }: View, shape: readonly number[]): Tensor {
+  return columns ? of.columns(columns[0], columns[1]) : of.view(0, shape);
 }
 
 /** Collects slots, allocates them in one arena for up to `capacity` tokens, and hands out tensors for T <= capacity. */
@@ -151,7 +166,7 @@ export class ActivationPlan {
     let top = 0;
     const passes = new Map<string, number>();
     this.entries.forEach((e, i) => {
-      if (e.columns || e.lifetime === null) return;
+      if (e.view || e.lifetime === null) return;
       const size = align(this.sizeOf(e.spec, capacity));
       if (e.lifetime === "shared" || e.lifetime === "kept") {
         offsets[i] = top;
@@ -165,7 +180,7 @@ export class ActivationPlan {
     let largest = "";
     for (const [pass, size] of passes) if (size > (passes.get(largest) ?? 0)) largest = pass;
     this.entries.forEach((e, i) => {
-      if (e.columns || offsets[i] === null || offsets[i] === undefined) return;
+      if (e.view || offsets[i] === null || offsets[i] === undefined) return;
       if (e.lifetime === "scratch" || e.lifetime === "backward") offsets[i] += top;
     });
     return { offsets, bytes: top + (passes.get(largest) ?? 0), largest };
@@ -175,8 +190,8 @@ export class ActivationPlan {
   table(capacity: number): PlanRow[] {
     const { largest } = this.layOut(capacity);
     return this.entries.flatMap((e): PlanRow[] => {
-      const { owner, name, spec, lifetime, columns } = e;
-      if (columns || lifetime === null) return [];
+      const { owner, name, spec, lifetime, view } = e;
+      if (view || lifetime === null) return [];
       const lasting = lifetime === "shared" || lifetime === "kept";
       if (!lasting && `${lifetime} ${owner}` !== largest) return [];
       const shape = shapeOf(spec, capacity);
@@ -216,9 +231,9 @@ export class ActivationPlan {
     const bound: (Tensor | null)[] = [];
     this.bound = bound;
     this.entries.forEach((e, i) => {
-      const of = e.columns ? bound[e.columns.of] : null;
+      const of = e.view ? bound[e.view.of] : null;
       const offset = this.offsets[i] ?? null;
-      if (e.columns) bound.push(of ? of.columns(e.columns.from, e.columns.to) : null);
+      if (e.view) bound.push(of ? viewOf(of, e.view, shapeOf(e.spec, T)) : null);
       else if (offset === null) bound.push(null);
       else {
         const dtype = this.dtypeOf(e.spec);

@@ -25,7 +25,7 @@ export interface RopeSpec {
   readonly interleaved: boolean;
 }
 
-/** Grouped-head attention: q, k, v projections, optional norm over the whole projection, optional clipping. */
+/** Grouped-head attention: q, k, v projections, then what is there of norm, clipping and rotation. */
 export interface HeadsAttentionSpec {
   readonly kind: "heads";
   readonly heads: number;
@@ -35,12 +35,18 @@ export interface HeadsAttentionSpec {
   readonly k: LinearSpec;
   readonly v: LinearSpec;
   readonly o: LinearSpec;
+  /** Over the whole projection, or over each head where their size is headDim. */
   readonly qNorm?: NormSpec;
   readonly kNorm?: NormSpec;
+  /** Where the norms stand. */
+  readonly norms: "before rotation" | "after rotation";
   /** Clamp of q, k, v to ±clip after the norms; absent = none. */
   readonly clip?: number;
   readonly scale: number;
-  readonly rope: RopeSpec;
+  /** null: no positions. Its dimensions are the first of each head; the others pass. */
+  readonly rope: RopeSpec | null;
+  /** Keys that a query sees, its own included; 0 = all of its document. */
+  readonly window: number;
 }
 
 /** Multi-head latent attention: keys and values come from a low-rank latent, plus one rotary key shared by all heads. */
@@ -91,11 +97,19 @@ export interface MoeSpec {
   readonly shared?: MlpSpec;
 }
 
+/** Norms of a branch of a layer: x + after(f(before(x))); absent ones pass. */
+export interface BranchNorms {
+  readonly before?: NormSpec;
+  readonly after?: NormSpec;
+}
+
 export interface LayerSpec {
-  readonly attentionNorm: NormSpec;
   readonly attention: AttentionSpec;
-  readonly mlpNorm: NormSpec;
+  readonly attentionNorms: BranchNorms;
   readonly mlp: MlpSpec | MoeSpec;
+  readonly mlpNorms: BranchNorms;
+  /** Factor of both branches before they are added. */
+  readonly residualFactor: number;
 }
 
 export interface ModelSpec {
@@ -108,6 +122,10 @@ export interface ModelSpec {
   readonly finalNorm: NormSpec;
   /** The embedding's ref when tied. */
   readonly head: TensorSlice;
+  /** The embedding's output is multiplied with it. */
+  readonly embeddingFactor: number;
+  /** The logits are. */
+  readonly logitsFactor: number;
   readonly bosId?: number;
   readonly eosIds: readonly number[];
 }
@@ -171,9 +189,13 @@ export function parameterShapes(spec: ModelSpec): ParameterShape[] {
     for (const part of ["gate", "up", "down"] as const)
       add(m[part], part === "down" ? [D, F] : [F, D], role, layer, expert === undefined ? undefined : { expert, part });
   };
+  const norms = ({ before, after }: BranchNorms, layer: number): void => {
+    if (before) norm(before, layer);
+    if (after) norm(after, layer);
+  };
   add(spec.embedding, [spec.vocab, D], "embedding", -1);
   spec.layers.forEach((layer, i) => {
-    norm(layer.attentionNorm, i);
+    norms(layer.attentionNorms, i);
     const a = layer.attention;
     if (a.kind === "heads") {
       for (const l of [a.q, a.k, a.v]) linear(l, "attention", i);
@@ -190,7 +212,7 @@ export function parameterShapes(spec: ModelSpec): ParameterShape[] {
       linear(a.kvB, "attention", i);
     }
     linear(a.o, "attention", i);
-    norm(layer.mlpNorm, i);
+    norms(layer.mlpNorms, i);
     if (layer.mlp.kind === "dense") mlp(layer.mlp, layer.mlp.hidden, "dense", i);
     else {
       const moe = layer.mlp;

@@ -24,11 +24,58 @@ export interface Family {
   readonly accepts: Readonly<Record<string, readonly (string | number | boolean | null)[]>>;
   /** Key of the RMSNorm epsilon, and its value when absent. */
   readonly eps: number;
+  /** tie_word_embeddings, when absent; false unless given. */
+  readonly tied?: boolean;
   readonly layers: (b: Builder) => LayerSpec[];
+  /** Factors on the embedding's output and on the logits; 1 unless given. */
+  readonly factors?: (b: Builder) => { readonly embedding?: number; readonly logits?: number };
 }
 
 /** The rule that most routers vary: softmax, no groups, weights as they are. */
 export const softmaxRule = { score: "softmax", groups: 1, topkGroups: 1, groupScore: "max", dropped: "zero", normEps: 0, scale: 1 } as const;
+
+/** Names of the matrices of an expert below it: gate, up, down. */
+export type ExpertNames = readonly [gate: string, up: string, down: string];
+const projections: ExpertNames = ["gate_proj", "up_proj", "down_proj"];
+/** As Mixtral has them. */
+export const w132: ExpertNames = ["w1", "w3", "w2"];
+
+export interface HeadsOptions {
+  readonly rope: RopeSpec | null;
+  /** RMSNorm of q and k: over the whole projection or over each head; of these names, before the rotation unless said. */
+  readonly norms?: { readonly over: "projection" | "head"; readonly q?: string; readonly k?: string; readonly after?: boolean };
+  readonly clip?: number | null;
+  /** Which projections have a bias. */
+  readonly bias?: "none" | "qkv" | "all";
+  /** Keys that a query sees; 0 = all. */
+  readonly window?: number;
+  /** Of the scores; 1/√headDim unless given. */
+  readonly scale?: number;
+  /** Where num_key_value_heads is absent; the number of heads unless given. */
+  readonly kvHeads?: number;
+  /** Where head_dim is absent; what the model's width leaves for each head unless given. */
+  readonly headDim?: number;
+}
+
+export interface MoeOptions extends Omit<MoeSpec, "kind" | "router" | "experts"> {
+  /** Keys of config.json of which one holds the number of experts, or that number for this layer. */
+  readonly count: readonly [string, ...string[]];
+  readonly number?: number;
+  /** Name of the router below the block; "gate" unless given. */
+  readonly router?: string;
+  readonly names?: ExpertNames;
+}
+
+export interface SigmoidOptions {
+  /** By n_group and topk_group; false: none. */
+  readonly groups?: boolean;
+  /** Key of the factor; null: none. */
+  readonly scale?: string | null;
+  readonly scaleDefault?: number;
+  readonly renormalize?: boolean;
+  /** Added to the sum that weights are divided by. */
+  readonly normEps?: number;
+}
 
 export class Builder {
   readonly c: ConfigReader;
@@ -52,52 +99,105 @@ export class Builder {
   linear(name: string, input: number, out: number, bias = false): LinearSpec {
     return { weight: { name: `${name}.weight` }, ...(bias ? { bias: { name: `${name}.bias` } } : {}), in: input, out };
   }
-  /** gate_proj, up_proj and down_proj below `at`. */
-  expert(at: string): ExpertWeights {
-    return {
-      gate: { name: `${at}.gate_proj.weight` },
-      up: { name: `${at}.up_proj.weight` },
-      down: { name: `${at}.down_proj.weight` },
-    };
+  /** gate_proj, up_proj and down_proj below `at`, or what else they are called. */
+  expert(at: string, [gate, up, down] = projections): ExpertWeights {
+    return { gate: { name: `${at}.${gate}.weight` }, up: { name: `${at}.${up}.weight` }, down: { name: `${at}.${down}.weight` } };
   }
   mlp(at: string, hidden: number): MlpSpec {
     return { kind: "dense", hidden, ...this.expert(at) };
+  }
+  /** Of several names of one part below `at` the one that the headers show, else the first. */
+  named(at: string, ...names: readonly [string, ...string[]]): string {
+    return `${at}.${names.find((name) => this.headers.shows(`${at}.${name}`)) ?? names[0]}`;
   }
   /**
    * As many entries as the count `key` of config.json says, once the headers show that many: numbered parts `${at}.<i>`, or the first
    * dimension of the fused tensor `at`. Every list of a spec is made here: nothing has a length that config.json alone claims.
    * @throws ConfigError naming the key and what the weights show
    */
-  list<T>(key: string, at: string, make: (entry: string, i: number) => T): T[] {
-    const count = this.c.int(key);
+  list<T>(key: string, at: string, make: (entry: string, i: number) => T, count = this.c.int(key)): T[] {
     this.headers.requireList({ key, at, count }, this.c.source);
     return Array.from({ length: count }, (_, i) => make(`${at}.${i}`, i));
   }
-  /** A router `${at}.gate` and experts `${at}.experts.<e>`, one set of tensors each; `count` is the key of their number. */
-  moe(at: string, count: string, rest: Omit<MoeSpec, "kind" | "router" | "experts">): MoeSpec {
-    const experts = this.list(count, `${at}.experts`, (expert) => this.expert(expert));
-    return { kind: "moe", router: { name: `${at}.gate.weight` }, experts, ...rest };
+  /**
+   * A router and experts below `at`: one set of tensors for each expert in `experts.<e>`, or, where the headers show them, the fused
+   * `experts.gate_up_proj` [E, 2F, D] (gate rows first) and `experts.down_proj` [E, D, F].
+   */
+  moe(at: string, options: MoeOptions): MoeSpec {
+    const { count: keys, number, router = "gate", names, ...rest } = options;
+    const key = this.c.anyOf(...keys);
+    const fused = `${at}.experts.gate_up_proj`;
+    const isFused = this.headers.shows(fused) ?? false;
+    const experts = isFused
+      ? this.list(key, fused, (_, e) => this.fusedExpert(fused, `${at}.experts.down_proj`, e, rest.expertHidden), number)
+      : this.list(key, `${at}.experts`, (expert) => this.expert(expert, names), number);
+    return { kind: "moe", router: { name: `${at}.${router}.weight` }, experts, ...rest };
   }
-  /** q, k, v and o projections below `at`, with a norm over the whole of q and k where `norms`; scores scaled by 1/√headDim. */
-  heads(
-    at: string,
-    o: { heads: number; kvHeads: number; headDim: number; rope: RopeSpec; norms?: boolean; clip?: number | null; bias?: boolean },
-  ): HeadsAttentionSpec {
-    const { heads, kvHeads, headDim, rope, bias } = o;
+  /** Expert e of fused tensors: gate rows, then up rows. */
+  fusedExpert(gateUp: string, down: string, e: number, F: number): ExpertWeights {
+    return {
+      gate: { name: gateUp, index: e, rows: [0, F] },
+      up: { name: gateUp, index: e, rows: [F, 2 * F] },
+      down: { name: down, index: e },
+    };
+  }
+  /**
+   * DeepSeek-V3's router: sigmoid scores, chosen by score + bias, groups by the sum of their two best, weights divided by their sum and
+   * scaled.
+   */
+  sigmoidRule(o: SigmoidOptions = {}): MoeSpec["rule"] {
+    const { c } = this;
+    const { groups = true, scale = "routed_scaling_factor", scaleDefault = 1, normEps = 1e-20 } = o;
+    const renormalize = o.renormalize ?? c.bool("norm_topk_prob", true);
+    return {
+      score: "sigmoid",
+      groups: groups ? c.int("n_group", 1) : 1,
+      topkGroups: groups ? c.int("topk_group", 1) : 1,
+      groupScore: "top2Sum",
+      dropped: "minusInfinity",
+      renormalize,
+      normEps,
+      scale: scale === null ? 1 : c.number(scale, ranges.factor, scaleDefault),
+    };
+  }
+  /** The block `at` as DeepSeek-V3 and GLM have it: that router, its bias below the gate, n_shared_experts in one MLP. */
+  sigmoidMoe(at: string, o: SigmoidOptions & { shared?: number } = {}): MoeOptions {
+    const { c } = this;
+    const expertHidden = c.int("moe_intermediate_size");
+    const shared = c.int("n_shared_experts", o.shared ?? 1, [0, 2 ** 31]);
+    return {
+      count: ["n_routed_experts", "num_local_experts"],
+      topK: c.int("num_experts_per_tok", 8),
+      expertHidden,
+      rule: this.sigmoidRule(o),
+      selectionBias: { name: `${at}.gate.e_score_correction_bias` },
+      ...(shared > 0 ? { shared: this.mlp(`${at}.shared_experts`, shared * expertHidden) } : {}),
+    };
+  }
+  /** q, k, v and o projections below `at`; sizes from config.json. */
+  heads(at: string, o: HeadsOptions): HeadsAttentionSpec {
+    const { c, D } = this;
+    const heads = c.int("num_attention_heads");
+    const kvHeads = c.int("num_key_value_heads", o.kvHeads ?? heads);
+    const headDim = this.headDim(o.headDim);
+    const { rope, norms, bias = "none", window = 0, scale = headDim ** -0.5 } = o;
     const [Q, KV] = [heads * headDim, kvHeads * headDim];
+    const over = (size: number): number => (norms?.over === "head" ? headDim : size);
     return {
       kind: "heads",
       heads,
       kvHeads,
       headDim,
-      q: this.linear(`${at}.q_proj`, this.D, Q, bias),
-      k: this.linear(`${at}.k_proj`, this.D, KV, bias),
-      v: this.linear(`${at}.v_proj`, this.D, KV, bias),
-      o: this.linear(`${at}.o_proj`, Q, this.D, bias),
-      ...(o.norms ? { qNorm: this.norm(`${at}.q_norm`, Q), kNorm: this.norm(`${at}.k_norm`, KV) } : {}),
+      q: this.linear(`${at}.q_proj`, D, Q, bias !== "none"),
+      k: this.linear(`${at}.k_proj`, D, KV, bias !== "none"),
+      v: this.linear(`${at}.v_proj`, D, KV, bias !== "none"),
+      o: this.linear(`${at}.o_proj`, Q, D, bias === "all"),
+      ...(norms ? { qNorm: this.norm(`${at}.${norms.q ?? "q_norm"}`, over(Q)), kNorm: this.norm(`${at}.${norms.k ?? "k_norm"}`, over(KV)) } : {}),
+      norms: norms?.after ? "after rotation" : "before rotation",
       ...(o.clip === undefined || o.clip === null ? {} : { clip: o.clip }),
-      scale: headDim ** -0.5,
+      scale,
       rope,
+      window,
     };
   }
   /**
@@ -133,11 +233,27 @@ export class Builder {
       rope: rope.spec,
     };
   }
-  /** Dimensions of one of `heads` heads: head_dim, or what the model's width leaves for each. */
-  headDim(heads: string): number {
+  /** Dimensions of a head: head_dim, else `otherwise`, else what the model's width leaves for each of num_attention_heads. */
+  headDim(otherwise?: number): number {
     const { c, D } = this;
-    if ((c.config["head_dim"] ?? null) === null && D % c.int(heads) !== 0) c.fail(heads, `a divisor of hidden_size ${D} (head_dim is not given)`);
-    return c.int("head_dim", D / c.int(heads), ranges.headDim);
+    const heads = c.int("num_attention_heads");
+    if ((c.config["head_dim"] ?? null) === null && otherwise === undefined && D % heads !== 0)
+      c.fail("num_attention_heads", `a divisor of hidden_size ${D} (head_dim is not given)`);
+    return c.int("head_dim", otherwise ?? D / heads, ranges.headDim);
+  }
+  /** The layer that most families have: a norm before each branch. */
+  preNorm(at: string, attention: LayerSpec["attention"], mlp: LayerSpec["mlp"]): LayerSpec {
+    return {
+      attention,
+      attentionNorms: { before: this.norm(`${at}.input_layernorm`) },
+      mlp,
+      mlpNorms: { before: this.norm(`${at}.post_attention_layernorm`) },
+      residualFactor: 1,
+    };
+  }
+  /** num_hidden_layers. */
+  get depth(): number {
+    return this.c.int("num_hidden_layers");
   }
   /** One entry per decoder layer, with the prefix of its tensors. */
   layers<T>(make: (at: string, l: number) => T): T[] {
@@ -152,6 +268,7 @@ export function buildSpec(modelType: string, family: Family, c: ConfigReader, he
   const layers = family.layers(b);
   const embedding = "model.embed_tokens.weight";
   const vocab = c.int("vocab_size");
+  const factors = family.factors?.(b);
   for (const key of ["bos_token_id", "pad_token_id"]) c.ids(key, [-1, vocab - 1]); // −1: none
   return {
     modelType,
@@ -161,7 +278,9 @@ export function buildSpec(modelType: string, family: Family, c: ConfigReader, he
     embedding: { name: embedding },
     layers,
     finalNorm: b.norm("model.norm"),
-    head: { name: c.bool("tie_word_embeddings", false) ? embedding : "lm_head.weight" },
+    head: { name: c.bool("tie_word_embeddings", family.tied ?? false) ? embedding : "lm_head.weight" },
+    embeddingFactor: factors?.embedding ?? 1,
+    logitsFactor: factors?.logits ?? 1,
     eosIds: c.ids("eos_token_id", [0, vocab - 1]),
   };
 }

@@ -78,6 +78,45 @@ export class ConfigReader {
     if (!(allowed as readonly string[]).includes(v)) this.fail(key, `one of ${allowed.map((a) => JSON.stringify(a)).join(", ")}`);
     return v as T;
   }
+  /** Of several names of one thing the one that is there, else the first. @throws ConfigError two are there and differ */
+  anyOf(...keys: readonly [string, ...string[]]): string {
+    const there = keys.filter((key) => (this.config[key] ?? null) !== null);
+    const [first = keys[0], ...others] = there;
+    for (const key of others)
+      if (this.config[key] !== this.config[first]) this.fail(key, `${JSON.stringify(this.config[first])} as "${first}"`);
+    return first;
+  }
+  /**
+   * What each layer is, by a list with an entry per layer, or by `otherwise` where there is none.
+   * @param layers length that the list must have
+   */
+  perLayer<T extends string>(key: string, layers: number, allowed: readonly T[], otherwise: (l: number) => T): (l: number) => T {
+    const list = this.value(key, null);
+    if (list === null) return otherwise;
+    const kinds = allowed.map((a) => JSON.stringify(a)).join(" or ");
+    if (!Array.isArray(list) || list.length !== layers || !list.every((x): x is T => allowed.includes(x as T)))
+      this.fail(key, `a list of ${layers} (num_hidden_layers) of ${kinds}`);
+    return (l) => list[l] as T;
+  }
+  /** An integer for all layers, or a list with one for each. */
+  intPerLayer(key: string, layers: number, fallback?: number): (l: number) => number {
+    const v = this.config[key];
+    if (!Array.isArray(v)) {
+      const n = this.int(key, fallback);
+      return () => n;
+    }
+    this.read.set(key, v);
+    if (v.length !== layers || !v.every((n): n is number => Number.isSafeInteger(n) && n >= 1 && n <= 2 ** 31))
+      this.fail(key, `a positive integer, or a list of ${layers} (num_hidden_layers) of them`);
+    return (l) => v[l] as number;
+  }
+  /** Integers; null or absent: none. */
+  intList(key: string, [min, max]: Range): readonly number[] {
+    const v = this.value(key, []);
+    if (!Array.isArray(v) || !v.every((n): n is number => Number.isSafeInteger(n) && n >= min && n <= max))
+      this.fail(key, `a list of integers from ${min} to ${max}`);
+    return v;
+  }
   object(key: string): JsonObject | null {
     const v = this.config[key];
     if (v === null || v === undefined) return null;

@@ -33,6 +33,14 @@ export class Headers {
       }
   }
 
+  /** Is there a tensor of this name, or one below it? Null: there are no weights yet. */
+  shows(at: string): boolean | null {
+    if (!this.shapes) return null;
+    if (this.shapes.has(at) || this.entries.has(at)) return true;
+    for (const name of this.shapes.keys()) if (name.startsWith(`${at}.`)) return true;
+    return false;
+  }
+
   /** @throws ConfigError the weights show fewer entries than `count`, or a fused tensor has more */
   requireList(list: Omit<CountedList, "shown">, source: string): void {
     const { shapes } = this;

@@ -10,13 +10,42 @@ import type { Family } from "./build.ts";
 import { ConfigReader } from "./config.ts";
 import type { JsonObject } from "./config.ts";
 import { Headers } from "./headers.ts";
-import { deepseekV2 } from "./deepseek_v2.ts";
-import { olmoe } from "./olmoe.ts";
+import { deepseekV2 } from "./tables/deepseek_v2.ts";
+import { deepseekV3 } from "./tables/deepseek_v3.ts";
+import { dots1 } from "./tables/dots1.ts";
+import { ernie45Moe } from "./tables/ernie4_5_moe.ts";
+import { exaoneMoe } from "./tables/exaone_moe.ts";
+import { flexOlmo } from "./tables/flex_olmo.ts";
+import { glm4Moe } from "./tables/glm4_moe.ts";
+import { glm4MoeLite } from "./tables/glm4_moe_lite.ts";
+import { graniteMoe } from "./tables/granite_moe.ts";
+import { hunyuanV1Moe } from "./tables/hunyuan_v1_moe.ts";
+import { hyV3 } from "./tables/hy_v3.ts";
+import { minimaxM2 } from "./tables/minimax_m2.ts";
+import { mixtral } from "./tables/mixtral.ts";
+import { olmoe } from "./tables/olmoe.ts";
+import { qwen3Moe } from "./tables/qwen3_moe.ts";
+import { solarOpen } from "./tables/solar_open.ts";
 import { requireSameModel } from "./tensors.ts";
 
 const families: Readonly<Record<string, Family>> = {
-  olmoe,
   deepseek_v2: deepseekV2,
+  deepseek_v3: deepseekV3,
+  dots1,
+  ernie4_5_moe: ernie45Moe,
+  exaone_moe: exaoneMoe,
+  flex_olmo: flexOlmo,
+  glm4_moe: glm4Moe,
+  glm4_moe_lite: glm4MoeLite,
+  granitemoe: graniteMoe,
+  granitemoeshared: graniteMoe,
+  hunyuan_v1_moe: hunyuanV1Moe,
+  hy_v3: hyV3,
+  minimax_m2: minimaxM2,
+  mixtral,
+  olmoe,
+  qwen3_moe: qwen3Moe,
+  solar_open: solarOpen,
 };
 
 export function supportedModelTypes(): string[] {
@@ -70,6 +99,7 @@ function validate(spec: ModelSpec, source: string): void {
   spec.layers.forEach((layer, l) => {
     const a = layer.attention;
     if (a.kind === "heads") {
+      if (a.rope && a.rope.inverseFrequencies.length * 2 > a.headDim) fail(`layer ${l}: more rotary dimensions than head_dim ${a.headDim}`);
       if (a.heads % a.kvHeads !== 0)
         fail(`layer ${l}: num_attention_heads ${a.heads} must be a multiple of num_key_value_heads ${a.kvHeads}`);
       if (!Number.isInteger(a.headDim) || a.headDim % 2 !== 0) fail(`layer ${l}: head_dim ${a.headDim} must be an even integer`);

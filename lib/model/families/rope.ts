@@ -18,13 +18,30 @@ export interface RopeConfig {
   readonly scoreFactor: number;
 }
 
-/** @param dim rotary dimensions (even). */
-export function ropeFromConfig(reader: ConfigReader, dim: number, interleaved: boolean): RopeConfig {
+export interface RopeOptions {
+  /** Pairs are neighbours (2i, 2i + 1); else halves (i, i + dim / 2). */
+  readonly interleaved?: boolean;
+  /** Where config.json has none. */
+  readonly theta?: number;
+  /** Share of `dim` that is rotated, where config.json has none. */
+  readonly partial?: number;
+}
+
+/** @param dim dimensions of which the first `partial_rotary_factor` are rotated */
+export function ropeFromConfig(reader: ConfigReader, headDim: number, options: RopeOptions = {}): RopeConfig {
+  const { interleaved = false } = options;
   const parameters = reader.object("rope_parameters");
   const scaling = parameters ?? reader.object("rope_scaling");
   const p = new ConfigReader(scaling ?? {}, `${reader.source} ${parameters ? "rope_parameters" : "rope_scaling"}`);
-  const theta =
-    parameters?.["rope_theta"] !== undefined ? p.number("rope_theta", ranges.theta) : reader.number("rope_theta", ranges.theta, 10000);
+  const from = (key: string): ConfigReader => ((parameters?.[key] ?? null) === null ? reader : p);
+  const theta = from("rope_theta").number("rope_theta", ranges.theta, options.theta ?? 10000);
+  const partial = from("partial_rotary_factor").number("partial_rotary_factor", [1e-3, 1], options.partial ?? 1);
+  const dim = Math.trunc(headDim * partial);
+  if (dim % 2 !== 0 || dim === 0)
+    reader.fail(
+      "partial_rotary_factor",
+      `a share of ${headDim} dimensions that makes an even number of them (${headDim} · ${partial} gives ${dim})`,
+    );
   const type = scaling ? String(scaling["rope_type"] ?? scaling["type"] ?? "default") : "default";
   const base = Array.from({ length: dim / 2 }, (_, i) => f32(1 / f32(f32(theta) ** f32((2 * i) / dim))));
   switch (type) {

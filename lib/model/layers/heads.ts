@@ -1,5 +1,5 @@
-// Grouped-head attention: projections, optional norm over the whole projection, optional clipping, rotary embedding.
-// Forward adds nothing to the residual stream itself: it writes the projected output. Backward takes its gradient.
+// Grouped-head attention: projections, then norm of the whole projection or of each head, clipping, rotary embedding, as far as they
+// are there. Forward adds nothing to the residual stream itself: it writes the projected output. Backward takes its gradient.
 
 import * as ops from "../../ops.ts";
 import type { Tensor } from "../../tensor.ts";
@@ -14,29 +14,25 @@ import { Norm } from "./norm.ts";
 import { Rotary } from "./rotary.ts";
 
 export class HeadsAttention {
-  private readonly heads: number;
-  private readonly kvHeads: number;
   private readonly q: Projection;
   private readonly k: Projection;
   private readonly v: Projection;
   private readonly o: Linear;
-  private readonly rotary: Rotary;
   private readonly core: AttentionCore;
 
   constructor(spec: HeadsAttentionSpec, c: Composer) {
-    const { heads, kvHeads, headDim, scale } = spec;
-    this.heads = heads;
-    this.kvHeads = kvHeads;
-    this.q = new Projection(spec.q, spec.qNorm ?? null, spec.clip, c.named("q"));
-    this.k = new Projection(spec.k, spec.kNorm ?? null, spec.clip, c.named("k"));
-    this.v = new Projection(spec.v, null, spec.clip, c.named("v"));
+    const { heads, kvHeads, headDim, scale, window, clip = null } = spec;
+    const rotary = spec.rope ? new Rotary(spec.rope, c) : null;
+    const turned = { clip, rotary, rotaryFirst: spec.norms === "after rotation" };
+    this.q = new Projection(spec.q, heads, { ...turned, norm: spec.qNorm ?? null }, c.named("q"));
+    this.k = new Projection(spec.k, kvHeads, { ...turned, norm: spec.kNorm ?? null }, c.named("k"));
+    this.v = new Projection(spec.v, kvHeads, { norm: null, clip, rotary: null, rotaryFirst: false }, c.named("v"));
     this.o = new Linear(spec.o, c.named("o"));
-    this.rotary = new Rotary(spec.rope, c);
     const [k, v] = [
       { kDim: headDim, kOffset: 0, kStride: headDim },
       { vDim: headDim, vOffset: 0, vStride: headDim },
     ];
-    this.core = new AttentionCore({ heads, kvHeads, ...k, ...v, window: 0, scale }, c);
+    this.core = new AttentionCore({ heads, kvHeads, ...k, ...v, window, scale }, c);
   }
 
   /** Something of it trains, so that its backward reads its input. */
@@ -48,8 +44,6 @@ export class HeadsAttention {
     const q = this.q.forward(run, xn);
     const k = this.k.forward(run, xn);
     const v = this.v.forward(run, xn);
-    this.rotary.forward(run, q, q, this.heads);
-    this.rotary.forward(run, k, k, this.kvHeads);
     this.core.forward(run, { q, k, v, kShared: null });
     this.o.forward(run, run.at(this.core.out), y);
   }
@@ -60,35 +54,50 @@ export class HeadsAttention {
     this.o.backward(run, dy, run.at(this.core.out), run.at(this.core.dout));
     const operands = { q: run.at(this.q.y), k: run.at(this.k.y), v: run.at(this.v.y), kShared: null };
     this.core.backward(run, operands, { q: dq, k: dk, v: dv, kShared: null });
-    this.rotary.backward(run, dq, dq, this.heads);
-    this.rotary.backward(run, dk, dk, this.kvHeads);
     this.q.backward(run, xn, dxn, false);
     this.k.backward(run, xn, dxn, true);
     this.v.backward(run, xn, dxn, true);
   }
 }
 
-/** x → linear → norm → clip: each step that is there has its own slot. */
+interface Steps {
+  /** Of the whole projection, or of each head: its size says. */
+  readonly norm: NormSpec | null;
+  readonly clip: number | null;
+  readonly rotary: Rotary | null;
+  /** The norm comes after the rotation. */
+  readonly rotaryFirst: boolean;
+}
+
+/** x → linear → norm → clip → rotation, or x → linear → rotation → norm → clip: a step that needs its input again keeps it. */
 class Projection {
   readonly y: Slot;
   /** Gradient of y, overwritten on the way back. */
   readonly dy: Slot;
+  private readonly heads: number;
   private readonly linear: Linear;
   private readonly norm: Norm | null;
-  private readonly clip: number | null;
+  private readonly steps: Steps;
   /** Output of the linear layer and of the norm, where another step follows. */
   private readonly projected: Slot;
   private readonly normed: Slot;
+  /** The same and dy, in rows that are normalised on their own. */
+  private readonly rows: { readonly projected: Slot; readonly normed: Slot; readonly d: Slot };
 
-  constructor(spec: LinearSpec, norm: NormSpec | null, clip: number | undefined, c: Composer) {
-    this.linear = new Linear(spec, c);
-    this.norm = norm ? new Norm(norm, c) : null;
-    this.clip = clip ?? null;
+  constructor(spec: LinearSpec, heads: number, steps: Steps, c: Composer) {
     const { plan } = c;
+    const { norm, clip } = steps;
+    const rowsPerToken = norm ? spec.out / norm.size : 1;
+    this.heads = heads;
+    this.steps = steps;
+    this.linear = new Linear(spec, c);
+    this.norm = norm ? new Norm(norm, c, rowsPerToken) : null;
     this.y = plan.kept(act(spec.out), "y");
-    this.normed = this.clip === null ? this.y : plan.kept(act(spec.out), "wide");
-    this.projected = this.norm ? plan.kept(act(spec.out), "pre") : this.normed;
+    this.normed = clip === null ? this.y : plan.kept(act(spec.out), "wide");
+    this.projected = norm ? plan.kept(act(spec.out), "pre") : this.normed;
     this.dy = plan.backward(act(spec.out), "dy");
+    const rows = (slot: Slot): Slot => (rowsPerToken === 1 ? slot : plan.rows(slot, rowsPerToken));
+    this.rows = { projected: rows(this.projected), normed: rows(this.normed), d: rows(this.dy) };
   }
 
   get trains(): boolean {
@@ -96,18 +105,25 @@ class Projection {
   }
 
   forward(run: Run, x: Tensor): Tensor {
-    const [projected, normed, y] = [run.at(this.projected), run.at(this.normed), run.at(this.y)];
+    const { clip, rotary, rotaryFirst } = this.steps;
+    const [projected, y] = [run.at(this.projected), run.at(this.y)];
     this.linear.forward(run, x, projected);
-    this.norm?.forward(run, projected, normed);
-    if (this.clip !== null) ops.clamp(run.device, { x: normed, y, lo: -this.clip, hi: this.clip });
+    if (rotaryFirst) rotary?.forward(run, projected, projected, this.heads);
+    this.norm?.forward(run, run.at(this.rows.projected), run.at(this.rows.normed));
+    if (clip !== null) ops.clamp(run.device, { x: run.at(this.normed), y, lo: -clip, hi: clip });
+    if (!rotaryFirst) rotary?.forward(run, y, y, this.heads);
     return y;
   }
 
   /** From `dy`; dx (+)= where wanted. */
   backward(run: Run, x: Tensor, dx: Tensor | null, accumulate: boolean): void {
+    const { clip, rotary, rotaryFirst } = this.steps;
     const d = run.at(this.dy);
-    if (this.clip !== null) ops.clampBackward(run.device, { x: run.at(this.normed), dy: d, dx: d, lo: -this.clip, hi: this.clip });
-    this.norm?.backward(run, d, run.at(this.projected), d);
+    if (!rotaryFirst) rotary?.backward(run, d, d, this.heads);
+    if (clip !== null) ops.clampBackward(run.device, { x: run.at(this.normed), dy: d, dx: d, lo: -clip, hi: clip });
+    const rows = run.at(this.rows.d);
+    this.norm?.backward(run, rows, run.at(this.rows.projected), rows);
+    if (rotaryFirst) rotary?.backward(run, d, d, this.heads);
     this.linear.backward(run, d, x, dx, accumulate);
   }
 }

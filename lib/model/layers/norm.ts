@@ -14,10 +14,11 @@ export class Norm {
   private readonly eps: number;
   private readonly rstd: Slot;
 
-  constructor(spec: NormSpec, c: Composer) {
+  /** @param rowsPerToken rows of each token that are normalised on their own: its heads */
+  constructor(spec: NormSpec, c: Composer, rowsPerToken = 1) {
     this.weight = c.parameter(spec.weight);
     this.eps = spec.eps;
-    this.rstd = c.plan.saved(f32(0), "rstd");
+    this.rstd = c.plan.saved(f32(0, rowsPerToken), "rstd");
   }
 
   get trains(): boolean {

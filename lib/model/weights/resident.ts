@@ -62,6 +62,12 @@ export function isProductWeight({ role, shape }: Pick<StoredWeight, "role" | "sh
   return shape.length === 2 && role !== "router" && role !== "norm" && role !== "selectionBias";
 }
 
+/** What a parameter is on a device: as stored, but bf16 where products read that only, and f32 where routing compares sums. */
+function residentDtype(w: StoredWeight, activation: DType): DType {
+  if (w.role === "selectionBias") return "f32";
+  return activation === "bf16" && isProductWeight(w) ? "bf16" : w.stored;
+}
+
 /** The tensors of all parameters by key, and their files, kept open: what was trained or replaced in place is read again from them. */
 export class Weights {
   readonly tensors = new Map<string, Tensor>();
@@ -95,14 +101,16 @@ export class Weights {
 
   private map(stored: readonly StoredWeight[]): void {
     for (const w of stored) {
-      if (w.byteOffset % bytesOf(w.stored) === 0) {
+      const dtype = residentDtype(w, "f32");
+      if (dtype === w.stored && w.byteOffset % bytesOf(w.stored) === 0) {
         this.tensors.set(w.key, this.device.mapped(this.file(w.path), w.byteOffset, w.stored, w.shape));
       } else {
-        const copy = this.device.empty(w.stored, w.shape);
+        const copy = this.device.empty(dtype, w.shape);
         this.tensors.set(w.key, copy);
         this.read(w, copy);
       }
     }
+    this.trim();
   }
 
   private async upload(
@@ -112,7 +120,7 @@ export class Weights {
     task: LongTask,
   ): Promise<void> {
     const { device } = this;
-    const dtypeOf = (w: StoredWeight): DType => (device.info.activationDtype === "bf16" && isProductWeight(w) ? "bf16" : w.stored);
+    const dtypeOf = (w: StoredWeight): DType => residentDtype(w, device.info.activationDtype);
     const plan = stacks.map((stack) => {
       const dtype = dtypeOf(stack[0]!);
       const step = Math.ceil((product(stack[0]!.shape) * bytesOf(dtype)) / ALIGN) * (ALIGN / bytesOf(dtype));
@@ -143,19 +151,24 @@ export class Weights {
     this.trim();
   }
 
-  /** Submits the copy of a parameter's bytes into `into`, of the same shape: of its dtype, or bf16 of what is stored as f32. */
+  /** Submits the copy of a parameter's bytes into `into`, of the same shape and of its dtype or the other float. */
   read(w: StoredWeight, into: Tensor): void {
     const file = this.file(w.path);
     if (into.dtype === w.stored) return into.copyFromMap(file, w.byteOffset);
     const size = product(w.shape);
-    this.staging ??= this.device.empty(w.stored, [STAGING]);
+    const staging = this.stagingOf(w.stored);
     for (let at = 0; at < size; at += STAGING) {
       const n = Math.min(STAGING, size - at);
-      using from = this.staging.view(0, [n]);
+      using from = staging.view(0, [n]);
       using to = into.view(at, [n]);
       from.copyFromMap(file, w.byteOffset + at * bytesOf(w.stored));
       ops.cast(this.device, { x: from, y: to });
     }
+  }
+
+  private stagingOf(dtype: DType): Tensor {
+    if (this.staging?.dtype !== dtype) this.trim();
+    return (this.staging ??= this.device.empty(dtype, [STAGING]));
   }
 
   /** Gives working memory back. */

@@ -6,7 +6,7 @@ import { ConfigError } from "../../../lib/errors.ts";
 import { openCheckpoint } from "../../../lib/files/checkpoint.ts";
 import { checkpointSpec, modelSpec } from "../../../lib/model/families/index.ts";
 import type { JsonObject } from "../../../lib/model/families/config.ts";
-import type { ModelSpec, NormSpec, RopeSpec } from "../../../lib/model/spec.ts";
+import type { ModelSpec, NormSpec } from "../../../lib/model/spec.ts";
 import type { Case, Format } from "../case.ts";
 import { difference, mutateJson } from "../case.ts";
 import { jsonOf, toTree } from "../tree.ts";
@@ -79,7 +79,7 @@ function objectOf(bytes: Uint8Array): JsonObject {
 function seen(spec: ModelSpec) {
   const norms: NormSpec[] = [spec.finalNorm];
   const layers = spec.layers.map((l) => {
-    norms.push(l.attentionNorm, l.mlpNorm);
+    for (const n of [l.attentionNorms, l.mlpNorms]) norms.push(...[n.before, n.after].filter((x) => x !== undefined));
     const a = l.attention;
     const m = l.mlp;
     return {
@@ -173,7 +173,7 @@ function ropeFault(c: Config, spec: ModelSpec): string | null {
   const factor = Number(
     scaling["factor"] ?? (type === "yarn" ? longest / Number(scaling["original_max_position_embeddings"] ?? longest) : 1),
   );
-  const first: RopeSpec | undefined = spec.layers[0]?.attention.rope;
+  const first = spec.layers[0]?.attention.rope;
   for (const [i, x] of (first?.inverseFrequencies ?? []).entries()) {
     const plain = theta ** ((-2 * i) / (2 * first!.inverseFrequencies.length));
     const [low, high] =

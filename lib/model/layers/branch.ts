@@ -1,0 +1,100 @@
+// One of the two branches of a decoder layer: out = x + factor · after(body(before(x))), norms as far as they are there. The
+// normalised input is recomputed in backward, not kept.
+
+import * as ops from "../../ops.ts";
+import type { Tensor } from "../../tensor.ts";
+import type { Run } from "../run.ts";
+import { act } from "../slots.ts";
+import type { Planner, Slot } from "../slots.ts";
+import type { BranchNorms } from "../spec.ts";
+import type { Composer } from "./composer.ts";
+import type { RouteObserver } from "./moe.ts";
+import { Norm } from "./norm.ts";
+
+/** Attention, an MLP, a Mixture-of-Experts block. */
+export interface BranchBody {
+  readonly trains: boolean;
+  /** y: overwritten. */
+  forward(run: Run, xn: Tensor, y: Tensor, observe?: RouteObserver): void;
+  /** dy: gradient of the output, not changed. dxn: gradient of the input, overwritten, or null when not wanted. */
+  backward(run: Run, dy: Tensor, xn: Tensor, dxn: Tensor | null): void;
+}
+
+/** What both branches of a layer use one after the other: [T, D] each. */
+export const branchSlots = (plan: Planner, D: number) => ({
+  xn: plan.scratch(act(D), "xn"),
+  branch: plan.scratch(act(D), "branch"),
+  backwardXn: plan.backward(act(D), "xn"),
+  dxn: plan.backward(act(D), "dxn"),
+});
+
+export class Branch {
+  readonly trains: boolean;
+  private readonly body: BranchBody;
+  private readonly before: Norm | null;
+  private readonly after: Norm | null;
+  private readonly factor: number;
+  private readonly slots: ReturnType<typeof branchSlots>;
+  /** Output of the body, where a norm follows. */
+  private readonly raw: Slot;
+  /** Its gradient, where that is not the gradient of the layer's output. */
+  private readonly dRaw: Slot | null;
+
+  /** @param part names the norms in the plan: `${part}Norm`, `${part}PostNorm` */
+  constructor(
+    part: string,
+    body: BranchBody,
+    spec: { norms: BranchNorms; factor: number },
+    D: number,
+    slots: ReturnType<typeof branchSlots>,
+    c: Composer,
+  ) {
+    const { before, after } = spec.norms;
+    this.body = body;
+    this.before = before ? new Norm(before, c.named(`${part}Norm`)) : null;
+    this.after = after ? new Norm(after, c.named(`${part}PostNorm`)) : null;
+    this.factor = spec.factor;
+    this.slots = slots;
+    this.raw = after ? c.plan.kept(act(D), `${part}Raw`) : slots.branch;
+    this.dRaw = after || this.factor !== 1 ? c.plan.backward(act(D), `${part}Raw`) : null;
+    this.trains = body.trains || this.normTrains || (this.after?.trains ?? false);
+  }
+
+  private get normTrains(): boolean {
+    return this.before?.trains ?? false;
+  }
+
+  forward(run: Run, x: Tensor, out: Tensor, observe?: RouteObserver): void {
+    const { before, after, slots, factor } = this;
+    const [raw, branch] = [run.at(this.raw), run.at(slots.branch)];
+    if (before) before.forward(run, x, run.at(slots.xn));
+    this.body.forward(run, before ? run.at(slots.xn) : x, raw, observe);
+    after?.forward(run, raw, branch);
+    ops.add(run.device, { a: x, b: branch, y: out, alpha: factor });
+  }
+
+  /** dx holds the gradient of the output and becomes that of x, when `needDx`. */
+  backward(run: Run, dx: Tensor, x: Tensor, needDx: boolean): void {
+    const { before, body, slots } = this;
+    if (!needDx && !this.trains) return;
+    const xn = before ? run.at(slots.backwardXn) : x;
+    if (before && body.trains) before.recompute(run, x, xn);
+    const dxn = needDx || this.normTrains ? run.at(slots.dxn) : null;
+    body.backward(run, this.bodyGradient(run, dx), xn, dxn);
+    if (!dxn) return;
+    if (before) before.backward(run, dxn, x, needDx ? dx : null, true);
+    else ops.add(run.device, { a: dx, b: dxn, y: dx });
+  }
+
+  private bodyGradient(run: Run, dx: Tensor): Tensor {
+    const { after, factor } = this;
+    if (!this.dRaw) return dx;
+    const d = run.at(this.dRaw);
+    if (factor !== 1) {
+      ops.cast(run.device, { x: dx, y: d });
+      ops.scale(run.device, { x: d, factor });
+    }
+    after?.backward(run, factor === 1 ? dx : d, run.at(this.raw), d);
+    return d;
+  }
+}
