@@ -58,6 +58,10 @@ export interface NativeDevice {
   info(): NativeDeviceInfo;
   memoryFree(): number;
   captureBegin(): NativeGraph;
+  /** What is submitted from now on goes to stream `index` (csrc/core/backend.h). */
+  stream(index: number): void;
+  /** What goes to stream `after` from now on waits for what went to `before`. */
+  order(before: number, after: number): void;
 }
 
 /** An argument of an op, as csrc/ops/<op>.h states it. */

@@ -25,7 +25,8 @@ Napi::Function DeviceWrap::define(Napi::Env env) {
        napi_property_descriptor{"run", nullptr, &DeviceWrap::run, nullptr, nullptr, nullptr, napi_default_method, nullptr},
        InstanceMethod<&DeviceWrap::synchronize>("synchronize"), InstanceMethod<&DeviceWrap::dispose>("dispose"),
        InstanceMethod<&DeviceWrap::info_object>("info"), InstanceMethod<&DeviceWrap::memory_free>("memoryFree"),
-       InstanceMethod<&DeviceWrap::capture_begin>("captureBegin")});
+       InstanceMethod<&DeviceWrap::capture_begin>("captureBegin"), InstanceMethod<&DeviceWrap::stream>("stream"),
+       InstanceMethod<&DeviceWrap::order>("order")});
 }
 DeviceWrap::DeviceWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<DeviceWrap>(info) {
   translated(info.Env(), [&] {
@@ -159,6 +160,45 @@ Napi::Value DeviceWrap::capture_begin(const Napi::CallbackInfo& info) {
   return translated(info.Env(), [&]() -> Napi::Value {
     require_open(owner, "capture");
     return GraphWrap::make(info.Env(), owner, owner->device->begin_recording());
+  });
+}
+
+namespace {
+// A call of the table that says where what follows goes; ops and their streams reach the device in one order.
+template <class F>
+void submit_stream(const std::shared_ptr<DeviceOwner>& owner, F call) {
+  require_open(owner, "stream");
+  Device* raw = owner->device.get();
+  if (!raw->backend()->stream_use)
+    throw Error(ESFT_UNSUPPORTED, "stream", "device",
+                std::string("stream: the ") + raw->backend()->name + " backend has one queue");
+  raw->submit([raw, call](Failure& f) {
+    char err[512] = "";
+    const int status = call(raw, err, sizeof err);
+    if (status != ESFT_OK) f = {status, "stream", err};
+  });
+}
+int32_t stream_number(const Napi::Value& v, const char* name) {
+  const int64_t n = to_int(v, "stream", name);
+  if (n < 0 || n > 1023) fail("stream", name, "in 0..1023", std::to_string(n));
+  return int32_t(n);
+}
+}  // namespace
+
+Napi::Value DeviceWrap::stream(const Napi::CallbackInfo& info) {
+  return translated(info.Env(), [&]() -> Napi::Value {
+    const int32_t index = stream_number(info[0], "index");
+    submit_stream(owner, [=](Device* d, char* err, size_t n) { return d->backend()->stream_use(d->handle(), index, err, n); });
+    return info.Env().Undefined();
+  });
+}
+
+Napi::Value DeviceWrap::order(const Napi::CallbackInfo& info) {
+  return translated(info.Env(), [&]() -> Napi::Value {
+    const int32_t before = stream_number(info[0], "before"), after = stream_number(info[1], "after");
+    submit_stream(owner,
+                  [=](Device* d, char* err, size_t n) { return d->backend()->stream_order(d->handle(), before, after, err, n); });
+    return info.Env().Undefined();
   });
 }
 

@@ -138,6 +138,8 @@ class DeviceWrap : public Napi::ObjectWrap<DeviceWrap> {
   Napi::Value info_object(const Napi::CallbackInfo& info);
   Napi::Value memory_free(const Napi::CallbackInfo& info);    // () → bytes, 0 = not known
   Napi::Value capture_begin(const Napi::CallbackInfo& info);  // () → Graph
+  Napi::Value stream(const Napi::CallbackInfo& info);         // (index): what is submitted next goes to that stream
+  Napi::Value order(const Napi::CallbackInfo& info);          // (before, after): the one stream waits for the other
 };
 
 // bind_ops.cc: fills the argument struct of op `index` from JavaScript values, checks it and submits it.

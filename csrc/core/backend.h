@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define ESFT_ABI 3
+#define ESFT_ABI 4
 
 typedef enum esft_dtype { ESFT_F32 = 0, ESFT_BF16 = 1, ESFT_I32 = 2, ESFT_I64 = 3, ESFT_F64 = 4, ESFT_U8 = 5 } esft_dtype;
 
@@ -84,6 +84,11 @@ typedef struct esft_backend {
   int (*capture_end)(esft_device*, esft_graph** out, char* err, size_t err_size);
   int (*graph_launch)(esft_device*, esft_graph*, char* err, size_t err_size);
   void (*graph_destroy)(esft_device*, esft_graph*);
+  // Streams; NULL where the device has one queue. What follows goes to stream `index` (0 at first; the next number makes one more), with
+  // scratch of its own. Nothing orders streams but stream_order: what goes to `after` from now on waits for what went to `before` until
+  // now. alloc, download, synchronize and graph_launch come after all that was submitted, to whichever stream, and before all that will be.
+  int (*stream_use)(esft_device*, int32_t index, char* err, size_t err_size);
+  int (*stream_order)(esft_device*, int32_t before, int32_t after, char* err, size_t err_size);
 } esft_backend;
 
 // The one symbol of libesft_cuda.so. Never fails; `open` says what is missing.

@@ -61,6 +61,7 @@ set(EMU_SOURCES
     runtime.cc
     runtime_memory.cc
     scheduler.cc
+    streams.cc
     tensor_map.cc
     wgmma.cc
 )

@@ -69,6 +69,9 @@ ESFT_EMU_VECTORS(unsigned short, ushort, 4, 8)
   X(cudaErrorNotSupported, 801, "operation not supported")                              \
   X(cudaErrorStreamCaptureUnsupported, 900, "operation not permitted when stream is capturing") \
   X(cudaErrorStreamCaptureInvalidated, 901, "operation failed due to a previous error during capture") \
+  X(cudaErrorStreamCaptureMerge, 902, "operation would result in a merge of separate capture sequences") \
+  X(cudaErrorStreamCaptureUnjoined, 904, "capturing stream has unjoined work") \
+  X(cudaErrorStreamCaptureIsolation, 905, "dependency created on uncaptured work in another stream") \
   X(cudaErrorUnknown, 999, "unknown error")
 
 enum cudaError {

@@ -28,8 +28,9 @@ bool loses_anything();
 // The choice of one order of events among those the hardware may take. A correct kernel gives the same bits under all.
 //   eager        threads ascending; asynchronous copies and wgmma operand reads happen when they are issued; streams at once
 //   late         threads descending; copies land after every other thread had its turn, wgmma reads its operands in the wait,
-//                a thread that arrives on an mbarrier falls behind; streams run when the host waits for them
-//   random:SEED  orders of threads and CTAs, delays of copies and operand reads drawn from the seed
+//                a thread that arrives on an mbarrier falls behind; streams run when the host waits for them, the one made last first,
+//                and of the others only what it waits for by events
+//   random:SEED  orders of threads, CTAs and streams, delays of copies and operand reads drawn from the seed
 // A stream has that of ESFT_EMU_SCHEDULE when it was created, eager without it; the stream used last decides. After set_schedule all
 // have the one given. False: not a schedule.
 bool set_schedule(const char* text);

@@ -23,11 +23,16 @@ uint32_t random_bits();
 void use_schedule(const std::string& wanted);
 inline bool chance(int percent) { return random_bits() % 100 < uint32_t(percent); }
 
-// runtime.cc: what streams have not run yet, and one thing more for a stream; the sticky last error; whether a stream is being captured.
+// streams.cc: what streams have not run yet, and one thing more for a stream; the host's waits for one and for all, which are refused
+// while a stream is captured; whether this one or (but for relaxed captures) any is.
 void run_all();
 void enqueue(cudaStream_t stream, std::function<void()> work);
-cudaError_t note(cudaError_t status);
+cudaError_t wait_for(cudaStream_t stream);
+cudaError_t wait_for_all();
+bool capturing(cudaStream_t stream);
 bool any_capture();
+// runtime.cc: the sticky last error.
+cudaError_t note(cudaError_t status);
 
 // Prints one line that names kernel, CTA, thread and schedule where there are any, and aborts.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));

@@ -170,6 +170,8 @@ constexpr esft_backend table(const char* name, OpenFn open, const esft_run_fn* r
       .capture_end = nullptr,
       .graph_launch = nullptr,
       .graph_destroy = nullptr,
+      .stream_use = nullptr,
+      .stream_order = nullptr,
   };
 }
 const esft_backend kCpu = table("cpu", open_device<false>, kCpuRun);

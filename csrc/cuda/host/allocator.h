@@ -1,5 +1,6 @@
 // Caching allocator of device memory. cudaMalloc and cudaFree wait for the whole device, so freed blocks are kept and handed out
-// again. One stream per device makes that safe at once: whatever used a block before was enqueued before whatever uses it next.
+// again. On one stream that is safe at once: whatever used a block before was enqueued before whatever uses it next. With several the
+// device has all streams meet where it hands a block out (device.cu).
 // Free of CUDA: the two functions that take and return memory are given, so tests drive it with plain ones.
 #pragma once
 #include <stddef.h>

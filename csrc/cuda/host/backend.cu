@@ -62,6 +62,13 @@ void graph_destroy(esft_device* d, esft_graph* graph) {
   cudaGraphExecDestroy(reinterpret_cast<cudaGraphExec_t>(graph));
 }
 
+int stream_use(esft_device* d, int32_t index, char* err, size_t n) {
+  return on_device(d, err, n, [&] { cast(d)->use_stream(index); });
+}
+int stream_order(esft_device* d, int32_t before, int32_t after, char* err, size_t n) {
+  return on_device(d, err, n, [&] { cast(d)->order(before, after); });
+}
+
 #define ESFT_RUN(op)                                                              \
   int cuda_run_##op(esft_device* d, const void* args, char* err, size_t n) {     \
     return on_device(d, err, n, [&] {                                             \
@@ -95,6 +102,8 @@ const esft_backend kCuda = {
     .capture_end = capture_end,
     .graph_launch = graph_launch,
     .graph_destroy = graph_destroy,
+    .stream_use = stream_use,
+    .stream_order = stream_order,
 };
 
 }  // namespace

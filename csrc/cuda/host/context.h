@@ -1,4 +1,4 @@
-// What an op gets besides its arguments: the device's stream, scratch memory, device copies of host tables, the fault record.
+// What an op gets besides its arguments: the stream in use, scratch memory, device copies of host tables, the fault record.
 // Host code only.
 #pragma once
 #include <cuda.h>
@@ -23,7 +23,7 @@ class Context {
   size_t shared_limit = 0;     // dynamic shared memory of one CTA, bytes (opt-in maximum)
   FaultRecord* faults = nullptr;  // page-locked host memory that kernels reach; the host looks after a wait
 
-  // Device memory for the current op (valid for kernels it launches); every call within one op gets other memory. 256-byte
+  // Device memory for the current op (valid for kernels it launches), of its stream; every call within one op gets other memory. 256-byte
   // aligned, contents undefined. Throws Error: no memory; or new memory wanted while a graph is being recorded.
   virtual void* scratch(size_t bytes) = 0;
   template <class T>

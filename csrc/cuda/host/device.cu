@@ -84,7 +84,9 @@ CudaDevice::CudaDevice(int index) {
     fail("open", "ESFT_CUDA_CLUSTER", "1 or 2", clusters);
   cluster = clusters && *clusters == '1' ? 1 : 2;
   use();
-  check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "open");
+  lanes_.reserve(kMaxStreams);  // its beginning stays where it is, for other threads
+  add_lane();
+  use_stream(0);
 #if defined(ESFT_EMU)
   const bool caching = getenv("ESFT_CUDA_CACHE") != nullptr;
 #else
@@ -98,10 +100,6 @@ CudaDevice::CudaDevice(int index) {
         return nullptr;
       },
       [](void* p) { cudaFree(p); }, caching);
-  for (Staging& s : staging_) {
-    check_cuda(cudaMallocHost(reinterpret_cast<void**>(&s.data), kStagingBytes), "open");
-    check_cuda(cudaEventCreateWithFlags(&s.busy, cudaEventDisableTiming), "open");
-  }
   // Zero-copy memory: kernels write it only when something is wrong, and reading it after a wait costs no transfer.
   check_cuda(cudaMallocHost(reinterpret_cast<void**>(&fault_host_), sizeof(FaultRecord)), "open");
   memset(fault_host_, 0, sizeof *fault_host_);
@@ -110,16 +108,11 @@ CudaDevice::CudaDevice(int index) {
 
 CudaDevice::~CudaDevice() {
   cudaSetDevice(ordinal);
-  if (stream) cudaStreamSynchronize(stream);
+  for (const auto& lane : lanes_) cudaStreamSynchronize(lane->stream);
   for (void* p : constant_blocks_) cudaFree(p);
-  for (ScratchBlock& b : scratch_blocks_) cudaFree(b.data);
-  for (Staging& s : staging_) {
-    if (s.busy) cudaEventDestroy(s.busy);
-    if (s.data) cudaFreeHost(s.data);
-  }
   if (fault_host_) cudaFreeHost(fault_host_);
   allocator_.reset();
-  if (stream) cudaStreamDestroy(stream);
+  lanes_.clear();
 }
 
 void CudaDevice::use() const { check_cuda(cudaSetDevice(ordinal), "device"); }
@@ -145,6 +138,68 @@ void CudaDevice::refuse_while_recording(const char* what) const {
                 format("capture: %s is not possible while a graph is recorded; run the same ops once before recording", what));
 }
 
+// ---- streams ------------------------------------------------------------------------------------------------------------
+
+CudaDevice::Lane::~Lane() {
+  for (Block& b : scratch_blocks) cudaFree(b.data);
+  for (Staging& s : staging) {
+    if (s.busy) cudaEventDestroy(s.busy);
+    if (s.data) cudaFreeHost(s.data);
+  }
+  if (mark) cudaEventDestroy(mark);
+  if (stream) cudaStreamDestroy(stream);
+}
+
+void CudaDevice::add_lane() {
+  auto lane = std::make_unique<Lane>();
+  check_cuda(cudaStreamCreateWithFlags(&lane->stream, cudaStreamNonBlocking), "stream");
+  check_cuda(cudaEventCreateWithFlags(&lane->mark, cudaEventDisableTiming), "stream");
+  for (Staging& s : lane->staging) {
+    check_cuda(cudaMallocHost(reinterpret_cast<void**>(&s.data), kStagingBytes), "stream");
+    check_cuda(cudaEventCreateWithFlags(&s.busy, cudaEventDisableTiming), "stream");
+  }
+  std::lock_guard<std::mutex> lock(lanes_mutex_);
+  for (const auto& other : lanes_) order_locked(*other, *lane);  // tables and memory that it may use are there already
+  lanes_.push_back(std::move(lane));
+}
+
+void CudaDevice::use_stream(int index) {
+  const int count = int(lanes_.size());
+  if (index < 0 || index > std::min(count, kMaxStreams - 1))
+    fail("stream", "index",
+         format("in 0..%d: there are %d streams, the next number makes one more, up to %d", std::min(count, kMaxStreams - 1), count,
+                kMaxStreams),
+         format("%d", index));
+  if (index == count) {
+    refuse_while_recording("a new stream");
+    add_lane();
+  }
+  lane_ = lanes_[size_t(index)].get();
+  stream = lane_->stream;
+}
+
+void CudaDevice::order(int before, int after) {
+  const int count = int(lanes_.size());
+  for (const int index : {before, after})
+    if (index < 0 || index >= count)
+      fail("stream", index == before ? "before" : "after", format("one of the %d streams that there are", count),
+           format("%d", index));
+  if (before == after) return;
+  std::lock_guard<std::mutex> lock(lanes_mutex_);
+  order_locked(*lanes_[size_t(before)], *lanes_[size_t(after)]);
+}
+
+void CudaDevice::order_locked(const Lane& before, const Lane& after) {
+  check_cuda(cudaEventRecord(before.mark, before.stream), "stream");
+  check_cuda(cudaStreamWaitEvent(after.stream, before.mark, 0), "stream");
+}
+
+void CudaDevice::meet() {
+  std::lock_guard<std::mutex> lock(lanes_mutex_);
+  for (size_t i = 1; i < lanes_.size(); i++) order_locked(*lanes_[i], *lanes_[0]);
+  for (size_t i = 1; i < lanes_.size(); i++) order_locked(*lanes_[0], *lanes_[i]);
+}
+
 // ---- memory -------------------------------------------------------------------------------------------------------------
 
 void* CudaDevice::allocate(size_t bytes) {
@@ -156,43 +211,48 @@ void* CudaDevice::allocate(size_t bytes) {
     fail_status(ESFT_NO_MEMORY, "alloc", "bytes",
                 format("cannot allocate %zu bytes on the GPU: %zu of %zu bytes are free", bytes, free_bytes, total));
   }
-  check_cuda(cudaMemsetAsync(p, 0, bytes, stream), "alloc");
+  // The block may be one that any stream was using when it was freed, and any may use it next.
+  meet();
+  check_cuda(cudaMemsetAsync(p, 0, bytes, lanes_[0]->stream), "alloc");
+  meet();
   return p;
 }
 
 void CudaDevice::upload(void* dst, const void* src, size_t bytes) {
   refuse_while_recording("uploading");
+  Lane& l = *lane_;
   for (size_t done = 0; done < bytes;) {
-    if (staging_used_ == kStagingBytes) {
-      check_cuda(cudaEventRecord(staging_[staging_at_].busy, stream), "upload");
-      staging_at_ ^= 1;
-      staging_used_ = 0;
-      check_cuda(cudaEventSynchronize(staging_[staging_at_].busy), "upload");  // filled two chunks ago
+    if (l.staging_used == kStagingBytes) {
+      check_cuda(cudaEventRecord(l.staging[l.staging_at].busy, l.stream), "upload");
+      l.staging_at ^= 1;
+      l.staging_used = 0;
+      check_cuda(cudaEventSynchronize(l.staging[l.staging_at].busy), "upload");  // filled two chunks ago
     }
-    const size_t n = std::min(bytes - done, kStagingBytes - staging_used_);
-    char* chunk = staging_[staging_at_].data + staging_used_;
+    const size_t n = std::min(bytes - done, kStagingBytes - l.staging_used);
+    char* chunk = l.staging[l.staging_at].data + l.staging_used;
     memcpy(chunk, static_cast<const char*>(src) + done, n);
-    check_cuda(cudaMemcpyAsync(static_cast<char*>(dst) + done, chunk, n, cudaMemcpyHostToDevice, stream), "upload");
-    staging_used_ = std::min(kStagingBytes, (staging_used_ + n + 255) / 256 * 256);
+    check_cuda(cudaMemcpyAsync(static_cast<char*>(dst) + done, chunk, n, cudaMemcpyHostToDevice, l.stream), "upload");
+    l.staging_used = std::min(kStagingBytes, (l.staging_used + n + 255) / 256 * 256);
     done += n;
   }
 }
 
 void CudaDevice::download(void* dst, const void* src, size_t bytes) {
   refuse_while_recording("reading a tensor");
+  meet();
   check_cuda(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, stream), "download");
   synchronize();
 }
 
 void CudaDevice::synchronize() {
   refuse_while_recording("waiting");
-  check_cuda(cudaStreamSynchronize(stream), "synchronize");
+  for (const auto& lane : lanes_) check_cuda(cudaStreamSynchronize(lane->stream), "synchronize");
   raise_fault();
 }
 
 void CudaDevice::raise_hang() {
   if (!fault_host_ || !ends_device(*fault_host_)) return;
-  cudaStreamSynchronize(stream);  // until the trap, so that the record is whole
+  for (const auto& lane : lanes_) cudaStreamSynchronize(lane->stream);  // until the trap, so that the record is whole
   throw fault_error(*fault_host_);
 }
 
@@ -218,18 +278,19 @@ void* CudaDevice::take(size_t bytes, const char* what) {
 
 // Blocks double in size, so an op of any size ends up in a few; a request never straddles two.
 void* CudaDevice::scratch(size_t bytes) {
+  Lane& l = *lane_;
   const size_t want = (std::max(bytes, size_t(1)) + 255) / 256 * 256;
   size_t start = 0;
-  for (ScratchBlock& b : scratch_blocks_) {
-    const size_t used = scratch_used_ > start ? std::min(scratch_used_ - start, b.bytes) : 0;
+  for (Block& b : l.scratch_blocks) {
+    const size_t used = l.scratch_used > start ? std::min(l.scratch_used - start, b.bytes) : 0;
     if (b.bytes - used >= want) {
-      scratch_used_ = start + used + want;
+      l.scratch_used = start + used + want;
       return b.data + used;
     }
     start += b.bytes;
   }
   refuse_while_recording("taking new scratch memory");
-  const size_t last = scratch_blocks_.empty() ? 0 : scratch_blocks_.back().bytes;
+  const size_t last = l.scratch_blocks.empty() ? 0 : l.scratch_blocks.back().bytes;
 #if defined(ESFT_EMU)
   const size_t size = want;  // exact: an access past the end must fault
   (void)last;
@@ -237,8 +298,8 @@ void* CudaDevice::scratch(size_t bytes) {
   const size_t size = std::max({want, 2 * last, size_t(16) << 20});
 #endif
   void* p = take(size, "scratch");
-  scratch_blocks_.push_back({static_cast<char*>(p), size});
-  scratch_used_ = start + want;
+  l.scratch_blocks.push_back({static_cast<char*>(p), size});
+  l.scratch_used = start + want;
   return p;
 }
 
@@ -263,6 +324,7 @@ const void* CudaDevice::constant(const void* host, size_t bytes) {
   void* p = constant_block_.data + constant_used_;
   constant_used_ += want;
   upload(p, host, bytes);
+  meet();
   constants_.emplace(std::move(key), p);
   return p;
 }
@@ -286,15 +348,17 @@ const CUtensorMap* CudaDevice::tensor_maps(const esft_tensor* items, int64_t cou
 
 void CudaDevice::capture_begin() {
   refuse_while_recording("recording another graph");
-  check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), "capture");
+  check_cuda(cudaStreamBeginCapture(lanes_[0]->stream, cudaStreamCaptureModeRelaxed), "capture");
   recording_ = true;
+  for (size_t i = 1; i < lanes_.size(); i++) order(0, int(i));  // the others join the recording
 }
 
 cudaGraphExec_t CudaDevice::capture_end() {
   if (!recording_) fail_status(ESFT_BAD_ARGUMENT, "capture", "graph", "capture: no graph is being recorded");
+  for (size_t i = 1; i < lanes_.size(); i++) order(int(i), 0);
   recording_ = false;
   cudaGraph_t graph = nullptr;
-  check_cuda(cudaStreamEndCapture(stream, &graph), "capture");
+  check_cuda(cudaStreamEndCapture(lanes_[0]->stream, &graph), "capture");
   cudaGraphExec_t executable = nullptr;
   const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
   cudaGraphDestroy(graph);
@@ -304,7 +368,9 @@ cudaGraphExec_t CudaDevice::capture_end() {
 
 void CudaDevice::launch(cudaGraphExec_t graph) {
   refuse_while_recording("launching a graph");
-  check_cuda(cudaGraphLaunch(graph, stream), "graph");
+  meet();  // it has the scratch of every stream
+  check_cuda(cudaGraphLaunch(graph, lanes_[0]->stream), "graph");
+  meet();
 }
 
 }  // namespace esft::cuda

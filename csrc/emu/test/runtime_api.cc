@@ -79,6 +79,64 @@ static void test_streams() {
   set_schedule("eager");
 }
 
+// Two streams, the second adding one to what the first one doubles ten times; and the same recorded.
+static void test_interleaving() {
+  cudaStream_t streams[2];
+  cudaEvent_t event = nullptr;
+  for (cudaStream_t& s : streams) cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking);
+  cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+  const auto submit = [&](int first, int* x, bool ordered) {
+    for (int i = 0; i < 10; i++) launch(streams[first], "twice", dim3(1), dim3(8), 0, [x] { x[threadIdx.x] *= 2; });
+    const auto order = [&](int before, int after) {
+      cudaEventRecord(event, streams[before]);
+      cudaStreamWaitEvent(streams[after], event);
+    };
+    if (ordered) order(first, 1 - first);
+    launch(streams[1 - first], "add_one", dim3(1), dim3(8), 0, [x] { add_one(x); });
+    if (ordered) order(1 - first, first);
+  };
+  bool right = true, recorded = true;
+  int wrong[2] = {0, 0};
+  for (const char* schedule : {"eager", "late", "random:1", "random:2", "random:3", "random:4"}) {
+    set_schedule(schedule);
+    for (int first = 0; first < 2; first++)
+      for (bool ordered : {true, false}) {
+        Buffer<int> x(std::vector<int>(8, 1));
+        submit(first, x.device, ordered);
+        for (cudaStream_t s : streams) cudaStreamSynchronize(s);
+        if (ordered) right &= x.host()[5] == 1025;
+        if (!ordered) wrong[first] += x.host()[5] != 1025;
+      }
+    Buffer<int> x(std::vector<int>(8, 1));
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t exec = nullptr;
+    cudaStreamBeginCapture(streams[0], cudaStreamCaptureModeRelaxed);
+    submit(0, x.device, true);
+    recorded &= cudaStreamEndCapture(streams[0], &graph) == cudaSuccess;
+    cudaGraphInstantiate(&exec, graph);
+    cudaGraphDestroy(graph);
+    for (int i = 0; i < 2; i++) cudaGraphLaunch(exec, streams[1]);
+    cudaStreamSynchronize(streams[1]);
+    recorded &= x.host()[5] == 1025 * 1024 + 1;
+    cudaGraphExecDestroy(exec);
+  }
+  check(right, "two streams ordered by events, under every schedule");
+  check(wrong[0] > 0 && wrong[1] > 0, "without the event some schedule gives other values, whichever stream was to be first");
+  check(recorded, "graphs of two streams keep their edges");
+  set_schedule("eager");
+  cudaGraph_t graph = nullptr;
+  cudaStreamBeginCapture(streams[0], cudaStreamCaptureModeRelaxed);
+  cudaEventRecord(event, streams[0]);
+  cudaStreamWaitEvent(streams[1], event);
+  Buffer<int> x(std::vector<int>(8, 1));
+  launch(streams[1], "add_one", dim3(1), dim3(8), 0, [p = x.device] { add_one(p); });
+  check(cudaStreamEndCapture(streams[0], &graph) == cudaErrorStreamCaptureUnjoined && graph == nullptr,
+        "a recording whose streams do not meet again is refused");
+  cudaGetLastError();
+  cudaEventDestroy(event);
+  for (cudaStream_t s : streams) cudaStreamDestroy(s);
+}
+
 static void test_maps() {
   Buffer<uint16_t> x(size_t(64 * 72));
   void* function = nullptr;
@@ -109,6 +167,7 @@ void test_runtime() {
   cudaGetLastError();
   test_memory();
   test_streams();
+  test_interleaving();
   test_maps();
 }
 
