@@ -31,7 +31,7 @@ export const rooms: readonly Room[] = [
 
   // The emulation stands in for CUDA's own headers: it knows nothing of ours, and csrc/cuda asks it for the two that nvcc does not need.
   { at: "emu", uses: [], doors: ["emu.h", "ptx_emu.h"] },
-  { at: "emu/test", uses: ["emu", "cuda", "cuda/host"] },
+  { at: "emu/test", uses: ["core", "emu", "cuda", "cuda/host", "cuda/gemm"] },
 
   { at: "cuda", uses: [...contracts, "emu"], order: ["fault.h", "bounded_wait.cuh", "ptx_wgmma.cuh", "ptx.cuh", "types.cuh", "activation.cuh", "reduce.cuh", "fault.cuh"] },
   { at: "cuda/host", uses: [...contracts, "emu", "cuda"], order: ["allocator.h", "tensor_map.h", "context.h", "launch.h", "device.h"] },
@@ -42,7 +42,7 @@ export const rooms: readonly Room[] = [
   { at: "cuda/gemm", uses: [...contracts, "cuda", "cuda/host", "cuda/rows"],
     order: ["split_count.cuh", "mma_params.h", "gemm_paths.h", "split_sum.cuh", "activation_rows.cuh", "linear_cross_entropy.cuh",
       "mma_tile.cuh", "mma_schedule.cuh", "mma_epilogue.cuh", "mma_gemm.cuh",
-      "sm90_tile.cuh", "sm90_load.cuh", "sm90_epilogue.cuh", "sm90_kernel.cuh", "gemm_sm90.h", "sm90_start.cuh"] },
+      "sm90_shape.cuh", "sm90_params.cuh", "sm90_tile.cuh", "sm90_instance.cuh", "sm90_load.cuh", "sm90_epilogue.cuh", "sm90_kernel.cuh", "gemm_sm90.h", "sm90_start.cuh"] },
 
   { at: "addon", uses: [...contracts, "cpu/device"] },
 ];

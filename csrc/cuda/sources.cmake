@@ -40,6 +40,7 @@ set(CUDA_SM90
     gemm/logits_sm90.cu
     gemm/nn_sm90.cu
     gemm/nt_sm90.cu
+    gemm/operands_sm90.cu
     gemm/tn_sm90.cu
 )
 
@@ -74,5 +75,6 @@ set(EMU_TESTS
     test/pipeline.cc
     test/products.cc
     test/runtime_api.cc
+    test/segments.cc
     test/threads.cc
 )

@@ -104,32 +104,37 @@ static void land_tma(const Pending& p) {
   // Swizzle of 32, 64, 128 bytes: address bits 4.. take an exclusive or with as many bits from bit 7 on.
   const uint32_t bits = m.swizzle == CU_TENSOR_MAP_SWIZZLE_NONE ? 0 : (1u << m.swizzle) - 1;
   const uint32_t base = uint32_t(p.to - shared_block);
+  const bool matrix_inside = m.rank < 3 || (p.z >= 0 && p.z < int64_t(m.dims[2]));
+  const unsigned char* matrix = m.base + (m.rank < 3 ? 0 : p.z * int64_t(m.strides[1]));
   for (int r = 0; r < m.box[1]; r++) {
     const int64_t y = int64_t(p.y) + r;
-    const bool row_inside = y >= 0 && y < int64_t(m.dims[1]);
+    const bool row_inside = matrix_inside && y >= 0 && y < int64_t(m.dims[1]);
     for (uint32_t c = 0; c < row_bytes; c += 16) {
       const uint32_t at = base + uint32_t(r) * row_bytes + c, to = at ^ ((at >> 7 & bits) << 4);
       const int64_t x = int64_t(p.x) + c / m.element_bytes;
       const int64_t count = 16 / m.element_bytes;
       unsigned char* out = shared_block + to;
       if (row_inside && x >= 0 && x + count <= int64_t(m.dims[0])) {
-        memcpy(out, m.base + y * int64_t(m.strides[0]) + x * m.element_bytes, 16);
+        memcpy(out, matrix + y * int64_t(m.strides[0]) + x * m.element_bytes, 16);
         continue;
       }
       memset(out, 0, 16);
       for (int64_t i = 0; row_inside && i < count; i++) {
         if (x + i < 0 || x + i >= int64_t(m.dims[0])) continue;
-        memcpy(out + i * m.element_bytes, m.base + y * int64_t(m.strides[0]) + (x + i) * m.element_bytes, m.element_bytes);
+        memcpy(out + i * m.element_bytes, matrix + y * int64_t(m.strides[0]) + (x + i) * m.element_bytes, m.element_bytes);
       }
     }
   }
   mbar_async_bytes(p.bar, p.bytes);
 }
 
-void tma_load_2d_multicast(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, int32_t y, uint32_t ctas) {
+// z: of a map of rank 3, whose boxes are of one matrix.
+static void tma_load(uint32_t rank, void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, int32_t y, int32_t z,
+                     uint32_t ctas) {
   require_sm90("TMA load");
   const TensorMap m = decode_map(map);
-  if (m.rank != 2) fail("TMA load: a 2-d load through a map of rank %u", m.rank);
+  if (m.rank != rank) fail("TMA load: a %u-d load through a map of rank %u", rank, m.rank);
+  if (rank == 3 && m.box[2] != 1) fail("TMA load: boxes of %u matrices are not emulated", m.box[2]);
   Pending p{};
   p.kind = Pending::kTma;
   p.bytes = uint32_t(m.box[0]) * m.box[1] * m.element_bytes;
@@ -142,9 +147,10 @@ void tma_load_2d_multicast(void* dst, const CUtensorMap* map, uint64_t* bar, int
   // The part of the box inside the tensor must be memory of the device.
   const int64_t y0 = std::max<int64_t>(y, 0), y1 = std::min<int64_t>(int64_t(y) + m.box[1], int64_t(m.dims[1]));
   const int64_t x0 = std::max<int64_t>(x, 0), x1 = std::min<int64_t>(int64_t(x) + m.box[0], int64_t(m.dims[0]));
-  if (y0 < y1 && x0 < x1) {
-    const unsigned char* first = m.base + y0 * int64_t(m.strides[0]) + x0 * m.element_bytes;
-    const unsigned char* last = m.base + (y1 - 1) * int64_t(m.strides[0]) + x1 * m.element_bytes;
+  if (y0 < y1 && x0 < x1 && (rank == 2 || (z >= 0 && z < int64_t(m.dims[2])))) {
+    const unsigned char* matrix = m.base + (rank == 2 ? 0 : z * int64_t(m.strides[1]));
+    const unsigned char* first = matrix + y0 * int64_t(m.strides[0]) + x0 * m.element_bytes;
+    const unsigned char* last = matrix + (y1 - 1) * int64_t(m.strides[0]) + x1 * m.element_bytes;
     check_device(first, size_t(last - first), "TMA load");
   }
   mbar_done(bar, 0);  // that it is one
@@ -152,6 +158,7 @@ void tma_load_2d_multicast(void* dst, const CUtensorMap* map, uint64_t* bar, int
   p.map = m;
   p.x = x;
   p.y = y;
+  p.z = z;
   if (ctas == 0 || ctas >> machine.cluster) fail("TMA load into CTAs 0x%x of a cluster of %d", ctas, machine.cluster);
   // At the same places of each CTA's block.
   const uint32_t to = shared_offset(dst), barrier = shared_offset(bar);
@@ -173,7 +180,16 @@ void tma_load_2d_multicast(void* dst, const CUtensorMap* map, uint64_t* bar, int
   if (mode == Mode::kRandom && chance(25)) yield(0);
 }
 void tma_load_2d(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, int32_t y) {
-  tma_load_2d_multicast(dst, map, bar, x, y, 1u << self()->cta());
+  tma_load(2, dst, map, bar, x, y, 0, 1u << self()->cta());
+}
+void tma_load_2d_multicast(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, int32_t y, uint32_t ctas) {
+  tma_load(2, dst, map, bar, x, y, 0, ctas);
+}
+void tma_load_3d(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, int32_t y, int32_t z) {
+  tma_load(3, dst, map, bar, x, y, z, 1u << self()->cta());
+}
+void tma_load_3d_multicast(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, int32_t y, int32_t z, uint32_t ctas) {
+  tma_load(3, dst, map, bar, x, y, z, ctas);
 }
 
 // ---- landing --------------------------------------------------------------------------------------------------------------

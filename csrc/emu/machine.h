@@ -126,7 +126,7 @@ struct Pending {  // lands when its round has ended
   uint64_t* bar;
   unsigned char* to;
   TensorMap map;
-  int32_t x, y;
+  int32_t x, y, z;
   uint32_t bytes;
   Thread* thread;
   uint64_t upto;

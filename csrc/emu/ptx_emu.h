@@ -18,6 +18,8 @@ void named_barrier(int id, int threads, bool wait, int op, int site);
 
 void tma_load_2d(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, int32_t y);
 void tma_load_2d_multicast(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, int32_t y, uint32_t ctas);
+void tma_load_3d(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, int32_t y, int32_t z);
+void tma_load_3d_multicast(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, int32_t y, int32_t z, uint32_t ctas);
 uint32_t cluster_rank();
 void cluster_sync();
 void mbar_arrive_cluster(uint64_t* bar, uint32_t rank);
@@ -72,6 +74,13 @@ static inline void tma_load_2d(void* dst, const CUtensorMap* map, uint64_t* bar,
 }
 static inline void tma_load_2d_multicast(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, int32_t y, uint16_t ctas) {
   emu::tma_load_2d_multicast(dst, map, bar, x, y, ctas);
+}
+static inline void tma_load_3d(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, int32_t y, int32_t z) {
+  emu::tma_load_3d(dst, map, bar, x, y, z);
+}
+static inline void tma_load_3d_multicast(void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, int32_t y, int32_t z,
+                                         uint16_t ctas) {
+  emu::tma_load_3d_multicast(dst, map, bar, x, y, z, ctas);
 }
 static inline uint32_t cluster_rank() { return emu::cluster_rank(); }
 static inline void cluster_sync() { emu::cluster_sync(); }

@@ -13,12 +13,11 @@ using namespace sm90;
 
 namespace {
 
-// What all three roles share.
-Params basics(int op, Context& c) {
-  Params p;
+template <Role kRole, Epilogue kEpilogue>
+Arguments<kRole, kEpilogue> basics(int op, Context& c) {
+  Arguments<kRole, kEpilogue> p;
   memset(static_cast<void*>(&p), 0, sizeof p);
   p.experts = p.group_count = 1;
-  p.segments = 1;
   p.faults = c.faults;
   p.op = op;
   return p;
@@ -30,28 +29,33 @@ bool same_rows(const esft_tensor_list& list, int64_t segments) {
   return true;
 }
 
-bool fits(const Params& p) { return p.experts <= kMaxGroups && int64_t(p.segments) * p.segment_rows < (1 << 30); }
+// The most rows of all segments together, and the most experts.
+bool fits(int64_t rows, const Groups& g) { return g.experts <= kMaxGroups && rows < (1 << 30); }
 
-// A by the copy engine when its rows are in order, else row by row.
-bool set_a(Params& p, Maps& maps, const esft_tensor& t, const esft_tensor* index, FaultArgument argument, int box_rows,
-           bool* by_rows) {
-  *by_rows = index && present(*index);
+// A by the copy engine when its rows are in order, as Maps::a number *which; else row by row (-1).
+bool set_a(sm90::Rows& a, Operands& operands, const esft_tensor& t, const esft_tensor* index, FaultArgument argument, int box_rows,
+           int32_t* which) {
+  *which = -1;
   if (!rows_aligned(t)) return false;
-  if (*by_rows) {
-    p.a = sm90::rows_of(t, index, argument);
-    return true;
-  }
-  return encode_tensor_map(&maps.a, t, box_rows);
+  if (!index || !present(*index)) return operands.add_a(t, box_rows, which);
+  a = sm90::rows_of(t, index, argument);
+  return true;
 }
 
-bool set_groups(Params& p, const esft_tensor& offsets, const esft_ints* groups, Context& c) {
-  p.offsets = data<int32_t>(offsets);
-  p.experts = p.group_count = int32_t(numel(offsets) - 1);
+bool set_groups(Groups& g, const esft_tensor& offsets, const esft_ints* groups, Context& c) {
+  g.offsets = data<int32_t>(offsets);
+  g.experts = g.group_count = int32_t(numel(offsets) - 1);
   if (groups && groups->count > 0) {
-    p.groups = c.constant_of(groups->items, groups->count);
-    p.group_count = int32_t(groups->count);
+    g.groups = c.constant_of(groups->items, groups->count);
+    g.group_count = int32_t(groups->count);
   }
-  return p.experts <= kMaxGroups;
+  return g.experts <= kMaxGroups;
+}
+
+// CTAs of a dense product: no more than there are tiles.
+template <Role kRole, Epilogue kEpilogue>
+int grid_of(int64_t rows, int64_t columns, Context& c) {
+  return int(min_of<int64_t>(c.sms, ceil_div(rows, kTileM) * ceil_div(columns, Shape<kRole, kEpilogue>::kColumns)));
 }
 
 // ---- f32 as three bf16 --------------------------------------------------------------------------------------------------
@@ -80,71 +84,108 @@ __global__ void __launch_bounds__(256) split_f32(const SplitParams p) {
 
 }  // namespace
 
-bool sm90_grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c) {
-  Maps maps{};
-  Params p = basics(ESFT_OP_grouped_gemm_nt, c);
+namespace {
+
+template <Epilogue kEpilogue>
+bool grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c, Operands& operands, Arguments<Role::kNt, kEpilogue>* out) {
+  auto p = basics<Role::kNt, kEpilogue>(ESFT_OP_grouped_gemm_nt, c);
   if (!set_groups(p, a.offsets, nullptr, c) || !same_rows(a.w, a.segments)) return false;
   p.n = rows(a.y);
-  p.segments = int32_t(a.segments);
-  p.segment_rows = int32_t(rows(a.w.items[0]));
-  p.columns = int32_t(cols(a.x));
-  p.columns_out = p.segment_rows;
-  if (p.n == 0 || p.columns == 0 || cols(a.y) == 0 || !fits(p) || (a.act && a.segments > 2)) return false;
-  bool by_rows;
-  if (!set_a(p, maps, a.x, &a.rows, kArgRows, kTileM, &by_rows)) return false;
-  if (!(p.weights = c.tensor_maps(a.w.items, a.w.count, 128))) return false;
-  p.out = out_of(a.y, false, a.act ? 8 : p.segment_rows);
-  if (a.act && present(a.h)) p.h = out_of(a.h, false, cols(a.y));
-  launch_nt(a.act ? (by_rows ? NtKernel::kSwigluRows : NtKernel::kSwiglu) : (by_rows ? NtKernel::kStoreRows : NtKernel::kStore),
-            maps, p, c.sms, c);
+  p.parts = int32_t(a.segments);
+  p.part_rows = int32_t(rows(a.w.items[0]));
+  const int64_t k = cols(a.x);
+  if (p.n == 0 || k == 0 || cols(a.y) == 0 || !fits(a.segments * p.part_rows, p)) return false;
+  int32_t which;
+  constexpr int kBoxRows = Shape<Role::kNt, kEpilogue>::kBoxRows;
+  if (!set_a(p.a, operands, a.x, &a.rows, kArgRows, kTileM, &which) ||
+      !operands.add_segment(&p.contraction, which, 0, {a.w.items, a.w.count, a.segments, 0, a.segments}, k, kBoxRows))
+    return false;
+  *out = p;
   return true;
 }
 
-bool sm90_grouped_nn(const esft_grouped_gemm_nn_args& a, Context& c) {
-  Maps maps{};
-  Params p = basics(ESFT_OP_grouped_gemm_nn, c);
-  if (!set_groups(p, a.offsets, &a.groups, c) || !same_rows(a.w, a.segments)) return false;
-  p.n = rows(a.dx);
-  p.segments = int32_t(a.segments);
-  p.segment_rows = int32_t(rows(a.w.items[0]));
-  p.columns = p.columns_out = int32_t(cols(a.w.items[0]));
-  if (p.n == 0 || p.segment_rows == 0 || p.columns == 0 || !fits(p)) return false;
-  bool by_rows;
-  if (!set_a(p, maps, a.dy, &a.rows, kArgRows, kTileM, &by_rows)) return false;
-  if (by_rows && p.segments > 1 && p.segment_rows % 8) return false;  // a segment's columns would start off a 16-byte boundary
-  if (!(p.weights = c.tensor_maps(a.w.items, a.w.count, 64))) return false;
-  p.out = out_of(a.dx, false, a.act ? p.columns : 8);
+}  // namespace
+
+bool sm90_grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c) {
+  Operands operands(c);
   if (!a.act) {
-    launch_nn(by_rows ? NnKernel::kStoreRows : NnKernel::kStore, maps, p, c.sms, c);
+    Arguments<Role::kNt, Epilogue::kStore> p;
+    if (!grouped_nt(a, c, operands, &p)) return false;
+    p.out = out_of(a.y, false, p.part_rows);
+    launch(operands.maps, p, c.sms, c);
     return true;
   }
-  if (!encode_tensor_map(&maps.h, a.h, kTileM)) return false;
+  Arguments<Role::kNt, Epilogue::kSwiglu> p;
+  if (a.segments > 2 || !grouped_nt(a, c, operands, &p)) return false;
+  p.out = out_of(a.y, false, 8);
+  if (present(a.h)) p.h = out_of(a.h, false, cols(a.y));
+  launch(operands.maps, p, c.sms, c);
+  return true;
+}
+
+namespace {
+
+// The segments of the contraction are those of the weights, one after the other in the columns of dy.
+template <Epilogue kEpilogue>
+bool grouped_nn(const esft_grouped_gemm_nn_args& a, Context& c, Operands& operands, Arguments<Role::kNn, kEpilogue>* out) {
+  auto p = basics<Role::kNn, kEpilogue>(ESFT_OP_grouped_gemm_nn, c);
+  if (!set_groups(p, a.offsets, &a.groups, c) || !same_rows(a.w, a.segments)) return false;
+  p.n = rows(a.dx);
+  const int64_t length = rows(a.w.items[0]);
+  p.columns = int32_t(cols(a.w.items[0]));
+  if (p.n == 0 || length == 0 || p.columns == 0 || !fits(a.segments * length, p)) return false;
+  int32_t which;
+  if (!set_a(p.a, operands, a.dy, &a.rows, kArgRows, kTileM, &which)) return false;
+  // Gathered, the columns of a segment must start on a 16-byte boundary.
+  if (which < 0 && a.segments > 1 && length % 8) return false;
+  constexpr int kBoxRows = Shape<Role::kNn, kEpilogue>::kBoxRows;
+  for (int64_t s = 0; s < a.segments; s++)
+    if (!operands.add_segment(&p.contraction, which, s * length, {a.w.items, a.w.count, a.segments, s, 1}, length, kBoxRows))
+      return false;
+  *out = p;
+  return true;
+}
+
+}  // namespace
+
+bool sm90_grouped_nn(const esft_grouped_gemm_nn_args& a, Context& c) {
+  Operands operands(c);
+  if (!a.act) {
+    Arguments<Role::kNn, Epilogue::kStore> p;
+    if (!grouped_nn(a, c, operands, &p)) return false;
+    p.out = out_of(a.dx, false, 8);
+    launch(operands.maps, p, c.sms, c);
+    return true;
+  }
+  Arguments<Role::kNn, Epilogue::kSwigluBackward> p;
+  if (!grouped_nn(a, c, operands, &p) || !encode_tensor_map(&operands.maps.h, a.h, kTileM)) return false;
+  p.out = out_of(a.dx, false, p.columns);
   p.gate = present(a.gate) ? data<float>(a.gate) : nullptr;
-  p.column_tiles = int32_t(ceil_div(p.columns, 128));
+  p.column_tiles = int32_t(ceil_div(p.columns, Shape<Role::kNn, Epilogue::kSwigluBackward>::kColumns));
   if (present(a.dgate)) p.dgate_parts = c.scratch_of<float>(p.n * p.column_tiles);
-  launch_nn(by_rows ? NnKernel::kSwigluRows : NnKernel::kSwiglu, maps, p, c.sms, c);
+  launch(operands.maps, p, c.sms, c);
   if (present(a.dgate)) sum_dgate(p.dgate_parts, p.column_tiles, a, c);
   return true;
 }
 
 bool sm90_grouped_tn(const esft_grouped_gemm_tn_args& a, Context& c) {
   if (a.groups.count == 0) return true;
-  Maps maps{};
-  Params p = basics(ESFT_OP_grouped_gemm_tn, c);
+  Operands operands(c);
+  auto p = basics<Role::kTn, Epilogue::kWeightGradient>(ESFT_OP_grouped_gemm_tn, c);
   if (!set_groups(p, a.offsets, &a.groups, c)) return false;
   for (int64_t i = 1; i < a.dw.count; i++)
     if (rows(a.dw.items[i]) != rows(a.dw.items[0])) return false;
   p.n = present(a.dy_rows) ? numel(a.dy_rows) : rows(a.dy);
-  p.segments = int32_t(a.segments);
-  p.segment_rows = int32_t(rows(a.dw.items[0]));
+  p.parts = int32_t(a.segments);
+  p.part_rows = int32_t(rows(a.dw.items[0]));
   p.columns = int32_t(cols(a.dw.items[0]));
-  if (p.n == 0 || p.segment_rows == 0 || p.columns == 0 || !fits(p) || !rows_aligned(a.dy)) return false;
-  if (p.segments > 1 && p.segment_rows % 8) return false;
+  if (p.n == 0 || p.part_rows == 0 || p.columns == 0 || !fits(a.segments * p.part_rows, p) || !rows_aligned(a.dy)) return false;
+  if (p.parts > 1 && p.part_rows % 8) return false;
   const bool computed = a.x_act || present(a.dy_scale);
   if (!computed && !rows_aligned(a.x)) return false;
-  bool dy_by_rows;
-  if (!set_a(p, maps, a.dy, &a.dy_rows, kArgDyRows, kTileK, &dy_by_rows)) return false;
-  if (!dy_by_rows) p.a = sm90::rows_of(a.dy, nullptr, kArgDyRows);  // for the last rows of a group
+  int32_t which;
+  if (!set_a(p.a, operands, a.dy, &a.dy_rows, kArgDyRows, kTileK, &which)) return false;
+  if (which >= 0) p.a = sm90::rows_of(a.dy, nullptr, kArgDyRows);  // for the last rows of a group
   if (computed) {
     const int64_t ld = ceil_div(p.columns, 8) * 8;
     bf16* rows_out = c.scratch_of<bf16>(p.n * ld);
@@ -164,42 +205,52 @@ bool sm90_grouped_tn(const esft_grouped_gemm_tn_args& a, Context& c) {
   }
   p.dw = c.constant_of(pointers.data(), a.dw.count);
   p.dw_ld = c.constant_of(strides.data(), a.dw.count);
-  launch_tn(dy_by_rows ? TnKernel::kRowsBoth : TnKernel::kRowsB, maps, p, c.sms, c);
+  launch(operands.maps, p, c.sms, c);
   return true;
 }
 
 bool sm90_gemm(const esft_gemm_args& a, Context& c) {
   if (a.a.dtype != ESFT_BF16 || a.b.dtype != ESFT_BF16 || !rows_aligned(a.a) || !rows_aligned(a.b)) return false;
-  Maps maps{};
-  Params p = basics(ESFT_OP_gemm, c);
   const MmaMode mode = MmaMode(a.mode);
   const int64_t m = rows(a.c), n = cols(a.c), k = mode == kTn ? rows(a.a) : cols(a.a);
   if (m == 0 || n == 0 || k == 0 || m > 0x7fffffff || n > (1 << 30) || k > (1 << 30)) return false;
-  p.out = out_of(a.c, a.accumulate != 0, 8);
+  const Out out = out_of(a.c, a.accumulate != 0, 8);
+  Operands operands(c);
+  int32_t which;
   if (mode == kTn) {
+    auto p = basics<Role::kTn, Epilogue::kWeightGradient>(ESFT_OP_gemm, c);
     p.n = k;
-    p.segment_rows = int32_t(m);
+    p.parts = 1;
+    p.part_rows = int32_t(m);
     p.columns = int32_t(n);
-    if (!encode_tensor_map(&maps.a, a.a, kTileK) || !encode_tensor_map(&maps.b, a.b, kTileK)) return false;
-    launch_tn(TnKernel::kTma, maps, p, int(min_of<int64_t>(c.sms, ceil_div(m, kTileM) * ceil_div(n, 256))), c);
+    p.out = out;
+    if (!operands.add_a(a.a, kTileK, &which) || !encode_tensor_map(&operands.maps.b[0], a.b, kTileK)) return false;
+    launch(operands.maps, p, grid_of<Role::kTn, Epilogue::kWeightGradient>(m, n, c), c);
     return true;
   }
-  p.n = m;
-  p.segment_rows = int32_t(rows(a.b));
-  p.columns = int32_t(cols(a.b));
-  p.columns_out = int32_t(n);
-  if (present(a.bias)) {
-    p.bias = a.bias.data;
-    p.bias_f32 = a.bias.dtype == ESFT_F32;
+  if (!operands.add_a(a.a, kTileM, &which)) return false;
+  const Operands::Weights weights{&a.b, 1, 1, 0, 1};
+  if (mode == kNt) {
+    auto p = basics<Role::kNt, Epilogue::kStore>(ESFT_OP_gemm, c);
+    p.n = m;
+    p.parts = 1;
+    p.part_rows = int32_t(n);
+    p.out = out;
+    if (present(a.bias)) {
+      p.bias = a.bias.data;
+      p.bias_f32 = a.bias.dtype == ESFT_F32;
+    }
+    if (!operands.add_segment(&p.contraction, which, 0, weights, k, Shape<Role::kNt, Epilogue::kStore>::kBoxRows)) return false;
+    launch(operands.maps, p, grid_of<Role::kNt, Epilogue::kStore>(m, n, c), c);
+    return true;
   }
-  if (!encode_tensor_map(&maps.a, a.a, kTileM) || !(p.weights = c.tensor_maps(&a.b, 1, mode == kNt ? 128 : 64))) return false;
-  const int grid = int(min_of<int64_t>(c.sms, ceil_div(m, kTileM) * ceil_div(n, 256)));
-  if (mode == kNt)
-    launch_nt(NtKernel::kStore, maps, p, grid, c);
-  else if (mode == kNn)
-    launch_nn(NnKernel::kStore, maps, p, grid, c);
-  else
-    no_kernel("mode", mode);
+  if (mode != kNn) no_kernel("mode", mode);
+  auto p = basics<Role::kNn, Epilogue::kStore>(ESFT_OP_gemm, c);
+  p.n = m;
+  p.columns = int32_t(n);
+  p.out = out;
+  if (!operands.add_segment(&p.contraction, which, 0, weights, k, Shape<Role::kNn, Epilogue::kStore>::kBoxRows)) return false;
+  launch(operands.maps, p, grid_of<Role::kNn, Epilogue::kStore>(m, n, c), c);
   return true;
 }
 
@@ -209,26 +260,26 @@ bool sm90_gemm_f32(const esft_gemm_args& a, Context& c) {
   const int64_t m = rows(a.c), n = cols(a.c), k = cols(a.a);
   if (a.mode != kNn || a.b.dtype != ESFT_BF16 || k % 8 || !rows_aligned(a.b)) return false;
   if (m == 0 || n == 0 || k == 0 || m > 0x7fffffff || n > (1 << 30) || 3 * k > (1 << 30)) return false;
-  const esft_tensor weights[3] = {a.b, a.b, a.b};
   const int count = a.precision ? 1 : 3;
-  Maps maps{};
-  Params p = basics(ESFT_OP_gemm, c);
-  if (!(p.weights = c.tensor_maps(weights, count, 64))) return false;
+  Operands operands(c);
+  auto p = basics<Role::kNn, Epilogue::kStore>(ESFT_OP_gemm, c);
   esft_tensor parts = a.a;
   parts.dtype = ESFT_BF16;
   parts.rank = 2;
   parts.shape[0] = m;
   parts.shape[1] = parts.ld = count * k;
   parts.data = c.scratch_of<bf16>(m * count * k);
-  if (!encode_tensor_map(&maps.a, parts, kTileM)) return false;
+  int32_t which;
+  if (!operands.add_a(parts, kTileM, &which)) return false;
+  for (int i = 0; i < count; i++)
+    if (!operands.add_segment(&p.contraction, which, i * k, {&a.b, 1, 1, 0, 1}, k, Shape<Role::kNn, Epilogue::kStore>::kBoxRows))
+      return false;
   ESFT_LAUNCH((split_f32), c, dim3(unsigned(min_of<int64_t>(ceil_div(m * k, 1024), c.sms * 8))), 256, 0,
               SplitParams{data<float>(a.a), a.a.ld, m, k, data<bf16>(parts), count});
   p.n = m;
-  p.segments = count;
-  p.segment_rows = int32_t(k);
-  p.columns = p.columns_out = int32_t(n);
+  p.columns = int32_t(n);
   p.out = out_of(a.c, a.accumulate != 0, 8);
-  launch_nn(NnKernel::kStore, maps, p, int(min_of<int64_t>(c.sms, ceil_div(m, kTileM) * ceil_div(n, 256))), c);
+  launch(operands.maps, p, grid_of<Role::kNn, Epilogue::kStore>(m, n, c), c);
   return true;
 }
 

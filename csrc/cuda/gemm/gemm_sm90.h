@@ -1,24 +1,40 @@
-// Starting the Hopper kernels (sm90_kernel.cuh). Host code.
+// Starting the Hopper kernels (sm90_kernel.cuh), and what they are told of a call's tensors. Host code.
 #pragma once
 #include "../host/launch.h"
 #include "../host/tensor_map.h"
 #include "gemm_paths.h"
-#include "sm90_tile.cuh"
+#include "sm90_params.cuh"
 
 namespace esft::cuda::sm90 {
 
-// The instances that exist, of each role in the file named; Rows: that operand (A, or those said) comes row by row.
-enum class NtKernel { kStore, kStoreRows, kSwiglu, kSwigluRows };  // nt_sm90.cu
-enum class NnKernel { kStore, kStoreRows, kSwiglu, kSwigluRows };  // nn_sm90.cu
-enum class TnKernel { kTma, kRowsB, kRowsBoth };                   // tn_sm90.cu
+// The instances that exist: of nt in nt_sm90.cu (logits in logits_sm90.cu), and so on. Rows of A with an index are gathered.
+void launch(const Maps& maps, const Arguments<Role::kNt, Epilogue::kStore>& p, int grid, Context& c);
+void launch(const Maps& maps, const Arguments<Role::kNt, Epilogue::kSwiglu>& p, int grid, Context& c);
+void launch(const Maps& maps, const Arguments<Role::kNt, Epilogue::kLogits>& p, int grid, Context& c);
+void launch(const Maps& maps, const Arguments<Role::kNn, Epilogue::kStore>& p, int grid, Context& c);
+void launch(const Maps& maps, const Arguments<Role::kNn, Epilogue::kSwigluBackward>& p, int grid, Context& c);
+void launch(const Maps& maps, const Arguments<Role::kTn, Epilogue::kWeightGradient>& p, int grid, Context& c);
 
-struct Maps {
-  CUtensorMap a, b, h;
+// The operands of a call: the maps of the copy engine and, for nt and nn, segments that refer to them.
+class Operands {
+ public:
+  explicit Operands(Context& c) : context_(c) {}
+  // A whole A in boxes of box_rows x 64. Which of Maps::a it is; nothing when it cannot have a map, or there is no room.
+  bool add_a(const esft_tensor& t, int box_rows, int32_t* which);
+  // Adds columns `column` … of A number `a` (-1: the gathered rows) times B: for expert e item e · per_expert + first of `w` (nt: and the
+  // parts - 1 items after it, side by side in the output). Even distances from expert to expert make the weights a stack, one map of
+  // the kernel's own; otherwise each has one in a table. False when there is none, or no room.
+  struct Weights {
+    const esft_tensor* items;
+    int64_t count, per_expert, first, parts;
+  };
+  bool add_segment(Contraction* contraction, int32_t a, int64_t column, const Weights& w, int64_t length, int box_rows);
+  Maps maps{};
+
+ private:
+  Context& context_;
+  int of_a_ = 0, of_b_ = 0;
 };
-void launch_nt(NtKernel kernel, const Maps& maps, const Params& p, int grid, Context& c);
-void launch_logits(const Maps& maps, const Params& p, int grid, Context& c);
-void launch_nn(NnKernel kernel, const Maps& maps, const Params& p, int grid, Context& c);
-void launch_tn(TnKernel kernel, const Maps& maps, const Params& p, int grid, Context& c);
 
 // Rows can be copied in 16-byte pieces.
 inline bool rows_aligned(const esft_tensor& t) {

@@ -24,14 +24,14 @@ esft_tensor matrix(const void* data, int64_t rows, int64_t cols, int64_t ld) {
   return t;
 }
 
-Params chunk_params(const int32_t* offsets, const Matrix& w, int64_t vocabulary, int64_t features, Context& c) {
-  Params p;
+// A chunk of rows whose number only the device knows.
+template <Role kRole, Epilogue kEpilogue>
+Arguments<kRole, kEpilogue> chunk_params(const int32_t* offsets, Context& c) {
+  Arguments<kRole, kEpilogue> p;
   memset(static_cast<void*>(&p), 0, sizeof p);
   p.offsets = offsets;
-  p.experts = p.group_count = p.segments = 1;
+  p.experts = p.group_count = 1;
   p.n = -1;
-  p.segment_rows = int32_t(vocabulary);
-  p.columns = int32_t(features);
   p.op = ESFT_OP_linear_cross_entropy;
   p.faults = c.faults;
   return p;
@@ -59,12 +59,15 @@ __global__ void __launch_bounds__(256) gather_rows(const GatherParams p) {
 bool sm90_ce_logits(const CeLogits& z, Context& c) {
   const esft_tensor x = matrix(z.x.data, z.x.count, z.features, z.x.ld), w = matrix(z.w.data, z.vocabulary, z.features, z.w.ld);
   if (z.features == 0 || z.vocabulary > (1 << 30) || !rows_aligned(x)) return false;
-  Maps maps{};
-  Params p = chunk_params(z.offsets, z.w, z.vocabulary, z.features, c);
-  if (!(p.weights = c.tensor_maps(&w, 1, 128))) return false;
-  if (!encode_tensor_map(&maps.a, matrix(z.gathered, z.capacity, z.features, z.features), kTileM)) return false;
+  Operands operands(c);
+  auto p = chunk_params<Role::kNt, Epilogue::kLogits>(z.offsets, c);
+  int32_t which;
+  if (!operands.add_a(matrix(z.gathered, z.capacity, z.features, z.features), kTileM, &which) ||
+      !operands.add_segment(&p.contraction, which, 0, {&w, 1, 1, 0, 1}, z.features, Shape<Role::kNt, Epilogue::kLogits>::kBoxRows))
+    return false;
   ESFT_LAUNCH((gather_rows), c, dim3(unsigned(c.sms * 4)), 256, 0, GatherParams{z.x, z.offsets, z.gathered, z.features});
-  p.columns_out = int32_t(z.vocabulary);
+  p.parts = 1;
+  p.part_rows = int32_t(z.vocabulary);
   p.a = {z.x.data, z.x.ld, z.x.index, z.x.count, kArgRows};
   p.out = {z.shifted, z.shifted_ld, 0, 0, 1};
   p.column_tiles = z.tiles;
@@ -74,7 +77,7 @@ bool sm90_ce_logits(const CeLogits& z, Context& c) {
   p.label_logit = z.label_z;
   p.labels = z.labels;
   p.logit_scale = z.scale;
-  launch_logits(maps, p, c.sms, c);
+  launch(operands.maps, p, c.sms, c);
   return true;
 }
 
@@ -82,14 +85,17 @@ bool sm90_ce_gradient(const CeGradient& g, CeSplits* splits, Context& c) {
   const esft_tensor dz = matrix(g.dz.data, g.capacity, ceil_div(g.vocabulary, 8) * 8, g.dz.ld),
                     w = matrix(g.w.data, g.vocabulary, g.features, g.w.ld);
   if (g.vocabulary > (1 << 30)) return false;
-  Maps maps{};
-  Params p = chunk_params(g.offsets, g.w, g.vocabulary, g.features, c);
-  if (!encode_tensor_map(&maps.a, dz, kTileM) || !(p.weights = c.tensor_maps(&w, 1, 64))) return false;
-  p.columns_out = int32_t(g.features);
+  Operands operands(c);
+  auto p = chunk_params<Role::kNn, Epilogue::kStore>(g.offsets, c);
+  int32_t which;
+  if (!operands.add_a(dz, kTileM, &which) ||
+      !operands.add_segment(&p.contraction, which, 0, {&w, 1, 1, 0, 1}, g.vocabulary, Shape<Role::kNn, Epilogue::kStore>::kBoxRows))
+    return false;
+  p.columns = int32_t(g.features);
   p.out = {g.partials, g.features, 1, 0, 0};
-  *splits = {c.sms, kTileM, 256, int32_t(ceil_div(g.vocabulary, kTileK))};
+  *splits = {c.sms, kTileM, Shape<Role::kNn, Epilogue::kStore>::kColumns, p.contraction.steps};
   p.split_target = splits->target;
-  launch_nn(NnKernel::kStore, maps, p, c.sms, c);
+  launch(operands.maps, p, c.sms, c);
   return true;
 }
 

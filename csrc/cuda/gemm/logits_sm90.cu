@@ -3,8 +3,9 @@
 
 namespace esft::cuda::sm90 {
 
-void launch_logits(const Maps& m, const Params& p, int grid, Context& c) {
-  start<Role::kNt, Epilogue::kLogits, Load::kTma>(m, p, grid, c);
+// The rows of x are in order; a.index says which tokens they are.
+void launch(const Maps& m, const Arguments<Role::kNt, Epilogue::kLogits>& p, int grid, Context& c) {
+  start<Load::kTma>(m, p, grid, c);
 }
 
 }  // namespace esft::cuda::sm90

@@ -3,14 +3,9 @@
 
 namespace esft::cuda::sm90 {
 
-void launch_nn(NnKernel kernel, const Maps& m, const Params& p, int grid, Context& c) {
-  switch (kernel) {
-    case NnKernel::kStore: return start<Role::kNn, Epilogue::kStore, Load::kTma>(m, p, grid, c);
-    case NnKernel::kStoreRows: return start<Role::kNn, Epilogue::kStore, Load::kRows>(m, p, grid, c);
-    case NnKernel::kSwiglu: return start<Role::kNn, Epilogue::kSwigluBackward, Load::kTma>(m, p, grid, c);
-    case NnKernel::kSwigluRows: return start<Role::kNn, Epilogue::kSwigluBackward, Load::kRows>(m, p, grid, c);
-  }
-  no_kernel("nn", int(kernel));
+void launch(const Maps& m, const Arguments<Role::kNn, Epilogue::kStore>& p, int grid, Context& c) { start_any(m, p, grid, c); }
+void launch(const Maps& m, const Arguments<Role::kNn, Epilogue::kSwigluBackward>& p, int grid, Context& c) {
+  start_any(m, p, grid, c);
 }
 
 }  // namespace esft::cuda::sm90

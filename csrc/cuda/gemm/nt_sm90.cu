@@ -3,14 +3,7 @@
 
 namespace esft::cuda::sm90 {
 
-void launch_nt(NtKernel kernel, const Maps& m, const Params& p, int grid, Context& c) {
-  switch (kernel) {
-    case NtKernel::kStore: return start<Role::kNt, Epilogue::kStore, Load::kTma>(m, p, grid, c);
-    case NtKernel::kStoreRows: return start<Role::kNt, Epilogue::kStore, Load::kRows>(m, p, grid, c);
-    case NtKernel::kSwiglu: return start<Role::kNt, Epilogue::kSwiglu, Load::kTma>(m, p, grid, c);
-    case NtKernel::kSwigluRows: return start<Role::kNt, Epilogue::kSwiglu, Load::kRows>(m, p, grid, c);
-  }
-  no_kernel("nt", int(kernel));
-}
+void launch(const Maps& m, const Arguments<Role::kNt, Epilogue::kStore>& p, int grid, Context& c) { start_any(m, p, grid, c); }
+void launch(const Maps& m, const Arguments<Role::kNt, Epilogue::kSwiglu>& p, int grid, Context& c) { start_any(m, p, grid, c); }
 
 }  // namespace esft::cuda::sm90

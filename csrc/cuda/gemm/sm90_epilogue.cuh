@@ -108,14 +108,15 @@ __device__ __forceinline__ void store_f32(const Lane& l, const Out& out, int64_t
 
 // y = acc (+ bias) (+ y), 256 columns; `columns` of them exist. The choices are made once per tile, not once per element: what is
 // done here is time in which the tensor cores wait.
-__device__ __forceinline__ void epilogue_store(const Params& p, const Tile& tile, int rows, int64_t row0, float (&acc)[128],
-                                               unsigned char* staging) {
+template <Role kRole>
+__device__ __forceinline__ void epilogue_store(const Arguments<kRole, Epilogue::kStore>& p, const Tile& tile, int rows,
+                                               int64_t row0, float (&acc)[128], unsigned char* staging) {
   const Lane l;
   Out out = p.out;
   if (p.split_target) out.data = static_cast<float*>(out.data) + int64_t(tile.split) * tile.split_rows * out.ld;
-  const int width = p.columns_out;
+  const int width = p.width();
   const int columns = min_of(256, width - tile.n0);
-  const int64_t column0 = int64_t(tile.segment) * width + tile.n0;
+  const int64_t column0 = int64_t(tile.part) * width + tile.n0;
   if (p.bias) {
 #pragma unroll
     for (int j = 0; j < 32; j++)
@@ -153,10 +154,10 @@ __device__ __forceinline__ void epilogue_store(const Params& p, const Tile& tile
 }
 
 // acc columns 0..127 are gate, 128..255 up, of the same 128 columns of F: everything a thread needs is its own.
-__device__ __forceinline__ void epilogue_swiglu(const Params& p, const Tile& tile, int rows, int64_t row0, float (&acc)[128],
-                                                unsigned char* staging) {
+__device__ __forceinline__ void epilogue_swiglu(const Arguments<Role::kNt, Epilogue::kSwiglu>& p, const Tile& tile, int rows,
+                                                int64_t row0, float (&acc)[128], unsigned char* staging) {
   const Lane l;
-  const int f = p.segments * p.segment_rows / 2, columns = min_of(128, f - tile.n0);
+  const int f = p.parts * p.part_rows / 2, columns = min_of(128, f - tile.n0);
   if (p.h.data) {
 #pragma unroll
     for (int part = 0; part < 2; part++) {
@@ -186,8 +187,9 @@ __device__ __forceinline__ void epilogue_swiglu(const Params& p, const Tile& til
 
 // acc = g, the gradient of the unscaled activation. `h`: the tile's gate (two slabs of 128 rows) and up (two more), in whose place
 // dh is made. `row_in_tile`: first row of this warpgroup.
-__device__ __forceinline__ void epilogue_swiglu_backward(const Params& p, const Tile& tile, int rows, int64_t row0, int row_in_tile,
-                                                         float (&acc)[64], unsigned char* h) {
+__device__ __forceinline__ void epilogue_swiglu_backward(const Arguments<Role::kNn, Epilogue::kSwigluBackward>& p, const Tile& tile,
+                                                         int rows, int64_t row0, int row_in_tile, float (&acc)[64],
+                                                         unsigned char* h) {
   const Lane l;
   const int columns = min_of(128, p.columns - tile.n0);
   float dot[2] = {0.f, 0.f};
@@ -242,10 +244,11 @@ __device__ __forceinline__ void epilogue_swiglu_backward(const Params& p, const 
   }
 }
 
-// dW += acc (f32), or a dense product's c: `rows` rows of the segment from m0 on exist.
-__device__ __forceinline__ void epilogue_weight_gradient(const Params& p, const Tile& tile, int first_row, float (&acc)[128]) {
+// dW += acc (f32), or a dense product's c: rows of its part from m0 on.
+__device__ __forceinline__ void epilogue_weight_gradient(const Arguments<Role::kTn, Epilogue::kWeightGradient>& p, const Tile& tile,
+                                                         int first_row, float (&acc)[128]) {
   const Lane l;
-  const int item = tile.group * p.segments + tile.segment;
+  const int item = tile.group * p.parts + tile.part;
   const int64_t ld = p.dw ? p.dw_ld[item] : p.out.ld;
   void* data = p.dw ? p.dw[item] : p.out.data;
   const int f32 = p.dw ? 1 : p.out.f32, accumulate = p.dw ? 1 : p.out.accumulate;
@@ -256,7 +259,7 @@ __device__ __forceinline__ void epilogue_weight_gradient(const Params& p, const 
 #pragma unroll
   for (int down = 0; down < 2; down++) {
     const int row = tile.m0 + first_row + l.row + 8 * down;
-    if (row >= p.segment_rows) continue;
+    if (row >= p.part_rows) continue;
     const int64_t base = int64_t(row) * ld + tile.n0 + l.column;
     if (pairs) {
       float2* to = in_global(reinterpret_cast<float2*>(static_cast<float*>(data) + base));
@@ -284,12 +287,12 @@ __device__ __forceinline__ void epilogue_weight_gradient(const Params& p, const 
 
 // A tile of logits (linear_cross_entropy.cuh): per row and 128 columns the maximum, its lowest column, Σ exp(z − maximum), and
 // z − maximum in bf16: what is large in the softmax keeps the most bits. The label's own logit is kept as it is.
-__device__ __forceinline__ void epilogue_logits(const Params& p, const Tile& tile, int rows, int64_t row0, float (&acc)[128],
-                                                unsigned char* staging) {
+__device__ __forceinline__ void epilogue_logits(const Arguments<Role::kNt, Epilogue::kLogits>& p, const Tile& tile, int rows,
+                                                int64_t row0, float (&acc)[128], unsigned char* staging) {
   const Lane l;
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    const int first = tile.n0 + 128 * half, columns = min_of(128, p.columns_out - first);
+    const int first = tile.n0 + 128 * half, columns = min_of(128, p.part_rows - first);
     if (columns <= 0) break;
 #pragma unroll
     for (int i = 0; i < 64; i++) acc[64 * half + i] *= p.logit_scale;

@@ -5,27 +5,9 @@
 // lanes reading 128 contiguous bytes. A `full` barrier expects one arrival with the byte count and, when rows are copied, one from each
 // of the 128 threads.
 #pragma once
-#include "sm90_tile.cuh"
+#include "sm90_instance.cuh"
 
 namespace esft::cuda::sm90 {
-
-template <int kStages>
-struct PipelineState {
-  uint64_t *full, *empty;
-  int stage = 0, phase = 0;
-  __device__ __forceinline__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      phase ^= 1;
-    }
-  }
-  __device__ __forceinline__ int before() const { return stage == 0 ? kStages - 1 : stage - 1; }
-  __device__ __forceinline__ void skip(int steps) {
-    stage += steps;
-    phase ^= stage / kStages & 1;
-    stage %= kStages;
-  }
-};
 
 // Which row of the matrix row r of the operand is; -1 when the index is wrong (check_index reported it).
 __device__ __forceinline__ int source_row(const Rows& m, int64_t r) {
@@ -72,138 +54,226 @@ __device__ __forceinline__ void copy_mn_major(const Rows& m, unsigned char* slab
 
 // The gradient that a tile will be added to, on its way to L2 while the tile is multiplied: read at its end, it would cost as long as a
 // dozen steps. A thread has a row of the tile.
-template <int kTileN>
-__device__ __forceinline__ void prefetch_gradient(const Params& p, const Tile& tile) {
-  const int item = tile.group * p.segments + tile.segment, row = tile.m0 + threadIdx.x % 128;
-  if (!p.dw || row >= p.segment_rows) return;
+__device__ __forceinline__ void prefetch_gradient(const Arguments<Role::kTn, Epilogue::kWeightGradient>& p, const Tile& tile) {
+  const int item = tile.group * p.parts + tile.part, row = tile.m0 + threadIdx.x % 128;
+  if (!p.dw || row >= p.part_rows) return;
   const float* from = static_cast<const float*>(p.dw[item]) + row * p.dw_ld[item] + tile.n0;
+  constexpr int kTileN = Shape<Role::kTn, Epilogue::kWeightGradient>::kTileN;
   for (int column = 0; column < min_of(kTileN, p.columns - tile.n0); column += 32) ptx::prefetch_l2(from + column);
 }
 
-// A box of weights: for this CTA, or, when `shared`, for both CTAs of the cluster.
+// A box of a stack of weights: for this CTA, or, when `shared`, for both CTAs of the cluster.
 template <int kCluster>
-__device__ __forceinline__ void load_weights(void* dst, const CUtensorMap* map, uint64_t* full, int x, int y, bool shared) {
+__device__ __forceinline__ void load_weights(void* dst, const CUtensorMap* map, uint64_t* full, int x, int y, int z, bool shared) {
   if (kCluster > 1 && shared)
-    ptx::tma_load_2d_multicast(dst, map, full, x, y, uint16_t((1 << kCluster) - 1));
+    ptx::tma_load_3d_multicast(dst, map, full, x, y, z, uint16_t((1 << kCluster) - 1));
   else
-    ptx::tma_load_2d(dst, map, full, x, y);
+    ptx::tma_load_3d(dst, map, full, x, y, z);
 }
 
-template <Role kRole, Epilogue kEpilogue, Load kLoadA, Load kLoadB, int kCluster>
-__device__ __forceinline__ void producer(const Params& p, const CUtensorMap* map_a, const CUtensorMap* map_b,
-                                         const CUtensorMap* map_h, unsigned char* smem, const int32_t* table, int rounds, int rank,
-                                         PipelineState<Shape<kRole, kEpilogue>::kStages> state, uint64_t* h_full,
-                                         uint64_t* h_empty) {
-  using S = Shape<kRole, kEpilogue>;
-  constexpr bool kCopies = kLoadA == Load::kRows || kLoadB == Load::kRows;
-  const bool leader = threadIdx.x == 0;
-  if (!kCopies && !leader) return;
-  constexpr int kBytes = (kLoadA == Load::kTma ? S::kStageA : 0) + (kLoadB == Load::kTma ? S::kStageB : 0);
-  const CUtensorMap* acquired = nullptr;
-  int turn = 0;  // tiles of h so far
-  for (int t = blockIdx.x / kCluster; t < rounds; t += gridDim.x / kCluster) {
-    const Tile tile = tile_at<kRole, kEpilogue, kCluster>(p, table, t, rank);
-    const int steps = steps_of<kRole>(p, tile), first = first_step<kRole>(p, tile);
-    int rows[8];
-    if (kRole != Role::kTn && kLoadA == Load::kRows) {
+// The weights of a tile in one segment of the contraction: where their boxes begin.
+struct WeightBoxes {
+  const CUtensorMap *first, *second;  // the second half of an nt tile may lie in another part (up beside gate)
+  int first_row, second_row, expert;
+  // Shared between the CTAs of a cluster: the first half is rank 0's to load, the second rank 1's.
+  bool shared, first_half, second_half;
+};
+
+template <Role kRole>
+struct Producer;
+
+// nt and nn: rows of A, whole or gathered, against the weights of their expert. The rings of the segments follow one another.
+struct WeightProducer {
+  template <class K>
+  static __device__ __forceinline__ void run(const typename K::Args& p, const Maps& maps, Shared<K> s) {
+    using S = typename K::S;
+    constexpr bool kGathers = K::kLoadA == Load::kRows;
+    const bool leader = threadIdx.x == 0;
+    if (!kGathers && !leader) return;
+    const CUtensorMap* acquired = nullptr;
+    int turn = 0;  // tiles of h so far
+    for (int t = blockIdx.x / K::kCluster; t < s.rounds; t += gridDim.x / K::kCluster) {
+      const Tile tile = K::tile(p, s.table, t, s.rank);
+      int rows[8];
+      if (kGathers) {
 #pragma unroll
-      for (int i = 0; i < 8; i++) {
-        const int row = threadIdx.x / 8 + 16 * i;
-        rows[i] = row < tile.rows ? source_row(p.a, tile.begin + row) : -1;
+        for (int i = 0; i < 8; i++) {
+          const int row = threadIdx.x / 8 + 16 * i;
+          rows[i] = row < tile.rows ? source_row(p.a, tile.begin + row) : -1;
+        }
+      }
+      int left = steps_of(p, tile), step = first_step(p, tile);  // step: of its segment
+      // The tile of h comes once the ring is full.
+      int until_h = K::kEpilogue == Epilogue::kSwigluBackward ? min_of(left, S::kStages) : 0;
+#pragma unroll 1
+      for (int i = 0; left > 0; i++, step = 0) {
+        const Segment& segment = p.contraction.segments[i];
+        const int end = min_of(step + left, int(ceil_div(segment.length, kTileK)));
+        const bool copies = kGathers && segment.a < 0;
+        const WeightBoxes boxes = Producer<K::kRole>::template boxes<K>(p, maps, segment, tile, s.rank);
+        if (leader && segment.table && acquired != boxes.first) {
+          ptx::tma_acquire_map(boxes.first);
+          if (boxes.second != boxes.first) ptx::tma_acquire_map(boxes.second);
+          acquired = boxes.first;
+        }
+        left -= end - step;
+#pragma unroll 1
+        for (; step < end; step++) {
+          unsigned char* stage_a = s.smem + s.state.stage * S::kStage;
+          uint64_t* full = s.state.full + s.state.stage;
+          const int k0 = step * kTileK;
+          ptx::mbar_wait(s.state.empty + s.state.stage, s.state.phase ^ 1, {p.op, kBarrierEmpty});
+          if (leader) {
+            ptx::mbar_arrive_expect_tx(full, copies ? S::kStageB : S::kStage);
+            Producer<K::kRole>::template load_b<K>(boxes, stage_a + S::kStageA, full, tile.n0, k0, segment.row);
+            if (!copies) ptx::tma_load_2d(stage_a, maps.a + segment.a, full, segment.column + k0, int(tile.begin));
+          }
+          if (copies) copy_k_major(p.a, stage_a, rows, segment.column + k0, segment.column + segment.length);
+          if (kGathers) ptx::cp_async_mbar_arrive(full);
+          s.state.advance();
+          if constexpr (K::kEpilogue == Epilogue::kSwigluBackward) {
+            if (leader && --until_h == 0) load_h<K>(p, maps, s, tile, turn++);
+          }
+        }
       }
     }
-    if (kRole == Role::kTn && kCopies && steps > 0) prefetch_gradient<S::kTileN>(p, tile);
-    for (int step = first; step < first + steps; step++) {
-      unsigned char* stage_a = smem + state.stage * S::kStage;
-      unsigned char* stage_b = stage_a + S::kStageA;
-      uint64_t* full = state.full + state.stage;
-      NextRows rows_a, rows_b;
-      if (kRole == Role::kTn && kLoadA == Load::kRows) rows_a.find(p.a, tile.begin, step * kTileK, tile.rows);
-      if (kRole == Role::kTn && kLoadB == Load::kRows) rows_b.find(p.b, tile.begin, step * kTileK, tile.rows);
-      ptx::mbar_wait(state.empty + state.stage, state.phase ^ 1, {p.op, kBarrierEmpty});
-      // nn: the contraction runs over the rows of one weight segment after the other.
-      const int per_segment = kRole == Role::kNn ? int(ceil_div(p.segment_rows, kTileK)) : 1;
-      const int segment = kRole == Role::kNn ? step / per_segment : tile.segment,
-                k0 = (step - (kRole == Role::kNn ? segment * per_segment : 0)) * kTileK;
-      const int column_a = kRole == Role::kNn ? segment * p.segment_rows + k0 : k0;
-      // tn: the last box of dy would end in rows of the next expert, whose infinities times zeros of x are NaN. The copies stop before.
-      const bool cut_a = kRole == Role::kTn && kLoadA == Load::kTma && kLoadB == Load::kRows && k0 + kTileK > tile.rows;
-      if (leader && kBytes > 0) {
-        if (cut_a)
-          ptx::mbar_arrive(full);
-        else
-          ptx::mbar_arrive_expect_tx(full, kBytes);
-        if (kLoadB == Load::kTma && kRole != Role::kTn) {
-          const CUtensorMap* map = p.weights + int64_t(tile.expert) * p.segments + segment;
-          const CUtensorMap* second = map;  // of the up projection
-          int row = tile.n0, second_row = tile.n0 + 128;
-          if (kEpilogue == Epilogue::kSwiglu) {
-            second = p.segments == 2 ? map + 1 : map;
-            second_row = p.segments == 2 ? tile.n0 : p.segment_rows / 2 + tile.n0;
-          }
-          if (acquired != map) {
-            ptx::tma_acquire_map(map);
-            if (second != map) ptx::tma_acquire_map(second);
-            acquired = map;
-          }
-          // Shared between the CTAs of a cluster: the first half is rank 0's to load, the second rank 1's.
-          const bool first_half = !tile.shared_b || rank == 0, second_half = !tile.shared_b || rank == 1;
-          if (kRole == Role::kNt) {
-            if (first_half) load_weights<kCluster>(stage_b, map, full, k0, row, tile.shared_b);
-            if (second_half) load_weights<kCluster>(stage_b + S::kStageB / 2, second, full, k0, second_row, tile.shared_b);
-          } else {
-            constexpr int kSlabs = S::kTileN / 64;
-#pragma unroll
-            for (int j = 0; j < kSlabs; j++)
-              if (j < kSlabs / 2 ? first_half : second_half)
-                load_weights<kCluster>(stage_b + j * kSlabBytes, map, full, tile.n0 + 64 * j, k0, tile.shared_b);
-          }
-        }
-        if (kLoadB == Load::kTma && kRole == Role::kTn) {
-#pragma unroll
-          for (int j = 0; j < S::kTileN / 64; j++)
-            ptx::tma_load_2d(stage_b + j * kSlabBytes, map_b, full, tile.n0 + 64 * j, int(tile.begin) + k0);
-        }
-        if (kLoadA == Load::kTma && kRole != Role::kTn) ptx::tma_load_2d(stage_a, map_a, full, column_a, int(tile.begin));
-        if (kLoadA == Load::kTma && kRole == Role::kTn && !cut_a) {
-#pragma unroll
-          for (int j = 0; j < 2; j++)
-            ptx::tma_load_2d(stage_a + j * kSlabBytes, map_a, full, tile.segment * p.segment_rows + tile.m0 + 64 * j,
-                             int(tile.begin) + k0);
-        }
-      }
-      if (kLoadA == Load::kRows) {
-        if (kRole != Role::kTn)
-          copy_k_major(p.a, stage_a, rows, column_a, kRole == Role::kNn ? p.segments * p.segment_rows : p.columns);
-        else
-          copy_mn_major<2>(p.a, stage_a, rows_a, tile.segment * p.segment_rows + tile.m0, p.segments * p.segment_rows);
-      }
-      if (cut_a) {
-        rows_a.find(p.a, tile.begin, k0, tile.rows);
-        copy_mn_major<2>(p.a, stage_a, rows_a, tile.segment * p.segment_rows + tile.m0, p.segments * p.segment_rows);
-      }
-      if (kLoadB == Load::kRows) copy_mn_major<S::kTileN / 64>(p.b, stage_b, rows_b, tile.n0, p.columns);
-      if (kCopies) ptx::cp_async_mbar_arrive(full);
-      state.advance();
-      // The tile of h comes once the ring is full: waiting for its place, which the previous tile's epilogue still uses, must not keep
-      // the products of this tile from starting.
-      if (kEpilogue == Epilogue::kSwigluBackward && leader && step == min_of(steps, S::kStages) - 1) {
-        const int half = turn & 1;
-        ptx::mbar_wait(h_empty + half, (turn >> 1 & 1) ^ 1, {p.op, kBarrierHEmpty});
-        turn++;
-        unsigned char* h = smem + S::kStages * S::kStage + half * S::kTileOfH;
-        ptx::mbar_arrive_expect_tx(h_full + half, S::kTileOfH);
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-          ptx::tma_load_2d(h + j * 2 * kSlabBytes, map_h, h_full + half, (j < 2 ? 0 : p.columns) + tile.n0 + 64 * (j & 1),
-                           int(tile.begin));
-      }
+    if (kGathers) {  // no thread ends with copies in flight
+      ptx::cp_async_commit();
+      ptx::cp_async_wait<0>();
     }
   }
-  if (kCopies) {  // no thread ends with copies in flight
-    ptx::cp_async_commit();
-    ptx::cp_async_wait<0>();
+
+  // Waiting for the place of a tile of h, which the tile before may still use, must not keep the products of this tile from starting.
+  template <class K>
+  static __device__ __forceinline__ void load_h(const typename K::Args& p, const Maps& maps, const Shared<K>& s, const Tile& tile,
+                                                int turn) {
+    using S = typename K::S;
+    const int half = turn & 1;
+    ptx::mbar_wait(s.h_empty + half, (turn >> 1 & 1) ^ 1, {p.op, kBarrierHEmpty});
+    unsigned char* h = s.smem + S::kStages * S::kStage + half * S::kTileOfH;
+    ptx::mbar_arrive_expect_tx(s.h_full + half, S::kTileOfH);
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+      ptx::tma_load_2d(h + j * 2 * kSlabBytes, &maps.h, s.h_full + half, (j < 2 ? 0 : p.columns) + tile.n0 + 64 * (j & 1),
+                       int(tile.begin));
   }
-}
+
+  template <class K>
+  static __device__ __forceinline__ WeightBoxes boxes_of(const Maps& maps, const Segment& segment, const Tile& tile, int part,
+                                                         int rank) {
+    WeightBoxes b;
+    b.first = b.second =
+        segment.table ? segment.table + int64_t(tile.expert) * segment.per_expert + part : maps.b + segment.b + part;
+    b.first_row = b.second_row = 0;
+    b.expert = segment.table ? 0 : tile.expert;
+    b.shared = K::kCluster > 1 && tile.shared_b;
+    b.first_half = !b.shared || rank == 0;
+    b.second_half = !b.shared || rank == 1;
+    return b;
+  }
+};
+
+// B: rows n0 … of a part, in two halves; with SwiGLU the rows of gate and those of up.
+template <>
+struct Producer<Role::kNt> : WeightProducer {
+  template <class K>
+  static __device__ __forceinline__ WeightBoxes boxes(const typename K::Args& p, const Maps& maps, const Segment& segment,
+                                                      const Tile& tile, int rank) {
+    WeightBoxes b = boxes_of<K>(maps, segment, tile, tile.part, rank);
+    b.first_row = tile.n0;
+    b.second_row = tile.n0 + K::S::kBoxRows;
+    if (K::kEpilogue == Epilogue::kSwiglu) {
+      if (p.parts == 2) b.second = b.first + 1;
+      b.second_row = p.parts == 2 ? tile.n0 : p.part_rows / 2 + tile.n0;
+    }
+    return b;
+  }
+  template <class K>
+  static __device__ __forceinline__ void load_b(const WeightBoxes& b, unsigned char* stage_b, uint64_t* full, int, int k0,
+                                                int row) {
+    if (b.first_half) load_weights<K::kCluster>(stage_b, b.first, full, row + k0, b.first_row, b.expert, b.shared);
+    if (b.second_half)
+      load_weights<K::kCluster>(stage_b + K::S::kStageB / 2, b.second, full, row + k0, b.second_row, b.expert, b.shared);
+  }
+};
+
+// B: rows k0 … of the segment's weights, in slabs of 64 columns.
+template <>
+struct Producer<Role::kNn> : WeightProducer {
+  template <class K>
+  static __device__ __forceinline__ WeightBoxes boxes(const typename K::Args&, const Maps& maps, const Segment& segment,
+                                                      const Tile& tile, int rank) {
+    return boxes_of<K>(maps, segment, tile, 0, rank);
+  }
+  template <class K>
+  static __device__ __forceinline__ void load_b(const WeightBoxes& b, unsigned char* stage_b, uint64_t* full, int n0, int k0,
+                                                int row) {
+    constexpr int kSlabs = K::S::kTileN / 64;
+#pragma unroll
+    for (int j = 0; j < kSlabs; j++)
+      if (j < kSlabs / 2 ? b.first_half : b.second_half)
+        load_weights<K::kCluster>(stage_b + j * kSlabBytes, b.first, full, n0 + 64 * j, row + k0, b.expert, b.shared);
+  }
+};
+
+// dy against x over the rows of an expert.
+template <>
+struct Producer<Role::kTn> {
+  template <class K>
+  static __device__ __forceinline__ void run(const typename K::Args& p, const Maps& maps, Shared<K> s) {
+    using S = typename K::S;
+    constexpr bool kRowsA = K::kLoadA == Load::kRows, kRowsB = K::kLoadB == Load::kRows;
+    const bool leader = threadIdx.x == 0;
+    if (!K::kCopies && !leader) return;
+    constexpr int kBytes = (kRowsA ? 0 : S::kStageA) + (kRowsB ? 0 : S::kStageB);
+    const int width = p.parts * p.part_rows;  // of dy
+    for (int t = blockIdx.x; t < s.rounds; t += gridDim.x) {
+      const Tile tile = K::tile(p, s.table, t, s.rank);
+      const int steps = steps_of(p, tile), column_a = tile.part * p.part_rows + tile.m0;
+      if (K::kCopies && steps > 0) prefetch_gradient(p, tile);
+#pragma unroll 1
+      for (int step = 0; step < steps; step++) {
+        unsigned char* stage_a = s.smem + s.state.stage * S::kStage;
+        unsigned char* stage_b = stage_a + S::kStageA;
+        uint64_t* full = s.state.full + s.state.stage;
+        const int k0 = step * kTileK;
+        NextRows rows_a, rows_b;
+        if (kRowsA) rows_a.find(p.a, tile.begin, k0, tile.rows);
+        if (kRowsB) rows_b.find(p.b, tile.begin, k0, tile.rows);
+        ptx::mbar_wait(s.state.empty + s.state.stage, s.state.phase ^ 1, {p.op, kBarrierEmpty});
+        // The last box of dy would end in rows of the next expert, whose infinities times zeros of x are NaN. The copies stop before.
+        const bool cut_a = !kRowsA && kRowsB && k0 + kTileK > tile.rows;
+        if (leader && kBytes > 0) {
+          if (cut_a)
+            ptx::mbar_arrive(full);
+          else
+            ptx::mbar_arrive_expect_tx(full, kBytes);
+          if (!kRowsB) {
+#pragma unroll
+            for (int j = 0; j < S::kTileN / 64; j++)
+              ptx::tma_load_2d(stage_b + j * kSlabBytes, &maps.b[0], full, tile.n0 + 64 * j, int(tile.begin) + k0);
+          }
+          if (!kRowsA && !cut_a) {
+#pragma unroll
+            for (int j = 0; j < 2; j++)
+              ptx::tma_load_2d(stage_a + j * kSlabBytes, &maps.a[0], full, column_a + 64 * j, int(tile.begin) + k0);
+          }
+        }
+        if (kRowsA) copy_mn_major<2>(p.a, stage_a, rows_a, column_a, width);
+        if (cut_a) {
+          rows_a.find(p.a, tile.begin, k0, tile.rows);
+          copy_mn_major<2>(p.a, stage_a, rows_a, column_a, width);
+        }
+        if (kRowsB) copy_mn_major<S::kTileN / 64>(p.b, stage_b, rows_b, tile.n0, p.columns);
+        if (K::kCopies) ptx::cp_async_mbar_arrive(full);
+        s.state.advance();
+      }
+    }
+    if (K::kCopies) {  // no thread ends with copies in flight
+      ptx::cp_async_commit();
+      ptx::cp_async_wait<0>();
+    }
+  }
+};
 
 }  // namespace esft::cuda::sm90

@@ -6,19 +6,21 @@
 
 namespace esft::cuda::sm90 {
 
+using Args = Arguments<Role::kTn, Epilogue::kWeightGradient>;
+
 template <Load kLoadA, Load kLoadB>
-static void start(const Maps& m, const Params& p, int grid, Context& c) {
-  const size_t shared = size_t(Shape<Role::kTn, Epilogue::kStore>::shared_bytes(p.group_count));
-  ESFT_LAUNCH((grouped_kernel<Role::kTn, Epilogue::kStore, kLoadA, kLoadB, 1>), c, grid, kThreads, shared, m.a, m.b, m.h, p);
+static void start(const Maps& m, const Args& p, int grid, Context& c) {
+  const size_t shared = size_t(Shape<Role::kTn, Epilogue::kWeightGradient>::shared_bytes(p.group_count));
+  ESFT_LAUNCH((grouped_kernel<Role::kTn, Epilogue::kWeightGradient, kLoadA, kLoadB, 1>), c, grid, kThreads, shared, m, p);
 }
 
-void launch_tn(TnKernel kernel, const Maps& m, const Params& p, int grid, Context& c) {
-  switch (kernel) {
-    case TnKernel::kTma: return start<Load::kTma, Load::kTma>(m, p, grid, c);
-    case TnKernel::kRowsB: return start<Load::kTma, Load::kRows>(m, p, grid, c);
-    case TnKernel::kRowsBoth: return start<Load::kRows, Load::kRows>(m, p, grid, c);
-  }
-  no_kernel("tn", int(kernel));
+void launch(const Maps& m, const Args& p, int grid, Context& c) {
+  if (!p.b.data)
+    start<Load::kTma, Load::kTma>(m, p, grid, c);
+  else if (!p.a.index)
+    start<Load::kTma, Load::kRows>(m, p, grid, c);
+  else
+    start<Load::kRows, Load::kRows>(m, p, grid, c);
 }
 
 }  // namespace esft::cuda::sm90

@@ -36,8 +36,8 @@ class Context {
   const T* constant_of(const T* host, int64_t count) {
     return static_cast<const T*>(constant(host, size_t(count) * sizeof(T)));
   }
-  // Device array of tensor maps, one per item of `items` (all bf16 matrices [rows, cols], ld): boxes of 64 columns x box_rows rows,
-  // 128-byte swizzle, zero fill. Items with no elements get an unused map. nullptr when some item cannot have one (base not
+  // Device array of tensor maps, one per item of `items` (all bf16 matrices [rows, cols], ld; each a stack of one): boxes of 64 columns
+  // x box_rows rows, 128-byte swizzle, zero fill. Items with no elements get an unused map. nullptr when some item cannot have one (base not
   // 16-byte aligned, row stride not a multiple of 16 bytes): the caller takes another kernel.
   virtual const CUtensorMap* tensor_maps(const esft_tensor* items, int64_t count, int box_rows) = 0;
 

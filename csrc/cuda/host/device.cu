@@ -338,7 +338,7 @@ const CUtensorMap* CudaDevice::tensor_maps(const esft_tensor* items, int64_t cou
   memset(static_cast<void*>(maps.get()), 0, bytes);
   bool possible = true;
   for (int64_t i = 0; i < count && possible; i++)
-    possible = numel(items[i]) == 0 || encode_tensor_map(&maps[i], items[i], box_rows);
+    possible = numel(items[i]) == 0 || encode_stack_map(&maps[i], items[i], 1, 0, box_rows);
   const auto* device = possible ? static_cast<const CUtensorMap*>(constant(maps.get(), bytes)) : nullptr;
   maps_.emplace(std::move(key), device);
   return device;

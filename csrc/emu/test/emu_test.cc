@@ -1,6 +1,5 @@
 // Tests of the emulation itself: that the wrappers mean what the PTX instructions mean, and that planted faults are caught.
-//   g++ -std=c++17 -O2 -g -DESFT_EMU=1 -Wno-psabi -fsanitize=alignment,bounds -fsanitize-undefined-trap-on-error
-//     -Icsrc/emu csrc/emu/*.cc csrc/emu/test/*.cc -o emu_test -lpthread && ./emu_test
+//   npm run build:emu && build/Release/emu_test
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -87,5 +86,6 @@ int main() {
   test_faults();
   test_clusters();
   test_allocator();
+  test_segments();
   return summary();
 }

@@ -51,5 +51,6 @@ void test_runtime();
 void test_faults();
 void test_clusters();
 void test_allocator();
+void test_segments();
 
 }  // namespace esft::emu::test
