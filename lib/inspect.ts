@@ -1,11 +1,15 @@
 // What a checkpoint is, from its headers alone: shape, experts, router, bytes by role, and what training would need.
 
+import { join } from "node:path";
 import type { Checkpoint } from "./files/checkpoint.ts";
+import { quantizationConfig } from "./files/quantised/index.ts";
 import { tensorBytes } from "./files/safetensors.ts";
 import { sliceKey } from "./files/slice.ts";
 import type { TrainableSpec } from "./methods/method.ts";
 import { checkpointSpec } from "./model/families/index.ts";
 import type { ModelSpec, ParameterRole } from "./model/spec.ts";
+import { bytesOf } from "./tensor.ts";
+import { memoryDtype, packedOf } from "./quantised.ts";
 import { expertParameters, moeLayers, moeOf, parameterShapes } from "./model/spec.ts";
 import type { RouteRule } from "./ops.ts";
 import { planMemory } from "./train/memory_plan.ts";
@@ -20,7 +24,7 @@ export function inspectCheckpoint(checkpoint: Checkpoint) {
   let parameters = 0;
   let expertTotal = 0;
   for (const { ref, shape, role } of parameterShapes(spec)) {
-    const found = checkpoint.tensors.get(ref.name)!; // as checkpointSpec checked
+    const found = checkpoint.weights.get(ref.name)!; // as checkpointSpec checked
     used.add(ref.name);
     const n = shape.reduce((a, b) => a * b, 1);
     parameters += n;
@@ -28,7 +32,7 @@ export function inspectCheckpoint(checkpoint: Checkpoint) {
     const size = roles.get(role) ?? { role, tensors: 0, parameters: 0, bytes: 0 };
     size.tensors++;
     size.parameters += n;
-    size.bytes += tensorBytes(found.dtype, shape) ?? 0;
+    size.bytes += found.packed ? found.packed.bytes * (n / elements(found.shape)) : (tensorBytes(found.dtype, shape) ?? 0);
     roles.set(role, size);
   }
   const dtypes: Record<string, number> = {};
@@ -58,8 +62,11 @@ export function inspectCheckpoint(checkpoint: Checkpoint) {
     dtypes,
     shards: checkpoint.shards.length,
     tensors: checkpoint.tensors.size,
+    /** Of config.json's quantization_config; null: none. */
+    quantMethod: quantMethod(checkpoint),
+    decoded: decodedWeights(checkpoint, used),
     /** Known exceptions that the text model does not use (rotary buffers, vision towers …). */
-    unusedTensors: [...checkpoint.tensors.keys()].filter((name) => !used.has(name)).length,
+    unusedTensors: [...checkpoint.weights.keys()].filter((name) => !used.has(name)).length,
     parameters,
     /** Those that one token meets, without the embedding table. */
     activeParameters: parameters - expertTotal + activeExperts - spec.vocab * spec.hidden + head,
@@ -68,27 +75,54 @@ export function inspectCheckpoint(checkpoint: Checkpoint) {
   };
 }
 
+const elements = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
+
+function quantMethod({ config, dir }: Checkpoint): string | null {
+  const method = quantizationConfig(config, join(dir, "config.json"))?.["quant_method"];
+  return typeof method === "string" ? method : null;
+}
+
+/** Weights of the model that are decoded when they are loaded, by how they are stored: bytes in the files, and in host memory. */
+function decodedWeights({ weights }: Checkpoint, used: ReadonlySet<string>) {
+  const schemes = new Map<string, { scheme: string; weights: number; bytes: number; memoryBytes: number; memoryDtype: string }>();
+  for (const name of used) {
+    const w = weights.get(name)!;
+    const packed = packedOf(w);
+    if (!packed) continue;
+    const dtype = memoryDtype(w, packed, "exact");
+    const key = `${packed.scheme} ${dtype}`;
+    const size = schemes.get(key) ?? { scheme: packed.scheme, weights: 0, bytes: 0, memoryBytes: 0, memoryDtype: dtype };
+    size.weights++;
+    size.bytes += packed.bytes;
+    size.memoryBytes += elements(w.shape) * bytesOf(dtype);
+    schemes.set(key, size);
+  }
+  return [...schemes.values()];
+}
+
 /** Memory of training `trainable` with micro-batches of `tokensPerBatch` tokens, from headers alone. */
 export function estimateTraining(checkpoint: Checkpoint, spec: ModelSpec, trainable: TrainableSpec, tokensPerBatch: number) {
   const trained = new Set(trainable.keys);
   const { stateBytes, activationBytes, hostBytes, bytes } = planMemory(spec, trainable, tokensPerBatch);
+  const decoded = decodedWeights(checkpoint, new Set(parameterShapes(spec).map(({ ref }) => ref.name)));
+  const weightBytes = decoded.reduce((n, d) => n - d.bytes + d.memoryBytes, checkpoint.totalBytes);
   return {
     method: trainable.type,
     trainedParameters: trainable.parameters,
     /** Of the model's parameters. */
     share: trainable.parameters / trainable.totalParameters,
-    /** Frozen weights, read from the mapped file without a copy. */
-    weightBytes: checkpoint.totalBytes,
+    /** Frozen weights: in the mapped files without a copy, save what has to be decoded. */
+    weightBytes,
     stateBytes,
     activationBytes,
     /** Rows under way and what is copied to save; a run adds its encoded examples. */
     hostBytes,
     /** What must be in memory at once. */
-    totalBytes: checkpoint.totalBytes + bytes,
+    totalBytes: weightBytes + bytes,
     /** Trained tensors as the base stores them. */
     adapterBytes: parameterShapes(spec)
       .filter(({ ref }) => trained.has(sliceKey(ref)))
-      .reduce((n, { ref, shape }) => n + (tensorBytes(checkpoint.tensors.get(ref.name)!.dtype, shape) ?? 0), 0),
+      .reduce((n, { ref, shape }) => n + (tensorBytes(checkpoint.weights.get(ref.name)!.dtype, shape) ?? 0), 0),
     /** The lowest layer that keeps activations. */
     lowestLayer: trainable.lowestLayer,
     tokensPerBatch,

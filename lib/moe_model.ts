@@ -16,6 +16,7 @@ import type { LongTask } from "./task.ts";
 import { OneAtATime, throwIfAborted } from "./task.ts";
 import { decodeFloats } from "./files/floats.ts";
 import { openCheckpoint } from "./files/checkpoint.ts";
+import { shown } from "./files/fault.ts";
 import type { Checkpoint } from "./files/checkpoint.ts";
 import { dataArgument, encodeSource, fileOf } from "./data/source.ts";
 import type { DataSource, EncodedSource } from "./data/source.ts";
@@ -29,11 +30,13 @@ import { hostBatch } from "./model/batch.ts";
 import { CHECK_WEIGHTS } from "./model/non_finite.ts";
 import { checkpointSpec } from "./model/families/index.ts";
 import { Parameters } from "./model/weights/parameters.ts";
+import { decodedBytes } from "./model/weights/resident.ts";
 import type { ModelSpec } from "./model/spec.ts";
 import { defaultPrecision, requirePrecision, Transformer } from "./model/transformer.ts";
 import type { Precision } from "./ops.ts";
+import type { Dequantise } from "./quantised.ts";
 import type { Device, Tensor } from "./tensor.ts";
-import { requireRoomForExamples } from "./train/available_memory.ts";
+import { requireRoomForExamples, requireRoomForWeights } from "./train/available_memory.ts";
 import { evaluateRows } from "./train/evaluate.ts";
 import type { Evaluation } from "./train/evaluate.ts";
 import { dataSchema, machineSchema, parseOptions } from "./options.ts";
@@ -53,6 +56,11 @@ export interface LoadOptions extends LongTask {
   readonly threads?: number | undefined;
   /** Operands of the matrix products: "f32" (exact; the default on the CPU) or "bf16" (on the CPU with AVX512-BF16; always on CUDA). */
   readonly precision?: Precision | undefined;
+  /**
+   * What weights that are quantised on disk are in memory: "exact" (default), what the format's own library makes of them, bit for bit: f32
+   * where bf16 would round, as for FP8 with f32 scales; or "bf16", what merging writes: half of the memory of f32.
+   */
+  readonly dequantise?: Dequantise | undefined;
   /** Adapter directory (ours or the official layout) to apply. */
   readonly adapter?: string | undefined;
   /** Read every weight once and refuse NaN and infinity. Default: checkpoints up to 2 GiB. */
@@ -96,7 +104,8 @@ export class MoeModel implements TrainSession {
   }
 
   /**
-   * Opens a Hugging Face checkpoint directory. On the CPU frozen weights stay in the mapped files, a GPU gets copies; the files must not
+   * Opens a Hugging Face checkpoint directory. On the CPU frozen weights stay in the mapped files, save those that have to be decoded
+   * (quantised on disk, F16), whose memory is asked for first; a GPU gets copies; the files must not
    * be changed while the model is in use.
    * @throws ConfigError unknown architecture or options · LayoutError the weights are not what config.json says · NonFiniteError NaN or
    * infinity, naming the tensor · KernelError the device cannot be used · MemoryError the weights do not fit · IoError · AbortError
@@ -104,7 +113,11 @@ export class MoeModel implements TrainSession {
   static async fromPretrained(dir: string, asked: LoadOptions = {}): Promise<MoeModel> {
     const path = resolve(pathArgument(dir, "fromPretrained: dir"));
     const options = optionsArgument(asked, "fromPretrained: options");
-    const { device: where = "auto", precision, threads } = options;
+    const { device: where = "auto", precision, threads, dequantise = "exact" } = options;
+    if (dequantise !== "exact" && dequantise !== "bf16")
+      throw new ConfigError(`fromPretrained: options.dequantise: expected "exact" or "bf16", found ${shown(dequantise)}`, {
+        where: { key: "dequantise" },
+      });
     parseOptions(machineSchema.pick({ precision: true }), { precision }, "");
     const checkpoint = await openCheckpoint(path);
     const spec = checkpointSpec(checkpoint);
@@ -115,6 +128,7 @@ export class MoeModel implements TrainSession {
       const opened = openDevice(where, { threads, precision });
       ({ device } = opened);
       requirePrecision(device, precision ?? defaultPrecision(device)); // before weights travel
+      if (device.info.hostMemory) await requireRoomForWeights(path, decodedBytes(spec, checkpoint, dequantise), dequantise);
       params = await Parameters.load(device, spec, checkpoint, options);
       if (options.checkWeights ?? checkpoint.totalBytes <= 2 ** 31) await params.checkFinite(options);
       const transformer = new Transformer(spec, device, params, precision);

@@ -12,6 +12,15 @@ export interface NativeTensor {
   read(): Promise<ArrayBuffer>;
   write(data: NodeJS.TypedArray): void;
   copyFromMap(file: NativeMappedFile, byteOffset: number): void;
+  /** lib/tensor/decode.ts says what each list holds. */
+  decode(
+    label: string,
+    words: readonly string[],
+    numbers: readonly number[],
+    parts: readonly string[],
+    files: readonly NativeMappedFile[],
+    ranges: readonly number[],
+  ): void;
   dispose(): void;
 }
 

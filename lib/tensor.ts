@@ -8,6 +8,8 @@ import { KernelError } from "./errors.ts";
 import { bf16ToF32 } from "./floats.ts";
 import { native } from "./native.ts";
 import type { NativeDevice, NativeDeviceInfo, NativeGraph, NativeTensor, NativeTensorList } from "./native.ts";
+import { decodeArguments } from "./tensor/decode.ts";
+import type { MappedWeight } from "./tensor/decode.ts";
 import { bytesOf, dtypeCode, fromNumbers } from "./tensor/dtype.ts";
 import type { DType } from "./tensor/dtype.ts";
 import { guarded, translateError } from "./tensor/failure.ts";
@@ -15,6 +17,7 @@ import type { MappedFile } from "./tensor/mapped_file.ts";
 import { threadCount } from "./tensor/threads.ts";
 
 export { bytesOf } from "./tensor/dtype.ts";
+export type { MappedPart, MappedWeight } from "./tensor/decode.ts";
 export type { DType } from "./tensor/dtype.ts";
 export { MappedFile } from "./tensor/mapped_file.ts";
 
@@ -234,6 +237,14 @@ export class Tensor {
    */
   copyFromMap(file: MappedFile, byteOffset: number): void {
     guarded(() => this.handle.copyFromMap(file.handle, byteOffset));
+  }
+
+  /**
+   * Values of a packed weight, from its row `firstRow` on, as many rows as this f32 or bf16 tensor has: decoded on the device's thread and
+   * its helpers in the order of the queue. A file that shrank, and values that name a group that is not there, are reported by the next wait.
+   */
+  decode(weight: MappedWeight, firstRow = 0): void {
+    guarded(() => this.handle.decode(...decodeArguments(weight, firstRow)));
   }
 
   /** The bytes, once everything submitted before is done. */

@@ -21,6 +21,7 @@ const contracts = ["core", "ops"];
 export const rooms: readonly Room[] = [
   { at: "core", uses: [] },
   { at: "ops", uses: ["core"] },
+  { at: "quant", uses: ["core"], order: ["floats.h", "gguf.h", "packed_weight.h"], doors: ["packed_weight.h"] },
 
   { at: "cpu", uses: contracts, order: ["simd.h", "integers.h", "context.h", "kernels.h"] },
   { at: "cpu/rows", uses: [...contracts, "cpu"], order: ["rows.h"] },
@@ -44,7 +45,7 @@ export const rooms: readonly Room[] = [
       "mma_tile.cuh", "mma_schedule.cuh", "mma_epilogue.cuh", "mma_gemm.cuh",
       "sm90_shape.cuh", "sm90_params.cuh", "sm90_tile.cuh", "sm90_instance.cuh", "sm90_load.cuh", "sm90_epilogue.cuh", "sm90_kernel.cuh", "gemm_sm90.h", "sm90_start.cuh"] },
 
-  { at: "addon", uses: [...contracts, "cpu/device"] },
+  { at: "addon", uses: [...contracts, "quant", "cpu/device"] },
 ];
 
 /** Headers of others, in angle brackets: which rooms (and what lies in them) may include them. */

@@ -20,7 +20,7 @@ const model = [
   "model/transformer",
 ];
 /** What the parts above the model share: the ground, what knows no device, the addon and the model. */
-const below = [...ground, "files", "text", "data", "native", "tensor", "ops", "device", "dist", ...model];
+const below = [...ground, "files", "text", "data", "native", "tensor", "quantised", "ops", "device", "dist", ...model];
 
 /** Part: what it may import. From the ground up. */
 export const arrows: Readonly<Record<string, readonly string[]>> = {
@@ -38,6 +38,7 @@ export const arrows: Readonly<Record<string, readonly string[]>> = {
   // The addon.
   native: ["errors"],
   tensor: ["errors", "floats", "arguments", "native"],
+  quantised: [...ground, "files", "tensor"],
   ops: ["errors", "native", "tensor"],
   device: ["errors", "options", "arguments", "native", "tensor", "ops"],
   dist: [...ground, "native", "tensor", "ops", "device"],
@@ -45,7 +46,7 @@ export const arrows: Readonly<Record<string, readonly string[]>> = {
   "model/spec": ["errors", "files", "ops"],
   "model/families": ["errors", "arguments", "files", "model/spec"],
   "model/slots": ["errors", "tensor"],
-  "model/weights": [...ground, "files", "tensor", "ops", "model/spec"],
+  "model/weights": [...ground, "files", "tensor", "quantised", "ops", "model/spec"],
   "model/rope_table": ["tensor", "model/spec"],
   "model/run": ["errors", "tensor", "ops", "model/slots", "model/rope_table"],
   "model/layers": ["errors", "files", "tensor", "ops", "model/spec", "model/slots", "model/weights", "model/rope_table", "model/run"],

@@ -24,6 +24,7 @@ std::shared_ptr<Device> Device::open(const esft_backend* backend, int index, int
   char err[1024] = "";
   std::shared_ptr<Device> d(new Device());
   d->backend_ = backend;
+  d->threads_ = threads;
   int status = backend->open(index, threads, &d->handle_, err, sizeof err);
   // Which of the things that can be missing: no driver or device at all, a device that cannot be used, or a bad request.
   if (status != ESFT_OK) throw Error(esft_status(status), "open", status == ESFT_DEVICE_FAULT ? "driver" : "device", err);
@@ -146,6 +147,11 @@ void Device::thread_main() {
       job = Job{};
     }
   }
+}
+
+ThreadPool& Device::pool() {
+  if (!pool_) pool_ = std::make_unique<ThreadPool>(info_.host_memory ? info_.threads : threads_ > 0 ? threads_ : default_threads());
+  return *pool_;
 }
 
 // ---- graphs ---------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "../core/backend.h"
+#include "../core/thread_pool.h"
 
 namespace esft {
 
@@ -60,6 +61,10 @@ class Device : public std::enable_shared_from_this<Device> {
   void* allocate(size_t bytes);  // throws Error
   void release(void* data, size_t bytes);
 
+  // Threads of the host for what no op does (decoding files); made when they are first asked for. On the device thread. Throws
+  // std::system_error.
+  ThreadPool& pool();
+
  private:
   struct Work {
     std::function<void(Failure&)> run;
@@ -82,6 +87,8 @@ class Device : public std::enable_shared_from_this<Device> {
   const esft_backend* backend_ = nullptr;
   esft_device* handle_ = nullptr;
   esft_device_info info_{};
+  int threads_ = 0;  // asked for; 0 = as many as there are processors
+  std::unique_ptr<ThreadPool> pool_;
   std::thread thread_;
   std::mutex mutex_;
   std::condition_variable wake_, captured_;

@@ -11,7 +11,8 @@ Napi::Function TensorWrap::define(Napi::Env env) {
   return DefineClass(env, "NativeTensor",
                      {InstanceMethod<&TensorWrap::view>("view"), InstanceMethod<&TensorWrap::read>("read"),
                       InstanceMethod<&TensorWrap::write>("write"), InstanceMethod<&TensorWrap::copy_from_map>("copyFromMap"),
-                      InstanceMethod<&TensorWrap::dispose>("dispose"), InstanceMethod<&TensorWrap::is_disposed>("isDisposed")});
+                      InstanceMethod<&TensorWrap::decode>("decode"), InstanceMethod<&TensorWrap::dispose>("dispose"),
+                      InstanceMethod<&TensorWrap::is_disposed>("isDisposed")});
 }
 
 TensorWrap::TensorWrap(const Napi::CallbackInfo& info) : ArgumentWrap<TensorWrap>(info) { tensor.rank = -1; }

@@ -79,6 +79,8 @@ class TensorWrap : public ArgumentWrap<TensorWrap> {
   Napi::Value read(const Napi::CallbackInfo& info);     // () → Promise<ArrayBuffer>
   Napi::Value write(const Napi::CallbackInfo& info);    // (typed array)
   Napi::Value copy_from_map(const Napi::CallbackInfo& info);  // (MappedFile, byteOffset)
+  // (label, [codes, scale, rounding, zeros], [matrices … firstRow], part names, MappedFile for each, [begin, end] for each): tensor_decode.cc
+  Napi::Value decode(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
   Napi::Value is_disposed(const Napi::CallbackInfo& info);
   bool root_ = false;
@@ -115,7 +117,7 @@ class GraphWrap : public Napi::ObjectWrap<GraphWrap> {
   explicit GraphWrap(const Napi::CallbackInfo& info);
 
  private:
-  Napi::Value end(const Napi::CallbackInfo& info);     // () → Promise<void>: recorded, or why not
+  Napi::Value end(const Napi::CallbackInfo& info);  // () → Promise<void>: recorded, or why not
   Napi::Value launch(const Napi::CallbackInfo& info);  // ()
   Napi::Value dispose(const Napi::CallbackInfo& info);
   std::shared_ptr<DeviceOwner> owner_;
@@ -129,17 +131,17 @@ class DeviceWrap : public Napi::ObjectWrap<DeviceWrap> {
   std::shared_ptr<DeviceOwner> owner;
 
  private:
-  Napi::Value alloc(const Napi::CallbackInfo& info);        // (dtype, shape) → Tensor
+  Napi::Value alloc(const Napi::CallbackInfo& info);  // (dtype, shape) → Tensor
   Napi::Value from_map(const Napi::CallbackInfo& info);  // (MappedFile, byteOffset, dtype, shape) → Tensor (host-memory devices)
   // (op number, a value for each of its arguments in their order); without a CallbackInfo, which would be made for every op
   static napi_value run(napi_env env, napi_callback_info info);
   Napi::Value synchronize(const Napi::CallbackInfo& info);  // → Promise<void>
   Napi::Value dispose(const Napi::CallbackInfo& info);
   Napi::Value info_object(const Napi::CallbackInfo& info);
-  Napi::Value memory_free(const Napi::CallbackInfo& info);    // () → bytes, 0 = not known
+  Napi::Value memory_free(const Napi::CallbackInfo& info);  // () → bytes, 0 = not known
   Napi::Value capture_begin(const Napi::CallbackInfo& info);  // () → Graph
-  Napi::Value stream(const Napi::CallbackInfo& info);         // (index): what is submitted next goes to that stream
-  Napi::Value order(const Napi::CallbackInfo& info);          // (before, after): the one stream waits for the other
+  Napi::Value stream(const Napi::CallbackInfo& info);  // (index): what is submitted next goes to that stream
+  Napi::Value order(const Napi::CallbackInfo& info);  // (before, after): the one stream waits for the other
 };
 
 // bind_ops.cc: fills the argument struct of op `index` from JavaScript values, checks it and submits it.

@@ -51,6 +51,10 @@ export function registerInspect(program: Command, terminal: Terminal): void {
         ["router", found.routerText],
         ["parameters", `${count(found.parameters)}, ${count(found.activeParameters)} active per token`],
         ["files", filesText + (unusedTensors > 0 ? `, ${unusedTensors} not used` : "")],
+        ...found.decoded.map((d, i): [string, string] => [
+          i > 0 ? "" : found.quantMethod === null ? "decoded" : "quantised",
+          `${d.weights} weights as ${d.scheme}: ${bytes(d.bytes)}, in memory ${bytes(d.memoryBytes)} as ${d.memoryDtype}`,
+        ]),
       ]),
     );
     const roles = found.roles.map((r) => [

@@ -10,6 +10,8 @@ import { finishDirectory } from "./atomic.ts";
 import { layoutFault } from "./fault.ts";
 import { HeldFiles } from "./held.ts";
 import { checkSchema, readJsonFile } from "./json.ts";
+import { findWeights } from "./quantised/index.ts";
+import type { WeightInfo } from "./quantised/packed.ts";
 import type { SafetensorsFile, TensorInfo, TensorReader } from "./safetensors.ts";
 import { openSafetensors, tensorReader } from "./safetensors.ts";
 
@@ -18,6 +20,8 @@ export interface Checkpoint extends TensorReader {
   /** config.json as parsed. */
   readonly config: Readonly<Record<string, unknown>>;
   readonly shards: readonly SafetensorsFile[];
+  /** What the tensors stand for: each is a weight by itself, save where config.json says that they are quantised. */
+  readonly weights: ReadonlyMap<string, WeightInfo>;
   /** The index file, or null for a single-file checkpoint. */
   readonly indexFile: string | null;
   /** Bytes of all tensors. */
@@ -63,9 +67,10 @@ export async function openCheckpoint(dir: string): Promise<Checkpoint> {
       throw layoutFault(join(dir, INDEX_FILE), `expected in ${file}, found ${found ? `in ${found.file}` : "in no shard"}`, name);
   }
   if (tensors.size === 0) throw layoutFault(dir, "expected model weights, found no tensor");
+  const weights = await findWeights(config, join(dir, "config.json"), tensors, shards);
   const sideFiles = names.filter((n) => SIDE_FILE.test(n));
   const held = new HeldFiles();
-  return { dir, config, shards, indexFile, totalBytes, sideFiles, files: held, ...tensorReader(dir, tensors, held) };
+  return { dir, config, shards, weights, indexFile, totalBytes, sideFiles, files: held, ...tensorReader(dir, tensors, held) };
 }
 
 /** For functions that take an opened checkpoint. */

@@ -68,3 +68,16 @@ export async function requireRoomForExamples(bytes: number): Promise<void> {
     { where: { neededBytes: bytes, availableBytes: available } },
   );
 }
+
+/** Weights that have to be decoded when they are loaded are refused before memory is taken for them. @throws MemoryError */
+export async function requireRoomForWeights(dir: string, bytes: number, dequantise: "exact" | "bf16"): Promise<void> {
+  if (bytes === 0) return;
+  const available = await availableMemory();
+  if (bytes <= available) return;
+  const smaller = dequantise === "exact" ? 'the option dequantise "bf16", where they become f32; ' : "";
+  throw new MemoryError(
+    `${dir}: the weights are stored quantised (or as F16) and need ${size(bytes)} of memory when they are decoded, ${size(available)} are available. ` +
+      `Fixes: ${smaller}a machine (or a memory limit of its container) with more memory, or a GPU`,
+    { where: { file: dir, neededBytes: bytes, availableBytes: available } },
+  );
+}

@@ -15,7 +15,7 @@ import { moeOf, parameterShapes } from "../../lib/model/spec.ts";
 import type { ModelSpec, ParameterRole } from "../../lib/model/spec.ts";
 import { Transformer } from "../../lib/model/transformer.ts";
 import type { TrainingChoice } from "../../lib/model/transformer.ts";
-import type { AttachedSpec, Parameter } from "../../lib/model/weights/parameter.ts";
+import type { AttachedSpec, BaseParameter, Parameter } from "../../lib/model/weights/parameter.ts";
 import { Parameters } from "../../lib/model/weights/parameters.ts";
 import type { Device, Tensor } from "../../lib/tensor.ts";
 import { AdamW } from "../../lib/train/optimizer.ts";
@@ -103,7 +103,6 @@ export function assemble(shape: readonly number[], parts: readonly Part[]): Floa
 
 /** A family's description. @throws NotServed the project refuses the configuration */
 function specOf(checkpoint: Checkpoint): ModelSpec {
-  if ("quantization_config" in checkpoint.config) throw new NotServed("weights quantised on disk");
   try {
     return checkpointSpec(checkpoint);
   } catch (error) {
@@ -232,10 +231,7 @@ export class TestModel {
     const out = { trained: new Set<string>(), frozen: new Set<string>() };
     for (const p of this.transformer.params.all()) {
       const now = await (p.master ?? p.value).readF32();
-      const info = this.checkpoint.tensors.get(p.ref.name);
-      if (!info) throw new Error(`no tensor "${p.ref.name}"`);
-      const { begin, end } = placeSlice(p.ref, info);
-      const stored = decodeFloats((await this.checkpoint.read(p.ref.name)).subarray(begin, end), info.dtype);
+      const stored = await this.storedValues(p);
       // Where products read a rounded copy, the bits of a frozen matrix are those of its own base.
       const exact = !p.inPlace && p.base.dtype === p.stored;
       const want = p.trains || exact ? stored : await p.base.readF32();
@@ -243,6 +239,15 @@ export class TestModel {
         out[p.trains ? "trained" : "frozen"].add(p.ref.name);
     }
     return { trained: [...out.trained], frozen: [...out.frozen] };
+  }
+
+  /** Of the file, read here again, save where reading means decoding: then the model's own. */
+  private async storedValues(p: BaseParameter): Promise<Float32Array> {
+    const info = this.checkpoint.weights.get(p.ref.name);
+    if (!info) throw new Error(`no tensor "${p.ref.name}"`);
+    if (info.packed) return this.transformer.params.storedValues(p);
+    const { begin, end } = placeSlice(p.ref, info);
+    return decodeFloats((await this.checkpoint.read(p.ref.name)).subarray(begin, end), info.dtype);
   }
 
   dispose(): void {

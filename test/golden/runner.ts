@@ -3,7 +3,7 @@
 //   method     golden.json and adapter.safetensors; the base is where its golden.json says, and no row by itself
 //   text       a folder with templates.json, masks.json, esft_packing.json, datasets.json or tokenizers/*/cases.json: a row for
 //              each of them; or the folder of one tokenizer, with cases.json
-//   quantised  files NAME.safetensors that no config.json makes a checkpoint of: a row each; not served
+//   quantised  files NAME.safetensors that no config.json makes a checkpoint of: a row each
 // A golden.json beside neither is a kind that nobody serves yet. Folders that are no fixture are looked into.
 
 import { existsSync, readdirSync, statSync } from "node:fs";
@@ -14,6 +14,7 @@ import type { Report } from "./compare.ts";
 import { checkFamily } from "./families.ts";
 import { checkMethod } from "./methods.ts";
 import type { Device } from "./model.ts";
+import { checkQuantised } from "./quantised.ts";
 import { isTextFolder, textRows } from "./text.ts";
 import type { Elsewhere } from "./text.ts";
 import { checkTokenizer } from "./text/tokenizers.ts";
@@ -50,7 +51,7 @@ function search(dir: string, name: string, elsewhere: Elsewhere, depth: number):
   const quantised = weights.map((file) => ({
     name: below(parse(file).name),
     path: join(dir, file),
-    check: () => unserved("weights quantised on disk"),
+    check: (device: Device) => checkQuantised(device, join(dir, file)),
   }));
   if (depth === DEEPEST) return [...text, ...quantised];
   const known = text.length > 0 ? ["tokenizers", "templates"] : []; // what a text folder refers to by itself

@@ -7,6 +7,7 @@ import { describe, expect, it } from "vitest";
 import { ConfigError, LayoutError } from "../../lib/errors.ts";
 import type { Checkpoint } from "../../lib/files/checkpoint.ts";
 import { openCheckpoint } from "../../lib/files/checkpoint.ts";
+import { plainWeight } from "../../lib/files/quantised/packed.ts";
 import type { TensorInfo } from "../../lib/files/safetensors.ts";
 import { inspectCheckpoint } from "../../lib/inspect.ts";
 import { Builder } from "../../lib/model/families/build.ts";
@@ -41,7 +42,8 @@ async function changed(name: string, change: Config, more: readonly string[] = [
   const checkpoint = await opened.get(name)!;
   const like = [...checkpoint.tensors.values()][0]!;
   const tensors = new Map<string, TensorInfo>([...checkpoint.tensors, ...more.map((name) => [name, { ...like, name }] as const)]);
-  return { ...checkpoint, config: { ...checkpoint.config, ...change }, tensors };
+  const weights = new Map([...tensors].map(([name, t]) => [name, plainWeight(t)]));
+  return { ...checkpoint, config: { ...checkpoint.config, ...change }, tensors, weights };
 }
 const refusal = async (name: string, change: Config, more?: readonly string[]) => {
   const checkpoint = await changed(name, change, more);
@@ -180,10 +182,10 @@ describe("tensors that belong to no part of the model", () => {
   it("name the file of a tensor that is not as it must be", async () => {
     const checkpoint = await changed("olmoe", {});
     const name = "model.norm.weight";
-    const wrong = new Map(checkpoint.tensors).set(name, { ...checkpoint.tensors.get(name)!, shape: [5, 8] });
-    expect(() => checkpointSpec({ ...checkpoint, tensors: wrong })).toThrow(/model.safetensors: tensor "model.norm.weight": expected \[40\], found \[5, 8\]; .*look at "hidden_size" \(40\)/);
+    const wrong = new Map(checkpoint.weights).set(name, { ...checkpoint.weights.get(name)!, shape: [5, 8] });
+    expect(() => checkpointSpec({ ...checkpoint, weights: wrong })).toThrow(/model.safetensors: tensor "model.norm.weight": expected \[40\], found \[5, 8\]; .*look at "hidden_size" \(40\)/);
     wrong.delete(name);
-    expect(() => checkpointSpec({ ...checkpoint, tensors: wrong })).toThrow(LayoutError);
+    expect(() => checkpointSpec({ ...checkpoint, weights: wrong })).toThrow(LayoutError);
   }); // prettier-ignore
 
   it("is refused wherever weights are opened", async () => {

@@ -57,11 +57,11 @@ export function supportedModelTypes(): string[] {
  * @throws ConfigError unknown model_type, missing or impossible fields, a count that the weights do not show · LayoutError a tensor is
  * missing, has another shape, or belongs to no part of the model
  */
-export function checkpointSpec(checkpoint: Pick<Checkpoint, "dir" | "config" | "tensors">): ModelSpec {
-  const { dir, config, tensors } = checkpoint;
-  const headers = new Headers(tensors);
+export function checkpointSpec(checkpoint: Pick<Checkpoint, "dir" | "config" | "weights">): ModelSpec {
+  const { dir, config, weights } = checkpoint;
+  const headers = new Headers(weights);
   const { spec, reader } = describe(config, join(dir, "config.json"), headers);
-  requireSameModel(spec, tensors, reader, headers, dir);
+  requireSameModel(spec, weights, reader, headers, dir);
   return spec;
 }
 

@@ -13,6 +13,7 @@ import { firstNonFinite } from "../../files/floats.ts";
 import type { TensorSlice } from "../../files/slice.ts";
 import { sliceKey } from "../../files/slice.ts";
 import * as ops from "../../ops.ts";
+import type { Dequantise } from "../../quantised.ts";
 import type { Device, Tensor } from "../../tensor.ts";
 import type { ModelSpec } from "../spec.ts";
 import type { AttachedSpec, ParameterSource } from "./parameter.ts";
@@ -41,10 +42,15 @@ export class Parameters implements ParameterSource {
 
   /**
    * Resolves every tensor that the spec names, and copies them where the device does not share host memory.
-   * @throws LayoutError a tensor is missing, has another shape, or is neither f32 nor bf16 · MemoryError · AbortError
+   * @throws LayoutError a tensor is missing, has another shape, or cannot be read · MemoryError · AbortError
    */
-  static async load(device: Device, spec: ModelSpec, checkpoint: Checkpoint, task: LongTask = {}): Promise<Parameters> {
-    const stored = locateWeights(spec, checkpoint);
+  static async load(
+    device: Device,
+    spec: ModelSpec,
+    checkpoint: Checkpoint,
+    task: LongTask & { readonly dequantise?: Dequantise | undefined } = {},
+  ): Promise<Parameters> {
+    const stored = locateWeights(spec, checkpoint, task.dequantise);
     const weights = await Weights.load(device, spec, checkpoint, stored, task);
     const byKey = new Map<string, BaseParameter>();
     for (const w of stored) {

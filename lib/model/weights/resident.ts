@@ -3,28 +3,36 @@
 // A device that shares host memory reads them in place, in the mapped files. A device with its own memory gets copies, straight
 // from the mappings (no byte passes through JavaScript): the matrices that products read become bf16, everything else keeps its
 // dtype. The experts of one layer lie in two stacks, (gate, up) per expert and down, whose items are equally far apart.
+//
+// What is quantised on disk, or F16, is decoded from the mapped files: a whole tensor into memory of its own where the device shares
+// host memory, each weight into its place otherwise.
 
 import { LayoutError, MemoryError } from "../../errors.ts";
 import type { LongTask } from "../../task.ts";
 import { throwIfAborted } from "../../task.ts";
 import type { Checkpoint } from "../../files/checkpoint.ts";
+import type { Packed, WeightInfo } from "../../files/quantised/packed.ts";
 import type { TensorSlice } from "../../files/slice.ts";
 import { placeSlice, sliceKey } from "../../files/slice.ts";
 import * as ops from "../../ops.ts";
+import { mappedWeight, memoryDtype, packedOf } from "../../quantised.ts";
+import type { Dequantise } from "../../quantised.ts";
 import { bytesOf, MappedFile } from "../../tensor.ts";
 import type { Device, DType, Tensor } from "../../tensor.ts";
 import type { ModelSpec, ParameterPlace } from "../spec.ts";
 import { parameterShapes } from "../spec.ts";
 
-/** One parameter and the contiguous bytes of its file that hold it. */
+/** One parameter and the contiguous bytes of its file that hold it, or of the tensor that its file decodes to. */
 export interface StoredWeight extends ParameterPlace {
   readonly key: string;
   readonly ref: TensorSlice;
   readonly shape: readonly number[];
-  /** In the checkpoint. */
+  /** In the checkpoint; of a packed one what it is decoded to. */
   readonly stored: DType;
   readonly path: string;
   readonly byteOffset: number;
+  /** Null: the bytes are the values. */
+  readonly packed: (Packed & { readonly of: WeightInfo; readonly dequantise: Dequantise }) | null;
 }
 
 const ALIGN = 128; // bytes between the items of a stack: what the widest loads and the copy engines like
@@ -33,28 +41,49 @@ const STRETCH = 2 ** 28; // bytes between two reports of progress
 
 const product = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
 
-/** Every parameter that the spec names. @throws LayoutError a tensor is missing, has another shape, or is neither f32 nor bf16 */
-export function locateWeights(spec: ModelSpec, checkpoint: Checkpoint): StoredWeight[] {
+/**
+ * Every parameter that the spec names.
+ * @throws LayoutError a tensor is missing, has another shape, or is neither f32, bf16, f16 nor quantised as config.json says
+ */
+export function locateWeights(
+  spec: ModelSpec,
+  checkpoint: Pick<Checkpoint, "dir" | "weights">,
+  dequantise: Dequantise = "exact",
+): StoredWeight[] {
   return parameterShapes(spec).map(({ ref, shape, ...place }) => {
-    const info = checkpoint.tensors.get(ref.name);
+    const info = checkpoint.weights.get(ref.name);
     const fail = (message: string, file: string): never => {
       throw new LayoutError(message, { where: { file, tensor: ref.name } });
     };
     if (!info)
       return fail(
         `${checkpoint.dir}: tensor "${ref.name}" is missing; a ${spec.modelType} checkpoint with ${spec.layers.length} layers must have it ` +
-          `(found ${checkpoint.tensors.size} tensors)`,
+          `(found ${checkpoint.weights.size} tensors)`,
         checkpoint.dir,
       );
+    const { path } = info;
+    const at = { ...place, key: sliceKey(ref), ref, shape, path };
+    const packed = packedOf(info);
+    if (packed) {
+      const stored = memoryDtype(info, packed, dequantise);
+      const { begin } = placeSlice(ref, { dtype: stored === "f32" ? "F32" : "BF16", shape: info.shape, path }, shape);
+      return { ...at, stored, byteOffset: begin, packed: { ...packed, of: info, dequantise } };
+    }
     if (info.dtype !== "F32" && info.dtype !== "BF16")
       return fail(
-        `${info.path}: tensor "${ref.name}" must be F32 or BF16, found ${info.dtype}; convert the checkpoint to bf16 first`,
-        info.path,
+        `${path}: tensor "${ref.name}" must be F32, BF16 or F16, found ${info.dtype}, and config.json has no quantization_config that says ` +
+          "how it is to be read; convert the checkpoint to bf16 first",
+        path,
       );
     const stored: DType = info.dtype === "F32" ? "f32" : "bf16";
-    const byteOffset = info.begin + placeSlice(ref, info, shape).begin;
-    return { ...place, key: sliceKey(ref), ref, shape, stored, path: info.path, byteOffset };
+    return { ...at, stored, byteOffset: info.stored.begin + placeSlice(ref, info, shape).begin, packed: null };
   });
+}
+
+/** Host memory that a device which shares it takes for weights that cannot be used where they lie in their files. */
+export function decodedBytes(spec: ModelSpec, checkpoint: Pick<Checkpoint, "dir" | "weights">, dequantise: Dequantise = "exact"): number {
+  const tensors = new Map(locateWeights(spec, checkpoint, dequantise).flatMap((w) => (w.packed ? [[w.ref.name, w] as const] : [])));
+  return [...tensors.values()].reduce((n, { packed, stored }) => n + product(packed!.of.shape) * bytesOf(stored), 0);
 }
 
 /** A matrix that products read: bf16 on a device whose activations are. Norms, routers and biases stay exact. */
@@ -73,6 +102,8 @@ export class Weights {
   readonly tensors = new Map<string, Tensor>();
   private readonly device: Device;
   private readonly files = new Map<string, MappedFile>();
+  /** Whole tensors, decoded. */
+  private readonly decoded = new Map<string, Tensor>();
   private readonly memory: Tensor[] = [];
   private staging: Tensor | null = null;
 
@@ -84,7 +115,7 @@ export class Weights {
   static async load(device: Device, spec: ModelSpec, checkpoint: Checkpoint, stored: readonly StoredWeight[], task: LongTask = {}) {
     const weights = new Weights(device);
     try {
-      if (device.info.hostMemory) weights.map(stored);
+      if (device.info.hostMemory) await weights.map(stored, task);
       else await weights.upload(stored, stacksOf(spec, stored), checkpoint, task);
       return weights;
     } catch (error) {
@@ -99,10 +130,21 @@ export class Weights {
     return file;
   }
 
-  private map(stored: readonly StoredWeight[]): void {
+  private async map(stored: readonly StoredWeight[], task: LongTask): Promise<void> {
+    const total = stored.reduce((n, w) => n + (w.packed ? product(w.shape) * bytesOf(w.stored) : 0), 0);
+    let done = 0;
+    let waited = 0;
     for (const w of stored) {
       const dtype = residentDtype(w, "f32");
-      if (dtype === w.stored && w.byteOffset % bytesOf(w.stored) === 0) {
+      if (w.packed) {
+        this.tensors.set(w.key, this.decode(w).view(w.byteOffset / bytesOf(w.stored), w.shape));
+        done += product(w.shape) * bytesOf(w.stored);
+        if (done - waited < STRETCH && done < total) continue;
+        await this.device.synchronize();
+        throwIfAborted(task.signal, "loading the weights");
+        task.onProgress?.({ phase: "load weights", done, total, unit: "bytes" });
+        waited = done;
+      } else if (dtype === w.stored && w.byteOffset % bytesOf(w.stored) === 0) {
         this.tensors.set(w.key, this.device.mapped(this.file(w.path), w.byteOffset, w.stored, w.shape));
       } else {
         const copy = this.device.empty(dtype, w.shape);
@@ -111,6 +153,18 @@ export class Weights {
       }
     }
     this.trim();
+  }
+
+  /** The whole tensor that a packed weight is a part of. */
+  private decode({ ref, packed, stored }: StoredWeight): Tensor {
+    let whole = this.decoded.get(ref.name);
+    if (!whole) {
+      const { of, dequantise } = packed!;
+      whole = this.device.empty(stored, of.shape);
+      this.decoded.set(ref.name, whole);
+      whole.decode(mappedWeight(of, packed!, dequantise, (path) => this.file(path)));
+    }
+    return whole;
   }
 
   private async upload(
@@ -153,6 +207,14 @@ export class Weights {
 
   /** Submits the copy of a parameter's bytes into `into`, of the same shape and of its dtype or the other float. */
   read(w: StoredWeight, into: Tensor): void {
+    if (w.packed) {
+      const { of, dequantise } = w.packed;
+      const width = of.shape.at(-1) ?? 1;
+      return into.decode(
+        mappedWeight(of, w.packed, dequantise, (path) => this.file(path)),
+        w.byteOffset / bytesOf(w.stored) / width,
+      );
+    }
     const file = this.file(w.path);
     if (into.dtype === w.stored) return into.copyFromMap(file, w.byteOffset);
     const size = product(w.shape);
@@ -179,7 +241,7 @@ export class Weights {
 
   dispose(): void {
     this.trim();
-    for (const t of [...this.tensors.values(), ...this.memory]) t.dispose();
+    for (const t of [...this.tensors.values(), ...this.decoded.values(), ...this.memory]) t.dispose();
     for (const file of this.files.values()) file.dispose();
   }
 }

@@ -65,17 +65,17 @@ describe("where weights lie", () => {
       const info = checkpoint.tensors.get(w.key)!;
       expect(w).toMatchObject({ path: info.path, byteOffset: info.begin, stored: "bf16", ref: { name: w.key }, shape: info.shape });
     }
-    const info = checkpoint.tensors.get(Q)!;
+    const info = checkpoint.weights.get(Q)!;
     for (const [change, message] of [
       [null, /: tensor ".*q_proj.weight" is missing; a olmoe checkpoint with 2 layers must have it \(found \d+ tensors\)/],
-      [{ ...info, dtype: "F16" as const }, /must be F32 or BF16, found F16; convert the checkpoint to bf16 first/],
+      [{ ...info, dtype: "I8" as const }, /must be F32, BF16 or F16, found I8, and config.json has no quantization_config/],
       [{ ...info, shape: [20, 80] }, /expected shape \[40, 40\], found \[20, 80\]/],
     ] as const) {
-      const tensors = new Map(checkpoint.tensors);
-      if (change) tensors.set(Q, change);
-      else tensors.delete(Q);
-      expect(() => locateWeights(spec, { ...checkpoint, tensors })).toThrow(message);
-      expect(() => locateWeights(spec, { ...checkpoint, tensors })).toThrow(LayoutError);
+      const weights = new Map(checkpoint.weights);
+      if (change) weights.set(Q, change);
+      else weights.delete(Q);
+      expect(() => locateWeights(spec, { ...checkpoint, weights })).toThrow(message);
+      expect(() => locateWeights(spec, { ...checkpoint, weights })).toThrow(LayoutError);
     }
   });
 

@@ -88,7 +88,7 @@ const weight = (
   stored: DType,
   role: ParameterRole = "norm",
 ): StoredWeight => {
-  return { key, ref: { name: key }, role, layer: 0, shape, stored, path: join(root, file), byteOffset };
+  return { key, ref: { name: key }, role, layer: 0, shape, stored, path: join(root, file), byteOffset, packed: null };
 };
 const load = (device: Device, stored: readonly StoredWeight[], task = {}, of: ModelSpec = none) =>
   Weights.load(device, of, bf16, stored, task);
