@@ -72,6 +72,7 @@ ESFT_EMU_VECTORS(unsigned short, ushort, 4, 8)
   X(cudaErrorStreamCaptureMerge, 902, "operation would result in a merge of separate capture sequences") \
   X(cudaErrorStreamCaptureUnjoined, 904, "capturing stream has unjoined work") \
   X(cudaErrorStreamCaptureIsolation, 905, "dependency created on uncaptured work in another stream") \
+  X(cudaErrorStreamCaptureWrongThread, 908, "attempt to terminate a thread-local capture sequence from another thread") \
   X(cudaErrorUnknown, 999, "unknown error")
 
 enum cudaError {

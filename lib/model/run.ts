@@ -29,7 +29,8 @@ export class Run {
   balance: Tensor | null = null;
   private readonly plan: ActivationPlan;
   private readonly tensors: readonly (Tensor | null)[];
-  private readonly ropes: readonly RopeTable[];
+  /** By handle; another array when the tables are others. */
+  readonly ropes: readonly RopeTable[];
 
   constructor(init: {
     device: Device;

@@ -5,6 +5,7 @@ import { ConfigError } from "../errors.ts";
 import * as ops from "../ops.ts";
 import type { Precision } from "../ops.ts";
 import type { Device, Tensor } from "../tensor.ts";
+import { Recorder } from "../tensor/recorder.ts";
 import { BatchBuffers } from "./batch.ts";
 import type { HostBatch } from "./batch.ts";
 import { Decoder } from "./decoder.ts";
@@ -70,6 +71,8 @@ export class Transformer {
    * router needs none): its gradient is balance · gradScale · tokens · ∂loss_b of each micro-batch.
    */
   balance = 0;
+  /** Of passes that come again, on devices with graphs. Forgets when the memory goes that they use. */
+  readonly recorder: Recorder;
   private attachments: readonly Attachments[] = [];
   private lowest = { epoch: -1, layer: Number.POSITIVE_INFINITY };
   private readonly lossSum: Tensor;
@@ -88,6 +91,7 @@ export class Transformer {
     this.params = params;
     this.precision = precision;
     requirePrecision(device, precision);
+    this.recorder = new Recorder(device);
     this.lossSum = device.empty("f64", [1]);
     this.correct = device.empty("i64", [1]);
     this.scales = device.empty("f64", [2]);
@@ -105,17 +109,20 @@ export class Transformer {
   /** Nothing trains, nothing is attached: the base again, or what `override` made of it. */
   freeze(): void {
     if (!this.params.state) return;
+    this.recorder.clear();
     this.params.freeze();
     this.attachments = [];
   }
 
   /** Other values of base parameters, and what a method attached with its values: an adapter at inference. See Parameters.override. */
   override(values: ReadonlyMap<string, Tensor>, attachments: Attachments | null = null): void {
+    this.recorder.clear();
     this.params.override(values, attachments?.parameters);
     this.attachments = attachments ? [attachments] : [];
   }
   /** Undoes `override`. */
   restore(): void {
+    this.recorder.clear();
     this.params.restore();
     if (!this.params.state) this.attachments = [];
   }
@@ -160,6 +167,7 @@ export class Transformer {
 
   /** Gives the activations' memory back; the next pass plans anew. */
   release(): void {
+    this.recorder.clear();
     this.composed?.decoder.plan.dispose();
     this.composed?.ropes.dispose();
     this.buffers?.dispose();
@@ -202,6 +210,19 @@ export class Transformer {
     const staged = this.stage(host, capacity);
     this.setGradScale(gradScale);
     this.forwardBackwardStaged(staged, hooks);
+  }
+
+  /**
+   * `forwardBackward` where batches of the same size come again: one graph each from the second time on. `hooks` submit ops and nothing
+   * else; the same ones are the same functions. Resolves when the pass is submitted.
+   */
+  async forwardBackwardAgain(host: HostBatch, gradScale: number, capacity: number, hooks: ForwardHooks = {}): Promise<void> {
+    if (!this.recorder.records) return this.forwardBackward(host, gradScale, capacity, hooks);
+    const staged = this.stage(host, capacity);
+    this.setGradScale(gradScale);
+    const { composed, precision, balance } = this;
+    const key = [composed?.decoder, staged.run.ropes, host.ids.length, precision, balance > 0, hooks.onRoute, hooks.onHidden];
+    await this.recorder.submit(key, () => this.forwardBackwardStaged(staged, hooks));
   }
 
   /** What the gradients of the passes to come are multiplied by, with `balance` as it is now. Sent when it changes. */

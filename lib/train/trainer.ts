@@ -99,6 +99,8 @@ class Loop {
   /** The held-out loss of this step is still to be taken: before the first update, and where an interrupt cut it short. */
   private evalDue = true;
   private savedStep = -1;
+  /** A warning said why passes are not recorded. */
+  private refusalTold = false;
 
   constructor(init: TrainerInit, state: TrainingState, update: Update) {
     const { options, train, heldOut } = init;
@@ -235,6 +237,7 @@ class Loop {
     reached.tokens += figures.tokens;
     if (Number.isFinite(figures.gradNorm)) reached.skipped = 0;
     else await this.skip(figures.loss, figures.gradNorm);
+    await this.tellRefusal();
     const seconds = (performance.now() - began) / 1000;
     await this.emit({
       type: "step",
@@ -247,6 +250,16 @@ class Loop {
       etaSeconds: (this.seconds / step) * (steps - step),
     });
     return true;
+  }
+
+  /** What a device with graphs could not record: the run goes on, op by op. */
+  private async tellRefusal(): Promise<void> {
+    const { refusal } = this.init.model.recorder;
+    if (refusal === null || this.refusalTold) return;
+    this.refusalTold = true;
+    const { step } = this.reached;
+    const message = `step ${step}: a pass could not be recorded as a graph and is submitted op by op: same results, slower (${refusal})`;
+    await this.emit({ type: "warning", step, message });
   }
 
   /** The next batch applied; null when the signal fired before its end: then the batch is still to come. */

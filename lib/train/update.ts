@@ -75,7 +75,8 @@ export class Update {
     const lr = learningRate(this.options.optimizer, this.options.steps, done);
     const { tokens, supervised, epoch } = batch;
     await this.accumulate(batch, signal);
-    this.optimizer.step(lr);
+    this.optimizer.prepare(lr);
+    await this.model.recorder.submit([this.optimizer], () => this.optimizer.update());
     const [sums, gradNorm, coverage = null] = await Promise.all([this.model.readLoss(), this.optimizer.readNorm(), this.coverage?.read()]);
     if (!Number.isFinite(gradNorm)) this.optimizer.steps--;
     const n = Math.max(1, supervised);
@@ -105,7 +106,7 @@ export class Update {
     for (let i = 0; i < microBatches; i++) {
       if (i > AHEAD) await done.shift();
       if (i > 0) throwIfAborted(signal, "training");
-      model.forwardBackward(hostBatch(take(source, this.microBatch)), gradScale, this.capacity, hooks);
+      await model.forwardBackwardAgain(hostBatch(take(source, this.microBatch)), gradScale, this.capacity, hooks);
       if (i + AHEAD + 1 < microBatches) done.push(quiet(model.device.synchronize()));
     }
   }
@@ -121,6 +122,7 @@ export class Update {
 
   dispose(): void {
     this.model.balance = 0;
+    this.model.recorder.clear();
     this.optimizer.dispose();
     this.coverage?.dispose();
   }

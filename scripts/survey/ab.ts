@@ -25,9 +25,14 @@ export const flags: readonly Flag[] = [
       "layer/dsv2-lite-T32768-uniform/bf16/bwd-all",
     ],
   },
+  {
+    name: "ESFT_CUDA_GRAPH",
+    values: ["1", "0"],
+    cases: [layer("uniform/bf16/fwd"), layer("lognormal0.7/bf16/bwd-esft"), "head/d2048-V102400/bf16/train"],
+  },
 ];
 
-/** Read by the library and not compared. */
+/** Read and not compared. */
 export const notCompared: Readonly<Record<string, string>> = {
   ESFT_CUDA_PATH: "the portable kernels are for other GPUs; the other stages run both",
   ESFT_CUDA_CACHE: "means nothing on a GPU",

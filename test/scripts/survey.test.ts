@@ -224,10 +224,12 @@ describe("the summary", () => {
 });
 
 describe("the tables of the survey", () => {
-  it("hold every variable that the library reads, as a comparison or with a reason", () => {
-    const read = readdirSync("csrc/cuda", { recursive: true, encoding: "utf8" })
-      .filter((f) => /\.(cu|cuh|cc|h)$/.test(f))
-      .flatMap((f) => [...readFileSync(join("csrc/cuda", f), "utf8").matchAll(/"(ESFT_CUDA_[A-Z_]+)"/g)].map((m) => m[1]!));
+  it("hold every variable that the library and the trainer read, as a comparison or with a reason", () => {
+    const read = ["csrc/cuda", "lib/tensor"].flatMap((folder) =>
+      readdirSync(folder, { recursive: true, encoding: "utf8" })
+        .filter((f) => /\.(cu|cuh|cc|h|ts)$/.test(f))
+        .flatMap((f) => [...readFileSync(join(folder, f), "utf8").matchAll(/"(ESFT_CUDA_[A-Z_]+)"/g)].map((m) => m[1]!)),
+    );
     const known = new Set([...flags.map((f) => f.name), ...Object.keys(notCompared)]);
     expect([...new Set(read)].filter((name) => !known.has(name))).toEqual([]);
     expect([...known].filter((name) => !read.includes(name))).toEqual([]);

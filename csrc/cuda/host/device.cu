@@ -16,6 +16,11 @@ void check_cuda(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
   if (status == cudaErrorMemoryAllocation)
     fail_status(ESFT_NO_MEMORY, what, "memory", format("%s: the GPU has no memory left", what));
+  // What a stream that is being captured refuses: the recording ends, the device goes on.
+  if (status >= cudaErrorStreamCaptureUnsupported && status <= cudaErrorStreamCaptureWrongThread)
+    fail_status(
+        ESFT_UNSUPPORTED, what, "recording",
+        format("capture: %s: CUDA error %d (%s): %s", what, int(status), cudaGetErrorName(status), cudaGetErrorString(status)));
   fail_status(ESFT_DEVICE_FAULT, what, "device",
               format("%s: CUDA error %d (%s): %s; CUDA does not recover from this: start the process again", what, int(status),
                      cudaGetErrorName(status), cudaGetErrorString(status)));

@@ -31,11 +31,13 @@ function openWith(name: string, value: string): Device {
 
 class Side {
   readonly device: Device;
+  private readonly recorded: boolean;
   private readonly buffers: Buffers[] = [];
   private readonly sets: Work[] = [];
 
   constructor(flag: Flag, value: string) {
     this.device = openWith(flag.name, value);
+    this.recorded = flag.name !== "ESFT_CUDA_GRAPH" || value === "1"; // the trainer's choice (lib/tensor/recorder.ts)
   }
 
   /** Of the first set, from its first state. */
@@ -54,6 +56,7 @@ class Side {
     await add();
     while (this.sets.length < (dry ? 1 : setsFor(this.buffers[0]!.bytes))) await add();
     const eager = await eagerRunner(this.device, this.sets); // every op has its working memory
+    if (!this.recorded) return eager;
     return (await graphRunner(this.device, this.sets))?.runner ?? eager;
   }
 
