@@ -10,6 +10,7 @@
 
 export type { Ids, Precision } from "./ops/bind.ts";
 export * from "./ops/attention.ts";
+export * from "./ops/delta.ts";
 export * from "./ops/dense.ts";
 export * from "./ops/elementwise.ts";
 export * from "./ops/experts.ts";

@@ -25,7 +25,7 @@ export const rooms: readonly Room[] = [
 
   { at: "cpu", uses: contracts, order: ["simd.h", "integers.h", "context.h", "kernels.h"] },
   { at: "cpu/rows", uses: [...contracts, "cpu"], order: ["rows.h"] },
-  { at: "cpu/attention", uses: [...contracts, "cpu"], order: ["attention_tile.h", "attention_shape.h"] },
+  { at: "cpu/attention", uses: [...contracts, "cpu"], order: ["attention_tile.h", "attention_shape.h", "delta_products.h", "delta_chunk.h"] },
   { at: "cpu/gemm", uses: [...contracts, "cpu", "cpu/rows"],
     order: ["gemm_vec.h", "gemm_activation.h", "gemm_panel.h", "gemm_micro.h", "gemm_pack.h", "gemm_block.h", "gemm_engine.h", "gemm_tasks.h"] },
   { at: "cpu/device", uses: [...contracts, "cpu"], order: ["backend.h", "memory.h", "isa.h"], doors: ["backend.h"] },
@@ -39,7 +39,7 @@ export const rooms: readonly Room[] = [
   { at: "cuda/rows", uses: [...contracts, "cuda", "cuda/host"],
     order: ["rows.cuh", "map.cuh", "index_check.cuh", "column_sum.cuh", "supervised_rows.cuh", "rms_norm.cuh", "topk_route.cuh"] },
   { at: "cuda/attention", uses: [...contracts, "cuda", "cuda/host", "cuda/rows"],
-    order: ["attention_tile.cuh", "attention.cuh", "attention_backward.cuh"] },
+    order: ["attention_tile.cuh", "attention.cuh", "attention_backward.cuh", "delta_chunk.cuh"] },
   { at: "cuda/gemm", uses: [...contracts, "cuda", "cuda/host", "cuda/rows"],
     order: ["split_count.cuh", "mma_params.h", "gemm_paths.h", "split_sum.cuh", "activation_rows.cuh", "linear_cross_entropy.cuh",
       "mma_tile.cuh", "mma_schedule.cuh", "mma_epilogue.cuh", "mma_gemm.cuh",

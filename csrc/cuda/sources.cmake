@@ -5,6 +5,8 @@ set(CUDA_PORTABLE
     attention/attention.cu
     attention/attention_backward.cu
     attention/attention_backward_portable.cu
+    attention/delta_rule.cu
+    attention/delta_rule_backward.cu
     gemm/activation_rows.cu
     gemm/gemm.cu
     gemm/gemm_portable.cu
@@ -12,16 +14,20 @@ set(CUDA_PORTABLE
     gemm/grouped_gemm.cu
     gemm/grouped_gemm_portable.cu
     gemm/linear_cross_entropy.cu
+    rows/causal_conv.cu
     rows/column_sum.cu
     rows/combine.cu
     rows/count_experts.cu
+    rows/delta_gates.cu
     rows/elementwise.cu
     rows/embedding.cu
     rows/expert_sort.cu
     rows/index_check.cu
     rows/load_balance.cu
     rows/mask_grad.cu
+    rows/multiply.cu
     rows/optimizer.cu
+    rows/regroup.cu
     rows/rms_norm.cu
     rows/rms_norm_backward.cu
     rows/rope.cu

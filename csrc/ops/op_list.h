@@ -1,7 +1,9 @@
 // All ops, once. X(name) in a fixed order: the index is the op's number in the Backend table.
 #pragma once
 #include "attention.h"
+#include "causal_conv.h"
 #include "combine.h"
+#include "delta_rule.h"
 #include "elementwise.h"
 #include "embedding.h"
 #include "expert_sort.h"
@@ -9,7 +11,9 @@
 #include "grouped_gemm.h"
 #include "linear_cross_entropy.h"
 #include "load_balance.h"
+#include "multiply.h"
 #include "optimizer.h"
+#include "regroup.h"
 #include "rms_norm.h"
 #include "rope.h"
 #include "topk_route.h"
@@ -19,7 +23,9 @@
   X(topk_route) X(route_backward) X(load_balance) X(expert_sort) X(count_experts) \
   X(gemm) X(embedding) X(embedding_backward) X(rms_norm) X(rms_norm_backward) X(rope) \
   X(attention) X(attention_backward) X(swiglu) X(swiglu_backward) X(add) X(scale) X(clamp) X(clamp_backward) \
-  X(fill) X(cast) X(mask_grad) X(column_sum) X(linear_cross_entropy) X(grad_norm) X(adamw)
+  X(fill) X(cast) X(mask_grad) X(column_sum) X(linear_cross_entropy) X(grad_norm) X(adamw) \
+  X(causal_conv) X(causal_conv_backward) X(gated_delta_rule) X(gated_delta_rule_backward) X(delta_gates) X(delta_gates_backward) X(regroup) \
+  X(multiply) X(multiply_backward)
 
 enum esft_op {
 #define ESFT_OP_ENUM(name) ESFT_OP_##name,

@@ -1,6 +1,6 @@
 // csrc/ops/elementwise.h. All act [R, C]; an output may be an input of its shape.
 import type { Tensor } from "../tensor.ts";
-import { bind, type Ids } from "./bind.ts";
+import { bind, flag, type Ids, type Maybe } from "./bind.ts";
 
 /** a = silu(gate) · up of h = gate | up. h [R, 2F] act, a [R, F] act. */
 export const swiglu = bind<{ h: Tensor; a: Tensor }>("swiglu");
@@ -19,6 +19,15 @@ export const clamp = bind<{ x: Tensor; y: Tensor; lo: number; hi: number }>("cla
 
 /** dx = dy where lo <= x <= hi, else 0. */
 export const clampBackward = bind<{ x: Tensor; dy: Tensor; dx: Tensor; lo: number; hi: number }>("clamp_backward");
+
+/** y = a · b, or a · SiLU(b). a, b, y [R, C] act; y may be a or b. */
+export const multiply = bind<{ a: Tensor; b: Tensor; y: Tensor; silu?: boolean }>("multiply", { silu: (x) => flag(x.silu) });
+
+/** Gradients of both factors, each where wanted, overwritten. da may be dy or a, db may be dy or b. */
+export const multiplyBackward = bind<{ dy: Tensor; a: Tensor; b: Tensor; da?: Maybe<Tensor>; db?: Maybe<Tensor>; silu?: boolean }>(
+  "multiply_backward",
+  { silu: (x) => flag(x.silu) },
+);
 
 /** x = value, any dtype. */
 export const fill = bind<{ x: Tensor; value: number }>("fill");

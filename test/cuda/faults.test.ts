@@ -67,6 +67,10 @@ const table: Record<string, Record<string, Args>> = {
     "a negative start": { doc_start: i32([-1, 0, 0, 0, 0]) },
   },
   attention_backward: { "a document that starts after its token": { doc_start: i32([0, 0, 3, 3, 3]) } },
+  causal_conv: { "a document that starts after its token": { doc_start: i32([0, 0, 3, 3, 3]) } },
+  causal_conv_backward: { "a negative start": { doc_start: i32([-1, 0, 0, 0, 0]) } },
+  gated_delta_rule: { "a document that starts before its predecessor": { doc_start: i32([0, 1, 2, 1, 2]) } },
+  gated_delta_rule_backward: { "a document that starts after its token": { doc_start: i32([0, 0, 3, 3, 3]) } },
   linear_cross_entropy: {
     "a label beyond the vocabulary": { labels: i32([1, -100, 6, 0]) },
     "label -1": { labels: i32([-1, -100, 5, 0]) },

@@ -83,7 +83,7 @@ struct Plan {
 
 // Cuts documents into pieces of at most `most` tokens; pieces that together have at most `share` tokens become one task.
 // The arrays hold T pieces and T + 1 task borders. Returns the number of parts of the most divided document.
-static int64_t make_plan(Plan& plan, const int32_t* doc_start, int64_t T, int64_t most, int64_t share) {
+[[maybe_unused]] static int64_t make_plan(Plan& plan, const int32_t* doc_start, int64_t T, int64_t most, int64_t share) {
   int64_t n = 0, tasks = 0, filled = 0, most_parts = 0;
   for (int64_t d0 = 0; d0 < T;) {
     int64_t d1 = d0 + 1;

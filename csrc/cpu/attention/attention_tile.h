@@ -231,7 +231,7 @@ ESFT_INLINE void butterflies(vf* r) {
 }
 
 // NR rows of units (pitch a multiple of W) into one panel dst [units up to a multiple of W][NR].
-static void transpose_panel(float* dst, const float* rows, int64_t pitch, int64_t units) {
+[[maybe_unused]] static void transpose_panel(float* dst, const float* rows, int64_t pitch, int64_t units) {
   for (int64_t u = 0; u < units; u += W)
     for (int h = 0; h < 2; h++) {
       vf r[W];

@@ -4,6 +4,7 @@ import type { PerfRow } from "../perf.ts";
 import type { OpCase } from "../support.ts";
 import { attentionBackwardBase, attentionBackwardCases, attentionBase, attentionCases, attentionPerf } from "./attention.ts";
 import * as combine from "./combine.ts";
+import * as delta from "./delta.ts";
 import * as dense from "./dense.ts";
 import * as elementwise from "./elementwise.ts";
 import { gemmBase, gemmCases, gemmPerf } from "./gemm.ts";
@@ -43,6 +44,15 @@ export const bases: readonly OpCase[] = [
   lossBase,
   gradNormBase,
   adamwBase,
+  delta.causalConvBase,
+  delta.causalConvBackwardBase,
+  delta.deltaRuleBase,
+  delta.deltaRuleBackwardBase,
+  delta.deltaGatesBase,
+  delta.deltaGatesBackwardBase,
+  delta.regroupBase,
+  delta.multiplyBase,
+  delta.multiplyBackwardBase,
 ];
 
 export const allCases: readonly OpCase[] = [
@@ -63,6 +73,11 @@ export const allCases: readonly OpCase[] = [
   ...lossCases,
   ...gradNormCases,
   ...adamwCases,
+  ...delta.causalConvCases,
+  ...delta.deltaRuleCases,
+  ...delta.deltaGatesCases,
+  ...delta.regroupCases,
+  ...delta.multiplyCases,
 ];
 
 export const perfRows: readonly PerfRow[] = [
@@ -74,4 +89,5 @@ export const perfRows: readonly PerfRow[] = [
   ...elementwise.elementwisePerf,
   ...routing.routingPerf,
   ...combine.combinePerf,
+  ...delta.deltaPerfRows,
 ];
