@@ -8,18 +8,20 @@ using namespace ref;
 
 void ref_rms_norm(const esft_rms_norm_args& a) {
   const int64_t R = rows(a.x), C = cols(a.x);
+  auto w = [&](int64_t c) { return double(a.zero_centred) + vat(a.weight, c); };
   for (int64_t r = 0; r < R; r++) {
     auto x = [&](int64_t c) { return double(at(a.x, r, c)); };
     double sum = 0;
     for (int64_t c = 0; c < C; c++) sum += x(c) * x(c);
     const double rstd = 1 / std::sqrt(sum / C + a.eps);
-    for (int64_t c = 0; c < C; c++) put(a.y, r, c, x(c) * rstd * vat(a.weight, c));
+    for (int64_t c = 0; c < C; c++) put(a.y, r, c, x(c) * rstd * w(c));
     if (present(a.rstd)) data<float>(a.rstd)[r] = float(rstd);
   }
 }
 
 void ref_rms_norm_backward(const esft_rms_norm_backward_args& a) {
   const int64_t R = rows(a.x), C = cols(a.x);
+  auto w = [&](int64_t c) { return double(a.zero_centred) + vat(a.weight, c); };
   std::vector<double> dweight(C, 0);
   for (int64_t r = 0; r < R; r++) {
     auto x = [&](int64_t c) { return double(at(a.x, r, c)); };
@@ -27,12 +29,12 @@ void ref_rms_norm_backward(const esft_rms_norm_backward_args& a) {
     const double rstd = data<float>(a.rstd)[r];
     double mean = 0;  // of dy·w·x̂
     for (int64_t c = 0; c < C; c++) {
-      mean += dy(c) * vat(a.weight, c) * x(c) * rstd / C;
+      mean += dy(c) * w(c) * x(c) * rstd / C;
       dweight[c] += dy(c) * x(c) * rstd;
     }
     if (!present(a.dx)) continue;
     for (int64_t c = 0; c < C; c++) {  // dx may be dy: each element is read before it is written
-      const double g = rstd * (dy(c) * vat(a.weight, c) - x(c) * rstd * mean);
+      const double g = rstd * (dy(c) * w(c) - x(c) * rstd * mean);
       put(a.dx, r, c, a.accumulate ? at(a.dx, r, c) + g : g);
     }
   }

@@ -28,8 +28,16 @@ export const embedding = bind<{ ids: Tensor; table: Tensor; y: Tensor; scale?: n
 /** dtable[ids[t]] += scale · dy[t], in the order of t. dy [T, D] act, dtable [V, D] f32. */
 export const embeddingBackward = bind<{ ids: Tensor; dy: Tensor; dtable: Tensor; scale?: number }>("embedding_backward", { scale: 1 });
 
-/** y = weight · x / sqrt(mean(x²) + eps) per row. x, y [R, C] act, weight [C] f32 or bf16; rstd [R], kept for the backward. */
-export const rmsNorm = bind<{ x: Tensor; weight: Tensor; y: Tensor; rstd?: Maybe<Tensor>; eps: number }>("rms_norm");
+/**
+ * y = weight · x / sqrt(mean(x²) + eps) per row, or 1 + weight in its place where `zeroCentred`. x, y [R, C] act, weight [C] f32 or bf16;
+ * rstd [R], kept for the backward.
+ */
+export const rmsNorm = bind<{ x: Tensor; weight: Tensor; y: Tensor; rstd?: Maybe<Tensor>; eps: number; zeroCentred?: boolean }>(
+  "rms_norm",
+  {
+    zero_centred: (a) => flag(a.zeroCentred),
+  },
+);
 
 /** dx (+)= gradient of the norm's input, dweight [C] f32 +=. dy, x, dx [R, C] act; dx may be dy. */
 export const rmsNormBackward = bind<{
@@ -40,7 +48,8 @@ export const rmsNormBackward = bind<{
   dx?: Maybe<Tensor>;
   dweight?: Maybe<Tensor>;
   accumulate?: boolean;
-}>("rms_norm_backward", { accumulate: (a) => flag(a.accumulate) });
+  zeroCentred?: boolean;
+}>("rms_norm_backward", { accumulate: (a) => flag(a.accumulate), zero_centred: (a) => flag(a.zeroCentred) });
 
 /**
  * Rotates 2·cos.columns dimensions of each head, from column `offset` of it on, by the angle of the token's position; the rest is

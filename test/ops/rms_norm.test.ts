@@ -18,7 +18,14 @@ describeRefusals([
       { name: "rstd of the wrong length", change: { rstd: out([4]) }, says: ["rstd", "3"] },
     ],
   },
-  { base: rmsNormBackwardBase, inPlace: ["dx=dy"], rows: [{ name: "accumulate = 2", change: { accumulate: 2 }, says: ["accumulate"] }] },
+  {
+    base: rmsNormBackwardBase,
+    inPlace: ["dx=dy"],
+    rows: [
+      { name: "accumulate = 2", change: { accumulate: 2 }, says: ["accumulate"] },
+      { name: "zero_centred = 2", change: { zero_centred: 2 }, says: ["zero_centred"] },
+    ],
+  },
 ]);
 
 it("gradients of x and weight against finite differences", async () => {
@@ -26,7 +33,14 @@ it("gradients of x and weight against finite differences", async () => {
   const random = new Random("rms_norm");
   const [x, weight, c] = [random.normal([R, C]), random.normal([C]), random.normal([R, C])];
   const forward = async (i: Readonly<Record<string, Float32Array>>) =>
-    run(device("ref"), "rms_norm", { x: f32([R, C], i.x!), weight: f32([C], i.weight!), y: out([R, C]), rstd: out([R]), eps: 1e-3 });
+    run(device("ref"), "rms_norm", {
+      x: f32([R, C], i.x!),
+      weight: f32([C], i.weight!),
+      y: out([R, C]),
+      rstd: out([R]),
+      eps: 1e-3,
+      zero_centred: 0,
+    });
   const inputs = { x: Float32Array.from(x.values), weight: Float32Array.from(weight.values) };
   const rstd = f32([R], pick(await forward(inputs), "rstd"));
   const made = await run(device("ref"), "rms_norm_backward", {
@@ -37,6 +51,7 @@ it("gradients of x and weight against finite differences", async () => {
     dx: out([R, C]),
     dweight: zeros("f32", [C]),
     accumulate: 0,
+    zero_centred: 0,
   });
   await checkGradients({
     inputs,

@@ -17,7 +17,7 @@ struct NormParams {
   void* y;
   float* rstd;  // or nullptr
   int64_t rows, cols, x_ld, y_ld;
-  float eps, inv_cols;
+  float eps, inv_cols, offset;  // offset: added to the weight
 };
 
 // kLanes = 0: the block owns a row.
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kLanes ? kNormWarpThreads : kNormBlockThreads)
       to_floats(e[first + i], f);
       to_floats(w[i], g);
 #pragma unroll
-      for (int j = 0; j < kVec; j++) f[j] = f[j] * rstd * g[j];
+      for (int j = 0; j < kVec; j++) f[j] = f[j] * rstd * (p.offset + g[j]);
       store_elements(y + c, from_floats<T>(f));
     }
   }
@@ -88,7 +88,8 @@ __global__ void __launch_bounds__(kNormBlockThreads) rms_norm_long_kernel(NormPa
   }
   const float rstd = 1.0f / sqrtf(block_sum(sum, reinterpret_cast<float*>(smem)) * p.inv_cols + p.eps);
   if (p.rstd && threadIdx.x == 0) p.rstd[blockIdx.x] = rstd;
-  for (int64_t c = threadIdx.x; c < p.cols; c += blockDim.x) y[c] = from_float<T>(to_float(x[c]) * rstd * to_float(weight[c]));
+  for (int64_t c = threadIdx.x; c < p.cols; c += blockDim.x)
+    y[c] = from_float<T>(to_float(x[c]) * rstd * (p.offset + to_float(weight[c])));
 }
 
 template <class T, class W>
@@ -122,8 +123,17 @@ void norm(Context& context, const NormParams& p, bool vectors) {
 void run_rms_norm(const esft_rms_norm_args& a, Context& context) {
   const int64_t R = rows(a.x), C = cols(a.x);
   if (R == 0) return;
-  const NormParams p{a.x.data, a.weight.data, a.y.data,       present(a.rstd) ? data<float>(a.rstd) : nullptr, R, C, a.x.ld,
-                     a.y.ld,   float(a.eps),  1.0f / float(C)};
+  const NormParams p{a.x.data,
+                     a.weight.data,
+                     a.y.data,
+                     present(a.rstd) ? data<float>(a.rstd) : nullptr,
+                     R,
+                     C,
+                     a.x.ld,
+                     a.y.ld,
+                     float(a.eps),
+                     1.0f / float(C),
+                     a.zero_centred ? 1.0f : 0.0f};
   by_float_type(a.x, [&](auto type) {
     using T = typename decltype(type)::type;
     const bool vectors = whole_vectors<T>(a.x) && whole_vectors<T>(a.y) && aligned16(a.weight);

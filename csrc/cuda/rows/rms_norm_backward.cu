@@ -22,7 +22,7 @@ struct NormBackwardParams {
   void* dx;        // or nullptr
   float* partial;  // [chunks, cols] or nullptr
   int64_t rows, cols, dy_ld, x_ld, dx_ld, chunk;
-  float inv_cols;
+  float inv_cols, offset;  // offset: added to the weight
   bool accumulate;
 };
 
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kLanes ? kNormWarpThreads : kNormBlockThreads)
 #pragma unroll
         for (int j = 0; j < kVec; j++) {
           const float product = f[j] * g[j];
-          dot[i] += product * wf[j];
+          dot[i] += product * (p.offset + wf[j]);
           dweight[k][j] += product * rstd[i];
         }
       }
@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(kLanes ? kNormWarpThreads : kNormBlockThreads)
         to_floats(x[i][k], g);
         to_floats(w[k], wf);
 #pragma unroll
-        for (int j = 0; j < kVec; j++) f[j] = rstd[i] * (f[j] * wf[j] - g[j] * scaled);
+        for (int j = 0; j < kVec; j++) f[j] = rstd[i] * (f[j] * (p.offset + wf[j]) - g[j] * scaled);
         T* dx = static_cast<T*>(p.dx) + row * p.dx_ld + c;
         if (p.accumulate) {
           to_floats(load_elements<kVec>(dx), g);
@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(kDxThreads) rms_norm_dx_kernel(NormBackwardPar
     to_floats(e_x[k], g);
     to_floats(load_elements<kVec>(weight + column(k)), w);
 #pragma unroll
-    for (int j = 0; j < kVec; j++) dot += f[j] * g[j] * w[j];
+    for (int j = 0; j < kVec; j++) dot += f[j] * g[j] * (p.offset + w[j]);
   }
   dot = lanes_sum<kLanes>(dot);
   if (!valid) return;
@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(kDxThreads) rms_norm_dx_kernel(NormBackwardPar
       to_floats(e_x[first + i], g);
       to_floats(e_w[i], w);
 #pragma unroll
-      for (int j = 0; j < kVec; j++) f[j] = rstd * (f[j] * w[j] - g[j] * scaled);
+      for (int j = 0; j < kVec; j++) f[j] = rstd * (f[j] * (p.offset + w[j]) - g[j] * scaled);
       if (p.accumulate) {
         to_floats(old[i], g);
 #pragma unroll
@@ -225,7 +225,7 @@ __global__ void __launch_bounds__(kNormBlockThreads) rms_norm_backward_long_kern
     float dot = 0.0f;
     for (int64_t c = threadIdx.x; c < p.cols; c += blockDim.x) {
       const float product = to_float(dy[c]) * to_float(x[c]);
-      dot += product * to_float(weight[c]);
+      dot += product * (p.offset + to_float(weight[c]));
       if (partial) partial[c] = (row == begin ? 0.0f : partial[c]) + product * rstd;
     }
     if (!p.dx) continue;
@@ -233,7 +233,7 @@ __global__ void __launch_bounds__(kNormBlockThreads) rms_norm_backward_long_kern
     const float scaled = rstd * (dot * rstd * p.inv_cols);
     T* dx = static_cast<T*>(p.dx) + row * p.dx_ld;
     for (int64_t c = threadIdx.x; c < p.cols; c += blockDim.x) {
-      const float g = rstd * (to_float(dy[c]) * to_float(weight[c]) - to_float(x[c]) * scaled);
+      const float g = rstd * (to_float(dy[c]) * (p.offset + to_float(weight[c])) - to_float(x[c]) * scaled);
       dx[c] = from_float<T>(p.accumulate ? to_float(dx[c]) + g : g);
     }
   }
@@ -297,6 +297,7 @@ void run_rms_norm_backward(const esft_rms_norm_backward_args& a, Context& contex
                              wants_x ? a.dx.ld : 0,
                              chunk,
                              1.0f / float(C),
+                             a.zero_centred ? 1.0f : 0.0f,
                              a.accumulate != 0};
   by_float_type(a.x, [&](auto type) {
     using T = typename decltype(type)::type;

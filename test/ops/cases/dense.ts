@@ -76,7 +76,7 @@ const norm = rowOf("rms_norm", {
     for (let r = 0; r < rowsOf(x); r++) {
       const row = Array.from({ length: C }, (_, c) => at(x, r, c));
       rstd.push(1 / Math.sqrt(row.reduce((s, v) => s + v * v, 0) / C + number(a, "eps")));
-      y.push(...row.map((v, c) => v * rstd[r]! * tensor(a, "weight").values[c]!));
+      y.push(...row.map((v, c) => v * rstd[r]! * (number(a, "zero_centred") + tensor(a, "weight").values[c]!)));
     }
     return has(a, "rstd") ? { y, rstd } : { y };
   },
@@ -86,6 +86,7 @@ interface NormOptions {
   readonly wrap?: (t: HostTensor) => HostTensor;
   readonly rstd?: boolean;
   readonly scale?: number;
+  readonly zeroCentred?: boolean;
 }
 export const rmsNorm =
   (R: number, C: number, o: NormOptions = {}) =>
@@ -97,6 +98,7 @@ export const rmsNorm =
       y: wrap(out([R, C])),
       rstd: o.rstd === false ? null : out([R]),
       eps: 1e-6,
+      zero_centred: o.zeroCentred ? 1 : 0,
     };
   };
 interface NormBackOptions extends NormOptions {
@@ -123,6 +125,7 @@ export const rmsNormBackward =
       dx: o.dx === false ? null : o.inPlace ? { same: "dy" } : wrap(o.accumulate ? r.normal([R, C]) : out([R, C])),
       dweight: o.dweight === false ? null : r.normal([C]),
       accumulate: o.accumulate ? 1 : 0,
+      zero_centred: o.zeroCentred ? 1 : 0,
     };
   };
 const normBack = (name: string, R: number, C: number, o?: NormBackOptions): OpCase => ({
@@ -144,12 +147,15 @@ export const rmsNormCases: readonly OpCase[] = [
   normRow("large values", 5, 33, { scale: 1e6 }),
   normRow("many rows", 700, 96),
   normRow("wide", 6, 2048),
+  normRow("zero-centred", 21, 37, { zeroCentred: true }),
+  normRow("zero-centred, bf16 weight", 9, 130, { zeroCentred: true, w: "bf16" }),
   norm("zeros", () => ({
     x: zeros("f32", [3, 9]),
     weight: f32([9], new Array<number>(9).fill(1)),
     y: out([3, 9]),
     rstd: out([3]),
     eps: 1e-6,
+    zero_centred: 0,
   })),
   norm("in place", (r) => ({ ...rmsNorm(9, 37)(r), x: { same: "y" }, y: r.normal([9, 37]) }), { k: 37 }),
   normBack("64 columns", 20, 64),
@@ -160,6 +166,9 @@ export const rmsNormCases: readonly OpCase[] = [
   normBack("strided", 21, 37, { wrap: strided, w: "bf16" }),
   normBack("dx only", 21, 37, { dweight: false }),
   normBack("dweight only", 21, 37, { dx: false }),
+  normBack("zero-centred", 21, 37, { zeroCentred: true }),
+  normBack("zero-centred, bf16 weight, into the residual stream", 9, 130, { zeroCentred: true, w: "bf16", accumulate: true }),
+  normBack("zero-centred, dx only", 20, 64, { zeroCentred: true, dweight: false }),
   normBack("one row", 1, 5),
   normBack("no rows", 0, 5),
   normBack("many rows", 700, 96),
