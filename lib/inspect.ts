@@ -7,7 +7,7 @@ import { tensorBytes } from "./files/safetensors.ts";
 import { sliceKey } from "./files/slice.ts";
 import type { TrainableSpec } from "./methods/method.ts";
 import { checkpointSpec } from "./model/families/index.ts";
-import type { ModelSpec, ParameterRole } from "./model/spec.ts";
+import type { AttentionSpec, ModelSpec, ParameterRole } from "./model/spec.ts";
 import { bytesOf } from "./tensor.ts";
 import { memoryDtype, packedOf } from "./quantised.ts";
 import { expertParameters, moeLayers, moeOf, parameterShapes } from "./model/spec.ts";
@@ -129,12 +129,28 @@ export function estimateTraining(checkpoint: Checkpoint, spec: ModelSpec, traina
   };
 }
 
+/** What mixes the tokens: of all layers alike, or each kind with the number of its layers. */
 function attentionText(spec: ModelSpec): string {
-  const a = spec.layers[0]?.attention;
-  if (!a) return "none";
-  if (a.kind === "heads")
-    return `${a.heads} heads of ${a.headDim}${a.kvHeads === a.heads ? "" : `, ${a.kvHeads} for keys and values`}${a.qNorm ? ", q and k normalised" : ""}`;
-  return `latent (MLA): ${a.heads} heads of ${a.nopeDim} + ${a.ropeDim} rotary, values ${a.vDim}, rank ${a.kvRank}${"a" in a.q ? `, queries rank ${a.q.a.out}` : ""}`;
+  const kinds = new Map<string, number>();
+  for (const { attention } of spec.layers) {
+    const text = mixerText(attention);
+    kinds.set(text, (kinds.get(text) ?? 0) + 1);
+  }
+  if (kinds.size <= 1) return [...kinds.keys()][0] ?? "none";
+  return [...kinds].map(([text, layers]) => `${layers} ${layers === 1 ? "layer" : "layers"}: ${text}`).join("; ");
+}
+
+function mixerText(a: AttentionSpec): string {
+  switch (a.kind) {
+    case "heads":
+      return `${a.heads} heads of ${a.headDim}${a.kvHeads === a.heads ? "" : `, ${a.kvHeads} for keys and values`}${a.qNorm ? ", q and k normalised" : ""}`;
+    case "latent":
+      return `latent (MLA): ${a.heads} heads of ${a.nopeDim} + ${a.ropeDim} rotary, values ${a.vDim}, rank ${a.kvRank}${"a" in a.q ? `, queries rank ${a.q.a.out}` : ""}`;
+    case "delta":
+      return `linear (Gated DeltaNet): ${a.heads} heads with states of ${a.keyDim} × ${a.valueDim}, ${a.keyHeads} for keys, convolution of ${a.conv.taps}`;
+    case "conv":
+      return `short convolution of ${a.conv.taps}`;
+  }
 }
 
 function routerText(rule: RouteRule, topK: number, bias: boolean): string {

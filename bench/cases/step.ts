@@ -15,7 +15,7 @@ import { hostBatch } from "../../lib/model/batch.ts";
 import type { HostBatch } from "../../lib/model/batch.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
 import { moeLayers, moeOf, parameterShapes } from "../../lib/model/spec.ts";
-import type { ModelSpec } from "../../lib/model/spec.ts";
+import type { DeltaAttentionSpec, ModelSpec } from "../../lib/model/spec.ts";
 import { Transformer } from "../../lib/model/transformer.ts";
 import type { BaseParameter } from "../../lib/model/weights/parameter.ts";
 import { Parameters as Weights } from "../../lib/model/weights/parameters.ts";
@@ -176,6 +176,13 @@ async function setup(b: Buffers, { batch, seq, trained, config }: StepSizes, mod
   };
 }
 
+/** As the performance rows of gated_delta_rule count them. */
+function deltaFlops({ heads, keyHeads, keyDim, valueDim }: DeltaAttentionSpec, tokens: number): { forward: number; backward: number } {
+  const flops = (states: number, triangles: number): number =>
+    2 * tokens * (heads * (states * keyDim * valueDim + triangles * 32 * valueDim) + keyHeads * 64 * keyDim);
+  return { forward: flops(3, 2), backward: flops(8, 9) };
+}
+
 /**
  * FLOPs of products: forward 1, dX 1, dW 1 where trained. ESFT has no backward below the first MoE layer, and its experts count at
  * an even share of the rows.
@@ -184,6 +191,8 @@ function stepFlops({ batch, seq, trained, config }: StepSizes, mode: Mode): numb
   const spec = modelSpec(config, "config.json");
   const first = Math.min(...moeLayers(spec));
   const attention = spec.layers.map(({ attention: a }) => {
+    if (a.kind === "delta") return deltaFlops(a, batch * seq);
+    if (a.kind === "conv") return { forward: 0, backward: 0 };
     const [qk, v] = a.kind === "heads" ? [a.headDim, a.headDim] : [a.nopeDim + a.ropeDim, a.vDim];
     return { forward: batch * seq * seq * a.heads * (qk + v), backward: batch * seq * seq * a.heads * (3 * qk + 2 * v) };
   });

@@ -16,6 +16,8 @@ export interface NormSpec {
   readonly weight: TensorSlice;
   readonly size: number;
   readonly eps: number;
+  /** The factor is 1 + weight. */
+  readonly zeroCentred?: boolean;
 }
 
 /** Rotary embedding: inverse frequencies (length rotaryDim / 2) and the factor on cos and sin (yarn). */
@@ -67,7 +69,48 @@ export interface LatentAttentionSpec {
   readonly rope: RopeSpec;
 }
 
-export type AttentionSpec = HeadsAttentionSpec | LatentAttentionSpec;
+/** Depthwise causal convolution; the weight is [channels, 1, taps]. */
+export interface ConvSpec {
+  readonly weight: TensorSlice;
+  readonly bias?: TensorSlice;
+  readonly channels: number;
+  readonly taps: number;
+}
+
+/** Gated DeltaNet: linear attention with a state per value head, behind a short convolution. */
+export interface DeltaAttentionSpec {
+  readonly kind: "delta";
+  readonly keyHeads: number;
+  /** Value heads, a multiple of the key heads. */
+  readonly heads: number;
+  readonly keyDim: number;
+  readonly valueDim: number;
+  /** Each on its own (q, k and v one after another), or rows grouped by key head: q, k, v and z of each; b and a of each. */
+  readonly projections:
+    | { readonly qkv: LinearSpec; readonly z: LinearSpec; readonly b: LinearSpec; readonly a: LinearSpec }
+    | { readonly qkvz: LinearSpec; readonly ba: LinearSpec };
+  /** Over q, k and v, SiLU behind it. */
+  readonly conv: ConvSpec;
+  /** One number per value head: log of the decay's rate, and what is added to a. */
+  readonly aLog: TensorSlice;
+  readonly dtBias: TensorSlice;
+  /** Of the output of each head. */
+  readonly norm: NormSpec;
+  readonly o: LinearSpec;
+  /** Under the root of the norms of q and k. */
+  readonly unitEps: number;
+}
+
+/** Short convolution: out(C ⊙ conv(B ⊙ X)), B, C and X the thirds of the first projection. */
+export interface ShortConvSpec {
+  readonly kind: "conv";
+  readonly bcx: LinearSpec;
+  readonly conv: ConvSpec;
+  readonly o: LinearSpec;
+}
+
+/** What mixes the tokens of a layer. */
+export type AttentionSpec = HeadsAttentionSpec | LatentAttentionSpec | DeltaAttentionSpec | ShortConvSpec;
 
 /** Gated MLP a = silu(gate·x) · (up·x), y = down·a. */
 export interface MlpSpec {
@@ -193,25 +236,45 @@ export function parameterShapes(spec: ModelSpec): ParameterShape[] {
     if (before) norm(before, layer);
     if (after) norm(after, layer);
   };
+  const conv = (v: ConvSpec, layer: number): void => {
+    add(v.weight, [v.channels, 1, v.taps], "attention", layer);
+    if (v.bias) add(v.bias, [v.channels], "attention", layer);
+  };
+  /** All but its last projection. */
+  const attention = (a: AttentionSpec, layer: number): void => {
+    const linears = (...all: LinearSpec[]): void => all.forEach((l) => linear(l, "attention", layer));
+    switch (a.kind) {
+      case "heads":
+        linears(a.q, a.k, a.v);
+        if (a.qNorm) norm(a.qNorm, layer);
+        if (a.kNorm) norm(a.kNorm, layer);
+        return;
+      case "latent":
+        if ("a" in a.q) {
+          linears(a.q.a);
+          norm(a.q.norm, layer);
+          linears(a.q.b);
+        } else linears(a.q);
+        linears(a.kvA);
+        norm(a.kvNorm, layer);
+        linears(a.kvB);
+        return;
+      case "delta":
+        linears(...Object.values(a.projections));
+        conv(a.conv, layer);
+        for (const ref of [a.aLog, a.dtBias]) add(ref, [a.heads], "attention", layer);
+        norm(a.norm, layer);
+        return;
+      case "conv":
+        linears(a.bcx);
+        conv(a.conv, layer);
+    }
+  };
   add(spec.embedding, [spec.vocab, D], "embedding", -1);
   spec.layers.forEach((layer, i) => {
     norms(layer.attentionNorms, i);
-    const a = layer.attention;
-    if (a.kind === "heads") {
-      for (const l of [a.q, a.k, a.v]) linear(l, "attention", i);
-      if (a.qNorm) norm(a.qNorm, i);
-      if (a.kNorm) norm(a.kNorm, i);
-    } else {
-      if ("a" in a.q) {
-        linear(a.q.a, "attention", i);
-        norm(a.q.norm, i);
-        linear(a.q.b, "attention", i);
-      } else linear(a.q, "attention", i);
-      linear(a.kvA, "attention", i);
-      norm(a.kvNorm, i);
-      linear(a.kvB, "attention", i);
-    }
-    linear(a.o, "attention", i);
+    attention(layer.attention, i);
+    linear(layer.attention.o, "attention", i);
     norms(layer.mlpNorms, i);
     if (layer.mlp.kind === "dense") mlp(layer.mlp, layer.mlp.hidden, "dense", i);
     else {

@@ -4,14 +4,17 @@ import type { Tensor } from "../../tensor.ts";
 import type { Run } from "../run.ts";
 import { act } from "../slots.ts";
 import type { Slot } from "../slots.ts";
-import type { LayerSpec } from "../spec.ts";
+import type { AttentionSpec, LayerSpec } from "../spec.ts";
 import { Branch, branchSlots } from "./branch.ts";
+import type { BranchBody } from "./branch.ts";
 import type { Composer } from "./composer.ts";
+import { DeltaAttention } from "./delta.ts";
 import { HeadsAttention } from "./heads.ts";
 import { LatentAttention } from "./latent.ts";
 import { Mlp } from "./mlp.ts";
 import { MoeBlock } from "./moe.ts";
 import type { RouteObserver } from "./moe.ts";
+import { ShortConv } from "./short_conv.ts";
 
 export class Block {
   /** The block's input: kept for backward, or one of the model's two that take turns. */
@@ -28,9 +31,8 @@ export class Block {
     const [attention, mlp] = [c.named("attention"), c.named("mlp")];
     this.x = plan.keeps ? plan.kept(act(D), "x") : passing;
     const slots = branchSlots(plan, D);
-    const heads =
-      spec.attention.kind === "heads" ? new HeadsAttention(spec.attention, attention) : new LatentAttention(spec.attention, attention);
-    this.attention = new Branch("attention", heads, { norms: spec.attentionNorms, factor }, D, slots, c);
+    const mixer = attentionOf(spec.attention, attention);
+    this.attention = new Branch("attention", mixer, { norms: spec.attentionNorms, factor }, D, slots, c);
     const experts = spec.mlp.kind === "moe" ? new MoeBlock(spec.mlp, layer, D, mlp) : new Mlp(spec.mlp, layer, D, mlp);
     this.mlp = new Branch("mlp", experts, { norms: spec.mlpNorms, factor }, D, slots, c);
     this.trains = this.attention.trains || this.mlp.trains;
@@ -47,5 +49,18 @@ export class Block {
   backward(run: Run, dx: Tensor, needDx: boolean): void {
     this.mlp.backward(run, dx, run.at(this.xMid), needDx || this.attention.trains);
     this.attention.backward(run, dx, run.at(this.x), needDx);
+  }
+}
+
+function attentionOf(spec: AttentionSpec, c: Composer): BranchBody {
+  switch (spec.kind) {
+    case "heads":
+      return new HeadsAttention(spec, c);
+    case "latent":
+      return new LatentAttention(spec, c);
+    case "delta":
+      return new DeltaAttention(spec, c);
+    case "conv":
+      return new ShortConv(spec, c);
   }
 }

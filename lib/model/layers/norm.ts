@@ -12,12 +12,14 @@ import type { Composer } from "./composer.ts";
 export class Norm {
   readonly weight: Parameter;
   private readonly eps: number;
+  private readonly zeroCentred: boolean;
   private readonly rstd: Slot;
 
   /** @param rowsPerToken rows of each token that are normalised on their own: its heads */
   constructor(spec: NormSpec, c: Composer, rowsPerToken = 1) {
     this.weight = c.parameter(spec.weight);
     this.eps = spec.eps;
+    this.zeroCentred = spec.zeroCentred ?? false;
     this.rstd = c.plan.saved(f32(0, rowsPerToken), "rstd");
   }
 
@@ -26,18 +28,20 @@ export class Norm {
   }
 
   forward(run: Run, x: Tensor, y: Tensor): void {
-    ops.rmsNorm(run.device, { x, weight: this.weight.value, y, rstd: run.saved(this.rstd), eps: this.eps });
+    const { eps, zeroCentred } = this;
+    ops.rmsNorm(run.device, { x, weight: this.weight.value, y, rstd: run.saved(this.rstd), eps, zeroCentred });
   }
 
   /** y again, for a backward. */
   recompute(run: Run, x: Tensor, y: Tensor): void {
-    ops.rmsNorm(run.device, { x, weight: this.weight.value, y, eps: this.eps });
+    ops.rmsNorm(run.device, { x, weight: this.weight.value, y, eps: this.eps, zeroCentred: this.zeroCentred });
   }
 
   /** dx (+)= backward of the norm, where wanted; the weight's gradient += when it trains. dx may be dy. */
   backward(run: Run, dy: Tensor, x: Tensor, dx: Tensor | null, accumulate = false): void {
-    const dweight = this.weight.grad;
+    const { weight, zeroCentred } = this;
+    const dweight = weight.grad;
     if (!dx && !dweight) return;
-    ops.rmsNormBackward(run.device, { dy, x, weight: this.weight.value, rstd: run.at(this.rstd), dx, dweight, accumulate });
+    ops.rmsNormBackward(run.device, { dy, x, weight: weight.value, rstd: run.at(this.rstd), dx, dweight, accumulate, zeroCentred });
   }
 }

@@ -6,7 +6,7 @@ import { ConfigError } from "../../../lib/errors.ts";
 import { openCheckpoint } from "../../../lib/files/checkpoint.ts";
 import { checkpointSpec, modelSpec } from "../../../lib/model/families/index.ts";
 import type { JsonObject } from "../../../lib/model/families/config.ts";
-import type { ModelSpec, NormSpec } from "../../../lib/model/spec.ts";
+import type { AttentionSpec, ModelSpec, NormSpec } from "../../../lib/model/spec.ts";
 import type { Case, Format } from "../case.ts";
 import { difference, mutateJson } from "../case.ts";
 import { jsonOf, toTree } from "../tree.ts";
@@ -75,26 +75,36 @@ function objectOf(bytes: Uint8Array): JsonObject {
   return value as JsonObject;
 }
 
+function mixer(a: AttentionSpec) {
+  switch (a.kind) {
+    case "heads":
+      return { heads: a.heads, kvHeads: a.kvHeads, headDim: a.headDim, clip: a.clip };
+    case "latent":
+      return {
+        heads: a.heads,
+        nope: a.nopeDim,
+        rope: a.ropeDim,
+        v: a.vDim,
+        kvRank: a.kvRank,
+        qRank: "a" in a.q ? a.q.a.out : null,
+        bias: a.kvA.bias !== undefined,
+      };
+    case "delta":
+      return { heads: a.heads, keyHeads: a.keyHeads, keyDim: a.keyDim, valueDim: a.valueDim, taps: a.conv.taps };
+    case "conv":
+      return { channels: a.conv.channels, taps: a.conv.taps };
+  }
+}
+const rotary = (a: AttentionSpec) => ("rope" in a ? a.rope : null);
+
 /** What decides the computation, beside the rotary embedding, as the spec has it. */
 function seen(spec: ModelSpec) {
   const norms: NormSpec[] = [spec.finalNorm];
   const layers = spec.layers.map((l) => {
     for (const n of [l.attentionNorms, l.mlpNorms]) norms.push(...[n.before, n.after].filter((x) => x !== undefined));
-    const a = l.attention;
     const m = l.mlp;
     return {
-      attention:
-        a.kind === "heads"
-          ? { heads: a.heads, kvHeads: a.kvHeads, headDim: a.headDim, clip: a.clip }
-          : {
-              heads: a.heads,
-              nope: a.nopeDim,
-              rope: a.ropeDim,
-              v: a.vDim,
-              kvRank: a.kvRank,
-              qRank: "a" in a.q ? a.q.a.out : null,
-              bias: a.kvA.bias !== undefined,
-            },
+      attention: mixer(l.attention),
       mlp:
         m.kind === "dense"
           ? { hidden: m.hidden }
@@ -173,7 +183,7 @@ function ropeFault(c: Config, spec: ModelSpec): string | null {
   const factor = Number(
     scaling["factor"] ?? (type === "yarn" ? longest / Number(scaling["original_max_position_embeddings"] ?? longest) : 1),
   );
-  const first = spec.layers[0]?.attention.rope;
+  const first = spec.layers[0] && rotary(spec.layers[0].attention);
   for (const [i, x] of (first?.inverseFrequencies ?? []).entries()) {
     const plain = theta ** ((-2 * i) / (2 * first!.inverseFrequencies.length));
     const [low, high] =
@@ -191,7 +201,7 @@ function wild(spec: ModelSpec): string | null {
     if (typeof x === "object" && x !== null) for (const [key, v] of Object.entries(x)) walk(v, `${path}.${key}`);
   };
   walk(seen(spec), "spec");
-  for (const l of spec.layers.slice(0, 1)) walk([l.attention.rope, l.attention.scale], "attention");
+  for (const l of spec.layers.slice(0, 1)) walk([rotary(l.attention), "scale" in l.attention ? l.attention.scale : null], "attention");
   if (spec.finalNorm.eps > 0.1) return `an epsilon of ${spec.finalNorm.eps}`;
   return fault;
 }
