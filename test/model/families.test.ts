@@ -128,7 +128,7 @@ describe("counts that the weights do not show", () => {
       ["x.layers.07.a", { shape: [1] }],
     ]);
     const list = (key: string, at: string, count: number) =>
-      new Builder(new ConfigReader({ hidden_size: 8, [key]: count }, "c"), new Headers(shapes), 1e-6).list(key, at, (entry, i) => [
+      new Builder(new ConfigReader({ hidden_size: 8, [key]: count }, "c"), new Headers(shapes), { eps: 1e-6 }).list(key, at, (entry, i) => [
         entry,
         i,
       ]);

@@ -2,6 +2,7 @@
 // the shapes and the pieces that all have in common are made here.
 
 import type {
+  ConvSpec,
   ExpertWeights,
   HeadsAttentionSpec,
   LatentAttentionSpec,
@@ -16,14 +17,21 @@ import type {
 import type { ConfigReader } from "./config.ts";
 import { ranges } from "./config.ts";
 import type { Headers } from "./headers.ts";
+import { NestedReader, textNames } from "./nested.ts";
 import type { RopeConfig } from "./rope.ts";
 
 /** One family: how its config.json becomes a ModelSpec. */
 export interface Family {
   /** Flags that would change the computation, with the values that are served; absent in config.json = the first one. */
   readonly accepts: Readonly<Record<string, readonly (string | number | boolean | null)[]>>;
-  /** Key of the RMSNorm epsilon, and its value when absent. */
+  /** The RMSNorm epsilon when absent. */
   readonly eps: number;
+  /** Its key; rms_norm_eps unless given. */
+  readonly epsKey?: string;
+  /** Norms are of the form x ⊙ (1 + weight), save where a table says otherwise. */
+  readonly zeroCentred?: boolean;
+  /** Name of the last norm; "norm" unless given. */
+  readonly finalNorm?: string;
   /** tie_word_embeddings, when absent; false unless given. */
   readonly tied?: boolean;
   readonly layers: (b: Builder) => LayerSpec[];
@@ -47,6 +55,8 @@ export interface HeadsOptions {
   readonly clip?: number | null;
   /** Which projections have a bias. */
   readonly bias?: "none" | "qkv" | "all";
+  /** Name of the last projection; "o_proj" unless given. */
+  readonly o?: string;
   /** Keys that a query sees; 0 = all. */
   readonly window?: number;
   /** Of the scores; 1/√headDim unless given. */
@@ -83,17 +93,26 @@ export class Builder {
   /** Model width. */
   readonly D: number;
   readonly eps: number;
+  /** Prefix of all that is not the head. */
+  readonly root: string;
+  private readonly zeroCentred: boolean;
 
-  constructor(c: ConfigReader, headers: Headers, eps: number) {
+  constructor(c: ConfigReader, headers: Headers, family: Pick<Family, "eps" | "epsKey" | "zeroCentred">, root = "model") {
     this.c = c;
     this.headers = headers;
+    this.root = root;
     this.D = c.int("hidden_size");
-    this.eps = c.number("rms_norm_eps", ranges.eps, eps);
+    this.eps = c.number(family.epsKey ?? "rms_norm_eps", ranges.eps, family.eps);
+    this.zeroCentred = family.zeroCentred ?? false;
   }
 
   /** `${name}.weight` [size]. */
-  norm(name: string, size = this.D, eps = this.eps): NormSpec {
-    return { weight: { name: `${name}.weight` }, size, eps };
+  norm(name: string, size = this.D, eps = this.eps, zeroCentred = this.zeroCentred): NormSpec {
+    return { weight: { name: `${name}.weight` }, size, eps, ...(zeroCentred ? { zeroCentred } : {}) };
+  }
+  /** `${name}.weight` [channels, 1, taps], and `${name}.bias` where `bias`. */
+  conv(name: string, channels: number, taps: number, bias = false): ConvSpec {
+    return { weight: { name: `${name}.weight` }, ...(bias ? { bias: { name: `${name}.bias` } } : {}), channels, taps };
   }
   /** `${name}.weight` [out, input], and `${name}.bias` where `bias`. */
   linear(name: string, input: number, out: number, bias = false): LinearSpec {
@@ -103,8 +122,8 @@ export class Builder {
   expert(at: string, [gate, up, down] = projections): ExpertWeights {
     return { gate: { name: `${at}.${gate}.weight` }, up: { name: `${at}.${up}.weight` }, down: { name: `${at}.${down}.weight` } };
   }
-  mlp(at: string, hidden: number): MlpSpec {
-    return { kind: "dense", hidden, ...this.expert(at) };
+  mlp(at: string, hidden: number, names?: ExpertNames): MlpSpec {
+    return { kind: "dense", hidden, ...this.expert(at, names) };
   }
   /** Of several names of one part below `at` the one that the headers show, else the first. */
   named(at: string, ...names: readonly [string, ...string[]]): string {
@@ -191,7 +210,7 @@ export class Builder {
       q: this.linear(`${at}.q_proj`, D, Q, bias !== "none"),
       k: this.linear(`${at}.k_proj`, D, KV, bias !== "none"),
       v: this.linear(`${at}.v_proj`, D, KV, bias !== "none"),
-      o: this.linear(`${at}.o_proj`, Q, D, bias === "all"),
+      o: this.linear(`${at}.${o.o ?? "o_proj"}`, Q, D, bias === "all"),
       ...(norms ? { qNorm: this.norm(`${at}.${norms.q ?? "q_norm"}`, over(Q)), kNorm: this.norm(`${at}.${norms.k ?? "k_norm"}`, over(KV)) } : {}),
       norms: norms?.after ? "after rotation" : "before rotation",
       ...(o.clip === undefined || o.clip === null ? {} : { clip: o.clip }),
@@ -257,16 +276,17 @@ export class Builder {
   }
   /** One entry per decoder layer, with the prefix of its tensors. */
   layers<T>(make: (at: string, l: number) => T): T[] {
-    return this.list("num_hidden_layers", "model.layers", make);
+    return this.list("num_hidden_layers", `${this.root}.layers`, make);
   }
 }
 
 /** The spec of a checkpoint of this family. @throws ConfigError naming file and key */
 export function buildSpec(modelType: string, family: Family, c: ConfigReader, headers: Headers): ModelSpec {
   for (const [key, values] of Object.entries(family.accepts)) c.requireValue(key, values);
-  const b = new Builder(c, headers, family.eps);
+  const { root, head } = textNames(headers, c instanceof NestedReader);
+  const b = new Builder(c, headers, family, root);
   const layers = family.layers(b);
-  const embedding = "model.embed_tokens.weight";
+  const embedding = `${root}.embed_tokens.weight`;
   const vocab = c.int("vocab_size");
   const factors = family.factors?.(b);
   for (const key of ["bos_token_id", "pad_token_id"]) c.ids(key, [-1, vocab - 1]); // −1: none
@@ -277,8 +297,8 @@ export function buildSpec(modelType: string, family: Family, c: ConfigReader, he
     maxPositions: c.int("max_position_embeddings", undefined, ranges.positions),
     embedding: { name: embedding },
     layers,
-    finalNorm: b.norm("model.norm"),
-    head: { name: c.bool("tie_word_embeddings", family.tied ?? false) ? embedding : "lm_head.weight" },
+    finalNorm: b.norm(`${root}.${family.finalNorm ?? "norm"}`),
+    head: { name: c.bool("tie_word_embeddings", family.tied ?? false) ? embedding : `${head}.weight` },
     embeddingFactor: factors?.embedding ?? 1,
     logitsFactor: factors?.logits ?? 1,
     eosIds: c.ids("eos_token_id", [0, vocab - 1]),

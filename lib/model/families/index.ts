@@ -10,6 +10,7 @@ import type { Family } from "./build.ts";
 import { ConfigReader } from "./config.ts";
 import type { JsonObject } from "./config.ts";
 import { Headers } from "./headers.ts";
+import { textModel } from "./nested.ts";
 import { deepseekV2 } from "./tables/deepseek_v2.ts";
 import { deepseekV3 } from "./tables/deepseek_v3.ts";
 import { dots1 } from "./tables/dots1.ts";
@@ -21,6 +22,7 @@ import { glm4MoeLite } from "./tables/glm4_moe_lite.ts";
 import { graniteMoe } from "./tables/granite_moe.ts";
 import { hunyuanV1Moe } from "./tables/hunyuan_v1_moe.ts";
 import { hyV3 } from "./tables/hy_v3.ts";
+import { lfm2Moe } from "./tables/lfm2_moe.ts";
 import { minimaxM2 } from "./tables/minimax_m2.ts";
 import { mixtral } from "./tables/mixtral.ts";
 import { olmoe } from "./tables/olmoe.ts";
@@ -41,6 +43,7 @@ const families: Readonly<Record<string, Family>> = {
   granitemoeshared: graniteMoe,
   hunyuan_v1_moe: hunyuanV1Moe,
   hy_v3: hyV3,
+  lfm2_moe: lfm2Moe,
   minimax_m2: minimaxM2,
   mixtral,
   olmoe,
@@ -48,8 +51,11 @@ const families: Readonly<Record<string, Family>> = {
   solar_open: solarOpen,
 };
 
+/** Models that are more than a text model, and what their text_config may be. */
+const nested: Readonly<Record<string, readonly [string, ...string[]]>> = {};
+
 export function supportedModelTypes(): string[] {
-  return Object.keys(families).sort();
+  return [...Object.keys(families), ...Object.keys(nested)].sort();
 }
 
 /**
@@ -78,8 +84,9 @@ export function modelSpec(config: JsonObject, source: string): ModelSpec {
 }
 
 function describe(config: JsonObject, source: string, headers: Headers): { spec: ModelSpec; reader: ConfigReader } {
-  const reader = new ConfigReader(config, source);
-  const type = reader.string("model_type");
+  const outer = new ConfigReader(config, source);
+  const modelType = outer.string("model_type");
+  const { reader, type } = textModel(outer, Object.hasOwn(nested, modelType) ? nested[modelType]! : null);
   reader.read.set("quantization_config", config["quantization_config"]); // explains tensors of scales
   const family = Object.hasOwn(families, type) ? families[type] : undefined;
   if (!family)
@@ -87,7 +94,7 @@ function describe(config: JsonObject, source: string, headers: Headers): { spec:
       `${source}: "model_type" ${JSON.stringify(type)} is not supported; supported: ${supportedModelTypes().join(", ")}`,
       { where: { file: source, key: "model_type" } },
     );
-  const spec = buildSpec(type, family, reader, headers);
+  const spec = buildSpec(modelType, family, reader, headers);
   validate(spec, source);
   return { spec, reader };
 }
@@ -103,7 +110,9 @@ function validate(spec: ModelSpec, source: string): void {
       if (a.heads % a.kvHeads !== 0)
         fail(`layer ${l}: num_attention_heads ${a.heads} must be a multiple of num_key_value_heads ${a.kvHeads}`);
       if (!Number.isInteger(a.headDim) || a.headDim % 2 !== 0) fail(`layer ${l}: head_dim ${a.headDim} must be an even integer`);
-    } else if (a.ropeDim % 2 !== 0) fail(`layer ${l}: qk_rope_head_dim ${a.ropeDim} must be even`);
+    } else if (a.kind === "latent" && a.ropeDim % 2 !== 0) fail(`layer ${l}: qk_rope_head_dim ${a.ropeDim} must be even`);
+    else if (a.kind === "delta" && a.heads % a.keyHeads !== 0)
+      fail(`layer ${l}: the ${a.heads} value heads of linear attention must be a multiple of its ${a.keyHeads} key heads`);
     if (layer.mlp.kind === "moe") {
       const { rule, experts, topK } = layer.mlp;
       if (experts.length % rule.groups !== 0)

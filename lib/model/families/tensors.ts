@@ -15,6 +15,8 @@ interface Exception {
   readonly names: RegExp;
   /** Keys of config.json: unless one of them is there (and not 0), such tensors are no exception. */
   readonly announcedBy?: readonly string[];
+  /** Of models of these types no key announces them. */
+  readonly ofTypes?: readonly string[];
 }
 
 /** Tensors that published checkpoints hold and that the text model does not use. */
@@ -30,6 +32,7 @@ const exceptions: readonly Exception[] = [
     what: "multi-token prediction beside the layers",
     names: /^(?:model\.)?mtp(?:_layers)?\./,
     announcedBy: ["num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules", "num_mtp_layers"],
+    ofTypes: ["qwen3_next"],
   },
 ];
 
@@ -45,6 +48,17 @@ const decides: readonly (readonly [names: RegExp, ...keys: string[]])[] = [
   [/lm_head\./, "tie_word_embeddings", "vocab_size", "hidden_size"],
   [/embed_tokens\./, "vocab_size", "hidden_size"],
   [/\.bias$/, "attention_bias", "mlp_bias"],
+  [
+    /\.(?:in_proj_|conv1d|A_log|dt_bias)/,
+    "linear_num_value_heads",
+    "linear_num_key_heads",
+    "linear_value_head_dim",
+    "linear_key_head_dim",
+    "linear_conv_kernel_dim",
+    "hidden_size",
+  ],
+  [/\.linear_attn\./, "linear_value_head_dim", "linear_num_value_heads", "hidden_size"],
+  [/\.conv\./, "conv_L_cache", "hidden_size", "conv_bias"],
   [/\.[qk]_norm\./, "model_type", "num_attention_heads", "num_key_value_heads", "head_dim"],
   [/\.(?:q_a|q_b)_/, "q_lora_rank", "num_attention_heads", "qk_nope_head_dim", "qk_rope_head_dim", "hidden_size"],
   [/\.[kv]_proj\./, "num_key_value_heads", "head_dim", "hidden_size", "num_attention_heads"],
@@ -97,7 +111,10 @@ export function requireSameModel(
 
 function isException(name: string, c: ConfigReader, lists: readonly CountedList[]): boolean {
   const announced = (key: string): boolean => Boolean(c.config[key]);
-  if (exceptions.some(({ names, announcedBy }) => names.test(name) && (announcedBy?.some(announced) ?? true))) return true;
+  const type = c.config["model_type"];
+  const known = ({ announcedBy, ofTypes }: Exception): boolean =>
+    (announcedBy?.some(announced) ?? true) || (typeof type === "string" && (ofTypes?.includes(type) ?? false));
+  if (exceptions.some((exception) => exception.names.test(name) && known(exception))) return true;
   const [layers] = lists;
   const behind = c.config[layersBehind];
   return (
