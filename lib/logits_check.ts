@@ -26,7 +26,8 @@ export async function checkMergedLogits(
   options: { readonly threads?: number; readonly signal?: AbortSignal } = {},
 ) {
   // On the CPU: exact, and both models are mapped files, no memory for two.
-  const load = { ...options, device: "cpu", checkWeights: false } as const;
+  // A base that is quantised on disk is computed with as merging writes it.
+  const load = { ...options, device: "cpu", checkWeights: false, dequantise: "bf16" } as const;
   await using base = await MoeModel.fromPretrained(baseDir, load);
   const rows = tokenRows(base.spec.vocab, Math.min(TOKENS, base.spec.maxPositions));
   const run = async (model: MoeModel): Promise<Float32Array[]> => {
@@ -71,7 +72,7 @@ export async function checkMergedLogits(
 /** The adapter with the values that a merge writes: rounded to the base's dtype. */
 function asMerged(adapter: Adapter, base: Checkpoint): Adapter {
   const tensors = [...adapter.tensors].map(([key, t]) => {
-    const into = base.tensors.get(t.name);
+    const into = base.weights.get(t.name);
     return into ? { ...t, dtype: into.dtype, read: () => readInto(key, t, into) } : t; // applyAdapter names one that is not there
   });
   return adapter.with({ tensors });

@@ -64,22 +64,33 @@ export class DequantisedCheckpoint implements Disposable {
     return [...this.tensors.values()].reduce((n, w) => n + tensorBytes(w.dtype, w.shape)!, 0);
   }
 
-  async *chunks(name: string, chunkBytes = PIECE): AsyncGenerator<Uint8Array> {
+  /** Bytes [from, to) of a weight, all unless given, piece by piece. */
+  async *chunks(name: string, from = 0, to = this.bytesOf(name)): AsyncGenerator<Uint8Array> {
     const w = this.find(name);
-    if (!w.packed) return yield* this.checkpoint.chunks(name, chunkBytes);
-    const { rows, rowBytes } = rowsOf(w);
-    const step = Math.max(1, Math.floor(chunkBytes / rowBytes));
-    for (let row = 0; row < rows; row += step) yield await this.rows(w, w.packed, row, Math.min(rows, row + step));
+    if (!w.packed && from === 0 && to === this.bytesOf(name)) return yield* this.checkpoint.chunks(name, PIECE);
+    // Of a packed one whole rows, so that none is decoded twice.
+    const rowBytes = w.packed ? rowBytesOf(w) : 1;
+    const step = Math.max(1, Math.floor(PIECE / rowBytes)) * rowBytes;
+    for (let at = from; at < to;) {
+      const end = Math.min(to, Math.floor(at / rowBytes) * rowBytes + step);
+      yield await this.range(name, at, end);
+      at = end;
+    }
   }
 
   /** Bytes [from, to) of a weight. */
   async range(name: string, from: number, to: number): Promise<Uint8Array> {
     const w = this.find(name);
     if (!w.packed) return this.checkpoint.range(name, from, to);
-    const { rowBytes } = rowsOf(w);
+    const rowBytes = rowBytesOf(w);
     const first = Math.floor(from / rowBytes);
     const bytes = await this.rows(w, w.packed, first, Math.ceil(to / rowBytes));
     return bytes.subarray(from - first * rowBytes, to - first * rowBytes);
+  }
+
+  private bytesOf(name: string): number {
+    const { dtype, shape } = this.find(name);
+    return tensorBytes(dtype, shape)!;
   }
 
   private find(name: string): WeightInfo {
@@ -107,6 +118,4 @@ export class DequantisedCheckpoint implements Disposable {
   }
 }
 
-function rowsOf({ shape }: WeightInfo): { rows: number; rowBytes: number } {
-  return { rows: shape.slice(0, -1).reduce((a, b) => a * b, 1), rowBytes: shape.at(-1)! * bytesOf("bf16") };
-}
+const rowBytesOf = ({ shape }: WeightInfo): number => shape.at(-1)! * bytesOf("bf16");

@@ -137,13 +137,13 @@ export class Adapter {
           { where: { file: base.dir, expected: identity.fingerprint, found: found.fingerprint } },
         );
     }
-    for (const list of placeSlices(this.tensors.values(), base.tensors).values())
+    for (const list of placeSlices(this.tensors.values(), base.weights).values())
       for (const { slice, shape } of list)
         if (slice.shape.join() !== shape.join())
           throw adapterFault(`expected shape ${shownShape(shape)} as in ${base.dir}, found ${shownShape(slice.shape)}`, sliceKey(slice));
     for (const { name, target } of this.attached.values()) {
       if (!target) continue;
-      const tensor = base.tensors.get(target.name);
+      const tensor = base.weights.get(target.name);
       if (!tensor)
         throw adapterFault(
           `it is attached to "${target.name}": expected that tensor in ${base.dir}, found no such tensor; is the adapter for another base?`,

@@ -8,7 +8,7 @@ import { tensorBytes } from "../files/safetensors.ts";
 import type { TensorSlice } from "../files/slice.ts";
 import { frozenRanges, placeSlices } from "../files/slice.ts";
 
-/** Anything that can stream named tensors: a Checkpoint, or weights read back from a device. */
+/** Anything that can stream named tensors: a checkpoint, dequantised where it is quantised (quantised.ts), or weights of a device. */
 export interface TensorSource {
   readonly tensors: ReadonlyMap<string, { readonly dtype: Dtype; readonly shape: readonly number[] }>;
   chunks(name: string): AsyncIterable<Uint8Array>;

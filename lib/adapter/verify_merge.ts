@@ -5,9 +5,10 @@ import type { Checkpoint } from "../files/checkpoint.ts";
 import { checkpointArgument, openCheckpoint } from "../files/checkpoint.ts";
 import { decodeFloats } from "../files/floats.ts";
 import { shownType } from "../files/fault.ts";
-import type { TensorInfo } from "../files/safetensors.ts";
-import { readFileRange } from "../files/safetensors.ts";
+import type { Dtype } from "../files/safetensors.ts";
+import { tensorBytes } from "../files/safetensors.ts";
 import { frozenRanges, placeSlices, sliceKey } from "../files/slice.ts";
+import { DequantisedCheckpoint } from "../quantised.ts";
 import type { LongTask } from "../task.ts";
 import { throwIfAborted } from "../task.ts";
 import { Adapter } from "./adapter.ts";
@@ -45,7 +46,8 @@ function* steps(range: { readonly begin: number; readonly end: number }): Genera
 
 /**
  * Rereads a merged directory: outside the adapter's slices every tensor is bit-equal to the base, inside it is bit-equal to the
- * cast adapter; names, dtypes, shapes and shards are the base's. A mismatch is reported, not thrown.
+ * cast adapter; names, dtypes, shapes and shards are the base's. Of a base that is quantised on disk they are those of the dequantised
+ * checkpoint. A mismatch is reported, not thrown.
  */
 export async function verifyMerge(base: Checkpoint, adapter: Adapter, mergedDir: string, options: LongTask = {}): Promise<MergeReport> {
   checkpointArgument(base, "verifyMerge: base");
@@ -54,7 +56,9 @@ export async function verifyMerge(base: Checkpoint, adapter: Adapter, mergedDir:
   optionsArgument(options, "verifyMerge: options");
   adapter.refuseAttached("verify a merged model with");
   const merged = await openCheckpoint(mergedDir);
-  const placed = placeSlices(adapter.tensors.values(), base.tensors);
+  using source = new DequantisedCheckpoint(base);
+  const { totalBytes: total } = source;
+  const placed = placeSlices(adapter.tensors.values(), source.tensors);
   const mismatches: string[] = [];
   const fault = (text: string) => mismatches.length < 100 && mismatches.push(text);
   const slices: SliceDelta[] = [];
@@ -63,11 +67,11 @@ export async function verifyMerge(base: Checkpoint, adapter: Adapter, mergedDir:
   let done = 0;
   const advance = (bytes: number): void => {
     done += bytes;
-    options.onProgress?.({ phase: "verify", done, total: base.totalBytes, unit: "bytes" });
+    options.onProgress?.({ phase: "verify", done, total, unit: "bytes" });
   };
 
-  for (const name of merged.tensors.keys()) if (!base.tensors.has(name)) fault(`tensor "${name}" is not in the base`);
-  for (const [name, b] of base.tensors) {
+  for (const name of merged.tensors.keys()) if (!source.tensors.has(name)) fault(`tensor "${name}" is not in the base`);
+  for (const [name, b] of source.tensors) {
     throwIfAborted(options.signal, `verifying ${mergedDir}`);
     const m = merged.tensors.get(name);
     if (!m || describe(m) !== describe(b)) {
@@ -76,17 +80,17 @@ export async function verifyMerge(base: Checkpoint, adapter: Adapter, mergedDir:
     }
     const own = placed.get(name) ?? [];
     if (own.length === 0) untouched++;
-    for (const range of frozenRanges(b.end - b.begin, own)) {
+    for (const range of frozenRanges(tensorBytes(b.dtype, b.shape)!, own)) {
       for (const [from, to] of steps(range)) {
         throwIfAborted(options.signal, `verifying ${mergedDir}`);
-        const [left, right] = [await bytesOf(b, from, to), await bytesOf(m, from, to)];
+        const [left, right] = [await source.range(name, from, to), await merged.range(name, from, to)];
         if (!equalBytes(left, right)) fault(`tensor "${name}": bytes ${from} to ${to} differ from the base although they are frozen`);
         advance(to - from);
       }
     }
     for (const s of own) {
       const key = sliceKey(s.slice);
-      const [before, found] = [await bytesOf(b, s.begin, s.end), await bytesOf(m, s.begin, s.end)];
+      const [before, found] = [await source.range(name, s.begin, s.end), await merged.range(name, s.begin, s.end)];
       if (!equalBytes(found, await readInto(key, s.slice, b))) fault(`tensor "${key}" differs from the adapter`);
       const delta = compare(key, decodeFloats(before, b.dtype), decodeFloats(found, b.dtype));
       slices.push(delta);
@@ -98,7 +102,7 @@ export async function verifyMerge(base: Checkpoint, adapter: Adapter, mergedDir:
   return {
     ok: mismatches.length === 0,
     mismatches,
-    tensors: base.tensors.size,
+    tensors: source.tensors.size,
     untouched,
     bytesCompared: done,
     slices,
@@ -106,8 +110,7 @@ export async function verifyMerge(base: Checkpoint, adapter: Adapter, mergedDir:
   };
 }
 
-const describe = (t: TensorInfo) => `${shownType(t)} in ${t.file}`;
-const bytesOf = (t: TensorInfo, begin: number, end: number) => readFileRange(t.path, t.begin + begin, t.begin + end);
+const describe = (t: { readonly dtype: Dtype; readonly shape: readonly number[]; readonly file: string }) => `${shownType(t)} in ${t.file}`;
 const equalBytes = (a: Uint8Array, b: Uint8Array) => Buffer.compare(a, b) === 0;
 
 function compare(key: string, base: Float32Array, merged: Float32Array): SliceDelta {

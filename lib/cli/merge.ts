@@ -19,6 +19,7 @@ export function registerMerge(program: Command, terminal: Terminal): void {
     .requiredOption("--adapter <dir>", "adapter (ours or the official layout)")
     .requiredOption("-o, --output <dir>", "directory to write")
     .option("--overwrite", "replace a model that is there already")
+    .option("--dequantise", "of a base that is quantised on disk, write the whole model as bf16")
     .option("--no-logits", "skip comparing the logits of base + adapter with those of the merged model")
     .option("--threads <n>", "worker threads of the logits check", wholeNumber)
     .option("--json", "print the report as JSON")
@@ -26,14 +27,14 @@ export function registerMerge(program: Command, terminal: Terminal): void {
       "after",
       "\nExamples:\n  esft merge ./OLMoE-1B-7B --adapter out/law -o ./OLMoE-law\n  esft merge ./OLMoE-1B-7B --adapter out/law -o ./OLMoE-law --overwrite --json",
     )
-    .action(async (dir, { output, overwrite, threads, ...flags }) => {
+    .action(async (dir, { output, overwrite, dequantise, threads, ...flags }) => {
       const { signal } = terminal;
       const task = { signal, onProgress: byteProgress(terminal) };
       const base = await openCheckpoint(dir);
       checkpointSpec(base);
       await requireApart(output, flags.adapter, "the adapter", "output", true);
       const adapter = await openAdapter(flags.adapter, { base, ...task });
-      const report = await mergeAdapter(base, adapter, output, { ...task, overwrite });
+      const report = await mergeAdapter(base, adapter, output, { ...task, overwrite, dequantise });
       const { checkMergedLogits } = await import("../logits_check.ts");
       const check = threads ? { signal, threads } : { signal };
       const logits = flags.logits ? await checkMergedLogits(dir, adapter, output, check) : null;
@@ -41,7 +42,7 @@ export function registerMerge(program: Command, terminal: Terminal): void {
         const { slices, ...rest } = report;
         terminal.json({ ...rest, output, logits, slices });
       } else {
-        terminal.print(`merged: ${output} (${bytes(base.totalBytes)}, ${report.tensors} tensors)`);
+        terminal.print(`merged: ${output} (${bytes(report.bytesCompared)}, ${report.tensors} tensors)`);
         terminal.print(
           `reread: ${report.untouched} tensors bit-equal to the base, ${report.slices.length} trained parts bit-equal to the adapter`,
         );

@@ -15,6 +15,7 @@ import { Adapter } from "../adapter/adapter.ts";
 import type { MergeReport } from "../adapter/verify_merge.ts";
 import type { LogitsCheck } from "../logits_check.ts";
 import type { ExpertSet } from "../experts/expert_set.ts";
+import { DequantisedCheckpoint } from "../quantised.ts";
 import type { LongTask } from "../task.ts";
 import { bestDir, keptBest, keptStates, verifyState } from "../train/checkpoint.ts";
 import { verifyRequest } from "../train/request.ts";
@@ -123,7 +124,8 @@ async function runChecks(dir: string, task: LongTask): Promise<Check[]> {
 
 /** Are the frozen weights those of training? With the words for it. */
 async function digestCheck(adapter: Adapter, source: Checkpoint, what: string, task: LongTask): Promise<readonly [boolean, string]> {
-  const found = await frozenDigest(source, adapter.tensors.values(), task);
+  using dequantised = new DequantisedCheckpoint(source);
+  const found = await frozenDigest(dequantised, adapter.tensors.values(), task);
   const expected = adapter.frozenDigest;
   const [weights, short] = [`frozen weights of ${what}`, found.slice(0, 16)];
   if (expected === undefined) return [true, `${weights}: ${short} (the adapter records none to compare with)`];

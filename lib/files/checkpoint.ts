@@ -75,7 +75,12 @@ export async function openCheckpoint(dir: string): Promise<Checkpoint> {
 
 /** For functions that take an opened checkpoint. */
 export function checkpointArgument(value: Checkpoint, key: string): void {
-  shapeArgument(value, ["dir", "config", "shards", "tensors", "chunks"], "an opened checkpoint (openCheckpoint, model.checkpoint)", key);
+  shapeArgument(
+    value,
+    ["dir", "config", "shards", "tensors", "weights", "chunks"],
+    "an opened checkpoint (openCheckpoint, model.checkpoint)",
+    key,
+  );
 }
 
 async function listFiles(dir: string): Promise<string[]> {

@@ -11,6 +11,7 @@ import { encodeFloats } from "../files/floats.ts";
 import type { BaseIdentity } from "../files/hash.ts";
 import type { TrainableSpec } from "../methods/method.ts";
 import type { TrainOptions } from "../options.ts";
+import { DequantisedCheckpoint } from "../quantised.ts";
 import type { LongTask } from "../task.ts";
 import { bestDir, keptStates, pruneBest, readRun } from "./checkpoint.ts";
 import type { TrainSession } from "./session.ts";
@@ -52,7 +53,8 @@ export async function deliver(
   let digest: string;
   try {
     const trained = trainable.keys.map((key) => session.params.byName(key)!.ref);
-    digest = await frozenDigest(session.checkpoint, trained, task);
+    using base = new DequantisedCheckpoint(session.checkpoint);
+    digest = await frozenDigest(base, trained, task);
   } catch (error) {
     if (error instanceof AbortError) return null;
     throw error;
@@ -127,7 +129,8 @@ function makeAdapter({ session, trainable, options, identity }: Delivery, summar
   const { params, name } = session;
   const tensors = trainable.keys.map((key) => {
     const p = params.byName(key)!;
-    const dtype = options.adapterDtype === "base" && p.stored === "bf16" ? "BF16" : "F32";
+    const isQuantised = p.weight.packed !== null && p.weight.packed.of.packed !== null;
+    const dtype = options.adapterDtype === "base" && (p.stored === "bf16" || isQuantised) ? "BF16" : "F32";
     return parameterTensor(p.weight, { dtype, read: async () => encodeFloats(await p.master!.readF32(), dtype) });
   });
   const attached = (trainable.attachments?.parameters ?? []).map(({ key, shape, place, target }): AttachedTensor => {

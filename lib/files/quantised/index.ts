@@ -42,6 +42,14 @@ export function quantizationConfig(config: Config, source: string): Config | nul
   return found;
 }
 
+/** config.json of the dequantised checkpoint. */
+export function withoutQuantization(config: Config): Config {
+  const { quantization_config: _, text_config: text, ...rest } = config;
+  return isObject(text)
+    ? { ...rest, text_config: withoutQuantization(text) }
+    : { ...rest, ...(text === undefined ? {} : { text_config: text }) };
+}
+
 /**
  * The weights by name, in the order of the tensors that hold them.
  * @param files that hold the tensors
