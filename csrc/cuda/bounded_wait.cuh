@@ -99,6 +99,13 @@ __device__ __forceinline__ void bounded_mbar_wait(uint32_t bar, uint32_t parity,
                : "memory");
 }
 
+__device__ __forceinline__ void bounded_turn_wait(const uint32_t* counter, int turn, uint32_t value, int op, int barrier) {
+  asm volatile(ESFT_BOUNDED_WAIT("ld.acquire.gpu.global.u32 now, [%0];\nsetp.eq.u32 done, now, %1;\n", "mov.u32 value, %5;\n")
+               :
+               : "l"(counter), "r"(value), "r"(dynamic_start()), "r"(op), "r"(barrier), "r"(turn)
+               : "memory");
+}
+
 // Counts this warp at a named barrier; returns the count at which its phase is complete.
 __device__ __forceinline__ uint32_t count_arrival(int id, int threads) {
   __syncwarp();

@@ -33,7 +33,12 @@ const BarrierWords kBarrierWords[] = {{"barrier", "a thread waits"},
                                       {"values_full", "a consumer waits for a stage of values"},
                                       {"values_empty", "the producer waits for a stage of values to be read"},
                                       {"turn", "a consumer waits for its turn to issue products"},
-                                      {"rows_read", "a consumer waits for the other warps of its warpgroup"}};
+                                      {"rows_read", "a consumer waits until nobody reads its rows any more"},
+                                      {"ds_full", "a consumer waits for the dS of the other warpgroup"},
+                                      {"ds_empty", "a consumer waits for the other warpgroup to read dS"},
+                                      {"dq_full", "the adding thread waits for a slab of dQ"},
+                                      {"dq_empty", "a consumer waits for a slab of dQ to be added"},
+                                      {"dq_turn", "the adding thread waits for the key blocks before its own"}};
 static_assert(sizeof kBarrierWords / sizeof *kBarrierWords == kWaitBarrierCount, "words for every WaitBarrier");
 
 Error hang_error(const FaultRecord& r) {
@@ -44,9 +49,12 @@ Error hang_error(const FaultRecord& r) {
                  format("CTA %lld: shared memory begins at %lld, expected a multiple of %lld: %s", (long long)r.position,
                         (long long)r.value, (long long)r.limit, after));
   const BarrierWords& words = kBarrierWords[r.argument >= 0 && r.argument < kWaitBarrierCount ? r.argument : kBarrierOther];
-  const bool named = r.argument == kBarrierTurn || r.argument == kBarrierRowsRead;
-  const std::string where = named ? format("named barrier %lld", (long long)r.value)
-                                  : format("shared offset %lld, phase of parity %lld", (long long)r.value, (long long)r.limit);
+  const bool named =
+      r.argument == kBarrierTurn || r.argument == kBarrierRowsRead || r.argument == kBarrierDsFull || r.argument == kBarrierDsEmpty;
+  const std::string where = r.argument == kBarrierDqTurn
+                                ? format("turn %lld, of which %lld should be over", (long long)r.value, (long long)r.limit)
+                            : named ? format("named barrier %lld", (long long)r.value)
+                                    : format("shared offset %lld, phase of parity %lld", (long long)r.value, (long long)r.limit);
   return Error(ESFT_DEVICE_FAULT, op, words.name,
                format("%s: CTA %lld, thread %d (warpgroup %d) waited in vain at barrier %s (%s): %s; %s", op, (long long)r.position,
                       r.detail, r.detail / 128, words.name, where.c_str(), words.waiting, after));

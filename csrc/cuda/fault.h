@@ -17,7 +17,8 @@ enum FaultKind : int32_t {
   kNotPermutation,  // argument[position] = value, which an earlier slot has
   kNotFinite,  // argument[position] is not finite, value = its f32 bits
   // Of the debug build. The kernel ends with a trap, after which the device serves nothing more.
-  kHungWait,  // argument = WaitBarrier, position = CTA, detail = thread, value = shared offset or number of the barrier, limit = parity
+  kHungWait,  // argument = WaitBarrier, position = CTA, detail = thread, value = shared offset or number of the barrier, limit = parity;
+  // of a turn: value = which, limit = how many should have had theirs
   kBadSharedBase  // position = CTA, value = address of its shared memory, not a multiple of limit
 };
 
@@ -51,6 +52,11 @@ enum WaitBarrier : int32_t {
   kBarrierValuesEmpty,
   kBarrierTurn,  // named: the other warpgroup has issued its products
   kBarrierRowsRead,  // named: the warpgroup has read its rows for the last time
+  kBarrierDsFull,  // attention backward, named: both warpgroups have written their dS
+  kBarrierDsEmpty,  // named: the other warpgroup has read dS
+  kBarrierDqFull,  // a slab of dQ lies in shared memory
+  kBarrierDqEmpty,  // it has been read
+  kBarrierDqTurn,  // the key blocks before this one have added to dQ
   kWaitBarrierCount
 };
 

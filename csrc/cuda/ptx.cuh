@@ -126,6 +126,55 @@ __device__ __forceinline__ void cp_async_mbar_arrive(uint64_t* bar) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(smem_addr(bar)) : "memory");
 }
 
+// ---- copies to global memory, turns ------------------------------------------------------------------------------------------
+
+// From shared to global memory by the copy engine, overwriting or adding f32: 16-byte aligned, a multiple of 16 bytes. The source was
+// written before a fence_proxy_async. bulk_wait_read: all but the newest kPending groups of this thread have been read; bulk_wait: they
+// have been written too, which is what others may be told (flash-attention#2244).
+__device__ __forceinline__ void bulk_store(float* dst, const void* src, uint32_t bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(dst), "r"(smem_addr(src)), "r"(bytes)
+               : "memory");
+}
+__device__ __forceinline__ void bulk_reduce_add(float* dst, const void* src, uint32_t bytes) {
+  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(dst), "r"(smem_addr(src)),
+               "r"(bytes)
+               : "memory");
+}
+__device__ __forceinline__ void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+template <int kPending>
+__device__ __forceinline__ void bulk_wait_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
+}
+template <int kPending>
+__device__ __forceinline__ void bulk_wait() {
+  asm volatile("cp.async.bulk.wait_group %0;" ::"n"(kPending) : "memory");
+}
+// CTAs that take turns count in global memory how many of them had theirs. turn_wait: until turns[turn] == value; what those counted wrote
+// by the copy engine comes before what this thread has it do. turn_pass: this thread's part, for which it waited, is done.
+__device__ __forceinline__ void turn_wait(const uint32_t* turns, int turn, uint32_t value, [[maybe_unused]] WaitSite site = {}) {
+#if defined(ESFT_CUDA_DEBUG)
+  bounded_turn_wait(turns + turn, turn, value, site.op, site.barrier);
+#else
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      ".reg .u32 now;\n"
+      "again:\n"
+      "ld.acquire.gpu.global.u32 now, [%0];\n"
+      "setp.eq.u32 done, now, %1;\n"
+      "@done bra finished;\n"
+      "bra again;\n"
+      "finished:\n"
+      "}\n" ::"l"(turns + turn),
+      "r"(value)
+      : "memory");
+#endif
+  asm volatile("fence.proxy.async.global;" ::: "memory");
+}
+__device__ __forceinline__ void turn_pass(uint32_t* turns, int turn) {
+  asm volatile("fence.proxy.async.global;\nred.release.gpu.global.add.u32 [%0], 1;" ::"l"(turns + turn) : "memory");
+}
+
 // Asks for the cache line of a global address, for a later access.
 __device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 

@@ -62,6 +62,7 @@ set(CUDA_HOST
 set(EMU_SOURCES
     async.cc
     barriers.cc
+    bulk.cc
     fiber.cc
     memory.cc
     mma.cc
@@ -83,4 +84,5 @@ set(EMU_TESTS
     test/runtime_api.cc
     test/segments.cc
     test/threads.cc
+    test/turns.cc
 )

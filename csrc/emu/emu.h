@@ -15,12 +15,13 @@ struct Hang {
   int64_t at, parity;
 };
 
-// Runs the kernel (one call of it = one thread) for every thread of every CTA, in stream order; the CTAs of a cluster together.
+// Runs the kernel (one call of it = one thread) for every thread of every CTA, in stream order; the CTAs of a cluster together. cluster = 0:
+// no clusters, but CTAs that wait for one another (ptx::turn_wait), of which several run side by side, as they do on a GPU.
 void launch(cudaStream_t stream, const char* name, dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel,
             int cluster = 1, std::function<void(const Hang&)> hung = nullptr);
 
 // ESFT_EMU_LOSE=WHAT:N stands in for a broken kernel: the Nth copy of the copy engine never lands (copy), the Nth arrival at an mbarrier
-// (arrival) or at a named barrier (barrier) does not count. While it is set a deadlock is no report and abort, but ends as the
+// (arrival) or at a named barrier (barrier) does not count, nor the Nth turn that is passed on (turn). While it is set a deadlock is no report and abort, but ends as the
 // bounded waits of the debug build do on a GPU: `hung` is told, and the device serves nothing more.
 bool loses(const char* what);
 bool loses_anything();

@@ -37,11 +37,19 @@ cudaError_t note(cudaError_t status);
 // Prints one line that names kernel, CTA, thread and schedule where there are any, and aborts.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
-enum class State : uint8_t { kNew, kReady, kYield, kMbar, kWarp, kGroup, kBarrier, kCluster, kDone };
+enum class State : uint8_t { kNew, kReady, kYield, kMbar, kTurn, kWarp, kGroup, kBarrier, kCluster, kDone };
 
 struct Copy {
   unsigned char* to;
   const unsigned char* from;  // null: zeros
+};
+
+// A copy from shared to global memory in flight (bulk.cc).
+struct BulkCopy {
+  unsigned char *to, *from;
+  uint32_t bytes, group;
+  bool add, was_read;
+  std::vector<unsigned char> values;  // once it was read
 };
 
 struct Thread : ThreadIndex {
@@ -62,6 +70,11 @@ struct Thread : ThreadIndex {
   std::deque<uint64_t> groups;
   uint64_t landed, issued;
   uint32_t barrier_stamp[16];
+  const uint32_t* wait_turns;  // the counters of a turn, which one of them, until what value
+  int wait_turn;
+  uint32_t wait_value;
+  std::deque<BulkCopy> bulk;
+  uint32_t bulk_groups;  // committed
 
   int cta() const { return slot / 1024; }
   int warp() const { return slot / 32; }
@@ -134,6 +147,7 @@ struct Pending {  // lands when its round has ended
 };
 
 constexpr int kMaxCluster = 2;
+constexpr int kBeside = 3;  // CTAs that run side by side where they take turns
 
 struct Machine {
   const char* kernel = nullptr;  // running kernel, null outside
@@ -141,18 +155,18 @@ struct Machine {
   unsigned char* shared_end = nullptr;  // of the block asked for, of the CTA in use
   size_t shared_bytes = 0;
   int threads = 0, live = 0;  // of one CTA; of the cluster
-  int cluster = 1;            // CTAs that run together
-  uint3 cta_index[kMaxCluster];
+  int cluster = 1;            // CTAs that run together: of a cluster, or side by side
+  uint3 cta_index[kBeside];
   int cta = 0;                // the one in use: block_index, shared_block, shared_end
-  Thread* thread = nullptr;   // [kMaxCluster · 1024]
+  Thread* thread = nullptr;   // [kBeside · 1024]
   std::vector<uint16_t> order;
   int cursor = 0;
   bool progress = false, landed_any = false;
   uint32_t skipped_warps = 0;
   uint64_t round = 0;
-  Warp warps[32 * kMaxCluster];
-  Warpgroup groups[8 * kMaxCluster];
-  Barrier barriers[kMaxCluster][16];
+  Warp warps[32 * kBeside];
+  Warpgroup groups[8 * kBeside];
+  Barrier barriers[kBeside][16];
   Barrier cluster_barrier;
   std::deque<Pending> pending;
   const std::function<void(const Hang&)>* hung = nullptr;  // of the running kernel
@@ -172,6 +186,7 @@ inline void release(Thread* t) { t->state = State::kReady; }
 void group_collective(const Collective& operation, void* arguments);
 
 bool mbar_done(uint64_t* bar, uint32_t parity);
+inline bool turn_has_come(const Thread& t) { return t.wait_turns[t.wait_turn] == t.wait_value; }
 void mbar_async_arrive(uint64_t* bar);
 void mbar_async_bytes(uint64_t* bar, uint32_t bytes);
 std::string mbar_text(const uint64_t* bar);
@@ -180,6 +195,8 @@ std::string mbar_text(const uint64_t* bar);
 bool land_pending(bool forced);
 void async_end_cta();
 void async_abandon();  // after a trap: nothing is in flight, whatever was
+void bulk_end_cta();
+void bulk_abandon();
 void wgmma_begin_cta();
 void wgmma_end_cta();
 void wgmma_abandon();

@@ -47,7 +47,7 @@ std::vector<unsigned char*>& stacks() {
   return all;
 }
 size_t in_use = 0;
-unsigned char* shared_region[kMaxCluster] = {};
+unsigned char* shared_region[kBeside] = {};
 const Allocation* last_found = nullptr;  // the allocation that the last check was about
 uintptr_t last_found_at = 0;
 

@@ -30,6 +30,12 @@ void cp_async_commit();
 void cp_async_wait(int pending);
 void cp_async_mbar_arrive(uint64_t* bar);
 
+void bulk_copy(void* dst, const void* src, uint32_t bytes, bool add);
+void bulk_commit();
+void bulk_wait(int pending, bool read);
+void turn_wait(const uint32_t* turns, int turn, uint32_t value, int op, int site);
+void turn_pass(uint32_t* turns, int turn);
+
 void ldmatrix(uint32_t* r, const void* row, bool transposed);
 void mma_16816(float* d, const uint32_t* a, uint32_t b0, uint32_t b1);
 
@@ -95,6 +101,22 @@ inline void cp_async_wait() {
   emu::cp_async_wait(kPending);
 }
 static inline void cp_async_mbar_arrive(uint64_t* bar) { emu::cp_async_mbar_arrive(bar); }
+
+static inline void bulk_store(float* dst, const void* src, uint32_t bytes) { emu::bulk_copy(dst, src, bytes, false); }
+static inline void bulk_reduce_add(float* dst, const void* src, uint32_t bytes) { emu::bulk_copy(dst, src, bytes, true); }
+static inline void bulk_commit() { emu::bulk_commit(); }
+template <int kPending>
+inline void bulk_wait_read() {
+  emu::bulk_wait(kPending, true);
+}
+template <int kPending>
+inline void bulk_wait() {
+  emu::bulk_wait(kPending, false);
+}
+static inline void turn_wait(const uint32_t* turns, int turn, uint32_t value, WaitSite site = {}) {
+  emu::turn_wait(turns, turn, value, site.op, site.barrier);
+}
+static inline void turn_pass(uint32_t* turns, int turn) { emu::turn_pass(turns, turn); }
 
 static inline void mma_16816(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { emu::mma_16816(d, a, b0, b1); }
 static inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) { emu::ldmatrix(r, row, false); }

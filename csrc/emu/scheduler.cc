@@ -125,6 +125,10 @@ static void enter(Thread* t) {
       switch (t.state) {
         case State::kDone: now = "ended"; break;
         case State::kMbar: now = "wait for parity " + std::to_string(t.wait_parity) + " of " + mbar_text(t.wait_bar); break;
+        case State::kTurn:
+          now = "wait for turn " + std::to_string(t.wait_turn) + " to be " + std::to_string(t.wait_value) + " (it is " +
+                std::to_string(t.wait_turns[t.wait_turn]) + ")";
+          break;
         case State::kWarp: now = std::string("wait for their warp at ") + machine.warps[w].operation->name; break;
         case State::kGroup:
           now = std::string("wait for their warpgroup at ") + machine.groups[t.group()].meeting.operation->name;
@@ -163,8 +167,8 @@ bool loses(const char* what) {
     const size_t colon = kind.find(':');
     const int n = colon == std::string::npos ? 0 : atoi(kind.c_str() + colon + 1);
     kind.resize(std::min(colon, kind.size()));
-    if (n < 1 || (kind != "copy" && kind != "arrival" && kind != "barrier")) {
-      fprintf(stderr, "esft emulation: ESFT_EMU_LOSE must be copy:N, arrival:N or barrier:N, received %s\n",
+    if (n < 1 || (kind != "copy" && kind != "arrival" && kind != "barrier" && kind != "turn")) {
+      fprintf(stderr, "esft emulation: ESFT_EMU_LOSE must be copy:N, arrival:N, barrier:N or turn:N, received %s\n",
               getenv("ESFT_EMU_LOSE"));
       exit(2);
     }
@@ -178,7 +182,7 @@ static void end_by_hang() {
   const Thread* longest = nullptr;
   for (int slot = 0; slot < 1024 * machine.cluster; slot++) {
     const Thread& t = machine.thread[slot];
-    const bool waits = t.state == State::kMbar || (t.state == State::kBarrier && t.wait_id != 0);
+    const bool waits = t.state == State::kMbar || t.state == State::kTurn || (t.state == State::kBarrier && t.wait_id != 0);
     if (slot % 1024 >= machine.threads || !waits) continue;
     // Of the same round the last warpgroup: the first one loads, and on a GPU would come to its wait later.
     const bool longer =
@@ -190,8 +194,11 @@ static void end_by_hang() {
   const bool named = t.state == State::kBarrier;
   use_cta(t.cta());
   const int64_t cta = block_index.x + int64_t(grid_size.x) * (block_index.y + int64_t(grid_size.y) * block_index.z);
-  (*machine.hung)(
-      {t.wait_op, t.wait_site, cta, t.linear, named ? t.wait_id : int64_t(shared_offset(t.wait_bar)), named ? 0 : t.wait_parity});
+  if (t.state == State::kTurn)
+    (*machine.hung)({t.wait_op, t.wait_site, cta, t.linear, t.wait_turn, t.wait_value});
+  else
+    (*machine.hung)(
+        {t.wait_op, t.wait_site, cta, t.linear, named ? t.wait_id : int64_t(shared_offset(t.wait_bar)), named ? 0 : t.wait_parity});
   machine.trapped = true;
   Fiber nobody;
   switch_fiber(&nobody, &host_fiber);
@@ -236,6 +243,9 @@ static inline bool can_run(Thread* t) {
     case State::kMbar:
       if (machine.cluster > 1) use_cta(t->cta());
       if (!mbar_done(t->wait_bar, t->wait_parity)) return false;
+      break;
+    case State::kTurn:
+      if (!turn_has_come(*t)) return false;
       break;
     default: return false;
   }
@@ -324,15 +334,17 @@ static void check_canary(const unsigned char* from, const unsigned char* to, con
 // After a trap: nobody waits for anything. The stacks of the kernel's threads stay as they are.
 static void abandon() {
   async_abandon();
+  bulk_abandon();
   wgmma_abandon();
   for (auto& of_cta : machine.barriers)
     for (Barrier& b : of_cta) b = Barrier{};
   machine.cluster_barrier = Barrier{};
-  for (int i = 0; i < 1024 * kMaxCluster; i++) machine.thread[i].fiber = nullptr;
+  for (int i = 0; i < 1024 * kBeside; i++) machine.thread[i].fiber = nullptr;
 }
 
-// The CTAs from `index` on that run together: one, or a cluster of neighbours.
-static void run_ctas(uint3 index) {
+// The `count` CTAs from `index` on that run together: one, a cluster of neighbours, or some that take turns.
+static void run_ctas(uint3 index, int count) {
+  machine.cluster = count;
   const size_t slack = machine.shared_bytes > 0 ? 1024 : 0;
   for (int c = 0; c < machine.cluster; c++) {
     machine.cta_index[c] = uint3{index.x + unsigned(c), index.y, index.z};
@@ -350,6 +362,8 @@ static void run_ctas(uint3 index) {
       t.committed = 0;
     }
   }
+  for (const uint16_t slot : machine.order)
+    if (slot >= 1024 * count) machine.thread[slot].state = State::kDone;
   wgmma_begin_cta();
   machine.live = machine.threads * machine.cluster;
   machine.round = 0;
@@ -359,6 +373,7 @@ static void run_ctas(uint3 index) {
   running = nullptr;
   if (machine.trapped) return abandon();
   async_end_cta();
+  bulk_end_cta();
   wgmma_end_cta();
   for (int c = 0; c < machine.cluster; c++) {
     machine.cta = -1;
@@ -382,7 +397,7 @@ static void run_kernel(const std::string& name, dim3 grid, dim3 block, size_t sh
   machine.hung = &hung;
   machine.kernel = name.c_str();
   install_fault_handler();
-  if (machine.thread == nullptr) machine.thread = new Thread[1024 * kMaxCluster]{};
+  if (machine.thread == nullptr) machine.thread = new Thread[1024 * kBeside]{};
   const uint64_t threads = uint64_t(block.x) * block.y * block.z, ctas = uint64_t(grid.x) * grid.y * grid.z;
   const int shared_limit = device_arch() >= 90 ? 232448 : 166912;
   if (threads == 0 || threads > 1024) fail("launched with %llu threads per CTA, 1..1024 allowed", (unsigned long long)threads);
@@ -392,6 +407,8 @@ static void run_kernel(const std::string& name, dim3 grid, dim3 block, size_t sh
     fail("launched with %zu bytes of shared memory, at most %d allowed", shared_bytes, shared_limit);
   }
 
+  const bool turns = cluster == 0;
+  if (turns) cluster = 1;
   if (cluster < 1 || cluster > kMaxCluster || grid.x % unsigned(cluster) != 0)
     fail("launched in clusters of %d with grid.x = %u; clusters of up to %d that divide it are emulated", cluster, grid.x,
          kMaxCluster);
@@ -405,10 +422,11 @@ static void run_kernel(const std::string& name, dim3 grid, dim3 block, size_t sh
   grid_size = grid;
   machine.body = &kernel;
   machine.threads = int(threads);
-  machine.cluster = cluster;
+  const int together = turns ? kBeside : cluster;
+  machine.cluster = together;
   machine.shared_bytes = shared_bytes;
   machine.order.clear();
-  for (int slot = 0; slot < 1024 * cluster; slot++) {
+  for (int slot = 0; slot < 1024 * together; slot++) {
     const unsigned i = unsigned(slot) % 1024, warp = unsigned(slot) / 32;
     if (i % 32 == 0) {
       machine.warps[warp].arrived = 0;
@@ -424,11 +442,14 @@ static void run_kernel(const std::string& name, dim3 grid, dim3 block, size_t sh
   if (mode == Mode::kLate) std::reverse(machine.order.begin(), machine.order.end());
 
   DeviceMemoryOpen open;
-  const uint64_t clusters = ctas / unsigned(cluster);
-  const unsigned columns = grid.x / unsigned(cluster);
+  // CTAs side by side are of one row of the grid, the last of them perhaps fewer.
+  const unsigned columns = (grid.x + unsigned(together) - 1) / unsigned(together);
+  const uint64_t clusters = uint64_t(columns) * grid.y * grid.z;
   const auto run = [&](uint64_t i) {
     if (machine.trapped) return;
-    run_ctas(uint3{unsigned(i % columns) * unsigned(cluster), unsigned(i / columns % grid.y), unsigned(i / columns / grid.y)});
+    const unsigned x = unsigned(i % columns) * unsigned(together);
+    run_ctas(uint3{x, unsigned(i / columns % grid.y), unsigned(i / columns / grid.y)},
+             int(std::min(unsigned(together), grid.x - x)));
   };
   if (mode == Mode::kRandom && clusters <= 1 << 20) {
     std::vector<uint32_t> order(clusters);

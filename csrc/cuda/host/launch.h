@@ -84,7 +84,7 @@ void launch_typed(void (*)(P...), const char* name, int cluster, Context& contex
   shared = with_debug(shared);
   allow_shared<kKernel>(name, context, shared);
   void* pointers[] = {const_cast<void*>(static_cast<const void*>(&args))..., nullptr};
-  if (cluster == 1) {
+  if (cluster <= 1) {
     check_cuda(cudaLaunchKernel(reinterpret_cast<const void*>(kKernel), grid, dim3(block), pointers, shared, context.stream), name);
     return;
   }
@@ -102,6 +102,9 @@ void launch_typed(void (*)(P...), const char* name, int cluster, Context& contex
 #define ESFT_UNPAREN(...) __VA_ARGS__
 #define ESFT_LAUNCH(kernel, context, grid, block, shared, ...)                                                         \
   ::esft::cuda::launch_typed<ESFT_UNPAREN kernel>(ESFT_UNPAREN kernel, #kernel, 1, context, grid, block, shared, __VA_ARGS__)
+// The same for CTAs that wait for one another (ptx::turn_wait), but never for one that begins later.
+#define ESFT_LAUNCH_TURNS(kernel, context, grid, block, shared, ...)                                                   \
+  ::esft::cuda::launch_typed<ESFT_UNPAREN kernel>(ESFT_UNPAREN kernel, #kernel, 0, context, grid, block, shared, __VA_ARGS__)
 // The same in clusters of `cluster` neighbouring CTAs (grid.x a multiple of it).
 #define ESFT_LAUNCH_CLUSTER(kernel, cluster, context, grid, block, shared, ...)                                        \
   ::esft::cuda::launch_typed<ESFT_UNPAREN kernel>(ESFT_UNPAREN kernel, #kernel, cluster, context, grid, block, shared, __VA_ARGS__)

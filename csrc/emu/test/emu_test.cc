@@ -85,6 +85,7 @@ int main() {
   test_runtime();
   test_faults();
   test_clusters();
+  test_turns();
   test_allocator();
   test_segments();
   return summary();

@@ -50,6 +50,7 @@ void test_pipeline();
 void test_runtime();
 void test_faults();
 void test_clusters();
+void test_turns();
 void test_allocator();
 void test_segments();
 
