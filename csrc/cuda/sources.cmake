@@ -39,7 +39,9 @@ set(CUDA_PORTABLE
 
 # Kernels of wgmma and TMA: built for sm_90a alone; only called where the device has it.
 set(CUDA_SM90
+    attention/attention_backward_one_sm90.cu
     attention/attention_backward_sm90.cu
+    attention/attention_dq_sm90.cu
     attention/attention_sm90.cu
     gemm/gemm_sm90.cu
     gemm/linear_cross_entropy_sm90.cu

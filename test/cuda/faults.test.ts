@@ -2,6 +2,7 @@
 // or refused. Alone: npx vitest run test/cuda/faults.test.ts
 
 import { afterAll, it } from "vitest";
+import { attentionTileCases } from "../ops/cases/attention.ts";
 import { bases } from "../ops/cases/index.ts";
 import { f32, i32 } from "../ops/host.ts";
 import type { Args } from "../ops/host.ts";
@@ -91,6 +92,30 @@ for (const [op, rows] of Object.entries(table))
         300_000,
       );
   });
+
+// CTAs of the backward in one pass wait for one another by what the documents say.
+withCuda("attention_backward of Hopper's kernels on cuda names", () => {
+  const wide = attentionTileCases.find((c) => c.op === "attention_backward" && c.name.startsWith("64 wide, grouped, documents"))!;
+  const start = (f: (t: number) => number): Args => ({ doc_start: i32(Array.from({ length: 300 }, (_, t) => f(t))) });
+  it(
+    "documents in no order",
+    () =>
+      expectFault(
+        wide,
+        start((t) => (t < 200 ? Math.min(t, 150) : 40)),
+      ),
+    300_000,
+  );
+  it(
+    "a document that starts after its token",
+    () =>
+      expectFault(
+        wide,
+        start((t) => (t < 140 ? 299 : 0)),
+      ),
+    300_000,
+  );
+});
 
 withCuda("f32 calls on cuda are served right or refused", () => {
   for (const base of bases) it(base.op, () => expectRightOrRefused(base), 300_000);

@@ -37,6 +37,8 @@ export interface Variant {
   readonly path?: "portable" | "sm90";
   /** CTAs of a cluster of Hopper's products. */
   readonly cluster?: "1" | "2";
+  /** Passes of Hopper's attention backward. */
+  readonly backward?: "one" | "two";
   /** Of the emulation: asynchronous copies land at once, as late as allowed, or at random; a GPU has its own schedule. */
   readonly schedule?: "eager" | "late" | `random:${number}`;
 }
@@ -47,10 +49,15 @@ const open = new Map<string, Device>();
 export function cudaDevice(v: Variant = {}): Device | null {
   if (!cudaLibrary) return null;
   if (cudaLibrary === "ref") return device("ref");
-  const key = `${v.path ?? ""} ${v.cluster ?? ""} ${v.schedule ?? ""}`;
+  const key = `${v.path ?? ""} ${v.cluster ?? ""} ${v.backward ?? ""} ${v.schedule ?? ""}`;
   let d = open.get(key);
   if (!d) {
-    const env: Record<string, string | undefined> = { ESFT_CUDA_PATH: v.path, ESFT_CUDA_CLUSTER: v.cluster, ESFT_EMU_SCHEDULE: v.schedule };
+    const env: Record<string, string | undefined> = {
+      ESFT_CUDA_PATH: v.path,
+      ESFT_CUDA_CLUSTER: v.cluster,
+      ESFT_CUDA_ATTENTION_BACKWARD: v.backward,
+      ESFT_EMU_SCHEDULE: v.schedule,
+    };
     const before = Object.fromEntries(Object.keys(env).map((name) => [name, process.env[name]]));
     const set = (values: Record<string, string | undefined>): void => {
       for (const [name, value] of Object.entries(values))
@@ -81,7 +88,8 @@ const limit = 300_000;
 /** Ops with kernels of their own for one generation of GPUs. */
 const hasPaths = (op: string): boolean => /gemm|attention|cross_entropy/.test(op);
 /** What an op's values are taken on: the kernels of this GPU, and where it has some of its own, those of any. */
-const pathsOf = (op: string): readonly Variant[] => (hasPaths(op) ? [{}, { path: "portable" }] : [{}]);
+const pathsOf = (op: string): readonly Variant[] =>
+  op === "attention_backward" ? [{}, { backward: "two" }, { path: "portable" }] : hasPaths(op) ? [{}, { path: "portable" }] : [{}];
 
 /** Ops whose kernels can share loads between the CTAs of a cluster. */
 export const hasClusters = (op: string): boolean => /gemm|cross_entropy/.test(op);
@@ -155,6 +163,12 @@ export function describeCudaCases(stem: string, cases: readonly OpCase[], option
           if (hasClusters(c.op))
             for (const schedule of ["late", "random:11"] as const)
               expectSameBits(`no clusters, ${schedule}`, await run(cuda({ cluster: "1", schedule }), c.op, args), first);
+          if (c.op === "attention_backward") {
+            const two = await run(cuda({ backward: "two" }), c.op, args);
+            expectSameBits("two passes, late", await run(cuda({ backward: "two", schedule: "late" }), c.op, args), two);
+            for (const schedule of ["random:1", "random:2", "random:3"] as const)
+              expectSameBits(schedule, await run(cuda({ schedule }), c.op, args), first);
+          }
           const portable = await run(cuda({ path: "portable" }), c.op, args);
           expectSameBits("portable, late", await run(cuda({ path: "portable", schedule: "late" }), c.op, args), portable);
         },

@@ -1,9 +1,12 @@
-// attention_backward (contract: ops/attention.h): what surrounds its main kernel, and the choice of that: wgmma where it serves
-// (attention_backward_sm90.cu), else mma.sync (attention_backward_portable.cu).
+// attention_backward (contract: ops/attention.h): what surrounds its main kernels, and the choice of them: one pass where wgmma serves
+// (attention_backward_one_sm90.cu), two if the environment says so (attention_backward_sm90.cu), else two with mma.sync
+// (attention_backward_portable.cu).
 //
-// Bound by the tensor cores. Deterministic without atomics: dk, dv and dq each have one owner, so scores and dp are computed twice,
-// 2·(4·dq + 3·dv) FLOPs per visible pair and head instead of 2·(3·dq + 2·dv). Launches: the numbers per query (lse, Δ = ⟨dout, out⟩,
-// first key); dk and dv; with shared keys the sum of their parts over the kv-heads, in order; dq.
+// Bound by the tensor cores, deterministic. In two passes dk, dv and dq each have one owner, so scores and dp are computed twice,
+// 2·(4·dq + 3·dv) FLOPs per visible pair and head; in one pass 2·(3·dq + 2·dv), and dq is summed in global memory in a fixed order.
+// Launches: the numbers per query (lse, Δ = ⟨dout, out⟩, first key); dk and dv (and dq); with shared keys the sum of their parts over the
+// kv-heads, in order; dq. Scratch: 8 bytes per query and head, 4 per query; parts of shared keys and, in one pass, dq in f32, each
+// up to 256 MB at a time, or what one kv-head needs.
 #include "attention_backward.cuh"
 
 namespace esft::cuda {
@@ -21,6 +24,7 @@ struct RowParams {
   int64_t dout_ld, out_ld, lse_ld;
   float *minus_lse2, *minus_delta;
   int32_t* first;
+  uint32_t* bad_order;  // set where first decreases
   int padded, lanes;  // lanes per (token, head): a power of two
   bool vector;
 };
@@ -53,7 +57,10 @@ __global__ void __launch_bounds__(256) query_numbers(const RowParams p) {
     const int64_t at = int64_t(h) * p.padded + t;
     p.minus_delta[at] = -sum;
     p.minus_lse2[at] = t < l.T ? p.lse[t * p.lse_ld + h] * -kLog2e : -INFINITY;
-    if (h == 0) p.first[t] = t < l.T ? l.first_key(t) : t;
+    if (h != 0) continue;
+    const int first = t < l.T ? l.first_key(t) : t;
+    p.first[t] = first;
+    if (t > 0 && t < l.T && first < l.first_key(t - 1)) *p.bad_order = 1;
   }
 }
 
@@ -79,7 +86,7 @@ __global__ void __launch_bounds__(256) sum_shared_keys(const SharedSumParams p) 
   }
 }
 
-// Parts of shared keys kept at a time.
+// Parts of shared keys kept at a time, and sums of dq.
 constexpr int64_t kPartBytes = int64_t(256) << 20;
 
 int lanes_of(int v_dim, bool vector) {
@@ -101,6 +108,7 @@ void launch_query_numbers(const BackwardParams& p, const esft_attention_backward
   r.minus_lse2 = const_cast<float*>(p.minus_lse2);
   r.minus_delta = const_cast<float*>(p.minus_delta);
   r.first = const_cast<int32_t*>(p.first);
+  r.bad_order = p.bad_order;
   r.padded = p.padded;
   r.vector = l.vector && in_vectors(a.out, 0, l.v_dim, l.heads, l.v_dim);
   r.lanes = lanes_of(l.v_dim, r.vector);
@@ -140,12 +148,22 @@ void run_attention_backward(const esft_attention_backward_args& a, Context& c) {
   p.dk_vector = in_vectors(a.dk, a.k_offset, a.k_stride, a.kv_heads, a.k_dim);
   p.dv_vector = in_vectors(a.dv, a.v_offset, a.v_stride, a.kv_heads, a.v_dim);
 
+  // Zeros: turns, a ticket for each launch in one pass, bad_order.
+  p.sum_blocks = int(ceil_div(l.T, kSumRows));
+  const int64_t turns = int64_t(l.heads) * p.sum_blocks, counters = turns + kv_heads + 1;
+  p.turns = c.scratch_of<uint32_t>(counters);
+  p.bad_order = p.turns + turns + kv_heads;
+  check_cuda(cudaMemsetAsync(p.turns, 0, size_t(counters) * sizeof(uint32_t), c.stream), "attention_backward");
+
   check_doc_start_on_device(c, ESFT_OP_attention_backward, kArgDocStart, a.doc_start);
   launch_query_numbers(p, a, c);
 
   const bool shared = width > 0 && present(a.dk_shared);
-  const int64_t part = int64_t(l.T) * width;
-  const int chunk = shared ? int(max_of(int64_t(1), min_of(int64_t(kv_heads), kPartBytes / (part * 4)))) : kv_heads;
+  const int64_t part = int64_t(l.T) * width, dq_bytes = int64_t(l.group) * p.sum_blocks * kSumRows * l.qk_dim * 4;
+  const bool one_pass = c.attention_one_pass && one_pass_serves(p, a, c);
+  const int64_t bytes = max_of(shared ? part * 4 : 1, one_pass ? dq_bytes : 1);
+  const int chunk = int(max_of(int64_t(1), min_of(int64_t(kv_heads), kPartBytes / bytes)));
+  if (one_pass) p.dq_sums = c.scratch_of<float>(dq_bytes / 4 * chunk);
   SharedSumParams sum{};
   if (shared) {
     p.shared_parts = c.scratch_of<float>(part * chunk);
@@ -157,14 +175,20 @@ void run_attention_backward(const esft_attention_backward_args& a, Context& c) {
   }
   for (p.kv_begin = 0; p.kv_begin < kv_heads; p.kv_begin += chunk) {
     const int count = min_of(chunk, kv_heads - p.kv_begin);
-    if (!backward_keys_sm90(p, a, count, c)) backward_keys_portable(p, count, c);
+    p.ticket = p.turns + turns + p.kv_begin / chunk;
+    if (one_pass) {
+      backward_one_sm90(p, a, count, c);
+      finish_dq_sm90(p, count * l.group, c);
+    } else if (!backward_keys_sm90(p, a, count, c)) {
+      backward_keys_portable(p, count, c);
+    }
     if (!shared) continue;
     sum.count = count;
     sum.add = p.kv_begin > 0;
     sum.out = p.kv_begin + chunk >= kv_heads ? data<bf16>(a.dk_shared) : nullptr;
     ESFT_LAUNCH((sum_shared_keys), c, dim3(unsigned(min_of(ceil_div(part, 256), int64_t(c.sms) * 16))), 256, 0, sum);
   }
-  if (!backward_queries_sm90(p, a, c)) backward_queries_portable(p, c);
+  if (!one_pass && !backward_queries_sm90(p, a, c)) backward_queries_portable(p, c);
 }
 
 }  // namespace esft::cuda

@@ -1,4 +1,4 @@
-// Backward attention: the parameters, and what the kernels of attention_backward_portable.cu and attention_backward_sm90.cu share.
+// Backward attention: the parameters, and what its kernels (attention_backward_*.cu) share.
 #pragma once
 #include "attention_tile.cuh"
 
@@ -6,6 +6,8 @@ namespace esft::cuda::attention {
 
 // Rows of per-query numbers are padded to whole tiles, so that a tile loads them without guards.
 constexpr int kRowPadding = 128;
+// In one pass: queries whose dq is summed together.
+constexpr int kSumRows = 64;
 
 struct BackwardParams {
   Layout layout;
@@ -23,9 +25,17 @@ struct BackwardParams {
   float* shared_parts;
   int kv_begin;     // first kv-head of this launch
   TileOrder order;  // of kv-heads from there on, or of query heads
+  // In one pass: sums of dq of the heads of this launch [heads, sum_blocks, slabs of 64 columns, 64 · 64]; per head of the call and block of
+  // queries the key blocks that have added to it; the next tile; not 0: first_key decreases somewhere, the call is at fault.
+  float* dq_sums;
+  uint32_t *turns, *ticket, *bad_order;
+  int sum_blocks;
 
   __device__ HeadRows dout_rows(int h) const {
     return {dout + int64_t(h) * layout.v_dim, nullptr, dout_ld, 0, layout.v_dim, layout.v_dim};
+  }
+  __device__ int64_t sum_offset(int head, int block, int slabs) const {
+    return ((int64_t(head) - int64_t(kv_begin) * layout.group) * sum_blocks + block) * slabs * (kSumRows * 64);
   }
 };
 
@@ -167,5 +177,9 @@ void backward_queries_portable(const BackwardParams& p, Context& c);
 // False: not for this device or these operands.
 bool backward_keys_sm90(const BackwardParams& p, const esft_attention_backward_args& a, int kv_count, Context& c);
 bool backward_queries_sm90(const BackwardParams& p, const esft_attention_backward_args& a, Context& c);
+// All of them in one pass: dk, dv and the sums of dq of kv_count kv-heads from p.kv_begin on; then dq of their `heads` query heads.
+bool one_pass_serves(const BackwardParams& p, const esft_attention_backward_args& a, Context& c);
+void backward_one_sm90(BackwardParams& p, const esft_attention_backward_args& a, int kv_count, Context& c);
+void finish_dq_sm90(const BackwardParams& p, int heads, Context& c);
 
 }  // namespace esft::cuda::attention

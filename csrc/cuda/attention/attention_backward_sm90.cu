@@ -15,18 +15,13 @@
 //                                      the loading warp when its numbers landed
 //   empty[kStages]   8                 first lane of each multiplying warp             the loading warp, one phase behind
 //   named 1+g        128               warpgroup g has read its rows                   warpgroup g, before it stores
-#include "../host/tensor_map.h"
-#include "attention_backward.cuh"
+#include "attention_backward_sm90.cuh"
 
 namespace esft::cuda {
 
 namespace attention {
 
 namespace {
-
-constexpr int kRows = 128, kRowSlab = kRows * 128, kThreads = 384;
-constexpr int kLoadRegisters = 24, kMultiplyRegisters = 240;
-constexpr int kSharedLimit = 227 * 1024;
 
 template <int DQ, int DV, bool kKeys>
 struct Shape {
@@ -43,12 +38,6 @@ struct Shape {
   static_assert(kBytes <= kSharedLimit);
 };
 
-// Maps of q, dout, k, v, k_shared: boxes of 128 rows for the operands that stay, of a stage for those that stream.
-struct Maps {
-  CUtensorMap fixed[5], streamed[5];
-  int k_offset, v_offset;
-};
-
 // What the CTA does: its rows, and the steps of the other side. In shared memory: the multiplying threads have no registers to spare.
 struct Work {
   int head, row0, begin, per_head, steps;
@@ -62,31 +51,6 @@ __device__ __forceinline__ Work work_of_block(const BackwardParams& p) {
   const int end = kKeys ? query_end(p, row0, row0 + kRows - 1) : min_of(row0 + kRows, l.T);
   const int per_head = int(ceil_div(end - begin, kColumns));
   return {(kKeys ? p.kv_begin : 0) + t.head, row0, begin, per_head, kKeys ? per_head * l.group : per_head};
-}
-
-struct Barriers {
-  uint64_t* base;
-  int stages;
-  __device__ uint64_t* fixed() const { return base; }
-  __device__ uint64_t* full(int stage) const { return base + 1 + stage; }
-  __device__ uint64_t* empty(int stage) const { return base + 1 + stages + stage; }
-};
-
-// Both operands of one side of one head, to tiles of kTileRows rows.
-template <int DQ, int DV, bool kKeySide, int kTileRows>
-__device__ __forceinline__ void load_side(const BackwardParams& p, const Maps& m, const CUtensorMap* maps, unsigned char* tile1,
-                                          unsigned char* tile2, uint64_t* bar, int head, int row) {
-  const Layout& l = p.layout;
-#pragma unroll
-  for (int s = 0; s < DQ / 64; s++) {
-    const bool own = !kKeySide || s * 64 < l.k_dim;
-    const int x = !kKeySide ? head * DQ + s * 64 : own ? m.k_offset + head * int(l.k_stride) + s * 64 : s * 64 - l.k_dim;
-    ptx::tma_load_2d(tile1 + s * (kTileRows * 128), maps + (!kKeySide ? 0 : own ? 2 : 4), bar, x, row);
-  }
-#pragma unroll
-  for (int s = 0; s < DV / 64; s++)
-    ptx::tma_load_2d(tile2 + s * (kTileRows * 128), maps + (kKeySide ? 3 : 1), bar,
-                     (kKeySide ? m.v_offset + head * int(l.v_stride) : head * DV) + s * 64, row);
 }
 
 // The loading warp: its first lane the tiles, all lanes the numbers of the streamed queries.
@@ -111,17 +75,8 @@ __device__ __forceinline__ void load(const BackwardParams& p, const Maps& m, uns
       ptx::mbar_arrive_expect_tx(bars.full(stage), S::kTiles);
       load_side<DQ, DV, !kKeys, S::kColumns>(p, m, m.streamed, to, to + S::kTile1, bars.full(stage), head, column0);
     }
-    if constexpr (kKeys) {
-      constexpr int kPieces = S::kColumns / 4;  // of 16 bytes
-      const int64_t at = int64_t(head) * p.padded + column0;
-      unsigned char* const to = smem + S::kNumbersAt + stage * S::kNumbers + 16;
-      for (int i = lane; i < kPieces; i += 32) {
-        ptx::cp_async_16(to + i * 16, p.minus_lse2 + at + 4 * i, true);
-        ptx::cp_async_16(to + (kPieces + i) * 16, p.minus_delta + at + 4 * i, true);
-        ptx::cp_async_16(to + (2 * kPieces + i) * 16, p.first + column0 + 4 * i, true);
-      }
-      ptx::cp_async_mbar_arrive(bars.full(stage));
-    }
+    if constexpr (kKeys)
+      load_numbers<S::kColumns>(p, smem + S::kNumbersAt + stage * S::kNumbers + 16, bars.full(stage), head, column0);
     if (++stage == S::kStages) stage = 0, parity ^= 1;
     if ((column0 += S::kColumns) == end) column0 = w.begin, head++;
   }
@@ -136,7 +91,7 @@ template <int DQ, int DV, bool kKeys>
 __device__ __forceinline__ void multiply(const BackwardParams& p, unsigned char* smem, const Barriers& bars, const Work& w) {
   using S = Shape<DQ, DV, kKeys>;
   constexpr int kColumns = S::kColumns, kN = kColumns / 8, kSum2 = kKeys ? DV : 64;
-  const int group = int(threadIdx.x) / 128 - 1, lane = int(threadIdx.x) % 32;
+  const int group = warpgroup_index() - 1, lane = int(threadIdx.x) % 32;
   const int r0 = 64 * group + int(threadIdx.x) % 128 / 32 * 16;
   const uint64_t rows1 = ptx::smem_desc(smem + group * (64 * 128), 16, 1024), tiles = ptx::smem_desc(smem + S::kFixed, 16, 1024);
   // From the K-major descriptor of a tile to the MN-major one: the leading bytes (bits 16 and up, in 16 bytes) are those of a slab.
@@ -197,18 +152,18 @@ __device__ __forceinline__ void multiply(const BackwardParams& p, unsigned char*
         to_probabilities(s_tile, q, p.scale2, first_row, column0, q.crossed(first_row, first_row + 15, column0, kColumns));
         pack_fragments(probs, s_tile);
         ptx::warpgroup_fence_operand(s);
-        ptx::warpgroup_fence_operand(sum2);
-        ptx::warpgroup_fence_operand(probs);
         ptx::wgmma_fence();
         multiply_d(s);
-        add_probs();
-        ptx::wgmma_wait<1>();
+        ptx::wgmma_wait<0>();
         ptx::warpgroup_fence_operand(s);
-        to_gradients(s_tile, probs, q);
+        to_gradients(s_tile, probs, q);  // not while a product uses the probabilities: PTX forbids to read its registers too
         pack_fragments(ds, s_tile);
         ptx::warpgroup_fence_operand(sum1);
+        ptx::warpgroup_fence_operand(sum2);
+        ptx::warpgroup_fence_operand(probs);
         ptx::warpgroup_fence_operand(ds);
         ptx::wgmma_fence();
+        add_probs();
       } else {
         ptx::warpgroup_fence_operand(d);
         ptx::wgmma_fence();
@@ -282,12 +237,8 @@ __global__ void __launch_bounds__(kThreads, 1) backward_wgmma(const BackwardPara
 template <int DQ, int DV, bool kKeys>
 bool run(BackwardParams p, const esft_attention_backward_args& a, int heads, Context& c) {
   using S = Shape<DQ, DV, kKeys>;
-  const esft_tensor operands[] = {a.q, a.dout, a.k, a.v, a.k_shared};
-  const int count = p.layout.shared ? 5 : 4;
-  Maps m{{}, {}, int(a.k_offset), int(a.v_offset)};
-  for (int i = 0; i < count; i++)
-    if (!encode_tensor_map(&m.fixed[i], operands[i], kRows) || !encode_tensor_map(&m.streamed[i], operands[i], S::kColumns))
-      return false;
+  Maps m{};
+  if (!encode_maps(&m, p, a, S::kColumns)) return false;
   p.order = tile_order(p.layout, !kKeys, heads, kRows);
   ESFT_LAUNCH((backward_wgmma<DQ, DV, kKeys>), c, dim3(p.order.blocks()), kThreads, S::kBytes, p, m);
   return true;

@@ -82,7 +82,7 @@ template <int DQ, int DV>
 __device__ __forceinline__ void multiply(const ForwardParams& p, Memory<DQ, DV> memory, TileOfHead t, int key_begin, int tiles) {
   constexpr int kN = kTile / 8;
   const Layout& l = p.layout;
-  const int group = int(threadIdx.x) / 128 - 1, lane = int(threadIdx.x) % 32;
+  const int group = warpgroup_index() - 1, lane = int(threadIdx.x) % 32;
   const int r0 = 64 * group + int(threadIdx.x) % 128 / 32 * 16, first_row = t.tile * kTile + r0;  // of this warp: 16 rows
   const int all_from = l.first_key(first_row + 15);
   const uint64_t q = ptx::smem_desc(memory.q() + group * (64 * 128), 16, 1024);

@@ -62,6 +62,10 @@ __device__ __forceinline__ TileOfHead tile_of_head(const TileOrder& o, unsigned 
   return {descending ? o.tiles - 1 - tile : tile, begin + int(i % heads)};
 }
 
+// The number of this thread's warpgroup, known to be the same for the whole warp: descriptors of its products are then computed once per
+// warp, in the registers that HGMMA takes them from, and not per thread.
+__device__ __forceinline__ int warpgroup_index() { return __shfl_sync(kFullWarp, int(threadIdx.x) / 128, 0); }
+
 // ---- tiles --------------------------------------------------------------------------------------------------------------
 
 // Byte offset of the 16-byte chunk c (columns 8c..8c+7) of row r in a tile of kRows rows.
@@ -240,6 +244,17 @@ __device__ __forceinline__ void stage_rows(unsigned char* tile, int r0, int chun
     *reinterpret_cast<uint32_t*>(tile + chunk_offset<kRows>(r + 8, chunk0 + n) + within) =
         ptx::pack_bf16x2(acc[n][2] * scale_hi, acc[n][3] * scale_hi);
   }
+}
+
+// Fragments (pack_fragments) of 16 rows into rows r0.. of a tile in shared memory, from its first column on.
+template <int kRows, int kSteps>
+__device__ __forceinline__ void store_fragments(unsigned char* tile, int r0, const uint32_t (&a)[kSteps][4]) {
+  const int lane = threadIdx.x % 32, r = r0 + lane / 4, within = (lane % 4) * 4;
+#pragma unroll
+  for (int j = 0; j < kSteps; j++)
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      *reinterpret_cast<uint32_t*>(tile + chunk_offset<kRows>(r + 8 * (i & 1), 2 * j + i / 2) + within) = a[j][i];
 }
 
 // ---- host ---------------------------------------------------------------------------------------------------------------

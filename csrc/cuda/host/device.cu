@@ -88,6 +88,10 @@ CudaDevice::CudaDevice(int index) {
   if (clusters && *clusters && strcmp(clusters, "1") != 0 && strcmp(clusters, "2") != 0)
     fail("open", "ESFT_CUDA_CLUSTER", "1 or 2", clusters);
   cluster = clusters && *clusters == '1' ? 1 : 2;
+  const char* backward = getenv("ESFT_CUDA_ATTENTION_BACKWARD");
+  if (backward && *backward && strcmp(backward, "one") != 0 && strcmp(backward, "two") != 0)
+    fail("open", "ESFT_CUDA_ATTENTION_BACKWARD", "\"one\" or \"two\"", backward);
+  attention_one_pass = !(backward && *backward == 't');
   use();
   lanes_.reserve(kMaxStreams);  // its beginning stays where it is, for other threads
   add_lane();

@@ -88,10 +88,10 @@ async function compare(flag: Flag, id: string, dry: boolean): Promise<Outcome> {
     const ms = [median(times[0]), median(times[1])] as const;
     const ratio = median(ratios);
     const no = noMeasurement({ machine: sides[0]!.device.info, tiny: dry });
-    const data: Compared = { flag: flag.name, values: flag.values, case: id, ms, ratio, same, no };
+    const data: Compared = { flag: flag.name, values: flag.values, case: id, ms, ratio, same: same || flag.otherBits !== undefined, no };
     const [first, second] = flag.values;
     const change = `${second} takes ${((ratio - 1) * 100).toFixed(1)} % ${ratio < 1 ? "less" : "more"} than ${first}`.replace("-", "");
-    const bits = same ? "the same bits" : "OTHER BITS";
+    const bits = same ? "the same bits" : flag.otherBits ? `other bits (${flag.otherBits})` : "OTHER BITS";
     return { text: `${no ?? `${change} (${ms[1].toFixed(3)} and ${ms[0].toFixed(3)} ms)`}, ${bits}`, data };
   } finally {
     for (const side of sides) await side.dispose();

@@ -184,9 +184,12 @@ export const attentionBackwardCases: readonly OpCase[] = [
 /** Head sizes and lengths around the tiles of the CUDA kernels. */
 const tiled: readonly (readonly [string, Shape])[] = [
   ["64 wide, grouped, documents", { T: 300, heads: 4, kvHeads: 2, kDim: 64, docs: [0, 128, 129, 200], bf16: true }],
+  ["64 wide, seven blocks of keys", { T: 850, heads: 1, kDim: 64, docs: [0, 60, 330, 331, 640], bf16: true }],
+  ["64 wide, grouped, window", { T: 520, heads: 3, kvHeads: 1, kDim: 64, window: 300, bf16: true }],
   ["128 wide", { T: 257, heads: 2, kDim: 128, bf16: true }],
   ["128 wide, window", { T: 270, heads: 2, kvHeads: 1, kDim: 128, window: 130, bf16: true }],
   ["latent: 128 and 64 shared", { T: 150, heads: 2, kDim: 128, vDim: 128, shared: 64, docs: [0, 40], bf16: true }],
+  ["latent: 128 and 64 shared, four blocks of keys", { T: 450, heads: 1, kDim: 128, vDim: 128, shared: 64, docs: [0, 190], bf16: true }],
   ["latent: 128 and 64 shared, one buffer", { T: 150, heads: 2, kDim: 128, vDim: 128, shared: 64, joint: true, bf16: true }],
 ];
 export const attentionTileCases: readonly OpCase[] = tiled.flatMap(([name, s]): OpCase[] => [
