@@ -14,5 +14,6 @@ export * from "./ops/delta.ts";
 export * from "./ops/dense.ts";
 export * from "./ops/elementwise.ts";
 export * from "./ops/experts.ts";
+export * from "./ops/gate.ts";
 export * from "./ops/routing.ts";
 export * from "./ops/training.ts";

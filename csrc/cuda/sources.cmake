@@ -22,6 +22,7 @@ set(CUDA_PORTABLE
     rows/elementwise.cu
     rows/embedding.cu
     rows/expert_sort.cu
+    rows/gate.cu
     rows/index_check.cu
     rows/load_balance.cu
     rows/mask_grad.cu

@@ -7,6 +7,7 @@
 #include "elementwise.h"
 #include "embedding.h"
 #include "expert_sort.h"
+#include "gate.h"
 #include "gemm.h"
 #include "grouped_gemm.h"
 #include "linear_cross_entropy.h"
@@ -25,7 +26,8 @@
   X(attention) X(attention_backward) X(swiglu) X(swiglu_backward) X(add) X(scale) X(clamp) X(clamp_backward) \
   X(fill) X(cast) X(mask_grad) X(column_sum) X(linear_cross_entropy) X(grad_norm) X(adamw) \
   X(causal_conv) X(causal_conv_backward) X(gated_delta_rule) X(gated_delta_rule_backward) X(delta_gates) X(delta_gates_backward) X(regroup) \
-  X(multiply) X(multiply_backward)
+  X(multiply) X(multiply_backward) \
+  X(sigmoid_gate) X(sigmoid_gate_backward) X(scale_rows)
 
 enum esft_op {
 #define ESFT_OP_ENUM(name) ESFT_OP_##name,

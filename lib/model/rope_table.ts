@@ -1,8 +1,9 @@
-// cos and sin of the rotary angles for positions 0 … P−1, in f32 as the families' reference computes them: the angle is the
-// f32 product position · inverse frequency. Tables are made when a batch is staged; layers hold handles.
+// What depends on a token's position alone, as tables for positions 0 … P−1, in f32 as the families' reference computes it: cos and
+// sin of the rotary angles (the f32 product position · inverse frequency), factors of queries. Tables are made when a batch is
+// staged; layers hold handles.
 
 import type { Device, Tensor } from "../tensor.ts";
-import type { RopeSpec } from "./spec.ts";
+import type { QueryFactorSpec, RopeSpec } from "./spec.ts";
 
 export interface RopeTable {
   readonly cos: Tensor;
@@ -17,12 +18,26 @@ export interface RopeHandle {
 /** The distinct rotary embeddings of a model, numbered in the order in which its layers ask for them. */
 export class RopeIndex {
   readonly specs: RopeSpec[] = [];
+  readonly queryFactors: QueryFactorSpec[] = [];
 
   handle(spec: RopeSpec): RopeHandle {
     let index = this.specs.findIndex((s) => sameAngles(s, spec));
     if (index < 0) index = this.specs.push(spec) - 1;
     return { index };
   }
+  queryFactor(spec: QueryFactorSpec): RopeHandle {
+    const { beta, length, offset } = spec;
+    let index = this.queryFactors.findIndex((s) => s.beta === beta && s.length === length && s.offset === offset);
+    if (index < 0) index = this.queryFactors.push(spec) - 1;
+    return { index };
+  }
+}
+
+/** The tables of a model for one batch. */
+export interface PositionTables {
+  readonly ropes: readonly RopeTable[];
+  /** f32 [P] each. */
+  readonly queryFactors: readonly Tensor[];
 }
 
 /** Equal tables: the pairing of the columns (interleaved) is the op's business. */
@@ -34,33 +49,38 @@ function sameAngles(a: RopeSpec, b: RopeSpec): boolean {
 /** The tables of a RopeIndex on a device, grown on demand. */
 export class RopeTables {
   private readonly device: Device;
-  private readonly specs: readonly RopeSpec[];
-  private tables: RopeTable[] = [];
+  private readonly index: RopeIndex;
+  private tables: PositionTables = { ropes: [], queryFactors: [] };
   private positions = 0;
 
-  constructor(device: Device, specs: readonly RopeSpec[]) {
+  constructor(device: Device, index: RopeIndex) {
     this.device = device;
-    this.specs = specs;
+    this.index = index;
   }
 
   /** All tables, for positions below `positions` at least. */
-  upTo(positions: number): readonly RopeTable[] {
+  upTo(positions: number): PositionTables {
     if (positions <= this.positions) return this.tables;
     const P = Math.max(positions, this.positions * 2, 64);
     this.dispose();
-    this.tables = this.specs.map((spec) => makeTable(this.device, spec, P));
+    const { device, index } = this;
+    this.tables = {
+      ropes: index.specs.map((spec) => makeTable(device, spec, P)),
+      queryFactors: index.queryFactors.map((spec) => device.tensor("f32", [P], queryFactors(spec, P))),
+    };
     this.positions = P;
     return this.tables;
   }
 
   dispose(): void {
-    for (const { cos, sin } of this.tables) {
-      cos.dispose();
-      sin.dispose();
-    }
-    this.tables = [];
+    for (const t of [...this.tables.ropes.flatMap(({ cos, sin }) => [cos, sin]), ...this.tables.queryFactors]) t.dispose();
+    this.tables = { ropes: [], queryFactors: [] };
     this.positions = 0;
   }
+}
+
+function queryFactors({ beta, length, offset }: QueryFactorSpec, P: number): Float32Array {
+  return Float32Array.from({ length: P }, (_, t) => 1 + beta * Math.log(1 + Math.floor((t + offset) / length)));
 }
 
 function makeTable(device: Device, spec: RopeSpec, P: number): RopeTable {

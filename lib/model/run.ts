@@ -6,7 +6,7 @@
 import { MemoryError } from "../errors.ts";
 import type { Precision } from "../ops.ts";
 import type { Device, Tensor } from "../tensor.ts";
-import type { RopeHandle, RopeTable } from "./rope_table.ts";
+import type { PositionTables, RopeHandle, RopeTable } from "./rope_table.ts";
 import type { ActivationPlan, Slot } from "./slots.ts";
 
 /** One micro-batch on the device: a flat sequence of T tokens; documents (and batch rows) are told apart by docStart. */
@@ -29,17 +29,10 @@ export class Run {
   balance: Tensor | null = null;
   private readonly plan: ActivationPlan;
   private readonly tensors: readonly (Tensor | null)[];
-  /** By handle; another array when the tables are others. */
-  readonly ropes: readonly RopeTable[];
+  /** Another object when the tables are others. */
+  readonly ropes: PositionTables;
 
-  constructor(init: {
-    device: Device;
-    batch: Batch;
-    precision: Precision;
-    keep: boolean;
-    plan: ActivationPlan;
-    ropes: readonly RopeTable[];
-  }) {
+  constructor(init: { device: Device; batch: Batch; precision: Precision; keep: boolean; plan: ActivationPlan; ropes: PositionTables }) {
     this.device = init.device;
     this.batch = init.batch;
     this.precision = init.precision;
@@ -60,8 +53,13 @@ export class Run {
     return this.keep ? (this.tensors[slot.index] ?? null) : null;
   }
   rope(handle: RopeHandle): RopeTable {
-    const table = this.ropes[handle.index];
+    const table = this.ropes.ropes[handle.index];
     if (!table) throw new MemoryError(`rotary table ${handle.index} was not staged`);
+    return table;
+  }
+  queryFactors(handle: RopeHandle): Tensor {
+    const table = this.ropes.queryFactors[handle.index];
+    if (!table) throw new MemoryError(`query factors ${handle.index} were not staged`);
     return table;
   }
 }

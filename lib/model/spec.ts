@@ -49,6 +49,16 @@ export interface HeadsAttentionSpec {
   readonly rope: RopeSpec | null;
   /** Keys that a query sees, its own included; 0 = all of its document. */
   readonly window: number;
+  /** Gated attention: its output times σ of this, element by element. */
+  readonly outputGate?: LinearSpec;
+  readonly queryFactor?: QueryFactorSpec;
+}
+
+/** Queries at position t are multiplied by 1 + beta · ln(1 + ⌊(t + offset) / length⌋). */
+export interface QueryFactorSpec {
+  readonly beta: number;
+  readonly length: number;
+  readonly offset: number;
 }
 
 /** Multi-head latent attention: keys and values come from a low-rank latent, plus one rotary key shared by all heads. */
@@ -67,6 +77,7 @@ export interface LatentAttentionSpec {
   readonly o: LinearSpec;
   readonly scale: number;
   readonly rope: RopeSpec;
+  readonly queryFactor?: QueryFactorSpec;
 }
 
 /** Depthwise causal convolution; the weight is [channels, 1, taps]. */
@@ -121,6 +132,11 @@ export interface MlpSpec {
   readonly down: TensorSlice;
 }
 
+/** The MLP that every token visits beside the routed ones; its output times σ of the gate, where there is one. */
+export interface SharedExpertSpec extends MlpSpec {
+  readonly outputGate?: LinearSpec;
+}
+
 export interface ExpertWeights {
   readonly gate: TensorSlice;
   readonly up: TensorSlice;
@@ -136,8 +152,8 @@ export interface MoeSpec {
   /** Added to the scores for choosing only. */
   readonly selectionBias?: TensorSlice;
   readonly rule: RouteRule;
-  /** Always-on MLP added to the routed output. */
-  readonly shared?: MlpSpec;
+  /** Added to the routed output. */
+  readonly shared?: SharedExpertSpec;
 }
 
 /** Norms of a branch of a layer: x + after(f(before(x))); absent ones pass. */
@@ -248,6 +264,7 @@ export function parameterShapes(spec: ModelSpec): ParameterShape[] {
         linears(a.q, a.k, a.v);
         if (a.qNorm) norm(a.qNorm, layer);
         if (a.kNorm) norm(a.kNorm, layer);
+        if (a.outputGate) linears(a.outputGate);
         return;
       case "latent":
         if ("a" in a.q) {
@@ -283,6 +300,7 @@ export function parameterShapes(spec: ModelSpec): ParameterShape[] {
       if (moe.selectionBias) add(moe.selectionBias, [moe.experts.length], "selectionBias", i);
       moe.experts.forEach((e, id) => mlp(e, moe.expertHidden, "expert", i, id));
       if (moe.shared) mlp(moe.shared, moe.shared.hidden, "shared", i);
+      if (moe.shared?.outputGate) linear(moe.shared.outputGate, "shared", i);
     }
   });
   norm(spec.finalNorm, spec.layers.length);

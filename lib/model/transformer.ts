@@ -159,7 +159,7 @@ export class Transformer {
     this.release();
     const decoder = this.compose(keepFrom);
     decoder.plan.allocate(this.device, capacity);
-    const ropes = new RopeTables(this.device, decoder.ropes.specs);
+    const ropes = new RopeTables(this.device, decoder.ropes);
     this.composed = { decoder, ropes, keepFrom, epoch: this.params.epoch };
     this.buffers = new BatchBuffers(this.device, capacity);
     return { composed: this.composed, buffers: this.buffers };

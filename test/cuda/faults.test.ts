@@ -62,6 +62,7 @@ const table: Record<string, Record<string, Args>> = {
     "a position beyond the tables": { positions: i32([0, 50, 1, 2]) },
     "a negative position": { positions: i32([0, 1, 2, -3]) },
   },
+  scale_rows: { "a position beyond the factors": { positions: i32([0, 4, 1]) }, "a negative position": { positions: i32([0, 1, -1]) } },
   attention: {
     "a document that starts after its token": { doc_start: i32([0, 0, 3, 3, 3]) },
     "a document that starts before its predecessor": { doc_start: i32([0, 1, 2, 1, 2]) },

@@ -13,6 +13,7 @@ import type {
   MoeSpec,
   NormSpec,
   RopeSpec,
+  SharedExpertSpec,
 } from "../spec.ts";
 import type { ConfigReader } from "./config.ts";
 import { ranges } from "./config.ts";
@@ -192,6 +193,11 @@ export class Builder {
       selectionBias: { name: `${at}.gate.e_score_correction_bias` },
       ...(shared > 0 ? { shared: this.mlp(`${at}.shared_experts`, shared * expertHidden) } : {}),
     };
+  }
+  /** Qwen's shared expert of the block `at`: an MLP of its own width, its output times σ of one gate. */
+  gatedShared(at: string): SharedExpertSpec {
+    const hidden = this.c.int("shared_expert_intermediate_size");
+    return { ...this.mlp(`${at}.shared_expert`, hidden), outputGate: this.linear(`${at}.shared_expert_gate`, this.D, 1) };
   }
   /** q, k, v and o projections below `at`; sizes from config.json. */
   heads(at: string, o: HeadsOptions): HeadsAttentionSpec {

@@ -117,6 +117,10 @@ export class ConfigReader {
       this.fail(key, `a list of integers from ${min} to ${max}`);
     return v;
   }
+  /** The fields of an object as a reader of their own; none where it is absent. */
+  section(key: string): ConfigReader {
+    return new ConfigReader(this.object(key) ?? {}, `${this.source} ${key}`);
+  }
   object(key: string): JsonObject | null {
     const v = this.config[key];
     if (v === null || v === undefined) return null;

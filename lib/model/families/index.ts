@@ -11,6 +11,7 @@ import { ConfigReader } from "./config.ts";
 import type { JsonObject } from "./config.ts";
 import { Headers } from "./headers.ts";
 import { textModel } from "./nested.ts";
+import { afmoe } from "./tables/afmoe.ts";
 import { deepseekV2 } from "./tables/deepseek_v2.ts";
 import { deepseekV3 } from "./tables/deepseek_v3.ts";
 import { dots1 } from "./tables/dots1.ts";
@@ -24,13 +25,16 @@ import { hunyuanV1Moe } from "./tables/hunyuan_v1_moe.ts";
 import { hyV3 } from "./tables/hy_v3.ts";
 import { lfm2Moe } from "./tables/lfm2_moe.ts";
 import { minimaxM2 } from "./tables/minimax_m2.ts";
+import { mistral4 } from "./tables/mistral4.ts";
 import { mixtral } from "./tables/mixtral.ts";
 import { olmoe } from "./tables/olmoe.ts";
+import { qwen2Moe } from "./tables/qwen2_moe.ts";
 import { qwen3Moe } from "./tables/qwen3_moe.ts";
 import { solarOpen } from "./tables/solar_open.ts";
 import { requireSameModel } from "./tensors.ts";
 
 const families: Readonly<Record<string, Family>> = {
+  afmoe,
   deepseek_v2: deepseekV2,
   deepseek_v3: deepseekV3,
   dots1,
@@ -45,8 +49,10 @@ const families: Readonly<Record<string, Family>> = {
   hy_v3: hyV3,
   lfm2_moe: lfm2Moe,
   minimax_m2: minimaxM2,
+  mistral4,
   mixtral,
   olmoe,
+  qwen2_moe: qwen2Moe,
   qwen3_moe: qwen3Moe,
   solar_open: solarOpen,
 };

@@ -25,6 +25,8 @@ export interface RopeOptions {
   readonly theta?: number;
   /** Share of `dim` that is rotated, where config.json has none. */
   readonly partial?: number;
+  /** `partial_rotary_factor` is a share of this many dimensions and must give `headDim`: all of these are rotated. */
+  readonly partialOf?: number;
 }
 
 /** @param dim dimensions of which the first `partial_rotary_factor` are rotated */
@@ -35,8 +37,11 @@ export function ropeFromConfig(reader: ConfigReader, headDim: number, options: R
   const p = new ConfigReader(scaling ?? {}, `${reader.source} ${parameters ? "rope_parameters" : "rope_scaling"}`);
   const from = (key: string): ConfigReader => ((parameters?.[key] ?? null) === null ? reader : p);
   const theta = from("rope_theta").number("rope_theta", ranges.theta, options.theta ?? 10000);
-  const partial = from("partial_rotary_factor").number("partial_rotary_factor", [1e-3, 1], options.partial ?? 1);
-  const dim = Math.trunc(headDim * partial);
+  const { partialOf: whole = headDim } = options;
+  const partial = from("partial_rotary_factor").number("partial_rotary_factor", [1e-3, 1], options.partial ?? headDim / whole);
+  const dim = Math.trunc(whole * partial);
+  if (options.partialOf !== undefined && dim !== headDim)
+    from("partial_rotary_factor").fail("partial_rotary_factor", `${headDim / whole}: ${headDim} of ${whole} dimensions`);
   if (dim % 2 !== 0 || dim === 0)
     reader.fail(
       "partial_rotary_factor",

@@ -3,7 +3,7 @@
 import type { TensorSlice } from "../../files/slice.ts";
 import type { RopeHandle, RopeIndex } from "../rope_table.ts";
 import type { Planner } from "../slots.ts";
-import type { LinearSpec, RopeSpec } from "../spec.ts";
+import type { LinearSpec, QueryFactorSpec, RopeSpec } from "../spec.ts";
 import type { Parameter, ParameterList, ParameterSource } from "../weights/parameter.ts";
 import type {
   AttachmentContext,
@@ -48,6 +48,10 @@ export class Composer implements AttachmentContext {
   }
   rope(spec: RopeSpec): RopeHandle {
     return this.ropes.handle(spec);
+  }
+
+  queryFactor(spec: QueryFactorSpec): RopeHandle {
+    return this.ropes.queryFactor(spec);
   }
 
   attachedToLinear(target: LinearSpec): LinearAttachment[] {

@@ -11,6 +11,8 @@ import { AttentionCore } from "./attention_core.ts";
 import type { Composer } from "./composer.ts";
 import { Linear } from "./linear.ts";
 import { Norm } from "./norm.ts";
+import { OutputGate } from "./output_gate.ts";
+import { QueryFactor } from "./query_factor.ts";
 import { Rotary } from "./rotary.ts";
 
 export class HeadsAttention {
@@ -19,6 +21,8 @@ export class HeadsAttention {
   private readonly v: Projection;
   private readonly o: Linear;
   private readonly core: AttentionCore;
+  private readonly gate: OutputGate | null;
+  private readonly queryFactor: QueryFactor | null;
 
   constructor(spec: HeadsAttentionSpec, c: Composer) {
     const { heads, kvHeads, headDim, scale, window, clip = null } = spec;
@@ -33,30 +37,37 @@ export class HeadsAttention {
       { vDim: headDim, vOffset: 0, vStride: headDim },
     ];
     this.core = new AttentionCore({ heads, kvHeads, ...k, ...v, window, scale }, c);
+    this.gate = spec.outputGate ? new OutputGate(spec.outputGate, this.core, c.named("gate")) : null;
+    this.queryFactor = spec.queryFactor ? new QueryFactor(spec.queryFactor, c) : null;
   }
 
   /** Something of it trains, so that its backward reads its input. */
   get trains(): boolean {
-    return this.q.trains || this.k.trains || this.v.trains || this.o.trains;
+    return this.q.trains || this.k.trains || this.v.trains || this.o.trains || (this.gate?.trains ?? false);
   }
 
   forward(run: Run, xn: Tensor, y: Tensor): void {
     const q = this.q.forward(run, xn);
     const k = this.k.forward(run, xn);
     const v = this.v.forward(run, xn);
+    this.queryFactor?.apply(run, q);
     this.core.forward(run, { q, k, v, kShared: null });
-    this.o.forward(run, run.at(this.core.out), y);
+    this.o.forward(run, this.gate?.forward(run, xn) ?? run.at(this.core.out), y);
   }
 
   /** dy: gradient of the projected output. dxn: gradient of the normalised input, overwritten, or null when not wanted. */
   backward(run: Run, dy: Tensor, xn: Tensor, dxn: Tensor | null): void {
     const [dq, dk, dv] = [run.at(this.q.dy), run.at(this.k.dy), run.at(this.v.dy)];
-    this.o.backward(run, dy, run.at(this.core.out), run.at(this.core.dout));
+    const { x, dx } = this.gate?.operands(run) ?? { x: run.at(this.core.out), dx: run.at(this.core.dout) };
+    this.o.backward(run, dy, x, dx);
+    this.gate?.split(run);
     const operands = { q: run.at(this.q.y), k: run.at(this.k.y), v: run.at(this.v.y), kShared: null };
     this.core.backward(run, operands, { q: dq, k: dk, v: dv, kShared: null });
+    this.queryFactor?.apply(run, dq);
     this.q.backward(run, xn, dxn, false);
     this.k.backward(run, xn, dxn, true);
     this.v.backward(run, xn, dxn, true);
+    this.gate?.backward(run, xn, dxn);
   }
 }
 

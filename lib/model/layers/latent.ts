@@ -10,6 +10,7 @@ import { AttentionCore } from "./attention_core.ts";
 import type { Composer } from "./composer.ts";
 import { Linear } from "./linear.ts";
 import { Norm } from "./norm.ts";
+import { QueryFactor } from "./query_factor.ts";
 import { Rotary } from "./rotary.ts";
 
 export class LatentAttention {
@@ -21,6 +22,7 @@ export class LatentAttention {
   private readonly o: Linear;
   private readonly rotary: Rotary;
   private readonly core: AttentionCore;
+  private readonly queryFactor: QueryFactor | null;
   private readonly slots: ReturnType<typeof slotsOf>;
 
   constructor(spec: LatentAttentionSpec, c: Composer) {
@@ -32,6 +34,7 @@ export class LatentAttention {
     this.kvB = new Linear(spec.kvB, c.named("kvB"));
     this.o = new Linear(spec.o, c.named("o"));
     this.rotary = new Rotary(spec.rope, c);
+    this.queryFactor = spec.queryFactor ? new QueryFactor(spec.queryFactor, c) : null;
     this.slots = slotsOf(c.plan, spec);
     const stride = nopeDim + vDim;
     const layout = { heads, kvHeads: heads, kDim: nopeDim, kOffset: 0, kStride: stride, vDim, vOffset: nopeDim, vStride: stride };
@@ -46,6 +49,7 @@ export class LatentAttention {
     const { heads, nopeDim } = this.spec;
     const q = this.query.forward(run, xn);
     this.rotary.forward(run, q, q, heads, nopeDim);
+    this.queryFactor?.apply(run, q);
     this.kvA.forward(run, xn, run.at(this.slots.compressed.whole));
     this.kvNorm.forward(run, run.at(this.slots.compressed.latent), run.at(this.slots.latent));
     this.rotary.forward(run, run.at(this.slots.compressed.key), run.at(this.slots.kRope), 1);
@@ -62,6 +66,7 @@ export class LatentAttention {
     this.o.backward(run, dy, run.at(this.core.out), run.at(this.core.dout));
     const operands = { q: run.at(this.query.q), k: kv, v: kv, kShared: run.at(this.slots.kRope) };
     this.core.backward(run, operands, { q: dq, k: dkv, v: dkv, kShared: dkRope });
+    this.queryFactor?.apply(run, dq);
     this.rotary.backward(run, dq, dq, heads, nopeDim);
     this.query.backward(run, xn, dxn);
 

@@ -17,7 +17,7 @@ import { ExpertMatrices, Experts } from "./experts.ts";
 import type { Routing } from "./experts.ts";
 import { AttachedExperts } from "./experts_attached.ts";
 import { Linear } from "./linear.ts";
-import { Mlp } from "./mlp.ts";
+import { SharedExpert } from "./shared.ts";
 
 /** What a profile collects from the routing of one layer: ids i32 [T, K] and weights f32 [T, K]. */
 export type RouteObserver = (layer: number, ids: Tensor, weights: Tensor) => void;
@@ -46,7 +46,7 @@ export class MoeBlock {
   private readonly router: Linear;
   private readonly selectionBias: Parameter | null;
   private readonly experts: Experts | AttachedExperts;
-  private readonly shared: Mlp | null;
+  private readonly shared: SharedExpert | null;
   private readonly attached: readonly MoeAttachment[];
   private readonly slots: ReturnType<typeof slotsOf>;
 
@@ -61,7 +61,7 @@ export class MoeBlock {
     const matrices = new ExpertMatrices(spec.experts, within);
     const inside = within.attachedToExperts({ layer, routed: true, experts: spec.experts, width: D, hidden: F });
     this.experts = inside.length > 0 ? new AttachedExperts(matrices, inside, F, K, within) : new Experts(matrices, F, K, within);
-    this.shared = spec.shared ? new Mlp(spec.shared, layer, D, c.named("shared")) : null;
+    this.shared = spec.shared ? new SharedExpert(spec.shared, layer, D, c.named("shared")) : null;
     this.attached = c.attachedToMoe({ layer, width: D, experts: E, topK: K });
     this.trains = this.experts.trains || this.router.trains || (this.shared?.trains ?? false) || this.attached.length > 0;
 

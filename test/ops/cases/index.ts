@@ -7,6 +7,7 @@ import * as combine from "./combine.ts";
 import * as delta from "./delta.ts";
 import * as dense from "./dense.ts";
 import * as elementwise from "./elementwise.ts";
+import * as gates from "./gate.ts";
 import { gemmBase, gemmCases, gemmPerf } from "./gemm.ts";
 import { groupedGemmCases, groupedPerf, nnBase, ntBase, tnBase } from "./grouped_gemm.ts";
 import * as routing from "./routing.ts";
@@ -53,6 +54,9 @@ export const bases: readonly OpCase[] = [
   delta.regroupBase,
   delta.multiplyBase,
   delta.multiplyBackwardBase,
+  gates.gateBase,
+  gates.gateBackwardBase,
+  gates.scaleRowsBase,
 ];
 
 export const allCases: readonly OpCase[] = [
@@ -78,6 +82,7 @@ export const allCases: readonly OpCase[] = [
   ...delta.deltaGatesCases,
   ...delta.regroupCases,
   ...delta.multiplyCases,
+  ...gates.gateCases,
 ];
 
 export const perfRows: readonly PerfRow[] = [
@@ -90,4 +95,5 @@ export const perfRows: readonly PerfRow[] = [
   ...routing.routingPerf,
   ...combine.combinePerf,
   ...delta.deltaPerfRows,
+  ...gates.gatePerf,
 ];
