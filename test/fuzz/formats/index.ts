@@ -8,6 +8,7 @@ import { esft } from "./esft.ts";
 import { index } from "./index_file.ts";
 import { job } from "./job.ts";
 import { experts, profile } from "./profile.ts";
+import { quantised } from "./quantised.ts";
 import { request } from "./request.ts";
 import { rows } from "./rows.ts";
 import { safetensors } from "./safetensors.ts";
@@ -18,6 +19,7 @@ import { traces } from "./traces.ts";
 export const formats: readonly Format[] = [
   config,
   safetensors,
+  quantised,
   index,
   tokenizer,
   template,
