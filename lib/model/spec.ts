@@ -49,8 +49,11 @@ export interface HeadsAttentionSpec {
   readonly rope: RopeSpec | null;
   /** Keys that a query sees, its own included; 0 = all of its document. */
   readonly window: number;
-  /** Gated attention: its output times σ of this, element by element. */
-  readonly outputGate?: LinearSpec;
+  /**
+   * Gated attention: its output times σ of this, element by element. "with q": the rows of each head in q are followed by those of its
+   * gate; q then has a norm of each head.
+   */
+  readonly outputGate?: LinearSpec | "with q";
   readonly queryFactor?: QueryFactorSpec;
 }
 
@@ -264,7 +267,7 @@ export function parameterShapes(spec: ModelSpec): ParameterShape[] {
         linears(a.q, a.k, a.v);
         if (a.qNorm) norm(a.qNorm, layer);
         if (a.kNorm) norm(a.kNorm, layer);
-        if (a.outputGate) linears(a.outputGate);
+        if (a.outputGate && a.outputGate !== "with q") linears(a.outputGate);
         return;
       case "latent":
         if ("a" in a.q) {

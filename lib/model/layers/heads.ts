@@ -12,6 +12,7 @@ import type { Composer } from "./composer.ts";
 import { Linear } from "./linear.ts";
 import { Norm } from "./norm.ts";
 import { OutputGate } from "./output_gate.ts";
+import type { GateSlots } from "./output_gate.ts";
 import { QueryFactor } from "./query_factor.ts";
 import { Rotary } from "./rotary.ts";
 
@@ -28,7 +29,8 @@ export class HeadsAttention {
     const { heads, kvHeads, headDim, scale, window, clip = null } = spec;
     const rotary = spec.rope ? new Rotary(spec.rope, c) : null;
     const turned = { clip, rotary, rotaryFirst: spec.norms === "after rotation" };
-    this.q = new Projection(spec.q, heads, { ...turned, norm: spec.qNorm ?? null }, c.named("q"));
+    const gated = spec.outputGate === "with q";
+    this.q = new Projection(spec.q, heads, { ...turned, norm: spec.qNorm ?? null, gated }, c.named("q"));
     this.k = new Projection(spec.k, kvHeads, { ...turned, norm: spec.kNorm ?? null }, c.named("k"));
     this.v = new Projection(spec.v, kvHeads, { norm: null, clip, rotary: null, rotaryFirst: false }, c.named("v"));
     this.o = new Linear(spec.o, c.named("o"));
@@ -37,7 +39,8 @@ export class HeadsAttention {
       { vDim: headDim, vOffset: 0, vStride: headDim },
     ];
     this.core = new AttentionCore({ heads, kvHeads, ...k, ...v, window, scale }, c);
-    this.gate = spec.outputGate ? new OutputGate(spec.outputGate, this.core, c.named("gate")) : null;
+    const gate = spec.outputGate === "with q" ? this.q.gate : spec.outputGate;
+    this.gate = gate ? new OutputGate(gate, this.core, c.named("gate")) : null;
     this.queryFactor = spec.queryFactor ? new QueryFactor(spec.queryFactor, c) : null;
   }
 
@@ -78,6 +81,8 @@ interface Steps {
   readonly rotary: Rotary | null;
   /** The norm comes after the rotation. */
   readonly rotaryFirst: boolean;
+  /** The rows of each head are followed by as many of a gate; each head is normalised on its own. */
+  readonly gated?: boolean;
 }
 
 /** x → linear → norm → clip → rotation, or x → linear → rotation → norm → clip: a step that needs its input again keeps it. */
@@ -86,29 +91,44 @@ class Projection {
   /** Gradient of y, overwritten on the way back. */
   readonly dy: Slot;
   private readonly heads: number;
+  /** What the linear layer makes beside it, where it does. */
+  readonly gate: GateSlots | null;
   private readonly linear: Linear;
   private readonly norm: Norm | null;
   private readonly steps: Steps;
-  /** Output of the linear layer and of the norm, where another step follows. */
+  /** Output of the linear layer and of the norm, where another step follows; gradient of the first. */
   private readonly projected: Slot;
   private readonly normed: Slot;
+  private readonly dProjected: Slot;
   /** The same and dy, in rows that are normalised on their own. */
-  private readonly rows: { readonly projected: Slot; readonly normed: Slot; readonly d: Slot };
+  private readonly rows: { readonly projected: Slot; readonly normed: Slot; readonly d: Slot; readonly dProjected: Slot };
 
   constructor(spec: LinearSpec, heads: number, steps: Steps, c: Composer) {
     const { plan } = c;
     const { norm, clip } = steps;
-    const rowsPerToken = norm ? spec.out / norm.size : 1;
+    const width = steps.gated ? spec.out / 2 : spec.out;
+    const rowsPerToken = norm ? width / norm.size : 1;
     this.heads = heads;
     this.steps = steps;
     this.linear = new Linear(spec, c);
     this.norm = norm ? new Norm(norm, c, rowsPerToken) : null;
-    this.y = plan.kept(act(spec.out), "y");
-    this.normed = clip === null ? this.y : plan.kept(act(spec.out), "wide");
+    this.y = plan.kept(act(width), "y");
+    this.normed = clip === null ? this.y : plan.kept(act(width), "wide");
     this.projected = norm ? plan.kept(act(spec.out), "pre") : this.normed;
-    this.dy = plan.backward(act(spec.out), "dy");
+    this.dy = plan.backward(act(width), "dy");
     const rows = (slot: Slot): Slot => (rowsPerToken === 1 ? slot : plan.rows(slot, rowsPerToken));
-    this.rows = { projected: rows(this.projected), normed: rows(this.normed), d: rows(this.dy) };
+    this.rows = { projected: rows(this.projected), normed: rows(this.normed), d: rows(this.dy), dProjected: rows(this.dy) };
+    this.gate = null;
+    this.dProjected = this.dy;
+    if (!steps.gated) return;
+    this.dProjected = plan.backward(act(spec.out), "dPre");
+    const halves = (slot: Slot) => {
+      const each = rows(slot);
+      return { own: plan.columns(each, 0, width / heads), gate: plan.columns(each, width / heads, (2 * width) / heads) };
+    };
+    const [forward, backward] = [halves(this.projected), halves(this.dProjected)];
+    this.rows = { ...this.rows, projected: forward.own, dProjected: backward.own };
+    this.gate = { heads, g: forward.gate, dg: backward.gate };
   }
 
   get trains(): boolean {
@@ -133,8 +153,9 @@ class Projection {
     if (!rotaryFirst) rotary?.backward(run, d, d, this.heads);
     if (clip !== null) ops.clampBackward(run.device, { x: run.at(this.normed), dy: d, dx: d, lo: -clip, hi: clip });
     const rows = run.at(this.rows.d);
-    this.norm?.backward(run, rows, run.at(this.rows.projected), rows);
-    if (rotaryFirst) rotary?.backward(run, d, d, this.heads);
-    this.linear.backward(run, d, x, dx, accumulate);
+    const dProjected = run.at(this.dProjected);
+    this.norm?.backward(run, rows, run.at(this.rows.projected), run.at(this.rows.dProjected));
+    if (rotaryFirst) rotary?.backward(run, dProjected, dProjected, this.heads);
+    this.linear.backward(run, dProjected, x, dx, accumulate);
   }
 }

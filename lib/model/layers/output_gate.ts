@@ -1,4 +1,5 @@
-// The gate of gated attention: out · σ(W·x), element by element, before the output projection.
+// The gate of gated attention: out · σ(g), element by element, before the output projection. g is a projection of its own, or what
+// the projection of q makes beside it.
 
 import * as ops from "../../ops.ts";
 import type { Tensor } from "../../tensor.ts";
@@ -10,33 +11,47 @@ import type { AttentionCore } from "./attention_core.ts";
 import type { Composer } from "./composer.ts";
 import { Linear } from "./linear.ts";
 
-export class OutputGate {
-  private readonly linear: Linear;
-  private readonly core: AttentionCore;
-  private readonly g: Slot;
-  private readonly gated: Slot;
-  private readonly dg: Slot;
-  private readonly dGated: Slot;
+/** A gate that another projection makes and whose gradient it takes: [T · heads, columns of a head]. */
+export interface GateSlots {
+  readonly heads: number;
+  readonly g: Slot;
+  readonly dg: Slot;
+}
 
-  constructor(spec: LinearSpec, core: AttentionCore, c: Composer) {
-    this.linear = new Linear(spec, c);
-    this.core = core;
-    this.g = c.plan.kept(act(spec.out), "g");
-    this.gated = c.plan.kept(act(spec.out), "gated");
-    this.dg = c.plan.backward(act(spec.out), "dg");
-    this.dGated = c.plan.backward(act(spec.out), "dGated");
+export class OutputGate {
+  private readonly linear: Linear | null;
+  private readonly g: Slot;
+  private readonly dg: Slot;
+  /** What the output projection reads, and its gradient. */
+  private readonly gated: Slot;
+  private readonly dGated: Slot;
+  /** The same and the core's, in rows as the gate has them. */
+  private readonly rows: { readonly out: Slot; readonly dout: Slot; readonly gated: Slot; readonly dGated: Slot };
+
+  constructor(gate: LinearSpec | GateSlots, core: AttentionCore, c: Composer) {
+    const { plan } = c;
+    const width = core.out.spec.perToken ?? 0;
+    this.gated = plan.kept(act(width), "gated");
+    this.dGated = plan.backward(act(width), "dGated");
+    const own = "weight" in gate;
+    this.linear = own ? new Linear(gate, c) : null;
+    this.g = own ? plan.kept(act(width), "g") : gate.g;
+    this.dg = own ? plan.backward(act(width), "dg") : gate.dg;
+    const rows = (slot: Slot): Slot => (own ? slot : plan.rows(slot, gate.heads));
+    this.rows = { out: rows(core.out), dout: rows(core.dout), gated: rows(this.gated), dGated: rows(this.dGated) };
   }
 
   get trains(): boolean {
-    return this.linear.trains;
+    return this.linear?.trains ?? false;
   }
 
   /** What the output projection reads. */
   forward(run: Run, xn: Tensor): Tensor {
-    const [g, gated] = [run.at(this.g), run.at(this.gated)];
-    this.linear.forward(run, xn, g);
-    ops.sigmoidGate(run.device, { x: run.at(this.core.out), g, y: gated });
-    return gated;
+    const { out, gated } = this.rows;
+    const g = run.at(this.g);
+    this.linear?.forward(run, xn, g);
+    ops.sigmoidGate(run.device, { x: run.at(out), g, y: run.at(gated) });
+    return run.at(this.gated);
   }
 
   /** What the output projection read, and where its input gradient goes. */
@@ -45,17 +60,17 @@ export class OutputGate {
   }
   /** From that gradient to the core's, and the gate's own. */
   split(run: Run): void {
-    const { core } = this;
+    const { out, dout, dGated } = this.rows;
     ops.sigmoidGateBackward(run.device, {
-      dy: run.at(this.dGated),
-      x: run.at(core.out),
+      dy: run.at(dGated),
+      x: run.at(out),
       g: run.at(this.g),
-      dx: run.at(core.dout),
+      dx: run.at(dout),
       dg: run.at(this.dg),
     });
   }
-  /** Gradients of the gate's projection; dxn += where wanted. */
+  /** Gradients of the gate's own projection; dxn += where wanted. */
   backward(run: Run, xn: Tensor, dxn: Tensor | null): void {
-    this.linear.backward(run, run.at(this.dg), xn, dxn, true);
+    this.linear?.backward(run, run.at(this.dg), xn, dxn, true);
   }
 }
