@@ -1,8 +1,9 @@
 // All bugs that are planted in native code.
 import { addon } from "./addon.ts";
 import { checks } from "./checks.ts";
+import { delta } from "./delta.ts";
 import { products } from "./products.ts";
 import { rows } from "./rows.ts";
 import type { Mutant } from "./mutant.ts";
 
-export const mutants: readonly Mutant[] = [...checks, ...addon, ...rows, ...products];
+export const mutants: readonly Mutant[] = [...checks, ...addon, ...rows, ...products, ...delta];
