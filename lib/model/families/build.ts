@@ -58,6 +58,8 @@ export interface HeadsOptions {
   readonly bias?: "none" | "qkv" | "all";
   /** Name of the last projection; "o_proj" unless given. */
   readonly o?: string;
+  /** The output is gated, the gate's rows behind those of each head in q. */
+  readonly gated?: boolean;
   /** Keys that a query sees; 0 = all. */
   readonly window?: number;
   /** Of the scores; 1/√headDim unless given. */
@@ -213,12 +215,13 @@ export class Builder {
       heads,
       kvHeads,
       headDim,
-      q: this.linear(`${at}.q_proj`, D, Q, bias !== "none"),
+      q: this.linear(`${at}.q_proj`, D, o.gated ? 2 * Q : Q, bias !== "none"),
       k: this.linear(`${at}.k_proj`, D, KV, bias !== "none"),
       v: this.linear(`${at}.v_proj`, D, KV, bias !== "none"),
       o: this.linear(`${at}.${o.o ?? "o_proj"}`, Q, D, bias === "all"),
       ...(norms ? { qNorm: this.norm(`${at}.${norms.q ?? "q_norm"}`, over(Q)), kNorm: this.norm(`${at}.${norms.k ?? "k_norm"}`, over(KV)) } : {}),
       norms: norms?.after ? "after rotation" : "before rotation",
+      ...(o.gated ? { outputGate: "with q" } : {}),
       ...(o.clip === undefined || o.clip === null ? {} : { clip: o.clip }),
       scale,
       rope,

@@ -29,7 +29,9 @@ import { mistral4 } from "./tables/mistral4.ts";
 import { mixtral } from "./tables/mixtral.ts";
 import { olmoe } from "./tables/olmoe.ts";
 import { qwen2Moe } from "./tables/qwen2_moe.ts";
+import { qwen35Moe } from "./tables/qwen3_5_moe.ts";
 import { qwen3Moe } from "./tables/qwen3_moe.ts";
+import { qwen3Next } from "./tables/qwen3_next.ts";
 import { solarOpen } from "./tables/solar_open.ts";
 import { requireSameModel } from "./tensors.ts";
 
@@ -53,12 +55,16 @@ const families: Readonly<Record<string, Family>> = {
   mixtral,
   olmoe,
   qwen2_moe: qwen2Moe,
+  qwen3_5_moe_text: qwen35Moe,
   qwen3_moe: qwen3Moe,
+  qwen3_next: qwen3Next,
   solar_open: solarOpen,
 };
 
 /** Models that are more than a text model, and what their text_config may be. */
-const nested: Readonly<Record<string, readonly [string, ...string[]]>> = {};
+const nested: Readonly<Record<string, readonly [string, ...string[]]>> = {
+  qwen3_5_moe: ["qwen3_5_moe_text"],
+};
 
 export function supportedModelTypes(): string[] {
   return [...Object.keys(families), ...Object.keys(nested)].sort();
@@ -115,6 +121,7 @@ function validate(spec: ModelSpec, source: string): void {
       if (a.rope && a.rope.inverseFrequencies.length * 2 > a.headDim) fail(`layer ${l}: more rotary dimensions than head_dim ${a.headDim}`);
       if (a.heads % a.kvHeads !== 0)
         fail(`layer ${l}: num_attention_heads ${a.heads} must be a multiple of num_key_value_heads ${a.kvHeads}`);
+      if (a.outputGate === "with q" && a.qNorm?.size !== a.headDim) fail(`layer ${l}: a gate beside q needs a norm of each head of q`);
       if (!Number.isInteger(a.headDim) || a.headDim % 2 !== 0) fail(`layer ${l}: head_dim ${a.headDim} must be an even integer`);
     } else if (a.kind === "latent" && a.ropeDim % 2 !== 0) fail(`layer ${l}: qk_rope_head_dim ${a.ropeDim} must be even`);
     else if (a.kind === "delta" && a.heads % a.keyHeads !== 0)

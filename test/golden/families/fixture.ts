@@ -91,7 +91,24 @@ const tolerance: Readonly<Record<"f32" | "bf16", Tolerance>> = {
 /** The bounds for a family on a device with these activations. */
 export function toleranceOf(modelType: string, activations: "f32" | "bf16"): Tolerance {
   const limits = tolerance[activations];
-  // Worse conditioned than the others: their own f64 says so.
-  const wide = activations === "f32" && modelType.startsWith("qwen3_5_moe");
-  return wide ? { ...limits, gradient: 4e-5, looseGradient: 4e-5 } : limits;
+  if (activations !== "f32") return limits;
+  // Worse conditioned than the others: their own f64 says so (golden/README.md).
+  if (modelType.startsWith("qwen3_5_moe")) return { ...limits, gradient: 4e-5, looseGradient: 4e-5 };
+  // Of this one the curve too, after its fifth step: f64 is 1e-3 away in losses, 1e-2 in the trained weights, 4e-5 in gradients.
+  if (modelType === "qwen3_next") {
+    const [forward, gradient] = [6e-6, 8e-5];
+    return {
+      ...limits,
+      logits: forward,
+      hidden: forward,
+      weights: forward,
+      gradient,
+      looseGradient: gradient,
+      curve: 2e-3,
+      norms: 0.1,
+      movement: 2e-2,
+      trainedLogits: 2e-2,
+    };
+  }
+  return limits;
 }
