@@ -106,8 +106,7 @@ async function stepRows(root: string, lib: Lib): Promise<Row[]> {
         if (how === "busy") occupy();
         const began = performance.now();
         transformer.resetLoss();
-        optimizer.zeroGrad();
-        transformer.forwardBackward(host, 1 / host.supervised);
+        transformer.forwardBackward(host, 1 / host.supervised, host.ids.length, {}, false);
         optimizer.step(0);
         took += performance.now() - began;
         await device.synchronize();

@@ -154,8 +154,7 @@ async function setup(b: Buffers, { batch, seq, trained, config }: StepSizes, mod
     },
     run: () => {
       model.resetLoss();
-      optimizer.zeroGrad();
-      model.forwardBackwardStaged(staged);
+      model.forwardBackwardStaged(staged, {}, false);
       optimizer.update();
     },
     outputs: [],

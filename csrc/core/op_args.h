@@ -15,6 +15,9 @@
 // once, when it is stored; an accumulating op widens the old value, adds and rounds the sum. `precision` says as ever how
 // the operands of a product are rounded, those computed on load included.
 //
+// A parameter gradient is added to (accumulate = 1) or overwritten: then nothing of what was there is read, and the result is that of
+// adding to zeros, save that a sum which underflows may be -0 (no op that reads gradients tells that from +0).
+//
 // Values in index tensors are checked when the op runs. Devices on host memory refuse them before anything is written; a
 // device with its own memory never follows a wrong one and reports it at the next wait: what the call's outputs hold then
 // is undefined, everything else is as it was.

@@ -90,6 +90,7 @@ void check_mask_grad(const esft_mask_grad_args& a) {
 
 void check_column_sum(const esft_column_sum_args& a) {
   ESFT_BEGIN_CHECK(column_sum)
+  expect_flag(kOp, "accumulate", a.accumulate);
   expect_matrix(kOp, "x", a.x, -1, -1);
   expect_dtype(kOp, "y", a.y, ESFT_F32);
   expect_vector(kOp, "y", a.y, cols(a.x));

@@ -10,7 +10,7 @@
 // cast             y = x converted; f32 → bf16 rounds to nearest even; same dtype = copy. f32, bf16 → f32, bf16; others copy only
 // mask_grad        grad [E, ...] f32: slices e not in `keep` become 0 (the dense form of freezing: layouts that cannot be split,
 //                  and the oracle of the compact form)
-// column_sum       y[C] f32 += Σ_rows x[:, c], rows ascending, f32 sums (gradient of a bias)
+// column_sum       y[C] f32 (+)= Σ_rows x[:, c], rows ascending, f32 sums (gradient of a bias); accumulate = 1 adds, 0 overwrites
 // Reference: elementwise_ref.cc. Tests: test/ops/elementwise.test.ts.
 #pragma once
 #include "../core/op_args.h"
@@ -33,5 +33,5 @@ ESFT_DEFINE_ARGS(fill)
 ESFT_DEFINE_ARGS(cast)
 #define ESFT_ARGS_mask_grad(F) F(INOUT, grad) F(INTS, keep)
 ESFT_DEFINE_ARGS(mask_grad)
-#define ESFT_ARGS_column_sum(F) F(AIN, x) F(INOUT, y)
+#define ESFT_ARGS_column_sum(F) F(AIN, x) F(INOUT, y) F(I64, accumulate)
 ESFT_DEFINE_ARGS(column_sum)

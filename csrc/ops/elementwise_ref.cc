@@ -88,7 +88,7 @@ void ref_mask_grad(const esft_mask_grad_args& a) {
 
 void ref_column_sum(const esft_column_sum_args& a) {
   for (int64_t c = 0; c < cols(a.x); c++) {
-    double sum = data<float>(a.y)[c];
+    double sum = a.accumulate ? data<float>(a.y)[c] : 0.0;
     for (int64_t r = 0; r < rows(a.x); r++) sum += at(a.x, r, c);
     data<float>(a.y)[c] = float(sum);
   }

@@ -98,6 +98,7 @@ void check_grouped_gemm_nn(const esft_grouped_gemm_nn_args& a) {
 void check_grouped_gemm_tn(const esft_grouped_gemm_tn_args& a) {
   ESFT_BEGIN_CHECK(grouped_gemm_tn)
   expect_flag(kOp, "x_act", a.x_act);
+  expect_flag(kOp, "accumulate", a.accumulate);
   expect_flag(kOp, "precision", a.precision);
   expect_range(kOp, "segments", a.segments, 1, 64);
   expect_matrix(kOp, "dy", a.dy, -1, -1);

@@ -27,10 +27,11 @@
 //            dx = dh [N, 2F] = (da · up · silu'(gate_pre) | da · silu(gate_pre)).  dx may be the same memory as h.
 //   groups: expert ids (ascending, unique) to compute; empty = all. Rows of other experts are not read and not written.
 //
-// grouped_gemm_tn    dW[g·S+s] += (dy_scale · dy[rows of e])[:, segment s]ᵀ · x[rows of e],   e = groups[g]
+// grouped_gemm_tn    dW[g·S+s] (+)= (dy_scale · dy[rows of e])[:, segment s]ᵀ · x[rows of e],   e = groups[g]
 //   dy [*, ΣM_s] act (gather dy_rows), dy_scale f32 [N] optional, x [*, K] act (gather x_rows);
 //   x_act = 1: x is h [N, 2K] and silu(gate)·up is computed on load. It and dy_scale · dy are rounded as precision says.
-//   dw: list of G·S f32 matrices [M_s, K], accumulated. Experts not listed are frozen: no read, no write, no memory.
+//   dw: list of G·S f32 matrices [M_s, K]. accumulate = 1 adds; 0 overwrites whatever is there, with zeros where an expert has no
+//   rows. Experts not listed are frozen: no read, no write, no memory.
 //
 // Cost: 2·M·K flop per row. Source: arXiv 2407.01906 eq. 4-5; backward by hand, checked by finite differences.
 // Reference: grouped_gemm_ref.cc. Tests: test/ops/grouped_gemm.test.ts.
@@ -49,5 +50,5 @@ ESFT_DEFINE_ARGS(grouped_gemm_nn)
 
 #define ESFT_ARGS_grouped_gemm_tn(F) \
   F(AIN, dy) F(IN_OPT, dy_rows) F(IN_OPT, dy_scale) F(AIN, x) F(IN_OPT, x_rows) F(IN, offsets) F(LIST_INOUT, dw) \
-  F(INTS, groups) F(I64, segments) F(I64, x_act) F(I64, precision)
+  F(INTS, groups) F(I64, segments) F(I64, x_act) F(I64, accumulate) F(I64, precision)
 ESFT_DEFINE_ARGS(grouped_gemm_tn)

@@ -103,7 +103,7 @@ void ref_grouped_gemm_tn(const esft_grouped_gemm_tn_args& a) {
             const double x_k = a.x_act ? silu(at(a.x, from, k)) * at(a.x, from, K + k) : at(a.x, from, k);
             sum += operand(scaled, a.precision) * operand(x_k, a.precision);
           }
-          f32_row(dw, m)[k] = float(f32_row(dw, m)[k] + sum);
+          f32_row(dw, m)[k] = float((a.accumulate ? f32_row(dw, m)[k] : 0.0) + sum);
         }
       column += rows(dw);
     }

@@ -5,6 +5,7 @@ namespace esft {
 
 void check_linear_cross_entropy(const esft_linear_cross_entropy_args& a) {
   ESFT_BEGIN_CHECK(linear_cross_entropy)
+  expect_flag(kOp, "accumulate", a.accumulate);
   expect_flag(kOp, "precision", a.precision);
   expect_finite(kOp, "grad_scale", a.grad_scale);
   expect_finite(kOp, "logit_scale", a.logit_scale);

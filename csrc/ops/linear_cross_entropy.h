@@ -4,7 +4,7 @@
 //   loss f64 [1] += Σ nll (fixed order);  row_loss_T f32 optional (0 for unsupervised rows)
 //   correct i64 [1] optional += rows whose argmax (ties: lower id) is the label
 //   dx_TD act optional, overwritten: grad_scale · ∂nll/∂x (0 for unsupervised rows)
-//   dw_VD f32 optional, +=: grad_scale · ∂nll/∂W  (absent = the head is frozen and costs nothing)
+//   dw_VD f32 optional, accumulate = 1 +=, 0 overwritten: grad_scale · ∂nll/∂W  (absent = the head is frozen and costs nothing)
 //   x_TD act, w_VD f32|bf16, labels_T i32: −100 = not supervised, else in [0, V) (already shifted by one): else KernelError
 //   scale (optional) f64 [1]: read on the device in place of grad_scale, so that a recorded graph follows what is written there
 //   precision as in gemm. The softmax is f32 with the row maximum subtracted.
@@ -15,5 +15,5 @@
 
 #define ESFT_ARGS_linear_cross_entropy(F) \
   F(AIN, x) F(IN, w) F(IN, labels) F(INOUT, loss) F(INOUT_OPT, correct) F(OUT_OPT, row_loss) F(AOUT_OPT, dx) F(INOUT_OPT, dw) F(IN_OPT, scale) \
-  F(F64, grad_scale) F(F64, logit_scale) F(I64, precision)
+  F(F64, grad_scale) F(F64, logit_scale) F(I64, accumulate) F(I64, precision)
 ESFT_DEFINE_ARGS(linear_cross_entropy)

@@ -43,7 +43,10 @@ void ref_linear_cross_entropy(const esft_linear_cross_entropy_args& a) {
     for (int64_t d = 0; present(a.dx) && d < D; d++) put(a.dx, t, d, dx[d]);
   }
   for (int64_t v = 0; present(a.dw) && v < V; v++)
-    for (int64_t d = 0; d < D; d++) f32_row(a.dw, v)[d] = float(f32_row(a.dw, v)[d] + dw[v * D + d]);
+    for (int64_t d = 0; d < D; d++) {
+      float& sum = f32_row(a.dw, v)[d];
+      sum = float((a.accumulate ? sum : 0.0) + dw[v * D + d]);
+    }
   *data<double>(a.loss) += loss;
   if (present(a.correct)) *data<int64_t>(a.correct) += correct;
 }

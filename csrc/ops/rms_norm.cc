@@ -23,6 +23,7 @@ void check_rms_norm_backward(const esft_rms_norm_backward_args& a) {
   ESFT_BEGIN_CHECK(rms_norm_backward)
   expect_flag(kOp, "accumulate", a.accumulate);
   expect_flag(kOp, "zero_centred", a.zero_centred);
+  expect_flag(kOp, "accumulate_weight", a.accumulate_weight);
   expect_matrix(kOp, "x", a.x, -1, -1);
   const int64_t R = rows(a.x), C = cols(a.x);
   if (C < 1) fail(kOp, "x", "[R, C] with C >= 1", describe(a.x));

@@ -38,7 +38,10 @@ void ref_rms_norm_backward(const esft_rms_norm_backward_args& a) {
       put(a.dx, r, c, a.accumulate ? at(a.dx, r, c) + g : g);
     }
   }
-  for (int64_t c = 0; present(a.dweight) && c < C; c++) data<float>(a.dweight)[c] = float(data<float>(a.dweight)[c] + dweight[c]);
+  for (int64_t c = 0; present(a.dweight) && c < C; c++) {
+    float& sum = data<float>(a.dweight)[c];
+    sum = float((a.accumulate_weight ? sum : 0.0) + dweight[c]);
+  }
 }
 
 }  // namespace esft

@@ -59,15 +59,15 @@ export class LowRank implements LinearAttachment {
     if (dx) this.inputGradient(run, dx);
   }
 
-  /** dA, dB += ; leaves s·dy·B for `inputGradient`. */
+  /** dA, dB (+)= ; leaves s·dy·B for `inputGradient`. */
   parameterGradients(run: Run, dy: Tensor, x: Tensor): void {
-    const { device } = run;
+    const { device, accumulate } = run;
     const precision = this.precision(run);
     const du = run.at(this.du);
-    if (this.b.grad) ops.gemm(device, "tn", { a: dy, b: run.at(this.u), c: this.b.grad, accumulate: true, precision });
+    if (this.b.grad) ops.gemm(device, "tn", { a: dy, b: run.at(this.u), c: this.b.grad, accumulate, precision });
     ops.gemm(device, "nn", { a: dy, b: this.b.value, c: du, precision });
     ops.scale(device, { x: du, factor: this.scaling });
-    if (this.a.grad) ops.gemm(device, "tn", { a: du, b: x, c: this.a.grad, accumulate: true, precision });
+    if (this.a.grad) ops.gemm(device, "tn", { a: du, b: x, c: this.a.grad, accumulate, precision });
   }
 
   /** dx += (s·dy·B)·A. */

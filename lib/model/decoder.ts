@@ -102,9 +102,10 @@ export class Decoder {
     this.scale(run, dxf, this.logitsFactor);
     this.finalNorm.backward(run, dxf, run.at(this.xFinal), keepFrom < blocks.length ? dx : null);
     for (let l = blocks.length - 1; l >= keepFrom; l--) blocks[l]?.backward(run, dx, l > keepFrom || this.embedding.trains);
-    const dtable = this.embedding.grad;
-    if (!dtable) return;
+    const { grad } = this.embedding;
+    if (!grad) return;
     this.scale(run, dx, this.embeddingFactor);
+    const dtable = this.embedding === this.head ? grad : (run.addable(grad) ?? grad); // a tied table holds the head's gradient already
     ops.embeddingBackward(run.device, { ids: run.batch.ids, dy: dx, dtable });
   }
 }

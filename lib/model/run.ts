@@ -1,9 +1,10 @@
 // What every layer gets at run time: one micro-batch on its way through the model.
 //
-// The gradient protocol: parameter gradients accumulate (+=), activation gradients overwrite (=), only the residual stream
-// adds. Freezing is three nulls: nothing saved, no input gradient wanted, no weight gradient (Parameter.grad === null).
+// The gradient protocol: parameter gradients are overwritten by the first pass of a step and added to by the others
+// (`accumulate`), activation gradients overwrite (=), only the residual stream adds. Freezing is three nulls: nothing saved, no input gradient wanted, no weight gradient (Parameter.grad === null).
 
 import { MemoryError } from "../errors.ts";
+import * as ops from "../ops.ts";
 import type { Precision } from "../ops.ts";
 import type { Device, Tensor } from "../tensor.ts";
 import type { PositionTables, RopeHandle, RopeTable } from "./rope_table.ts";
@@ -27,6 +28,8 @@ export class Run {
   readonly keep: boolean;
   /** Weight of the routers' load-balancing loss times the gradient scale, f64 [1]; null = off. Acts on routers that train. */
   balance: Tensor | null = null;
+  /** Parameter gradients are added to; else overwritten, whatever they hold. */
+  accumulate = true;
   private readonly plan: ActivationPlan;
   private readonly tensors: readonly (Tensor | null)[];
   /** Another object when the tables are others. */
@@ -40,6 +43,12 @@ export class Run {
     this.plan = init.plan;
     this.tensors = init.plan.bind(init.batch.tokens);
     this.ropes = init.ropes;
+  }
+
+  /** A parameter's gradient for an op that can only add: zeros first, in a pass that overwrites. */
+  addable(grad: Tensor | null | undefined): Tensor | null {
+    if (grad && !this.accumulate) ops.fill(this.device, { x: grad, value: 0 });
+    return grad ?? null;
   }
 
   /** The tensor of a slot. */

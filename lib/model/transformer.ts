@@ -203,26 +203,32 @@ export class Transformer {
   }
 
   /**
-   * Forward, loss and backward of one micro-batch: adds to the loss sums and to the gradients of what trains.
+   * Forward, loss and backward of one micro-batch: adds to the loss sums, and to the gradients of what trains or overwrites them.
    * @param gradScale factor on the summed loss in the gradients: 1 / supervised tokens of the whole step
    */
-  forwardBackward(host: HostBatch, gradScale: number, capacity = host.ids.length, hooks: ForwardHooks = {}): void {
+  forwardBackward(host: HostBatch, gradScale: number, capacity = host.ids.length, hooks: ForwardHooks = {}, accumulate = true): void {
     const staged = this.stage(host, capacity);
     this.setGradScale(gradScale);
-    this.forwardBackwardStaged(staged, hooks);
+    this.forwardBackwardStaged(staged, hooks, accumulate);
   }
 
   /**
    * `forwardBackward` where batches of the same size come again: one graph each from the second time on. `hooks` submit ops and nothing
    * else; the same ones are the same functions. Resolves when the pass is submitted.
    */
-  async forwardBackwardAgain(host: HostBatch, gradScale: number, capacity: number, hooks: ForwardHooks = {}): Promise<void> {
-    if (!this.recorder.records) return this.forwardBackward(host, gradScale, capacity, hooks);
+  async forwardBackwardAgain(
+    host: HostBatch,
+    gradScale: number,
+    capacity: number,
+    hooks: ForwardHooks = {},
+    accumulate = true,
+  ): Promise<void> {
+    if (!this.recorder.records) return this.forwardBackward(host, gradScale, capacity, hooks, accumulate);
     const staged = this.stage(host, capacity);
     this.setGradScale(gradScale);
     const { composed, precision, balance } = this;
-    const key = [composed?.decoder, staged.run.ropes, host.ids.length, precision, balance > 0, hooks.onRoute, hooks.onHidden];
-    await this.recorder.submit(key, () => this.forwardBackwardStaged(staged, hooks));
+    const key = [composed?.decoder, staged.run.ropes, host.ids.length, precision, balance > 0, hooks.onRoute, hooks.onHidden, accumulate];
+    await this.recorder.submit(key, () => this.forwardBackwardStaged(staged, hooks, accumulate));
   }
 
   /** What the gradients of the passes to come are multiplied by, with `balance` as it is now. Sent when it changes. */
@@ -239,10 +245,11 @@ export class Transformer {
   }
 
   /** The second half, scaled by `setGradScale`: submits ops and nothing else, so that it can be recorded (Device.capture). */
-  forwardBackwardStaged({ run, targets }: StagedBatch, hooks: ForwardHooks = {}): void {
+  forwardBackwardStaged({ run, targets }: StagedBatch, hooks: ForwardHooks = {}, accumulate = true): void {
     const { composed, lossSum, correct, precision } = this;
     if (!composed) throw new ConfigError("the staged batch is no longer valid: the model's activations were released");
     const { decoder } = composed;
+    run.accumulate = accumulate;
     run.balance = this.balance > 0 ? this.balanceScale : null;
     const x = decoder.forward(run, hooks);
     const { head, needsDx } = decoder;
@@ -256,6 +263,7 @@ export class Transformer {
       correct,
       dx,
       dw: head.grad,
+      accumulate,
       scale: this.gradScale,
       precision,
     });

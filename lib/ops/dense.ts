@@ -39,7 +39,7 @@ export const rmsNorm = bind<{ x: Tensor; weight: Tensor; y: Tensor; rstd?: Maybe
   },
 );
 
-/** dx (+)= gradient of the norm's input, dweight [C] f32 +=. dy, x, dx [R, C] act; dx may be dy. */
+/** dx (+)= gradient of the norm's input, dweight [C] f32 (+)=. dy, x, dx [R, C] act; dx may be dy. */
 export const rmsNormBackward = bind<{
   dy: Tensor;
   x: Tensor;
@@ -47,9 +47,16 @@ export const rmsNormBackward = bind<{
   rstd: Tensor;
   dx?: Maybe<Tensor>;
   dweight?: Maybe<Tensor>;
+  /** Adds to dx. */
   accumulate?: boolean;
+  /** Adds to dweight. */
+  accumulateWeight?: boolean;
   zeroCentred?: boolean;
-}>("rms_norm_backward", { accumulate: (a) => flag(a.accumulate), zero_centred: (a) => flag(a.zeroCentred) });
+}>("rms_norm_backward", {
+  accumulate: (a) => flag(a.accumulate),
+  accumulate_weight: (a) => flag(a.accumulateWeight),
+  zero_centred: (a) => flag(a.zeroCentred),
+});
 
 /**
  * Rotates 2·cos.columns dimensions of each head, from column `offset` of it on, by the angle of the token's position; the rest is

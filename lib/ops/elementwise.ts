@@ -35,8 +35,8 @@ export const fill = bind<{ x: Tensor; value: number }>("fill");
 /** y = x in y's dtype: f32 and bf16 into each other (f32 → bf16 rounds to nearest even), any dtype into itself. */
 export const cast = bind<{ x: Tensor; y: Tensor }>("cast");
 
-/** y[c] += Σ_rows x[:, c], the gradient of a bias. x [R, C] act, y [C] f32. */
-export const columnSum = bind<{ x: Tensor; y: Tensor }>("column_sum");
+/** y[c] (+)= Σ_rows x[:, c], the gradient of a bias. x [R, C] act, y [C] f32. */
+export const columnSum = bind<{ x: Tensor; y: Tensor; accumulate?: boolean }>("column_sum", { accumulate: (a) => flag(a.accumulate) });
 
 /** grad[e] = 0 for every first index e that `keep` (ascending) does not list. grad [E, …] f32. */
 export const maskGrad = bind<{ grad: Tensor; keep: Ids }>("mask_grad");

@@ -56,14 +56,21 @@ export interface GroupedGemmTnArgs {
   groups: Ids;
   segments?: number;
   swigluX?: boolean;
+  accumulate?: boolean;
   precision?: Maybe<Precision>;
 }
 /**
- * dW_e += (dyScale · dy)ᵀ·x over the rows of each expert in `groups`; the others are frozen: no read, no write, no memory.
+ * dW_e (+)= (dyScale · dy)ᵀ·x over the rows of each expert in `groups`, zeros where it has none; the others are frozen: no read, no write,
+ * no memory.
  * dy [*, ΣM_s] act, dyScale [N], x [*, C] act, each gathered by its rows [N] i32; dw: groups·S f32 matrices [M_s, C].
  * swigluX: x is h [N, 2C], silu(gate) · up is computed as it is read.
  */
-export const groupedGemmTn = bind<GroupedGemmTnArgs>("grouped_gemm_tn", { segments: 1, x_act: (a) => flag(a.swigluX), precision });
+export const groupedGemmTn = bind<GroupedGemmTnArgs>("grouped_gemm_tn", {
+  segments: 1,
+  x_act: (a) => flag(a.swigluX),
+  accumulate: (a) => flag(a.accumulate),
+  precision,
+});
 
 /** y[t] (+)= Σ_k weights[t,k] · x[pos[t,k]]. x [N, D] act, pos [T, K] i32 in [0, N), weights [T, K] (absent: 1), y [T, D] act. */
 export const combine = bind<{ x: Tensor; pos: Tensor; weights?: Maybe<Tensor>; y: Tensor; accumulate?: boolean }>("combine", {

@@ -1,11 +1,11 @@
 // The head and the update: csrc/ops/linear_cross_entropy.h, optimizer.h.
 import type { Tensor, TensorList } from "../tensor.ts";
-import { bind, handleOf, precision, type Maybe, type Precision } from "./bind.ts";
+import { bind, flag, handleOf, precision, type Maybe, type Precision } from "./bind.ts";
 
 /**
  * loss [1] f64 += Σ over supervised rows of −log softmax(logitScale · x·Wᵀ)[label]; the logits are never stored whole.
  * x [T, D] act, w [V, D] f32 or bf16, labels [T] i32: −100 = not supervised, else in [0, V), shifted by one already. correct [1] i64 += rows
- * whose argmax is the label; rowLoss [T]; dx [T, D] act = and dw [V, D] f32 += gradScale · gradient.
+ * whose argmax is the label; rowLoss [T]; dx [T, D] act = and dw [V, D] f32 (+)= gradScale · gradient.
  * `scale` [1] f64: read on the device in place of gradScale.
  */
 export const linearCrossEntropy = bind<{
@@ -17,11 +17,19 @@ export const linearCrossEntropy = bind<{
   rowLoss?: Maybe<Tensor>;
   dx?: Maybe<Tensor>;
   dw?: Maybe<Tensor>;
+  /** Adds to dw. */
+  accumulate?: boolean;
   scale?: Maybe<Tensor>;
   gradScale?: number;
   logitScale?: number;
   precision?: Maybe<Precision>;
-}>("linear_cross_entropy", { scale: (a) => handleOf(a.scale), grad_scale: 1, logit_scale: 1, precision });
+}>("linear_cross_entropy", {
+  scale: (a) => handleOf(a.scale),
+  grad_scale: 1,
+  logit_scale: 1,
+  accumulate: (a) => flag(a.accumulate),
+  precision,
+});
 
 /** norm [1] f64 = square root of the sum of all squared gradients (f32), in f64. */
 export const gradNorm = bind<{ grads: TensorList; norm: Tensor }>("grad_norm");

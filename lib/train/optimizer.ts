@@ -13,7 +13,6 @@ type AdamWOptions = Pick<OptimizerOptions, "beta1" | "beta2" | "eps" | "weightDe
 export class AdamW {
   private readonly options: AdamWOptions;
   private readonly device: Device;
-  private readonly state: TrainingState;
   private readonly norm: Tensor;
   /** Learning rate and number of the update, read on the device: a recorded graph takes those of its launch. */
   private readonly rates: Tensor;
@@ -24,16 +23,11 @@ export class AdamW {
 
   constructor(device: Device, state: TrainingState, options: AdamWOptions) {
     this.device = device;
-    this.state = state;
     this.options = options;
     this.norm = device.empty("f64", [1]);
     this.rates = device.empty("f64", [2]);
     this.grads = new TensorList([state.grad]);
     this.groups = groupsOf(state);
-  }
-
-  zeroGrad(): void {
-    ops.fill(this.device, { x: this.state.grad, value: 0 });
   }
 
   /** Clips and updates; the norm (before clipping) is read by `readNorm`. A non-finite norm leaves everything as it was. */

@@ -94,7 +94,6 @@ export class Update {
     const { model, options } = this;
     model.resetLoss();
     this.coverage?.reset();
-    this.optimizer.zeroGrad();
     // The loss is the mean over all supervised tokens of the step, however they fall into micro-batches; the balancing loss is a
     // mean over all tokens.
     const gradScale = 1 / Math.max(1, supervised);
@@ -106,7 +105,7 @@ export class Update {
     for (let i = 0; i < microBatches; i++) {
       if (i > AHEAD) await done.shift();
       if (i > 0) throwIfAborted(signal, "training");
-      await model.forwardBackwardAgain(hostBatch(take(source, this.microBatch)), gradScale, this.capacity, hooks);
+      await model.forwardBackwardAgain(hostBatch(take(source, this.microBatch)), gradScale, this.capacity, hooks, i > 0);
       if (i + AHEAD + 1 < microBatches) done.push(quiet(model.device.synchronize()));
     }
   }

@@ -96,7 +96,7 @@ export const rows = [
     ["«memcpy(y + i, pattern, n - i);»\n}", ""],
     ["«if (i < n) store_bf16_part(y + i, load_part(x + i, n - i), n - i);»", ""],
     ["if («!kept[r / rows_per_slice]») memset", "!kept[r % E]"],
-    ["«y[c] += sum[c - begin];»", "y[c] = sum[c - begin];"],
+    ["y[c] = («a.accumulate ? y[c] : 0.0f») + sum[c - begin];", "y[c]"],
     ["«memcpy(y + i, x + i, n - i);»\n}", ""],
   ),
   ...of(
@@ -121,7 +121,7 @@ export const rows = [
     ops("rms_norm"),
     ["__builtin_sqrtf(sum * inv_C + «eps»);", "0.0f"],
     ["«if (wants_w) memset(dw, 0, C * 4);»", ""],
-    ["return «load_n(dweight + begin + i, m)» + sum;", "vf{}"],
+    ["return «adds» ? load_n(dweight + begin + i, m) + sum : sum;", "true"],
     ["return «load_n(dx + i, m)» + gradient(i, m);", "vf{}"],
     ["- load_n(x + i, m) * «splat(k)»);", "splat(0.0f)"],
     ["float* dw = partial + «begin / chunk * pitch»;", "int64_t(0)"],

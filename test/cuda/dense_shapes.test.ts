@@ -69,7 +69,7 @@ const sums: OpCase[] = [
 ].map(([R, C]) => ({
   op: "column_sum",
   name: `${R} x ${C}`,
-  args: (r: Random): Args => ({ x: r.normal([R!, C!]), y: r.normal([C!]) }),
+  args: (r: Random): Args => ({ x: r.normal([R!, C!]), y: r.normal([C!]), accumulate: 1 }),
   k: R!,
 }));
 

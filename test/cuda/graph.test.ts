@@ -31,8 +31,7 @@ withCudaModel("graphs on cuda", () => {
       let staged = transformer.stage(batches[0]!);
       const step = (): void => {
         transformer.resetLoss();
-        optimizer.zeroGrad();
-        transformer.forwardBackwardStaged(staged);
+        transformer.forwardBackwardStaged(staged, {}, false);
         optimizer.update();
       };
       const prepare = (): void => {
@@ -92,8 +91,7 @@ withCudaModel("graphs on cuda", () => {
       const staged = transformer.stage(batch);
       const step = (): void => {
         transformer.resetLoss();
-        optimizer.zeroGrad();
-        transformer.forwardBackwardStaged(staged);
+        transformer.forwardBackwardStaged(staged, {}, false);
         optimizer.update();
       };
       const start = new Float32Array(await state.master.readBytes());

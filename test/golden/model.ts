@@ -276,8 +276,7 @@ export class Training {
   /** Gradients of one batch, in place of earlier ones; its loss. */
   async backward(host: HostBatch): Promise<number> {
     this.transformer.resetLoss();
-    this.optimizer.zeroGrad();
-    this.transformer.forwardBackward(host, 1 / host.supervised);
+    this.transformer.forwardBackward(host, 1 / host.supervised, host.ids.length, {}, false);
     return (await this.transformer.readLoss()).loss / host.supervised;
   }
   /** Clips and updates; the gradients' norm before clipping. */

@@ -73,13 +73,21 @@ function insideExperts(spec: ModelSpec, scale: number): Attachments {
         },
         backward: {
           output: (run, dy, _x, { offsets }, a, into) => {
-            ops.groupedGemmTn(run.device, { dy, x: a, offsets, dw: list(run.device, grads(output)), groups });
+            ops.groupedGemmTn(run.device, { dy, x: a, offsets, dw: list(run.device, grads(output)), groups, accumulate: run.accumulate });
             const w = list(run.device, output.map((p) => p.value)); // prettier-ignore
             ops.groupedGemmNn(run.device, { dy, w, offsets, dx: run.at(da) });
             plus(run, into, run.at(da));
           },
           hidden: (run, dh, x, { tokens, offsets }) => {
-            ops.groupedGemmTn(run.device, { dy: dh.whole, x, xRows: tokens, offsets, dw: list(run.device, grads(hidden)), groups });
+            ops.groupedGemmTn(run.device, {
+              dy: dh.whole,
+              x,
+              xRows: tokens,
+              offsets,
+              dw: list(run.device, grads(hidden)),
+              groups,
+              accumulate: run.accumulate,
+            });
           },
           input: (run, dh, { offsets }, into) => {
             const w = list(run.device, hidden.map((p) => p.value)); // prettier-ignore
@@ -102,7 +110,7 @@ class Plus implements LinearAttachment, MoeAttachment {
     ops.gemm(run.device, "nt", { a: x, b: this.m.value, c: y, accumulate: true });
   }
   backward(run: Run, dy: Tensor, x: Tensor, dx: Tensor | null): void {
-    ops.gemm(run.device, "tn", { a: dy, b: x, c: this.m.grad!, accumulate: true });
+    ops.gemm(run.device, "tn", { a: dy, b: x, c: this.m.grad!, accumulate: run.accumulate });
     if (dx) ops.gemm(run.device, "nn", { a: dy, b: this.m.value, c: dx, accumulate: true });
   }
 }

@@ -1,4 +1,5 @@
-// What trains, where the choice is unusual: gradients do not depend on what else trains, and tied or shared parts add up. No GPU.
+// What trains, where the choice is unusual: gradients do not depend on what else trains, tied or shared parts add up, and the first pass
+// of a step reads nothing of what gradients were. No GPU.
 // Alone: npx vitest run test/model/freezing.test.ts
 
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
@@ -16,10 +17,11 @@ import type { ModelSpec } from "../../lib/model/spec.ts";
 import { parameterShapes } from "../../lib/model/spec.ts";
 import { sliceKey } from "../../lib/files/slice.ts";
 import { Transformer } from "../../lib/model/transformer.ts";
+import type { TrainingChoice } from "../../lib/model/transformer.ts";
 import { Device } from "../../lib/tensor.ts";
 import { fullTrainable } from "../../lib/methods/full.ts";
 import { esftTrainable } from "../../lib/methods/esft.ts";
-import type { TrainableSpec } from "../../lib/methods/method.ts";
+import { loraTrainable } from "../../lib/methods/lora.ts";
 import { tinyDeepseek, tinyOlmoe, writeTinyModel } from "../support/tiny_model.ts";
 
 let root: string;
@@ -44,8 +46,9 @@ const batch = hostBatch([{ ids, targets: Int32Array.from(ids, (_, t) => (t + 1 <
 
 async function gradients(
   dir: string,
-  choose: (spec: ModelSpec) => Pick<TrainableSpec, "keys">,
+  choose: (spec: ModelSpec) => TrainingChoice,
   as?: ModelSpec,
+  overwrite = false,
 ): Promise<Map<string, Float32Array>> {
   const checkpoint = await openCheckpoint(join(root, dir));
   const spec = as ?? modelSpec(checkpoint.config, dir);
@@ -53,10 +56,12 @@ async function gradients(
   const params = await Parameters.load(device, spec, checkpoint);
   const model = new Transformer(spec, device, params);
   const chosen = choose(spec);
-  const state = params.train(chosen.keys);
+  const state = model.train(chosen);
+  if (overwrite) for (const p of state.parameters) p.grad!.write(new Float32Array(p.shape.reduce((a, b) => a * b, 1)).fill(Number.NaN));
   if ("lowestLayer" in chosen) expect(model.lowestTrained()).toBe(chosen.lowestLayer);
   model.resetLoss();
-  model.forwardBackward(batch, 1 / batch.supervised);
+  // Two micro-batches; only the first may overwrite.
+  for (let i = 0; i < 2; i++) model.forwardBackward(batch, 0.5 / batch.supervised, ids.length, {}, !overwrite || i > 0);
   const out = new Map<string, Float32Array>();
   for (const p of state.parameters) out.set(p.key, await p.grad!.readF32());
   out.set("loss", Float32Array.of((await model.readLoss()).loss));
@@ -160,6 +165,19 @@ it("experts inside fused tensors train like experts of their own", async () => {
     const name = at === undefined ? key : `${at}.${part === "down" ? "down" : "gate_up"}_proj[${e}${rows}]`;
     expect(same(grad, inside.get(name)!), name).toBe(true);
   }
+});
+
+describe("a first pass that overwrites gradients full of NaN gives the bits of one that adds to zeros", () => {
+  const all = ["deepseek", "low rank", "olmoe", "tied", "untied"].map((dir) => [`all of ${dir}`, dir, fullTrainable] as const);
+  it.each([
+    ...all,
+    ["two experts", "deepseek", (s: ModelSpec) => esftTrainable(s, new ExpertSet({ layers: [[1, { ranked: [4, 2] }]] }))] as const, // prettier-ignore
+    ["LoRA on everything", "deepseek", (s: ModelSpec) => loraTrainable(s, { targets: ["linear", "router"], rank: 4, alpha: 8 }, 1)] as const, // prettier-ignore
+  ])("%s", async (_, dir, choose) => {
+    const [added, written] = [await gradients(dir, choose), await gradients(dir, choose, undefined, true)];
+    expect(written.size).toBe(added.size);
+    for (const [key, grad] of added) expect(same(written.get(key)!, grad), key).toBe(true);
+  });
 });
 
 it("a tied table gets the gradient of the embedding and that of the head", async () => {

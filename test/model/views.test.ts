@@ -54,8 +54,8 @@ describe.each([
       const before = tensorsMade();
       model.resetLoss();
       coverage?.reset();
-      optimizer.zeroGrad();
-      for (let micro = 0; micro < 2; micro++) model.forwardBackward(host, 1 / 48, 24, coverage ? { onRoute: coverage.observe } : {});
+      const hooks = coverage ? { onRoute: coverage.observe } : {};
+      for (let micro = 0; micro < 2; micro++) model.forwardBackward(host, 1 / 48, 24, hooks, micro > 0);
       optimizer.step(1e-3);
       await Promise.all([model.readLoss(), optimizer.readNorm(), coverage?.read()]);
       return tensorsMade() - before;

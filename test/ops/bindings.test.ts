@@ -54,7 +54,7 @@ describe("lib/ops.ts", () => {
     expect(submitted("add", { alpha: 0 })["alpha"]).toBe(0);
     expect(submitted("embedding", { scale: null })["scale"]).toBe(1);
     expect(submitted("rope", {})).toMatchObject({ offset: 0, interleaved: 0, inverse: 0 });
-    expect(submitted("linear_cross_entropy", {})).toMatchObject({ grad_scale: 1, logit_scale: 1, precision: 0 });
+    expect(submitted("linear_cross_entropy", {})).toMatchObject({ grad_scale: 1, logit_scale: 1, accumulate: 0, precision: 0 });
     // What the device reads need not be given; without either there is nothing to take.
     expect(submitted("adamw", { rates: null })).toMatchObject({ lr: undefined, step: undefined });
     expect(submitted("adamw", { rates: {} })).toMatchObject({ lr: 0, step: 1 });
@@ -63,7 +63,8 @@ describe("lib/ops.ts", () => {
       { coefficient: 0 },
     ]);
     expect(submitted("grouped_gemm_nn", { swiglu: true, precision: "bf16" })).toMatchObject({ segments: 1, act: 1, precision: 1 });
-    expect(submitted("grouped_gemm_tn", { swigluX: false, precision: "f32" })).toMatchObject({ x_act: 0, precision: 0 });
+    expect(submitted("grouped_gemm_tn", { swigluX: false, precision: "f32" })).toMatchObject({ x_act: 0, accumulate: 0, precision: 0 });
+    expect(submitted("rms_norm_backward", { accumulateWeight: true })).toMatchObject({ accumulate: 0, accumulate_weight: 1 });
     const rule = {
       score: "sigmoid",
       groups: 4,

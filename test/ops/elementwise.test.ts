@@ -54,7 +54,14 @@ describeRefusals([
       { name: "i32 to f32", change: { x: zeros("i32", [3, 5]), y: out([3, 5]) }, says: ["y", "i32"] },
     ],
   },
-  { base: columnSumBase, rows: [{ name: "sums of another length", change: { y: out([4]) }, says: ["y", "5 elements"] }], freeRows: ["x"] },
+  {
+    base: columnSumBase,
+    rows: [
+      { name: "sums of another length", change: { y: out([4]) }, says: ["y", "5 elements"] },
+      { name: "accumulate = 2", change: { accumulate: 2 }, says: ["accumulate"] },
+    ],
+    freeRows: ["x"],
+  },
   {
     base: maskGradBase,
     freeRows: ["grad"],

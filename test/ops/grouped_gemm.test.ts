@@ -98,6 +98,7 @@ describeRefusals([
         change: { dw: [0, 1].map(() => out([4, 6])) },
         says: ["dw", "2 x 2 matrices", "received 2"],
       },
+      { name: "accumulate = 2", change: { accumulate: 2 }, says: ["accumulate"] },
       { name: "x_act of an odd width", change: { x_act: 1, x: out([5, 7]) }, says: ["x", "even"] },
     ],
   },
@@ -197,6 +198,7 @@ describe("gradients against finite differences of the reference", () => {
       groups: [0, 1, 2],
       segments: 1,
       x_act: 0,
+      accumulate: 1,
       precision: 0,
     });
     const value = weighted(y, cx.values);

@@ -24,6 +24,7 @@ describeRefusals([
     rows: [
       { name: "accumulate = 2", change: { accumulate: 2 }, says: ["accumulate"] },
       { name: "zero_centred = 2", change: { zero_centred: 2 }, says: ["zero_centred"] },
+      { name: "accumulate_weight = 2", change: { accumulate_weight: 2 }, says: ["accumulate_weight"] },
     ],
   },
 ]);
@@ -52,6 +53,7 @@ it("gradients of x and weight against finite differences", async () => {
     dweight: zeros("f32", [C]),
     accumulate: 0,
     zero_centred: 0,
+    accumulate_weight: 0,
   });
   await checkGradients({
     inputs,

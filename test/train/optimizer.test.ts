@@ -73,8 +73,6 @@ describe("AdamW", () => {
     reference(steps, start, o).forEach((x, i) => expect(master[i], `element ${i}`).toBeCloseTo(x, 5));
     norms.forEach((norm, i) => expect(norm).toBeCloseTo(Math.hypot(...gradients(i)), 4)); // before clipping
     expect(optimizer.steps).toBe(4);
-    optimizer.zeroGrad();
-    expect((await state.grad.readF32()).every((x) => x === 0)).toBe(true);
     optimizer.dispose();
   });
 

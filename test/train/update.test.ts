@@ -81,6 +81,20 @@ describe("a batch in micro-batches", () => {
     });
   });
 
+  it("reads nothing of what the gradients were, and leaves the bits of a step over zeros", async () => {
+    const batch = await batches().next();
+    const outcome = (before: number) =>
+      withUpdate({ microBatch: 2, optimizer: { lr: 1e-2 } }, async (update, state) => {
+        for (const p of state.parameters) p.grad!.write(new Float32Array(p.shape.reduce((a, b) => a * b, 1)).fill(before));
+        const figures = await update.apply(batch, 0);
+        const bytes = await Promise.all([state.grad, state.master, state.m, state.v].map(async (t) => Buffer.from(await t.readBytes())));
+        return { figures, bytes };
+      });
+    const zeros = await outcome(0);
+    expect(await outcome(Number.NaN)).toEqual(zeros);
+    expect(zeros.figures.gradNorm).toBeGreaterThan(0);
+  });
+
   it("has the loss and accuracy of an evaluation of its rows", async () => {
     const stream = batches();
     const rows = stream.rows().first(5);

@@ -151,7 +151,7 @@ void grouped_gemm_tn(const esft_grouped_gemm_tn_args& a, Context& ctx) {
     for (int64_t s = 0; s < S; s++) {
       const esft_tensor& dw = a.dw.items[i * S + s];
       const int64_t m = rows(dw);
-      if (experts.rows(e) > 0 && m > 0 && K > 0) {
+      if ((experts.rows(e) > 0 || !a.accumulate) && m > 0 && K > 0) {  // a sum of no rows is zeros
         Block& b = plan.blocks[plan.count++];
         b = {};
         b.source = FROM_ROWS;
@@ -169,7 +169,7 @@ void grouped_gemm_tn(const esft_grouped_gemm_tn_args& a, Context& ctx) {
         b.out.kind = OUT_PLAIN;
         b.out.c = data<float>(dw);
         b.out.ldc = dw.ld;
-        b.out.add = true;
+        b.out.add = a.accumulate != 0;
       }
       column += m;
     }

@@ -119,7 +119,13 @@ void linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& ctx)
       if (has_dx) memset(row_of<float>(a.dx, t), 0, D * 4);
     }
   });
-  if (N == 0) return;
+  if (N == 0) {
+    if (has_dw && !a.accumulate)
+      for_rows(ctx, V, D, [&](int64_t v0, int64_t v1, int) {
+        for (int64_t v = v0; v < v1; v++) memset(row_of<float>(a.dw, v), 0, D * 4);
+      });
+    return;
+  }
 
   const int64_t M = min_of(N, min_of(kManyRows, max_of(kFewRows, kChunkBytes / (4 * V) / 16 * 16)));
   const int64_t ldz = round_up(V, 16) + 16;  // not a power of two: the rows of a tile must not share cache sets
@@ -175,7 +181,8 @@ void linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& ctx)
       void* w = ctx.worker_scratch(worker, scratch);
       if (task >= dx_tasks) {
         const int64_t v = (task - dx_tasks) * kVocabBlock;
-        multiply(f32_operand(c.z + v, ldz, true), min_of(kVocabBlock, V - v), fx, row_of<float>(a.dw, v), a.dw.ld, true, w);
+        multiply(f32_operand(c.z + v, ldz, true), min_of(kVocabBlock, V - v), fx, row_of<float>(a.dw, v), a.dw.ld,
+                 a.accumulate || n0 > 0, w);
         return;
       }
       const int64_t i0 = task / column_blocks * row_block, i1 = min_of(m, i0 + row_block);

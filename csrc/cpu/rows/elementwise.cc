@@ -210,7 +210,7 @@ void column_sum(const esft_column_sum_args& a, Context& ctx) {
       const float* x = row_of<const float>(a.x, r) + begin;
       for (int64_t c = 0; c < end - begin; c++) sum[c] += x[c];
     }
-    for (int64_t c = begin; c < end; c++) y[c] += sum[c - begin];
+    for (int64_t c = begin; c < end; c++) y[c] = (a.accumulate ? y[c] : 0.0f) + sum[c - begin];
   });
 }
 

@@ -46,7 +46,7 @@ void rms_norm(const esft_rms_norm_args& a, Context& ctx) {
 void rms_norm_backward(const esft_rms_norm_backward_args& a, Context& ctx) {
   const int64_t R = rows(a.x), C = cols(a.x);
   const bool wants_x = present(a.dx), wants_w = present(a.dweight);
-  if (R == 0 || C == 0 || (!wants_x && !wants_w)) return;
+  if (C == 0 || (!wants_x && !wants_w)) return;
   // At most 64 chunks: the partial sums stay small, and each chunk's f32 sum is short.
   const int64_t chunk = max_of(rows_per_task(C), ceil_div(R, 64)), chunks = ceil_div(R, chunk);
   const int64_t pitch = round_up(C, 16);
@@ -86,11 +86,12 @@ void rms_norm_backward(const esft_rms_norm_backward_args& a, Context& ctx) {
 
   if (!wants_w) return;
   float* dweight = data<float>(a.dweight);
+  const bool adds = a.accumulate_weight != 0;
   for_chunks(ctx, C, 256, chunks, [&](int64_t begin, int64_t end, int) {
     map(dweight + begin, end - begin, false, [=](int64_t i, int64_t m) ESFT_LAMBDA {
       vf sum = {};
       for (int64_t c = 0; c < chunks; c++) sum += load_n(partial + c * pitch + begin + i, m);
-      return load_n(dweight + begin + i, m) + sum;
+      return adds ? load_n(dweight + begin + i, m) + sum : sum;
     });
   });
 }

@@ -79,13 +79,14 @@ CeSplits portable_ce_gradient(const CeGradient& g, Context& c) {
   return {c.sms, kMmaTile, kMmaTile, int32_t(ceil_div(g.vocabulary, kMmaStep))};
 }
 
-void portable_ce_weight_gradient(const Rows& dz, const Rows& x, const int32_t* offsets, const esft_tensor& dw, Context& c) {
+void portable_ce_weight_gradient(const Rows& dz, const Rows& x, const int32_t* offsets, const esft_tensor& dw, bool accumulate,
+                                 Context& c) {
   MmaParams p = chunk_product(offsets, c);
   p.a = dz;
   p.b = x;
   p.m = rows(dw), p.n = cols(dw);
   p.stack_count = int32_t(ceil_div(p.m, kMmaTile));
-  p.out = output(dw, true);
+  p.out = output(dw, accumulate);
   launch_mma<kTn, kStore>(p, {}, vector_rows(x.data, x.ld, p.n), p.stack_count * ceil_div(p.n, kMmaTile), c);
 }
 

@@ -99,6 +99,7 @@ __global__ void __launch_bounds__(kThreads) multiply(const SimtParams p) {
       const int64_t column = n0 + tx + j;
       const int count = int(min_of<int64_t>(2, p.n - column));
       float v[2] = {sums[i][j], sums[i][j + 1]};
+      if (kMode == kTn) v[0] += 0.f, v[1] += 0.f;  // as if added to zeros: no -0
 #pragma unroll
       for (int q = 0; q < 2; q++)
         if (p.bias && q < count)

@@ -203,6 +203,7 @@ bool sm90_grouped_tn(const esft_grouped_gemm_tn_args& a, Context& c) {
     pointers[size_t(i)] = a.dw.items[i].data;
     strides[size_t(i)] = rows(a.dw.items[i]) <= 1 ? cols(a.dw.items[i]) : a.dw.items[i].ld;
   }
+  p.out.accumulate = a.accumulate != 0;
   p.dw = c.constant_of(pointers.data(), a.dw.count);
   p.dw_ld = c.constant_of(strides.data(), a.dw.count);
   launch(operands.maps, p, c.sms, c);

@@ -162,7 +162,7 @@ void portable_grouped_tn(const esft_grouped_gemm_tn_args& a, Context& c) {
   const std::vector<ColumnTile> tiles = stack_tiles(a.dw, a.segments, kMmaTile);
   aligned = aligned && columns_multiple_of(tiles, 8);
   set_stack(p, tiles, c);
-  p.out = {nullptr, 0, 0, 1, 1};
+  p.out = {nullptr, 0, 0, a.accumulate != 0, 1};
   for (int64_t i = 0; i < a.dw.count; i++) p.out.pairs = p.out.pairs && output(a.dw.items[i], true).pairs;
   p.out_items = matrix_table(a.dw, c);
   launch_mma<kTn, kStore>(p, {}, aligned, p.group_count * p.stack_count * ceil_div(p.n, kMmaTile), c);

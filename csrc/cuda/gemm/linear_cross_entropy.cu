@@ -2,7 +2,7 @@
 //
 // Only supervised rows cost anything: their numbers are compacted first (supervised_rows.cu), then worked on in chunks whose logits (bf16, at most 224 MB)
 // stay in device memory. Per chunk: logits with the softmax's tile statistics in the epilogue; a pass over the rows that combines
-// them and turns the logits into dZ in place; dX = dZ·W; the sum of its parts to the rows of dx; dW += dZᵀ·x when the head trains.
+// them and turns the logits into dZ in place; dX = dZ·W; the sum of its parts to the rows of dx; dW (+)= dZᵀ·x when the head trains.
 // The host does not know how many rows are supervised: it launches the chunks that T rows would need, and those past the count
 // find an empty group and end at once.
 // Logits are kept as bf16(z - maximum of their tile): the large ones, which carry the gradient, keep their precision; loss, maximum
@@ -165,8 +165,11 @@ void run_linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& 
   expect_bf16_weight("linear_cross_entropy", a.w);
   expect_bf16_precision("linear_cross_entropy", a.precision);
   const int64_t T = rows(a.x), D = cols(a.x), V = rows(a.w);
-  if (T == 0) return;
   const bool want_dx = present(a.dx), want_dw = present(a.dw);
+  if (T == 0) {
+    if (want_dw && !a.accumulate) run_fill({a.dw, 0.0}, c);
+    return;
+  }
   const int64_t padded = ceil_div(V, 8) * 8, fits = kChunkBytes / (padded * 2) / kMmaTile * kMmaTile;
   const int64_t capacity = min_of(ceil_div(T, kMmaTile) * kMmaTile, max_of<int64_t>(kMmaTile, min_of(kMostRows, fits)));
   const int64_t chunks = ceil_div(T, capacity);
@@ -221,7 +224,7 @@ void run_linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& 
       else
         ESFT_LAUNCH((scatter_gradient<1>), c, grid, kThreads, 0, scatter);
     }
-    if (want_dw && D > 0) portable_ce_weight_gradient(dz, z.x, z.offsets, a.dw, c);
+    if (want_dw && D > 0) portable_ce_weight_gradient(dz, z.x, z.offsets, a.dw, a.accumulate || i > 0, c);
   }
   ESFT_LAUNCH(
       (add_loss), c, dim3(1), kThreads, kThreads / 32 * sizeof(double),

@@ -49,8 +49,9 @@ inline int64_t ce_partials_size(int64_t capacity, int64_t features, int sms) {
 
 void portable_ce_logits(const CeLogits& ce, Context& c);
 CeSplits portable_ce_gradient(const CeGradient& g, Context& c);
-// dw [V, D] f32 += dZᵀ·x.
-void portable_ce_weight_gradient(const Rows& dz, const Rows& x, const int32_t* offsets, const esft_tensor& dw, Context& c);
+// dw [V, D] f32 (+)= dZᵀ·x.
+void portable_ce_weight_gradient(const Rows& dz, const Rows& x, const int32_t* offsets, const esft_tensor& dw, bool accumulate,
+                                 Context& c);
 
 // linear_cross_entropy_sm90.cu; false: not served.
 bool sm90_ce_logits(const CeLogits& ce, Context& c);

@@ -244,18 +244,18 @@ __device__ __forceinline__ void epilogue_swiglu_backward(const Arguments<Role::k
   }
 }
 
-// dW += acc (f32), or a dense product's c: rows of its part from m0 on.
+// dW (+)= acc (f32), or a dense product's c: rows of its part from m0 on. Overwriting is adding to +0, so that the bits are those of adding
+// to zeros.
 __device__ __forceinline__ void epilogue_weight_gradient(const Arguments<Role::kTn, Epilogue::kWeightGradient>& p, const Tile& tile,
                                                          int first_row, float (&acc)[128]) {
   const Lane l;
   const int item = tile.group * p.parts + tile.part;
   const int64_t ld = p.dw ? p.dw_ld[item] : p.out.ld;
   void* data = p.dw ? p.dw[item] : p.out.data;
-  const int f32 = p.dw ? 1 : p.out.f32, accumulate = p.dw ? 1 : p.out.accumulate;
+  const int f32 = p.dw ? 1 : p.out.f32, accumulate = p.out.accumulate;
   const int columns = min_of(256, p.columns - tile.n0) - l.column;  // from this thread's first on
   // Pairs of f32 in whole 32-byte sectors: the training path.
-  const bool pairs =
-      f32 && accumulate && columns + l.column == 256 && (ld & 1) == 0 && (reinterpret_cast<uintptr_t>(data) & 7) == 0;
+  const bool pairs = f32 && columns + l.column == 256 && (ld & 1) == 0 && (reinterpret_cast<uintptr_t>(data) & 7) == 0;
 #pragma unroll
   for (int down = 0; down < 2; down++) {
     const int row = tile.m0 + first_row + l.row + 8 * down;
@@ -263,11 +263,13 @@ __device__ __forceinline__ void epilogue_weight_gradient(const Arguments<Role::k
     const int64_t base = int64_t(row) * ld + tile.n0 + l.column;
     if (pairs) {
       float2* to = in_global(reinterpret_cast<float2*>(static_cast<float*>(data) + base));
+      float2 old[32] = {};
+      if (accumulate) {  // all loads under way before the first store: a branch around each would keep them one by one
 #pragma unroll
-      for (int j = 0; j < 32; j++) {
-        const float2 old = to[4 * j];
-        to[4 * j] = make_float2(old.x + acc[4 * j + 2 * down], old.y + acc[4 * j + 2 * down + 1]);
+        for (int j = 0; j < 32; j++) old[j] = to[4 * j];
       }
+#pragma unroll
+      for (int j = 0; j < 32; j++) to[4 * j] = make_float2(old[j].x + acc[4 * j + 2 * down], old[j].y + acc[4 * j + 2 * down + 1]);
     } else {
 #pragma unroll
       for (int j = 0; j < 32; j++)

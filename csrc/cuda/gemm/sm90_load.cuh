@@ -56,7 +56,7 @@ __device__ __forceinline__ void copy_mn_major(const Rows& m, unsigned char* slab
 // dozen steps. A thread has a row of the tile.
 __device__ __forceinline__ void prefetch_gradient(const Arguments<Role::kTn, Epilogue::kWeightGradient>& p, const Tile& tile) {
   const int item = tile.group * p.parts + tile.part, row = tile.m0 + threadIdx.x % 128;
-  if (!p.dw || row >= p.part_rows) return;
+  if (!p.dw || !p.out.accumulate || row >= p.part_rows) return;
   const float* from = static_cast<const float*>(p.dw[item]) + row * p.dw_ld[item] + tile.n0;
   constexpr int kTileN = Shape<Role::kTn, Epilogue::kWeightGradient>::kTileN;
   for (int column = 0; column < min_of(kTileN, p.columns - tile.n0); column += 32) ptx::prefetch_l2(from + column);

@@ -201,7 +201,8 @@ __device__ __forceinline__ int first_step(const Arguments<kRole, kEpilogue>& p, 
 template <Role kRole, Epilogue kEpilogue>
 __device__ __forceinline__ int steps_of(const Arguments<kRole, kEpilogue>& p, const Tile& tile) {
   if constexpr (kRole == Role::kTn) {
-    return int(ceil_div(tile.rows, kTileK));
+    // Of a group without rows a gradient that is overwritten takes one step, all zeros; one that is added to, none.
+    return max_of(p.out.accumulate ? 0 : 1, int(ceil_div(tile.rows, kTileK)));
   } else if constexpr (kRole == Role::kNn && kEpilogue == Epilogue::kStore) {
     const int64_t all = p.contraction.steps;
     return tile.splits > 1 ? int(all * (tile.split + 1) / tile.splits - all * tile.split / tile.splits) : int(all);

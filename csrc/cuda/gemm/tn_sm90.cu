@@ -1,4 +1,4 @@
-// dW += dyᵀ·x on Hopper, over the rows of each listed expert. What lies behind its last row, another expert's, is never read: rows of x are
+// dW (+)= dyᵀ·x on Hopper, over the rows of each listed expert. What lies behind its last row, another expert's, is never read: rows of x are
 // copied one by one; dy comes by the copy engine, save for its last 64 rows where the group ends inside them. Where there is one group
 // the maps end where it does.
 #include "gemm_sm90.h"

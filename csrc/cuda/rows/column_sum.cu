@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kSumWarps * 32) column_sum_kernel(ColumnSumPar
 
 // A block has 32 columns: warp w sums chunks w, w + 32, …, then the warps are added in order.
 __global__ void __launch_bounds__(kMergeWarps * 32)
-    add_partials_kernel(const float* partial, int64_t chunks, int64_t cols, float* y) {
+    add_partials_kernel(const float* partial, int64_t chunks, int64_t cols, float* y, bool accumulate) {
   ESFT_SHARED(smem);
   float* sums = reinterpret_cast<float*>(smem);  // [warps][32]
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -69,33 +69,34 @@ __global__ void __launch_bounds__(kMergeWarps * 32)
   float total = 0.0f;
 #pragma unroll
   for (int w = 0; w < kMergeWarps; w++) total += sums[w * 32 + lane];
-  y[col] += total;
+  y[col] = (accumulate ? y[col] : 0.0f) + total;
 }
 
 }  // namespace
 
-void add_partials(Context& context, const float* partial, int64_t chunks, int64_t cols, float* y) {
+void add_partials(Context& context, const float* partial, int64_t chunks, int64_t cols, float* y, bool accumulate) {
   ESFT_LAUNCH((add_partials_kernel), context, grid_of(cols, 32), kMergeWarps * 32, kMergeWarps * 32 * sizeof(float), partial,
-              chunks, cols, y);
+              chunks, cols, y, accumulate);
 }
 
 void run_column_sum(const esft_column_sum_args& a, Context& context) {
   const int64_t R = rows(a.x), C = cols(a.x);
-  if (R == 0 || C == 0) return;
+  if (C == 0) return;
   const int64_t chunk = rows_per_chunk(R, kLeastRows), chunks = ceil_div(R, chunk);
   float* partial = context.scratch_of<float>(chunks * C);
-  by_float_type(a.x, [&](auto type) {
-    using T = typename decltype(type)::type;
-    constexpr int kVec = 16 / int(sizeof(T));
-    const ColumnSumParams p{a.x.data, partial, R, C, a.x.ld, chunk};
-    if (rows_aligned16(a.x) && C % kVec == 0)
-      ESFT_LAUNCH((column_sum_kernel<T, kVec>), context, dim3(grid_of(C, 32 * kVec), unsigned(chunks)), kSumWarps * 32,
-                  kSumWarps * 32 * kVec * sizeof(float), p);
-    else
-      ESFT_LAUNCH((column_sum_kernel<T, 1>), context, dim3(grid_of(C, 32), unsigned(chunks)), kSumWarps * 32,
-                  kSumWarps * 32 * sizeof(float), p);
-  });
-  add_partials(context, partial, chunks, C, data<float>(a.y));
+  if (R > 0)
+    by_float_type(a.x, [&](auto type) {
+      using T = typename decltype(type)::type;
+      constexpr int kVec = 16 / int(sizeof(T));
+      const ColumnSumParams p{a.x.data, partial, R, C, a.x.ld, chunk};
+      if (rows_aligned16(a.x) && C % kVec == 0)
+        ESFT_LAUNCH((column_sum_kernel<T, kVec>), context, dim3(grid_of(C, 32 * kVec), unsigned(chunks)), kSumWarps * 32,
+                    kSumWarps * 32 * kVec * sizeof(float), p);
+      else
+        ESFT_LAUNCH((column_sum_kernel<T, 1>), context, dim3(grid_of(C, 32), unsigned(chunks)), kSumWarps * 32,
+                    kSumWarps * 32 * sizeof(float), p);
+    });
+  add_partials(context, partial, chunks, C, data<float>(a.y), a.accumulate != 0);
 }
 
 }  // namespace esft::cuda

@@ -1,4 +1,4 @@
-// y[c] += Σ over rows in a fixed order without atomics, in two launches: fixed chunks of rows into partial[chunk, c], then the
+// y[c] (+)= Σ over rows in a fixed order without atomics, in two launches: fixed chunks of rows into partial[chunk, c], then the
 // chunks in order. The order depends on the number of rows alone.
 #pragma once
 #include "../host/context.h"
@@ -11,7 +11,7 @@ inline int64_t rows_per_chunk(int64_t rows, int64_t least) {
   return chunk < least ? least : chunk;
 }
 
-// y[c] += Σ_chunk partial[chunk, c]; partial f32 [chunks, cols] contiguous.
-void add_partials(Context& context, const float* partial, int64_t chunks, int64_t cols, float* y);
+// y[c] = Σ_chunk partial[chunk, c], added to what is there when `accumulate`; partial f32 [chunks, cols] contiguous.
+void add_partials(Context& context, const float* partial, int64_t chunks, int64_t cols, float* y, bool accumulate = true);
 
 }  // namespace esft::cuda

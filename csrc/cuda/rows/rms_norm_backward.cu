@@ -280,7 +280,7 @@ void norm_backward(Context& context, const NormBackwardParams& p, bool vectors) 
 void run_rms_norm_backward(const esft_rms_norm_backward_args& a, Context& context) {
   const int64_t R = rows(a.x), C = cols(a.x);
   const bool wants_x = present(a.dx), wants_w = present(a.dweight);
-  if (R == 0 || (!wants_x && !wants_w)) return;
+  if (C == 0 || (!wants_x && !wants_w)) return;
   // Without dweight chunks only share a barrier: short ones, so that every multiprocessor has several.
   const int64_t chunk = rows_per_chunk(R, wants_w ? kLeastChunk : kLeastChunk / 4), chunks = ceil_div(R, chunk);
   float* partial = wants_w ? context.scratch_of<float>(chunks * C) : nullptr;
@@ -299,13 +299,14 @@ void run_rms_norm_backward(const esft_rms_norm_backward_args& a, Context& contex
                              1.0f / float(C),
                              a.zero_centred ? 1.0f : 0.0f,
                              a.accumulate != 0};
-  by_float_type(a.x, [&](auto type) {
-    using T = typename decltype(type)::type;
-    const bool vectors =
-        whole_vectors<T>(a.x) && whole_vectors<T>(a.dy) && (!wants_x || whole_vectors<T>(a.dx)) && aligned16(a.weight);
-    by_float_type(a.weight, [&](auto weight) { norm_backward<T, typename decltype(weight)::type>(context, p, vectors); });
-  });
-  if (wants_w) add_partials(context, partial, chunks, C, data<float>(a.dweight));
+  if (R > 0)
+    by_float_type(a.x, [&](auto type) {
+      using T = typename decltype(type)::type;
+      const bool vectors =
+          whole_vectors<T>(a.x) && whole_vectors<T>(a.dy) && (!wants_x || whole_vectors<T>(a.dx)) && aligned16(a.weight);
+      by_float_type(a.weight, [&](auto weight) { norm_backward<T, typename decltype(weight)::type>(context, p, vectors); });
+    });
+  if (wants_w) add_partials(context, partial, chunks, C, data<float>(a.dweight), a.accumulate_weight != 0);
 }
 
 }  // namespace esft::cuda

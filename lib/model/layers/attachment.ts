@@ -1,7 +1,7 @@
 // The seams at which a method puts modules of its own into the model: Linear, Experts and MoeBlock.
 //
 // A method hands its Attachments over when the model is composed; each layer asks for those of its place and keeps them. An
-// attachment owns its parameters, slots and gradients. Inputs are what the layer itself reads; sums (y, dx) are added to.
+// attachment owns its parameters, slots and gradients, which it overwrites or adds to as `run.accumulate` says. Inputs are what the layer itself reads; sums (y, dx) are added to.
 
 import type { Tensor } from "../../tensor.ts";
 import type { Run } from "../run.ts";

@@ -26,9 +26,10 @@ export class Conv {
     ops.causalConv(run.device, { ...this.operands(run, x), y });
   }
 
-  /** dx: overwritten. Gradients of weight and bias += where they train. */
+  /** dx: overwritten. Gradients of weight and bias (+)= where they train. */
   backward(run: Run, dy: Tensor, x: Tensor, dx: Tensor): void {
-    ops.causalConvBackward(run.device, { ...this.operands(run, x), dy, dx, dweight: this.weight.grad, dbias: this.bias?.grad ?? null });
+    const gradients = { dweight: run.addable(this.weight.grad), dbias: run.addable(this.bias?.grad) };
+    ops.causalConvBackward(run.device, { ...this.operands(run, x), dy, dx, ...gradients });
   }
 
   private operands(run: Run, x: Tensor) {

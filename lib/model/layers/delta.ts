@@ -91,8 +91,8 @@ export class DeltaAttention {
       dtBias: this.dtBias.value,
       db: run.at(d.b),
       da: run.at(d.a),
-      daLog: this.aLog.grad,
-      ddtBias: this.dtBias.grad,
+      daLog: run.addable(this.aLog.grad),
+      ddtBias: run.addable(this.dtBias.grad),
     });
     this.conv.backward(run, run.at(d.mixed), run.at(qkv), run.at(d.qkv));
     this.wide.backward(run, xn, dxn, false);

@@ -57,20 +57,21 @@ export class Experts {
 
   /** dy: gradient of what the weighted rows are summed to [T, D]. Leaves dh in place of h. */
   backward(run: Run, dy: Tensor, x: Tensor, { tokens, offsets, gate }: Routing, { dgate, all }: ExpertsWanted): void {
-    const { device, precision } = run;
+    const { device, precision, accumulate } = run;
     const h = run.at(this.h_N2F);
     const { down, gradDown, gradGateUp, trainedDown, trainedGateUp } = this.weights;
     if (gradDown) {
       const dw = gradDown.tensors;
       const dyRows = { dy, dyRows: tokens, dyScale: gate };
-      ops.groupedGemmTn(device, { ...dyRows, x: h, swigluX: true, offsets, dw, groups: trainedDown, precision });
+      ops.groupedGemmTn(device, { ...dyRows, x: h, swigluX: true, offsets, dw, groups: trainedDown, accumulate, precision });
     }
     if (!all && !gradGateUp) return;
     const groups = all ? EVERY : trainedGateUp;
     ops.groupedGemmNn(device, { dy, rows: tokens, w: down.tensors, offsets, h, gate, dx: h, dgate, groups, swiglu: true, precision });
     if (gradGateUp) {
       const dw = gradGateUp.tensors;
-      ops.groupedGemmTn(device, { dy: h, x, xRows: tokens, offsets, dw, segments: 2, groups: trainedGateUp, precision });
+      const groups = trainedGateUp;
+      ops.groupedGemmTn(device, { dy: h, x, xRows: tokens, offsets, dw, segments: 2, groups, accumulate, precision });
     }
   }
 

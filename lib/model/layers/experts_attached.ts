@@ -64,19 +64,20 @@ export class AttachedExperts {
 
   /** dy: gradient of the unweighted outputs, in row order [N, D]. Leaves dh in place of h. */
   backward(run: Run, dy: Tensor, x: Tensor, rows: ExpertRows): void {
-    const { device, precision } = run;
+    const { device, precision, accumulate } = run;
     const { tokens, offsets } = rows;
     const h = this.hiddenOf(run);
     const [a, da] = [run.at(this.backwardA), run.at(this.da)];
     const { down, gradDown, gradGateUp, trainedDown, trainedGateUp } = this.weights;
     ops.swiglu(device, { h: h.whole, a });
-    if (gradDown) ops.groupedGemmTn(device, { dy, x: a, offsets, dw: gradDown.tensors, groups: trainedDown, precision });
+    if (gradDown) ops.groupedGemmTn(device, { dy, x: a, offsets, dw: gradDown.tensors, groups: trainedDown, accumulate, precision });
     ops.groupedGemmNn(device, { dy, w: down.tensors, offsets, dx: da, precision });
     for (const m of this.attached) m.backward.output(run, dy, x, rows, a, da);
     ops.swigluBackward(device, { h: h.whole, da, dh: h.whole });
     if (gradGateUp) {
       const dw = gradGateUp.tensors;
-      ops.groupedGemmTn(device, { dy: h.whole, x, xRows: tokens, offsets, dw, segments: 2, groups: trainedGateUp, precision });
+      const groups = trainedGateUp;
+      ops.groupedGemmTn(device, { dy: h.whole, x, xRows: tokens, offsets, dw, segments: 2, groups, accumulate, precision });
     }
     for (const m of this.attached) m.backward.hidden(run, h, x, rows);
   }

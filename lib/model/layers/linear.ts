@@ -35,12 +35,12 @@ export class Linear {
     for (const a of this.attached) a.forward(run, x, y);
   }
 
-  /** dW += dyᵀ·x (when it trains), dx (+)= dy·W (when wanted). */
+  /** dW (+)= dyᵀ·x (when it trains), dx (+)= dy·W (when wanted). */
   backward(run: Run, dy: Tensor, x: Tensor, dx: Tensor | null, accumulate = false): void {
     const { device } = run;
     const precision = this.exact ? "f32" : run.precision;
-    if (this.weight.grad) ops.gemm(device, "tn", { a: dy, b: x, c: this.weight.grad, accumulate: true, precision });
-    if (this.bias?.grad) ops.columnSum(device, { x: dy, y: this.bias.grad });
+    if (this.weight.grad) ops.gemm(device, "tn", { a: dy, b: x, c: this.weight.grad, accumulate: run.accumulate, precision });
+    if (this.bias?.grad) ops.columnSum(device, { x: dy, y: this.bias.grad, accumulate: run.accumulate });
     if (dx) ops.gemm(device, "nn", { a: dy, b: this.weight.value, c: dx, accumulate, precision });
     for (const a of this.attached) a.backward(run, dy, x, dx);
   }

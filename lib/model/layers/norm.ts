@@ -37,11 +37,12 @@ export class Norm {
     ops.rmsNorm(run.device, { x, weight: this.weight.value, y, eps: this.eps, zeroCentred: this.zeroCentred });
   }
 
-  /** dx (+)= backward of the norm, where wanted; the weight's gradient += when it trains. dx may be dy. */
+  /** dx (+)= backward of the norm, where wanted; the weight's gradient (+)= when it trains. dx may be dy. */
   backward(run: Run, dy: Tensor, x: Tensor, dx: Tensor | null, accumulate = false): void {
     const { weight, zeroCentred } = this;
     const dweight = weight.grad;
     if (!dx && !dweight) return;
-    ops.rmsNormBackward(run.device, { dy, x, weight: weight.value, rstd: run.at(this.rstd), dx, dweight, accumulate, zeroCentred });
+    const operands = { dy, x, weight: weight.value, rstd: run.at(this.rstd) };
+    ops.rmsNormBackward(run.device, { ...operands, dx, dweight, accumulate, accumulateWeight: run.accumulate, zeroCentred });
   }
 }

@@ -105,6 +105,8 @@ interface NormBackOptions extends NormOptions {
   readonly dx?: boolean;
   readonly dweight?: boolean;
   readonly accumulate?: boolean;
+  /** dweight is written, not added to. */
+  readonly overwrite?: boolean;
   readonly inPlace?: boolean;
 }
 const exactRstd = (forward: Args): HostTensor => {
@@ -123,8 +125,9 @@ export const rmsNormBackward =
       weight: forward.weight as HostTensor,
       rstd,
       dx: o.dx === false ? null : o.inPlace ? { same: "dy" } : wrap(o.accumulate ? r.normal([R, C]) : out([R, C])),
-      dweight: o.dweight === false ? null : r.normal([C]),
+      dweight: o.dweight === false ? null : o.overwrite ? out([C]) : r.normal([C]),
       accumulate: o.accumulate ? 1 : 0,
+      accumulate_weight: o.overwrite ? 0 : 1,
       zero_centred: o.zeroCentred ? 1 : 0,
     };
   };
@@ -169,6 +172,9 @@ export const rmsNormCases: readonly OpCase[] = [
   normBack("zero-centred", 21, 37, { zeroCentred: true }),
   normBack("zero-centred, bf16 weight, into the residual stream", 9, 130, { zeroCentred: true, w: "bf16", accumulate: true }),
   normBack("zero-centred, dx only", 20, 64, { zeroCentred: true, dweight: false }),
+  normBack("dweight overwritten", 21, 37, { overwrite: true, accumulate: true }),
+  normBack("dweight only, overwritten", 700, 64, { overwrite: true, dx: false }),
+  normBack("no rows, dweight overwritten", 0, 5, { overwrite: true }),
   normBack("one row", 1, 5),
   normBack("no rows", 0, 5),
   normBack("many rows", 700, 96),

@@ -64,7 +64,8 @@ const maskRow = rowOf("mask_grad", {
 const sumRow = rowOf("column_sum", {
   expected: (a) => {
     const x = tensor(a, "x");
-    return { y: map(tensor(a, "y"), (y, c) => Array.from({ length: rowsOf(x) }, (_, r) => at(x, r, c)).reduce((s, v) => s + v, y)) };
+    const start = (y: number): number => (a.accumulate === 1 ? y : 0);
+    return { y: map(tensor(a, "y"), (y, c) => Array.from({ length: rowsOf(x) }, (_, r) => at(x, r, c)).reduce((s, v) => s + v, start(y))) };
   },
 });
 const special = [NaN, Infinity, -Infinity, 0, -0, 1, -1, 2, -2, 1e38, 1e-40, 0.5, -0.5, 3, 7, 1e-30, -NaN];
@@ -99,7 +100,8 @@ export const elementwiseCases: readonly OpCase[] = [
     addRow(`${name}, into b`, (r) => ({ a: wrap(r.normal([R, C])), b: { same: "y" }, y: wrap(r.normal([R, C])), alpha: 1 })),
     scaleRow(name, (r) => ({ x: wrap(r.normal([R, C])), factor: -0.7 })),
     clampRow(name, (r) => ({ x: wrap(r.normal([R, C])), y: wrap(out([R, C])), lo: -0.5, hi: 1 })),
-    sumRow(name, (r) => ({ x: wrap(r.normal([R, C])), y: r.normal([C]) }), { k: R }),
+    sumRow(name, (r) => ({ x: wrap(r.normal([R, C])), y: r.normal([C]), accumulate: 1 }), { k: R }),
+    sumRow(`${name}, overwritten`, (r) => ({ x: wrap(r.normal([R, C])), y: out([C]), accumulate: 0 }), { k: R }),
     clampBackRow(name, (r) => ({ x: wrap(r.normal([R, C])), dy: wrap(r.normal([R, C])), dx: wrap(out([R, C])), lo: -0.5, hi: 1 })),
     castRow(`${name}, f32 to bf16`, (r) => ({ x: wrap(r.normal([R, C])), y: wrap(out([R, C], "bf16")) })),
     castRow(`${name}, bf16 to f32`, (r) => ({ x: wrap(r.normal([R, C], 1, "bf16")), y: wrap(out([R, C])) })),
@@ -156,7 +158,7 @@ export const clampBackwardBase = clampBackRow("base", (r) => ({
 }));
 export const fillBase = fillRow("base", () => ({ x: zeros("i32", [3, 5]), value: 2 }));
 export const castBase = castRow("base", (r) => ({ x: r.normal([3, 5]), y: out([3, 5], "bf16") }));
-export const columnSumBase = sumRow("base", (r) => ({ x: r.normal([3, 5]), y: r.normal([5]) }));
+export const columnSumBase = sumRow("base", (r) => ({ x: r.normal([3, 5]), y: r.normal([5]), accumulate: 1 }));
 export const maskGradBase = maskRow("base", (r) => ({ grad: r.normal([3, 2, 5]), keep: [0, 2] }));
 
 // ---- performance ------------------------------------------------------------------------------------------------------

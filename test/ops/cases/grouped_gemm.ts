@@ -75,7 +75,7 @@ function expectedTn(a: Args): Record<string, Float64Array[]> {
   const round = rounded(a);
   const groups = ints(a, "groups");
   const S = number(a, "segments");
-  const dw = list(a, "dw").map((t) => Float64Array.from(t.values));
+  const dw = list(a, "dw").map((t) => (a.accumulate === 1 ? Float64Array.from(t.values) : new Float64Array(t.values.length)));
   eachRow(a, groups, (e, r) => {
     const scale = has(a, "dy_scale") ? tensor(a, "dy_scale").values[r]! : 1;
     const dy = rowOf(a, "dy", "dy_rows", r).map((v) => round(Math.fround(v * scale)));
@@ -178,7 +178,14 @@ export function nn(counts: readonly number[], M: number, K: number, o: Options =
   };
 }
 
-export function tn(counts: readonly number[], M: number, K: number, o: Options & { xGather?: boolean; scale?: boolean } = {}) {
+interface TnOptions extends Options {
+  readonly xGather?: boolean;
+  readonly scale?: boolean;
+  /** dw is written, not added to: what it holds must not show. */
+  readonly overwrite?: boolean;
+}
+
+export function tn(counts: readonly number[], M: number, K: number, o: TnOptions = {}) {
   return (r: Random): Args => {
     const N = counts.reduce((x, y) => x + y, 0);
     const T = Math.max(1, Math.ceil(N / 2));
@@ -192,10 +199,16 @@ export function tn(counts: readonly number[], M: number, K: number, o: Options &
       x: wrap(r.normal([o.xGather ? T : N, o.act ? 2 * K : K])),
       x_rows: o.xGather ? r.ints([N], T) : null,
       offsets: offsetsOf(counts),
-      dw: groups.flatMap(() => Array.from({ length: S }, (_, s) => wrap(r.normal([segmentRows(M, S, s), K])))),
+      dw: groups.flatMap(() =>
+        Array.from({ length: S }, (_, s) => {
+          const shape = [segmentRows(M, S, s), K];
+          return wrap(o.overwrite ? out(shape) : r.normal(shape));
+        }),
+      ),
       groups,
       segments: S,
       x_act: o.act ? 1 : 0,
+      accumulate: o.overwrite ? 0 : 1,
       precision: o.bf16 ? 1 : 0,
     };
   };
@@ -218,13 +231,7 @@ const nnRow = (name: string, c: readonly number[], M: number, K: number, o?: Opt
   k: M * (o?.act ? 4 : 1),
   expected: expectedNn,
 });
-const tnRow = (
-  name: string,
-  c: readonly number[],
-  M: number,
-  K: number,
-  o: Options & { xGather?: boolean; scale?: boolean } = {},
-): OpCase => ({
+const tnRow = (name: string, c: readonly number[], M: number, K: number, o: TnOptions = {}): OpCase => ({
   op: "grouped_gemm_tn",
   name,
   args: tn(c, M, K, o),
@@ -281,7 +288,9 @@ export const groupedGemmCases: readonly OpCase[] = [
 
   ...everyLayout.map((l) => tnRow(`${l}, M 24 K 20`, counts(l), 24, 20)),
   ...everyLayout.map((l) => tnRow(`${l}, both gathered, scaled`, counts(l), 35, 28, { gather: true, xGather: true, scale: true })),
+  ...everyLayout.map((l) => tnRow(`${l}, overwritten`, counts(l), 24, 20, { overwrite: true, xGather: true, segments: 2 })),
   tnRow("unaligned M 37 K 71", counts("uneven tail"), 37, 71),
+  tnRow("unaligned M 37 K 71, strided, overwritten", counts("empty experts"), 37, 71, { overwrite: true, strided: true }),
   tnRow("two trained experts of four, two segments", counts("uneven tail"), 50, 33, { groups: [0, 2], segments: 2 }),
   tnRow("an expert without rows keeps its gradient", counts("empty experts"), 20, 33, { groups: [0, 1] }),
   tnRow("nothing trained", counts("even"), 20, 33, { groups: [] }),
@@ -289,6 +298,7 @@ export const groupedGemmCases: readonly OpCase[] = [
   tnRow("strided views", counts("uneven tail"), 50, 33, { strided: true, segments: 2, xGather: true }),
   tnRow("blocks", counts("many rows"), 130, 160),
   tnRow("experts of several passes, gathered, scaled", [7, 2950, 2870], 5, 9, { gather: true, xGather: true, scale: true }),
+  tnRow("experts of several passes, overwritten", [7, 2950, 0], 5, 9, { overwrite: true }),
   tnRow("an expert of several passes, activation on load, scaled", [2950], 5, 9, { act: true, scale: true }),
   tnRow("activation blocks", counts("many rows"), 128, 96, { act: true, gather: true, scale: true }),
   tnRow("bf16 compute", counts("uneven tail"), 50, 71, { bf16: true }),
@@ -345,6 +355,14 @@ export const groupedGemmTileCases: readonly OpCase[] = [
   tnRow("tiles, gathered, two segments, some experts", tiled, 256, 128, { ...bf16, xGather: true, segments: 2, groups: [0, 1, 4] }),
   tnRow("tiles, activation on load, scaled", tiled, 128, 136, { ...bf16, act: true, gather: true, scale: true, groups: [0, 4] }),
   tnRow("one long expert", [1000], 128, 128, bf16),
+  tnRow("tiles, overwritten", tiled, 136, 200, { ...bf16, overwrite: true }),
+  tnRow("whole tiles, overwritten, two segments, some experts", tiled, 256, 256, {
+    ...bf16,
+    overwrite: true,
+    segments: 2,
+    groups: [0, 1, 4],
+  }),
+  tnRow("whole tiles, two segments, some experts", tiled, 256, 256, { ...bf16, segments: 2, groups: [0, 1, 4] }),
   ...(["dy", "x"] as const).flatMap((name) =>
     [{}, { gather: true }, { xGather: true }].map((o) => frozenInfinities(name, { ...bf16, ...o })),
   ),

@@ -14,7 +14,7 @@ function expectedLoss(a: Args): Record<string, ArrayLike<number>> {
   const round = rounded(a);
   const rowLoss = new Float64Array(labels.length);
   const dx = new Float64Array(labels.length * D);
-  const dw = has(a, "dw") ? Float64Array.from(tensor(a, "dw").values) : null;
+  const dw = has(a, "dw") ? Float64Array.from(tensor(a, "dw").values, (x) => (a.accumulate === 1 ? x : 0)) : null;
   let correct = 0;
   for (let t = 0; t < labels.length; t++) {
     if (labels[t] === -100) continue;
@@ -54,6 +54,8 @@ interface LossOptions {
   readonly correct?: boolean;
   readonly dx?: boolean;
   readonly dw?: boolean;
+  /** dw is written, not added to. */
+  readonly overwrite?: boolean;
   readonly rowLoss?: boolean;
   readonly strided?: boolean;
   readonly bf16?: boolean;
@@ -74,10 +76,11 @@ export function loss(T: number, V: number, D: number, o: LossOptions = {}) {
       correct: o.correct === false ? null : { dtype: "i64", shape: [1], values: [7] },
       row_loss: o.rowLoss === false ? null : out([T]),
       dx: o.dx === false ? null : wrap(out([T, D])),
-      dw: o.dw === false ? null : wrap(r.normal([V, D], 0.1)),
+      dw: o.dw === false ? null : wrap(o.overwrite ? out([V, D]) : r.normal([V, D], 0.1)),
       scale: o.scale === undefined ? null : f64(o.scale),
       grad_scale: o.gradScale ?? 0.25,
       logit_scale: o.logitScale ?? 1,
+      accumulate: o.overwrite ? 0 : 1,
       precision: o.bf16 ? 1 : 0,
     };
   };
@@ -115,12 +118,17 @@ export const lossCases: readonly OpCase[] = [
   lossRow("zero features: all logits equal", 4, 9, 0, { labels: () => i32([0, 8, -100, 1]) }),
   lossRow("several chunks", 900, 90, 12),
   lossRow("wide vocabulary", 12, 5000, 16),
+  lossRow("dw overwritten", 40, 61, 37, { overwrite: true, strided: true, w: "bf16" }),
+  lossRow("several chunks, dw overwritten", 900, 90, 12, { overwrite: true }),
+  lossRow("no row supervised, dw overwritten", 9, 20, 16, { labels: none(9), overwrite: true }),
+  lossRow("no tokens, dw overwritten", 0, 9, 5, { overwrite: true }),
 ];
 /** Rows, vocabularies and features around the tiles of the CUDA kernels; bf16 operands. */
 export const lossTileCases: readonly OpCase[] = [
   lossRow("tiles", 130, 1100, 128, { bf16: true, w: "bf16" }),
   lossRow("tiles, frozen head", 257, 520, 192, { bf16: true, w: "bf16", dw: false, logitScale: 0.5 }),
   lossRow("odd vocabulary", 64, 1025, 64, { bf16: true, w: "bf16" }),
+  lossRow("tiles, dw overwritten", 130, 1100, 128, { bf16: true, w: "bf16", overwrite: true }),
 ];
 export const lossBase: OpCase = {
   op: "linear_cross_entropy",
