@@ -103,7 +103,7 @@ export class DequantisedCheckpoint implements Disposable {
     this.device ??= new Device({ kind: "cpu" });
     const fileOf = (path: string): MappedFile => {
       let file = this.files.get(path);
-      if (!file) this.files.set(path, (file = new MappedFile(path)));
+      if (!file) this.files.set(path, (file = new MappedFile(this.checkpoint.files.get(path)?.reopened ?? path)));
       return file;
     };
     using tensor = this.device.empty("bf16", [end - first, w.shape.at(-1)!]);

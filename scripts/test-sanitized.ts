@@ -28,7 +28,15 @@ showOrStop(name, "cmake", ["--build", out, "--parallel", String(os.availablePara
 const compiler = /^CMAKE_CXX_COMPILER:\w+=(.*)$/m.exec(readFileSync(path.join(out, "CMakeCache.txt"), "utf8"))?.[1] ?? "g++";
 const library = (file: string): string => realpathSync(execFileSync(compiler, [`-print-file-name=${file}`], { encoding: "utf8" }).trim());
 const given = process.argv.slice(2);
-const native = ["test/ops", "test/addon", "test/model", "test/moe_model", "test/package/devices", "test/files/safetensors"];
+const native = [
+  "test/ops",
+  "test/addon",
+  "test/model",
+  "test/moe_model",
+  "test/golden/quantised",
+  "test/package/devices",
+  "test/files/safetensors",
+];
 const chosen = given.some((a) => !a.startsWith("-")) ? given : [...native, ...given];
 showOrStop(name, process.execPath, [path.join("node_modules", "vitest", "vitest.mjs"), "run", ...chosen], {
   ...process.env,

@@ -159,6 +159,21 @@ describe.each<Scheme | "shards">(["fp8", "int8", "shards"])("a base stored as %s
   });
 });
 
+it("a base that was deleted while it is held is still there for its digest", async () => {
+  await cp(at("shards"), at("gone"), { recursive: true });
+  const base = await openCheckpoint(at("gone"));
+  await base.files.hold(base.shards);
+  const digest = async (): Promise<string> => {
+    using source = new DequantisedCheckpoint(base);
+    return await frozenDigest(source, []);
+  };
+  const before = await digest();
+  await rm(at("gone"), { recursive: true });
+  expect(await digest()).toBe(before);
+  await base.files.close();
+  await expect(digest()).rejects.toThrow();
+});
+
 describe("F16", () => {
   it("is computed with as f32, and merged as F16", async () => {
     await cp(at("bf16"), at("f16"), { recursive: true });

@@ -66,6 +66,7 @@ int64_t code_row_bytes(Codes codes, int64_t cols) {
 void PackedWeight::check() const {
   if (matrices < 1 || rows < 1 || cols < 1) refuse(*this, "expected sizes of at least 1");
   if (block_rows < 1 || block_cols < 1 || nested_block < 1) refuse(*this, "expected blocks of at least 1");
+  if (codes >= kQ8_0 && scale != kNone) refuse(*this, "expected no scales beside blocks that hold them");
   const int64_t all_rows = product(*this, matrices, rows), size = product(*this, all_rows, cols);
   int64_t scales, scale_cols = 0;
   if (codes == kTable4) {
@@ -83,7 +84,6 @@ void PackedWeight::check() const {
     scale_cols = ceil_div(cols, block_cols);
     scales = product(*this, product(*this, matrices, ceil_div(rows, block_rows)), scale_cols);
   }
-  if (codes >= kQ8_0 && scale != kNone) refuse(*this, "expected no scales beside blocks that hold them");
   expect(*this, kScales, scales * scale_bytes(scale));
   const bool nested = scale == kNested;
   expect(*this, kNestedScales, nested ? ceil_div(scales, nested_block) * 4 : 0);

@@ -12,7 +12,8 @@ namespace esft {
 namespace {
 constexpr int64_t kTaskValues = 1 << 15;  // of one task: long enough to be worth it, short enough for every thread to get some
 constexpr int64_t kPiece = 1024;  // columns at a time: codes and values stay in the first cache; a multiple of any GGUF block
-constexpr int64_t kTile = 32;  // of a transposed weight
+constexpr int64_t kTile = 64;  // of a transposed weight: rows and columns, whose rows lie kTileRow apart
+constexpr int64_t kTileRow = kTile + 4;  // not in the same lines of the cache
 
 struct E4m3Table {
   float values[256];
@@ -21,6 +22,15 @@ struct E4m3Table {
   }
 };
 const E4m3Table kE4m3Table;
+
+// Codes first .. first + n of bytes that hold two each; pairs has the values of every byte.
+void nibbles(const uint8_t* bytes, int64_t first, int64_t n, const float (*pairs)[2], float* out) {
+  int64_t i = 0;
+  if (first & 1 && n > 0) out[i++] = pairs[bytes[first >> 1]][1];
+  const uint8_t* at = bytes + ((first + i) >> 1);
+  for (; i + 2 <= n; i += 2) memcpy(out + i, pairs[*at++], 2 * sizeof(float));
+  if (i < n) out[i] = pairs[*at][0];
+}
 
 void store(const float* from, int64_t n, Rounding rounding, float* to) {
   switch (rounding) {
@@ -50,7 +60,14 @@ PackedReader::PackedReader(const PackedWeight& weight) : w_(weight) {
   scale_rows_ = ceil_div(w_.rows, w_.block_rows);
   scale_cols_ = ceil_div(w_.cols, w_.block_cols);
   row_bytes_ = code_row_bytes(w_.codes, w_.cols);
-  for (int i = 0; i < 16; i++) table_[i] = w_.codes == kTable4 ? load<float>(w_.parts[kTable].data + 4 * i) : kE2m1Values[i];
+  for (int byte = 0; byte < 256; byte++)
+    for (int half = 0; half < 2; half++) {
+      const bool low = half == (w_.codes == kTable4);  // of bitsandbytes the high nibble is the first
+      const int code = low ? byte & 15 : byte >> 4;
+      pairs_[byte][half] = w_.codes == kTable4 ? load<float>(w_.parts[kTable].data + 4 * code)
+                           : w_.codes == kInt4 ? float(code - 8)
+                                               : kE2m1Values[code];
+    }
   if (w_.parts[kGlobal].size) global_ = load<float>(w_.parts[kGlobal].data);
   if (!w_.parts[kOrder].size) return;
   order_.resize(size_t(w_.cols));
@@ -72,14 +89,7 @@ PackedReader::PackedReader(const PackedWeight& weight) : w_(weight) {
 
 void PackedReader::code_values(int64_t matrix, int64_t row, int64_t begin, int64_t end, float* out) const {
   const uint8_t* codes = w_.parts[kCodes].data;
-  if (w_.codes == kTable4) {
-    const int64_t first = row * w_.cols + begin;
-    for (int64_t i = 0; i < end - begin; i++) {
-      const uint8_t byte = codes[(first + i) >> 1];
-      out[i] = table_[(first + i) & 1 ? byte & 15 : byte >> 4];
-    }
-    return;
-  }
+  if (w_.codes == kTable4) return nibbles(codes, row * w_.cols + begin, end - begin, pairs_, out);
   codes += (matrix * w_.rows + row) * row_bytes_;
   auto each = [&](auto value) {
     for (int64_t c = begin; c < end; c++) out[c - begin] = value(c);
@@ -93,8 +103,8 @@ void PackedReader::code_values(int64_t matrix, int64_t row, int64_t begin, int64
     }
   };
   switch (w_.codes) {
-    case kE2m1: return each([&](int64_t c) { return table_[codes[c >> 1] >> (c & 1) * 4 & 15]; });
-    case kInt4: return each([&](int64_t c) { return float((codes[c >> 1] >> (c & 1) * 4 & 15) - 8); });
+    case kE2m1:
+    case kInt4: return nibbles(codes, begin, end - begin, pairs_, out);
     case kInt8Words: return each([&](int64_t c) { return float(int(codes[c]) - 128); });
     case kInt8: return each([&](int64_t c) { return float(int8_t(codes[c])); });
     case kE4m3: return each([&](int64_t c) { return kE4m3Table.values[codes[c]]; });
@@ -170,8 +180,8 @@ void PackedReader::segment(int64_t matrix, int64_t row, int64_t begin, int64_t e
 
 template <class T>
 void PackedReader::read_block(int64_t first, int64_t count, T* out) const {
-  float values[kPiece];
   if (!w_.transposed) {
+    float values[kPiece];
     for (int64_t r = 0; r < count; r++)
       for (int64_t c = 0; c < w_.cols; c += kPiece) {
         const int64_t end = std::min(w_.cols, c + kPiece);
@@ -180,16 +190,15 @@ void PackedReader::read_block(int64_t first, int64_t count, T* out) const {
       }
     return;
   }
-  static_assert(kTile * kTile <= kPiece, "a tile fits");
-  float column[kTile];
+  float values[kTile * kTileRow], column[kTile];
   for (int64_t at = 0; at < count;) {
     const int64_t matrix = (first + at) / w_.cols, begin = (first + at) % w_.cols;
     const int64_t end = std::min({w_.cols, begin + kTile, begin + count - at});
     for (int64_t row = 0; row < w_.rows; row += kTile) {
       const int64_t n = std::min(kTile, w_.rows - row);
-      for (int64_t r = 0; r < n; r++) segment(matrix, row + r, begin, end, values + r * kTile);
+      for (int64_t r = 0; r < n; r++) segment(matrix, row + r, begin, end, values + r * kTileRow);
       for (int64_t c = begin; c < end; c++) {
-        for (int64_t r = 0; r < n; r++) column[r] = values[r * kTile + c - begin];
+        for (int64_t r = 0; r < n; r++) column[r] = values[r * kTileRow + c - begin];
         store(column, n, w_.rounding, out + (at + c - begin) * w_.rows + row);
       }
     }

@@ -94,7 +94,7 @@ class PackedReader {
   PackedWeight w_;
   std::vector<int32_t> order_;  // empty: columns are in order
   int64_t scale_rows_, scale_cols_, row_bytes_;
-  float table_[16];
+  float pairs_[256][2];  // the two values of a byte of 4-bit codes
   float global_ = 1;
 };
 

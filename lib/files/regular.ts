@@ -66,6 +66,11 @@ export class RegularFile implements AsyncDisposable {
     return Number(this.stamp.size);
   }
 
+  /** A path under which this process can open it again, though it was deleted where the system allows that. */
+  get reopened(): string {
+    return process.platform === "linux" ? `/proc/self/fd/${this.handle.fd}` : this.path;
+  }
+
   /** Of now. */
   async currentStamp(): Promise<FileStamp> {
     return this.handle.stat({ bigint: true });
