@@ -77,7 +77,7 @@ export function loraTargets(spec: ModelSpec, targets: readonly string[]): Parame
 }
 
 const describe = ({ role, shape }: ParameterShape): string =>
-  role === "expert" ? "routed experts" : shape.length === 2 ? `the ${role}` : "vectors";
+  role === "expert" ? "routed experts" : shape.length === 2 ? `the ${role}` : shape.length === 1 ? "vectors" : "convolutions";
 
 /** @throws ConfigError rank or alpha out of range */
 function checkOptions({ rank, alpha }: Pick<LoraOptions, "rank" | "alpha">): void {

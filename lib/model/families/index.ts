@@ -63,6 +63,7 @@ const families: Readonly<Record<string, Family>> = {
 
 /** Models that are more than a text model, and what their text_config may be. */
 const nested: Readonly<Record<string, readonly [string, ...string[]]>> = {
+  mistral3: ["mistral4"],
   qwen3_5_moe: ["qwen3_5_moe_text"],
 };
 

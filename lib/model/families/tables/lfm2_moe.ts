@@ -6,7 +6,7 @@ import type { Family } from "../build.ts";
 import { ropeFromConfig } from "../rope.ts";
 
 export const lfm2Moe: Family = {
-  accepts: {},
+  accepts: { tie_embedding: [true] },
   eps: 1e-5,
   epsKey: "norm_eps",
   tied: true,
