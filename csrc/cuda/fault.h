@@ -46,6 +46,7 @@ enum WaitBarrier : int32_t {
   kBarrierHFull,  // backward of SwiGLU: the tile of h is loaded
   kBarrierHEmpty,  // its place is free again
   kBarrierRowsFull,  // attention: the operands that stay are loaded
+  kBarrierRowsEmpty,  // attention forward: they have been read
   kBarrierKeysFull,  // attention forward: stages of keys and of values
   kBarrierKeysEmpty,
   kBarrierValuesFull,

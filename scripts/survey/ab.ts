@@ -33,6 +33,11 @@ export const flags: readonly Flag[] = [
     cases: [layer("uniform/bf16/fwd"), layer("lognormal0.7/bf16/bwd-esft"), "head/d2048-V102400/bf16/train"],
   },
   {
+    name: "ESFT_CUDA_ATTENTION_FORWARD",
+    values: ["persistent", "tiles"],
+    cases: ["attention/hd192v128-S4096/bf16/fwd", "attention/hd128-S4096/bf16/fwd", "attention/hd64-S4096/bf16/fwd"],
+  },
+  {
     name: "ESFT_CUDA_ATTENTION_BACKWARD",
     values: ["one", "two"],
     cases: ["attention/hd192v128-S4096/bf16/bwd", "attention/hd128-S4096/bf16/bwd", "attention/hd64-S4096/bf16/bwd"],

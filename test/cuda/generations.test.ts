@@ -36,15 +36,17 @@ withCuda("generations of GPUs", () => {
     patience,
   );
 
-  // How many heads take their blocks of keys side by side follows the number of multiprocessors; the order of a sum does not.
+  // How many tiles a CTA takes, and how many heads their blocks of keys side by side, follows the number of multiprocessors; the order of a
+  // sum does not.
   it(
-    "attention backward has the same bits on any number of multiprocessors",
+    "attention has the same bits on any number of multiprocessors",
     (test) => {
       if (!cudaDevice()?.info.emulated) return test.skip("the GPU is what it is");
-      const name = "attention_backward: 64 wide, grouped, documents";
-      const three = runCase(name, {});
-      expect(three).toMatchObject(good);
-      for (const sms of ["1", "132"]) expect(runCase(name, { ESFT_EMU_SMS: sms }), sms).toEqual(three);
+      for (const name of ["attention: 64 wide, grouped, documents", "attention_backward: 64 wide, grouped, documents"]) {
+        const three = runCase(name, {});
+        expect(three).toMatchObject(good);
+        for (const sms of ["1", "132"]) expect(runCase(name, { ESFT_EMU_SMS: sms }), sms).toEqual(three);
+      }
     },
     patience,
   );

@@ -39,6 +39,8 @@ export interface Variant {
   readonly cluster?: "1" | "2";
   /** Passes of Hopper's attention backward. */
   readonly backward?: "one" | "two";
+  /** Hopper's attention forward: a CTA per multiprocessor, or per tile. */
+  readonly forward?: "persistent" | "tiles";
   /** Of the emulation: asynchronous copies land at once, as late as allowed, or at random; a GPU has its own schedule. */
   readonly schedule?: "eager" | "late" | `random:${number}`;
 }
@@ -49,13 +51,14 @@ const open = new Map<string, Device>();
 export function cudaDevice(v: Variant = {}): Device | null {
   if (!cudaLibrary) return null;
   if (cudaLibrary === "ref") return device("ref");
-  const key = `${v.path ?? ""} ${v.cluster ?? ""} ${v.backward ?? ""} ${v.schedule ?? ""}`;
+  const key = `${v.path ?? ""} ${v.cluster ?? ""} ${v.backward ?? ""} ${v.forward ?? ""} ${v.schedule ?? ""}`;
   let d = open.get(key);
   if (!d) {
     const env: Record<string, string | undefined> = {
       ESFT_CUDA_PATH: v.path,
       ESFT_CUDA_CLUSTER: v.cluster,
       ESFT_CUDA_ATTENTION_BACKWARD: v.backward,
+      ESFT_CUDA_ATTENTION_FORWARD: v.forward,
       ESFT_EMU_SCHEDULE: v.schedule,
     };
     const before = Object.fromEntries(Object.keys(env).map((name) => [name, process.env[name]]));
@@ -163,6 +166,9 @@ export function describeCudaCases(stem: string, cases: readonly OpCase[], option
           if (hasClusters(c.op))
             for (const schedule of ["late", "random:11"] as const)
               expectSameBits(`no clusters, ${schedule}`, await run(cuda({ cluster: "1", schedule }), c.op, args), first);
+          if (c.op === "attention")
+            for (const schedule of ["eager", "late", "random:5"] as const)
+              expectSameBits(`a CTA per tile, ${schedule}`, await run(cuda({ forward: "tiles", schedule }), c.op, args), first);
           if (c.op === "attention_backward") {
             const two = await run(cuda({ backward: "two" }), c.op, args);
             expectSameBits("two passes, late", await run(cuda({ backward: "two", schedule: "late" }), c.op, args), two);

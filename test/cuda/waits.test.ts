@@ -11,6 +11,8 @@ const phase = String.raw`\(shared offset \d+, phase of parity 0\)`;
 const full = `full ${phase}: a consumer waits for a stage to be loaded`;
 const empty = `empty ${phase}: the producer waits for a stage to be read`;
 const dqTurn = String.raw`dq_turn \(turn \d+, of which [12] should be over\): the adding thread waits for the key blocks before its own`;
+const keysFull = `keys_full ${phase}: a consumer waits for a stage of keys`;
+const keysEmpty = `keys_empty ${phase}: the producer waits for a stage of keys to be read`;
 const dsFull = String.raw`ds_full \(named barrier 1\): a consumer waits for the dS of the other warpgroup`;
 const dqFull = `dq_full ${phase}: the adding thread waits for a slab of dQ`;
 const rowsFull = `rows_full ${phase}: a consumer waits for the rows of its CTA`;
@@ -19,8 +21,10 @@ const turn = String.raw`turn \(named barrier \d\): a consumer waits for its turn
 const hangs: readonly (readonly [lost: string, name: string, words: string])[] = [
   ["copy:1", "grouped_gemm_nt: tiles", `(${full}|${empty})`],
   ["arrival:1", "grouped_gemm_tn: one long expert", empty],
-  ["copy:1", "attention: ", rowsFull],
-  ["barrier:1", "attention: ", turn],
+  ["copy:1", "attention: ", `(${keysFull}|${keysEmpty})`],
+  ["copy:2", "attention: ", `(${rowsFull}|${keysEmpty})`],
+  ["arrival:1", "attention: ", keysEmpty],
+  ["barrier:1", "attention: ", `(${turn}|${keysEmpty})`],
   ["turn:1", "attention_backward: 128 wide", dqTurn],
   ["barrier:1", "attention_backward: 64 wide, grouped", `(${dsFull}|${empty})`],
   ["copy:1", "attention_backward: 64 wide, grouped", `(${rowsFull}|${dqFull}|${empty})`],

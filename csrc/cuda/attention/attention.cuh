@@ -13,6 +13,7 @@ struct ForwardParams {
   bool negate;   // scale < 0
   bool store_vector;
   TileOrder order;
+  uint32_t* ticket;  // the next tile of persistent CTAs; nullptr: a CTA for each
 };
 
 // The kernels of attention_sm90.cu; false: not for this device or these operands.
@@ -81,6 +82,52 @@ __device__ __forceinline__ void store_output(const ForwardParams& p, unsigned ch
   }
   store_rows<kRows, DV>(tile, r0, 16 * kM, p.layout.T - first_row, 0, p.out + first_row * p.out_ld + int64_t(h) * v_dim, p.out_ld,
                         v_dim, p.store_vector);
+}
+
+// Lane j of four neighbours gets word j of each: a 4 × 4 transpose.
+__device__ __forceinline__ void exchange_in_quad(uint32_t (&w)[4]) {
+  const int lane = int(threadIdx.x);
+#pragma unroll
+  for (int step = 1; step <= 2; step *= 2)
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      if (i & step) continue;
+      uint32_t &low = w[i], &high = w[i | step];
+      const uint32_t got = __shfl_xor_sync(kFullWarp, lane & step ? low : high, step);
+      if (lane & step)
+        low = got;
+      else
+        high = got;
+    }
+}
+// The same for 16 rows straight from the registers: four lanes that share a row exchange what they hold of four chunks of 8 columns, so that
+// each has a whole one.
+template <int DV>
+__device__ __forceinline__ void store_fragments_of_output(const ForwardParams& p, int first_row, int h,
+                                                          const float (&out)[DV / 8][4], const float (&top)[2],
+                                                          const float (&sum)[2]) {
+  const int lane = int(threadIdx.x) % 32, part = lane % 4;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int row = first_row + lane / 4 + 8 * half;
+    const float factor = finish_row(p, row, h, top[half], sum[half]);
+    bf16* const to = p.out + row * p.out_ld + int64_t(h) * DV + part * 8;
+#pragma unroll
+    for (int c = 0; c < DV / 32; c++) {
+      Vec16 v;
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        v.w[i] = ptx::pack_bf16x2(out[4 * c + i][2 * half] * factor, out[4 * c + i][2 * half + 1] * factor);
+      exchange_in_quad(v.w);
+      if (row >= p.layout.T) continue;
+      if (p.store_vector) {
+        store16(to + 32 * c, v);
+      } else {
+#pragma unroll
+        for (int j = 0; j < 8; j++) to[32 * c + j] = bf16{uint16_t(v.w[j / 2] >> (16 * (j & 1)))};
+      }
+    }
+  }
 }
 
 }  // namespace esft::cuda::attention

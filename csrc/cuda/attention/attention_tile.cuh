@@ -48,7 +48,7 @@ struct Layout {
 // Which tile of which head a CTA takes: heads in chunks whose operands stay in L2 together; inside a chunk tile by tile over its heads.
 struct TileOrder {
   int tiles, heads, chunk;
-  unsigned blocks() const { return unsigned(tiles) * unsigned(heads); }
+  __host__ __device__ unsigned blocks() const { return unsigned(tiles) * unsigned(heads); }
 };
 struct TileOfHead {
   int tile, head;

@@ -20,6 +20,7 @@ class Context {
   bool hopper = false;         // wgmma and TMA kernels may run (sm_90a); otherwise the mma.sync kernels do
   bool hopper_only = false;    // tests: a call that would take another kernel is refused
   int cluster = 2;             // CTAs of a cluster of the wgmma products: 2 that share the loads of weights, or 1
+  bool attention_persistent = true;  // Hopper's attention forward: a CTA per multiprocessor draws tiles, or one per tile
   bool attention_one_pass = true;  // Hopper's attention backward in one pass, or in two
   size_t shared_limit = 0;     // dynamic shared memory of one CTA, bytes (opt-in maximum)
   FaultRecord* faults = nullptr;  // page-locked host memory that kernels reach; the host looks after a wait

@@ -88,6 +88,10 @@ CudaDevice::CudaDevice(int index) {
   if (clusters && *clusters && strcmp(clusters, "1") != 0 && strcmp(clusters, "2") != 0)
     fail("open", "ESFT_CUDA_CLUSTER", "1 or 2", clusters);
   cluster = clusters && *clusters == '1' ? 1 : 2;
+  const char* forward = getenv("ESFT_CUDA_ATTENTION_FORWARD");
+  if (forward && *forward && strcmp(forward, "persistent") != 0 && strcmp(forward, "tiles") != 0)
+    fail("open", "ESFT_CUDA_ATTENTION_FORWARD", "\"persistent\" or \"tiles\"", forward);
+  attention_persistent = !(forward && *forward == 't');
   const char* backward = getenv("ESFT_CUDA_ATTENTION_BACKWARD");
   if (backward && *backward && strcmp(backward, "one") != 0 && strcmp(backward, "two") != 0)
     fail("open", "ESFT_CUDA_ATTENTION_BACKWARD", "\"one\" or \"two\"", backward);
