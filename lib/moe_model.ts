@@ -16,7 +16,6 @@ import type { LongTask } from "./task.ts";
 import { OneAtATime, throwIfAborted } from "./task.ts";
 import { decodeFloats } from "./files/floats.ts";
 import { openCheckpoint } from "./files/checkpoint.ts";
-import { shown } from "./files/fault.ts";
 import type { Checkpoint } from "./files/checkpoint.ts";
 import { dataArgument, encodeSource, fileOf } from "./data/source.ts";
 import type { DataSource, EncodedSource } from "./data/source.ts";
@@ -34,13 +33,12 @@ import { decodedBytes } from "./model/weights/resident.ts";
 import type { ModelSpec } from "./model/spec.ts";
 import { defaultPrecision, requirePrecision, Transformer } from "./model/transformer.ts";
 import type { Precision } from "./ops.ts";
-import type { Dequantise } from "./quantised.ts";
 import type { Device, Tensor } from "./tensor.ts";
 import { requireRoomForExamples, requireRoomForWeights } from "./train/available_memory.ts";
 import { evaluateRows } from "./train/evaluate.ts";
 import type { Evaluation } from "./train/evaluate.ts";
 import { dataSchema, machineSchema, parseOptions } from "./options.ts";
-import type { DataInput, DataOptions } from "./options.ts";
+import type { DataInput, DataOptions, Dequantise } from "./options.ts";
 import { CheckedRequest } from "./train/request.ts";
 import type { RunControl, TrainRequest } from "./train/request.ts";
 import { TrainingRun } from "./train/run.ts";
@@ -114,11 +112,7 @@ export class MoeModel implements TrainSession {
     const path = resolve(pathArgument(dir, "fromPretrained: dir"));
     const options = optionsArgument(asked, "fromPretrained: options");
     const { device: where = "auto", precision, threads, dequantise = "exact" } = options;
-    if (dequantise !== "exact" && dequantise !== "bf16")
-      throw new ConfigError(`fromPretrained: options.dequantise: expected "exact" or "bf16", found ${shown(dequantise)}`, {
-        where: { key: "dequantise" },
-      });
-    parseOptions(machineSchema.pick({ precision: true }), { precision }, "");
+    parseOptions(machineSchema.pick({ precision: true, dequantise: true }), { precision, dequantise }, "");
     const checkpoint = await openCheckpoint(path);
     const spec = checkpointSpec(checkpoint);
     await checkpoint.files.hold(checkpoint.shards);

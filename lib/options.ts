@@ -81,6 +81,13 @@ export const trainSchema = z.strictObject({
 export const deviceSchema = z.enum(["auto", "cpu", "cuda"]).or(z.templateLiteral(["cuda:", z.int().min(0)]));
 
 /** Where and how to compute. */
+const dequantiseSchema = z.enum(["exact", "bf16"]);
+/**
+ * What weights that are quantised on disk are in memory: "exact", what the format's library makes of them, bit for bit (f32 where bf16
+ * would round), or "bf16", what merging writes.
+ */
+export type Dequantise = z.output<typeof dequantiseSchema>;
+
 export const machineSchema = z.strictObject({
   device: deviceSchema.default("auto").describe("where to compute: auto is a GPU that can be used, else the CPU; cuda:N is GPU N"),
   threads: z.int().min(1).optional().describe("worker threads (default, and most: all processors); results do not depend on it"),
@@ -88,6 +95,9 @@ export const machineSchema = z.strictObject({
     .enum(["f32", "bf16"])
     .optional()
     .describe("operands of the matrix products (default: f32 on the CPU, bf16 on CUDA; bf16 on the CPU needs AVX512-BF16)"),
+  dequantise: dequantiseSchema
+    .optional()
+    .describe("weights that are quantised on disk, in memory: exact (default; f32 where bf16 would round) or bf16, as merge writes them"),
 });
 
 export type TrainOptions = z.output<typeof trainSchema>;

@@ -9,14 +9,9 @@ import { layoutFault } from "./files/fault.ts";
 import type { Packed, WeightInfo } from "./files/quantised/packed.ts";
 import { matrixShape, plainParts } from "./files/quantised/packed.ts";
 import { tensorBytes } from "./files/safetensors.ts";
+import type { Dequantise } from "./options.ts";
 import { bytesOf, Device, MappedFile } from "./tensor.ts";
 import type { DType, MappedWeight } from "./tensor.ts";
-
-/**
- * What weights that are quantised on disk are in memory: "exact", what the format's library makes of them, bit for bit (f32 where bf16
- * would round), or "bf16", what merging writes.
- */
-export type Dequantise = "exact" | "bf16";
 
 /** How a weight has to be decoded; null: its bytes are its values. F16 is, for nothing computes with it. */
 export function packedOf(w: WeightInfo): Packed | null {

@@ -197,11 +197,11 @@ describe("F16", () => {
 describe("refusals", () => {
   it("memory is asked for before it is taken", async () => {
     await requireRoomForWeights("base", 0, "exact");
-    await expect(requireRoomForWeights("base", 1e18, "exact")).rejects.toThrow(/^base: the weights are stored quantised .* need 909494\.7 TiB of memory when they are decoded, .* are available. Fixes: the option dequantise "bf16"/); // prettier-ignore
+    await expect(requireRoomForWeights("base", 1e18, "exact")).rejects.toThrow(/^base: the weights are stored quantised .* need 909494\.7 TiB of memory when they are decoded, .* are available. Fixes: dequantise bf16 \(--dequantise bf16\)/); // prettier-ignore
     await expect(requireRoomForWeights("base", 1e18, "bf16")).rejects.toMatchObject({ code: "ERR_MEMORY" });
   });
   it("an unknown choice", async () => {
-    await expect(MoeModel.fromPretrained(at("fp8"), { ...load, dequantise: "f16" as "bf16" })).rejects.toThrow(/options.dequantise: expected "exact" or "bf16", found "f16"/);
+    await expect(MoeModel.fromPretrained(at("fp8"), { ...load, dequantise: "f16" as "bf16" })).rejects.toThrow(/dequantise: expected "exact" or "bf16", found "f16"/);
   }); // prettier-ignore
   it("scales that are not there", async () => {
     await cp(at("fp8"), at("broken"), { recursive: true });

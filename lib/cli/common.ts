@@ -45,6 +45,12 @@ export function machineOptions<Args extends unknown[], Opts extends OptionValues
         "f32",
         "bf16",
       ] as const),
+    )
+    .addOption(
+      new Option("--dequantise <kind>", "weights that are quantised on disk, in memory (default: exact)").choices([
+        "exact",
+        "bf16",
+      ] as const),
     );
 }
 function deviceName(text: string): DeviceName {
@@ -80,9 +86,9 @@ export async function announcePipe(file: string, terminal: Terminal, readOnce = 
 }
 
 /** Opens a model and says where it computes. */
-export async function openModel(dir: string, { device, threads, precision }: MachineOptions, terminal: Terminal) {
+export async function openModel(dir: string, { device, threads, precision, dequantise }: MachineOptions, terminal: Terminal) {
   const { MoeModel } = await import("../moe_model.ts");
-  const options = { device, threads, precision, signal: terminal.signal, onProgress: byteProgress(terminal) };
+  const options = { device, threads, precision, dequantise, signal: terminal.signal, onProgress: byteProgress(terminal) };
   const model = await MoeModel.fromPretrained(dir, options);
   terminal.note(deviceLine(model, device));
   return model;

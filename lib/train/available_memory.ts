@@ -4,6 +4,7 @@ import { readFile } from "node:fs/promises";
 import { freemem } from "node:os";
 import { dirname, join } from "node:path";
 import { MemoryError } from "../errors.ts";
+import type { Dequantise } from "../options.ts";
 import type { Device } from "../tensor.ts";
 import { size } from "./memory_plan.ts";
 
@@ -70,11 +71,11 @@ export async function requireRoomForExamples(bytes: number): Promise<void> {
 }
 
 /** Weights that have to be decoded when they are loaded are refused before memory is taken for them. @throws MemoryError */
-export async function requireRoomForWeights(dir: string, bytes: number, dequantise: "exact" | "bf16"): Promise<void> {
+export async function requireRoomForWeights(dir: string, bytes: number, dequantise: Dequantise): Promise<void> {
   if (bytes === 0) return;
   const available = await availableMemory();
   if (bytes <= available) return;
-  const smaller = dequantise === "exact" ? 'the option dequantise "bf16", where they become f32; ' : "";
+  const smaller = dequantise === "exact" ? "dequantise bf16 (--dequantise bf16) where they become f32; " : "";
   throw new MemoryError(
     `${dir}: the weights are stored quantised (or as F16) and need ${size(bytes)} of memory when they are decoded, ${size(available)} are available. ` +
       `Fixes: ${smaller}a machine (or a memory limit of its container) with more memory, or a GPU`,

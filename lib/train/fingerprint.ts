@@ -20,12 +20,17 @@ export interface RunParts {
   readonly trainable: TrainableSpec;
   readonly heldOut: Examples | null;
   readonly model: Pick<Transformer, "precision">;
+  /** Weights that are quantised on disk were rounded to bf16. */
+  readonly roundedBase?: boolean;
 }
 type Facts = RunState["facts"];
 export type Extension = RunState["extensions"][number];
 
 /** With a constant schedule the number of steps is no fact: a resumed run may do more. */
-export function runFacts({ options, base, trainable, heldOut, model }: RunParts, stream: Pick<BatchStream, "fingerprint">): Facts {
+export function runFacts(
+  { options, base, trainable, heldOut, model, roundedBase }: RunParts,
+  stream: Pick<BatchStream, "fingerprint">,
+): Facts {
   const { steps, saveEvery: _, data, ...rest } = options;
   const { template, ...reading } = data;
   return JSON.parse(
@@ -41,6 +46,7 @@ export function runFacts({ options, base, trainable, heldOut, model }: RunParts,
       heldOutRows: heldOut?.fingerprint() ?? null,
       base,
       precision: model.precision,
+      ...(roundedBase ? { dequantise: "bf16" } : {}),
     }),
   ) as Facts;
 }

@@ -174,8 +174,8 @@ export class CheckedRequest {
 
   /** @throws ConfigError the first fault, with its key; `from` names the file */
   static parseJob(job: Plain, from: string, control: RunControl): Job {
-    const { model, device, threads, precision, ...request } = parseOptions(jobSchema, complete(job, from), from);
-    return { model, device, threads, precision, request: new CheckedRequest(request, control) };
+    const { model, device, threads, precision, dequantise, ...request } = parseOptions(jobSchema, complete(job, from), from);
+    return { model, device, threads, precision, dequantise, request: new CheckedRequest(request, control) };
   }
 }
 
@@ -216,6 +216,7 @@ export async function keepRequest(session: TrainSession, request: CheckedRequest
     outDir: ".",
     ...(backend === "ref" ? {} : { device: backend }), // a resumed run computes where it began
     precision: session.transformer.precision,
+    ...(session.params.roundedBase ? { dequantise: "bf16" } : {}),
   };
   const experts = trainable.experts && formatJson(trainable.experts.toJSON());
   const text = sealedJson({ ...kept, ...(experts === null ? {} : { expertsSha256: sha256(experts) }) });

@@ -125,6 +125,7 @@ async function carryOut(
       options,
       outDir,
       base: identity.contents ?? identity.fingerprint,
+      roundedBase: session.params.roundedBase,
       signal: task.signal,
       emit: (event) => {
         if (event.type === "start" && resuming) (kept = keep()).catch(() => undefined);

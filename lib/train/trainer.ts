@@ -37,6 +37,8 @@ export interface TrainerInit {
   readonly outDir: string;
   /** Identity of the base model, for the run fingerprint. */
   readonly base: string;
+  /** Weights that are quantised on disk were rounded to bf16: another run than without. */
+  readonly roundedBase?: boolean;
   readonly padId: number;
   /** Of the memory plan, to be told. */
   readonly hostBytes: number;

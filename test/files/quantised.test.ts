@@ -77,6 +77,17 @@ describe("weights are found by the tensors that are there", () => {
     expect([...weights.keys()]).toEqual([...file.tensors.keys()]);
   });
 
+  it("scales of a cache are left out where config.json has some", async () => {
+    const add: Change = (tensors) => {
+      const [scale] = ending(tensors, "q_proj.weight_scale");
+      const name = scale!.name.replace("q_proj.weight_scale", "k_scale");
+      tensors.set(name, { ...scale!, name });
+    };
+    const both: Change = (tensors, c) => (add(tensors, c), void (c["kv_cache_scheme"] = { num_bits: 8 }));
+    const scales = async (change: Change): Promise<number> => [...(await find("ct-fp8-channel-f32", change)).keys()].filter((n) => n.endsWith("k_scale")).length; // prettier-ignore
+    expect([await scales(add), await scales(both)]).toEqual([1, 0]);
+  });
+
   it("of a text model inside another, too", async () => {
     const file = await openSafetensors(`${root}/fp8-per-tensor.safetensors`);
     const tensors = new Map([...file.tensors].filter(([t]) => !t.startsWith("expected.")));

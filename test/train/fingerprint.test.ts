@@ -104,6 +104,7 @@ it("names what differs, and takes what decides no result", () => {
     ["method.rank", { trainable: { ...tiny.trainable, options: { rank: 4 } } }],
     ["experts", { trainable: { ...tiny.trainable, experts: new ExpertSet({ layers: [[1, { ranked: [2] }]] }) } }],
     ["precision", { model: { precision: "bf16" } }],
+    ["dequantise", { roundedBase: true }],
     ["seed", { options: trainOptions({ seed: 2 }) }],
     ["evalEvery", { options: trainOptions({ evalEvery: 7 }) }],
     ["optimizer.lr", { options: trainOptions({ optimizer: { lr: 0.02 } }) }],

@@ -23,7 +23,12 @@ const set = new ExpertSet({ layers: [[1, { ranked: [3, 0] }]], rule: { p: 0.5 } 
 const esft = { type: "esft", options: {}, experts: set } as unknown as TrainableSpec;
 const lora = { type: "lora", options: { rank: 4, targets: ["linear"] }, experts: null } as unknown as TrainableSpec;
 const session = (backend = "cpu"): TrainSession =>
-  ({ dir: "/models/tiny", device: { info: { backend } }, transformer: { precision: "bf16" } }) as unknown as TrainSession;
+  ({
+    dir: "/models/tiny",
+    device: { info: { backend } },
+    transformer: { precision: "bf16" },
+    params: { roundedBase: false },
+  }) as unknown as TrainSession;
 
 /** A run directory with what was asked for. */
 async function kept(more: object = {}, trainable = esft, backend?: string, outDir = mkdtempSync(join(root, "r"))): Promise<string> {

@@ -27,7 +27,9 @@ const FORMATS = [
   "mxfp4-pack-quantized",
   "mixed-precision",
 ];
-/** Scales of activations and of the cache: they say nothing of the weights. */
+/** Of keys and values in a cache, where kv_cache_scheme has some. */
+const CACHE = /\.[qkv]_(?:scale|zero_point)$/;
+/** Scales of activations say nothing of the weights. */
 const BESIDE = ["input_scale", "input_zero_point", "input_global_scale", "output_scale", "output_zero_point"];
 
 const size = z.int().min(1);
@@ -98,7 +100,9 @@ export function findCompressed(
   notes: ReadonlyMap<string, Uint8Array>,
 ): void {
   const schemes = schemesOf(find.source, config);
+  const hasCache = (config["kv_cache_scheme"] ?? null) !== null;
   for (const t of find.tensors.values()) {
+    if (hasCache && CACHE.test(t.name)) find.leaveOut(t);
     const at = t.name.endsWith(PACKED) ? t.name.slice(0, -PACKED.length) : null;
     if (at !== null && t.dtype === "I32") addWords(find, schemes, t, at, notes);
     else if (at !== null) addFp4(find, t, at);

@@ -108,6 +108,11 @@ export class WeightFinder {
     throw this.fault(t, `expected ${dtypes.join(", ")}${shape}, found ${shownType(t)}`);
   }
 
+  /** A tensor that says nothing of any weight. */
+  leaveOut(t: TensorInfo): void {
+    this.claimed.set(t.name, "");
+  }
+
   add({ name, shape, parts, beside = [], codeBytes, layout }: Found): void {
     const { codes } = parts;
     if (!codes) return;

@@ -13,7 +13,7 @@ import { firstNonFinite } from "../../files/floats.ts";
 import type { TensorSlice } from "../../files/slice.ts";
 import { sliceKey } from "../../files/slice.ts";
 import * as ops from "../../ops.ts";
-import type { Dequantise } from "../../quantised.ts";
+import type { Dequantise } from "../../options.ts";
 import type { Device, Tensor } from "../../tensor.ts";
 import type { ModelSpec } from "../spec.ts";
 import type { AttachedSpec, ParameterSource } from "./parameter.ts";
@@ -32,12 +32,17 @@ export class Parameters implements ParameterSource {
   private readonly replaced = new Set<BaseParameter>();
   /** Changes whenever another set of parameters trains or is attached. */
   epoch = 0;
+  /** Weights that are quantised on disk were rounded to bf16 (option dequantise), and would be f32. */
+  readonly roundedBase: boolean;
   state: TrainingState | null = null;
 
   private constructor(device: Device, byKey: Map<string, BaseParameter>, weights: Weights) {
     this.device = device;
     this.byKey = byKey;
     this.weights = weights;
+    this.roundedBase = [...byKey.values()].some(
+      ({ weight: { packed } }) => packed?.dequantise === "bf16" && packed.of.packed?.held === "F32",
+    );
   }
 
   /**

@@ -16,7 +16,7 @@ import type { TensorSlice } from "../../files/slice.ts";
 import { placeSlice, sliceKey } from "../../files/slice.ts";
 import * as ops from "../../ops.ts";
 import { mappedWeight, memoryDtype, packedOf } from "../../quantised.ts";
-import type { Dequantise } from "../../quantised.ts";
+import type { Dequantise } from "../../options.ts";
 import { bytesOf, MappedFile } from "../../tensor.ts";
 import type { Device, DType, Tensor } from "../../tensor.ts";
 import type { ModelSpec, ParameterPlace } from "../spec.ts";
@@ -71,8 +71,8 @@ export function locateWeights(
     }
     if (info.dtype !== "F32" && info.dtype !== "BF16")
       return fail(
-        `${path}: tensor "${ref.name}" must be F32, BF16 or F16, found ${info.dtype}, and config.json has no quantization_config that says ` +
-          "how it is to be read; convert the checkpoint to bf16 first",
+        `${path}: tensor "${ref.name}" must be F32, BF16 or F16, or quantised as quantization_config of config.json says, found ` +
+          `${info.dtype}; convert the checkpoint to bf16 first`,
         path,
       );
     const stored: DType = info.dtype === "F32" ? "f32" : "bf16";

@@ -68,7 +68,10 @@ describe("where weights lie", () => {
     const info = checkpoint.weights.get(Q)!;
     for (const [change, message] of [
       [null, /: tensor ".*q_proj.weight" is missing; a olmoe checkpoint with 2 layers must have it \(found \d+ tensors\)/],
-      [{ ...info, dtype: "I8" as const }, /must be F32, BF16 or F16, found I8, and config.json has no quantization_config/],
+      [
+        { ...info, dtype: "I8" as const },
+        /must be F32, BF16 or F16, or quantised as quantization_config of config.json says, found I8; convert/,
+      ],
       [{ ...info, shape: [20, 80] }, /expected shape \[40, 40\], found \[20, 80\]/],
     ] as const) {
       const weights = new Map(checkpoint.weights);
