@@ -9,7 +9,15 @@ import path from "node:path";
 import { ensureDisassembler, ensureNvcc } from "./cuda-toolkit.ts";
 import { type Exception, findFaults, type KernelRow, parsePtxasLog } from "./ptxas-log.ts";
 import { capture, Checks, root, show, typescript } from "./run.ts";
-import { findFragmentFaults, launchRegisterFaults, parseSass, type SassFunction, usesSetmaxnreg } from "./sass.ts";
+import {
+  earlyStartFaults,
+  findFragmentFaults,
+  launchRegisterFaults,
+  parseSass,
+  type SassFunction,
+  startsEarly,
+  usesSetmaxnreg,
+} from "./sass.ts";
 
 const library = path.join(root, "build", "Release", "libesft_cuda.so");
 const checks = new Checks("cuda");
@@ -94,17 +102,17 @@ function table(rows: readonly Row[]): string {
 }
 
 /** What cuobjdump says of an object. */
-function inspect(option: string, object: string): string {
+function inspect(object: string, ...options: string[]): string {
   const folder = ensureDisassembler(ensureNvcc());
   const env = { ...process.env, PATH: `${folder}${path.delimiter}${process.env["PATH"] ?? ""}` };
-  const { ok, stdout, why } = capture(path.join(folder, "cuobjdump"), [option, object], { env });
-  if (!ok) throw new Error(`cuobjdump ${option} of ${path.relative(root, object)}: ${why}`);
+  const { ok, stdout, why } = capture(path.join(folder, "cuobjdump"), [...options, object], { env });
+  if (!ok) throw new Error(`cuobjdump ${options.join(" ")} of ${path.relative(root, object)}: ${why}`);
   return stdout;
 }
 
-/** Machine code of the kernels of wgmma and TMA. */
-const disassemble = (): SassFunction[] =>
-  sources("CUDA_SM90").flatMap((source) => parseSass(inspect("-sass", objectOf("esft_cuda_sm90", source))));
+/** Machine code of kernels as a GPU of sm_90 runs them. */
+const disassemble = (target: string, list: string): SassFunction[] =>
+  sources(list).flatMap((source) => parseSass(inspect(objectOf(target, source), "-sass", "-arch", "sm_90a")));
 
 /** PTX, which a GPU newer than sm_90 compiles: of compute_80 in every object with kernels for any GPU, and nowhere else. */
 function checkPtx(rows: readonly Row[]): void {
@@ -116,7 +124,7 @@ function checkPtx(rows: readonly Row[]): void {
     ["esft_cuda_sm90", "CUDA_SM90"],
   ] as const)
     for (const source of sources(list).filter((name) => withKernels.has(name))) {
-      const found = [...inspect("-lptx", objectOf(target, source)).matchAll(/\.(sm_\w+)\.ptx/g)].map(([, arch]) => arch);
+      const found = [...inspect(objectOf(target, source), "-lptx").matchAll(/\.(sm_\w+)\.ptx/g)].map(([, arch]) => arch);
       const wanted = list === "CUDA_PORTABLE" ? "sm_80" : "";
       if (found.join() !== wanted) faults.push(`${source}: PTX for ${found.join() || "nothing"}, wanted ${wanted || "none"}`);
       else if (wanted) count++;
@@ -126,7 +134,7 @@ function checkPtx(rows: readonly Row[]): void {
 
 /** The gates on machine code. Each must find what it looks at: a gate that sees nothing passes everything. */
 function checkSass(rows: readonly Row[]): void {
-  const functions = disassemble();
+  const functions = disassemble("esft_cuda_sm90", "CUDA_SM90");
   const found = functions.map((f) => ({ name: f.name, ...findFragmentFaults(f) }));
   const products = found.reduce((sum, f) => sum + f.products, 0);
   const unseen = ["forward_wgmma", "backward_wgmma"].filter((kernel) => !found.some((f) => f.name.includes(kernel) && f.products > 0));
@@ -150,6 +158,16 @@ function checkSass(rows: readonly Row[]): void {
       ...still.map((kernel) => `${kernel}: does not use setmaxnreg`),
     ],
     `${sharing.length} kernels`,
+  );
+  const early = [...functions, ...disassemble("esft_cuda_portable", "CUDA_PORTABLE")].filter(startsEarly);
+  const absent = ["grouped_kernel", "rms_norm", "combine_rows"].filter((kernel) => !early.some((f) => f.name.includes(kernel)));
+  checks.none(
+    "kernels that may begin early touch no memory before their wait",
+    [
+      ...early.flatMap((f) => earlyStartFaults(f).map((fault) => `${f.name}: ${fault}`)),
+      ...absent.map((kernel) => `${kernel}: does not begin early`),
+    ],
+    `${early.length} kernels`,
   );
 }
 

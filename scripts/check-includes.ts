@@ -35,7 +35,7 @@ export const rooms: readonly Room[] = [
   { at: "emu/test", uses: ["core", "emu", "cuda", "cuda/host", "cuda/gemm"] },
 
   { at: "cuda", uses: [...contracts, "emu"], order: ["fault.h", "bounded_wait.cuh", "ptx_wgmma.cuh", "ptx.cuh", "types.cuh", "activation.cuh", "reduce.cuh", "fault.cuh"] },
-  { at: "cuda/host", uses: [...contracts, "emu", "cuda"], order: ["allocator.h", "tensor_map.h", "context.h", "launch.h", "device.h"] },
+  { at: "cuda/host", uses: [...contracts, "emu", "cuda"], order: ["allocator.h", "tensor_map.h", "context.h", "early_start.cuh", "launch.h", "device.h"] },
   { at: "cuda/rows", uses: [...contracts, "cuda", "cuda/host"],
     order: ["rows.cuh", "map.cuh", "index_check.cuh", "column_sum.cuh", "supervised_rows.cuh", "rms_norm.cuh", "topk_route.cuh"] },
   { at: "cuda/attention", uses: [...contracts, "cuda", "cuda/host", "cuda/rows"],

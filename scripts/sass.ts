@@ -1,6 +1,7 @@
 // Reads machine code as `cuobjdump -sass` prints it, and looks at products that take A from registers (wgmma_rs): between the fence
 // before such a product and the wait after it nothing may write those registers. ptxas does not refuse code that does; its results
-// are undefined. Pure; scripts/check-cuda.ts feeds it.
+// are undefined. Also at kernels that may begin before the one before them has ended: nothing of global memory before their wait.
+// Pure; scripts/check-cuda.ts feeds it.
 //
 // In SASS the fence is WARPGROUP.ARRIVE, a product HGMMA (the last of a committed group carries gsb0), and the wait
 // WARPGROUP.DEPBAR.LE gsb0, N: at most the N newest groups are still under way.
@@ -170,4 +171,30 @@ export function launchRegisterFaults(
     if (row.registers === launchRegisters) return [];
     return [`${row.label}: starts with ${row.registers} registers, setmaxnreg is planned for ${launchRegisters}`];
   });
+}
+
+/** Takes an EarlyStart (csrc/cuda/host/early_start.cuh), as its mangled name tells. */
+export const startsEarly = ({ name }: SassFunction): boolean => name.includes("EarlyStart");
+
+/** What such a kernel does on a way to its wait (ACQBULK) that belongs behind it: a line each. */
+export function earlyStartFaults(f: SassFunction): string[] {
+  const all = f.instructions;
+  const after = flow(all);
+  const faults = new Set<string>();
+  const seen = new Set<number>();
+  for (const stack = [0]; stack.length > 0;) {
+    const i = stack.pop() ?? 0;
+    const instruction = all[i];
+    if (!instruction || seen.has(i)) continue;
+    seen.add(i);
+    const { opcode, text, address, guarded } = instruction;
+    if (opcode === "ACQBULK" && !guarded) continue;
+    const place = `"${text.trim()}" at 0x${address.toString(16)}`;
+    if (/^(LDG|STG|LD|ST|LDGSTS|ATOM|ATOMG|RED|REDG|UTMALDG|UTMASTG|UTMAREDG|UBLKCP|UBLKRED)\b/.test(opcode))
+      faults.add(`${place} comes before the wait for the kernels before`);
+    if (/^EXIT\b/.test(opcode)) faults.add(`${place} ends a thread that has not waited`);
+    if (/^(CALL|BRX|JMP)\b/.test(opcode)) faults.add(`${place} leaves the function before the wait`);
+    stack.push(...(after[i] ?? []));
+  }
+  return [...faults];
 }

@@ -64,6 +64,21 @@ __device__ __forceinline__ void mbar_wait(uint64_t* bar, uint32_t parity, WaitSi
 }
 #endif
 
+// ---- programmatic dependent launch (host/early_start.cuh) ----------------------------------------------------------------------
+
+// Waits until the kernels before this one in the stream have ended and all that they wrote can be seen.
+__device__ __forceinline__ void dependency_wait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// Once each CTA of this kernel is past here, or has ended, the next kernel may begin.
+__device__ __forceinline__ void launch_dependents() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // ---- copy engine (TMA) --------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ void tma_prefetch_map(const CUtensorMap* map) {

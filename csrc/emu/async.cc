@@ -43,6 +43,7 @@ void cp_async_16(void* dst, const void* src, bool valid) {
   check_shared(dst, 16, 16, "cp.async");
   if (reinterpret_cast<uintptr_t>(src) % 16 != 0) fail("cp.async: source %p is not 16-byte aligned", src);
   if (valid) check_device(src, 16, "cp.async");
+  if (valid) check_dependency("cp.async");
   Thread* t = self();
   const Copy copy{static_cast<unsigned char*>(dst), valid ? static_cast<const unsigned char*>(src) : nullptr};
   if (mode == Mode::kEager || (mode == Mode::kRandom && t->copies.empty() && chance(50))) {
@@ -131,6 +132,7 @@ static void land_tma(const Pending& p) {
 // z: of a map of rank 3, whose boxes are of one matrix.
 static void tma_load(uint32_t rank, void* dst, const CUtensorMap* map, uint64_t* bar, int32_t x, int32_t y, int32_t z,
                      uint32_t ctas) {
+  check_dependency("TMA load");
   require_sm90("TMA load");
   const TensorMap m = decode_map(map);
   if (m.rank != rank) fail("TMA load: a %u-d load through a map of rank %u", rank, m.rank);

@@ -31,6 +31,7 @@ void bulk_copy(void* dst, const void* src, uint32_t bytes, bool add) {
   if (bytes == 0 || bytes % 16 != 0) fail("%s of %u bytes, a multiple of 16 needed", what, bytes);
   if (reinterpret_cast<uintptr_t>(dst) % 16 != 0) fail("%s: destination %p is not 16-byte aligned", what, dst);
   check_device(dst, bytes, what);
+  check_dependency("a bulk copy");
   Thread* t = self();
   BulkCopy copy{
       static_cast<unsigned char*>(dst), static_cast<unsigned char*>(const_cast<void*>(src)), bytes, t->bulk_groups, add, false, {}};
@@ -82,6 +83,7 @@ void bulk_end_cta() {
 
 void turn_wait(const uint32_t* turns, int turn, uint32_t value, int op, int site) {
   check_device(turns + turn, 4, "turn");
+  check_dependency("a turn");
   Thread* t = self();
   t->wait_turns = turns;
   t->wait_turn = turn;
@@ -95,6 +97,7 @@ void turn_wait(const uint32_t* turns, int turn, uint32_t value, int op, int site
 
 void turn_pass(uint32_t* turns, int turn) {
   check_device(turns + turn, 4, "turn");
+  check_dependency("a turn");
   if (!loses("turn")) turns[turn]++;
   if (mode == Mode::kRandom && chance(30)) yield(int(random_bits() % 6));
 }

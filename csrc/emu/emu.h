@@ -17,8 +17,10 @@ struct Hang {
 
 // Runs the kernel (one call of it = one thread) for every thread of every CTA, in stream order; the CTAs of a cluster together. cluster = 0:
 // no clusters, but CTAs that wait for one another (ptx::turn_wait), of which several run side by side, as they do on a GPU.
+// `early`: it may begin before the kernels before it have ended. What those wrote is not there yet, and they may still read: its threads
+// must not touch device memory before they wait (dependency_wait), and must wait before they end.
 void launch(cudaStream_t stream, const char* name, dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel,
-            int cluster = 1, std::function<void(const Hang&)> hung = nullptr);
+            int cluster = 1, std::function<void(const Hang&)> hung = nullptr, bool early = false);
 
 // ESFT_EMU_LOSE=WHAT:N stands in for a broken kernel: the Nth copy of the copy engine never lands (copy), the Nth arrival at an mbarrier
 // (arrival) or at a named barrier (barrier) does not count, nor the Nth turn that is passed on (turn). While it is set a deadlock is no report and abort, but ends as the

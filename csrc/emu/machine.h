@@ -37,7 +37,7 @@ cudaError_t note(cudaError_t status);
 // Prints one line that names kernel, CTA, thread and schedule where there are any, and aborts.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
-enum class State : uint8_t { kNew, kReady, kYield, kMbar, kTurn, kWarp, kGroup, kBarrier, kCluster, kDone };
+enum class State : uint8_t { kNew, kReady, kYield, kMbar, kTurn, kWarp, kGroup, kBarrier, kCluster, kDependency, kDone };
 
 struct Copy {
   unsigned char* to;
@@ -55,6 +55,7 @@ struct BulkCopy {
 struct Thread : ThreadIndex {
   State state;
   bool fenced;         // wgmma.fence since the last wait
+  bool dependent;      // of a kernel that began early, and has not waited for those before it
   uint16_t linear;     // in the CTA
   uint16_t slot;       // in machine.thread: 1024 · rank of the CTA in its cluster + linear
   uint16_t yields;     // rounds to sit out
@@ -170,6 +171,8 @@ struct Machine {
   Barrier cluster_barrier;
   std::deque<Pending> pending;
   const std::function<void(const Hang&)>* hung = nullptr;  // of the running kernel
+  bool early = false;    // the running kernel began before those before it have ended
+  bool hidden = false;   // and device memory cannot be touched until its first CTAs have waited
   bool trapped = false;  // the device serves nothing more
 };
 extern Machine machine;
@@ -223,6 +226,13 @@ struct DeviceMemoryOpen {
   DeviceMemoryOpen();
   ~DeviceMemoryOpen();
 };
+
+// Device memory cannot be touched at all, or can again.
+void hide_device_memory(bool hidden);
+// An access to it by a wrapper, which may happen later.
+inline void check_dependency(const char* what) {
+  if (self()->dependent) fail("%s before the wait for the kernels before this one (EarlyStart)", what);
+}
 
 // runtime.cc
 int device_arch();  // 80, 90 or 100

@@ -80,6 +80,8 @@ DeviceMemoryOpen::~DeviceMemoryOpen() {
   if (--open_depth == 0 && mode == Mode::kLate) set_access(false);
 }
 
+void hide_device_memory(bool hidden) { set_access(!hidden); }
+
 unsigned char* shared_region_end(int cta) {
   unsigned char*& region = shared_region[cta];
   if (region == nullptr) {
@@ -245,7 +247,8 @@ static void on_fault(int signal, siginfo_t* info, void* context) {
     const auto low = reinterpret_cast<uintptr_t>(a.second.region);
     if (signal != SIGSEGV || at < low || at >= low + a.second.region_bytes) continue;
     if (machine.kernel == nullptr) fail("host code: %s of device memory, %s", access, place(at).c_str());
-    fail("%s of global memory %s", access, place(at).c_str());
+    fail("%s of global memory%s %s", access, machine.hidden ? " before the wait for the kernels before this one (EarlyStart)," : "",
+         place(at).c_str());
   }
   if (machine.kernel != nullptr && running != nullptr) {
     if (signal == SIGSEGV && info->si_code == SI_KERNEL) fail("%s of a misaligned vector, or through a wild pointer", access);

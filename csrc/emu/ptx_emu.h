@@ -55,6 +55,9 @@ void wgmma_wait(int pending);
 void set_max_registers(int count, bool increase);
 void require_sm90(const char* what);
 
+// Of a kernel that began before the ones before it have ended (scheduler.cc); for others nothing.
+void dependency_wait();
+
 }  // namespace esft::emu
 
 namespace esft::cuda::ptx {
@@ -72,6 +75,9 @@ static inline void mbar_arrive_expect_tx(uint64_t* bar, uint32_t bytes) { emu::m
 static inline void mbar_wait(uint64_t* bar, uint32_t parity, WaitSite site = {}) {
   emu::mbar_wait(bar, parity, site.op, site.barrier);
 }
+
+static inline void dependency_wait() { emu::dependency_wait(); }
+static inline void launch_dependents() {}
 
 static inline void tma_prefetch_map(const CUtensorMap* map) { emu::tma_check_map(map); }
 static inline void tma_acquire_map(const CUtensorMap* map) { emu::tma_check_map(map); }

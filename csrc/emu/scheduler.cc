@@ -140,6 +140,7 @@ static void enter(Thread* t) {
           break;
         }
         case State::kCluster: now = "wait for their cluster"; break;
+        case State::kDependency: now = "wait for the kernels before"; break;
         default: now = "can run";
       }
       if (now != previous) {
@@ -212,6 +213,8 @@ static void begin_round() {
   for (size_t i = machine.order.size() - 1; i > 0; i--) std::swap(machine.order[i], machine.order[random_bits() % uint32_t(i + 1)]);
 }
 
+static bool end_dependency();
+
 static void end_round() {
   machine.round++;
   const bool landed = !machine.pending.empty() && land_pending(false);
@@ -221,6 +224,7 @@ static void end_round() {
       machine.skipped_warps = 0;
       return;
     }
+    if (end_dependency()) return begin_round();
     if (machine.pending.empty() || !land_pending(true)) {
       if (loses_anything() && machine.hung != nullptr && *machine.hung) end_by_hang();
       report_deadlock();
@@ -271,6 +275,7 @@ static void run_threads(Fiber* own) {
     t->fiber = own;
     t->state = State::kReady;
     (*machine.body)();
+    if (t->dependent) fail("the thread ended without its wait for the kernels before this one (EarlyStart)");
     t->state = State::kDone;
     t->fiber = nullptr;
     Fiber* next = &host_fiber;
@@ -312,6 +317,24 @@ void block(State state) {
     return;
   }
   resume(me->fiber, next);
+}
+
+void dependency_wait() {
+  self()->dependent = false;
+  if (machine.hidden) block(State::kDependency);
+}
+
+// Nothing else can happen: the kernels before this one end now.
+static bool end_dependency() {
+  if (!machine.hidden) return false;
+  hide_device_memory(machine.hidden = false);
+  bool any = false;
+  for (uint16_t slot : machine.order) {
+    if (machine.thread[slot].state != State::kDependency) continue;
+    machine.thread[slot].state = State::kReady;
+    any = true;
+  }
+  return any;
 }
 
 void yield(int rounds) {
@@ -359,6 +382,7 @@ static void run_ctas(uint3 index, int count) {
       Thread& t = machine.thread[1024 * c + i];
       t.state = State::kNew;
       t.fenced = false;
+      t.dependent = machine.early;
       t.committed = 0;
     }
   }
@@ -369,6 +393,7 @@ static void run_ctas(uint3 index, int count) {
   machine.round = 0;
   machine.skipped_warps = 0;
   begin_round();
+  if (machine.hidden) hide_device_memory(true);
   resume(&host_fiber, pick());
   running = nullptr;
   if (machine.trapped) return abandon();
@@ -392,7 +417,7 @@ static void run_ctas(uint3 index, int count) {
 
 // Called with the lock held, in stream order.
 static void run_kernel(const std::string& name, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel,
-                       int cluster, const std::function<void(const Hang&)>& hung) {
+                       int cluster, const std::function<void(const Hang&)>& hung, bool early) {
   if (machine.trapped) return;
   machine.hung = &hung;
   machine.kernel = name.c_str();
@@ -424,6 +449,9 @@ static void run_kernel(const std::string& name, dim3 grid, dim3 block, size_t sh
   machine.threads = int(threads);
   const int together = turns ? kBeside : cluster;
   machine.cluster = together;
+  machine.early = early;
+  // The CTAs that run first stand for all: without device memory until they have waited. In eager order only the waits are counted.
+  machine.hidden = early && (mode == Mode::kLate || (mode == Mode::kRandom && chance(25)));
   machine.shared_bytes = shared_bytes;
   machine.order.clear();
   for (int slot = 0; slot < 1024 * together; slot++) {
@@ -463,11 +491,11 @@ static void run_kernel(const std::string& name, dim3 grid, dim3 block, size_t sh
 }
 
 void launch(cudaStream_t stream, const char* name, dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel,
-            int cluster, std::function<void(const Hang&)> hung) {
+            int cluster, std::function<void(const Hang&)> hung, bool early) {
   std::string text = name;
   if (text.size() > 2 && text.front() == '(' && text.back() == ')') text = text.substr(1, text.size() - 2);
   enqueue(stream, [=, kernel = std::move(kernel), hung = std::move(hung)] {
-    run_kernel(text, grid, block, shared_bytes, kernel, cluster, hung);
+    run_kernel(text, grid, block, shared_bytes, kernel, cluster, hung, early);
   });
 }
 

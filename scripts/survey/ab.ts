@@ -28,6 +28,11 @@ export const flags: readonly Flag[] = [
     ],
   },
   {
+    name: "ESFT_CUDA_PDL",
+    values: ["1", "0"],
+    cases: [layer("uniform/bf16/fwd"), layer("lognormal0.7/bf16/bwd-esft"), "head/d2048-V102400/bf16/train"],
+  },
+  {
     name: "ESFT_CUDA_GRAPH",
     values: ["1", "0"],
     cases: [layer("uniform/bf16/fwd"), layer("lognormal0.7/bf16/bwd-esft"), "head/d2048-V102400/bf16/train"],

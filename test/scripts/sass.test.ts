@@ -1,6 +1,6 @@
 // The gate on products with A in registers must be able to fail: listings as cuobjdump prints them, with writes in the wrong places.
 import { describe, expect, it } from "vitest";
-import { findFragmentFaults, launchRegisterFaults, parseSass, writtenRegisters } from "../../scripts/sass.ts";
+import { earlyStartFaults, findFragmentFaults, launchRegisterFaults, parseSass, writtenRegisters } from "../../scripts/sass.ts";
 
 /** A listing of one function; every line an instruction of 16 bytes. */
 function listing(...lines: string[]): string {
@@ -110,5 +110,24 @@ describe("launchRegisterFaults", () => {
     expect(launchRegisterFaults(functions, [{ ...row, registers: 160 }])).toEqual([expect.stringContaining("k<1>: starts with 160")]);
     expect(launchRegisterFaults(functions, [])).toEqual([expect.stringContaining("_Z1kv")]);
     expect(launchRegisterFaults(parseSass(listing("EXIT")), [{ ...row, registers: 40 }])).toEqual([]);
+  });
+});
+
+describe("earlyStartFaults", () => {
+  const of = (...lines: string[]): string[] => earlyStartFaults(parseSass(listing(...lines))[0]!);
+
+  it("has nothing against barriers and parameters before the wait", () => {
+    expect(of("LDC R1, c[0x0][0x28]", "@P0 BRA 0x30", "SYNCS.EXCH.64 URZ, [UR4], UR6", "UTMACCTL.PF [UR4]", "ACQBULK", "LDG.E R0, desc[UR4][R2.64]", "EXIT")).toEqual([]); // prettier-ignore
+  });
+
+  it("sees memory before it, on any way, and a thread that never comes there", () => {
+    expect(of("LDG.E R0, desc[UR4][R2.64]", "ACQBULK", "EXIT")).toEqual([expect.stringMatching(/^"LDG.E .*at 0x0 comes before the wait/)]);
+    expect(of("@P0 BRA 0x20", "ACQBULK", "STG.E desc[UR4][R2.64], R5", "EXIT")).toEqual([
+      expect.stringMatching(/^"STG.E .* at 0x20 comes before/),
+      expect.stringMatching(/^"EXIT" at 0x30 ends a thread/),
+    ]);
+    expect(of("@P0 EXIT", "ACQBULK", "EXIT")).toEqual([expect.stringMatching(/^"@P0 EXIT" at 0x0 ends a thread/)]);
+    expect(of("@P0 ACQBULK", "EXIT")).toEqual([expect.stringMatching(/^"EXIT" at 0x10 ends a thread/)]);
+    expect(of("LDGSTS.E.BYPASS.128 [R9], desc[UR4][R2.64]", "ACQBULK", "EXIT")).toHaveLength(1);
   });
 });

@@ -19,7 +19,8 @@ struct RowParams {
 };
 
 template <bool kVector>
-__global__ void __launch_bounds__(kThreads) activation_rows(const RowParams params) {
+__global__ void __launch_bounds__(kThreads) activation_rows(const EarlyStart early, const RowParams params) {
+  early.wait();
   const ActivationRows& p = params.r;
   const int lane = threadIdx.x % 32;
   const int64_t warps = int64_t(gridDim.x) * (kThreads / 32);
@@ -52,7 +53,8 @@ __global__ void __launch_bounds__(kThreads) activation_rows(const RowParams para
 }
 
 template <bool kPairs>
-__global__ void __launch_bounds__(kThreads) add_splits(const SplitSum p) {
+__global__ void __launch_bounds__(kThreads) add_splits(const EarlyStart early, const SplitSum p) {
+  early.wait();
   constexpr int kWidth = kPairs ? 2 : 1;
   const int64_t row_items = p.columns / kWidth, count = p.rows * row_items;
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < count; i += int64_t(gridDim.x) * kThreads) {

@@ -69,7 +69,8 @@ struct SplitParams {
   int32_t parts;
 };
 
-__global__ void __launch_bounds__(256) split_f32(const SplitParams p) {
+__global__ void __launch_bounds__(256) split_f32(const EarlyStart early, const SplitParams p) {
+  early.wait();
   const int64_t stride = int64_t(gridDim.x) * 256, count = p.rows * p.columns;
   for (int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x; i < count; i += stride) {
     const int64_t row = i / p.columns, column = i - row * p.columns;

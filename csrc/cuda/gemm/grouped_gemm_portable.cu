@@ -69,7 +69,8 @@ struct DgateParams {
 };
 
 // A thread per row: a few sums of neighbouring rows.
-__global__ void __launch_bounds__(kThreads) add_dgate(const DgateParams p) {
+__global__ void __launch_bounds__(kThreads) add_dgate(const EarlyStart early, const DgateParams p) {
+  early.wait();
   for (int64_t r = int64_t(blockIdx.x) * kThreads + threadIdx.x; r < p.n; r += int64_t(gridDim.x) * kThreads) {
     if (p.groups && !row_is_listed(p.offsets, p.experts, p.groups, p.group_count, r)) continue;
     float sum = 0.f;

@@ -41,7 +41,8 @@ struct Best {
 __device__ __forceinline__ Best better(Best a, Best b) { return b.z > a.z || (b.z == a.z && b.id < a.id) ? b : a; }
 
 // A block per row. The tiles' statistics are combined in a fixed order; then z' becomes dz in place.
-__global__ void __launch_bounds__(kThreads) softmax_rows(const SoftmaxParams p) {
+__global__ void __launch_bounds__(kThreads) softmax_rows(const EarlyStart early, const SoftmaxParams p) {
+  early.wait();
   ESFT_SHARED(smem);
   Best* best_of_warp = reinterpret_cast<Best*>(smem);  // [8]
   float* sum_of_warp = reinterpret_cast<float*>(best_of_warp + kThreads / 32);
@@ -116,7 +117,8 @@ struct ScatterParams {
 
 // A warp per row and 32·kVec columns: the parts in order, rounded once.
 template <int kVec>
-__global__ void __launch_bounds__(kThreads) scatter_gradient(const ScatterParams p) {
+__global__ void __launch_bounds__(kThreads) scatter_gradient(const EarlyStart early, const ScatterParams p) {
+  early.wait();
   const int n = p.offsets[1], parts = ce_parts(p.splits, n, p.features), pieces = int(ceil_div(p.features, 32 * kVec));
   const int64_t stride = ceil_div(n, p.splits.tile_rows) * p.splits.tile_rows * p.features;
   for (int i = blockIdx.x * (kThreads / 32) + threadIdx.x / 32; i < n * pieces; i += gridDim.x * (kThreads / 32)) {
@@ -144,7 +146,8 @@ struct LossParams {
 };
 
 // One block, one fixed tree.
-__global__ void __launch_bounds__(kThreads) add_loss(const LossParams p) {
+__global__ void __launch_bounds__(kThreads) add_loss(const EarlyStart early, const LossParams p) {
+  early.wait();
   ESFT_SHARED(smem);
   double loss = 0;
   int64_t correct = 0;

@@ -45,7 +45,8 @@ struct GatherParams {
 };
 
 // The supervised rows of a chunk, one after another, for the copy engine: a pass of 4·D bytes per row, a thousandth of the product.
-__global__ void __launch_bounds__(256) gather_rows(const GatherParams p) {
+__global__ void __launch_bounds__(256) gather_rows(const EarlyStart early, const GatherParams p) {
+  early.wait();
   const int n = p.offsets[1];
   for (int r = blockIdx.x * 8 + threadIdx.x / 32; r < n; r += gridDim.x * 8) {
     const bf16* from = p.from.data + p.from.index[r] * p.from.ld;

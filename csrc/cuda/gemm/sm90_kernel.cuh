@@ -170,8 +170,8 @@ __device__ __forceinline__ void consumer_pingpong(const typename K::Args& p, con
 }
 
 template <Role kRole, Epilogue kEpilogue, Load kLoadA, Load kLoadB, int kCluster>
-__global__ void __launch_bounds__(kThreads, 1)
-    grouped_kernel(const __grid_constant__ Maps maps, const __grid_constant__ Arguments<kRole, kEpilogue> p) {
+__global__ void __launch_bounds__(kThreads, 1) grouped_kernel(const EarlyStart early, const __grid_constant__ Maps maps,
+                                                              const __grid_constant__ Arguments<kRole, kEpilogue> p) {
   using K = Instance<kRole, kEpilogue, kLoadA, kLoadB, kCluster>;
   using S = typename K::S;
   // Together 504 = 65536 / 128 registers less a rounding: the loaders need few, unless they work out addresses of rows.
@@ -203,6 +203,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (kRole == Role::kTn && kLoadB == Load::kTma) ptx::tma_prefetch_map(&maps.b[0]);
     if (kEpilogue == Epilogue::kSwigluBackward) ptx::tma_prefetch_map(&maps.h);
   }
+  early.wait();
   check_index(p, p.a);
   if constexpr (kRole == Role::kTn) check_index(p, p.b);
   s.rounds = build_table<kRole, kEpilogue, kCluster>(p, table);  // ends with a barrier: the mbarriers are ready for all

@@ -22,6 +22,7 @@ class Context {
   int cluster = 2;             // CTAs of a cluster of the wgmma products: 2 that share the loads of weights, or 1
   bool attention_persistent = true;  // Hopper's attention forward: a CTA per multiprocessor draws tiles, or one per tile
   bool attention_one_pass = true;  // Hopper's attention backward in one pass, or in two
+  bool early_start = true;     // kernels that can begin before the one before them has ended do (early_start.cuh)
   size_t shared_limit = 0;     // dynamic shared memory of one CTA, bytes (opt-in maximum)
   FaultRecord* faults = nullptr;  // page-locked host memory that kernels reach; the host looks after a wait
 

@@ -84,6 +84,10 @@ CudaDevice::CudaDevice(int index) {
   // A newer GPU has no wgmma: it takes the portable kernels, which its driver compiles from PTX.
   hopper = major_ == 9 && minor_ == 0 && !(path && strcmp(path, "portable") == 0);
   hopper_only = path && strcmp(path, "sm90") == 0;
+  // Only the code of sm_90a has the waits: other GPUs run that of sm_80.
+  const char* early = getenv("ESFT_CUDA_PDL");
+  if (early && *early && strcmp(early, "0") != 0 && strcmp(early, "1") != 0) fail("open", "ESFT_CUDA_PDL", "0 or 1", early);
+  early_start = major_ == 9 && minor_ == 0 && !(early && *early == '0');
   const char* clusters = getenv("ESFT_CUDA_CLUSTER");
   if (clusters && *clusters && strcmp(clusters, "1") != 0 && strcmp(clusters, "2") != 0)
     fail("open", "ESFT_CUDA_CLUSTER", "1 or 2", clusters);

@@ -3,6 +3,7 @@
 #include <atomic>
 
 #include "context.h"
+#include "early_start.cuh"
 
 #if defined(ESFT_EMU)
 #include "emu.h"
@@ -39,16 +40,24 @@ void allow_shared(const char* name, Context& context, size_t shared) {
   allowed = shared;
 }
 
-struct ClusterLaunch {
-  cudaLaunchAttribute attribute{};
+struct LaunchConfig {
+  cudaLaunchAttribute attributes[2]{};
   cudaLaunchConfig_t config;
-  ClusterLaunch(int cluster, Context& context, dim3 grid, int block, size_t shared)
-      : config{grid, dim3(unsigned(block)), shared, context.stream, &attribute, 1} {
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = unsigned(cluster);
-    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  LaunchConfig(int cluster, bool early, Context& context, dim3 grid, int block, size_t shared)
+      : config{grid, dim3(unsigned(block)), shared, context.stream, attributes, 0} {
+    if (cluster > 1) {
+      cudaLaunchAttribute& a = attributes[config.numAttrs++];
+      a.id = cudaLaunchAttributeClusterDimension;
+      a.val.clusterDim.x = unsigned(cluster);
+      a.val.clusterDim.y = a.val.clusterDim.z = 1;
+    }
+    if (early) {
+      cudaLaunchAttribute& a = attributes[config.numAttrs++];
+      a.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+      a.val.programmaticStreamSerializationAllowed = 1;
+    }
   }
-  ClusterLaunch(const ClusterLaunch&) = delete;
+  LaunchConfig(const LaunchConfig&) = delete;
 };
 
 // Clusters that run at the same time, 0 where none fits: fewer than the multiprocessors would hold where one of their groups (GPC) has an
@@ -61,35 +70,59 @@ int active_clusters(const char* name, int cluster, Context& context, int block, 
   const int64_t seen = last;
   if (seen >> 32 == int64_t(shared) && (seen & 0xffffffff)) return int(seen & 0xffffffff) - 1;
   allow_shared<kKernel>(name, context, shared);
-  const ClusterLaunch launch(cluster, context, dim3(unsigned(cluster)), block, shared);
+  const LaunchConfig launch(cluster, false, context, dim3(unsigned(cluster)), block, shared);
   int clusters = 0;
   check_cuda(cudaOccupancyMaxActiveClusters(&clusters, reinterpret_cast<const void*>(kKernel), &launch.config), name);
   last = int64_t(shared) << 32 | (clusters + 1);
   return clusters;
 }
 
-template <auto kKernel, class... P>
-void launch_typed(void (*)(P...), const char* name, int cluster, Context& context, dim3 grid, int block, size_t shared,
-                  typename Identity<P>::type... args) {
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
 #if defined(ESFT_EMU)
+template <class Kernel>
+void launch_emulated(const char* name, int cluster, bool early, Context& context, dim3 grid, int block, size_t shared,
+                     Kernel kernel) {
   const auto hung = [record = context.faults](const emu::Hang& h) {
     *record = {kHungWait, h.op, h.barrier, h.thread, h.cta, h.at, h.parity};
   };
-  emu::launch(context.stream, name, grid, dim3(block), shared, [=] { kKernel(args...); }, cluster, hung);
+  emu::launch(context.stream, name, grid, dim3(block), shared, kernel, cluster, hung, early);
+}
 #else
+template <auto kKernel>
+void launch_pointers(const char* name, int cluster, bool early, Context& context, dim3 grid, int block, size_t shared,
+                     void** pointers) {
 #if defined(ESFT_CUDA_DEBUG)
   set_wait_record(context);
 #endif
   shared = with_debug(shared);
   allow_shared<kKernel>(name, context, shared);
-  void* pointers[] = {const_cast<void*>(static_cast<const void*>(&args))..., nullptr};
-  if (cluster <= 1) {
-    check_cuda(cudaLaunchKernel(reinterpret_cast<const void*>(kKernel), grid, dim3(block), pointers, shared, context.stream), name);
-    return;
-  }
-  const ClusterLaunch launch(cluster, context, grid, block, shared);
+  const LaunchConfig launch(cluster, early, context, grid, block, shared);
   check_cuda(cudaLaunchKernelExC(&launch.config, reinterpret_cast<const void*>(kKernel), pointers), name);
+}
+#endif
+
+template <auto kKernel, class... P>
+void launch_typed(void (*)(P...), const char* name, int cluster, Context& context, dim3 grid, int block, size_t shared,
+                  typename Identity<P>::type... args) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+#if defined(ESFT_EMU)
+  launch_emulated(name, cluster, false, context, grid, block, shared, [=] { kKernel(args...); });
+#else
+  void* pointers[] = {const_cast<void*>(static_cast<const void*>(&args))..., nullptr};
+  launch_pointers<kKernel>(name, cluster, false, context, grid, block, shared, pointers);
+#endif
+}
+
+// A kernel that waits for those before it by itself.
+template <auto kKernel, class... P>
+void launch_typed(void (*)(EarlyStart, P...), const char* name, int cluster, Context& context, dim3 grid, int block, size_t shared,
+                  typename Identity<P>::type... args) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+#if defined(ESFT_EMU)
+  launch_emulated(name, cluster, context.early_start, context, grid, block, shared, [=] { kKernel(EarlyStart{}, args...); });
+#else
+  EarlyStart start;
+  void* pointers[] = {&start, const_cast<void*>(static_cast<const void*>(&args))...};
+  launch_pointers<kKernel>(name, cluster, context.early_start, context, grid, block, shared, pointers);
 #endif
 }
 

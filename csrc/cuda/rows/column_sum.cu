@@ -19,7 +19,8 @@ struct ColumnSumParams {
 };
 
 template <class T, int kVec>
-__global__ void __launch_bounds__(kSumWarps * 32) column_sum_kernel(ColumnSumParams p) {
+__global__ void __launch_bounds__(kSumWarps * 32) column_sum_kernel(const EarlyStart early, ColumnSumParams p) {
+  early.wait();
   ESFT_SHARED(smem);
   float* sums = reinterpret_cast<float*>(smem);  // [warps][32 lanes · kVec]
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -53,7 +54,8 @@ __global__ void __launch_bounds__(kSumWarps * 32) column_sum_kernel(ColumnSumPar
 
 // A block has 32 columns: warp w sums chunks w, w + 32, …, then the warps are added in order.
 __global__ void __launch_bounds__(kMergeWarps * 32)
-    add_partials_kernel(const float* partial, int64_t chunks, int64_t cols, float* y, bool accumulate) {
+    add_partials_kernel(const EarlyStart early, const float* partial, int64_t chunks, int64_t cols, float* y, bool accumulate) {
+  early.wait();
   ESFT_SHARED(smem);
   float* sums = reinterpret_cast<float*>(smem);  // [warps][32]
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;

@@ -120,7 +120,8 @@ __device__ __forceinline__ void combine_columns(const CombineParams<T>& p, int64
 }
 
 template <class T, int kVec, bool kFew>
-__global__ void __launch_bounds__(32 * kWarps) combine_rows(const CombineParams<T> p) {
+__global__ void __launch_bounds__(32 * kWarps) combine_rows(const EarlyStart early, const CombineParams<T> p) {
+  early.wait();
   const int64_t task = blockIdx.x * int64_t(kWarps) + threadIdx.x / 32, t = task / p.spans;
   if (t >= p.tokens) return;
   const int64_t begin = (task - t * p.spans) * p.span, end = min_of(p.D, begin + p.span), whole = end - (end - begin) % kVec;
@@ -219,7 +220,8 @@ __device__ __forceinline__ void backward_columns(const CombineBackwardParams<T>&
 }
 
 template <class T, int kVec>
-__global__ void __launch_bounds__(32 * kWarps) combine_backward_rows(const CombineBackwardParams<T> p) {
+__global__ void __launch_bounds__(32 * kWarps) combine_backward_rows(const EarlyStart early, const CombineBackwardParams<T> p) {
+  early.wait();
   const int lane = threadIdx.x % 32;
   const int64_t t = blockIdx.x * int64_t(kWarps) + threadIdx.x / 32;
   if (t >= p.tokens) return;

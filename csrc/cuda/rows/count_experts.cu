@@ -23,7 +23,8 @@ struct CountParams {
   IndexCheck check;
 };
 
-__global__ void __launch_bounds__(kThreads) count_slots(const CountParams p) {
+__global__ void __launch_bounds__(kThreads) count_slots(const EarlyStart early, const CountParams p) {
+  early.wait();
   ESFT_SHARED(smem);
   double* scratch = reinterpret_cast<double*>(smem);  // [warps]
   int64_t* count_scratch = reinterpret_cast<int64_t*>(scratch + kWarps);  // [warps]

@@ -68,7 +68,8 @@ struct ByteParams {
 };
 
 template <class T, int kVec, bool kFlat>
-__global__ void __launch_bounds__(kByteThreads, 4) byte_kernel(ByteParams p) {
+__global__ void __launch_bounds__(kByteThreads, 4) byte_kernel(const EarlyStart early, ByteParams p) {
+  early.wait();
   constexpr int kByteUnroll = map_unroll(kFlat, 1);
   const int64_t first = int64_t(blockIdx.x) * (kByteThreads * kByteUnroll) + threadIdx.x;
   const T* in = static_cast<const T*>(p.in);

@@ -26,7 +26,8 @@ struct EmbeddingParams {
 
 // W: elements of the table, T: of y.
 template <class W, class T, int kVec>
-__global__ void __launch_bounds__(kThreads) embedding_kernel(EmbeddingParams p) {
+__global__ void __launch_bounds__(kThreads) embedding_kernel(const EarlyStart early, EmbeddingParams p) {
+  early.wait();
   const int64_t first = int64_t(blockIdx.x) * (kThreads * kUnroll) + threadIdx.x;
   Elements<W, kVec> e[kUnroll];
   Place at[kUnroll];
@@ -70,7 +71,8 @@ struct SortParams {
 };
 
 // One stable pass over 4 bits: thread i owns the i-th run of tokens.
-__global__ void __launch_bounds__(kSortThreads) sort_tokens_kernel(SortParams p) {
+__global__ void __launch_bounds__(kSortThreads) sort_tokens_kernel(const EarlyStart early, SortParams p) {
+  early.wait();
   ESFT_SHARED(smem);
   int32_t* counts = reinterpret_cast<int32_t*>(smem);  // [digits][threads], then the tokens before them
   int32_t* warps = counts + kDigits * kSortThreads;    // [32]
@@ -121,7 +123,8 @@ struct AddTokensParams {
 
 // A warp per sorted token and tile of columns; it works where its token is the first of an id.
 template <class T, int kVec>
-__global__ void __launch_bounds__(kThreads) add_tokens_kernel(AddTokensParams p) {
+__global__ void __launch_bounds__(kThreads) add_tokens_kernel(const EarlyStart early, AddTokensParams p) {
+  early.wait();
   const int64_t first = int64_t(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
   if (first >= p.count) return;
   const int32_t id = p.sorted[first].id;

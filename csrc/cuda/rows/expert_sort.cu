@@ -106,7 +106,8 @@ __device__ __forceinline__ void block_scan(int32_t* x, uint32_t n, int32_t* scra
 
 // ---- counts in shared memory --------------------------------------------------------------------------------------------
 
-__global__ void __launch_bounds__(kThreads) count_chunks(const SortParams p) {
+__global__ void __launch_bounds__(kThreads) count_chunks(const EarlyStart early, const SortParams p) {
+  early.wait();
   ESFT_SHARED(smem);
   int32_t* count = reinterpret_cast<int32_t*>(smem);  // [E]
   for (uint32_t e = threadIdx.x; e < p.E; e += kThreads) count[e] = 0;
@@ -121,7 +122,8 @@ __global__ void __launch_bounds__(kThreads) count_chunks(const SortParams p) {
   for (uint32_t e = threadIdx.x; e < p.E; e += kThreads) p.table[blockIdx.x * p.E + e] = count[e];
 }
 
-__global__ void __launch_bounds__(kThreads) sort_chunks(const SortParams p) {
+__global__ void __launch_bounds__(kThreads) sort_chunks(const EarlyStart early, const SortParams p) {
+  early.wait();
   ESFT_SHARED(smem);
   int32_t* next = reinterpret_cast<int32_t*>(smem);  // [warps, E]
   int32_t* start = next + kWarps * p.E;  // [E]: slots of e, then its first row
@@ -196,12 +198,14 @@ __global__ void __launch_bounds__(kThreads) sort_chunks(const SortParams p) {
 // ---- any number of experts: counts in global memory ---------------------------------------------------------------------
 
 template <bool kPlace>
-__global__ void __launch_bounds__(32) plain_walk(const SortParams p) {
+__global__ void __launch_bounds__(32) plain_walk(const EarlyStart early, const SortParams p) {
+  early.wait();
   const uint32_t begin = blockIdx.x * p.chunk;
   walk<kPlace>(p, begin, min_of(p.N, begin + p.chunk), p.table + int64_t(blockIdx.x) * p.E);
 }
 
-__global__ void __launch_bounds__(kThreads) plain_scan(const SortParams p) {
+__global__ void __launch_bounds__(kThreads) plain_scan(const EarlyStart early, const SortParams p) {
+  early.wait();
   ESFT_SHARED(smem);
   for (uint32_t e = threadIdx.x; e < p.E; e += kThreads) {
     int32_t count = 0;

@@ -57,7 +57,8 @@ __device__ __forceinline__ void report(const CheckParams& p, int64_t i) {
 }
 
 template <FaultKind kKind>
-__global__ void __launch_bounds__(kThreads) check_values(const CheckParams p) {
+__global__ void __launch_bounds__(kThreads) check_values(const EarlyStart early, const CheckParams p) {
+  early.wait();
   ESFT_SHARED(smem);
   int64_t* lowest = reinterpret_cast<int64_t*>(smem);  // [warps]
   const int64_t begin = blockIdx.x * kRange, end = min_of(p.count, begin + kRange);

@@ -28,7 +28,8 @@ __device__ __forceinline__ float pull_of(const BalanceParams& p, int e, int32_t 
 }
 
 template <bool kShared>
-__global__ void __launch_bounds__(kThreads) balance(const BalanceParams p) {
+__global__ void __launch_bounds__(kThreads) balance(const EarlyStart early, const BalanceParams p) {
+  early.wait();
   ESFT_SHARED(smem);
   double* sums = reinterpret_cast<double*>(smem);         // [warps]
   float* table = reinterpret_cast<float*>(sums + kWarps);  // [E] if kShared
@@ -67,7 +68,9 @@ __global__ void __launch_bounds__(kThreads) balance(const BalanceParams p) {
 }
 
 // loss[0] += Σ partial / T: thread j sums chunks j, j + 256, … in order, then the threads as block_sum does.
-__global__ void __launch_bounds__(kThreads) add_loss(double* loss, const double* partial, int64_t count, int64_t T) {
+__global__ void __launch_bounds__(kThreads)
+    add_loss(const EarlyStart early, double* loss, const double* partial, int64_t count, int64_t T) {
+  early.wait();
   ESFT_SHARED(smem);
   double sum = 0;
   for (int64_t i = threadIdx.x; i < count; i += kThreads) sum += partial[i];

@@ -33,7 +33,8 @@ void with_row_shape(bool vectors, bool flat, Launch launch) {
 
 // f(const float (&x)[kIn], float (&y)[kOut]) for each element. kFlat: one row.
 template <class In, class Out, int kVec, bool kFlat, int kIn, int kOut, class F>
-__global__ void __launch_bounds__(kMapThreads, 4) map_kernel(MapParams<kIn, kOut> p, F f) {
+__global__ void __launch_bounds__(kMapThreads, 4) map_kernel(const EarlyStart early, MapParams<kIn, kOut> p, F f) {
+  early.wait();
   constexpr int kUnroll = map_unroll(kFlat, kIn);
   const int64_t first = int64_t(blockIdx.x) * (kMapThreads * kUnroll) + threadIdx.x;
   Elements<In, kVec> loaded[kUnroll][kIn];

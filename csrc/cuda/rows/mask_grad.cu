@@ -19,7 +19,8 @@ struct MaskParams {
 };
 
 template <int kVec>
-__global__ void __launch_bounds__(kThreads) zero_slices(const MaskParams p) {
+__global__ void __launch_bounds__(kThreads) zero_slices(const EarlyStart early, const MaskParams p) {
+  early.wait();
   const int64_t row = blockIdx.x / p.spans, slice = row / p.slice_rows;
   const int64_t begin = (blockIdx.x - row * p.spans) * kSpan, end = min_of(p.width, begin + kSpan);
   float* x = p.grad + (p.dropped[slice] * p.slice_rows + (row - slice * p.slice_rows)) * p.ld;

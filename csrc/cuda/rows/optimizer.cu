@@ -54,7 +54,9 @@ __device__ __forceinline__ Chunk<kArrays> find_chunk(const ListItem<kArrays>* it
 
 __device__ __forceinline__ double square(float x) { return double(x) * double(x); }
 
-__global__ void __launch_bounds__(kThreads) sum_squares_kernel(const ListItem<1>* items, int64_t count, double* partial) {
+__global__ void __launch_bounds__(kThreads)
+    sum_squares_kernel(const EarlyStart early, const ListItem<1>* items, int64_t count, double* partial) {
+  early.wait();
   ESFT_SHARED(smem);
   const Chunk<1> chunk = find_chunk(items, count, blockIdx.x, kNormChunk);
   const float* g = in_global(static_cast<const float*>(chunk.item->data[0]) + chunk.row * chunk.item->ld[0] + chunk.begin);
@@ -72,7 +74,9 @@ __global__ void __launch_bounds__(kThreads) sum_squares_kernel(const ListItem<1>
   if (threadIdx.x == 0) partial[blockIdx.x] = total;
 }
 
-__global__ void __launch_bounds__(kMergeThreads) merge_norm_kernel(const double* partial, int64_t chunks, double* norm) {
+__global__ void __launch_bounds__(kMergeThreads)
+    merge_norm_kernel(const EarlyStart early, const double* partial, int64_t chunks, double* norm) {
+  early.wait();
   ESFT_SHARED(smem);
   double sum = 0;
 #pragma unroll 4
@@ -91,7 +95,9 @@ __host__ __device__ inline AdamRates adam_rates(double lr, double step, double b
   return {float(lr * weight_decay), float(lr / (1.0 - pow(beta1, step))), float(1.0 / sqrt(1.0 - pow(beta2, step)))};
 }
 // From lr and step in device memory, so that a recorded graph takes those of its launch.
-__global__ void adam_rates_kernel(const double* lr_step, double beta1, double beta2, double weight_decay, AdamRates* out) {
+__global__ void adam_rates_kernel(const EarlyStart early, const double* lr_step, double beta1, double beta2, double weight_decay,
+                                  AdamRates* out) {
+  early.wait();
   *out = adam_rates(lr_step[0], lr_step[1], beta1, beta2, weight_decay);
 }
 
@@ -158,7 +164,8 @@ __device__ __forceinline__ void adam_columns(const AdamParams& a, const AdamRate
   }
 }
 
-__global__ void __launch_bounds__(kThreads) adamw_kernel(AdamParams a) {
+__global__ void __launch_bounds__(kThreads) adamw_kernel(const EarlyStart early, AdamParams a) {
+  early.wait();
   float clip = 1.0f;
   if (a.norm) {
     const double norm = *a.norm;

@@ -22,7 +22,9 @@ struct NormParams {
 
 // kLanes = 0: the block owns a row.
 template <class T, class W, int kVec, int kCount, int kLanes>
-__global__ void __launch_bounds__(kLanes ? kNormWarpThreads : kNormBlockThreads) rms_norm_kernel(NormParams p) {
+__global__ void __launch_bounds__(kLanes ? kNormWarpThreads : kNormBlockThreads)
+    rms_norm_kernel(const EarlyStart early, NormParams p) {
+  early.wait();
   ESFT_SHARED(smem);
   const int lanes = kLanes ? kLanes : blockDim.x, lane = threadIdx.x % lanes;
   const int64_t row = int64_t(blockIdx.x) * (blockDim.x / lanes) + threadIdx.x / lanes;
@@ -76,7 +78,8 @@ __global__ void __launch_bounds__(kLanes ? kNormWarpThreads : kNormBlockThreads)
 
 // Rows of any length: the block reads its row twice.
 template <class T, class W>
-__global__ void __launch_bounds__(kNormBlockThreads) rms_norm_long_kernel(NormParams p) {
+__global__ void __launch_bounds__(kNormBlockThreads) rms_norm_long_kernel(const EarlyStart early, NormParams p) {
+  early.wait();
   ESFT_SHARED(smem);
   const T* x = static_cast<const T*>(p.x) + blockIdx.x * p.x_ld;
   T* y = static_cast<T*>(p.y) + blockIdx.x * p.y_ld;

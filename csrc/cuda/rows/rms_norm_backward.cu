@@ -28,7 +28,9 @@ struct NormBackwardParams {
 
 // A group (kLanes lanes; 0: the block) takes kRows rows at a time: rows group, group + groups, … of the block's chunk.
 template <class T, class W, int kVec, int kCount, int kLanes, int kRows>
-__global__ void __launch_bounds__(kLanes ? kNormWarpThreads : kNormBlockThreads) rms_norm_backward_kernel(NormBackwardParams p) {
+__global__ void __launch_bounds__(kLanes ? kNormWarpThreads : kNormBlockThreads)
+    rms_norm_backward_kernel(const EarlyStart early, NormBackwardParams p) {
+  early.wait();
   ESFT_SHARED(smem);
   float* shared = reinterpret_cast<float*>(smem);
   const int lanes = kLanes ? kLanes : blockDim.x, lane = threadIdx.x % lanes;
@@ -150,7 +152,8 @@ __global__ void __launch_bounds__(kLanes ? kNormWarpThreads : kNormBlockThreads)
 
 // dx alone, where the weight is frozen: a group of lanes owns a row, no block waits for its slowest warp.
 template <class T, class W, int kVec, int kCount, int kLanes>
-__global__ void __launch_bounds__(kDxThreads) rms_norm_dx_kernel(NormBackwardParams p) {
+__global__ void __launch_bounds__(kDxThreads) rms_norm_dx_kernel(const EarlyStart early, NormBackwardParams p) {
+  early.wait();
   const int lane = threadIdx.x % kLanes;
   const int64_t row = int64_t(blockIdx.x) * (kDxThreads / kLanes) + threadIdx.x / kLanes;
   const bool valid = row < p.rows;  // shuffles need whole warps
@@ -213,7 +216,8 @@ __global__ void __launch_bounds__(kDxThreads) rms_norm_dx_kernel(NormBackwardPar
 
 // Rows of any length: the block reads its rows twice and keeps dweight in its partial row.
 template <class T, class W>
-__global__ void __launch_bounds__(kNormBlockThreads) rms_norm_backward_long_kernel(NormBackwardParams p) {
+__global__ void __launch_bounds__(kNormBlockThreads) rms_norm_backward_long_kernel(const EarlyStart early, NormBackwardParams p) {
+  early.wait();
   ESFT_SHARED(smem);
   const int64_t begin = blockIdx.x * p.chunk, end = min_of(p.rows, begin + p.chunk);
   const W* weight = static_cast<const W*>(p.weight);

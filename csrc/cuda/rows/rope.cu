@@ -82,7 +82,8 @@ __device__ __forceinline__ void do_unit(const RopeParams& p, int64_t t, int32_t 
 }
 
 template <class T, int kVec, bool kInterleaved>
-__global__ void __launch_bounds__(kThreads) rope_kernel(RopeParams p) {
+__global__ void __launch_bounds__(kThreads) rope_kernel(const EarlyStart early, RopeParams p) {
+  early.wait();
   const int64_t first = int64_t(blockIdx.x) * (kThreads * kUnits) + threadIdx.x;
   const int64_t per_token = int64_t(p.heads) * p.per_head;
 #pragma unroll

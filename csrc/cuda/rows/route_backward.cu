@@ -26,7 +26,8 @@ struct BackwardParams {
 // With r = u / (Σu + eps):  du[k] = scale · (dw[k] − Σ dw·r) / (Σu + eps);  without renormalisation scale · dw[k].
 // Softmax over E: dlogits = s · (ds − Σ s·ds), where ds is zero beside the K chosen; sigmoid: u · (1 − u) · du; score 2 is the
 // softmax over the chosen K.
-__global__ void __launch_bounds__(32 * kWarps) route_backward(const BackwardParams p) {
+__global__ void __launch_bounds__(32 * kWarps) route_backward(const EarlyStart early, const BackwardParams p) {
+  early.wait();
   const int lane = threadIdx.x % 32;
   const int64_t t = blockIdx.x * int64_t(kWarps) + threadIdx.x / 32;
   if (t >= p.T) return;

@@ -23,7 +23,8 @@ struct CompactParams {
 };
 
 // One block: supervised rows in their order.
-__global__ void __launch_bounds__(kScanThreads) compact(const CompactParams p) {
+__global__ void __launch_bounds__(kScanThreads) compact(const EarlyStart early, const CompactParams p) {
+  early.wait();
   ESFT_SHARED(smem);
   int32_t* of_warp = reinterpret_cast<int32_t*>(smem);  // [32]
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -60,7 +61,8 @@ struct ClearParams {
 
 // A warp per row: zeros where nothing is supervised.
 template <int kVec>
-__global__ void __launch_bounds__(kThreads) clear_unsupervised(const ClearParams p) {
+__global__ void __launch_bounds__(kThreads) clear_unsupervised(const EarlyStart early, const ClearParams p) {
+  early.wait();
   const int lane = threadIdx.x % 32;
   for (int64_t t = int64_t(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32; t < p.tokens;
        t += int64_t(gridDim.x) * (kThreads / 32)) {

@@ -48,7 +48,8 @@ __device__ __forceinline__ void limit_groups(const RouteParams& p, int lane, uin
 }
 
 template <int R>
-__global__ void __launch_bounds__(32 * kWarps) route_warp(const RouteParams p) {
+__global__ void __launch_bounds__(32 * kWarps) route_warp(const EarlyStart early, const RouteParams p) {
+  early.wait();
   const int lane = threadIdx.x % 32;
   const int64_t t = blockIdx.x * int64_t(kWarps) + threadIdx.x / 32;
   if (t >= p.T) return;

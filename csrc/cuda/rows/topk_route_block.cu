@@ -23,7 +23,8 @@ __device__ __forceinline__ T block_max(T x, T* scratch) {
   return x;
 }
 
-__global__ void __launch_bounds__(kThreads) route_block(const RouteParams p) {
+__global__ void __launch_bounds__(kThreads) route_block(const EarlyStart early, const RouteParams p) {
+  early.wait();
   ESFT_SHARED(smem);
   uint64_t* ranks = reinterpret_cast<uint64_t*>(smem);  // [warps]
   float* floats = reinterpret_cast<float*>(ranks + kWarps);  // [warps]

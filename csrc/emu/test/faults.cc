@@ -9,6 +9,57 @@ static void fault(const char* name, const char* text, int threads, size_t shared
   expect_fault(name, text, [&] { run("planted", dim3(1), dim3(unsigned(threads)), shared, kernel); });
 }
 
+// A kernel that begins before those before it have ended: what it does before its wait, and without one.
+static void early(std::function<void()> kernel) {
+  launch(nullptr, "planted", dim3(2), dim3(64), 1024, std::move(kernel), 1, nullptr, true);
+  cudaDeviceSynchronize();
+}
+static void test_early_start() {
+  Buffer<float> x(std::vector<float>(64, 1.f));
+  float* p = x.device;
+  for (const char* schedule : {"eager", "late", "random:1", "random:2", "random:3", "random:4"}) {
+    set_schedule(schedule);
+    early([p] {
+      ESFT_SHARED(smem);
+      auto* row = reinterpret_cast<float*>(smem);
+      row[threadIdx.x] = 2.f;
+      __syncthreads();
+      if (threadIdx.x >= 32) ptx::dependency_wait();
+      if (threadIdx.x < 32) ptx::dependency_wait();
+      if (blockIdx.x == 1) p[threadIdx.x] += row[63 - threadIdx.x];
+    });
+  }
+  check(x.host()[5] == 13.f, "a kernel that begins early waits, and then sees device memory");
+  const auto planted = [&](const char* name, const char* text, const char* schedule, std::function<void()> kernel) {
+    expect_fault(name, text, [&] {
+      set_schedule(schedule);
+      for (int i = 0; i < 16; i++) early(kernel);
+    });
+  };
+  for (const char* schedule : {"late", "random:1"}) {
+    planted("read before the wait", "read of global memory before the wait for the kernels before this one", schedule, [p] {
+      const float value = threadIdx.x == 40 ? p[0] : 0.f;
+      ptx::dependency_wait();
+      if (value > 100.f) p[1] = value;
+    });
+    planted("write before the wait", "write of global memory before the wait", schedule, [p] {
+      if (threadIdx.x == 3) p[0] = 5.f;
+      ptx::dependency_wait();
+    });
+  }
+  for (const char* schedule : {"eager", "late", "random:1"}) {
+    planted("no wait", "thread 7: the thread ended without its wait", schedule, [] {
+      if (threadIdx.x != 7) ptx::dependency_wait();
+    });
+    planted("cp.async before the wait", "cp.async before the wait", schedule, [p] {
+      ESFT_SHARED(smem);
+      ptx::cp_async_16(smem + threadIdx.x * 16 % 1024, p, true);
+      ptx::dependency_wait();
+    });
+  }
+  set_schedule("eager");
+}
+
 static void test_memory_faults() {
   Buffer<float> x(size_t(100));
   float* p = x.device;
@@ -187,6 +238,7 @@ static void test_async_faults() {
 }
 
 void test_faults() {
+  test_early_start();
   set_schedule("eager");
   test_memory_faults();
   test_meeting_faults();
