@@ -5,7 +5,7 @@
 // Bound by the tensor cores, deterministic. In two passes dk, dv and dq each have one owner, so scores and dp are computed twice,
 // 2·(4·dq + 3·dv) FLOPs per visible pair and head; in one pass 2·(3·dq + 2·dv), and dq is summed in global memory in a fixed order.
 // Launches: the numbers per query (lse, Δ = ⟨dout, out⟩, first key); dk and dv (and dq); with shared keys the sum of their parts over the
-// kv-heads, in order; dq. Scratch: 8 bytes per query and head, 4 per query; parts of shared keys and, in one pass, dq in f32, each
+// kv-heads, in order; dq. Scratch: 8 bytes per query and head, 4 per query; parts of shared keys and, in one pass, dq in f32, together
 // up to 256 MB at a time, or what one kv-head needs.
 #include "attention_backward.cuh"
 
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(256) sum_shared_keys(const SharedSumParams p) 
   }
 }
 
-// Parts of shared keys kept at a time, and sums of dq.
+// Parts of shared keys and sums of dq kept at a time, together.
 constexpr int64_t kPartBytes = int64_t(256) << 20;
 
 int lanes_of(int v_dim, bool vector) {
@@ -161,7 +161,7 @@ void run_attention_backward(const esft_attention_backward_args& a, Context& c) {
   const bool shared = width > 0 && present(a.dk_shared);
   const int64_t part = int64_t(l.T) * width, dq_bytes = int64_t(l.group) * p.sum_blocks * kSumRows * l.qk_dim * 4;
   const bool one_pass = c.attention_one_pass && one_pass_serves(p, a, c);
-  const int64_t bytes = max_of(shared ? part * 4 : 1, one_pass ? dq_bytes : 1);
+  const int64_t bytes = max_of(int64_t(1), (shared ? part * 4 : 0) + (one_pass ? dq_bytes : 0));
   const int chunk = int(max_of(int64_t(1), min_of(int64_t(kv_heads), kPartBytes / bytes)));
   if (one_pass) p.dq_sums = c.scratch_of<float>(dq_bytes / 4 * chunk);
   SharedSumParams sum{};
