@@ -43,7 +43,7 @@ export const checks = [
     ["for (int64_t i = 0; «i < list.count»; i++) expect_no_alias", "i + 1 < list.count"],
     ["if («e.written»)\n", "false"],
     ["(«e.written» ? written : read)", "true"],
-    ["«std::sort(all_.begin(), all_.end(), [](const Extent& x, const Extent& y) { return x.begin < y.begin; });»", ""],
+    ["«std::sort(all.begin(), all.end(), [](const Extent& x, const Extent& y) { return x.begin < y.begin; });»", ""],
     ["{ return «o->end <= begin»; })", "o->begin < begin"],
   ),
   ...of(
