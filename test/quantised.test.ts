@@ -16,7 +16,7 @@ import { openCheckpoint } from "../lib/files/checkpoint.ts";
 import { hashCheckpoint } from "../lib/files/hash.ts";
 import { openSafetensors } from "../lib/files/safetensors.ts";
 import { writeSafetensors } from "../lib/files/safetensors_writer.ts";
-import { sliceKey } from "../lib/files/slice.ts";
+import { placeSlice, sliceKey } from "../lib/files/slice.ts";
 import { Adapter, ExpertSet, MoeModel } from "../lib/index.ts";
 import { inspectCheckpoint } from "../lib/inspect.ts";
 import { checkMergedLogits } from "../lib/logits_check.ts";
@@ -24,9 +24,9 @@ import { checkpointSpec } from "../lib/model/families/index.ts";
 import { parameterShapes } from "../lib/model/spec.ts";
 import { DequantisedCheckpoint } from "../lib/quantised.ts";
 import { requireRoomForWeights } from "../lib/train/available_memory.ts";
-import { quantiseModel } from "./support/quantised_model.ts";
+import { fuseExperts, quantiseModel } from "./support/quantised_model.ts";
 import type { Scheme } from "./support/quantised_model.ts";
-import { tinyDeepseek, toyRows, writeTinyModel } from "./support/tiny_model.ts";
+import { tinyDeepseek, tinyOlmoe, toyRows, writeTinyModel } from "./support/tiny_model.ts";
 
 let root: string;
 const at = (name: string): string => join(root, name);
@@ -173,6 +173,34 @@ it("a base that was deleted while it is held is still there for its digest", asy
   await base.files.close();
   await expect(digest()).rejects.toThrow();
 });
+
+it("slices of fused experts are trained and merged as slices", async () => {
+  await writeTinyModel(at("olmoe"), tinyOlmoe);
+  const fused = await fuseExperts(at("olmoe"), at("fused"));
+  const set = new ExpertSet({ layers: [[1, { ranked: [2, 4] }]] });
+  await using model = await MoeModel.fromPretrained(at("fused"), load);
+  for (const p of model.params.all()) {
+    const whole = fused.get(p.ref.name);
+    if (!whole) continue;
+    const { shape } = model.checkpoint.weights.get(p.ref.name)!;
+    const from = placeSlice(p.ref, { dtype: "F32", shape }).begin / 4;
+    expect(await p.value.readF32(), p.key).toEqual(whole.slice(from, from + p.value.size));
+  }
+  const { result } = model.train({ data: { rows: rows(), maxLength: 64 }, method: { type: "esft", experts: set }, steps: 2, outDir: at("fused-adapter") }); // prettier-ignore
+  const { adapter } = await result;
+  expect([...adapter!.tensors.keys()].filter((key) => !/\[[24]/.test(key))).toEqual([]);
+  const report = await mergeAdapter(model.checkpoint, adapter!, at("fused-merged"), { dequantise: true });
+  expect(report).toMatchObject({ ok: true, changedExperts: { 1: [2, 4] } });
+  const merged = await openCheckpoint(at("fused-merged"));
+  expect(await frozenDigest(merged, adapter!.tensors.values())).toBe(adapter!.frozenDigest);
+  for (const [name, wanted] of fused) {
+    const E = merged.tensors.get(name)!.shape[0]!;
+    const [found, want] = [await merged.read(name), encodeFloats(wanted, "BF16")];
+    const same = Array.from({ length: E }, (_, e) => [e * (want.length / E), (e + 1) * (want.length / E)] as const).map(([a, b]) => Buffer.from(found.subarray(a, b)).equals(want.subarray(a, b)));
+    expect(same, name).toEqual(same.map((_, e) => !(name.includes(".1.") && [2, 4].includes(e))));
+  }
+  expect(await checkMergedLogits(at("fused"), adapter!, at("fused-merged"))).toMatchObject({ ok: true });
+}, 60_000); // prettier-ignore
 
 describe("F16", () => {
   it("is computed with as f32, and merged as F16", async () => {

@@ -3,7 +3,8 @@ import { addon } from "./addon.ts";
 import { checks } from "./checks.ts";
 import { delta } from "./delta.ts";
 import { products } from "./products.ts";
+import { quant } from "./quant.ts";
 import { rows } from "./rows.ts";
 import type { Mutant } from "./mutant.ts";
 
-export const mutants: readonly Mutant[] = [...checks, ...addon, ...rows, ...products, ...delta];
+export const mutants: readonly Mutant[] = [...checks, ...addon, ...rows, ...products, ...delta, ...quant];

@@ -52,9 +52,29 @@ describe("what is decoded", () => {
     expect((await decoded(weight())).map((x) => x || 0)).toEqual(plain);
     expect(await decoded(weight(), 1, 2)).toEqual(plain.slice(16));
     expect((await decoded(weight({ transposed: true }))).map((x) => x || 0)).toEqual(Array.from({ length: ROWS * COLS }, (_, i) => plain[(i % ROWS) * COLS + Math.floor(i / ROWS)]));
+    using some = device.empty("f32", [COLS, ROWS]);
+    some.rows(0, 2).decode(weight({ transposed: true }), 1);
+    const column = (c: number): number[] => [0, 1, 2].map((r) => plain[r * COLS + c]!);
+    expect([...(await some.readF32())].map((x) => x || 0)).toEqual([...column(1), ...column(2), ...Array.from({ length: 6 * ROWS }, () => 0)]);
     const groups = [1, 0, 1, 0, 0, 0, 1, 1];
     const ordered = { ...weight().parts, order: part(48, 80) };
     expect((await decoded(weight({ parts: ordered }))).map((x) => x || 0)).toEqual(all((r, c) => code(r, c) * scale(r, groups[c]!) || 0));
+  });
+
+  it("exponents: 2^(x − 127), of which 255 is NaN, infinite, or one more than f32 has", async () => {
+    writeFileSync(path, Uint8Array.of(1, 2, 0, 255, 0, 127, 255), { flag: "r+" });
+    const codes = { rows: 1, cols: 2, blockCols: 2, parts: { codes: part(0, 2), scales: part(5, 6) } };
+    const of = async (scale: string, at: number): Promise<number[]> => {
+      using t = device.empty("f32", [1, 2]);
+      t.decode(weight({ ...codes, scale, parts: { codes: part(at, at + 2), scales: part(6, 7) } }));
+      return [...(await t.readF32())];
+    };
+    expect(await of("e8m0", 0)).toEqual([NaN, NaN]);
+    expect(await of("power", 1)).toEqual([Infinity, NaN]);
+    expect(await of("ldexp", 2)).toEqual([0, -Infinity]);
+    using t = device.empty("f32", [1, 2]);
+    t.decode(weight({ ...codes, scale: "e8m0" }));
+    expect([...(await t.readF32())]).toEqual([1, 2]);
   });
 }); // prettier-ignore
 

@@ -99,3 +99,39 @@ export async function quantiseModel(from: string, to: string, scheme: Scheme, sh
   await writeFile(join(to, "config.json"), JSON.stringify({ ...config, quantization_config: configs[scheme] }));
   return values;
 }
+
+/** The experts of every layer of the checkpoint `from` as fused FP8 tensors [E, 2F, D] and [E, D, F], their scales beside them; `to` is a folder. */
+export async function fuseExperts(from: string, to: string): Promise<Map<string, Float32Array>> {
+  await cp(from, to, { recursive: true });
+  const file = await openSafetensors(join(from, "model.safetensors"));
+  const entries: TensorEntry[] = [];
+  const values = new Map<string, Float32Array>();
+  const matrix = async (name: string): Promise<Float32Array> => decodeFloats(await file.read(name), file.tensors.get(name)!.dtype);
+  const concat = (list: readonly Float32Array[]): Float32Array => Float32Array.from(list.flatMap((x) => [...x]));
+  for (const t of file.tensors.values()) {
+    const [, at, part] = /^(.*\.experts)\.0\.(gate|down)_proj\.weight$/.exec(t.name) ?? [];
+    if (at === undefined) {
+      if (!/\.experts\.\d/.test(t.name)) entries.push({ name: t.name, dtype: t.dtype, shape: t.shape, data: await file.read(t.name) });
+      continue;
+    }
+    const E = [...file.tensors.keys()].filter((n) => n.startsWith(`${at}.`) && n.endsWith("down_proj.weight")).length;
+    const [rows, cols] = part === "gate" ? [2 * t.shape[0]!, t.shape[1]!] : [t.shape[0]!, t.shape[1]!];
+    const name = `${at}.${part === "gate" ? "gate_up_proj" : "down_proj"}`;
+    const made = await Promise.all(
+      Array.from({ length: E }, async (_, e) => {
+        const parts = part === "gate" ? ["gate", "up"] : ["down"];
+        const list = await Promise.all(parts.map((p) => matrix(`${at}.${e}.${p}_proj.weight`)));
+        return fp8(name, [rows, cols], concat(list));
+      }),
+    );
+    values.set(name, concat(made.map((m) => m.values)));
+    for (const i of [0, 1]) {
+      const { dtype, shape, name: own } = made[0]!.entries[i]!;
+      entries.push({ name: own, dtype, shape: [E, ...shape], data: Buffer.concat(made.map((m) => m.entries[i]!.data as Uint8Array)) });
+    }
+  }
+  await writeSafetensors(join(to, "model.safetensors"), entries);
+  const config = JSON.parse(await readFile(join(from, "config.json"), "utf8")) as Record<string, unknown>;
+  await writeFile(join(to, "config.json"), JSON.stringify({ ...config, quantization_config: configs.fp8 }));
+  return values;
+}
