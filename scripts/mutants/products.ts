@@ -71,7 +71,6 @@ export const products = [
     ["«v > 0», precision, w);", "false"],
     ["«a.accumulate || n0 > 0», w);", "a.accumulate"],
     ["const int32_t* index = c.index + «n0»;", "int64_t(0)"],
-    ["«a.accumulate || n0 > 0», w);", "false"],
   ),
   ...of(
     "cpu/attention/attention.cc",

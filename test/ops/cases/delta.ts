@@ -400,10 +400,18 @@ const convPerf = (on: Backend, T: number, C: number): PerfRow[] => {
  */
 const deltaPerf = (on: Backend, T: number, keyHeads: number, heads: number, d: number): PerfRow[] => {
   const id = `gated_delta_rule/T${T}h${heads}d${d}/${on === "cuda" ? "bf16" : "f32"}`;
-  const sizes = { T, keyHeads, heads, d };
-  const shape = (s: typeof sizes): DeltaShape => ({ T: s.T, keyHeads: s.keyHeads, heads: s.heads, dk: s.d, dv: s.d, constant: true });
+  /** Key heads, and value heads of each. */
+  const sizes = { T, heads: keyHeads, group: heads / keyHeads, dim: d };
+  const shape = (s: typeof sizes): DeltaShape => ({
+    T: s.T,
+    keyHeads: s.heads,
+    heads: s.heads * s.group,
+    dk: s.dim,
+    dv: s.dim,
+    constant: true,
+  });
   const flops = (s: typeof sizes, states: number, triangles: number, shared: number): number =>
-    2 * s.T * (s.heads * (states * s.d * s.d + triangles * 32 * s.d) + s.keyHeads * shared * 32 * s.d);
+    2 * s.T * s.heads * (s.group * (states * s.dim ** 2 + triangles * 32 * s.dim) + shared * 32 * s.dim);
   return [
     perfCall(
       `${id}/fwd`,
