@@ -7,7 +7,8 @@
 //     S' = e^{g_t} S;   δ = beta_t (v_t − S'ᵀ k̂_t);   S = S' + k̂_t δᵀ;   o_t = Sᵀ q̂_t            o [T, heads·dv] act
 //   g <= 0 is meant (a decay); a larger one is not refused. f32 products and sums whatever the precision of the model.
 //   Kernels compute chunks of 64 tokens of a document by products of matrices (the UT transform of arXiv 2406.06484): equal in exact
-//   arithmetic. They differ from token by token by rounding; the order of every sum is fixed.
+//   arithmetic. They differ from token by token by rounding; the order of every sum is fixed. Scratch of the backward is the states of
+//   all chunks: dk / 64 (CUDA: dk / 32) times v in f32, on the CPU of one document and key head per thread.
 //
 // gated_delta_rule_backward — dq, dk, dv (act), dbeta, dg (f32) from dout, all overwritten. Nothing is kept by the forward: the states
 //   at the chunks' starts are computed again. With dS the gradient that flows back, from a document's last token down:

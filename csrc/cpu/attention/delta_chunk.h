@@ -17,6 +17,8 @@ namespace esft::cpu::ESFT_ISA::attn {
 
 constexpr int64_t kChunkTokens = 64, kSolveRows = 14;
 constexpr int64_t kLine = 16;  // pad of rows: one line
+// Decays below it are e^−∞ in f32 already; sums of γ stay of a size at which differences are exact.
+constexpr float kNothingLeft = -200.0f;
 
 struct DeltaShape {
   int64_t T, key_heads, heads, group;  // value heads per key head
@@ -121,7 +123,8 @@ struct ChunkDecays {
   void make(const DeltaShape& s, const ChunkKeys& keys, int64_t t0, int64_t n, int64_t head) const {
     double sum = 0;
     for (int64_t t = 0; t < n; t++) {
-      sum += *s.g.at(t0 + t, head);
+      const float g = *s.g.at(t0 + t, head);
+      sum += g < kNothingLeft ? kNothingLeft : g;
       hi[t] = float(sum);
       lo[t] = float(sum - hi[t]);
       beta[t] = *s.beta.at(t0 + t, head);

@@ -12,6 +12,7 @@
 namespace esft::cuda::delta {
 
 constexpr int kThreads = 256, kOpenTokens = 64, kSlice = 32;
+constexpr float kNothingLeft = -200.0f;  // decays below it are e^−∞ in f32 already
 
 struct DeltaParams {
   const void *q, *k, *v;
@@ -78,7 +79,8 @@ struct Decays {
     if (threadIdx.x == 0) {
       double sum = 0;
       for (int t = 0; t < n; t++) {
-        sum += p.g[(t0 + t) * p.g_ld + head];
+        const float g = p.g[(t0 + t) * p.g_ld + head];
+        sum += g < kNothingLeft ? kNothingLeft : g;
         hi[t] = float(sum);
         lo[t] = float(sum - double(hi[t]));
       }

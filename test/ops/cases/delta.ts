@@ -187,6 +187,7 @@ const deltas: readonly (readonly [string, DeltaShape])[] = [
   ["every token its own document", { T: 8, keyHeads: 1, heads: 2, dk: 8, dv: 8, docs: [0, 1, 2, 3, 4, 5, 6, 7] }],
   ["no decay", { T: 140, keyHeads: 1, heads: 2, dk: 16, dv: 16, decay: 0 }],
   ["strong decays", { T: 140, keyHeads: 1, heads: 2, dk: 16, dv: 16, decay: 30 }],
+  ["decays that leave nothing", { T: 140, keyHeads: 1, heads: 2, dk: 16, dv: 16, decay: 1e30 }],
   ["one token", { T: 1, keyHeads: 1, heads: 2, dk: 8, dv: 8 }],
   ["no tokens", { T: 0, keyHeads: 1, heads: 2, dk: 8, dv: 8 }],
   ["one dimension", { T: 20, keyHeads: 1, heads: 1, dk: 1, dv: 1 }],
