@@ -143,7 +143,14 @@ function attentionText(spec: ModelSpec): string {
 function mixerText(a: AttentionSpec): string {
   switch (a.kind) {
     case "heads":
-      return `${a.heads} heads of ${a.headDim}${a.kvHeads === a.heads ? "" : `, ${a.kvHeads} for keys and values`}${a.qNorm ? ", q and k normalised" : ""}`;
+      return [
+        `${a.heads} heads of ${a.headDim}`,
+        ...(a.kvHeads === a.heads ? [] : [`${a.kvHeads} for keys and values`]),
+        ...(a.qNorm ? ["q and k normalised"] : []),
+        ...(a.rope === null ? ["no positions"] : []),
+        ...(a.window > 0 ? [`window of ${a.window}`] : []),
+        ...(a.outputGate ? ["gated"] : []),
+      ].join(", ");
     case "latent":
       return `latent (MLA): ${a.heads} heads of ${a.nopeDim} + ${a.ropeDim} rotary, values ${a.vDim}, rank ${a.kvRank}${"a" in a.q ? `, queries rank ${a.q.a.out}` : ""}`;
     case "delta":

@@ -1,4 +1,4 @@
-// The four committed family fixtures against the numbers of Hugging Face, on the CPU device with 1 and 2 threads and on the
+// The committed family fixtures (most with the gradients of one layer only) against the numbers of Hugging Face, on the CPU device with 1 and 2 threads and on the
 // reference device. No GPU. Alone: npx vitest run test/golden/families.test.ts
 
 import { readdirSync } from "node:fs";
