@@ -30,7 +30,8 @@ struct RowParams {
 };
 
 // `lanes` lanes per token and head; neighbours take the heads of one token.
-__global__ void __launch_bounds__(256) query_numbers(const RowParams p) {
+__global__ void __launch_bounds__(256) query_numbers(const EarlyStart early, const RowParams p) {
+  early.wait();
   const Layout& l = p.layout;
   const int64_t count = int64_t(p.padded) * l.heads, per_block = blockDim.x / p.lanes;
   const int part = int(threadIdx.x) % p.lanes;
@@ -75,7 +76,8 @@ struct SharedSumParams {
   bool add;  // to `sum`
 };
 
-__global__ void __launch_bounds__(256) sum_shared_keys(const SharedSumParams p) {
+__global__ void __launch_bounds__(256) sum_shared_keys(const EarlyStart early, const SharedSumParams p) {
+  early.wait();
   for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < p.elements; i += int64_t(gridDim.x) * blockDim.x) {
     float x = p.add ? p.sum[i] : 0.f;
     for (int g = 0; g < p.count; g++) x += p.parts[g * p.elements + i];

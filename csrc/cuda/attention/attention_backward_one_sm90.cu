@@ -190,7 +190,8 @@ __device__ __forceinline__ void multiply(const BackwardParams& p, unsigned char*
 }
 
 template <int DQ, int DV>
-__global__ void __launch_bounds__(kThreads, 1) backward_one(const BackwardParams p, const __grid_constant__ Maps m) {
+__global__ void __launch_bounds__(kThreads, 1)
+    backward_one(const EarlyStart early, const BackwardParams p, const __grid_constant__ Maps m) {
   using S = Shape<DQ, DV>;
   ESFT_SHARED(smem);
   const OneBarriers<DQ, DV> bars{{reinterpret_cast<uint64_t*>(smem + S::kBarriers), S::kStages}};
@@ -206,6 +207,7 @@ __global__ void __launch_bounds__(kThreads, 1) backward_one(const BackwardParams
     }
     ptx::fence_mbar_init();
   }
+  early.wait();
   Work& work = *reinterpret_cast<Work*>(smem + S::kWork);
   if (threadIdx.x < 32) {
     unsigned ticket = 0;

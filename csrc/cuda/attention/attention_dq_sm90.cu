@@ -24,7 +24,8 @@ __device__ __forceinline__ void store_row(const DqParams& p, bf16* to, const flo
   for (int j = 0; j < 8; j++) to[j] = from_float<bf16>(x[j]);
 }
 
-__global__ void __launch_bounds__(256) scale_dq(const DqParams p) {
+__global__ void __launch_bounds__(256) scale_dq(const EarlyStart early, const DqParams p) {
+  early.wait();
   const int slab = int(blockIdx.x) % p.slabs, at = int(blockIdx.x) / p.slabs, block = at % p.blocks, head = at / p.blocks;
   const int n = int(threadIdx.x) % 8, quad = int(threadIdx.x) / 8;
   const int row = block * kSumRows + quad / 8 * 16 + quad % 8;

@@ -212,7 +212,8 @@ __device__ __forceinline__ void multiply(const ForwardParams& p, Memory<DQ, DV> 
 }
 
 template <int DQ, int DV>
-__global__ void __launch_bounds__(kThreads, 1) forward_wgmma(const ForwardParams p, const __grid_constant__ Maps m) {
+__global__ void __launch_bounds__(kThreads, 1)
+    forward_wgmma(const EarlyStart early, const ForwardParams p, const __grid_constant__ Maps m) {
   ESFT_SHARED(smem);
   const Memory<DQ, DV> memory{smem};
   if (threadIdx.x == 0) {
@@ -226,6 +227,7 @@ __global__ void __launch_bounds__(kThreads, 1) forward_wgmma(const ForwardParams
     }
     ptx::fence_mbar_init();
   }
+  early.wait();
   __syncthreads();
   if (threadIdx.x < 128) {
     ptx::setmaxnreg_dec<kLoadRegisters>();
