@@ -90,6 +90,7 @@ describe("what is refused", () => {
     ["no columns", () => weight({ cols: 0 }), /sizes of at least 1/],
     ["no block", () => weight({ blockCols: 0 }), /blocks of at least 1/],
     ["more elements than there are", () => weight({ rows: 2 ** 40, cols: 2 ** 40 }), /at most 2\^46 elements/],
+    ["more than anybody has", () => weight({ rows: 2 ** 30, cols: 2 ** 20 }), /at most 2\^46 elements/],
     ["half a row", () => weight({ rows: 1.5 }), /rows must be a safe integer/],
     ["scales beside blocks that hold them", () => weight({ codes: "q8_0", cols: 32 }), /no scales beside blocks/],
     ["a table of several matrices", () => weight({ codes: "table4", matrices: 2 }), /one matrix without/],
