@@ -9,7 +9,7 @@ import type { Buffers } from "./buffers.ts";
 
 /** Sizes and words as JSON, the configuration of a model among them. */
 export type CaseSizes = Readonly<Record<string, Json>>;
-type Json = number | string | boolean | null | { readonly [key: string]: Json };
+export type Json = number | string | boolean | null | readonly Json[] | { readonly [key: string]: Json };
 
 export interface BenchCase {
   /** what/config/dtype/mode. The peer appends /variant. */
@@ -75,9 +75,13 @@ const most: Readonly<Record<string, number>> = Object.fromEntries(
   ).flatMap(([limit, names]) => names.split(" ").map((name) => [name, limit])),
 );
 
+const isObject = (value: Json): value is CaseSizes => value !== null && typeof value === "object" && !Array.isArray(value);
+
 export function tiny<S extends CaseSizes>(sizes: S): S {
   const shrink = ([key, value]: [string, Json]): [string, Json] => {
-    if (value !== null && typeof value === "object") return [key, tiny(value)];
+    // A list of layers gets as short as their number.
+    if (Array.isArray(value)) return [key, value.slice(0, most["num_hidden_layers"])];
+    if (isObject(value)) return [key, tiny(value)];
     return [key, typeof value === "number" ? Math.min(value, most[key] ?? value) : value];
   };
   return Object.fromEntries(Object.entries(sizes).map(shrink)) as S;

@@ -25,15 +25,16 @@ import { AdamW } from "../../lib/train/optimizer.ts";
 import type { Backend } from "../../test/ops/perf.ts";
 import { sizeOf } from "../../test/ops/host.ts";
 import { hottest } from "../../test/ops/routes.ts";
-import { writeTinyModel } from "../../test/support/tiny_model.ts";
+import { tensorsOf, writeTinyModel } from "../../test/support/tiny_model.ts";
 import type { Buffers } from "./buffers.ts";
 import { precisionOf, tiny } from "./case.ts";
 import type { BenchCase, Work } from "./case.ts";
+import { deepseekV2, families, olmoe } from "./families.ts";
+import type { Config } from "./families.ts";
 
 const STD = 0.02; // what transformers draws from for a new model
 
 type Mode = "esft" | "full" | "forward";
-type Config = Readonly<Record<string, number | string | boolean | null>>;
 interface StepSizes extends Record<string, number | Config> {
   /** Documents and their length. */
   readonly batch: number;
@@ -47,9 +48,9 @@ async function writeHoles(dir: string, config: Config): Promise<void> {
   await writeFile(join(dir, "config.json"), JSON.stringify(config));
   const header: Record<string, unknown> = {};
   let at = 0;
-  for (const { ref, shape } of parameterShapes(modelSpec(config, "config.json"))) {
+  for (const { name, shape } of tensorsOf(modelSpec(config, "config.json"))) {
     const bytes = 2 * sizeOf(shape);
-    header[ref.name] = { dtype: "BF16", shape, data_offsets: [at, at + bytes] };
+    header[name] = { dtype: "BF16", shape, data_offsets: [at, at + bytes] };
     at += bytes;
   }
   const text = JSON.stringify(header);
@@ -192,8 +193,9 @@ function stepFlops({ batch, seq, trained, config }: StepSizes, mode: Mode): numb
   const attention = spec.layers.map(({ attention: a }) => {
     if (a.kind === "delta") return deltaFlops(a, batch * seq);
     if (a.kind === "conv") return { forward: 0, backward: 0 };
-    const [qk, v] = a.kind === "heads" ? [a.headDim, a.headDim] : [a.nopeDim + a.ropeDim, a.vDim];
-    return { forward: batch * seq * seq * a.heads * (qk + v), backward: batch * seq * seq * a.heads * (3 * qk + 2 * v) };
+    const [qk, v, window] = a.kind === "heads" ? [a.headDim, a.headDim, a.window] : [a.nopeDim + a.ropeDim, a.vDim, 0];
+    const seen = window > 0 && window < seq ? window * (2 * seq - window) : seq * seq; // twice the pairs of query and key
+    return { forward: batch * seen * a.heads * (qk + v), backward: batch * seen * a.heads * (3 * qk + 2 * v) };
   });
   let flops = 0;
   for (const { role, layer, shape, part } of parameterShapes(spec)) {
@@ -213,39 +215,8 @@ function stepFlops({ batch, seq, trained, config }: StepSizes, mode: Mode): numb
   return flops;
 }
 
-const small = {
-  hidden_size: 256,
-  num_hidden_layers: 4,
-  num_attention_heads: 4,
-  num_key_value_heads: 4,
-  num_experts_per_tok: 4,
-  max_position_embeddings: 2048,
-  vocab_size: 8192,
-  hidden_act: "silu",
-  rope_theta: 10000,
-  tie_word_embeddings: false,
-  attention_bias: false,
-  norm_topk_prob: false,
-} as const;
-const olmoe = { ...small, model_type: "olmoe", intermediate_size: 128, num_experts: 32, clip_qkv: null, rms_norm_eps: 1e-5 } as const;
-const deepseek = {
-  ...small,
-  model_type: "deepseek_v2",
-  intermediate_size: 512,
-  moe_intermediate_size: 128,
-  n_routed_experts: 32,
-  n_shared_experts: 1,
-  first_k_dense_replace: 0,
-  q_lora_rank: null,
-  kv_lora_rank: 128,
-  qk_nope_head_dim: 64,
-  qk_rope_head_dim: 32,
-  v_head_dim: 64,
-  topk_method: "greedy",
-  rms_norm_eps: 1e-6,
-} as const;
 const v2lite = {
-  ...deepseek,
+  ...deepseekV2,
   hidden_size: 2048,
   intermediate_size: 10944,
   moe_intermediate_size: 1408,
@@ -282,7 +253,7 @@ export function stepCases(shrink: boolean): BenchCase[] {
   const cpu = (
     [
       ["olmoe", olmoe],
-      ["deepseek-v2", deepseek],
+      ["deepseek-v2", deepseekV2],
     ] as const
   ).flatMap(([name, config]) =>
     (["f32", "bf16"] as const).flatMap((dtype) =>
@@ -294,5 +265,6 @@ export function stepCases(shrink: boolean): BenchCase[] {
   const cuda = (["esft", "forward"] as const).map((mode) =>
     stepCase("cuda", "deepseek-v2-lite", "bf16", mode, { batch: 2, seq: 4096, trained: 5, config: v2lite }, shrink),
   );
-  return [...cpu, ...cuda];
+  const others = families.map(([name, config]) => stepCase("cpu", name, "f32", "esft", { batch: 8, seq: 512, trained: 5, config }, shrink));
+  return [...cpu, ...others, ...cuda];
 }

@@ -164,7 +164,8 @@ withCuda("benchmark cases on the emulation", () => {
     });
   const families = [
     /^(copy|gemm|head|grad_norm|adamw)\//,
-    /^(rms_norm|rope|swiglu|add|routing|combine)\//,
+    /^(rms_norm|rope|swiglu|add|routing|combine|sigmoid_gate|scale_rows)\//,
+    /^(causal_conv|gated_delta_rule|delta_gates|multiply|regroup)\//,
     /^attention/,
     /^grouped/,
     /^layer/,

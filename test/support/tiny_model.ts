@@ -6,6 +6,7 @@ import { f32ToBf16 } from "../../lib/floats.ts";
 import { writeSafetensors } from "../../lib/files/safetensors_writer.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
 import { parameterShapes } from "../../lib/model/spec.ts";
+import type { ModelSpec, ParameterRole } from "../../lib/model/spec.ts";
 
 export const tinyDeepseek = {
   model_type: "deepseek_v2",
@@ -82,17 +83,30 @@ export interface TinyOptions {
   readonly tokenizer?: boolean;
 }
 
+/** The tensors that a checkpoint of this spec holds: parameters, and those that parameters are slices of. */
+export function tensorsOf(spec: ModelSpec): { name: string; shape: number[]; role: ParameterRole }[] {
+  const found = new Map<string, { name: string; shape: number[]; role: ParameterRole }>();
+  for (const { ref, shape, role } of parameterShapes(spec)) {
+    const { name, index, rows } = ref;
+    const [first = 0, ...inner] = shape;
+    const whole = [...(index === undefined ? [] : [index + 1]), rows ? rows[1] : first, ...inner];
+    const before = found.get(name)?.shape;
+    found.set(name, { name, shape: whole.map((n, i) => Math.max(n, before?.[i] ?? 0)), role });
+  }
+  return [...found.values()];
+}
+
 /** Writes config, random weights (norms 1, the rest N(0, 0.05²)) and the tokenizer into `dir`. */
 export async function writeTinyModel(dir: string, config: Readonly<Record<string, unknown>>, options: TinyOptions = {}): Promise<void> {
   await mkdir(dir, { recursive: true });
   await writeFile(join(dir, "config.json"), JSON.stringify(config, null, 2));
   const normal = normals(options.seed ?? 1);
-  const entries = parameterShapes(modelSpec(config, "config.json")).map(({ ref, shape, role }) => {
+  const entries = tensorsOf(modelSpec(config, "config.json")).map(({ name, shape, role }) => {
     const n = shape.reduce((a, b) => a * b, 1);
     const values = Float32Array.from({ length: n }, () => (role === "norm" ? 1 + 0.1 * normal() : 0.05 * normal()));
     const typed = options.dtype === "f32" ? values : f32ToBf16(values);
     return {
-      name: ref.name,
+      name,
       dtype: options.dtype === "f32" ? ("F32" as const) : ("BF16" as const),
       shape,
       data: new Uint8Array(typed.buffer, typed.byteOffset, typed.byteLength),
