@@ -106,6 +106,8 @@ export interface DeltaShape {
   readonly docs?: readonly number[];
   /** Size of the decays: g = −decay·e^N(0,1). */
   readonly decay?: number;
+  /** Every seventh token forgets all but everything. */
+  readonly drops?: boolean;
   /** The same β and g everywhere: described, not drawn. */
   readonly constant?: boolean;
   readonly strided?: boolean;
@@ -114,14 +116,14 @@ export const deltaRule =
   (s: DeltaShape) =>
   (r: Random): Args => {
     const { T, keyHeads, heads, dk, dv, decay = 0.1 } = s;
-    const gate = (f: (x: number) => number): HostTensor =>
-      s.constant ? filled("f32", [T, heads], { constant: f(0) }) : f32([T, heads], Array.from(r.normal([T, heads]).values, f));
+    const gate = (f: (x: number, i: number) => number): HostTensor =>
+      s.constant ? filled("f32", [T, heads], { constant: f(0, 0) }) : f32([T, heads], Array.from(r.normal([T, heads]).values, f));
     return {
       q: wrapOf(s)(r.normal([T, keyHeads * dk])),
       k: wrapOf(s)(r.normal([T, keyHeads * dk])),
       v: wrapOf(s)(r.normal([T, heads * dv])),
       beta: gate(sigmoid),
-      g: gate((x) => -decay * Math.exp(x)),
+      g: gate((x, i) => (s.drops && Math.floor(i / heads) % 7 === 6 ? -150 : -decay * Math.exp(x))),
       doc_start: starts(T, s.docs),
       o: wrapOf(s)(out([T, heads * dv])),
       key_heads: keyHeads,
@@ -187,6 +189,7 @@ const deltas: readonly (readonly [string, DeltaShape])[] = [
   ["every token its own document", { T: 8, keyHeads: 1, heads: 2, dk: 8, dv: 8, docs: [0, 1, 2, 3, 4, 5, 6, 7] }],
   ["no decay", { T: 140, keyHeads: 1, heads: 2, dk: 16, dv: 16, decay: 0 }],
   ["strong decays", { T: 140, keyHeads: 1, heads: 2, dk: 16, dv: 16, decay: 30 }],
+  ["strong decays among weak ones", { T: 140, keyHeads: 1, heads: 2, dk: 16, dv: 16, decay: 0.01, drops: true }],
   ["decays that leave nothing", { T: 140, keyHeads: 1, heads: 2, dk: 16, dv: 16, decay: 1e30 }],
   ["one token", { T: 1, keyHeads: 1, heads: 2, dk: 8, dv: 8 }],
   ["no tokens", { T: 0, keyHeads: 1, heads: 2, dk: 8, dv: 8 }],
