@@ -52,6 +52,8 @@ enum WaitBarrier : int32_t {
   kBarrierValuesFull,
   kBarrierValuesEmpty,
   kBarrierTurn,  // named: the other warpgroup has issued its products
+  kBarrierTileFull,  // products: what the next tile is, has been worked out
+  kBarrierTileEmpty,  // it has been read
   kBarrierRowsRead,  // named: the warpgroup has read its rows for the last time
   kBarrierDsFull,  // attention backward, named: both warpgroups have written their dS
   kBarrierDsEmpty,  // named: the other warpgroup has read dS

@@ -34,8 +34,35 @@ struct Instance {
   using S = Shape<kRole, kEpilogue>;
   using Args = Arguments<kRole, kEpilogue>;
   using Pipeline = PipelineState<S::kStages>;
-  static __device__ __forceinline__ Tile tile(const Args& p, const int32_t* table, int t, int rank) {
-    return tile_at<kRole, kEpilogue, kCluster>(p, table, t, rank);
+  // Of the CTA's turn. Clusters stride through the rounds.
+  static __device__ __forceinline__ Tile tile(const Args& p, const int32_t* table, int turn, int rank) {
+    return tile_at<kRole, kEpilogue, kCluster>(p, table, (int(blockIdx.x) + turn * int(gridDim.x)) / kCluster, rank);
+  }
+};
+
+// The CTA's tiles, worked out by the loaders up to kTilesAhead before they are multiplied: a binary search and dependent loads from global
+// memory, which are nothing beside the loads of a tile, and would cost the multiplying warpgroups a thousand cycles at its start.
+struct TileQueue {
+  Tile* tiles;
+  uint64_t *full, *empty;
+  int32_t op;
+  // By one thread, in the order of turns.
+  __device__ __forceinline__ void put(int turn, const Tile& tile) {
+    const int i = turn % kTilesAhead;
+    ptx::mbar_wait(empty + i, (turn / kTilesAhead & 1) ^ 1, {op, kBarrierTileEmpty});
+    tiles[i] = tile;
+    ptx::mbar_arrive(full + i);
+  }
+  // Stays until `give`; kept there, not in registers, while the tile is multiplied.
+  __device__ __forceinline__ const Tile& take(int turn) const {
+    ptx::mbar_wait(full + turn % kTilesAhead, turn / kTilesAhead & 1, {op, kBarrierTileFull});
+    return tiles[turn % kTilesAhead];
+  }
+  __device__ __forceinline__ const Tile& again(int turn) const { return tiles[turn % kTilesAhead]; }
+  // By whole warps: of those that took it, each once.
+  __device__ __forceinline__ void give(int turn) const {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) ptx::mbar_arrive(empty + turn % kTilesAhead);
   }
 };
 
@@ -44,7 +71,9 @@ template <class K>
 struct Shared {
   unsigned char* smem;
   const int32_t* table;
-  int rounds, rank;  // of the CTA in its cluster
+  int rank;  // of the CTA in its cluster
+  int turns;  // tiles of this CTA
+  TileQueue tiles;
   typename K::Pipeline state;
   uint64_t *h_full, *h_empty;
 };

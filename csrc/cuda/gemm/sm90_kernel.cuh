@@ -3,7 +3,8 @@
 // Shared memory, bytes from its 1024-byte aligned start (Shape):
 //   0           kStages stages, each A [128 x 64] (16 KB), then B [64 x kTileN] (32 KB; in turns 16 KB), 128-byte swizzle
 //   then        staging: 2 x 16 KB of outputs, one per multiplying warpgroup; in turns 2 x 64 KB, a tile of h (gate, up) that becomes dh
-//   kBarriers   full[kStages], empty[kStages], h_full[2], h_empty[2]
+//   kBarriers   full[kStages], empty[kStages], h_full[2], h_empty[2], tile_full[kTilesAhead], tile_empty[kTilesAhead]
+//   kTiles      Tile [kTilesAhead]
 //   kTable      i32 [groups + 2]: rounds before each group, their number, whether the offsets are wrong
 //
 //   barrier    arrivals                      who arrives                          who waits
@@ -13,6 +14,9 @@
 //                                            warp, in both CTAs of a cluster
 //   h_full     1                             leading loader (expects bytes)       the warpgroup whose turn it is
 //   h_empty    4                             first lanes of that warpgroup        leading loader
+//   tile_full  1                             leading loader, which wrote it       the multiplying warps of the tile, loaders
+//   tile_empty 8 (in turns 4), + 4 where     first lane of each of those          leading loader, kTilesAhead tiles later
+//              rows are copied
 //   named 1+g  256                           the other warpgroup, past its last   warpgroup g: its turn to multiply
 //                                            product (in turns only)
 #pragma once
@@ -41,19 +45,19 @@ __device__ __forceinline__ void consumer_cooperative(const typename K::Args& p, 
   const bool first_lane = threadIdx.x % 32 == 0;
   unsigned char* staging = s.smem + S::kStages * S::kStage + group * 2 * kSlabBytes;
   float acc[kN / 2];
-  for (int t = blockIdx.x / kCluster; t < s.rounds; t += gridDim.x / kCluster) {
-    const Tile tile = K::tile(p, s.table, t, s.rank);
-    const int steps = steps_of(p, tile);
-    int exist = tile.rows;
-    if constexpr (kRole == Role::kTn) exist = p.part_rows - tile.m0;
-    const int rows = min_of(64, max_of(0, exist - 64 * group));
-    if (rows == 0) {  // half of the tiles at the end of an expert have an empty half: its stages are given back as they come
+  for (int turn = 0; turn < s.turns; turn++) {
+    const Tile& next = s.tiles.take(turn);
+    const int steps = next.steps;
+    int rows = next.rows - 64 * group;  // that exist of this warpgroup's
+    if constexpr (kRole == Role::kTn) rows = p.part_rows - next.m0 - 64 * group;
+    if (rows <= 0) {  // half of the tiles at the end of an expert have an empty half: its stages are given back as they come
 #pragma unroll 1
       for (int step = 0; step < steps; step++) {
         ptx::mbar_wait(state.full + state.stage, state.phase, {p.op, kBarrierFull});
         if (first_lane) release_stage<kCluster>(state.empty + state.stage, s.rank);
         state.advance();
       }
+      s.tiles.give(turn);
       continue;
     }
     int previous = -1;
@@ -79,17 +83,19 @@ __device__ __forceinline__ void consumer_cooperative(const typename K::Args& p, 
     ptx::wgmma_wait<0>();
     ptx::warpgroup_fence_operand(acc);
     if (previous >= 0 && first_lane) release_stage<kCluster>(state.empty + previous, s.rank);
+    const Tile tile = s.tiles.again(turn);
+    s.tiles.give(turn);
     if (steps == 0) continue;  // tn: a group without rows leaves its gradient alone
 
     const int64_t row0 = tile.begin + 64 * group;
     if constexpr (kEpilogue == Epilogue::kWeightGradient)
       epilogue_weight_gradient(p, tile, 64 * group, acc);
     else if constexpr (kEpilogue == Epilogue::kStore)
-      epilogue_store<kRole>(p, tile, rows, row0, acc, staging);
+      epilogue_store<kRole>(p, tile, min_of(64, rows), row0, acc, staging);
     else if constexpr (kEpilogue == Epilogue::kSwiglu)
-      epilogue_swiglu(p, tile, rows, row0, acc, staging);
+      epilogue_swiglu(p, tile, min_of(64, rows), row0, acc, staging);
     else
-      epilogue_logits(p, tile, rows, row0, acc, staging);
+      epilogue_logits(p, tile, min_of(64, rows), row0, acc, staging);
   }
 }
 
@@ -136,16 +142,13 @@ __device__ __forceinline__ void consumer_pingpong(const typename K::Args& p, con
   unsigned char* h = s.smem + S::kStages * S::kStage + group * S::kTileOfH;
   float upper[S::kTileN / 2], lower[S::kTileN / 2];  // rows 0..63 and 64..127
   const int steps = p.contraction.steps;  // of every tile
-  const int stride = gridDim.x / kCluster;
-  int t = blockIdx.x / kCluster;
-  if (group == 1 && t < s.rounds) ptx::named_barrier_arrive(1, 256);  // the first turn is the other's
-  for (int turn = 0; t < s.rounds; t += stride, turn++) {
+  if (group == 1 && s.turns > 0) ptx::named_barrier_arrive(1, 256);  // the first turn is the other's
+  for (int turn = 0; turn < s.turns; turn++) {
     if ((turn & 1) != group) {
       state.skip(steps);
       continue;
     }
-    // Before the turn comes, when there is time. Kept as one bit: a tile does not fit the registers beside the sums.
-    const bool whole = K::tile(p, s.table, t, s.rank).rows > 64;
+    const bool whole = s.tiles.take(turn).rows > 64;
     const auto release = [&](int stage) { release_stage<kCluster>(state.empty + stage, s.rank); };
     ptx::named_barrier_sync(1 + group, 256, {p.op, kBarrierTurn});
     ptx::warpgroup_fence_operand(upper);
@@ -154,13 +157,14 @@ __device__ __forceinline__ void consumer_pingpong(const typename K::Args& p, con
       multiply_steps<K, true>(p.op, s.smem, steps, state, upper, lower, release);
     else
       multiply_steps<K, false>(p.op, s.smem, steps, state, upper, lower, release);
-    if (t + stride < s.rounds) ptx::named_barrier_arrive(2 - group, 256);
+    if (turn + 1 < s.turns) ptx::named_barrier_arrive(2 - group, 256);
     ptx::wgmma_wait<0>();
     ptx::warpgroup_fence_operand(upper);
     ptx::warpgroup_fence_operand(lower);
     if (first_lane) release_stage<kCluster>(state.empty + state.before(), s.rank);
     ptx::mbar_wait(s.h_full + group, turn >> 1 & 1, {p.op, kBarrierHFull});
-    const Tile tile = K::tile(p, s.table, t, s.rank);
+    const Tile tile = s.tiles.again(turn);
+    s.tiles.give(turn);
     epilogue_swiglu_backward(p, tile, min_of(64, tile.rows), tile.begin, 0, upper, h);
     epilogue_swiglu_backward(p, tile, min_of(64, max_of(0, tile.rows - 64)), tile.begin + 64, 64, lower, h);
     ptx::fence_proxy_async();  // the copy engine writes here next
@@ -175,7 +179,7 @@ __global__ void __launch_bounds__(kThreads, 1) grouped_kernel(const EarlyStart e
   using K = Instance<kRole, kEpilogue, kLoadA, kLoadB, kCluster>;
   using S = typename K::S;
   // Together 504 = 65536 / 128 registers less a rounding: the loaders need few, unless they work out addresses of rows.
-  constexpr int kLoadRegisters = S::kPingpong ? 72 : K::kCopies ? 56 : 40;
+  constexpr int kLoadRegisters = S::kPingpong || K::kCopies ? 72 : kRole == Role::kTn ? 56 : 40;
   constexpr int kMultiplyRegisters = (504 - kLoadRegisters) / 2;
   ESFT_SHARED(smem);
   uint64_t* barriers = reinterpret_cast<uint64_t*>(smem + S::kBarriers);
@@ -188,6 +192,7 @@ __global__ void __launch_bounds__(kThreads, 1) grouped_kernel(const EarlyStart e
   s.state.empty = barriers + S::kStages;
   s.h_full = s.state.empty + S::kStages;
   s.h_empty = s.h_full + 2;
+  s.tiles = {reinterpret_cast<Tile*>(smem + S::kTiles), s.h_empty + 2, s.h_empty + 2 + kTilesAhead, p.op};
   constexpr int kWarps = S::kPingpong ? 4 : 8;  // that multiply a tile
   if (threadIdx.x == 0) {
     for (int i = 0; i < S::kStages; i++) {
@@ -198,6 +203,10 @@ __global__ void __launch_bounds__(kThreads, 1) grouped_kernel(const EarlyStart e
       ptx::mbar_init(s.h_full + i, 1);
       ptx::mbar_init(s.h_empty + i, kWarps);
     }
+    for (int i = 0; i < kTilesAhead; i++) {
+      ptx::mbar_init(s.tiles.full + i, 1);
+      ptx::mbar_init(s.tiles.empty + i, kWarps + (K::kCopies ? 4 : 0));
+    }
     ptx::fence_mbar_init();
     if (kLoadA == Load::kTma) ptx::tma_prefetch_map(&maps.a[0]);
     if (kRole == Role::kTn && kLoadB == Load::kTma) ptx::tma_prefetch_map(&maps.b[0]);
@@ -206,7 +215,8 @@ __global__ void __launch_bounds__(kThreads, 1) grouped_kernel(const EarlyStart e
   early.wait();
   check_index(p, p.a);
   if constexpr (kRole == Role::kTn) check_index(p, p.b);
-  s.rounds = build_table<kRole, kEpilogue, kCluster>(p, table);  // ends with a barrier: the mbarriers are ready for all
+  const int rounds = build_table<kRole, kEpilogue, kCluster>(p, table);  // ends with a barrier: the mbarriers are ready for all
+  s.turns = max_of(0, int(ceil_div(rounds - int(blockIdx.x) / kCluster, int(gridDim.x) / kCluster)));
   if (kCluster > 1) {
     s.rank = int(ptx::cluster_rank());
     ptx::cluster_sync();  // and those of the other CTA

@@ -79,6 +79,28 @@ struct WeightBoxes {
   bool shared, first_half, second_half;
 };
 
+// Works out the CTA's tiles. Where one thread loads, another does nothing else; true: this is the one.
+template <class K>
+__device__ __forceinline__ bool plan_all(const typename K::Args& p, Shared<K>& s) {
+  if constexpr (!K::kCopies) {
+    if (threadIdx.x != 32) return false;
+    for (int turn = 0; turn < s.turns; turn++) s.tiles.put(turn, K::tile(p, s.table, turn, s.rank));
+    return true;
+  }
+  return false;
+}
+// Where all threads copy rows, one of them does it, a tile ahead, before it begins with tile `turn`: its warp falls behind by some hundred
+// cycles, with three stages in front of it.
+template <class K>
+__device__ __forceinline__ void plan_next(const typename K::Args& p, Shared<K>& s, int turn) {
+  if constexpr (K::kCopies) {
+    if (threadIdx.x != 32) return;
+#pragma unroll 1
+    for (int next = turn > 0 ? turn + 1 : 0; next <= turn + 1 && next < s.turns; next++)
+      s.tiles.put(next, K::tile(p, s.table, next, s.rank));
+  }
+}
+
 template <Role kRole>
 struct Producer;
 
@@ -89,20 +111,21 @@ struct WeightProducer {
     using S = typename K::S;
     constexpr bool kGathers = K::kLoadA == Load::kRows;
     const bool leader = threadIdx.x == 0;
-    if (!kGathers && !leader) return;
+    if (plan_all<K>(p, s) || (!kGathers && !leader)) return;
     const CUtensorMap* acquired = nullptr;
-    int turn = 0;  // tiles of h so far
-    for (int t = blockIdx.x / K::kCluster; t < s.rounds; t += gridDim.x / K::kCluster) {
-      const Tile tile = K::tile(p, s.table, t, s.rank);
+    for (int turn = 0; turn < s.turns; turn++) {
+      plan_next<K>(p, s, turn);
+      const Tile& tile = s.tiles.take(turn);
+      const int first_row = int(tile.begin);
       int rows[8];
       if (kGathers) {
 #pragma unroll
         for (int i = 0; i < 8; i++) {
           const int row = threadIdx.x / 8 + 16 * i;
-          rows[i] = row < tile.rows ? source_row(p.a, tile.begin + row) : -1;
+          rows[i] = row < tile.rows ? source_row(p.a, first_row + row) : -1;
         }
       }
-      int left = steps_of(p, tile), step = first_step(p, tile);  // step: of its segment
+      int left = tile.steps, step = first_step(p, tile);  // step: of its segment
       // The tile of h comes once the ring is full.
       int until_h = K::kEpilogue == Epilogue::kSwigluBackward ? min_of(left, S::kStages) : 0;
 #pragma unroll 1
@@ -126,16 +149,17 @@ struct WeightProducer {
           if (leader) {
             ptx::mbar_arrive_expect_tx(full, copies ? S::kStageB : S::kStage);
             Producer<K::kRole>::template load_b<K>(boxes, stage_a + S::kStageA, full, tile.n0, k0, segment.row);
-            if (!copies) ptx::tma_load_2d(stage_a, maps.a + segment.a, full, segment.column + k0, int(tile.begin));
+            if (!copies) ptx::tma_load_2d(stage_a, maps.a + segment.a, full, segment.column + k0, first_row);
           }
           if (copies) copy_k_major(p.a, stage_a, rows, segment.column + k0, segment.column + segment.length);
           if (kGathers) ptx::cp_async_mbar_arrive(full);
           s.state.advance();
           if constexpr (K::kEpilogue == Epilogue::kSwigluBackward) {
-            if (leader && --until_h == 0) load_h<K>(p, maps, s, tile, turn++);
+            if (leader && --until_h == 0) load_h<K>(p, maps, s, tile, turn);
           }
         }
       }
+      if (kGathers) s.tiles.give(turn);
     }
     if (kGathers) {  // no thread ends with copies in flight
       ptx::cp_async_commit();
@@ -224,13 +248,16 @@ struct Producer<Role::kTn> {
     using S = typename K::S;
     constexpr bool kRowsA = K::kLoadA == Load::kRows, kRowsB = K::kLoadB == Load::kRows;
     const bool leader = threadIdx.x == 0;
-    if (!K::kCopies && !leader) return;
+    if (plan_all<K>(p, s) || (!K::kCopies && !leader)) return;
     constexpr int kBytes = (kRowsA ? 0 : S::kStageA) + (kRowsB ? 0 : S::kStageB);
     const int width = p.parts * p.part_rows;  // of dy
-    for (int t = blockIdx.x; t < s.rounds; t += gridDim.x) {
-      const Tile tile = K::tile(p, s.table, t, s.rank);
-      const int steps = steps_of(p, tile), column_a = tile.part * p.part_rows + tile.m0;
+    for (int turn = 0; turn < s.turns; turn++) {
+      plan_next<K>(p, s, turn);
+      const Tile& tile = s.tiles.take(turn);
+      const int steps = tile.steps, begin = int(tile.begin), rows = tile.rows, column_a = tile.part * p.part_rows + tile.m0,
+                column_b = tile.n0;
       if (K::kCopies && steps > 0) prefetch_gradient(p, tile);
+      if (K::kCopies) s.tiles.give(turn);
 #pragma unroll 1
       for (int step = 0; step < steps; step++) {
         unsigned char* stage_a = s.smem + s.state.stage * S::kStage;
@@ -238,11 +265,11 @@ struct Producer<Role::kTn> {
         uint64_t* full = s.state.full + s.state.stage;
         const int k0 = step * kTileK;
         NextRows rows_a, rows_b;
-        if (kRowsA) rows_a.find(p.a, tile.begin, k0, tile.rows);
-        if (kRowsB) rows_b.find(p.b, tile.begin, k0, tile.rows);
+        if (kRowsA) rows_a.find(p.a, begin, k0, rows);
+        if (kRowsB) rows_b.find(p.b, begin, k0, rows);
         ptx::mbar_wait(s.state.empty + s.state.stage, s.state.phase ^ 1, {p.op, kBarrierEmpty});
         // The last box of dy would end in rows of the next expert, whose infinities times zeros of x are NaN. The copies stop before.
-        const bool cut_a = !kRowsA && kRowsB && k0 + kTileK > tile.rows;
+        const bool cut_a = !kRowsA && kRowsB && k0 + kTileK > rows;
         if (leader && kBytes > 0) {
           if (cut_a)
             ptx::mbar_arrive(full);
@@ -251,20 +278,19 @@ struct Producer<Role::kTn> {
           if (!kRowsB) {
 #pragma unroll
             for (int j = 0; j < S::kTileN / 64; j++)
-              ptx::tma_load_2d(stage_b + j * kSlabBytes, &maps.b[0], full, tile.n0 + 64 * j, int(tile.begin) + k0);
+              ptx::tma_load_2d(stage_b + j * kSlabBytes, &maps.b[0], full, column_b + 64 * j, begin + k0);
           }
           if (!kRowsA && !cut_a) {
 #pragma unroll
-            for (int j = 0; j < 2; j++)
-              ptx::tma_load_2d(stage_a + j * kSlabBytes, &maps.a[0], full, column_a + 64 * j, int(tile.begin) + k0);
+            for (int j = 0; j < 2; j++) ptx::tma_load_2d(stage_a + j * kSlabBytes, &maps.a[0], full, column_a + 64 * j, begin + k0);
           }
         }
         if (kRowsA) copy_mn_major<2>(p.a, stage_a, rows_a, column_a, width);
         if (cut_a) {
-          rows_a.find(p.a, tile.begin, k0, tile.rows);
+          rows_a.find(p.a, begin, k0, rows);
           copy_mn_major<2>(p.a, stage_a, rows_a, column_a, width);
         }
-        if (kRowsB) copy_mn_major<S::kTileN / 64>(p.b, stage_b, rows_b, tile.n0, p.columns);
+        if (kRowsB) copy_mn_major<S::kTileN / 64>(p.b, stage_b, rows_b, column_b, p.columns);
         if (K::kCopies) ptx::cp_async_mbar_arrive(full);
         s.state.advance();
       }

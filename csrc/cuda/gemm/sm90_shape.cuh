@@ -20,6 +20,7 @@ enum class Epilogue { kStore, kSwiglu, kSwigluBackward, kLogits, kWeightGradient
 constexpr int kThreads = 384;  // warpgroup 0 loads, 1 and 2 multiply
 constexpr int kSlabBytes = 64 * 128;  // 64 rows of 64 bf16
 constexpr int kMaxGroups = 512;
+constexpr int kTilesAhead = 4;  // that the loaders may have worked out before the multiplying warpgroups come to them
 constexpr int kTileM = 128, kTileK = 64;  // rows of a tile, and its step along the contraction
 
 // The multiplying warpgroups take 64 rows each of a tile of 256 columns. The backward of SwiGLU has so much to do once a tile is
@@ -36,7 +37,8 @@ struct Shape {
   static constexpr int kTileOfH = 8 * kSlabBytes;
   static constexpr int kStaging = kPingpong ? 2 * kTileOfH : kRole == Role::kTn ? 0 : 4 * kSlabBytes;
   static constexpr int kBarriers = kStages * kStage + kStaging;
-  static constexpr int kTable = kBarriers + 128;
+  static constexpr int kTiles = kBarriers + 256;
+  static constexpr int kTable = kTiles + kTilesAhead * 64;
   static constexpr int shared_bytes(int groups) { return kTable + (groups + 2) * 4; }
 };
 

@@ -5,18 +5,21 @@
 
 namespace esft::cuda::sm90 {
 
-struct Tile {
-  int expert, group;
+// Worked out by the loaders, read by the multiplying warpgroups from shared memory.
+struct alignas(16) Tile {
   int64_t begin;  // nt, nn: first row of the tile; tn: first row of the group
   int rows;  // nt, nn: rows of the tile that exist; tn: rows of the group
+  int steps;  // along the contraction
+  int expert, group;
   int part;  // nt, tn: which of the matrices side by side
   int m0;  // tn: first row of the tile in its part
   int n0;  // first column
   int n_tile;
-  bool shared_b;  // the CTAs of the cluster work on the same columns: each loads its part of B for all
-  int split, splits;  // of the contraction: which part, of how many
-  int split_rows;  // rows of one part of the output
+  int split, splits;  // of the contraction: which piece, of how many
+  int split_rows;  // rows of one piece of the output
+  int shared_b;  // the CTAs of the cluster work on the same columns: each loads its part of B for all
 };
+static_assert(sizeof(Tile) == 64, "kTiles");
 
 __device__ __forceinline__ int64_t group_begin(const Groups& p, int expert) { return p.offsets ? p.offsets[expert] : 0; }
 __device__ __forceinline__ int64_t group_end(const Groups& p, int expert) { return p.offsets ? p.offsets[expert + 1] : p.n; }
@@ -125,7 +128,7 @@ __device__ __forceinline__ Tile tile_at(const Arguments<kRole, kEpilogue>& p, co
   Tile tile;
   tile.m0 = 0;
   tile.part = 0;
-  tile.shared_b = false;
+  tile.shared_b = 0;
   tile.split = 0;
   tile.splits = 1;
   tile.split_rows = 0;
@@ -135,18 +138,23 @@ __device__ __forceinline__ Tile tile_at(const Arguments<kRole, kEpilogue>& p, co
     tile.expert = p.groups ? p.groups[tile.group] : tile.group;
     tile.begin = group_begin(p, tile.expert);
     tile.rows = int(group_end(p, tile.expert) - tile.begin);
+    // Of a group without rows a gradient that is overwritten takes one step, all zeros; one that is added to, none.
+    tile.steps = max_of(p.out.accumulate ? 0 : 1, int(ceil_div(tile.rows, kTileK)));
     const int local = t % per_group, m = local / n_tiles;
     tile.part = m / m_tiles;
     tile.m0 = m % m_tiles * kTileM;
     tile.n_tile = local % n_tiles;
     tile.n0 = tile.n_tile * S::kColumns;
   } else {
+    tile.steps = p.contraction.steps;
     if constexpr (kRole == Role::kNn && kEpilogue == Epilogue::kStore && kCluster == 1) {
       if (p.split_target) {  // one group
         const int tiles = table[p.group_count];
         tile.splits = splits_of(p, tiles);
         tile.split = t / tiles;
         tile.split_rows = tiles / n_tiles * kTileM;
+        const int64_t all = tile.steps;
+        tile.steps = int(all * (tile.split + 1) / tile.splits - all * tile.split / tile.splits);
         t -= tile.split * tiles;
       }
     }
@@ -190,25 +198,13 @@ __device__ __forceinline__ Tile tile_at(const Arguments<kRole, kEpilogue>& p, co
   return tile;
 }
 
-// Steps of 64 along the contraction: the first of this tile, and how many.
+// The first of the tile's steps of 64 along the contraction.
 template <Role kRole, Epilogue kEpilogue>
 __device__ __forceinline__ int first_step(const Arguments<kRole, kEpilogue>& p, const Tile& tile) {
   if constexpr (kRole == Role::kNn && kEpilogue == Epilogue::kStore)
     return tile.splits > 1 ? int(int64_t(p.contraction.steps) * tile.split / tile.splits) : 0;
   else
     return 0;
-}
-template <Role kRole, Epilogue kEpilogue>
-__device__ __forceinline__ int steps_of(const Arguments<kRole, kEpilogue>& p, const Tile& tile) {
-  if constexpr (kRole == Role::kTn) {
-    // Of a group without rows a gradient that is overwritten takes one step, all zeros; one that is added to, none.
-    return max_of(p.out.accumulate ? 0 : 1, int(ceil_div(tile.rows, kTileK)));
-  } else if constexpr (kRole == Role::kNn && kEpilogue == Epilogue::kStore) {
-    const int64_t all = p.contraction.steps;
-    return tile.splits > 1 ? int(all * (tile.split + 1) / tile.splits - all * tile.split / tile.splits) : int(all);
-  } else {
-    return p.contraction.steps;
-  }
 }
 
 }  // namespace esft::cuda::sm90
