@@ -41,6 +41,38 @@ void bulk_copy(void* dst, const void* src, uint32_t bytes, bool add) {
   t->bulk.push_back(std::move(copy));
 }
 
+// A box from shared memory, swizzled as a load would have left it; what lies outside the tensor is not written.
+void tma_store_2d(const CUtensorMap* map, const void* src, int32_t x, int32_t y) {
+  require_sm90("TMA store");
+  const TensorMap m = decode_map(map);
+  if (m.rank != 2) fail("TMA store: a 2-d store through a map of rank %u", m.rank);
+  const uint32_t row_bytes = uint32_t(m.box[0]) * m.element_bytes;
+  check_shared(src, row_bytes * m.box[1], m.swizzle == CU_TENSOR_MAP_SWIZZLE_128B ? 1024 : 128, "TMA store");
+  if (x < 0 || y < 0) fail("TMA store at column %d, row %d", x, y);
+  const uint32_t bits = m.swizzle == CU_TENSOR_MAP_SWIZZLE_NONE ? 0 : (1u << m.swizzle) - 1;
+  const uint32_t base = shared_offset(src);
+  Thread* t = self();
+  const bool now = mode == Mode::kEager || (mode == Mode::kRandom && t->bulk.empty() && chance(50));
+  const bool read = !now && mode == Mode::kRandom && chance(30);
+  if (!now && t->bulk.empty()) storing.push_back(t);
+  for (uint32_t r = 0; r < m.box[1] && y + r < m.dims[1]; r++) {
+    for (uint32_t at = 0; at < row_bytes; at += 16) {
+      const int64_t column = int64_t(x) + at / m.element_bytes, left = (int64_t(m.dims[0]) - column) * m.element_bytes;
+      if (left <= 0) break;
+      const uint32_t from = base + r * row_bytes + at, bytes = uint32_t(std::min<int64_t>(16, left));
+      unsigned char* to = m.base + (int64_t(y) + r) * int64_t(m.strides[0]) + column * m.element_bytes;
+      check_device(to, bytes, "TMA store");
+      BulkCopy copy{to, shared_block + (from ^ ((from >> 7 & bits) << 4)), bytes, t->bulk_groups, false, false, {}};
+      if (now) {
+        land(copy);
+        continue;
+      }
+      if (read) read_source(copy);
+      t->bulk.push_back(std::move(copy));
+    }
+  }
+}
+
 void bulk_commit() {
   self()->bulk_groups++;
   if (mode == Mode::kRandom && chance(25)) yield(0);

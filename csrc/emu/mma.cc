@@ -1,4 +1,4 @@
-// ldmatrix and mma.sync m16n8k16: one call for the whole warp.
+// ldmatrix, stmatrix and mma.sync m16n8k16: one call for the whole warp.
 #include "machine.h"
 
 namespace esft::emu {
@@ -31,6 +31,26 @@ void ldmatrix(uint32_t* r, const void* row, bool transposed) {
   check_shared(row, 16, 16, "ldmatrix");
   LdmatrixArguments arguments{r, static_cast<const unsigned char*>(row), transposed};
   warp_collective(transposed ? kLdmatrixTrans : kLdmatrix, &arguments, 0xffffffffu);
+}
+
+struct StmatrixArguments {
+  const uint32_t* r;
+  unsigned char* row;
+};
+
+static void run_stmatrix(void* const* arguments, unsigned present) {
+  if (present != 0xffffffffu) fail("stmatrix in an incomplete warp");
+  const auto lane = [&](int i) -> StmatrixArguments& { return *static_cast<StmatrixArguments*>(arguments[i]); };
+  for (int m = 0; m < 4; m++)
+    for (int l = 0; l < 32; l++) memcpy(lane(m * 8 + l / 4).row + l % 4 * 4, &lane(l).r[m], 4);
+}
+static constexpr Collective kStmatrix{"stmatrix", run_stmatrix};
+
+void stmatrix(void* row, const uint32_t* r) {
+  require_sm90("stmatrix");
+  check_shared(row, 16, 16, "stmatrix");
+  StmatrixArguments arguments{r, static_cast<unsigned char*>(row)};
+  warp_collective(kStmatrix, &arguments, 0xffffffffu);
 }
 
 struct MmaArguments {

@@ -31,12 +31,14 @@ void cp_async_wait(int pending);
 void cp_async_mbar_arrive(uint64_t* bar);
 
 void bulk_copy(void* dst, const void* src, uint32_t bytes, bool add);
+void tma_store_2d(const CUtensorMap* map, const void* src, int32_t x, int32_t y);
 void bulk_commit();
 void bulk_wait(int pending, bool read);
 void turn_wait(const uint32_t* turns, int turn, uint32_t value, int op, int site);
 void turn_pass(uint32_t* turns, int turn);
 
 void ldmatrix(uint32_t* r, const void* row, bool transposed);
+void stmatrix(void* row, const uint32_t* r);
 void mma_16816(float* d, const uint32_t* a, uint32_t b0, uint32_t b1);
 
 // columns: N; a_registers: null when A is in shared memory behind descriptor a.
@@ -110,6 +112,9 @@ static inline void cp_async_mbar_arrive(uint64_t* bar) { emu::cp_async_mbar_arri
 
 static inline void bulk_store(float* dst, const void* src, uint32_t bytes) { emu::bulk_copy(dst, src, bytes, false); }
 static inline void bulk_reduce_add(float* dst, const void* src, uint32_t bytes) { emu::bulk_copy(dst, src, bytes, true); }
+static inline void tma_store_2d(const CUtensorMap* map, const void* src, int32_t x, int32_t y) {
+  emu::tma_store_2d(map, src, x, y);
+}
 static inline void bulk_commit() { emu::bulk_commit(); }
 template <int kPending>
 inline void bulk_wait_read() {
@@ -127,6 +132,8 @@ static inline void turn_pass(uint32_t* turns, int turn) { emu::turn_pass(turns, 
 static inline void mma_16816(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { emu::mma_16816(d, a, b0, b1); }
 static inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) { emu::ldmatrix(r, row, false); }
 static inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) { emu::ldmatrix(r, row, true); }
+
+static inline void stmatrix_x4(void* row, const uint32_t (&r)[4]) { emu::stmatrix(row, r); }
 
 template <int kRegisters>
 inline void setmaxnreg_inc() {

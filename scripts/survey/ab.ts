@@ -33,6 +33,22 @@ export const flags: readonly Flag[] = [
     cases: [layer("uniform/bf16/fwd"), layer("lognormal0.7/bf16/bwd-esft"), "head/d2048-V102400/bf16/train"],
   },
   {
+    name: "ESFT_CUDA_TILES",
+    values: ["auto", "wide"],
+    cases: ["layer/olmoe-T8192-uniform/bf16/fwd", "layer/qwen3-30b-T8192-uniform/bf16/fwd", layer("uniform/bf16/fwd")],
+  },
+  {
+    name: "ESFT_CUDA_STORE",
+    values: ["tma", "rows"],
+    cases: [
+      layer("uniform/bf16/fwd"),
+      layer("uniform/bf16/bwd-all"),
+      layer("lognormal0.7/bf16/bwd-esft"),
+      "gemm/8192x8192/bf16/M8192",
+      "head/d2048-V102400/bf16/train",
+    ],
+  },
+  {
     name: "ESFT_CUDA_GRAPH",
     values: ["1", "0"],
     cases: [layer("uniform/bf16/fwd"), layer("lognormal0.7/bf16/bwd-esft"), "head/d2048-V102400/bf16/train"],

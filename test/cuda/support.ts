@@ -37,6 +37,10 @@ export interface Variant {
   readonly path?: "portable" | "sm90";
   /** CTAs of a cluster of Hopper's products. */
   readonly cluster?: "1" | "2";
+  /** Tiles of Hopper's y = x·Wᵀ: by the sizes of the product, or always the widest. */
+  readonly tiles?: "auto" | "wide";
+  /** How whole tiles of Hopper's products leave: by the copy engine, or row by row. */
+  readonly store?: "tma" | "rows";
   /** Passes of Hopper's attention backward. */
   readonly backward?: "one" | "two";
   /** Hopper's attention forward: a CTA per multiprocessor, or per tile. */
@@ -51,12 +55,14 @@ const open = new Map<string, Device>();
 export function cudaDevice(v: Variant = {}): Device | null {
   if (!cudaLibrary) return null;
   if (cudaLibrary === "ref") return device("ref");
-  const key = `${v.path ?? ""} ${v.cluster ?? ""} ${v.backward ?? ""} ${v.forward ?? ""} ${v.schedule ?? ""}`;
+  const key = [v.path, v.cluster, v.tiles, v.store, v.backward, v.forward, v.schedule].join(" ");
   let d = open.get(key);
   if (!d) {
     const env: Record<string, string | undefined> = {
       ESFT_CUDA_PATH: v.path,
       ESFT_CUDA_CLUSTER: v.cluster,
+      ESFT_CUDA_TILES: v.tiles,
+      ESFT_CUDA_STORE: v.store,
       ESFT_CUDA_ATTENTION_BACKWARD: v.backward,
       ESFT_CUDA_ATTENTION_FORWARD: v.forward,
       ESFT_EMU_SCHEDULE: v.schedule,
@@ -166,6 +172,9 @@ export function describeCudaCases(stem: string, cases: readonly OpCase[], option
           if (hasClusters(c.op))
             for (const schedule of ["late", "random:11"] as const)
               expectSameBits(`no clusters, ${schedule}`, await run(cuda({ cluster: "1", schedule }), c.op, args), first);
+          if (hasClusters(c.op)) expectSameBits("by rows, late", await run(cuda({ store: "rows", schedule: "late" }), c.op, args), first);
+          if (/gemm/.test(c.op))
+            expectSameBits("wide tiles, late", await run(cuda({ tiles: "wide", schedule: "late" }), c.op, args), first);
           if (c.op === "attention")
             for (const schedule of ["eager", "late", "random:5"] as const)
               expectSameBits(`a CTA per tile, ${schedule}`, await run(cuda({ forward: "tiles", schedule }), c.op, args), first);

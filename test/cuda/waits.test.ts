@@ -20,7 +20,8 @@ const turn = String.raw`turn \(named barrier \d\): a consumer waits for its turn
 // What is lost, and which waits may be those that last longest.
 const hangs: readonly (readonly [lost: string, name: string, words: string])[] = [
   ["copy:1", "grouped_gemm_nt: tiles", `(${full}|${empty})`],
-  ["arrival:1", "grouped_gemm_tn: one long expert", empty],
+  ["arrival:1", "grouped_gemm_tn: one long expert", `tile_full ${phase}: a consumer waits to be told its tile`],
+  ["arrival:12", "grouped_gemm_tn: one long expert", empty],
   ["copy:1", "attention: ", `(${keysFull}|${keysEmpty})`],
   ["copy:2", "attention: ", `(${rowsFull}|${keysEmpty})`],
   ["arrival:1", "attention: ", keysEmpty],

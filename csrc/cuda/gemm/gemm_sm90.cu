@@ -52,12 +52,29 @@ bool set_groups(Groups& g, const esft_tensor& offsets, const esft_ints* groups, 
   return g.experts <= kMaxGroups;
 }
 
-// CTAs of a dense product: no more than there are tiles.
-template <Role kRole, Epilogue kEpilogue>
-int grid_of(int64_t rows, int64_t columns, Context& c) {
-  return int(min_of<int64_t>(c.sms, ceil_div(rows, kTileM) * ceil_div(columns, Shape<kRole, kEpilogue>::kColumns)));
+// Tiles of y = x·Wᵀ with `columns` columns (of one part) over a contraction of k, by arithmetic; ESFT_CUDA_TILES=wide: always 128 x 256.
+// Up to 128 columns (routers, low ranks) fill at most half of a wide tile: a step of a narrow one takes 256 cycles of the tensor cores instead
+// of 1024, and its loads some 400 to 700. A contraction of up to 1024 takes 16 k cycles a wide tile, of whose end the tensor cores wait for
+// 1 to 1.5 k. In turns they do not, for which 192 columns instead of 256 cost 11 % more traffic of L2 and, of 2048 columns, 3 % of padding.
+// plain: bf16 that overwrites, without bias.
+struct NtTiles {
+  Tiling tiling;
+  int columns;  // of a tile, and of its boxes half as many rows of weights
+};
+NtTiles tiling_of(int64_t columns, int64_t k, bool gathered, bool plain, Context& c) {
+  const auto padded = [&](int to) { return ceil_div(columns, to) * to; };
+  if (c.shaped_tiles && !gathered) {
+    if (columns <= 128) return {Tiling::kNarrow, Shape<Role::kNt, Epilogue::kStore, Tiling::kNarrow>::kColumns};
+    if (plain && k <= 1024 && padded(192) * 20 <= padded(256) * 21)
+      return {Tiling::kInTurns, Shape<Role::kNt, Epilogue::kStore, Tiling::kInTurns>::kColumns};
+  }
+  return {Tiling::kWide, Shape<Role::kNt, Epilogue::kStore>::kColumns};
 }
 
+// CTAs of a dense product: no more than there are tiles.
+int grid_of(int64_t rows, int64_t columns, int tile_columns, Context& c) {
+  return int(min_of<int64_t>(c.sms, ceil_div(rows, kTileM) * ceil_div(columns, tile_columns)));
+}
 // ---- f32 as three bf16 --------------------------------------------------------------------------------------------------
 
 struct SplitParams {
@@ -88,7 +105,8 @@ __global__ void __launch_bounds__(256) split_f32(const EarlyStart early, const S
 namespace {
 
 template <Epilogue kEpilogue>
-bool grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c, Operands& operands, Arguments<Role::kNt, kEpilogue>* out) {
+bool grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c, Operands& operands, int box_rows,
+                Arguments<Role::kNt, kEpilogue>* out) {
   auto p = basics<Role::kNt, kEpilogue>(ESFT_OP_grouped_gemm_nt, c);
   if (!set_groups(p, a.offsets, nullptr, c) || !same_rows(a.w, a.segments)) return false;
   p.n = rows(a.y);
@@ -97,9 +115,8 @@ bool grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c, Operands& operan
   const int64_t k = cols(a.x);
   if (p.n == 0 || k == 0 || cols(a.y) == 0 || !fits(a.segments * p.part_rows, p)) return false;
   int32_t which;
-  constexpr int kBoxRows = Shape<Role::kNt, kEpilogue>::kBoxRows;
   if (!set_a(p.a, operands, a.x, &a.rows, kArgRows, kTileM, &which) ||
-      !operands.add_segment(&p.contraction, which, 0, {a.w.items, a.w.count, a.segments, 0, a.segments}, k, kBoxRows))
+      !operands.add_segment(&p.contraction, which, 0, {a.w.items, a.w.count, a.segments, 0, a.segments}, k, box_rows))
     return false;
   *out = p;
   return true;
@@ -111,15 +128,16 @@ bool sm90_grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c) {
   Operands operands(c);
   if (!a.act) {
     Arguments<Role::kNt, Epilogue::kStore> p;
-    if (!grouped_nt(a, c, operands, &p)) return false;
-    p.out = out_of(a.y, false, p.part_rows);
-    launch(operands.maps, p, c.sms, c);
+    const NtTiles tiles = tiling_of(rows(a.w.items[0]), cols(a.x), present(a.rows), true, c);
+    if (!grouped_nt(a, c, operands, tiles.columns / 2, &p)) return false;
+    p.out = operands.out_of(a.y, false, p.part_rows, &operands.maps.out);
+    launch(operands.maps, p, tiles.tiling, c.sms, c);
     return true;
   }
   Arguments<Role::kNt, Epilogue::kSwiglu> p;
-  if (a.segments > 2 || !grouped_nt(a, c, operands, &p)) return false;
-  p.out = out_of(a.y, false, 8);
-  if (present(a.h)) p.h = out_of(a.h, false, cols(a.y));
+  if (a.segments > 2 || !grouped_nt(a, c, operands, Shape<Role::kNt, Epilogue::kSwiglu>::kBoxRows, &p)) return false;
+  p.out = operands.out_of(a.y, false, 8, &operands.maps.out);
+  if (present(a.h)) p.h = operands.out_of(a.h, false, cols(a.y), &operands.maps.out_h);
   launch(operands.maps, p, c.sms, c);
   return true;
 }
@@ -154,13 +172,13 @@ bool sm90_grouped_nn(const esft_grouped_gemm_nn_args& a, Context& c) {
   if (!a.act) {
     Arguments<Role::kNn, Epilogue::kStore> p;
     if (!grouped_nn(a, c, operands, &p)) return false;
-    p.out = out_of(a.dx, false, 8);
+    p.out = operands.out_of(a.dx, false, 8, &operands.maps.out);
     launch(operands.maps, p, c.sms, c);
     return true;
   }
   Arguments<Role::kNn, Epilogue::kSwigluBackward> p;
   if (!grouped_nn(a, c, operands, &p) || !encode_tensor_map(&operands.maps.h, a.h, kTileM)) return false;
-  p.out = out_of(a.dx, false, p.columns);
+  p.out = operands.out_of(a.dx, false, p.columns, &operands.maps.out);
   p.gate = present(a.gate) ? data<float>(a.gate) : nullptr;
   p.column_tiles = int32_t(ceil_div(p.columns, Shape<Role::kNn, Epilogue::kSwigluBackward>::kColumns));
   if (present(a.dgate)) p.dgate_parts = c.scratch_of<float>(p.n * p.column_tiles);
@@ -216,8 +234,8 @@ bool sm90_gemm(const esft_gemm_args& a, Context& c) {
   const MmaMode mode = MmaMode(a.mode);
   const int64_t m = rows(a.c), n = cols(a.c), k = mode == kTn ? rows(a.a) : cols(a.a);
   if (m == 0 || n == 0 || k == 0 || m > 0x7fffffff || n > (1 << 30) || k > (1 << 30)) return false;
-  const Out out = out_of(a.c, a.accumulate != 0, 8);
   Operands operands(c);
+  const Out out = operands.out_of(a.c, a.accumulate != 0, 8, &operands.maps.out);
   int32_t which;
   if (mode == kTn) {
     auto p = basics<Role::kTn, Epilogue::kWeightGradient>(ESFT_OP_gemm, c);
@@ -227,7 +245,7 @@ bool sm90_gemm(const esft_gemm_args& a, Context& c) {
     p.columns = int32_t(n);
     p.out = out;
     if (!operands.add_a(a.a, kTileK, &which) || !encode_tensor_map(&operands.maps.b[0], a.b, kTileK)) return false;
-    launch(operands.maps, p, grid_of<Role::kTn, Epilogue::kWeightGradient>(m, n, c), c);
+    launch(operands.maps, p, grid_of(m, n, Shape<Role::kTn, Epilogue::kWeightGradient>::kColumns, c), c);
     return true;
   }
   if (!operands.add_a(a.a, kTileM, &which)) return false;
@@ -242,8 +260,9 @@ bool sm90_gemm(const esft_gemm_args& a, Context& c) {
       p.bias = a.bias.data;
       p.bias_f32 = a.bias.dtype == ESFT_F32;
     }
-    if (!operands.add_segment(&p.contraction, which, 0, weights, k, Shape<Role::kNt, Epilogue::kStore>::kBoxRows)) return false;
-    launch(operands.maps, p, grid_of<Role::kNt, Epilogue::kStore>(m, n, c), c);
+    const NtTiles tiles = tiling_of(n, k, false, !out.f32 && !out.accumulate && !present(a.bias), c);
+    if (!operands.add_segment(&p.contraction, which, 0, weights, k, tiles.columns / 2)) return false;
+    launch(operands.maps, p, tiles.tiling, grid_of(m, n, tiles.columns, c), c);
     return true;
   }
   if (mode != kNn) no_kernel("mode", mode);
@@ -252,7 +271,7 @@ bool sm90_gemm(const esft_gemm_args& a, Context& c) {
   p.columns = int32_t(n);
   p.out = out;
   if (!operands.add_segment(&p.contraction, which, 0, weights, k, Shape<Role::kNn, Epilogue::kStore>::kBoxRows)) return false;
-  launch(operands.maps, p, grid_of<Role::kNn, Epilogue::kStore>(m, n, c), c);
+  launch(operands.maps, p, grid_of(m, n, Shape<Role::kNn, Epilogue::kStore>::kColumns, c), c);
   return true;
 }
 
@@ -280,8 +299,8 @@ bool sm90_gemm_f32(const esft_gemm_args& a, Context& c) {
               SplitParams{data<float>(a.a), a.a.ld, m, k, data<bf16>(parts), count});
   p.n = m;
   p.columns = int32_t(n);
-  p.out = out_of(a.c, a.accumulate != 0, 8);
-  launch(operands.maps, p, grid_of<Role::kNn, Epilogue::kStore>(m, n, c), c);
+  p.out = operands.out_of(a.c, a.accumulate != 0, 8, &operands.maps.out);
+  launch(operands.maps, p, grid_of(m, n, Shape<Role::kNn, Epilogue::kStore>::kColumns, c), c);
   return true;
 }
 

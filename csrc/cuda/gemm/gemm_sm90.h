@@ -8,7 +8,7 @@
 namespace esft::cuda::sm90 {
 
 // The instances that exist: of nt in nt_sm90.cu (logits in logits_sm90.cu), and so on. Rows of A with an index are gathered.
-void launch(const Maps& maps, const Arguments<Role::kNt, Epilogue::kStore>& p, int grid, Context& c);
+void launch(const Maps& maps, const Arguments<Role::kNt, Epilogue::kStore>& p, Tiling tiling, int grid, Context& c);
 void launch(const Maps& maps, const Arguments<Role::kNt, Epilogue::kSwiglu>& p, int grid, Context& c);
 void launch(const Maps& maps, const Arguments<Role::kNt, Epilogue::kLogits>& p, int grid, Context& c);
 void launch(const Maps& maps, const Arguments<Role::kNn, Epilogue::kStore>& p, int grid, Context& c);
@@ -29,6 +29,8 @@ class Operands {
     int64_t count, per_expert, first, parts;
   };
   bool add_segment(Contraction* contraction, int32_t a, int64_t column, const Weights& w, int64_t length, int box_rows);
+  // A bf16 output that the copy engine can write, through `map`.
+  Out out_of(const esft_tensor& t, bool accumulate, int64_t part, CUtensorMap* map) const;
   Maps maps{};
 
  private:
@@ -40,11 +42,6 @@ class Operands {
 inline bool rows_aligned(const esft_tensor& t) {
   return t.dtype == ESFT_BF16 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && (rows(t) <= 1 || t.ld % 8 == 0) &&
          cols(t) % 8 == 0;
-}
-inline Out out_of(const esft_tensor& t, bool accumulate, int64_t part) {
-  const bool f32 = t.dtype == ESFT_F32;
-  const bool vectors = !f32 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.ld % 8 == 0 && part % 8 == 0;
-  return {t.data, t.ld, f32, accumulate, vectors};
 }
 inline Rows rows_of(const esft_tensor& t, const esft_tensor* index, FaultArgument argument) {
   return {data<bf16>(t), t.ld, index && present(*index) ? data<int32_t>(*index) : nullptr, rows(t), argument};

@@ -70,7 +70,7 @@ bool sm90_ce_logits(const CeLogits& z, Context& c) {
   p.parts = 1;
   p.part_rows = int32_t(z.vocabulary);
   p.a = {z.x.data, z.x.ld, z.x.index, z.x.count, kArgRows};
-  p.out = {z.shifted, z.shifted_ld, 0, 0, 1};
+  p.out = operands.out_of(matrix(z.shifted, z.capacity, z.shifted_ld, z.shifted_ld), false, 8, &operands.maps.out);
   p.column_tiles = z.tiles;
   p.tile_max = z.tile_max;
   p.tile_sum = z.tile_sum;
@@ -93,7 +93,7 @@ bool sm90_ce_gradient(const CeGradient& g, CeSplits* splits, Context& c) {
       !operands.add_segment(&p.contraction, which, 0, {&w, 1, 1, 0, 1}, g.vocabulary, Shape<Role::kNn, Epilogue::kStore>::kBoxRows))
     return false;
   p.columns = int32_t(g.features);
-  p.out = {g.partials, g.features, 1, 0, 0};
+  p.out = {g.partials, g.features, 1, 0, 0, 0};
   *splits = {c.sms, kTileM, Shape<Role::kNn, Epilogue::kStore>::kColumns, p.contraction.steps};
   p.split_target = splits->target;
   launch(operands.maps, p, c.sms, c);

@@ -52,4 +52,11 @@ bool Operands::add_segment(Contraction* contraction, int32_t a, int64_t column, 
   return true;
 }
 
+// part: columns of a stretch that tiles begin with.
+Out Operands::out_of(const esft_tensor& t, bool accumulate, int64_t part, CUtensorMap* map) const {
+  const bool f32 = t.dtype == ESFT_F32;
+  const bool vectors = !f32 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.ld % 8 == 0 && part % 8 == 0;
+  return {t.data, t.ld, f32, accumulate, vectors, vectors && context_.tma_stores && encode_tensor_map(map, t, 16)};
+}
+
 }  // namespace esft::cuda::sm90

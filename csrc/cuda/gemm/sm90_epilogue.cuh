@@ -2,7 +2,8 @@
 //
 // Accumulator fragment (ptx_wgmma.cuh): thread t of a warpgroup holds, for column block j of 8, columns 8j + 2(t%4) + {0,1} of rows
 // 16·warp + lane/4 (acc[4j], acc[4j+1]) and 8 rows further down (acc[4j+2], acc[4j+3]). bf16 results pass through shared memory, each
-// warp its own 16 rows, so that they leave in whole 16-byte pieces; f32 results go straight out, four lanes filling a 32-byte sector.
+// warp its own 16 rows, from where the copy engine takes whole slabs while the warps go on; f32 results go straight out, four lanes filling
+// a 32-byte sector.
 #pragma once
 #include "../activation.cuh"
 #include "../reduce.cuh"
@@ -22,55 +23,97 @@ struct Lane {
   }
 };
 
-// Where a pair of columns of a staged row lies: rows of 256 bytes, 16-byte chunks swizzled within their 128-byte half.
-__device__ __forceinline__ unsigned char* staged(unsigned char* staging, int row, int chunk) {
-  return staging + row * 256 + ((chunk & 8) | ((chunk ^ row) & 7)) * 16;
+// bf16 results leave by slabs of 16 rows x 64 columns, a warp's own, two in turn: 128-byte swizzle, as the copy engine wants them.
+constexpr int kWarpSlab = 16 * 128, kWarpStaging = 2 * kWarpSlab;
+__device__ __forceinline__ unsigned char* in_slab(unsigned char* slab, int row, int chunk) {
+  return slab + row * 128 + ((chunk ^ row) & 7) * 16;
 }
 
-// A warp's 16 staged rows of 128 columns to `out` from (row, column) on; rows < `rows` and columns < `columns` exist.
-__device__ __forceinline__ void write_staged(const Lane& l, unsigned char* staging, const Out& out, int64_t row0, int rows,
-                                             int64_t column0, int columns) {
-  const int whole = out.vectors ? columns / 8 : 0, chunk = l.lane % 16;  // `whole` chunks go as 16 bytes
-  const auto place = [&](int row) { return static_cast<bf16*>(out.data) + (row0 + row) * out.ld + column0 + chunk * 8; };
-  __syncwarp();
-#pragma unroll 4  // more at once would not fit the registers beside the accumulator
-  for (int i = 0; i < 8; i++) {
-    const int row = 16 * l.warp + 2 * i + l.lane / 16;
-    const Vec16 v = load16(staged(staging, row, chunk));
-    if (row < rows && chunk < whole) store16(place(row), v);
-  }
-  if (whole < min_of(16, int(ceil_div(columns, 8)))) {
-#pragma unroll 1
-    for (int row = 16 * l.warp + l.lane / 16; row < min_of(rows, 16 * l.warp + 16) && chunk >= whole; row += 2)
-#pragma unroll 1
-      for (int c = 0; c < 8 && chunk * 8 + c < columns; c++)
-        place(row)[c] = reinterpret_cast<const bf16*>(staged(staging, row, chunk))[c];
+// Slab `i` of a tile, once the copy engine has read what was there: two slabs ago, each of which ends with a commit, or, when it is the
+// first, for the tile before, whose slabs may have been odd in number.
+__device__ __forceinline__ unsigned char* free_slab(const Lane& l, unsigned char* staging, int i, bool first) {
+  if (l.lane == 0) {
+    if (first)
+      ptx::bulk_wait_read<0>();
+    else
+      ptx::bulk_wait_read<1>();
   }
   __syncwarp();
+  return staging + l.warp * kWarpStaging + (i & 1) * kWarpSlab;
 }
 
-// The other way round: what `out` holds there now, as pairs the lanes can add to. What does not exist is left as it is.
-__device__ __forceinline__ void read_staged(const Lane& l, unsigned char* staging, const Out& out, int64_t row0, int rows,
-                                            int64_t column0, int columns) {
-  const int whole = out.vectors ? columns / 8 : 0, chunk = l.lane % 16;
-  const auto place = [&](int row) { return static_cast<const bf16*>(out.data) + (row0 + row) * out.ld + column0 + chunk * 8; };
-#pragma unroll 1
-  for (int first = 16 * l.warp + l.lane / 16, i = 0; i < 2; i++, first += 8) {
-    Vec16 v[4];
+// A warp's slab to `out` from (row0, column0) on, of which rows < `rows` and columns < `columns` exist: whole ones by the copy engine,
+// which goes on alone; at the end of a group or of the columns row by row.
+__device__ __forceinline__ void send_slab(const Lane& l, unsigned char* slab, const Out& out, const CUtensorMap* map, int64_t row0,
+                                          int rows, int64_t column0, int columns) {
+  if (out.tma && rows >= 16 * l.warp + 16 && columns >= 64) {
+    ptx::fence_proxy_async();
+    __syncwarp();
+    if (l.lane == 0) ptx::tma_store_2d(map, slab, int(column0), int(row0) + 16 * l.warp);
+  } else {
+    const int whole = out.vectors ? columns / 8 : 0, chunk = l.lane % 8;  // `whole` chunks go as 16 bytes
+    const int first = 16 * l.warp;
+    const auto place = [&](int row) { return static_cast<bf16*>(out.data) + (row0 + first + row) * out.ld + column0 + chunk * 8; };
+    __syncwarp();
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
-      v[j] = Vec16{};
-      if (first + 2 * j < rows && chunk < whole) v[j] = load16(place(first + 2 * j));
+    for (int i = 0; i < 4; i++) {
+      const int row = 4 * i + l.lane / 8;
+      const Vec16 v = load16(in_slab(slab, row, chunk));
+      if (first + row < rows && chunk < whole) store16(place(row), v);
     }
-#pragma unroll
-    for (int j = 0; j < 4; j++) store16(staged(staging, first + 2 * j, chunk), v[j]);
+    if (whole < min_of(8, int(ceil_div(columns, 8)))) {
+#pragma unroll 1
+      for (int row = l.lane / 8; first + row < rows && row < 16 && chunk >= whole; row += 4)
+#pragma unroll 1
+        for (int c = 0; c < 8 && chunk * 8 + c < columns; c++)
+          place(row)[c] = reinterpret_cast<const bf16*>(in_slab(slab, row, chunk))[c];
+    }
   }
-  if (whole < min_of(16, int(ceil_div(columns, 8)))) {
+  if (l.lane == 0) ptx::bulk_commit();
+}
+
+// Eight column blocks of fragments into a slab: pair(j, down) is the packed pair of block j, `down`: of the rows 8 further.
+template <class Pair>
+__device__ __forceinline__ void fill_slab(const Lane& l, unsigned char* slab, const Pair& pair) {
+#pragma unroll
+  for (int j = 0; j < 8; j += 2) {
+    const uint32_t r[4] = {pair(j, 0), pair(j, 1), pair(j + 1, 0), pair(j + 1, 1)};
+    ptx::stmatrix_x4(in_slab(slab, l.lane % 16, j + l.lane / 16), r);
+  }
+}
+
+// The other way round: what `out` holds there now, added to the fragments acc[4j + 2·down + c]. What does not exist is left as it is.
+__device__ __forceinline__ void add_old(const Lane& l, unsigned char* slab, const Out& out, int64_t row0, int rows, int64_t column0,
+                                        int columns, float* acc) {
+  const int whole = out.vectors ? columns / 8 : 0, chunk = l.lane % 8, first = 16 * l.warp;
+  const auto place = [&](int row) {
+    return static_cast<const bf16*>(out.data) + (row0 + first + row) * out.ld + column0 + chunk * 8;
+  };
+  Vec16 v[4];
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const int row = 4 * i + l.lane / 8;
+    v[i] = Vec16{};
+    if (first + row < rows && chunk < whole) v[i] = load16(place(row));
+  }
+#pragma unroll
+  for (int i = 0; i < 4; i++) store16(in_slab(slab, 4 * i + l.lane / 8, chunk), v[i]);
+  if (whole < min_of(8, int(ceil_div(columns, 8)))) {
 #pragma unroll 1
-    for (int row = 16 * l.warp + l.lane / 16; row < min_of(rows, 16 * l.warp + 16) && chunk >= whole; row += 2)
+    for (int row = l.lane / 8; first + row < rows && row < 16 && chunk >= whole; row += 4)
 #pragma unroll 1
-      for (int c = 0; c < 8 && chunk * 8 + c < columns; c++)
-        reinterpret_cast<bf16*>(staged(staging, row, chunk))[c] = place(row)[c];
+      for (int c = 0; c < 8 && chunk * 8 + c < columns; c++) reinterpret_cast<bf16*>(in_slab(slab, row, chunk))[c] = place(row)[c];
+  }
+  __syncwarp();
+#pragma unroll
+  for (int j = 0; j < 8; j += 2) {
+    uint32_t old[4];
+    ptx::ldmatrix_x4(old, in_slab(slab, l.lane % 16, j + l.lane / 16));
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      acc[4 * (j + i / 2) + 2 * (i & 1)] += lo_float(old[i]);
+      acc[4 * (j + i / 2) + 2 * (i & 1) + 1] += hi_float(old[i]);
+    }
   }
   __syncwarp();
 }
@@ -80,8 +123,9 @@ __device__ __forceinline__ float value_of(const void* data, int f32, int64_t i) 
 }
 
 // f32 results straight to memory: pairs where every pair lies on 8 bytes.
+template <int kAcc>
 __device__ __forceinline__ void store_f32(const Lane& l, const Out& out, int64_t row0, int rows, int64_t column0, int columns,
-                                          const float (&acc)[128]) {
+                                          const float (&acc)[kAcc]) {
   const bool pairs = ((out.ld | column0) & 1) == 0 && (reinterpret_cast<uintptr_t>(out.data) & 7) == 0;
 #pragma unroll
   for (int down = 0; down < 2; down++) {
@@ -90,7 +134,7 @@ __device__ __forceinline__ void store_f32(const Lane& l, const Out& out, int64_t
     const int left = columns - l.column;  // columns from this thread's first on
     if (pairs && !out.accumulate) {
 #pragma unroll
-      for (int j = 0; j < 32; j++) {
+      for (int j = 0; j < kAcc / 4; j++) {
         if (8 * j + 1 < left)
           *reinterpret_cast<float2*>(to + 8 * j) = make_float2(acc[4 * j + 2 * down], acc[4 * j + 2 * down + 1]);
         else if (8 * j < left)
@@ -98,7 +142,7 @@ __device__ __forceinline__ void store_f32(const Lane& l, const Out& out, int64_t
       }
     } else {
 #pragma unroll
-      for (int j = 0; j < 32; j++)
+      for (int j = 0; j < kAcc / 4; j++)
 #pragma unroll
         for (int c = 0; c < 2; c++)
           if (8 * j + c < left) to[8 * j + c] = acc[4 * j + 2 * down + c] + (out.accumulate ? to[8 * j + c] : 0.f);
@@ -106,20 +150,20 @@ __device__ __forceinline__ void store_f32(const Lane& l, const Out& out, int64_t
   }
 }
 
-// y = acc (+ bias) (+ y), 256 columns; `columns` of them exist. The choices are made once per tile, not once per element: what is
+// y = acc (+ bias) (+ y), of 2 · kAcc columns; `columns` of them exist. The choices are made once per tile, not once per element: what is
 // done here is time in which the tensor cores wait.
-template <Role kRole>
-__device__ __forceinline__ void epilogue_store(const Arguments<kRole, Epilogue::kStore>& p, const Tile& tile, int rows,
-                                               int64_t row0, float (&acc)[128], unsigned char* staging) {
+template <Role kRole, int kAcc>
+__device__ __forceinline__ void epilogue_store(const Arguments<kRole, Epilogue::kStore>& p, const Maps& maps, const Tile& tile,
+                                               int rows, int64_t row0, float (&acc)[kAcc], unsigned char* staging) {
   const Lane l;
   Out out = p.out;
   if (p.split_target) out.data = static_cast<float*>(out.data) + int64_t(tile.split) * tile.split_rows * out.ld;
   const int width = p.width();
-  const int columns = min_of(256, width - tile.n0);
+  const int columns = min_of(2 * kAcc, width - tile.n0);
   const int64_t column0 = int64_t(tile.part) * width + tile.n0;
   if (p.bias) {
 #pragma unroll
-    for (int j = 0; j < 32; j++)
+    for (int j = 0; j < kAcc / 4; j++)
 #pragma unroll
       for (int c = 0; c < 2; c++) {
         const int column = 8 * j + l.column + c;
@@ -130,66 +174,77 @@ __device__ __forceinline__ void epilogue_store(const Arguments<kRole, Epilogue::
   }
   if (out.f32) return store_f32(l, out, row0, rows, column0, columns, acc);
 #pragma unroll
-  for (int half = 0; half < 2; half++) {
-    if (columns <= 128 * half) break;
-    if (out.accumulate) {
-      read_staged(l, staging, out, row0, rows, column0 + 128 * half, columns - 128 * half);
+  for (int i = 0; i < kAcc / 32; i++) {
+    if (columns <= 64 * i) break;
+    unsigned char* slab = free_slab(l, staging, i, i == 0);
+    if (out.accumulate) add_old(l, slab, out, row0, rows, column0 + 64 * i, columns - 64 * i, acc + 32 * i);
+    fill_slab(l, slab, [&](int j, int down) {
+      return ptx::pack_bf16x2(acc[32 * i + 4 * j + 2 * down], acc[32 * i + 4 * j + 2 * down + 1]);
+    });
+    send_slab(l, slab, out, &maps.out, row0, rows, column0 + 64 * i, columns - 64 * i);
+  }
+}
+
+// The same of bf16 results without bias, that overwrite: what fits the registers beside the sums of a second half of the tile.
+template <int kAcc>
+__device__ __forceinline__ void epilogue_plain(const Arguments<Role::kNt, Epilogue::kStore>& p, const Maps& maps, const Tile& tile,
+                                               int rows, int64_t row0, float (&acc)[kAcc], unsigned char* staging) {
+  Lane l;
+  const int columns = min_of(2 * kAcc, p.width() - tile.n0), column0 = tile.part * p.width() + tile.n0;
 #pragma unroll
-      for (int j = 0; j < 16; j++)
-#pragma unroll
-        for (int down = 0; down < 2; down++) {
-          const uint32_t old = *reinterpret_cast<const uint32_t*>(staged(staging, l.row + 8 * down, j) + l.column * 2);
-          acc[(16 * half + j) * 4 + 2 * down] += lo_float(old);
-          acc[(16 * half + j) * 4 + 2 * down + 1] += hi_float(old);
-        }
-    }
-#pragma unroll
-    for (int j = 0; j < 16; j++)
-#pragma unroll
-      for (int down = 0; down < 2; down++)
-        *reinterpret_cast<uint32_t*>(staged(staging, l.row + 8 * down, j) + l.column * 2) =
-            ptx::pack_bf16x2(acc[(16 * half + j) * 4 + 2 * down], acc[(16 * half + j) * 4 + 2 * down + 1]);
-    write_staged(l, staging, out, row0, rows, column0 + 128 * half, columns - 128 * half);
+  for (int i = 0; i < kAcc / 32; i++) {
+    if (columns <= 64 * i) break;
+    asm volatile("" : "+r"(l.lane), "+r"(l.warp));  // addresses of every slab anew: kept, they would not fit the registers
+    unsigned char* slab = free_slab(l, staging, i, i == 0);
+    fill_slab(l, slab, [&](int j, int down) {
+      return ptx::pack_bf16x2(acc[32 * i + 4 * j + 2 * down], acc[32 * i + 4 * j + 2 * down + 1]);
+    });
+    send_slab(l, slab, p.out, &maps.out, row0, rows, column0 + 64 * i, columns - 64 * i);
   }
 }
 
 // acc columns 0..127 are gate, 128..255 up, of the same 128 columns of F: everything a thread needs is its own.
-__device__ __forceinline__ void epilogue_swiglu(const Arguments<Role::kNt, Epilogue::kSwiglu>& p, const Tile& tile, int rows,
-                                                int64_t row0, float (&acc)[128], unsigned char* staging) {
+__device__ __forceinline__ void epilogue_swiglu(const Arguments<Role::kNt, Epilogue::kSwiglu>& p, const Maps& maps,
+                                                const Tile& tile, int rows, int64_t row0, float (&acc)[128],
+                                                unsigned char* staging) {
   const Lane l;
   const int f = p.parts * p.part_rows / 2, columns = min_of(128, f - tile.n0);
   if (p.h.data) {
 #pragma unroll
-    for (int part = 0; part < 2; part++) {
-#pragma unroll
-      for (int j = 0; j < 16; j++)
-#pragma unroll
-        for (int down = 0; down < 2; down++)
-          *reinterpret_cast<uint32_t*>(staged(staging, l.row + 8 * down, j) + l.column * 2) =
-              ptx::pack_bf16x2(acc[64 * part + 4 * j + 2 * down], acc[64 * part + 4 * j + 2 * down + 1]);
-      write_staged(l, staging, p.h, row0, rows, int64_t(part) * f + tile.n0, columns);
+    for (int i = 0; i < 4; i++) {  // gate and up, two slabs each
+      if (columns <= 64 * (i & 1)) {
+        if (l.lane == 0) ptx::bulk_commit();
+        continue;
+      }
+      unsigned char* slab = free_slab(l, staging, i, i == 0);
+      fill_slab(l, slab, [&](int j, int down) {
+        return ptx::pack_bf16x2(acc[32 * i + 4 * j + 2 * down], acc[32 * i + 4 * j + 2 * down + 1]);
+      });
+      send_slab(l, slab, p.h, &maps.out_h, row0, rows, int64_t(i / 2) * f + tile.n0 + 64 * (i & 1), columns - 64 * (i & 1));
     }
   }
 #pragma unroll
-  for (int j = 0; j < 16; j++)
-#pragma unroll
-    for (int down = 0; down < 2; down++) {
+  for (int i = 0; i < 2; i++) {
+    if (columns <= 64 * i) break;
+    unsigned char* slab = free_slab(l, staging, i, i == 0 && !p.h.data);
+    fill_slab(l, slab, [&](int j, int down) {
       float y[2];
 #pragma unroll
       for (int c = 0; c < 2; c++) {
-        const float gate = acc[4 * j + 2 * down + c], up = acc[64 + 4 * j + 2 * down + c];
+        const float gate = acc[32 * i + 4 * j + 2 * down + c], up = acc[64 + 32 * i + 4 * j + 2 * down + c];
         y[c] = gate * fast_sigmoid(gate) * up;
       }
-      *reinterpret_cast<uint32_t*>(staged(staging, l.row + 8 * down, j) + l.column * 2) = ptx::pack_bf16x2(y[0], y[1]);
-    }
-  write_staged(l, staging, p.out, row0, rows, tile.n0, columns);
+      return ptx::pack_bf16x2(y[0], y[1]);
+    });
+    send_slab(l, slab, p.out, &maps.out, row0, rows, tile.n0 + 64 * i, columns - 64 * i);
+  }
 }
 
 // acc = g, the gradient of the unscaled activation. `h`: the tile's gate (two slabs of 128 rows) and up (two more), in whose place
 // dh is made. `row_in_tile`: first row of this warpgroup.
-__device__ __forceinline__ void epilogue_swiglu_backward(const Arguments<Role::kNn, Epilogue::kSwigluBackward>& p, const Tile& tile,
-                                                         int rows, int64_t row0, int row_in_tile, float (&acc)[64],
-                                                         unsigned char* h) {
+__device__ __forceinline__ void epilogue_swiglu_backward(const Arguments<Role::kNn, Epilogue::kSwigluBackward>& p, const Maps& maps,
+                                                         const Tile& tile, int rows, int64_t row0, int row_in_tile,
+                                                         float (&acc)[64], unsigned char* h) {
   const Lane l;
   const int columns = min_of(128, p.columns - tile.n0);
   float dot[2] = {0.f, 0.f};
@@ -223,16 +278,24 @@ __device__ __forceinline__ void epilogue_swiglu_backward(const Arguments<Role::k
       if (l.lane % 4 == 0 && row < rows) p.dgate_parts[(row0 + row) * p.column_tiles + tile.n_tile] = dot[down];
     }
   }
+  ptx::fence_proxy_async();  // the copy engine reads dh, and writes the next tile of h in its place
   __syncwarp();
 #pragma unroll 1
   for (int slab = 0; slab < 4; slab++) {
+    unsigned char* from = h + slab * 2 * kSlabBytes;
+    const int first = 64 * (slab & 1), column0 = (slab < 2 ? 0 : p.columns) + tile.n0;
+    if (p.out.tma && rows >= 16 * l.warp + 16 && columns >= first + 64) {
+      if (l.lane == 0)
+        ptx::tma_store_2d(&maps.out, from + (row_in_tile + 16 * l.warp) * 128, column0 + first, int(row0) + 16 * l.warp);
+      continue;
+    }
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       const int row = 16 * l.warp + 4 * i + l.lane / 8, chunk = l.lane % 8, tile_row = row_in_tile + row;
-      const Vec16 v = load16(h + slab * 2 * kSlabBytes + tile_row * 128 + ((chunk ^ (tile_row & 7)) * 16));
-      const int column = 64 * (slab & 1) + 8 * chunk;
+      const Vec16 v = load16(from + tile_row * 128 + ((chunk ^ (tile_row & 7)) * 16));
+      const int column = first + 8 * chunk;
       if (row >= rows || column >= columns) continue;
-      bf16* to = static_cast<bf16*>(p.out.data) + (row0 + row) * p.out.ld + (slab < 2 ? 0 : p.columns) + tile.n0 + column;
+      bf16* to = static_cast<bf16*>(p.out.data) + (row0 + row) * p.out.ld + column0 + column;
       if (p.out.vectors && column + 8 <= columns) {
         store16(to, v);
       } else {
@@ -242,6 +305,7 @@ __device__ __forceinline__ void epilogue_swiglu_backward(const Arguments<Role::k
       }
     }
   }
+  if (l.lane == 0) ptx::bulk_commit();
 }
 
 // dW (+)= acc (f32), or a dense product's c: rows of its part from m0 on. Overwriting is adding to +0, so that the bits are those of adding
@@ -289,8 +353,9 @@ __device__ __forceinline__ void epilogue_weight_gradient(const Arguments<Role::k
 
 // A tile of logits (linear_cross_entropy.cuh): per row and 128 columns the maximum, its lowest column, Σ exp(z − maximum), and
 // z − maximum in bf16: what is large in the softmax keeps the most bits. The label's own logit is kept as it is.
-__device__ __forceinline__ void epilogue_logits(const Arguments<Role::kNt, Epilogue::kLogits>& p, const Tile& tile, int rows,
-                                                int64_t row0, float (&acc)[128], unsigned char* staging) {
+__device__ __forceinline__ void epilogue_logits(const Arguments<Role::kNt, Epilogue::kLogits>& p, const Maps& maps,
+                                                const Tile& tile, int rows, int64_t row0, float (&acc)[128],
+                                                unsigned char* staging) {
   const Lane l;
 #pragma unroll
   for (int half = 0; half < 2; half++) {
@@ -341,9 +406,10 @@ __device__ __forceinline__ void epilogue_logits(const Arguments<Role::kNt, Epilo
       float sum = 0.f;
 #pragma unroll
       for (int j = 0; j < 16; j++) {
-        const float z0 = acc[(16 * half + j) * 4 + 2 * down] - most, z1 = acc[(16 * half + j) * 4 + 2 * down + 1] - most;
+        float &z0 = acc[(16 * half + j) * 4 + 2 * down], &z1 = acc[(16 * half + j) * 4 + 2 * down + 1];
+        z0 -= most;
+        z1 -= most;
         sum += __expf(z0) + __expf(z1);
-        *reinterpret_cast<uint32_t*>(staged(staging, row, j) + l.column * 2) = ptx::pack_bf16x2(z0, z1);
       }
       sum += __shfl_xor_sync(kFullWarp, sum, 1);
       sum += __shfl_xor_sync(kFullWarp, sum, 2);
@@ -354,7 +420,15 @@ __device__ __forceinline__ void epilogue_logits(const Arguments<Role::kNt, Epilo
         p.tile_arg[i] = first + arg;
       }
     }
-    write_staged(l, staging, p.out, row0, rows, first, columns);
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      if (columns <= 64 * i) break;
+      unsigned char* slab = free_slab(l, staging, i, half == 0 && i == 0);
+      fill_slab(l, slab, [&](int j, int down) {
+        return ptx::pack_bf16x2(acc[64 * half + 32 * i + 4 * j + 2 * down], acc[64 * half + 32 * i + 4 * j + 2 * down + 1]);
+      });
+      send_slab(l, slab, p.out, &maps.out, row0, rows, first + 64 * i, columns - 64 * i);
+    }
   }
 }
 

@@ -23,7 +23,7 @@ struct PipelineState {
 };
 
 // What an instance is made for; everything that follows from it.
-template <Role kRole_, Epilogue kEpilogue_, Load kLoadA_, Load kLoadB_, int kCluster_>
+template <Role kRole_, Epilogue kEpilogue_, Load kLoadA_, Load kLoadB_, int kCluster_, Tiling kTiling>
 struct Instance {
   static constexpr Role kRole = kRole_;
   static constexpr Epilogue kEpilogue = kEpilogue_;
@@ -31,12 +31,12 @@ struct Instance {
   static constexpr int kCluster = kCluster_;
   static constexpr bool kCopies = kLoadA == Load::kRows || kLoadB == Load::kRows;  // cp.async fills stages too
   static constexpr bool kMaps = kRole != Role::kTn || kLoadA == Load::kTma || kLoadB == Load::kTma;
-  using S = Shape<kRole, kEpilogue>;
+  using S = Shape<kRole, kEpilogue, kTiling>;
   using Args = Arguments<kRole, kEpilogue>;
   using Pipeline = PipelineState<S::kStages>;
   // Of the CTA's turn. Clusters stride through the rounds.
   static __device__ __forceinline__ Tile tile(const Args& p, const int32_t* table, int turn, int rank) {
-    return tile_at<kRole, kEpilogue, kCluster>(p, table, (int(blockIdx.x) + turn * int(gridDim.x)) / kCluster, rank);
+    return tile_at<S, kCluster>(p, table, (int(blockIdx.x) + turn * int(gridDim.x)) / kCluster, rank);
   }
 };
 

@@ -2,7 +2,7 @@
 //
 // Shared memory, bytes from its 1024-byte aligned start (Shape):
 //   0           kStages stages, each A [128 x 64] (16 KB), then B [64 x kTileN] (32 KB; in turns 16 KB), 128-byte swizzle
-//   then        staging: 2 x 16 KB of outputs, one per multiplying warpgroup; in turns 2 x 64 KB, a tile of h (gate, up) that becomes dh
+//   then        staging: two slabs of outputs for each multiplying warp, 2 x 2 KB; in turns 2 x 64 KB, a tile of h (gate, up) that becomes dh
 //   kBarriers   full[kStages], empty[kStages], h_full[2], h_empty[2], tile_full[kTilesAhead], tile_empty[kTilesAhead]
 //   kTiles      Tile [kTilesAhead]
 //   kTable      i32 [groups + 2]: rounds before each group, their number, whether the offsets are wrong
@@ -34,7 +34,7 @@ __device__ __forceinline__ void release_stage(uint64_t* empty, int rank) {
 
 // Both warpgroups on every tile, 64 of its rows each.
 template <class K>
-__device__ __forceinline__ void consumer_cooperative(const typename K::Args& p, const Shared<K>& s) {
+__device__ __forceinline__ void consumer_cooperative(const typename K::Args& p, const Maps& maps, const Shared<K>& s) {
   using S = typename K::S;
   constexpr Role kRole = K::kRole;
   constexpr Epilogue kEpilogue = K::kEpilogue;
@@ -91,12 +91,13 @@ __device__ __forceinline__ void consumer_cooperative(const typename K::Args& p, 
     if constexpr (kEpilogue == Epilogue::kWeightGradient)
       epilogue_weight_gradient(p, tile, 64 * group, acc);
     else if constexpr (kEpilogue == Epilogue::kStore)
-      epilogue_store<kRole>(p, tile, min_of(64, rows), row0, acc, staging);
+      epilogue_store<kRole>(p, maps, tile, min_of(64, rows), row0, acc, staging);
     else if constexpr (kEpilogue == Epilogue::kSwiglu)
-      epilogue_swiglu(p, tile, min_of(64, rows), row0, acc, staging);
+      epilogue_swiglu(p, maps, tile, min_of(64, rows), row0, acc, staging);
     else
-      epilogue_logits(p, tile, min_of(64, rows), row0, acc, staging);
+      epilogue_logits(p, maps, tile, min_of(64, rows), row0, acc, staging);
   }
+  if (first_lane) ptx::bulk_wait_read<0>();  // shared memory must last until the copy engine has read it
 }
 
 // The products of a tile of 128 rows by one warpgroup: rows 0..63, and with kLower 64..127. Two functions, since a branch between the
@@ -133,13 +134,13 @@ __device__ __forceinline__ void multiply_steps(int op, unsigned char* smem, int 
 // the other's tile; only the owner of a tile gives its stages back. A warpgroup starts once the other has seen all its stages arrive: a
 // barrier's phase is told by its parity alone, so nobody may wait two phases ahead.
 template <class K>
-__device__ __forceinline__ void consumer_pingpong(const typename K::Args& p, const Shared<K>& s) {
+__device__ __forceinline__ void consumer_pingpong(const typename K::Args& p, const Maps& maps, const Shared<K>& s) {
   using S = typename K::S;
   constexpr int kCluster = K::kCluster;
   typename K::Pipeline state = s.state;
   const int group = threadIdx.x / 128 - 1;
   const bool first_lane = threadIdx.x % 32 == 0;
-  unsigned char* h = s.smem + S::kStages * S::kStage + group * S::kTileOfH;
+  unsigned char* staging = s.smem + S::kStages * S::kStage + group * (S::kStaging / 2);  // or this warpgroup's tile of h
   float upper[S::kTileN / 2], lower[S::kTileN / 2];  // rows 0..63 and 64..127
   const int steps = p.contraction.steps;  // of every tile
   if (group == 1 && s.turns > 0) ptx::named_barrier_arrive(1, 256);  // the first turn is the other's
@@ -162,24 +163,32 @@ __device__ __forceinline__ void consumer_pingpong(const typename K::Args& p, con
     ptx::warpgroup_fence_operand(upper);
     ptx::warpgroup_fence_operand(lower);
     if (first_lane) release_stage<kCluster>(state.empty + state.before(), s.rank);
-    ptx::mbar_wait(s.h_full + group, turn >> 1 & 1, {p.op, kBarrierHFull});
+    if constexpr (S::kHasH) ptx::mbar_wait(s.h_full + group, turn >> 1 & 1, {p.op, kBarrierHFull});
     const Tile tile = s.tiles.again(turn);
     s.tiles.give(turn);
-    epilogue_swiglu_backward(p, tile, min_of(64, tile.rows), tile.begin, 0, upper, h);
-    epilogue_swiglu_backward(p, tile, min_of(64, max_of(0, tile.rows - 64)), tile.begin + 64, 64, lower, h);
-    ptx::fence_proxy_async();  // the copy engine writes here next
-    __syncwarp();
-    if (first_lane) ptx::mbar_arrive(s.h_empty + group);
+    const int of_upper = min_of(64, tile.rows), of_lower = min_of(64, max_of(0, tile.rows - 64));
+    if constexpr (S::kHasH) {
+      epilogue_swiglu_backward(p, maps, tile, of_upper, tile.begin, 0, upper, staging);
+      epilogue_swiglu_backward(p, maps, tile, of_lower, tile.begin + 64, 64, lower, staging);
+      ptx::fence_proxy_async();  // the copy engine writes here next, once it has read what it stores
+      if (first_lane) ptx::bulk_wait_read<0>();
+      __syncwarp();
+      if (first_lane) ptx::mbar_arrive(s.h_empty + group);
+    } else {
+      epilogue_plain(p, maps, tile, of_upper, tile.begin, upper, staging);
+      if (of_lower > 0) epilogue_plain(p, maps, tile, of_lower, tile.begin + 64, lower, staging);
+    }
   }
+  if (first_lane) ptx::bulk_wait_read<0>();
 }
 
-template <Role kRole, Epilogue kEpilogue, Load kLoadA, Load kLoadB, int kCluster>
+template <Role kRole, Epilogue kEpilogue, Load kLoadA, Load kLoadB, int kCluster, Tiling kTiling = Tiling::kWide>
 __global__ void __launch_bounds__(kThreads, 1) grouped_kernel(const EarlyStart early, const __grid_constant__ Maps maps,
                                                               const __grid_constant__ Arguments<kRole, kEpilogue> p) {
-  using K = Instance<kRole, kEpilogue, kLoadA, kLoadB, kCluster>;
+  using K = Instance<kRole, kEpilogue, kLoadA, kLoadB, kCluster, kTiling>;
   using S = typename K::S;
   // Together 504 = 65536 / 128 registers less a rounding: the loaders need few, unless they work out addresses of rows.
-  constexpr int kLoadRegisters = S::kPingpong || K::kCopies ? 72 : kRole == Role::kTn ? 56 : 40;
+  constexpr int kLoadRegisters = S::kHasH || K::kCopies ? 72 : kRole == Role::kTn ? 56 : 40;
   constexpr int kMultiplyRegisters = (504 - kLoadRegisters) / 2;
   ESFT_SHARED(smem);
   uint64_t* barriers = reinterpret_cast<uint64_t*>(smem + S::kBarriers);
@@ -215,7 +224,7 @@ __global__ void __launch_bounds__(kThreads, 1) grouped_kernel(const EarlyStart e
   early.wait();
   check_index(p, p.a);
   if constexpr (kRole == Role::kTn) check_index(p, p.b);
-  const int rounds = build_table<kRole, kEpilogue, kCluster>(p, table);  // ends with a barrier: the mbarriers are ready for all
+  const int rounds = build_table<S, kCluster>(p, table);  // ends with a barrier: the mbarriers are ready for all
   s.turns = max_of(0, int(ceil_div(rounds - int(blockIdx.x) / kCluster, int(gridDim.x) / kCluster)));
   if (kCluster > 1) {
     s.rank = int(ptx::cluster_rank());
@@ -227,9 +236,9 @@ __global__ void __launch_bounds__(kThreads, 1) grouped_kernel(const EarlyStart e
   } else {
     ptx::setmaxnreg_inc<kMultiplyRegisters>();
     if constexpr (S::kPingpong)
-      consumer_pingpong<K>(p, s);
+      consumer_pingpong<K>(p, maps, s);
     else
-      consumer_cooperative<K>(p, s);
+      consumer_cooperative<K>(p, maps, s);
   }
   if (kCluster > 1) ptx::cluster_sync();  // the other CTA still arrives on barriers here
 }

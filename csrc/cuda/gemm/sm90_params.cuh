@@ -22,6 +22,7 @@ struct Out {
   int32_t f32;  // else bf16
   int32_t accumulate;  // add to what is there
   int32_t vectors;  // bf16 rows can be written in 16-byte pieces
+  int32_t tma;  // and by the copy engine, through the map beside it in Maps
 };
 
 // The rows of each expert, one after the other.
@@ -38,6 +39,7 @@ struct Groups {
 constexpr int kMapsOfA = 2, kMapsOfB = 4;
 struct Maps {
   CUtensorMap a[kMapsOfA], b[kMapsOfB], h;
+  CUtensorMap out, out_h;  // boxes of 64 columns x 16 rows
 };
 
 // A stretch of the contraction: columns `column` to `column + length - 1` of an A, times as many columns (nt) or rows (nn) of a B from

@@ -17,6 +17,11 @@ enum class Role { kNt, kNn, kTn };
 enum class Load { kTma, kRows };  // by the copy engine; row by row with cp.async (gathered, or cut at the group's end)
 enum class Epilogue { kStore, kSwiglu, kSwigluBackward, kLogits, kWeightGradient };
 
+// Tiles that y = x·Wᵀ can have besides those of 128 x 256 (gemm_sm90.cu: tiling_of).
+//   kNarrow   128 x 64: outputs of a router or of a low rank, for which three quarters of a wide tile would be multiplied for nothing
+//   kInTurns  128 x 192, whole tiles by the warpgroups in turn: for short contractions, where the end of a tile is long beside it
+enum class Tiling { kWide, kNarrow, kInTurns };
+
 constexpr int kThreads = 384;  // warpgroup 0 loads, 1 and 2 multiply
 constexpr int kSlabBytes = 64 * 128;  // 64 rows of 64 bf16
 constexpr int kMaxGroups = 512;
@@ -25,17 +30,20 @@ constexpr int kTileM = 128, kTileK = 64;  // rows of a tile, and its step along 
 
 // The multiplying warpgroups take 64 rows each of a tile of 256 columns. The backward of SwiGLU has so much to do once a tile is
 // finished that they take whole tiles of 128 columns in turn instead: while one is at its epilogue the other multiplies.
-template <Role kRole, Epilogue kEpilogue>
+template <Role kRole_, Epilogue kEpilogue_, Tiling kTiling = Tiling::kWide>
 struct Shape {
-  static constexpr bool kPingpong = kEpilogue == Epilogue::kSwigluBackward;
-  static constexpr int kTileN = kPingpong ? 128 : 256, kStages = kPingpong ? 3 : 4;
+  static constexpr Role kRole = kRole_;
+  static constexpr Epilogue kEpilogue = kEpilogue_;
+  static constexpr bool kHasH = kEpilogue == Epilogue::kSwigluBackward, kPingpong = kHasH || kTiling == Tiling::kInTurns;
+  static constexpr int kTileN = kHasH ? 128 : kTiling == Tiling::kInTurns ? 192 : kTiling == Tiling::kNarrow ? 64 : 256;
+  static constexpr int kStages = kHasH ? 3 : kTiling == Tiling::kNarrow ? 8 : 4;
   static constexpr int kColumns = kEpilogue == Epilogue::kSwiglu ? kTileN / 2 : kTileN;  // of the output: gate and up make one
   static constexpr int kBoxRows = kRole == Role::kNt ? kTileN / 2 : kTileK;  // of the weights, 64 columns wide
   static constexpr int kStageA = kTileM / 64 * kSlabBytes, kStageB = kTileN / 64 * kSlabBytes, kStage = kStageA + kStageB;
   // Output staging, 64 rows x 128 columns of bf16 per multiplying warpgroup; or, per warpgroup, the tile of h (gate and up) in whose
   // place dh is made.
   static constexpr int kTileOfH = 8 * kSlabBytes;
-  static constexpr int kStaging = kPingpong ? 2 * kTileOfH : kRole == Role::kTn ? 0 : 4 * kSlabBytes;
+  static constexpr int kStaging = kHasH ? 2 * kTileOfH : kRole == Role::kTn ? 0 : 4 * kSlabBytes;
   static constexpr int kBarriers = kStages * kStage + kStaging;
   static constexpr int kTiles = kBarriers + 256;
   static constexpr int kTable = kTiles + kTilesAhead * 64;

@@ -25,12 +25,11 @@ __device__ __forceinline__ int64_t group_begin(const Groups& p, int expert) { re
 __device__ __forceinline__ int64_t group_end(const Groups& p, int expert) { return p.offsets ? p.offsets[expert + 1] : p.n; }
 
 // Column tiles of the output.
-template <Role kRole, Epilogue kEpilogue>
-__device__ __forceinline__ int column_tiles(const Arguments<kRole, kEpilogue>& p) {
-  using S = Shape<kRole, kEpilogue>;
-  if constexpr (kEpilogue == Epilogue::kSwiglu)
+template <class S>
+__device__ __forceinline__ int column_tiles(const Arguments<S::kRole, S::kEpilogue>& p) {
+  if constexpr (S::kEpilogue == Epilogue::kSwiglu)
     return int(ceil_div(p.parts * p.part_rows / 2, S::kColumns));
-  else if constexpr (kRole == Role::kNt)
+  else if constexpr (S::kRole == Role::kNt)
     return p.parts * int(ceil_div(p.part_rows, S::kColumns));
   else
     return int(ceil_div(p.columns, S::kColumns));
@@ -66,8 +65,9 @@ __device__ __forceinline__ int row_tiles(const Groups& p, int expert) {
 
 // table[g] = rounds of the groups before g (nt, nn); or the groups, longest first (tn). Called by all threads; returns the number of
 // rounds, 0 when the offsets are wrong.
-template <Role kRole, Epilogue kEpilogue, int kCluster>
-__device__ __forceinline__ int build_table(const Arguments<kRole, kEpilogue>& p, int32_t* table) {
+template <class S, int kCluster>
+__device__ __forceinline__ int build_table(const Arguments<S::kRole, S::kEpilogue>& p, int32_t* table) {
+  constexpr Role kRole = S::kRole;
   int32_t* bad = table + p.group_count + 1;
   if (threadIdx.x == 0) *bad = 0;
   __syncthreads();
@@ -99,7 +99,7 @@ __device__ __forceinline__ int build_table(const Arguments<kRole, kEpilogue>& p,
     for (int base = 0; base < p.group_count; base += 32) {
       const int g = base + threadIdx.x;
       int rounds = 0;
-      if (g < p.group_count) rounds = rounds_of<kCluster>(row_tiles(p, p.groups ? p.groups[g] : g), column_tiles(p));
+      if (g < p.group_count) rounds = rounds_of<kCluster>(row_tiles(p, p.groups ? p.groups[g] : g), column_tiles<S>(p));
       int sum = rounds;
 #pragma unroll
       for (int step = 1; step < 32; step <<= 1) {
@@ -114,17 +114,18 @@ __device__ __forceinline__ int build_table(const Arguments<kRole, kEpilogue>& p,
   __syncthreads();
   if (*bad) return 0;
   if constexpr (kRole == Role::kTn)
-    return p.group_count * p.parts * int(ceil_div(p.part_rows, kTileM)) * column_tiles(p);
+    return p.group_count * p.parts * int(ceil_div(p.part_rows, kTileM)) * column_tiles<S>(p);
   else
     return table[p.group_count] * splits_of(p, table[p.group_count]);
 }
 
 // The tile of this CTA in round `t`. Within an expert eight row tiles share a column tile of weights before the next one: what runs at the
 // same time meets in L2.
-template <Role kRole, Epilogue kEpilogue, int kCluster>
-__device__ __forceinline__ Tile tile_at(const Arguments<kRole, kEpilogue>& p, const int32_t* table, int t, int rank) {
-  using S = Shape<kRole, kEpilogue>;
-  const int n_tiles = column_tiles(p);
+template <class S, int kCluster>
+__device__ __forceinline__ Tile tile_at(const Arguments<S::kRole, S::kEpilogue>& p, const int32_t* table, int t, int rank) {
+  constexpr Role kRole = S::kRole;
+  constexpr Epilogue kEpilogue = S::kEpilogue;
+  const int n_tiles = column_tiles<S>(p);
   Tile tile;
   tile.m0 = 0;
   tile.part = 0;

@@ -23,6 +23,8 @@ class Context {
   bool attention_persistent = true;  // Hopper's attention forward: a CTA per multiprocessor draws tiles, or one per tile
   bool attention_one_pass = true;  // Hopper's attention backward in one pass, or in two
   bool early_start = true;     // kernels that can begin before the one before them has ended do (early_start.cuh)
+  bool shaped_tiles = true;    // of the wgmma products: narrow ones and tiles in turns where they are better by arithmetic
+  bool tma_stores = true;      // of the wgmma products: whole tiles leave by the copy engine
   size_t shared_limit = 0;     // dynamic shared memory of one CTA, bytes (opt-in maximum)
   FaultRecord* faults = nullptr;  // page-locked host memory that kernels reach; the host looks after a wait
 

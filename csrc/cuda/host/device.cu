@@ -100,6 +100,14 @@ CudaDevice::CudaDevice(int index) {
   if (backward && *backward && strcmp(backward, "one") != 0 && strcmp(backward, "two") != 0)
     fail("open", "ESFT_CUDA_ATTENTION_BACKWARD", "\"one\" or \"two\"", backward);
   attention_one_pass = !(backward && *backward == 't');
+  const char* tiles = getenv("ESFT_CUDA_TILES");
+  if (tiles && *tiles && strcmp(tiles, "auto") != 0 && strcmp(tiles, "wide") != 0)
+    fail("open", "ESFT_CUDA_TILES", "auto or wide", tiles);
+  shaped_tiles = !(tiles && strcmp(tiles, "wide") == 0);
+  const char* stores = getenv("ESFT_CUDA_STORE");
+  if (stores && *stores && strcmp(stores, "tma") != 0 && strcmp(stores, "rows") != 0)
+    fail("open", "ESFT_CUDA_STORE", "tma or rows", stores);
+  tma_stores = !(stores && strcmp(stores, "rows") == 0);
   use();
   lanes_.reserve(kMaxStreams);  // its beginning stays where it is, for other threads
   add_lane();

@@ -1,4 +1,4 @@
-// cp.async, mbarriers, TMA.
+// cp.async, mbarriers, TMA, stmatrix.
 #include "harness.h"
 
 namespace esft::emu::test {
@@ -94,6 +94,49 @@ static bool box_matches(int x, int y, int box_rows, int box_cols, CUtensorMapSwi
   return true;
 }
 
+// Two warps store slabs of 16 x 64 numbers by the copy engine, through one place in shared memory: `kWait`, or the next values overwrite
+// what has not been read.
+template <bool kWait>
+static void store_slabs(CUtensorMap map, int slabs) {
+  ESFT_SHARED(smem);
+  const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+  unsigned char* slab = smem + warp * 2048;
+  for (int i = 0; i < slabs; i++) {
+    if (kWait && lane == 0) ptx::bulk_wait_read<0>();
+    __syncwarp();
+    for (int j = 0; j < 8; j += 2) {
+      uint32_t r[4];
+      for (int m = 0; m < 4; m++) {
+        const uint32_t row = uint32_t(warp * 16 + m % 2 * 8 + lane / 4), column = uint32_t(i * 64 + (j + m / 2) * 8 + lane % 4 * 2);
+        r[m] = (row * 1000 + column) | (row * 1000 + column + 1) << 16;
+      }
+      const int row = lane % 16, chunk = j + lane / 16;
+      ptx::stmatrix_x4(slab + row * 128 + (chunk ^ (row & 7)) * 16, r);
+    }
+    ptx::fence_proxy_async();
+    __syncwarp();
+    if (lane == 0) {
+      ptx::tma_store_2d(&map, slab, i * 64, warp * 16);
+      ptx::bulk_commit();
+    }
+  }
+  if (lane == 0) ptx::bulk_wait_read<0>();
+}
+
+// Of 29 x 232 numbers, so that the last boxes hang over: what lies outside stays.
+template <bool kWait>
+static bool stores() {
+  constexpr int kRows = 29, kCols = 232;
+  Buffer<uint16_t> out(std::vector<uint16_t>(size_t(kRows * kCols + 64), 7));
+  const CUtensorMap map = matrix_map(out.device, kRows, kCols, 16, 64, CU_TENSOR_MAP_SWIZZLE_128B);
+  run("store_slabs", dim3(1), dim3(64), 4096, [=] { store_slabs<kWait>(map, 4); });
+  const auto host = out.host();
+  bool right = true;
+  for (int i = 0; i < kRows * kCols + 64; i++)
+    right &= host[size_t(i)] == (i < kRows * kCols ? uint16_t(i / kCols * 1000 + i % kCols) : 7);
+  return right;
+}
+
 void test_copies() {
   bool groups = true, ringed = true, swizzled = true, plain = true, filled = true;
   for (const char* schedule : kSchedules) {
@@ -124,6 +167,15 @@ void test_copies() {
     filled &= box_matches(64, 40, 32, 64, CU_TENSOR_MAP_SWIZZLE_128B) && box_matches(-5, -3, 16, 64, CU_TENSOR_MAP_SWIZZLE_128B) &&
               box_matches(0, 50, 8, 64, CU_TENSOR_MAP_SWIZZLE_128B) && box_matches(67, 49, 4, 16, CU_TENSOR_MAP_SWIZZLE_NONE);
   }
+  bool stored = true;
+  for (const char* schedule : kSchedules) {
+    set_schedule(schedule);
+    stored &= stores<true>();
+  }
+  set_schedule("late");
+  const bool missing = stores<false>();
+  check(stored, "stmatrix and TMA store, zero fill's counterpart at every edge");
+  check(!missing, "caught: a TMA store's source overwritten before it was read (late)");
   check(groups, "cp.async groups, zero fill");
   check(ringed, "mbarrier phases: cp.async.mbarrier.arrive, full and empty ring");
   check(swizzled, "TMA box with 128-byte swizzle");

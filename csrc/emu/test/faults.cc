@@ -195,6 +195,18 @@ static void test_async_faults() {
   fault("TMA into a slab that is not 1024-byte aligned", "TMA load: shared offset 512 is not 1024-byte aligned", 32, 17000,
         [load] { load(512); });
   fault("TMA behind the shared block", "TMA load: 8192 bytes at shared offset 16384, outside", 32, 17000, [load] { load(16384); });
+  expect_fault("CTA that ends before its TMA store was read", "ended while a bulk copy reads", [] {
+    set_schedule("late");
+    Buffer<uint16_t> out(size_t(16 * 64));
+    const CUtensorMap map = matrix_map(out.device, 16, 64, 16, 64, CU_TENSOR_MAP_SWIZZLE_128B);
+    run("store", dim3(1), dim3(32), 2048, [=] {
+      ESFT_SHARED(smem);
+      if (threadIdx.x == 0) {
+        cuda::ptx::tma_store_2d(&map, smem, 0, 0);
+        cuda::ptx::bulk_commit();
+      }
+    });
+  });
   expect_fault("CTA that ends before its TMA load", "ended with a TMA load in flight", [load] {
     set_schedule("late");
     run("planted", dim3(1), dim3(32), 17000, [load] { load(0); });

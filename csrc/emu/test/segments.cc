@@ -52,7 +52,7 @@ void set_common(Args& p, const int32_t* offsets, float* out, int64_t columns, cu
   p.n = kRows;
   p.faults = c.faults;
   p.op = ESFT_OP_grouped_gemm_nt;
-  p.out = {out, columns, 1, 0, 0};
+  p.out = {out, columns, 1, 0, 0, 0};
 }
 
 int expert_of(int64_t row) { return row < kOffsets[1] ? 0 : 2; }
@@ -79,7 +79,7 @@ bool forward(cuda::CudaDevice& c, bool stack, bool gathered) {
       !operands.add_segment(&p.contraction, of_u, 0, b.operand(), kRank, kBox))
     return false;
   if ((p.contraction.segments[0].table == nullptr) != stack) return false;
-  launch(operands.maps, p, 3, c);
+  launch(operands.maps, p, Tiling::kWide, 3, c);
   c.synchronize();
   const std::vector<float> got = y.host();
   for (int64_t r = 0; r < kRows; r++) {
