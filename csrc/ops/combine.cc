@@ -12,7 +12,8 @@ void check_combine(const esft_combine_args& a) {
   expect_dtype(kOp, "pos", a.pos, ESFT_I32);
   expect_matrix(kOp, "pos", a.pos, rows(a.y), -1);
   if (present(a.weights)) expect_f32(kOp, "weights", a.weights, rows(a.pos), cols(a.pos));
-  expect_apart(kOp, {"y", a.y}, {{"x", a.x}, {"pos", a.pos}, {"weights", a.weights}});
+  if (present(a.residual)) expect_matrix(kOp, "residual", a.residual, rows(a.y), cols(a.y));
+  expect_apart(kOp, {"y", a.y}, {{"x", a.x}, {"pos", a.pos}, {"weights", a.weights}, {"residual", a.residual}});
 }
 
 void check_combine_backward(const esft_combine_backward_args& a) {

@@ -1,6 +1,7 @@
 // combine — weighted gather-sum: brings the K expert rows of a token together again.
 //
-//   y[t] (+)= Σ_k weights[t,k] · x[pos[t,k]]          k in ascending order; accumulate = 1 adds to y (residual stream)
+//   y[t] (+)= Σ_k weights[t,k] · x[pos[t,k]]          k in ascending order; accumulate = 1 begins with the old y
+//   residual_TD act (optional) is added last, in f32: the bits of an add of its own; bf16 is rounded once
 //   x_ND act, pos_TK i32 (row of x for slot k of token t, from expert_sort), weights_TK f32 (absent = 1), y_TD act
 //   With weights absent it is the backward of the gather in grouped_gemm: dx[t] = Σ_k dx_N[pos[t,k]].
 //
@@ -11,7 +12,7 @@
 #pragma once
 #include "../core/op_args.h"
 
-#define ESFT_ARGS_combine(F) F(AIN, x) F(IN, pos) F(IN_OPT, weights) F(AINOUT, y) F(I64, accumulate)
+#define ESFT_ARGS_combine(F) F(AIN, x) F(IN, pos) F(IN_OPT, weights) F(AIN_OPT, residual) F(AINOUT, y) F(I64, accumulate)
 ESFT_DEFINE_ARGS(combine)
 
 #define ESFT_ARGS_combine_backward(F) \

@@ -21,7 +21,13 @@ void check_gemm(const esft_gemm_args& a) {
     expect_float_weight(kOp, "bias", a.bias);
     expect_vector(kOp, "bias", a.bias, n);
   }
-  expect_apart(kOp, {"c", a.c}, {{"a", a.a}, {"b", a.b}, {"bias", a.bias}});
+  if (present(a.residual)) {
+    if (a.mode != 0) expect_absent(kOp, "residual", a.residual, "in modes 1 and 2");
+    if (a.accumulate) expect_absent(kOp, "residual", a.residual, "with accumulate 1");
+    expect_dtype(kOp, "residual", a.residual, a.c.dtype);
+    expect_matrix(kOp, "residual", a.residual, m, n);
+  }
+  expect_apart(kOp, {"c", a.c}, {{"a", a.a}, {"b", a.b}, {"bias", a.bias}, {"residual", a.residual}});
 }
 
 }  // namespace esft

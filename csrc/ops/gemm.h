@@ -1,13 +1,14 @@
 // gemm — dense matrix product.
 //
-//   mode 0 (nt)  c[M,N] = a[M,K] · b[N,K]ᵀ (+ bias[N])     the Linear layer y = x·Wᵀ
+//   mode 0 (nt)  c[M,N] = a[M,K] · b[N,K]ᵀ (+ bias[N]) (+ residual[M,N])     the Linear layer y = x·Wᵀ
 //   mode 1 (nn)  c[M,N] = a[M,K] · b[K,N]                   its input gradient dx = dy·W
 //   mode 2 (tn)  c[M,N] = a[K,M]ᵀ · b[K,N]                  its weight gradient dW = dyᵀ·x
-//   accumulate = 1: c += (weight gradients, residual stream)
+//   accumulate = 1: c += (weight gradients, residual stream); mode 0 can add a residual of c's dtype that lies apart from c instead
 //
 //   a, b, bias (optional, mode 0 only) and c are f32 or bf16, each on its own: weights are read in place, never packed into a
 //   stored copy; router logits are an f32 c of bf16 a, dlogits an f32 a, a weight gradient the f32 c of two bf16 operands.
-//   A bf16 c is the f32 result rounded once; accumulating, the old c is widened, added, and the sum rounded.
+//   A bf16 c is the f32 result rounded once: what is added (bias, residual, the old c) is widened first. In f32 the sum over K is
+//   rounded, then the bias is added, then the residual or the old c: the bits of an add of its own.
 //   Row strides (ld) are free. c aliases neither a nor b.
 //   precision 0 = f32 exact, 1 = operands rounded to bf16 (RNE), f32 sums.
 // Deterministic for any thread count. Any M, N, K >= 0; K = 0 gives zeros (or leaves c when accumulating).
@@ -16,5 +17,5 @@
 #include "../core/op_args.h"
 
 #define ESFT_ARGS_gemm(F) \
-  F(IN, a) F(IN, b) F(IN_OPT, bias) F(INOUT, c) F(I64, mode) F(I64, accumulate) F(I64, precision)
+  F(IN, a) F(IN, b) F(IN_OPT, bias) F(IN_OPT, residual) F(INOUT, c) F(I64, mode) F(I64, accumulate) F(I64, precision)
 ESFT_DEFINE_ARGS(gemm)

@@ -53,11 +53,13 @@ void check_grouped_gemm_nt(const esft_grouped_gemm_nt_args& a) {
     if (a.segments == 2) expect_matrix(kOp, "w[1]", a.w.items[1], rows(a.w.items[0]), -1);
     expect_matrix(kOp, "y", a.y, n, m / 2);
     if (present(a.h)) expect_matrix(kOp, "h", a.h, n, m);
+    expect_absent(kOp, "residual", a.residual, "with act 1");
   } else {
     expect_absent(kOp, "h", a.h, "with act 0");
     expect_matrix(kOp, "y", a.y, n, m);
+    if (present(a.residual)) expect_matrix(kOp, "residual", a.residual, n, m);
   }
-  expect_apart(kOp, {"y", a.y}, {{"x", a.x}, {"rows", a.rows}, {"offsets", a.offsets}, {"h", a.h}});
+  expect_apart(kOp, {"y", a.y}, {{"x", a.x}, {"rows", a.rows}, {"offsets", a.offsets}, {"residual", a.residual}, {"h", a.h}});
   expect_apart(kOp, {"h", a.h}, {{"x", a.x}, {"rows", a.rows}, {"offsets", a.offsets}});
   expect_apart_from_list(kOp, {"y", a.y}, "w", a.w);
   expect_apart_from_list(kOp, {"h", a.h}, "w", a.w);

@@ -15,7 +15,8 @@
 //   Any M, K, N >= 0 (no multiple needed). Inputs alias no output, except where said.
 //
 // grouped_gemm_nt    y[r] = x[r] · W_eᵀ  (+ activation)
-//   x [*, K] act;  act = 0: y [N, ΣM_s];  h must be absent
+//   x [*, K] act;  act = 0: y [N, ΣM_s];  h must be absent;  residual [N, ΣM_s] act optional: y[r] = residual[r] + x[r] · W_eᵀ, rounded
+//   as gemm does
 //   act = 1 (SwiGLU): W = gate over up, ΣM_s = 2F;  h = x·Wᵀ [N, 2F] (gate | up; optional, kept for backward),
 //                     y = silu(h_gate) · h_up [N, F], from h before or after it is rounded to bf16 (either is right)
 //
@@ -39,7 +40,7 @@
 #include "../core/op_args.h"
 
 #define ESFT_ARGS_grouped_gemm_nt(F) \
-  F(AIN, x) F(IN_OPT, rows) F(LIST_IN, w) F(IN, offsets) F(AOUT_OPT, h) F(AOUT, y) \
+  F(AIN, x) F(IN_OPT, rows) F(LIST_IN, w) F(IN, offsets) F(AIN_OPT, residual) F(AOUT_OPT, h) F(AOUT, y) \
   F(I64, segments) F(I64, act) F(I64, precision)
 ESFT_DEFINE_ARGS(grouped_gemm_nt)
 

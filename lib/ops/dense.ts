@@ -1,21 +1,24 @@
 // What every token passes: csrc/ops/gemm.h, embedding.h, rms_norm.h, rope.h.
 import { KernelError } from "../errors.ts";
 import type { Device, Tensor } from "../tensor.ts";
-import { bind, flag, precision, type Maybe, type Precision } from "./bind.ts";
+import { bind, flag, handleOf, precision, type Maybe, type Precision } from "./bind.ts";
 
 export interface GemmArgs {
   a: Tensor;
   b: Tensor;
   bias?: Maybe<Tensor>;
+  residual?: Maybe<Tensor>;
   c: Tensor;
   accumulate?: boolean;
   precision?: Maybe<Precision>;
 }
-const product = (mode: number) => bind<GemmArgs>("gemm", { mode: () => mode, accumulate: (a) => flag(a.accumulate), precision });
+const product = (mode: number) =>
+  bind<GemmArgs>("gemm", { mode: () => mode, residual: (a) => handleOf(a.residual), accumulate: (a) => flag(a.accumulate), precision });
 const products = { nt: product(0), nn: product(1), tn: product(2) };
 /**
  * c (+)= a·bᵀ (nt: a [M, K], b [N, K], bias [N]), a·b (nn: b [K, N]) or aᵀ·b (tn: a [K, M], b [K, N]); c [M, N].
- * Operands, bias and result are f32 or bf16, each on its own. c shares memory with neither operand.
+ * Operands, bias and result are f32 or bf16, each on its own. c shares memory with neither operand. nt: c = residual [M, N] + a·bᵀ (+ bias),
+ * the residual of c's dtype and apart from it.
  */
 export function gemm(device: Device, mode: "nt" | "nn" | "tn", args: GemmArgs): void {
   if (!Object.hasOwn(products, mode)) throw new KernelError(`gemm: mode must be "nt", "nn" or "tn", received ${String(mode)}`);

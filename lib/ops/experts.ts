@@ -2,7 +2,7 @@
 // offsets[e + 1] − 1, offsets [E + 1] i32. A list of weights holds E·S matrices, item e·S + s: S segments (gate and up apart: 2), each f32
 // or bf16 on its own. Eq. 4–5 of arXiv 2407.01906; the backward by hand, checked by finite differences.
 import type { Tensor, TensorList } from "../tensor.ts";
-import { bind, flag, precision, type Ids, type Maybe, type Precision } from "./bind.ts";
+import { bind, flag, handleOf, precision, type Ids, type Maybe, type Precision } from "./bind.ts";
 
 export interface GroupedGemmNtArgs {
   x: Tensor;
@@ -10,6 +10,7 @@ export interface GroupedGemmNtArgs {
   rows?: Maybe<Tensor>;
   w: TensorList;
   offsets: Tensor;
+  residual?: Maybe<Tensor>;
   h?: Maybe<Tensor>;
   y: Tensor;
   segments?: number;
@@ -17,10 +18,15 @@ export interface GroupedGemmNtArgs {
   precision?: Maybe<Precision>;
 }
 /**
- * y[r] = x[r]·W_eᵀ per expert. x [*, C] act, rows [N] i32, w: matrices [M_s, C], y [N, ΣM_s] act.
+ * y[r] = x[r]·W_eᵀ per expert (+ residual[r]). x [*, C] act, rows [N] i32, w: matrices [M_s, C], y, residual [N, ΣM_s] act.
  * swiglu: W is gate over up, y [N, F] = silu(gate) · up; h [N, 2F] act keeps gate | up for the backward.
  */
-export const groupedGemmNt = bind<GroupedGemmNtArgs>("grouped_gemm_nt", { segments: 1, act: (a) => flag(a.swiglu), precision });
+export const groupedGemmNt = bind<GroupedGemmNtArgs>("grouped_gemm_nt", {
+  residual: (a) => handleOf(a.residual),
+  segments: 1,
+  act: (a) => flag(a.swiglu),
+  precision,
+});
 
 export interface GroupedGemmNnArgs {
   dy: Tensor;
@@ -72,10 +78,18 @@ export const groupedGemmTn = bind<GroupedGemmTnArgs>("grouped_gemm_tn", {
   precision,
 });
 
-/** y[t] (+)= Σ_k weights[t,k] · x[pos[t,k]]. x [N, D] act, pos [T, K] i32 in [0, N), weights [T, K] (absent: 1), y [T, D] act. */
-export const combine = bind<{ x: Tensor; pos: Tensor; weights?: Maybe<Tensor>; y: Tensor; accumulate?: boolean }>("combine", {
-  accumulate: (a) => flag(a.accumulate),
-});
+/**
+ * y[t] (+)= Σ_k weights[t,k] · x[pos[t,k]] (+ residual[t], added last). x [N, D] act, pos [T, K] i32 in [0, N), weights [T, K] (absent: 1),
+ * y, residual [T, D] act.
+ */
+export const combine = bind<{
+  x: Tensor;
+  pos: Tensor;
+  weights?: Maybe<Tensor>;
+  residual?: Maybe<Tensor>;
+  y: Tensor;
+  accumulate?: boolean;
+}>("combine", { residual: (a) => handleOf(a.residual), accumulate: (a) => flag(a.accumulate) });
 
 /** dx[pos[t,k]] = weights[t,k] · dy[t], dweights[t,k] = ⟨dy[t], x[pos[t,k]]⟩. dy [T, D], x, dx [N, D] act, dweights [T, K]. */
 export const combineBackward = bind<{

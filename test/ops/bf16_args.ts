@@ -19,7 +19,7 @@ export const takesActivations = (op: string): boolean => op === "gemm" || fields
 /** Which arguments a device with bf16 activations holds in bf16: activations and the weights of products. */
 function becomesBf16(op: string, { name, activation }: OpField, args: Args): boolean {
   if (activation) return true;
-  if (op === "gemm") return name === "a" || name === "b" || (name === "c" && args.mode !== 2);
+  if (op === "gemm") return name === "a" || name === "b" || name === "residual" || (name === "c" && args.mode !== 2);
   return name === "w";
 }
 

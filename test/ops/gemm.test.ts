@@ -4,8 +4,8 @@
 import { expect, it } from "vitest";
 import { KernelError } from "../../lib/errors.ts";
 import { gemmBase, gemmCases } from "./cases/gemm.ts";
-import { Random, i32, out } from "./host.ts";
-import { device, describeCases, describeRefusals, instructionSets, run } from "./support.ts";
+import { Random, f32, i32, out } from "./host.ts";
+import { device, describeCases, describeRefusals, instructionSets, pick, run } from "./support.ts";
 
 describeCases("gemm", gemmCases);
 
@@ -16,6 +16,11 @@ describeRefusals([
       { name: "an unknown mode", change: { mode: 3, bias: null }, says: ["mode", "0..2", "received 3"] },
       { name: "a bias in mode nn", change: { mode: 1, b: out([5, 6]) }, says: ["bias", "absent"] },
       { name: "accumulate = 2", change: { accumulate: 2 }, says: ["accumulate"] },
+      { name: "a residual in mode nn", change: { mode: 1, b: out([5, 6]), bias: null, residual: out([4, 6]) }, says: ["residual", "absent"] },
+      { name: "a residual beside accumulate", change: { accumulate: 1, residual: out([4, 6]) }, says: ["residual", "absent"] },
+      { name: "a residual of another dtype", change: { residual: out([4, 6], "bf16") }, says: ["residual", "f32", "bf16"] },
+      { name: "a residual of another shape", change: { residual: out([4, 5]) }, says: ["residual must be [4, 6]"] },
+      { name: "a residual in the memory of c", change: { residual: { same: "c" } }, says: ["c", "apart from residual"] },
       { name: "precision = 2", change: { precision: 2 }, says: ["precision"] },
       { name: "inner sizes that differ", change: { b: out([6, 4]) }, says: ["b must be [6, 5]", "received [6, 4] f32"] },
       { name: "integer weights", change: { b: i32(new Array<number>(30).fill(1), [6, 5]) }, says: ["b", "f32 or bf16", "i32"] },
@@ -29,6 +34,23 @@ describeRefusals([
     ],
   },
 ]);
+
+it.each([
+  ["one tile", 5, 40, 64],
+  ["several tiles and a tail", 150, 150, 200],
+  ["several passes", 33, 64, 3000],
+  ["several passes and a tail", 9, 35, 2900],
+])("an f32 product beside a residual has the bits of the product and an add: %s", async (name, M, N, K) => {
+  const r = new Random(name);
+  const [a, b, residual] = [r.normal([M, K]), r.normal([N, K]), r.normal([M, N])];
+  for (const isa of instructionSets) {
+    const d = device("cpu", 2, isa);
+    const shared = { a, b, bias: null, c: out([M, N]), mode: 0, accumulate: 0, precision: 0 };
+    const product = pick(await run(d, "gemm", { ...shared, residual: null }), "c");
+    const apart = await run(d, "add", { a: residual, b: f32([M, N], product), y: out([M, N]), alpha: 1 });
+    expect(pick(await run(d, "gemm", { ...shared, residual }), "c"), isa).toEqual(pick(apart, "y"));
+  }
+});
 
 it("bf16 compute on a machine without it is refused by name", async () => {
   const without = instructionSets.filter((isa) => !device("cpu", 2, isa).info.bf16Compute);

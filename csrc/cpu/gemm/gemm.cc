@@ -30,6 +30,10 @@ Block whole_product(const esft_gemm_args& a, Segment* segment) {
     b.out.bias = a.bias.data;
     b.out.bias_bf16 = a.bias.dtype == ESFT_BF16;
   }
+  if (present(a.residual)) {
+    b.out.residual = data<const float>(a.residual);
+    b.out.ldr = a.residual.ld;
+  }
   return b;
 }
 

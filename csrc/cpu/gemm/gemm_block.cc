@@ -136,12 +136,12 @@ void fetch_panels(const Block& b, int64_t p, int64_t count, int64_t blocks, Pref
   ahead->per_block = int32_t((int64_t(ahead->lines) * (rows + second_rows) + blocks - 1) / blocks);
 }
 
-// Starts fetching what finishing a tile reads: h, or c with add. Done after two thirds of the kernel.
+// Starts fetching what finishing a tile reads: h, c with add, or the residual. Done after two thirds of the kernel.
 void fetch_tile(const Block& b, int64_t i, int64_t mr, int64_t p, int64_t blocks, Prefetch* ahead) {
   const Output& o = b.out;
   const bool h = o.kind == OUT_DSWIGLU;
-  const float* first = (h ? o.h + i * o.ldh : o.c + i * o.ldc) + p * NR;
-  const int64_t ld = (h ? o.ldh : o.ldc) * 4;
+  const float* first = (h ? o.h + i * o.ldh : o.residual ? o.residual + i * o.ldr : o.c + i * o.ldc) + p * NR;
+  const int64_t ld = (h ? o.ldh : o.residual ? o.ldr : o.ldc) * 4;
   ahead->per_block = 0;
   if (blocks <= 0) return;
   ahead->lines = ahead->left = NR * 4 / 64 + ((reinterpret_cast<uintptr_t>(first) | uintptr_t(ld)) % 64 != 0);
@@ -193,6 +193,7 @@ Block block_part(const Block& b, int64_t m0, int64_t m1) {
   else
     p.a = rows_from(b.a, m0);
   if (p.out.c) p.out.c += m0 * p.out.ldc;
+  if (p.out.residual) p.out.residual += m0 * p.out.ldr;
   if (p.out.h) p.out.h += m0 * p.out.ldh;
   if (p.out.row_gate) p.out.row_gate += m0;
   if (p.out.dgate) p.out.dgate += m0;
@@ -232,7 +233,7 @@ static void run_pass(const Block& b, int64_t p0, int64_t p1, void* scratch) {
   if (dgate) memset(sums, 0, size_t(b.m) * W * 4);
   int64_t fetches = 0;  // fetch opportunities per tile and panel
   for (int64_t s = 0; s < steps; s += chunk) fetches += min_of(chunk, steps - s) / kPrefetchSteps;
-  const bool reads_outputs = b.out.add || b.out.kind == OUT_DSWIGLU;
+  const bool reads_outputs = b.out.add || b.out.residual || b.out.kind == OUT_DSWIGLU;
 
   const bool a_cold = reads_a_in_place(b) && !reads_outputs;
   Prefetch ahead = {}, tile_ahead = {};
@@ -276,7 +277,10 @@ static void run_pass(const Block& b, int64_t p0, int64_t p1, void* scratch) {
           g.a = static_cast<const char*>(g.a) + a_chunk;
           g.panel = static_cast<const char*>(g.panel) + chunk * NR * 4;
         }
-        if (!direct) finish_tile(b, tile, i, mr, p, sums);
+        if (!direct)
+          finish_tile(b, tile, i, mr, p, sums);
+        else if (b.out.residual)
+          add_residual(b.out, i, mr, p);
       }
       i += mr;
     }
@@ -309,7 +313,7 @@ void run_block(const Block& b, int64_t p0, int64_t p1, void* scratch) {
     }
     pass.out.add = b.out.add || k > 0;
     pass.out.past_caches = false;
-    if (k + step < b.k) pass.out.bias = nullptr;
+    if (k + step < b.k) pass.out.bias = nullptr, pass.out.residual = nullptr;
     run_pass(pass, p0, p1, scratch);
   }
 }

@@ -6,7 +6,7 @@
 namespace esft::cpu::ESFT_ISA {
 
 enum OutputKind : int32_t {
-  OUT_PLAIN = 0,    // c (+)= product (+ bias)
+  OUT_PLAIN = 0,    // c (+)= product (+ bias) (+ residual)
   OUT_SWIGLU = 1,   // panels hold W gate | W up columns: h = product (optional), c = silu(gate)·up
   OUT_DSWIGLU = 2,  // the product is the gradient g of silu(gate)·up: c = dh, dgate = ⟨g, a⟩ (see ops/grouped_gemm.h)
 };
@@ -20,6 +20,8 @@ struct Output {
   bool past_caches;  // large outputs nobody reads soon: streaming stores (not with add)
   const void* bias;  // OUT_PLAIN, optional
   bool bias_bf16;
+  const float* residual;  // OUT_PLAIN, optional, not with add; row i at residual + i·ldr
+  int64_t ldr;
   float* h;  // OUT_SWIGLU: written when not null; OUT_DSWIGLU: read. gate | up, n each
   int64_t ldh;
   const float* row_gate;  // OUT_DSWIGLU, optional
@@ -64,5 +66,7 @@ void run_block(const Block& b, int64_t p0, int64_t p1, void* scratch);
 // Epilogues (gemm_epilogue.cc): a tile of mr rows (NR apart) that starts at row i and panel p of the block.
 // sums: one vector per block row for dgate.
 void finish_tile(const Block& b, const float* tile, int64_t i, int64_t mr, int64_t p, float* sums);
+// c += residual in such a tile, whose NR columns all exist and hold the product.
+void add_residual(const Output& o, int64_t i, int64_t mr, int64_t p);
 
 }  // namespace esft::cpu::ESFT_ISA

@@ -54,6 +54,7 @@ void plain(const Output& o, const float* sums, int64_t i0, int64_t mr, int64_t j
     vf v = load(sums + i * NR);
     if (o.bias) v += bias;
     if (o.add) v += get<kPut>(c, n);
+    if (o.residual) v += get<kPut>(o.residual + (i0 + i) * o.ldr + j, n);
     put<kPut>(c, v, n);
   }
 }
@@ -114,6 +115,15 @@ void finish_tile(const Block& b, const float* tile, int64_t i, int64_t mr, int64
       ESFT_CHOOSE(how(o.c + j, o.ldc, n, o.past_caches && !o.add), RUN)
 #undef RUN
     }
+  }
+}
+
+void add_residual(const Output& o, int64_t i0, int64_t mr, int64_t p) {
+  for (int64_t i = i0; i < i0 + mr; i++) {
+    float* c = o.c + i * o.ldc + p * NR;
+    const float* r = o.residual + i * o.ldr + p * NR;
+    store(c, load(c) + load(r));
+    store(c + W, load(c + W) + load(r + W));
   }
 }
 

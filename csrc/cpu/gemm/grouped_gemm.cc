@@ -88,6 +88,8 @@ void grouped_gemm_nt(const esft_grouped_gemm_nt_args& a, Context& ctx) {
     b.out.ldc = a.y.ld;
     b.out.kind = a.act ? OUT_SWIGLU : OUT_PLAIN;
     b.out.past_caches = !a.act && streams(a.y);
+    b.out.residual = row_or_null(a.residual, first);
+    b.out.ldr = a.residual.ld;
     if (a.act && present(a.h)) {
       b.out.h = row_or_null(a.h, first);
       b.out.ldh = a.h.ld;

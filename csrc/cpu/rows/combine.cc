@@ -15,6 +15,7 @@ void combine(const esft_combine_args& a, Context& ctx) {
   check_indices("combine", "pos", a.pos, rows(a.x));
   const bool weighted = present(a.weights), adds = a.accumulate != 0;
   const bool nt = !adds && streams(a.y);
+  const bool residual = present(a.residual);
   const float* x = data<float>(a.x);
   const int64_t ldx = a.x.ld;
   for_rows(ctx, T, D * (K + 1), [&](int64_t begin, int64_t end, int) {
@@ -23,10 +24,11 @@ void combine(const esft_combine_args& a, Context& ctx) {
       const int32_t* next = row_of<int32_t>(a.pos, t + 1 < T ? t + 1 : t);
       const float* weights = weighted ? row_of<float>(a.weights, t) : nullptr;
       float* y = row_of<float>(a.y, t);
+      const float* last = residual ? row_of<float>(a.residual, t) : nullptr;
       auto one = [=](int64_t i, int64_t m) ESFT_LAMBDA {
         vf s = adds ? load_n(y + i, m) : vf{};
         for (int64_t k = 0; k < K; k++) s += splat(weights ? weights[k] : 1.0f) * load_n(x + pos[k] * ldx + i, m);
-        return s;
+        return last ? s + load_n(last + i, m) : s;
       };
       int64_t i = 0;
       const bool aligned = nt && until_aligned(y, 4) == 0;
@@ -44,6 +46,7 @@ void combine(const esft_combine_args& a, Context& ctx) {
           s2 += w * load(p + 2 * W);
           s3 += w * load(p + 3 * W);
         }
+        if (last) s0 += load(last + i), s1 += load(last + i + W), s2 += load(last + i + 2 * W), s3 += load(last + i + 3 * W);
         if (aligned) {
           stream(y + i, s0), stream(y + i + W, s1), stream(y + i + 2 * W, s2), stream(y + i + 3 * W, s3);
         } else {

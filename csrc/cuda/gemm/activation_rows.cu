@@ -74,6 +74,7 @@ __global__ void __launch_bounds__(kThreads) add_splits(const EarlyStart early, c
       if (kPairs)
         v1 += p.bias_bf16 ? to_float(static_cast<const bf16*>(p.bias)[column + 1]) : static_cast<const float*>(p.bias)[column + 1];
     }
+    add_residual(p.out, row, column, kWidth, v0, v1);
     finish_pair(p.out, p.out.data, row * p.out.ld + column, kWidth, v0, v1);
   }
 }

@@ -11,7 +11,7 @@ namespace esft::cuda {
 void run_gemm(const esft_gemm_args& a, Context& c) {
   if (a.a.dtype == ESFT_F32 && c.hopper && sm90_gemm_f32(a, c)) return;
   if (a.a.dtype != ESFT_BF16 || a.b.dtype != ESFT_BF16) return simt_gemm(a, c);
-  if (c.hopper && sm90_gemm(a, c)) return;
+  if (c.hopper && sm90_gemm(a, c)) return add_residual_after(a.residual, a.c, c);
   expect_portable("gemm", c);
   MmaParams p = {};
   p.a = activation(a.a, nullptr, kArgRows);
@@ -20,7 +20,7 @@ void run_gemm(const esft_gemm_args& a, Context& c) {
   else
     p.w_one = {a.b.data, a.b.ld};
   p.m = rows(a.c), p.n = cols(a.c), p.k = a.mode == kTn ? rows(a.a) : cols(a.a);
-  p.out = output(a.c, a.accumulate != 0);
+  p.out = output(a.c, a.accumulate != 0, a.residual);
   if (present(a.bias)) p.bias = a.bias.data, p.bias_bf16 = a.bias.dtype == ESFT_BF16;
   p.op = ESFT_OP_gemm;
   mma_dense(MmaMode(a.mode), p, vector_rows(a.a) && vector_rows(a.b), c);

@@ -105,6 +105,7 @@ __global__ void __launch_bounds__(kThreads) multiply(const SimtParams p) {
         if (p.bias && q < count)
           v[q] +=
               p.bias_bf16 ? to_float(static_cast<const bf16*>(p.bias)[column + q]) : static_cast<const float*>(p.bias)[column + q];
+      if (kMode == kNt) add_residual(p.out, row, column, count, v[0], v[1]);
       finish_pair(p.out, data, row * p.out.ld + column, count, v[0], v[1]);
     }
   }
@@ -130,7 +131,7 @@ void simt_gemm(const esft_gemm_args& args, Context& c) {
                   rows(args.c),
                   cols(args.c),
                   args.mode == kTn ? rows(args.a) : cols(args.a),
-                  output(args.c, args.accumulate != 0),
+                  output(args.c, args.accumulate != 0, args.residual),
                   nullptr,
                   0,
                   int32_t(args.precision),

@@ -102,7 +102,7 @@ void portable_grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c) {
   p.a = activation(a.x, &a.rows, kArgRows);
   p.w = matrix_table(a.w, c);
   p.k = cols(a.x);
-  p.out = output(a.y, false);
+  p.out = output(a.y, false, a.residual);
   const bool aligned = vector_rows(a.x) && all_vector_rows(a.w);
   if (!a.act) {
     const std::vector<ColumnTile> tiles = stack_tiles(a.w, a.segments, kMmaTile);

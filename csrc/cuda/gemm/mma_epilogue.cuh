@@ -66,6 +66,21 @@ __device__ __forceinline__ void finish_pair(const Output& o, void* data, int64_t
   if (count > 1) to[1] = o.accumulate ? to[1] + v1 : v1;
 }
 
+// v += the residual at (row, column) and beside it, where there is one.
+__device__ __forceinline__ void add_residual(const Output& o, int64_t row, int64_t column, int count, float& v0, float& v1) {
+  if (!o.residual || count <= 0) return;
+  const int64_t at = row * o.residual_ld + column;
+  float old[2] = {};
+  if (o.is_bf16) {
+    get_pair(static_cast<const bf16*>(o.residual) + at, count, o.pairs, old);
+  } else {
+    const float* from = static_cast<const float*>(o.residual) + at;
+    old[0] = from[0];
+    if (count > 1) old[1] = from[1];
+  }
+  v0 += old[0], v1 += old[1];
+}
+
 __device__ __forceinline__ float bias_at(const MmaParams& p, int64_t i) {
   return p.bias_bf16 ? to_float(static_cast<const bf16*>(p.bias)[i]) : static_cast<const float*>(p.bias)[i];
 }
@@ -89,6 +104,7 @@ __device__ __forceinline__ void epilogue_store(const MmaParams& p, const MmaSums
           if (count > 0) v0 += bias_at(p, column0 + column);
           if (count > 1) v1 += bias_at(p, column0 + column + 1);
         }
+        if (kMode == kNt) add_residual(p.out, row0 + row, column0 + column, count, v0, v1);
         finish_pair(p.out, data, (row0 + row) * ld + column0 + column, count, v0, v1);
       }
     }

@@ -14,7 +14,7 @@ namespace esft::cuda {
 enum MmaMode { kNt, kNn, kTn };
 
 enum MmaEpilogue {
-  kStore,     // C, rounded, added to or biased as Output says
+  kStore,     // C, rounded, added to, biased or beside a residual as Output says
   kSwiglu,    // nt: h and silu(h_gate)·h_up
   kDswiglu,   // nn: the gradient of h, and of the gate
   kCeLogits,  // nt: statistics of the softmax and shifted logits (linear_cross_entropy.cu)
@@ -45,6 +45,8 @@ struct Output {
   int64_t ld;
   int32_t is_bf16, accumulate;
   int32_t pairs;  // two neighbouring elements may be stored at once, whatever the even column
+  const void* residual;  // nt: added, of the same type; nullptr: none
+  int64_t residual_ld;
 };
 
 struct MmaParams {
@@ -103,10 +105,16 @@ inline bool vector_rows(const esft_tensor& t) { return rows(t) == 0 || vector_ro
 inline Rows activation(const esft_tensor& t, const esft_tensor* index, FaultArgument argument) {
   return {data<bf16>(t), t.ld, rows(t), index && present(*index) ? data<int32_t>(*index) : nullptr, argument};
 }
+inline bool paired(const esft_tensor& t) {
+  return reinterpret_cast<uintptr_t>(t.data) % (t.dtype == ESFT_BF16 ? 4 : 8) == 0 && t.ld % 2 == 0;
+}
 inline Output output(const esft_tensor& t, bool accumulate) {
-  const bool half = t.dtype == ESFT_BF16;
-  const bool pairs = reinterpret_cast<uintptr_t>(t.data) % (half ? 4 : 8) == 0 && t.ld % 2 == 0;
-  return {t.data, t.ld, half, accumulate, pairs};
+  return {t.data, t.ld, t.dtype == ESFT_BF16, accumulate, paired(t), nullptr, 0};
+}
+inline Output output(const esft_tensor& t, bool accumulate, const esft_tensor& residual) {
+  Output o = output(t, accumulate);
+  if (present(residual)) o.pairs = o.pairs && paired(residual), o.residual = residual.data, o.residual_ld = residual.ld;
+  return o;
 }
 
 // gemm_portable.cu: dense products of bf16 operands; `aligned`: both operands are vector_rows.

@@ -2,7 +2,7 @@
 //
 // combine: a warp owns a stretch of columns of one token; per step each lane has 16 bytes of up to eight of the token's rows in
 // flight, adds them in the order of k and stores once. (K + 1)·D·2 bytes per token (one more D when it accumulates): the limit
-// is the bandwidth of a copy. Few tokens are cut by columns, so that a short batch fills the GPU too.
+// is the bandwidth of a copy; one more D with a residual. Few tokens are cut by columns, so that a short batch fills the GPU too.
 // combine_backward: a warp per token; dy is read once for eight slots, the dots stay with the lane until the row ends.
 #include "../host/launch.h"
 #include "../reduce.cuh"
@@ -80,8 +80,9 @@ struct CombineParams {
   const T* x;
   const int32_t* pos;
   const float* weights;
+  const T* residual;  // or nullptr
   T* y;
-  int64_t tokens, D, x_ld, pos_ld, weights_ld, y_ld;
+  int64_t tokens, D, x_ld, pos_ld, weights_ld, residual_ld, y_ld;
   int64_t span, spans;  // columns per warp, warps per token
   IndexCheck check;
   int32_t K, accumulate;
@@ -97,6 +98,8 @@ __device__ __forceinline__ void combine_columns(const CombineParams<T>& p, int64
     float sum[kVec] = {};
     Pack<T, kVec> old;  // zeros where nothing is added to; used when the rows are under way too
     if (p.accumulate && inside) old.load(y + d);
+    Pack<T, kVec> last;
+    if (p.residual && inside) last.load(p.residual + t * p.residual_ld + d);
     if (p.K == 0) old.unpack(sum);
     for (int k = 0; k < p.K; k += kSlots) {
       if (!kFew) slots.take(p.check, t, p.pos + t * p.pos_ld, p.weights ? p.weights + t * p.weights_ld : nullptr, k, p.K);
@@ -114,6 +117,12 @@ __device__ __forceinline__ void combine_columns(const CombineParams<T>& p, int64
         for (int i = 0; i < kVec; i++) sum[i] = fmaf(slots.weight[j], f[i], sum[i]);
       }
       if (kFew) break;
+    }
+    if (p.residual) {
+      float f[kVec];
+      last.unpack(f);
+#pragma unroll
+      for (int i = 0; i < kVec; i++) sum[i] += f[i];
     }
     if (inside) Pack<T, kVec>::store(y + d, sum);
   }
@@ -151,6 +160,8 @@ void combine_as(const esft_combine_args& a, Context& c) {
   p.x = data<T>(a.x);
   p.pos = data<int32_t>(a.pos);
   p.weights = present(a.weights) ? data<float>(a.weights) : nullptr;
+  p.residual = present(a.residual) ? data<T>(a.residual) : nullptr;
+  p.residual_ld = a.residual.ld;
   p.y = data<T>(a.y);
   p.tokens = rows(a.y), p.D = cols(a.y), p.K = int32_t(cols(a.pos));
   p.x_ld = a.x.ld, p.pos_ld = a.pos.ld, p.weights_ld = a.weights.ld, p.y_ld = a.y.ld;
@@ -161,7 +172,7 @@ void combine_as(const esft_combine_args& a, Context& c) {
   p.spans = min_of(steps, max_of(ceil_div(wanted, max_of(p.tokens, int64_t(1))), int64_t(1)));
   p.span = ceil_div(steps, p.spans) * step;
   p.spans = max_of(ceil_div(p.D, p.span), int64_t(1));
-  if (aligned(a.x) && aligned(a.y))
+  if (aligned(a.x) && aligned(a.y) && (!p.residual || aligned(a.residual)))
     launch_combine<T, kFullVec<T>>(c, p);
   else
     launch_combine<T, 1>(c, p);

@@ -14,8 +14,8 @@ import { Norm } from "./norm.ts";
 /** Attention, an MLP, a Mixture-of-Experts block. */
 export interface BranchBody {
   readonly trains: boolean;
-  /** y: overwritten. */
-  forward(run: Run, xn: Tensor, y: Tensor, observe?: RouteObserver): void;
+  /** y: overwritten. True: the residual is in it, by the last op that writes y; false, and without one: it is not. */
+  forward(run: Run, xn: Tensor, y: Tensor, residual: Tensor | null, observe?: RouteObserver): boolean;
   /** dy: gradient of the output, not changed. dxn: gradient of the input, overwritten, or null when not wanted. */
   backward(run: Run, dy: Tensor, xn: Tensor, dxn: Tensor | null): void;
 }
@@ -23,7 +23,6 @@ export interface BranchBody {
 /** What both branches of a layer use one after the other: [T, D] each. */
 export const branchSlots = (plan: Planner, D: number) => ({
   xn: plan.scratch(act(D), "xn"),
-  branch: plan.scratch(act(D), "branch"),
   backwardXn: plan.backward(act(D), "xn"),
   dxn: plan.backward(act(D), "dxn"),
 });
@@ -35,8 +34,8 @@ export class Branch {
   private readonly after: Norm | null;
   private readonly factor: number;
   private readonly slots: ReturnType<typeof branchSlots>;
-  /** Output of the body, where a norm follows. */
-  private readonly raw: Slot;
+  /** Output of the body, where a norm follows; else it lies where the branch's is wanted. */
+  private readonly raw: Slot | null;
   /** Its gradient, where that is not the gradient of the layer's output. */
   private readonly dRaw: Slot | null;
 
@@ -55,7 +54,7 @@ export class Branch {
     this.after = after ? new Norm(after, c.named(`${part}PostNorm`)) : null;
     this.factor = spec.factor;
     this.slots = slots;
-    this.raw = after ? c.plan.kept(act(D), `${part}Raw`) : slots.branch;
+    this.raw = after ? c.plan.kept(act(D), `${part}Raw`) : null;
     this.dRaw = after || this.factor !== 1 ? c.plan.backward(act(D), `${part}Raw`) : null;
     this.trains = body.trains || this.normTrains || (this.after?.trains ?? false);
   }
@@ -66,11 +65,13 @@ export class Branch {
 
   forward(run: Run, x: Tensor, out: Tensor, observe?: RouteObserver): void {
     const { before, after, slots, factor } = this;
-    const [raw, branch] = [run.at(this.raw), run.at(slots.branch)];
-    if (before) before.forward(run, x, run.at(slots.xn));
-    this.body.forward(run, before ? run.at(slots.xn) : x, raw, observe);
-    after?.forward(run, raw, branch);
-    ops.add(run.device, { a: x, b: branch, y: out, alpha: factor });
+    const xn = before ? run.at(slots.xn) : x;
+    if (before) before.forward(run, x, xn);
+    const raw = this.raw ? run.at(this.raw) : out;
+    const plain = !after && factor === 1; // then the body's last op can add x
+    const added = this.body.forward(run, xn, raw, plain ? x : null, observe);
+    after?.forward(run, raw, out);
+    if (!added) ops.add(run.device, { a: x, b: out, y: out, alpha: factor });
   }
 
   /** dx holds the gradient of the output and becomes that of x, when `needDx`. */
@@ -94,7 +95,7 @@ export class Branch {
       ops.cast(run.device, { x: dx, y: d });
       ops.scale(run.device, { x: d, factor });
     }
-    after?.backward(run, factor === 1 ? dx : d, run.at(this.raw), d);
+    if (after && this.raw) after.backward(run, factor === 1 ? dx : d, run.at(this.raw), d);
     return d;
   }
 }

@@ -47,7 +47,7 @@ export class DeltaAttention {
     return [wide, narrow, conv, aLog, dtBias, norm, o].some((part) => part.trains);
   }
 
-  forward(run: Run, xn: Tensor, y: Tensor): void {
+  forward(run: Run, xn: Tensor, y: Tensor, residual: Tensor | null = null): boolean {
     const { device } = run;
     const { qkv, z, b, a, beta, g, q, k, v, mixed, out, normed, gated } = this.slots;
     this.wide.forward(run, xn);
@@ -58,7 +58,7 @@ export class DeltaAttention {
     ops.gatedDeltaRule(device, { q: run.at(q), k: run.at(k), v: run.at(v), ...gates, ...this.rule(run), o: run.at(out.whole) });
     this.norm.forward(run, run.at(out.heads), run.at(normed.heads));
     ops.multiply(device, { a: run.at(normed.whole), b: run.at(z), y: run.at(gated), silu: true });
-    this.o.forward(run, run.at(gated), y);
+    return this.o.forward(run, run.at(gated), y, residual);
   }
 
   /** dy: gradient of the projected output. dxn: gradient of the normalised input, overwritten, or null when not wanted. */

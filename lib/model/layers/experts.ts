@@ -46,13 +46,14 @@ export class Experts {
     this.a_NF = c.plan.scratch(act(hidden, rowsPerToken), "a");
   }
 
-  /** y [N, D] = each row's expert of x [T, D], not weighted; overwritten. */
-  forward(run: Run, x: Tensor, { tokens, offsets }: ExpertRows, y: Tensor): void {
+  /** y [N, D] = each row's expert of x [T, D], not weighted; overwritten. True: the residual [N, D] is in y. */
+  forward(run: Run, x: Tensor, { tokens, offsets }: ExpertRows, y: Tensor, residual: Tensor | null = null): boolean {
     const { device, precision } = run;
     const a = run.at(this.a_NF);
     const w = this.weights.gateUp.tensors;
     ops.groupedGemmNt(device, { x, rows: tokens, w, segments: 2, offsets, swiglu: true, h: run.saved(this.h_N2F), y: a, precision });
-    ops.groupedGemmNt(device, { x: a, w: this.weights.down.tensors, offsets, y, precision });
+    ops.groupedGemmNt(device, { x: a, w: this.weights.down.tensors, offsets, residual, y, precision });
+    return residual !== null;
   }
 
   /** dy: gradient of what the weighted rows are summed to [T, D]. Leaves dh in place of h. */

@@ -37,8 +37,8 @@ export class AttachedExperts {
     return { whole: run.at(this.h.whole), gate: run.at(this.h.gate), up: run.at(this.h.up) };
   }
 
-  /** y [N, D], not weighted; overwritten. */
-  forward(run: Run, x: Tensor, rows: ExpertRows, y: Tensor): void {
+  /** y [N, D], not weighted; overwritten. False: a residual is the caller's to add. */
+  forward(run: Run, x: Tensor, rows: ExpertRows, y: Tensor): boolean {
     const { device, precision } = run;
     const { tokens, offsets } = rows;
     const h = this.hiddenOf(run);
@@ -47,6 +47,7 @@ export class AttachedExperts {
     const a = run.at(this.a);
     ops.swiglu(device, { h: h.whole, a });
     this.output(run, x, rows, a, y, "forward");
+    return false;
   }
 
   private output(run: Run, x: Tensor, rows: ExpertRows, a: Tensor, y: Tensor, pass: "forward" | "backward"): void {

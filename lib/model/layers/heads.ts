@@ -49,13 +49,13 @@ export class HeadsAttention {
     return this.q.trains || this.k.trains || this.v.trains || this.o.trains || (this.gate?.trains ?? false);
   }
 
-  forward(run: Run, xn: Tensor, y: Tensor): void {
+  forward(run: Run, xn: Tensor, y: Tensor, residual: Tensor | null = null): boolean {
     const q = this.q.forward(run, xn);
     const k = this.k.forward(run, xn);
     const v = this.v.forward(run, xn);
     this.queryFactor?.apply(run, q);
     this.core.forward(run, { q, k, v, kShared: null });
-    this.o.forward(run, this.gate?.forward(run, xn) ?? run.at(this.core.out), y);
+    return this.o.forward(run, this.gate?.forward(run, xn) ?? run.at(this.core.out), y, residual);
   }
 
   /** dy: gradient of the projected output. dxn: gradient of the normalised input, overwritten, or null when not wanted. */

@@ -45,7 +45,7 @@ export class LatentAttention {
     return this.query.trains || this.kvA.trains || this.kvNorm.trains || this.kvB.trains || this.o.trains;
   }
 
-  forward(run: Run, xn: Tensor, y: Tensor): void {
+  forward(run: Run, xn: Tensor, y: Tensor, residual: Tensor | null = null): boolean {
     const { heads, nopeDim } = this.spec;
     const q = this.query.forward(run, xn);
     this.rotary.forward(run, q, q, heads, nopeDim);
@@ -56,7 +56,7 @@ export class LatentAttention {
     const kv = run.at(this.slots.kv);
     this.kvB.forward(run, run.at(this.slots.latent), kv);
     this.core.forward(run, { q, k: kv, v: kv, kShared: run.at(this.slots.kRope) });
-    this.o.forward(run, run.at(this.core.out), y);
+    return this.o.forward(run, run.at(this.core.out), y, residual);
   }
 
   /** dy: gradient of the projected output. dxn: gradient of the normalised input, overwritten, or null when not wanted. */

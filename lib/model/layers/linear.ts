@@ -28,11 +28,14 @@ export class Linear {
     return this.weight.trains || (this.bias?.trains ?? false) || this.attached.length > 0;
   }
 
-  forward(run: Run, x: Tensor, y: Tensor): void {
+  /** y = x·Wᵀ (+ b). True: the residual is in y; where something is attached, that adds first, and the residual is the caller's to add. */
+  forward(run: Run, x: Tensor, y: Tensor, residual: Tensor | null = null): boolean {
+    const last = this.attached.length === 0 ? residual : null;
     const w = this.weight.value;
     const precision = this.exact ? exactPrecision(x, w) : run.precision;
-    ops.gemm(run.device, "nt", { a: x, b: w, bias: this.bias ? this.bias.value : null, c: y, precision });
+    ops.gemm(run.device, "nt", { a: x, b: w, bias: this.bias ? this.bias.value : null, residual: last, c: y, precision });
     for (const a of this.attached) a.forward(run, x, y);
+    return last !== null;
   }
 
   /** dW (+)= dyᵀ·x (when it trains), dx (+)= dy·W (when wanted). */

@@ -21,9 +21,9 @@ export class Mlp {
     this.trains = this.experts.trains;
   }
 
-  /** y: overwritten. */
-  forward(run: Run, xn: Tensor, y: Tensor): void {
-    this.experts.forward(run, xn, everyToken(run), y);
+  /** y: overwritten. True: the residual is in it. */
+  forward(run: Run, xn: Tensor, y: Tensor, residual: Tensor | null = null): boolean {
+    return this.experts.forward(run, xn, everyToken(run), y, residual);
   }
 
   /** dxn: overwritten, where wanted. Destroys the saved pre-activation. */

@@ -72,8 +72,8 @@ export class MoeBlock {
     return { offsets: run.at(this.slots.offsets_E1), tokens: run.at(this.slots.tokens_N), gate: run.at(this.slots.gate_N) };
   }
 
-  /** y: the block's output without the residual, overwritten. */
-  forward(run: Run, xn: Tensor, y: Tensor, observe?: RouteObserver): void {
+  /** y: the block's output, overwritten. True: the residual is in it; what is attached adds before it does. */
+  forward(run: Run, xn: Tensor, y: Tensor, residual: Tensor | null = null, observe?: RouteObserver): boolean {
     const { device } = run;
     const { logits_TE, ids_TK, weights_TK, pos_TK, y_ND: rows_ND } = this.slots;
     const [logits, ids, weights, pos, y_ND] = [run.at(logits_TE), run.at(ids_TK), run.at(weights_TK), run.at(pos_TK), run.at(rows_ND)];
@@ -92,8 +92,10 @@ export class MoeBlock {
     });
     this.experts.forward(run, xn, rows, y_ND);
     if (this.shared) this.shared.forward(run, xn, y);
-    ops.combine(device, { x: y_ND, pos, weights, y, accumulate: this.shared !== null });
+    const last = this.attached.length === 0 ? residual : null;
+    ops.combine(device, { x: y_ND, pos, weights, residual: last, y, accumulate: this.shared !== null });
     for (const m of this.attached) m.forward(run, xn, y);
+    return last !== null;
   }
 
   /**

@@ -27,14 +27,14 @@ export class ShortConv {
     return this.bcx.trains || this.conv.trains || this.o.trains;
   }
 
-  forward(run: Run, xn: Tensor, y: Tensor): void {
+  forward(run: Run, xn: Tensor, y: Tensor, residual: Tensor | null = null): boolean {
     const { device } = run;
     const { bcx, gated, mixed, out } = this.slots;
     this.bcx.forward(run, xn, run.at(bcx.whole));
     ops.multiply(device, { a: run.at(bcx.b), b: run.at(bcx.x), y: run.at(gated) });
     this.conv.forward(run, run.at(gated), run.at(mixed));
     ops.multiply(device, { a: run.at(bcx.c), b: run.at(mixed), y: run.at(out) });
-    this.o.forward(run, run.at(out), y);
+    return this.o.forward(run, run.at(out), y, residual);
   }
 
   /** dy: gradient of the projected output. dxn: gradient of the normalised input, overwritten, or null when not wanted. */

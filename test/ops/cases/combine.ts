@@ -14,9 +14,11 @@ function expectedCombine(a: Args): Record<string, Float64Array> {
   for (let t = 0; t < rowsOf(pos); t++)
     for (let k = 0; k < colsOf(pos); k++)
       for (let d = 0; d < D; d++) y[t * D + d]! += (has(a, "weights") ? at(tensor(a, "weights"), t, k) : 1) * at(x, at(pos, t, k), d);
+  if (has(a, "residual")) for (let t = 0; t < rowsOf(pos); t++) for (let d = 0; d < D; d++) y[t * D + d]! += at(tensor(a, "residual"), t, d);
   return { y };
 }
 interface CombineOptions {
+  readonly residual?: boolean;
   readonly weights?: boolean;
   readonly accumulate?: boolean;
   readonly strided?: boolean;
@@ -28,6 +30,7 @@ export function combine(T: number, K: number, D: number, o: CombineOptions = {})
       x: wrap(r.normal([T * K, D])),
       pos: wrap(i32(r.permutation(T * K), [T, K])),
       weights: o.weights === false ? null : wrap(r.normal([T, K])),
+      residual: o.residual ? wrap(r.normal([T, D])) : null,
       y: wrap(o.accumulate ? r.normal([T, D]) : out([T, D])),
       accumulate: o.accumulate ? 1 : 0,
     };
@@ -63,6 +66,10 @@ export const combineCases: readonly OpCase[] = [
   combineRow("six of each token", 40, 6, 64),
   combineRow("unaligned", 33, 3, 71),
   combineRow("into the residual stream", 33, 2, 71, { accumulate: true }),
+  combineRow("residual", 33, 2, 160, { residual: true }),
+  combineRow("residual, accumulating, strided", 33, 3, 71, { residual: true, accumulate: true, strided: true }),
+  combineRow("residual, no slots", 3, 0, 5, { residual: true }),
+  combineRow("residual, more slots than fit at once", 20, 11, 96, { residual: true }),
   combineRow("without weights", 33, 4, 40, { weights: false }),
   combineRow("without weights, accumulating, strided", 33, 4, 41, { weights: false, accumulate: true, strided: true }),
   combineRow("strided", 20, 2, 37, { strided: true }),

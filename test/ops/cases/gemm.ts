@@ -20,7 +20,7 @@ function expected(a: Args): Record<string, Float64Array> {
     for (let n = 0; n < N; n++) {
       let s = a.accumulate === 1 ? at(C, m, n) : 0;
       for (let k = 0; k < K; k++) s += round(mode === 2 ? at(A, k, m) : at(A, m, k)) * round(mode === 0 ? at(B, n, k) : at(B, k, n));
-      c[m * N + n] = s + (has(a, "bias") ? tensor(a, "bias").values[n]! : 0);
+      c[m * N + n] = s + (has(a, "bias") ? tensor(a, "bias").values[n]! : 0) + (has(a, "residual") ? at(tensor(a, "residual"), m, n) : 0);
     }
   return { c };
 }
@@ -28,6 +28,7 @@ function expected(a: Args): Record<string, Float64Array> {
 interface Options {
   readonly w?: "f32" | "bf16";
   readonly bias?: "f32" | "bf16";
+  readonly residual?: boolean;
   readonly accumulate?: boolean;
   readonly bf16?: boolean;
   readonly strided?: boolean;
@@ -42,6 +43,7 @@ function build(mode: 0 | 1 | 2, M: number, N: number, K: number, o: Options = {}
       a: wrap(r.normal(mode === 2 ? [K, M] : [M, K])),
       b: wrap(r.normal(mode === 0 ? [N, K] : [K, N], o.scale ?? 1, o.w ?? "f32")),
       bias: o.bias ? r.normal([N], 1, o.bias) : null,
+      residual: o.residual ? wrap(r.normal([M, N])) : null,
       c: wrap(o.accumulate ? r.normal([M, N]) : out([M, N])),
       mode,
       accumulate: o.accumulate ? 1 : 0,
@@ -90,6 +92,12 @@ export const gemmCases: readonly OpCase[] = ([0, 1, 2] as const)
     // Longer than a pass over the panels of B.
     row("several passes, bias", 0, 3, 35, 3000, { bias: "f32" }),
     row("several passes, accumulating, bf16 weights", 0, 3, 35, 2900, { accumulate: true, w: "bf16" }),
+    row("residual", 0, 37, 53, 71, { residual: true }),
+    row("residual, whole tiles", 0, 150, 128, 96, { residual: true, w: "bf16" }),
+    row("residual, bias, strided", 0, 37, 53, 71, { residual: true, bias: "f32", strided: true }),
+    row("residual of an empty sum", 0, 5, 7, 0, { residual: true }),
+    row("several passes, residual", 0, 3, 64, 3000, { residual: true }),
+    row("several passes, residual, bias, bf16 weights", 0, 9, 35, 2900, { residual: true, bias: "bf16", w: "bf16" }),
     row("several passes", 1, 3, 35, 3000),
     row("several passes", 2, 3, 35, 3000),
     row("several passes, bf16 compute", 2, 3, 35, 3001, { bf16: true }),
@@ -103,6 +111,14 @@ export const gemmTileCases: readonly OpCase[] = ([0, 1, 2] as const).flatMap((mo
   row("odd sizes", mode, 129, 257, 193, { bf16: true, w: "bf16" }),
   row("one row, wide", mode, 1, 512, 256, { bf16: true, w: "bf16" }),
   row("long sum", mode, 72, 64, 2048, { bf16: true, w: "bf16" }),
+  ...(mode === 0
+    ? [
+        row("whole tiles, residual", mode, 256, 256, 128, { bf16: true, w: "bf16", residual: true }),
+        row("odd sizes, residual, bias", mode, 129, 257, 193, { bf16: true, w: "bf16", residual: true, bias: "f32" }),
+        row("one past the tiles, residual", mode, 136, 264, 200, { bf16: true, w: "bf16", residual: true, strided: true }),
+        row("long sum, residual", mode, 72, 64, 2048, { bf16: true, w: "bf16", residual: true }),
+      ]
+    : []),
 ]);
 
 /** Each operand of its own dtype, as a step with bf16 activations needs them; at precision 0 only f32 operands differ from bf16. */
@@ -113,7 +129,7 @@ const mixed = (
   N: number,
   K: number,
   dtypes: readonly ["f32" | "bf16", "f32" | "bf16", "f32" | "bf16"],
-  o: { accumulate?: boolean; bias?: "f32" | "bf16"; precision?: 0 | 1 } = {},
+  o: { accumulate?: boolean; residual?: boolean; bias?: "f32" | "bf16"; precision?: 0 | 1 } = {},
 ): OpCase => ({
   op: "gemm",
   name: `${["nt", "nn", "tn"][mode]} ${M}x${N}x${K} ${name}, precision ${o.precision ?? 0}`,
@@ -121,6 +137,7 @@ const mixed = (
     a: r.normal(mode === 2 ? [K, M] : [M, K], 1, dtypes[0]),
     b: r.normal(mode === 0 ? [N, K] : [K, N], 1, dtypes[1]),
     bias: o.bias ? r.normal([N], 1, o.bias) : null,
+    residual: o.residual ? r.normal([M, N], 1, dtypes[2]) : null,
     c: o.accumulate ? r.normal([M, N], 1, dtypes[2]) : out([M, N], dtypes[2]),
     mode,
     accumulate: o.accumulate ? 1 : 0,
@@ -143,6 +160,9 @@ export const mixedGemmCases: readonly OpCase[] = ([0, 1] as const).flatMap((prec
   mixed("weight gradient, overwritten", 2, 96, 128, 200, ["bf16", "bf16", "f32"], { precision }),
   mixed("y with a bf16 bias", 0, 130, 136, 192, ["bf16", "bf16", "bf16"], { precision, bias: "bf16" }),
   mixed("y added to", 0, 130, 136, 192, ["bf16", "bf16", "bf16"], { precision, accumulate: true }),
+  mixed("y beside a residual", 0, 130, 136, 192, ["bf16", "bf16", "bf16"], { precision, residual: true, bias: "bf16" }),
+  mixed("f32 y beside a residual", 0, 130, 136, 192, ["bf16", "bf16", "f32"], { precision, residual: true }),
+  mixed("exact y beside a residual", 0, 37, 61, 71, ["f32", "bf16", "f32"], { precision, residual: true }),
   mixed("dx added to", 1, 130, 136, 192, ["bf16", "bf16", "bf16"], { precision, accumulate: true }),
 ]);
 

@@ -41,7 +41,8 @@ function expectedNt(a: Args): Record<string, number[]> {
     const z = w[e]!.map((row) => Math.fround(row.reduce((s, v, k) => s + round(v) * round(x[k]!), 0)));
     h.push(...z);
     const F = z.length / 2;
-    y.push(...(a.act === 1 ? z.slice(0, F).map((g, f) => silu(g) * z[F + f]!) : z));
+    const residual = has(a, "residual") ? rowOf(a, "residual", "", r) : null;
+    y.push(...(a.act === 1 ? z.slice(0, F).map((g, f) => silu(g) * z[F + f]!) : z.map((v, m) => v + (residual?.[m] ?? 0))));
   });
   return has(a, "h") ? { y, h } : { y };
 }
@@ -115,6 +116,7 @@ interface Options {
   readonly gate?: boolean;
   readonly inPlace?: boolean;
   readonly keepH?: boolean;
+  readonly residual?: boolean;
   /** Of the numbers in w. */
   readonly spread?: number;
 }
@@ -146,6 +148,7 @@ export function nt(counts: readonly number[], M: number, K: number, o: Options =
       rows: o.gather ? r.ints([N], T) : null,
       w: weights(r, counts.length, M, K, o),
       offsets: offsetsOf(counts),
+      residual: o.residual ? wrap(r.normal([N, M])) : null,
       h: o.act && o.keepH !== false ? wrap(out([N, M])) : null,
       y: wrap(out([N, o.act ? M / 2 : M])),
       segments: o.segments ?? 1,
@@ -263,6 +266,9 @@ export const groupedGemmCases: readonly OpCase[] = [
     gather: true,
   }),
   ntRow("bf16 compute, mixed weights", counts("empty experts"), 48, 66, { bf16: true, w: "mixed" }),
+  ...everyLayout.map((l) => ntRow(`${l}, residual, M 32 K 20`, counts(l), 32, 20, { residual: true })),
+  ntRow("residual, gathered, strided, two segments", counts("uneven tail"), 50, 71, { residual: true, gather: true, strided: true, segments: 2 }),
+  ntRow("a sum of several passes, residual", [2, 0, 3], 33, 3000, { residual: true }),
   ntRow("K = 1", counts("uneven tail"), 9, 1),
   ntRow("M = 1", counts("uneven tail"), 1, 9),
   ntRow("empty sum", counts("even"), 8, 0),
@@ -337,6 +343,8 @@ export const groupedGemmTileCases: readonly OpCase[] = [
   ntRow("tiles, gathered SwiGLU", tiled, 256, 192, { ...bf16, act: true, segments: 2, gather: true }),
   ntRow("tiles, fused SwiGLU, h not kept", tiled, 272, 136, { ...bf16, act: true, keepH: false }),
   ntRow("tiles", tiled, 136, 128, bf16),
+  ntRow("tiles, residual", tiled, 136, 128, { ...bf16, residual: true }),
+  ntRow("whole tiles, residual, two segments", tiled, 512, 72, { ...bf16, residual: true, segments: 2, strided: true }),
   ntRow("tiles, SwiGLU", tiled, 256, 72, { ...bf16, act: true, segments: 2 }),
   ntRow("tiles, gathered, two segments", tiled, 528, 72, { ...bf16, gather: true, segments: 2 }),
   ntRow(
