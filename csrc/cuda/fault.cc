@@ -69,7 +69,7 @@ std::string expectation(const FaultRecord& r) {
     case kBadIndex: return format("in 0..%lld", limit - 1);
     case kBadLabel: return format("-100 or in 0..%lld", limit - 1);
     case kBadOffsets:
-      if (r.detail) return format("%lld, the number of rows", limit);
+      if (r.detail) return format("at most %lld, the number of rows", limit);
       return r.position == 0 ? "0" : format("at least %lld, the offset before it", limit);
     case kBadDocStart: return format("in %lld..%lld (not before its predecessor, not after itself)", limit, (long long)r.position);
     case kNotPermutation: return "a row that no other slot has";

@@ -12,7 +12,7 @@ enum FaultKind : int32_t {
   kNoFault = 0,
   kBadIndex,  // argument[position] = value, must be in 0..limit-1
   kBadLabel,  // argument[position] = value, must be -100 or in 0..limit-1
-  kBadOffsets,  // argument[position] = value; limit = the offset before it, or, with detail 1, the number of rows it must be
+  kBadOffsets,  // argument[position] = value; limit = the offset before it, or, with detail 1, the number of rows that it must not exceed
   kBadDocStart,  // argument[position] = value, must be in limit..position (limit: its predecessor)
   kNotPermutation,  // argument[position] = value, which an earlier slot has
   kNotFinite,  // argument[position] is not finite, value = its f32 bits

@@ -149,13 +149,14 @@ void Extents::expect_apart(const char* op) {
               format("%s[%s] must be %s, received %lld", argument, at.c_str(), expected.c_str(), found));
 }
 
-void check_offsets(const char* op, const esft_tensor& offsets, int64_t n) {
+int64_t check_offsets(const char* op, const esft_tensor& offsets, int64_t n) {
   const int32_t* o = data<int32_t>(offsets);
   const int64_t last = numel(offsets) - 1;
   if (o[0] != 0) bad_index(op, "offsets", offsets, 0, 0, "0", o[0]);
   for (int64_t e = 1; e <= last; e++)
     if (o[e] < o[e - 1]) bad_index(op, "offsets", offsets, 0, e, format("at least %d, the offset before it", o[e - 1]), o[e]);
-  if (o[last] != n) bad_index(op, "offsets", offsets, 0, last, format("%lld, the number of rows", (long long)n), o[last]);
+  if (o[last] > n) bad_index(op, "offsets", offsets, 0, last, format("at most %lld, the number of rows", (long long)n), o[last]);
+  return o[last];
 }
 
 void check_indices(const char* op, const char* argument, const esft_tensor& index, int64_t limit) {
@@ -164,6 +165,12 @@ void check_indices(const char* op, const char* argument, const esft_tensor& inde
     for (int64_t c = 0; c < cols(index); c++)
       if (row[c] < 0 || row[c] >= limit) bad_index(op, argument, index, r, c, format("in 0..%lld", (long long)limit - 1), row[c]);
   }
+}
+
+void check_first_indices(const char* op, const char* argument, const esft_tensor& index, int64_t n, int64_t limit) {
+  const int32_t* i = data<int32_t>(index);
+  for (int64_t r = 0; r < n; r++)
+    if (i[r] < 0 || i[r] >= limit) bad_index(op, argument, index, 0, r, format("in 0..%lld", (long long)limit - 1), i[r]);
 }
 
 void check_labels(const char* op, const char* argument, const esft_tensor& labels, int64_t limit) {

@@ -13,8 +13,11 @@ ESFT_OPS(ESFT_CHECK_DECL)
 #undef ESFT_CHECK_DECL
 
 // Checks of index tensors' values, shared by the reference and the CPU kernels (they read host memory).
-void check_offsets(const char* op, const esft_tensor& offsets, int64_t n);
+// Returns the last offset, at most n: how many rows are somebody's.
+int64_t check_offsets(const char* op, const esft_tensor& offsets, int64_t n);
 void check_indices(const char* op, const char* argument, const esft_tensor& index, int64_t limit);
+// The first n of a vector.
+void check_first_indices(const char* op, const char* argument, const esft_tensor& index, int64_t n, int64_t limit);
 void check_labels(const char* op, const char* argument, const esft_tensor& labels, int64_t limit);  // -100 or [0, limit)
 void check_doc_start(const char* op, const char* argument, const esft_tensor& doc_start);  // <= t, non-decreasing
 void check_permutation(const char* op, const char* argument, const esft_tensor& index, int64_t n);

@@ -4,7 +4,9 @@
 // S weight segments stacked along the weight's first dimension (gate and up stored apart: S = 2; fused or single: S = 1).
 //
 // Common rules
-//   offsets_E1  i32  offsets[0] == 0, ascending, offsets[E] == N; rows of expert e are offsets[e] .. offsets[e+1]-1
+//   offsets_E1  i32  offsets[0] == 0, ascending, offsets[E] <= N; rows of expert e are offsets[e] .. offsets[e+1]-1. Rows from
+//               offsets[E] on are nobody's (room that was not needed): of inputs, indices included, their values do not matter, and of
+//               outputs they are left as they are
 //   w           list of E·S matrices, item e·S+s, row-major [M_s, K], f32 or bf16 each on its own (a trained expert may be an
 //               f32 master among frozen bf16 neighbours straight from the mapped checkpoint). All e agree in every M_s and K.
 //   rows        i32  optional gather index: logical row r reads x[rows[r]]; absent = x is already in expert order

@@ -32,8 +32,8 @@ struct Stacked {
 
 void ref_grouped_gemm_nt(const esft_grouped_gemm_nt_args& a) {
   const int64_t N = rows(a.y), E = numel(a.offsets) - 1, K = cols(a.x), F = cols(a.y);
-  check_offsets("grouped_gemm_nt", a.offsets, N);
-  if (present(a.rows)) check_indices("grouped_gemm_nt", "rows", a.rows, rows(a.x));
+  const int64_t routed = check_offsets("grouped_gemm_nt", a.offsets, N);
+  if (present(a.rows)) check_first_indices("grouped_gemm_nt", "rows", a.rows, routed, rows(a.x));
   for (int64_t e = 0; e < E; e++) {
     const Stacked w{a.w, a.segments, e};
     const int64_t M = w.size();
@@ -56,8 +56,8 @@ void ref_grouped_gemm_nt(const esft_grouped_gemm_nt_args& a) {
 void ref_grouped_gemm_nn(const esft_grouped_gemm_nn_args& a) {
   const int64_t N = rows(a.dx), E = numel(a.offsets) - 1;
   const int64_t K = a.act ? cols(a.dx) / 2 : cols(a.dx);
-  check_offsets("grouped_gemm_nn", a.offsets, N);
-  if (present(a.rows)) check_indices("grouped_gemm_nn", "rows", a.rows, rows(a.dy));
+  const int64_t routed = check_offsets("grouped_gemm_nn", a.offsets, N);
+  if (present(a.rows)) check_first_indices("grouped_gemm_nn", "rows", a.rows, routed, rows(a.dy));
   const int64_t groups = a.groups.count ? a.groups.count : E;
   for (int64_t g = 0; g < groups; g++) {
     const int64_t e = a.groups.count ? a.groups.items[g] : g;
@@ -86,9 +86,9 @@ void ref_grouped_gemm_nn(const esft_grouped_gemm_nn_args& a) {
 
 void ref_grouped_gemm_tn(const esft_grouped_gemm_tn_args& a) {
   const int64_t N = present(a.dy_rows) ? numel(a.dy_rows) : rows(a.dy), K = a.x_act ? cols(a.x) / 2 : cols(a.x);
-  check_offsets("grouped_gemm_tn", a.offsets, N);
-  if (present(a.dy_rows)) check_indices("grouped_gemm_tn", "dy_rows", a.dy_rows, rows(a.dy));
-  if (present(a.x_rows)) check_indices("grouped_gemm_tn", "x_rows", a.x_rows, rows(a.x));
+  const int64_t routed = check_offsets("grouped_gemm_tn", a.offsets, N);
+  if (present(a.dy_rows)) check_first_indices("grouped_gemm_tn", "dy_rows", a.dy_rows, routed, rows(a.dy));
+  if (present(a.x_rows)) check_first_indices("grouped_gemm_tn", "x_rows", a.x_rows, routed, rows(a.x));
   for (int64_t g = 0; g < a.groups.count; g++) {
     const int64_t e = a.groups.items[g];
     int64_t column = 0;  // where segment s starts in dy

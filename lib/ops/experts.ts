@@ -1,5 +1,5 @@
 // The experts of a layer: csrc/ops/grouped_gemm.h, combine.h. Rows are sorted by expert: those of expert e are offsets[e] ..
-// offsets[e + 1] − 1, offsets [E + 1] i32. A list of weights holds E·S matrices, item e·S + s: S segments (gate and up apart: 2), each f32
+// offsets[e + 1] − 1, offsets [E + 1] i32; rows from the last offset on are nobody's, neither read nor written. A list of weights holds E·S matrices, item e·S + s: S segments (gate and up apart: 2), each f32
 // or bf16 on its own. Eq. 4–5 of arXiv 2407.01906; the backward by hand, checked by finite differences.
 import type { Tensor, TensorList } from "../tensor.ts";
 import { bind, flag, handleOf, precision, type Ids, type Maybe, type Precision } from "./bind.ts";

@@ -67,8 +67,8 @@ float* item_or_null(const esft_tensor& t, int64_t i) { return present(t) ? data<
 
 void grouped_gemm_nt(const esft_grouped_gemm_nt_args& a, Context& ctx) {
   const int64_t N = rows(a.y), S = a.segments;
-  check_offsets("grouped_gemm_nt", a.offsets, N);
-  if (present(a.rows)) check_indices("grouped_gemm_nt", "rows", a.rows, rows(a.x));
+  const int64_t routed = check_offsets("grouped_gemm_nt", a.offsets, N);
+  if (present(a.rows)) check_first_indices("grouped_gemm_nt", "rows", a.rows, routed, rows(a.x));
   const Experts experts = experts_of(a.offsets, nullptr);
   Plan plan = make_plan(ctx, experts.count, experts.count * S, N);
   for (int64_t i = 0; i < experts.count; i++) {
@@ -101,8 +101,8 @@ void grouped_gemm_nt(const esft_grouped_gemm_nt_args& a, Context& ctx) {
 
 void grouped_gemm_nn(const esft_grouped_gemm_nn_args& a, Context& ctx) {
   const int64_t N = rows(a.dx), S = a.segments;
-  check_offsets("grouped_gemm_nn", a.offsets, N);
-  if (present(a.rows)) check_indices("grouped_gemm_nn", "rows", a.rows, rows(a.dy));
+  const int64_t routed = check_offsets("grouped_gemm_nn", a.offsets, N);
+  if (present(a.rows)) check_first_indices("grouped_gemm_nn", "rows", a.rows, routed, rows(a.dy));
   const Experts experts = experts_of(a.offsets, &a.groups);
   Plan plan = make_plan(ctx, experts.count, experts.count * S, N);
   for (int64_t i = 0; i < experts.count; i++) {
@@ -139,9 +139,9 @@ void grouped_gemm_nn(const esft_grouped_gemm_nn_args& a, Context& ctx) {
 
 void grouped_gemm_tn(const esft_grouped_gemm_tn_args& a, Context& ctx) {
   const int64_t N = present(a.dy_rows) ? numel(a.dy_rows) : rows(a.dy), S = a.segments, K = cols(a.x) / (a.x_act ? 2 : 1);
-  check_offsets("grouped_gemm_tn", a.offsets, N);
-  if (present(a.dy_rows)) check_indices("grouped_gemm_tn", "dy_rows", a.dy_rows, rows(a.dy));
-  if (present(a.x_rows)) check_indices("grouped_gemm_tn", "x_rows", a.x_rows, rows(a.x));
+  const int64_t routed = check_offsets("grouped_gemm_tn", a.offsets, N);
+  if (present(a.dy_rows)) check_first_indices("grouped_gemm_tn", "dy_rows", a.dy_rows, routed, rows(a.dy));
+  if (present(a.x_rows)) check_first_indices("grouped_gemm_tn", "x_rows", a.x_rows, routed, rows(a.x));
   if (a.groups.count == 0) return;  // nothing is trained here
   const Experts experts = experts_of(a.offsets, &a.groups);
   int64_t total_rows = 0;

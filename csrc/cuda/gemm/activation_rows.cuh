@@ -22,6 +22,7 @@ struct ActivationRows {
 
 // Is row r one of a listed expert?
 __device__ __forceinline__ bool row_is_listed(const int32_t* offsets, int experts, const int32_t* groups, int count, int64_t r) {
+  if (r >= offsets[experts]) return false;
   int low = 0, high = experts;  // offsets[low] <= r < offsets[high]
   while (high - low > 1) {
     const int middle = (low + high) / 2;

@@ -72,7 +72,7 @@ struct DgateParams {
 __global__ void __launch_bounds__(kThreads) add_dgate(const EarlyStart early, const DgateParams p) {
   early.wait();
   for (int64_t r = int64_t(blockIdx.x) * kThreads + threadIdx.x; r < p.n; r += int64_t(gridDim.x) * kThreads) {
-    if (p.groups && !row_is_listed(p.offsets, p.experts, p.groups, p.group_count, r)) continue;
+    if (p.groups ? !row_is_listed(p.offsets, p.experts, p.groups, p.group_count, r) : r >= p.offsets[p.experts]) continue;
     float sum = 0.f;
     for (int t = 0; t < p.tiles; t++) sum += p.partials[r * p.tiles + t];
     p.dgate[r] = sum;

@@ -65,7 +65,7 @@ struct MmaParams {
   const int32_t* offsets;  // nullptr: dense
   const int32_t* groups;  // expert ids to compute; nullptr: all
   int32_t experts, group_count;
-  int64_t routed;  // N, what offsets must end with; -1: offsets are the program's own
+  int64_t routed;  // N, which offsets must not exceed; -1: offsets are the program's own
   // Split contraction (kStore to f32 partials, see split_count): partial s at out.data + s·split_stride elements.
   int32_t split_target;  // 0: none
   int64_t split_stride;  // 0: the row tiles there are, times 128, times out.ld (rows from offsets that only the device knows)

@@ -29,7 +29,7 @@ inline size_t schedule_bytes(int64_t groups) { return size_t(groups + 2) * sizeo
 
 __device__ __forceinline__ int listed_expert(const MmaParams& p, int i) { return p.groups ? p.groups[i] : i; }
 
-// One warp: true when offsets[0] = 0, they ascend and end with N. Records the first that is not right.
+// One warp: true when offsets[0] = 0, they ascend and end at or before N. Records the first that is not right.
 __device__ __forceinline__ bool offsets_ok(const MmaParams& p) {
   const int lane = threadIdx.x % 32;
   for (int base = 0; base <= p.experts; base += 32) {
@@ -37,7 +37,7 @@ __device__ __forceinline__ bool offsets_ok(const MmaParams& p) {
     const bool inside = e <= p.experts;
     const int64_t value = inside ? p.offsets[e] : 0, before = inside && e > 0 ? p.offsets[e - 1] : 0;
     const bool ascends = e == 0 ? value == 0 : value >= before;
-    const bool bad = inside && !(ascends && (e < p.experts || value == p.routed));
+    const bool bad = inside && !(ascends && (e < p.experts || value <= p.routed));
     const unsigned vote = __ballot_sync(kFullWarp, bad);
     if (vote == 0) continue;
     if (lane == __ffs(int(vote)) - 1)

@@ -38,7 +38,8 @@ __device__ __forceinline__ int column_tiles(const Arguments<S::kRole, S::kEpilog
 // Reports indices outside their matrix: every CTA looks at its share of them once.
 __device__ __forceinline__ void check_index(const Groups& p, const Rows& m) {
   if (!m.index || p.n < 0) return;
-  for (int64_t r = int64_t(blockIdx.x) * kThreads + threadIdx.x; r < p.n; r += int64_t(gridDim.x) * kThreads) {
+  const int64_t end = p.offsets ? min_of<int64_t>(p.n, p.offsets[p.experts]) : p.n;
+  for (int64_t r = int64_t(blockIdx.x) * kThreads + threadIdx.x; r < end; r += int64_t(gridDim.x) * kThreads) {
     const int32_t row = m.index[r];
     if (row < 0 || row >= m.limit) report_fault(p.faults, kBadIndex, p.op, FaultArgument(m.argument), r, row, m.limit);
   }
@@ -75,7 +76,7 @@ __device__ __forceinline__ int build_table(const Arguments<S::kRole, S::kEpilogu
     for (int e = threadIdx.x; e <= p.experts; e += kThreads) {
       const int32_t value = p.offsets[e];
       const int64_t least = e ? p.offsets[e - 1] : 0;
-      const bool first = e == 0 && value != 0, falls = value < least, last = e == p.experts && value != p.n;
+      const bool first = e == 0 && value != 0, falls = value < least, last = e == p.experts && value > p.n;
       if (!first && !falls && !last) continue;
       *bad = 1;
       if (blockIdx.x == 0)

@@ -36,7 +36,7 @@ __device__ __forceinline__ int64_t bad_position(const CheckParams& p, int64_t i)
   if (kKind == kBadDocStart) return value >= (i ? element(p, i - 1) : 0) && value <= i ? kNone : i;
   if (kKind == kBadOffsets) {
     const bool ascends = value >= (i ? element(p, i - 1) : 0) && (i > 0 || value == 0);
-    const bool ends = p.limit < 0 || i + 1 < p.count || value == p.limit;
+    const bool ends = p.limit < 0 || i + 1 < p.count || value <= p.limit;
     return ascends && ends ? kNone : i;
   }
   if (!inside) return i;

@@ -44,7 +44,10 @@ function expectedNt(a: Args): Record<string, number[]> {
     const residual = has(a, "residual") ? rowOf(a, "residual", "", r) : null;
     y.push(...(a.act === 1 ? z.slice(0, F).map((g, f) => silu(g) * z[F + f]!) : z.map((v, m) => v + (residual?.[m] ?? 0))));
   });
-  return has(a, "h") ? { y, h } : { y };
+  y.push(...Array.from(tensor(a, "y").values).slice(y.length));
+  if (!has(a, "h")) return { y };
+  h.push(...Array.from(tensor(a, "h").values).slice(h.length));
+  return { y, h };
 }
 
 function expectedNn(a: Args): Record<string, ArrayLike<number>> {
@@ -117,6 +120,8 @@ interface Options {
   readonly inPlace?: boolean;
   readonly keepH?: boolean;
   readonly residual?: boolean;
+  /** Rows behind the last expert's, full of what must not be read. */
+  readonly behind?: number;
   /** Of the numbers in w. */
   readonly spread?: number;
 }
@@ -135,20 +140,29 @@ function weights(r: Random, E: number, M: number, K: number, o: Options): HostTe
     wrap(r.normal([segmentRows(M, S, i % S), K], o.spread ?? 1, kindOf(o, Math.floor(i / S) + (o.w === "mixed" ? i % S : 0)))),
   );
 }
+/** The last `n` rows of inputs that are nobody's: no numbers, and rows that do not exist. */
+function spoilt(t: HostTensor, n: number): HostTensor {
+  if (n === 0) return t;
+  const values = Float64Array.from(t.values);
+  values.fill(t.dtype === "i32" ? 2 ** 31 - 1 : Number.NaN, values.length - n * (t.shape.length > 1 ? colsOf(t) : 1));
+  return { ...t, values };
+}
+
 /** Segments share M evenly; the last takes the rest. */
 const segmentRows = (M: number, S: number, s: number): number => (s < S - 1 ? Math.floor(M / S) : M - Math.floor(M / S) * (S - 1));
 
 export function nt(counts: readonly number[], M: number, K: number, o: Options = {}) {
   return (r: Random): Args => {
-    const N = counts.reduce((x, y) => x + y, 0);
+    const { behind = 0 } = o;
+    const N = counts.reduce((x, y) => x + y, behind);
     const T = o.gather ? Math.max(1, Math.ceil(N / 2)) : N;
     const wrap = wrapper(o);
     return {
-      x: wrap(r.normal([T, K])),
-      rows: o.gather ? r.ints([N], T) : null,
+      x: wrap(spoilt(r.normal([T, K]), o.gather ? 0 : behind)),
+      rows: o.gather ? spoilt(r.ints([N], T), behind) : null,
       w: weights(r, counts.length, M, K, o),
       offsets: offsetsOf(counts),
-      residual: o.residual ? wrap(r.normal([N, M])) : null,
+      residual: o.residual ? wrap(spoilt(r.normal([N, M]), behind)) : null,
       h: o.act && o.keepH !== false ? wrap(out([N, M])) : null,
       y: wrap(out([N, o.act ? M / 2 : M])),
       segments: o.segments ?? 1,
@@ -160,17 +174,18 @@ export function nt(counts: readonly number[], M: number, K: number, o: Options =
 
 export function nn(counts: readonly number[], M: number, K: number, o: Options = {}) {
   return (r: Random): Args => {
-    const N = counts.reduce((x, y) => x + y, 0);
+    const { behind = 0 } = o;
+    const N = counts.reduce((x, y) => x + y, behind);
     const T = o.gather ? Math.max(1, Math.ceil(N / 2)) : N;
     const wrap = wrapper(o);
     const C = o.act ? 2 * K : K;
     return {
-      dy: wrap(r.normal([T, M])),
-      rows: o.gather ? r.ints([N], T) : null,
+      dy: wrap(spoilt(r.normal([T, M]), o.gather ? 0 : behind)),
+      rows: o.gather ? spoilt(r.ints([N], T), behind) : null,
       w: weights(r, counts.length, M, K, o),
       offsets: offsetsOf(counts),
       h: o.act ? (o.inPlace ? { same: "dx" } : wrap(r.normal([N, C]))) : null,
-      gate: o.act && o.gate !== false ? r.normal([N]) : null,
+      gate: o.act && o.gate !== false ? spoilt(r.normal([N]), behind) : null,
       dx: wrap(o.inPlace ? r.normal([N, C]) : out([N, C])),
       dgate: o.act && o.gate !== false ? out([N]) : null,
       groups: o.groups ?? [],
@@ -190,17 +205,18 @@ interface TnOptions extends Options {
 
 export function tn(counts: readonly number[], M: number, K: number, o: TnOptions = {}) {
   return (r: Random): Args => {
-    const N = counts.reduce((x, y) => x + y, 0);
+    const { behind = 0 } = o;
+    const N = counts.reduce((x, y) => x + y, behind);
     const T = Math.max(1, Math.ceil(N / 2));
     const S = o.segments ?? 1;
     const groups = o.groups ?? counts.map((_, e) => e);
     const wrap = wrapper(o);
     return {
-      dy: wrap(r.normal([o.gather ? T : N, M])),
-      dy_rows: o.gather ? r.ints([N], T) : null,
-      dy_scale: o.scale ? r.normal([N]) : null,
-      x: wrap(r.normal([o.xGather ? T : N, o.act ? 2 * K : K])),
-      x_rows: o.xGather ? r.ints([N], T) : null,
+      dy: wrap(spoilt(r.normal([o.gather ? T : N, M]), o.gather ? 0 : behind)),
+      dy_rows: o.gather ? spoilt(r.ints([N], T), behind) : null,
+      dy_scale: o.scale ? spoilt(r.normal([N]), behind) : null,
+      x: wrap(spoilt(r.normal([o.xGather ? T : N, o.act ? 2 * K : K]), o.xGather ? 0 : behind)),
+      x_rows: o.xGather ? spoilt(r.ints([N], T), behind) : null,
       offsets: offsetsOf(counts),
       dw: groups.flatMap(() =>
         Array.from({ length: S }, (_, s) => {
@@ -269,6 +285,9 @@ export const groupedGemmCases: readonly OpCase[] = [
   ...everyLayout.map((l) => ntRow(`${l}, residual, M 32 K 20`, counts(l), 32, 20, { residual: true })),
   ntRow("residual, gathered, strided, two segments", counts("uneven tail"), 50, 71, { residual: true, gather: true, strided: true, segments: 2 }),
   ntRow("a sum of several passes, residual", [2, 0, 3], 33, 3000, { residual: true }),
+  ntRow("rows that are nobody's", counts("uneven tail"), 24, 20, { behind: 9, residual: true }),
+  ntRow("rows that are nobody's, gathered SwiGLU", counts("empty experts"), 28, 35, { behind: 3, gather: true, act: true, segments: 2 }),
+  ntRow("no rows but nobody's", counts("no rows"), 24, 20, { behind: 3, gather: true }),
   ntRow("K = 1", counts("uneven tail"), 9, 1),
   ntRow("M = 1", counts("uneven tail"), 1, 9),
   ntRow("empty sum", counts("even"), 8, 0),
@@ -280,6 +299,9 @@ export const groupedGemmCases: readonly OpCase[] = [
   nnRow("two segments, mixed experts", counts("uneven tail"), 50, 71, { segments: 2, w: "mixed" }),
   nnRow("some experts only", counts("uneven tail"), 50, 33, { groups: [0, 2] }),
   nnRow("some experts only, SwiGLU", counts("uneven tail"), 50, 33, { groups: [1, 3], act: true, gather: true }),
+  nnRow("rows that are nobody's", counts("uneven tail"), 24, 20, { behind: 9 }),
+  nnRow("rows that are nobody's, gathered SwiGLU", counts("empty experts"), 35, 28, { behind: 3, gather: true, act: true }),
+  nnRow("rows that are nobody's, SwiGLU of some experts", counts("uneven tail"), 35, 28, { behind: 5, act: true, groups: [1, 3] }),
   nnRow("SwiGLU without gates", counts("uneven tail"), 50, 33, { act: true, gate: false }),
   nnRow("SwiGLU in place", counts("uneven tail"), 50, 33, { act: true, inPlace: true }),
   nnRow("SwiGLU in place, strided, blocks", counts("many rows"), 96, 130, { act: true, inPlace: true, strided: true, w: "mixed" }),
@@ -301,6 +323,9 @@ export const groupedGemmCases: readonly OpCase[] = [
   tnRow("an expert without rows keeps its gradient", counts("empty experts"), 20, 33, { groups: [0, 1] }),
   tnRow("nothing trained", counts("even"), 20, 33, { groups: [] }),
   tnRow("activation on load", counts("uneven tail"), 35, 50, { act: true, gather: true, scale: true, groups: [1, 2, 3] }),
+  tnRow("rows that are nobody's", counts("uneven tail"), 24, 20, { behind: 9 }),
+  tnRow("rows that are nobody's, both gathered, scaled", counts("uneven tail"), 35, 28, { behind: 5, gather: true, xGather: true, scale: true }),
+  tnRow("rows that are nobody's, activation on load", counts("empty experts"), 35, 28, { behind: 5, act: true, scale: true, overwrite: true }),
   tnRow("strided views", counts("uneven tail"), 50, 33, { strided: true, segments: 2, xGather: true }),
   tnRow("blocks", counts("many rows"), 130, 160),
   tnRow("experts of several passes, gathered, scaled", [7, 2950, 2870], 5, 9, { gather: true, xGather: true, scale: true }),
@@ -363,6 +388,12 @@ export const groupedGemmTileCases: readonly OpCase[] = [
   tnRow("tiles, gathered, two segments, some experts", tiled, 256, 128, { ...bf16, xGather: true, segments: 2, groups: [0, 1, 4] }),
   tnRow("tiles, activation on load, scaled", tiled, 128, 136, { ...bf16, act: true, gather: true, scale: true, groups: [0, 4] }),
   tnRow("one long expert", [1000], 128, 128, bf16),
+  ntRow("tiles, rows that are nobody's", tiled, 136, 128, { ...bf16, behind: 40, residual: true }),
+  ntRow("tiles, rows that are nobody's, gathered SwiGLU", tiled, 256, 72, { ...bf16, behind: 40, act: true, segments: 2, gather: true }),
+  nnRow("tiles, rows that are nobody's, gathered", tiled, 144, 264, { ...bf16, behind: 40, gather: true }),
+  nnRow("tiles, rows that are nobody's, SwiGLU", tiled, 136, 128, { ...bf16, behind: 40, act: true }),
+  tnRow("tiles, rows that are nobody's", tiled, 136, 200, { ...bf16, behind: 40 }),
+  tnRow("tiles, rows that are nobody's, gathered, scaled", tiled, 136, 128, { ...bf16, behind: 40, gather: true, xGather: true, scale: true }),
   tnRow("tiles, overwritten", tiled, 136, 200, { ...bf16, overwrite: true }),
   tnRow("whole tiles, overwritten, two segments, some experts", tiled, 256, 256, {
     ...bf16,
