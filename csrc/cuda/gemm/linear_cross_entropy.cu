@@ -36,9 +36,9 @@ struct SoftmaxParams {
 
 struct Best {
   float z;
-  int32_t id;
+  int32_t tile;  // the lowest that has it
 };
-__device__ __forceinline__ Best better(Best a, Best b) { return b.z > a.z || (b.z == a.z && b.id < a.id) ? b : a; }
+__device__ __forceinline__ Best better(Best a, Best b) { return b.z > a.z || (b.z == a.z && b.tile < a.tile) ? b : a; }
 
 // A block per row. The tiles' statistics are combined in a fixed order; then z' becomes dz in place.
 __global__ void __launch_bounds__(kThreads) softmax_rows(const EarlyStart early, const SoftmaxParams p) {
@@ -51,11 +51,10 @@ __global__ void __launch_bounds__(kThreads) softmax_rows(const EarlyStart early,
     const int32_t token = p.z.x.index[r], label = p.z.labels[token];
     const float* tile_max = p.z.tile_max + int64_t(r) * p.z.tiles;
     Best best = {-INFINITY, 0};
-    for (int t = threadIdx.x; t < p.z.tiles; t += kThreads)
-      best = better(best, {tile_max[t], p.z.tile_argmax[int64_t(r) * p.z.tiles + t]});
+    for (int t = threadIdx.x; t < p.z.tiles; t += kThreads) best = better(best, {tile_max[t], t});
 #pragma unroll
     for (int step = 16; step > 0; step >>= 1)
-      best = better(best, {__shfl_xor_sync(kFullWarp, best.z, step), __shfl_xor_sync(kFullWarp, best.id, step)});
+      best = better(best, {__shfl_xor_sync(kFullWarp, best.z, step), __shfl_xor_sync(kFullWarp, best.tile, step)});
     if (threadIdx.x % 32 == 0) best_of_warp[threadIdx.x / 32] = best;
     __syncthreads();
     best = best_of_warp[0];
@@ -69,7 +68,7 @@ __global__ void __launch_bounds__(kThreads) softmax_rows(const EarlyStart early,
     if (threadIdx.x == 0) {
       const float nll = best.z - label_z + log_sum;
       p.nll[r] = nll;
-      p.correct[r] = best.id == label;
+      p.correct[r] = best.tile == label / kMmaTile && p.z.label_first[r];  // the argmax, ties to the lower id
       if (p.row_loss) p.row_loss[token] = nll;
     }
     if (!p.want_gradient) continue;
@@ -198,8 +197,8 @@ void run_linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& 
   z.shifted = c.scratch_of<bf16>(capacity * padded);
   z.tile_max = c.scratch_of<float>(capacity * z.tiles);
   z.tile_sum = c.scratch_of<float>(capacity * z.tiles);
-  z.tile_argmax = c.scratch_of<int32_t>(capacity * z.tiles);
   z.label_z = c.scratch_of<float>(capacity);
+  z.label_first = c.scratch_of<int32_t>(capacity);
   float* partials = want_dx ? c.scratch_of<float>(ce_partials_size(capacity, D, c.sms)) : nullptr;
 
   for (int64_t i = 0; i < chunks; i++) {

@@ -7,8 +7,8 @@ namespace esft::cuda {
 
 // Logits z = scale · x·Wᵀ of the chunk and, per row and tile of 128 columns, what the softmax needs. For every row r < n and
 // every tile t of columns 128·t ..:
-//   tile_max[r, t] = max z,  tile_argmax[r, t] = the lowest id that has it,  tile_sum[r, t] = Σ exp(z - tile_max) in f32
-//   shifted[r, v] = bf16(z - tile_max[r, t]);  label_z[r] = z at the row's label, f32, not rounded
+//   tile_max[r, t] = max z,  tile_sum[r, t] = Σ exp(z - tile_max) in f32,  shifted[r, v] = bf16(z - tile_max[r, t])
+// Of the row's label: label_z[r] = its z, f32, not rounded;  label_first[r] = 1 where it is the lowest id of its tile that has tile_max.
 struct CeLogits {
   Rows x;                   // [T, D]; row r of the chunk is x.data + x.index[r]·ld (indices of the program's own)
   Matrix w;                 // [V, D] bf16
@@ -21,8 +21,8 @@ struct CeLogits {
   bf16* shifted;            // [capacity, shifted_ld], shifted_ld = V rounded up to 8
   int64_t shifted_ld;
   float *tile_max, *tile_sum;  // [capacity, tiles]
-  int32_t* tile_argmax;
-  float* label_z;  // [capacity]
+  float* label_z;        // [capacity]
+  int32_t* label_first;  // [capacity]
 };
 
 // dX = dZ·W of the chunk in f32, the contraction over V in as many parts as fill the device: part s of row r at

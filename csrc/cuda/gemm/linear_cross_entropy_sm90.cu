@@ -74,8 +74,8 @@ bool sm90_ce_logits(const CeLogits& z, Context& c) {
   p.column_tiles = z.tiles;
   p.tile_max = z.tile_max;
   p.tile_sum = z.tile_sum;
-  p.tile_arg = z.tile_argmax;
   p.label_logit = z.label_z;
+  p.label_first = z.label_first;
   p.labels = z.labels;
   p.logit_scale = z.scale;
   launch(operands.maps, p, c.sms, c);

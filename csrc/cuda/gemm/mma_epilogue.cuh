@@ -246,7 +246,8 @@ __device__ __forceinline__ void finish_ce(const MmaParams& p, const CeLogits& ce
     const int second = row_max[2 * r + 1] > row_max[2 * r];  // ties: the lower id
     const int64_t at = row * ce.tiles + place.column;
     ce.tile_max[at] = row_max[2 * r + second];
-    ce.tile_argmax[at] = row_argmax[2 * r + second];
+    const int32_t label = ce.labels[p.a.index[row]];
+    if (label >= tile.column0 && label < tile.column0 + tile.count) ce.label_first[row] = label == row_argmax[2 * r + second];
     ce.tile_sum[at] = row_sum[2 * r] + row_sum[2 * r + 1];
   }
   __syncthreads();

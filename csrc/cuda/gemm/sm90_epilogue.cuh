@@ -351,18 +351,26 @@ __device__ __forceinline__ void epilogue_weight_gradient(const Arguments<Role::k
   }
 }
 
-// A tile of logits (linear_cross_entropy.cuh): per row and 128 columns the maximum, its lowest column, Σ exp(z − maximum), and
-// z − maximum in bf16: what is large in the softmax keeps the most bits. The label's own logit is kept as it is.
+// A tile of logits (linear_cross_entropy.cuh): per row and 128 columns the maximum, Σ exp(z − maximum), and z − maximum in bf16: what is
+// large in the softmax keeps the most bits. Of the label its own logit, and whether it is the first of its columns to have their maximum.
+// Six instructions an element: the maximum alone is one where an argmax would be three, and the exponential is a product and an ex2 that
+// flushes what no sum notices, where __expf is five.
 __device__ __forceinline__ void epilogue_logits(const Arguments<Role::kNt, Epilogue::kLogits>& p, const Maps& maps,
                                                 const Tile& tile, int rows, int64_t row0, float (&acc)[128],
                                                 unsigned char* staging) {
   const Lane l;
+  int labels[2];  // asked for before anything else: two loads, one after the other
+#pragma unroll
+  for (int down = 0; down < 2; down++)
+    labels[down] = l.row + 8 * down < rows ? p.labels[p.a.index[row0 + l.row + 8 * down]] - tile.n0 : -1;
+  if (p.logit_scale != 1.f) {
+#pragma unroll
+    for (int i = 0; i < 128; i++) acc[i] *= p.logit_scale;
+  }
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const int first = tile.n0 + 128 * half, columns = min_of(128, p.part_rows - first);
     if (columns <= 0) break;
-#pragma unroll
-    for (int i = 0; i < 64; i++) acc[64 * half + i] *= p.logit_scale;
     if (columns < 128) {  // the last tile: what lies past the vocabulary has no share
 #pragma unroll
       for (int i = 0; i < 64; i++)
@@ -371,36 +379,27 @@ __device__ __forceinline__ void epilogue_logits(const Arguments<Role::kNt, Epilo
 #pragma unroll
     for (int down = 0; down < 2; down++) {
       const int row = l.row + 8 * down;
-      const bool exists = row < rows;
       float most = -INFINITY;
-      int arg = 0;
 #pragma unroll
-      for (int j = 0; j < 16; j++)
+      for (int j = 0; j < 32; j++) most = fmaxf(most, acc[64 * half + j / 2 * 4 + 2 * down + j % 2]);
+      most = fmaxf(most, __shfl_xor_sync(kFullWarp, most, 1));
+      most = fmaxf(most, __shfl_xor_sync(kFullWarp, most, 2));
+      const int label = labels[down] - 128 * half;  // among these columns
+      const bool here = label >= 0 && label < 128;
+      if (__any_sync(kFullWarp, here)) {
+        float z = -INFINITY;
+        bool beaten = false;  // by a column of this lane that comes first
 #pragma unroll
-        for (int c = 0; c < 2; c++) {
-          const float z = acc[(16 * half + j) * 4 + 2 * down + c];
-          if (z > most) {
-            most = z;
-            arg = 8 * j + c;
-          }
+        for (int j = 0; j < 32; j++) {
+          const int column = 8 * (j / 2) + j % 2 + l.column;
+          const float value = acc[64 * half + j / 2 * 4 + 2 * down + j % 2];
+          if (column == label) z = value;
+          beaten = beaten || (column < label && value == most);
         }
-      arg += l.column;
-      const int label = exists ? p.labels[p.a.index[row0 + row]] - first - l.column : -1;
-      const bool mine = label >= 0 && label < 128 && label % 8 < 2;  // this lane holds the label's column
-      if (__any_sync(kFullWarp, mine)) {
-        float z = 0.f;
-#pragma unroll
-        for (int i = 0; i < 32; i++)
-          if (label == 8 * (i / 2) + i % 2) z = acc[64 * half + i / 2 * 4 + 2 * down + i % 2];
-        if (mine) p.label_logit[row0 + row] = z;
-      }
-#pragma unroll
-      for (int step = 1; step <= 2; step <<= 1) {
-        const float other = __shfl_xor_sync(kFullWarp, most, step);
-        const int other_arg = __shfl_xor_sync(kFullWarp, arg, step);
-        if (other > most || (other == most && other_arg < arg)) {
-          most = other;
-          arg = other_arg;
+        const unsigned others = __ballot_sync(kFullWarp, beaten) >> (l.lane & ~3) & 15u;
+        if (here && label % 8 / 2 * 2 == l.column) {  // this lane holds the label's column
+          p.label_logit[row0 + row] = z;
+          p.label_first[row0 + row] = z == most && others == 0;
         }
       }
       float sum = 0.f;
@@ -409,15 +408,14 @@ __device__ __forceinline__ void epilogue_logits(const Arguments<Role::kNt, Epilo
         float &z0 = acc[(16 * half + j) * 4 + 2 * down], &z1 = acc[(16 * half + j) * 4 + 2 * down + 1];
         z0 -= most;
         z1 -= most;
-        sum += __expf(z0) + __expf(z1);
+        sum += ptx::exp2_approx(z0 * 1.4426950408889634f) + ptx::exp2_approx(z1 * 1.4426950408889634f);
       }
       sum += __shfl_xor_sync(kFullWarp, sum, 1);
       sum += __shfl_xor_sync(kFullWarp, sum, 2);
-      if (exists && l.lane % 4 == 0) {
+      if (row < rows && l.lane % 4 == 0) {
         const int64_t i = (row0 + row) * p.column_tiles + first / 128;
         p.tile_max[i] = most;
         p.tile_sum[i] = sum;
-        p.tile_arg[i] = first + arg;
       }
     }
 #pragma unroll

@@ -120,9 +120,9 @@ template <>
 struct EpilogueParams<Epilogue::kLogits> {
   Out out;
   float *tile_max, *tile_sum;
-  int32_t* tile_arg;
   int32_t column_tiles;
   float* label_logit;  // [n]
+  int32_t* label_first;  // [n]
   const int32_t* labels;  // of token a.index[r]
   float logit_scale;
 };
