@@ -12,8 +12,10 @@ namespace {
 
 const char* name_of(Takes takes) {
   switch (takes) {
-    case Takes::tensor: return "tensor";
-    case Takes::list: return "list";
+    case Takes::tensor:
+    case Takes::weight: return "tensor";
+    case Takes::list:
+    case Takes::weights: return "list";
     case Takes::ints: return "ints";
     case Takes::i64: return "i64";
     case Takes::f64: return "f64";
@@ -74,6 +76,17 @@ struct Binding {
     return {w->items->tensors.data(), int64_t(w->items->tensors.size())};
   }
 
+  // JavaScript has plain weights alone.
+  static esft_scaling plain() {
+    esft_scaling s{};
+    s.scales.rank = -1;
+    return s;
+  }
+  esft_weight_list weights(const Field& f, const Napi::Value& v) const {
+    const esft_tensor_list tensors = list(f, v);
+    return {tensors.items, tensors.count, nullptr};
+  }
+
   // An array, whose getters may run anything, or an Int32Array.
   esft_ints ints(const Field& f, const Napi::Value& v) const {
     if (absent(v)) return {nullptr, 0};
@@ -123,6 +136,8 @@ struct Binding {
     switch (f.kind.takes) {
       case Takes::tensor: return put(tensor(f, v));
       case Takes::list: return put(list(f, v));
+      case Takes::weight: return put(esft_weight{tensor(f, v), plain()});
+      case Takes::weights: return put(weights(f, v));
       case Takes::ints: return put(ints(f, v));
       case Takes::i64: return put(i64(f, v));
       case Takes::f64: return put(f64(f, v));

@@ -8,7 +8,7 @@
 namespace esft {
 
 // What JavaScript passes for an argument.
-enum class Takes { tensor, list, ints, i64, f64 };
+enum class Takes { tensor, list, weight, weights, ints, i64, f64 };
 
 struct Kind {
   Takes takes;
@@ -65,8 +65,8 @@ constexpr OpInfo kOps[ESFT_OP_COUNT] = {
 // The largest call there is.
 #define ESFT_SIZE(op) sizeof(op_table::op::args_t),
 #define ESFT_FIELDS(op) std::size(op_table::op::fields),
-#define ESFT_TENSORS(op) op_table::count(op_table::op::fields, Takes::tensor),
-#define ESFT_LISTS(op) op_table::count(op_table::op::fields, Takes::list),
+#define ESFT_TENSORS(op) op_table::count(op_table::op::fields, Takes::tensor) + op_table::count(op_table::op::fields, Takes::weight),
+#define ESFT_LISTS(op) op_table::count(op_table::op::fields, Takes::list) + op_table::count(op_table::op::fields, Takes::weights),
 #define ESFT_INTS(op) op_table::count(op_table::op::fields, Takes::ints),
 constexpr size_t kMaxArgsSize = std::max({ESFT_OPS(ESFT_SIZE) size_t(1)});
 constexpr size_t kMaxFields = std::max({ESFT_OPS(ESFT_FIELDS) size_t(1)});

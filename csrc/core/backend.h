@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define ESFT_ABI 4
+#define ESFT_ABI 5
 
 typedef enum esft_dtype { ESFT_F32 = 0, ESFT_BF16 = 1, ESFT_I32 = 2, ESFT_I64 = 3, ESFT_F64 = 4, ESFT_U8 = 5 } esft_dtype;
 
@@ -43,6 +43,28 @@ typedef struct esft_tensor_list {
   const esft_tensor* items;
   int64_t count;
 } esft_tensor_list;
+
+// How the numbers of a weight are stored. Plain: as the dtype of its tensor says; else the tensor holds codes, to be multiplied by the
+// scale of their block. The products serve plain weights and refuse the others by name (ops/checks.h: expect_plain).
+typedef enum esft_scheme { ESFT_PLAIN = 0, ESFT_FP8_BLOCKS = 1, ESFT_MXFP4 = 2 } esft_scheme;
+
+typedef struct esft_scaling {
+  int32_t scheme;  // esft_scheme
+  int32_t block_rows, block_columns;  // numbers that share a scale; plain: 0
+  esft_tensor scales;  // [rows / block_rows, columns / block_columns], rounded up; plain: absent
+} esft_scaling;
+
+typedef struct esft_weight {
+  esft_tensor tensor;
+  esft_scaling scaling;
+} esft_weight;
+
+// The tensors lie one behind the other, as those of an esft_tensor_list.
+typedef struct esft_weight_list {
+  const esft_tensor* items;
+  int64_t count;
+  const esft_scaling* scalings;  // of each; NULL: all plain
+} esft_weight_list;
 
 // Small integer lists that the host knows (trained expert ids): passed by value, never device memory.
 typedef struct esft_ints {

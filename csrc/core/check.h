@@ -53,6 +53,7 @@ static inline int64_t numel(const esft_tensor& t) {
   for (int i = 0; i < t.rank; i++) n *= t.shape[i];
   return n;
 }
+static inline esft_tensor_list tensors_of(const esft_weight_list& w) { return {w.items, w.count}; }
 static inline bool contiguous(const esft_tensor& t) { return rows(t) <= 1 || t.ld == cols(t); }
 
 // Expectations on one tensor; a negative size means "any".

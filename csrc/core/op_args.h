@@ -6,6 +6,7 @@
 //   IN / IN_OPT        tensor read                     OUT / OUT_OPT      tensor overwritten completely
 //   INOUT / INOUT_OPT  tensor read and written         AIN, AOUT, AINOUT (_OPT)  the same for activations
 //   LIST_IN / LIST_INOUT (_OPT)  list of tensors       INTS  host integers (may be empty)       I64 / F64  scalar
+//   WEIGHT / WEIGHTS   a tensor or list read, with how its numbers are stored (esft_scaling)
 //
 // Letters of shapes in the contracts: T tokens, D hidden size, F hidden size of an expert, E experts, K chosen per token, N = T·K
 // routed rows, H heads, V vocabulary; M, N and K of gemm are those of every matrix library.
@@ -31,6 +32,7 @@
   X(INOUT, tensor, 1, 0, 0)   X(INOUT_OPT, tensor, 1, 1, 0) \
   X(AIN, tensor, 0, 0, 1)  X(AIN_OPT, tensor, 0, 1, 1)  X(AOUT, tensor, 1, 0, 1)   X(AOUT_OPT, tensor, 1, 1, 1) \
   X(AINOUT, tensor, 1, 0, 1)  X(AINOUT_OPT, tensor, 1, 1, 1) \
+  X(WEIGHT, weight, 0, 0, 0)  X(WEIGHTS, weights, 0, 0, 0) \
   X(LIST_IN, list, 0, 0, 0)  X(LIST_IN_OPT, list, 0, 1, 0)  X(LIST_INOUT, list, 1, 0, 0)  X(LIST_INOUT_OPT, list, 1, 1, 0) \
   X(INTS, ints, 0, 1, 0)  X(I64, i64, 0, 0, 0)  X(F64, f64, 0, 0, 0)
 // clang-format on
@@ -47,6 +49,8 @@
 #define ESFT_TYPE_AOUT_OPT esft_tensor
 #define ESFT_TYPE_AINOUT esft_tensor
 #define ESFT_TYPE_AINOUT_OPT esft_tensor
+#define ESFT_TYPE_WEIGHT esft_weight
+#define ESFT_TYPE_WEIGHTS esft_weight_list
 #define ESFT_TYPE_LIST_IN esft_tensor_list
 #define ESFT_TYPE_LIST_IN_OPT esft_tensor_list
 #define ESFT_TYPE_LIST_INOUT esft_tensor_list

@@ -88,4 +88,5 @@ set(EMU_TESTS
     test/segments.cc
     test/threads.cc
     test/turns.cc
+    test/weights.cc
 )

@@ -84,6 +84,13 @@ constexpr int64_t kMaxI32 = 2147483647;  // row numbers are i32
 #define ESFT_LAYOUT_AIN_OPT(n) if (present(a.n)) { ESFT_LAYOUT_AIN(n) }
 #define ESFT_LAYOUT_AOUT_OPT(n) ESFT_LAYOUT_AIN_OPT(n)
 #define ESFT_LAYOUT_AINOUT_OPT(n) ESFT_LAYOUT_AIN_OPT(n)
+#define ESFT_LAYOUT_WEIGHT(n)                \
+  expect_present(kOp, #n, a.n.tensor);       \
+  expect_layout(kOp, #n, a.n.tensor);        \
+  expect_plain(kOp, #n, a.n.scaling);
+#define ESFT_LAYOUT_WEIGHTS(n)                    \
+  expect_layout_list(kOp, #n, tensors_of(a.n));   \
+  expect_plain(kOp, #n, a.n);
 #define ESFT_LAYOUT_LIST_IN(n) expect_layout_list(kOp, #n, a.n);
 #define ESFT_LAYOUT_LIST_IN_OPT(n) ESFT_LAYOUT_LIST_IN(n)
 #define ESFT_LAYOUT_LIST_INOUT(n) ESFT_LAYOUT_LIST_IN(n)

@@ -1,5 +1,7 @@
 // Shared argument checks (arg_checks.h) and checks of index values (checks.h).
 #include <algorithm>
+#include <iterator>
+#include <string>
 #include <vector>
 
 #include "arg_checks.h"
@@ -36,6 +38,19 @@ void expect_layout_list(const char* op, const char* argument, const esft_tensor_
     expect_present(op, {argument, i}, list.items[i]);
     expect_layout(op, {argument, i}, list.items[i]);
   }
+}
+
+void expect_plain(const char* op, Argument argument, const esft_scaling& s) {
+  if (s.scheme == ESFT_PLAIN) return;
+  const char* const names[] = {"plain", "fp8 in blocks", "mxfp4"};
+  const std::string scheme = s.scheme > 0 && s.scheme < int(std::size(names)) ? names[s.scheme] : "scheme " + std::to_string(s.scheme);
+  fail_status(ESFT_UNSUPPORTED, op, argument.name,
+              format("%s: %s is stored as %s; products take plain f32 and bf16 weights: decode it first", op,
+                     argument.text().c_str(), scheme.c_str()));
+}
+
+void expect_plain(const char* op, const char* argument, const esft_weight_list& w) {
+  for (int64_t i = 0; w.scalings && i < w.count; i++) expect_plain(op, {argument, i}, w.scalings[i]);
 }
 
 void Activations::take(const char* argument, const esft_tensor& t) {

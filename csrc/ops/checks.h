@@ -2,6 +2,7 @@
 // check_<op> throws Error before anything runs: presence, dtypes, shapes, ranges, aliasing. It reads no tensor memory.
 // ref_<op> is the meaning of the op: single-threaded loops, sums in f64 where the contract allows; never optimised.
 #pragma once
+#include "../core/check.h"
 #include "op_list.h"
 
 namespace esft {
@@ -11,6 +12,10 @@ namespace esft {
   void ref_##op(const esft_##op##_args& args);
 ESFT_OPS(ESFT_CHECK_DECL)
 #undef ESFT_CHECK_DECL
+
+// Weights that are stored otherwise are refused by the name of their scheme.
+void expect_plain(const char* op, Argument argument, const esft_scaling& scaling);
+void expect_plain(const char* op, const char* argument, const esft_weight_list& w);
 
 // Checks of index tensors' values, shared by the reference and the CPU kernels (they read host memory).
 // Returns the last offset, at most n: how many rows are somebody's.

@@ -14,8 +14,8 @@ void check_gemm(const esft_gemm_args& a) {
   expect_float_weight(kOp, "a", a.a);
   expect_matrix(kOp, "a", a.a, a.mode == 2 ? -1 : m, a.mode == 2 ? m : -1);
   const int64_t k = a.mode == 2 ? rows(a.a) : cols(a.a);
-  expect_float_weight(kOp, "b", a.b);
-  expect_matrix(kOp, "b", a.b, a.mode == 0 ? n : k, a.mode == 0 ? k : n);
+  expect_float_weight(kOp, "b", a.b.tensor);
+  expect_matrix(kOp, "b", a.b.tensor, a.mode == 0 ? n : k, a.mode == 0 ? k : n);
   if (present(a.bias)) {
     if (a.mode != 0) expect_absent(kOp, "bias", a.bias, "in modes 1 and 2");
     expect_float_weight(kOp, "bias", a.bias);
@@ -27,7 +27,7 @@ void check_gemm(const esft_gemm_args& a) {
     expect_dtype(kOp, "residual", a.residual, a.c.dtype);
     expect_matrix(kOp, "residual", a.residual, m, n);
   }
-  expect_apart(kOp, {"c", a.c}, {{"a", a.a}, {"b", a.b}, {"bias", a.bias}, {"residual", a.residual}});
+  expect_apart(kOp, {"c", a.c}, {{"a", a.a}, {"b", a.b.tensor}, {"bias", a.bias}, {"residual", a.residual}});
 }
 
 }  // namespace esft

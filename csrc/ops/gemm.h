@@ -5,6 +5,7 @@
 //   mode 2 (tn)  c[M,N] = a[K,M]ᵀ · b[K,N]                  its weight gradient dW = dyᵀ·x
 //   accumulate = 1: c += (weight gradients, residual stream); mode 0 can add a residual of c's dtype that lies apart from c instead
 //
+//   b is a weight (esft_weight: plain alone is served).
 //   a, b, bias (optional, mode 0 only) and c are f32 or bf16, each on its own: weights are read in place, never packed into a
 //   stored copy; router logits are an f32 c of bf16 a, dlogits an f32 a, a weight gradient the f32 c of two bf16 operands.
 //   A bf16 c is the f32 result rounded once: what is added (bias, residual, the old c) is widened first. In f32 the sum over K is
@@ -17,5 +18,5 @@
 #include "../core/op_args.h"
 
 #define ESFT_ARGS_gemm(F) \
-  F(IN, a) F(IN, b) F(IN_OPT, bias) F(IN_OPT, residual) F(INOUT, c) F(I64, mode) F(I64, accumulate) F(I64, precision)
+  F(IN, a) F(WEIGHT, b) F(IN_OPT, bias) F(IN_OPT, residual) F(INOUT, c) F(I64, mode) F(I64, accumulate) F(I64, precision)
 ESFT_DEFINE_ARGS(gemm)

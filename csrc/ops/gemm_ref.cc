@@ -11,7 +11,7 @@ void ref_gemm(const esft_gemm_args& a) {
       double sum = 0;
       for (int64_t k = 0; k < K; k++) {
         const float x = a.mode == 2 ? at(a.a, k, m) : at(a.a, m, k);
-        const float w = a.mode == 0 ? at(a.b, n, k) : at(a.b, k, n);
+        const float w = a.mode == 0 ? at(a.b.tensor, n, k) : at(a.b.tensor, k, n);
         sum += operand(x, a.precision) * operand(w, a.precision);
       }
       if (present(a.bias)) sum += vat(a.bias, n);

@@ -47,7 +47,7 @@ void check_grouped_gemm_nt(const esft_grouped_gemm_nt_args& a) {
   const int64_t n = rows(a.y), e = experts(kOp, a.offsets);
   expect_range(kOp, "y", n, 0, kMaxI32);
   expect_gather(kOp, "x", a.x, "rows", a.rows, n);
-  const int64_t m = expect_weights(kOp, "w", a.w, e, a.segments, cols(a.x));
+  const int64_t m = expect_weights(kOp, "w", tensors_of(a.w), e, a.segments, cols(a.x));
   if (a.act) {
     if (m % 2) fail(kOp, "w", "gate over up with an even number of rows", std::to_string(m));
     if (a.segments == 2) expect_matrix(kOp, "w[1]", a.w.items[1], rows(a.w.items[0]), -1);
@@ -61,8 +61,8 @@ void check_grouped_gemm_nt(const esft_grouped_gemm_nt_args& a) {
   }
   expect_apart(kOp, {"y", a.y}, {{"x", a.x}, {"rows", a.rows}, {"offsets", a.offsets}, {"residual", a.residual}, {"h", a.h}});
   expect_apart(kOp, {"h", a.h}, {{"x", a.x}, {"rows", a.rows}, {"offsets", a.offsets}});
-  expect_apart_from_list(kOp, {"y", a.y}, "w", a.w);
-  expect_apart_from_list(kOp, {"h", a.h}, "w", a.w);
+  expect_apart_from_list(kOp, {"y", a.y}, "w", tensors_of(a.w));
+  expect_apart_from_list(kOp, {"h", a.h}, "w", tensors_of(a.w));
 }
 
 void check_grouped_gemm_nn(const esft_grouped_gemm_nn_args& a) {
@@ -77,7 +77,7 @@ void check_grouped_gemm_nn(const esft_grouped_gemm_nn_args& a) {
   expect_gather(kOp, "dy", a.dy, "rows", a.rows, n);
   const int64_t k = a.act ? cols(a.dx) / 2 : cols(a.dx);
   if (a.act && cols(a.dx) % 2) fail(kOp, "dx", "[N, 2F] with an even number of columns", describe(a.dx));
-  const int64_t m = expect_weights(kOp, "w", a.w, e, a.segments, k);
+  const int64_t m = expect_weights(kOp, "w", tensors_of(a.w), e, a.segments, k);
   expect_matrix(kOp, "dy", a.dy, -1, m);
   if (a.act) {
     expect_present(kOp, "h", a.h);
@@ -93,8 +93,8 @@ void check_grouped_gemm_nn(const esft_grouped_gemm_nn_args& a) {
   expect_apart(kOp, {"dx", a.dx}, {{"dy", a.dy}, {"rows", a.rows}, {"offsets", a.offsets}, {"gate", a.gate}, {"dgate", a.dgate}});
   expect_same_or_apart(kOp, "dx", a.dx, "h", a.h);
   expect_apart(kOp, {"dgate", a.dgate}, {{"dy", a.dy}, {"rows", a.rows}, {"offsets", a.offsets}, {"gate", a.gate}, {"h", a.h}});
-  expect_apart_from_list(kOp, {"dx", a.dx}, "w", a.w);
-  expect_apart_from_list(kOp, {"dgate", a.dgate}, "w", a.w);
+  expect_apart_from_list(kOp, {"dx", a.dx}, "w", tensors_of(a.w));
+  expect_apart_from_list(kOp, {"dgate", a.dgate}, "w", tensors_of(a.w));
 }
 
 void check_grouped_gemm_tn(const esft_grouped_gemm_tn_args& a) {

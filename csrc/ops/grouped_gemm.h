@@ -7,7 +7,7 @@
 //   offsets_E1  i32  offsets[0] == 0, ascending, offsets[E] <= N; rows of expert e are offsets[e] .. offsets[e+1]-1. Rows from
 //               offsets[E] on are nobody's (room that was not needed): of inputs, indices included, their values do not matter, and of
 //               outputs they are left as they are
-//   w           list of E·S matrices, item e·S+s, row-major [M_s, K], f32 or bf16 each on its own (a trained expert may be an
+//   w           list of E·S weights (esft_weight_list: plain ones alone are served), item e·S+s, row-major [M_s, K], f32 or bf16 each on its own (a trained expert may be an
 //               f32 master among frozen bf16 neighbours straight from the mapped checkpoint). All e agree in every M_s and K.
 //   rows        i32  optional gather index: logical row r reads x[rows[r]]; absent = x is already in expert order
 //   act         activations (core/op_args.h): x, h, y; dy, h, dx; dy, x.  gate, dgate, dy_scale and dw are f32 in any case
@@ -42,12 +42,12 @@
 #include "../core/op_args.h"
 
 #define ESFT_ARGS_grouped_gemm_nt(F) \
-  F(AIN, x) F(IN_OPT, rows) F(LIST_IN, w) F(IN, offsets) F(AIN_OPT, residual) F(AOUT_OPT, h) F(AOUT, y) \
+  F(AIN, x) F(IN_OPT, rows) F(WEIGHTS, w) F(IN, offsets) F(AIN_OPT, residual) F(AOUT_OPT, h) F(AOUT, y) \
   F(I64, segments) F(I64, act) F(I64, precision)
 ESFT_DEFINE_ARGS(grouped_gemm_nt)
 
 #define ESFT_ARGS_grouped_gemm_nn(F) \
-  F(AIN, dy) F(IN_OPT, rows) F(LIST_IN, w) F(IN, offsets) F(AIN_OPT, h) F(IN_OPT, gate) F(AINOUT, dx) F(OUT_OPT, dgate) \
+  F(AIN, dy) F(IN_OPT, rows) F(WEIGHTS, w) F(IN, offsets) F(AIN_OPT, h) F(IN_OPT, gate) F(AINOUT, dx) F(OUT_OPT, dgate) \
   F(INTS, groups) F(I64, segments) F(I64, act) F(I64, precision)
 ESFT_DEFINE_ARGS(grouped_gemm_nn)
 

@@ -12,7 +12,7 @@ int64_t source(const esft_tensor& index, int64_t r) { return present(index) ? da
 
 // Row m of expert e's stacked weight.
 struct Stacked {
-  const esft_tensor_list& w;
+  esft_tensor_list w;
   int64_t segments, expert;
   int64_t size() const {
     int64_t m = 0;
@@ -35,7 +35,7 @@ void ref_grouped_gemm_nt(const esft_grouped_gemm_nt_args& a) {
   const int64_t routed = check_offsets("grouped_gemm_nt", a.offsets, N);
   if (present(a.rows)) check_first_indices("grouped_gemm_nt", "rows", a.rows, routed, rows(a.x));
   for (int64_t e = 0; e < E; e++) {
-    const Stacked w{a.w, a.segments, e};
+    const Stacked w{tensors_of(a.w), a.segments, e};
     const int64_t M = w.size();
     std::vector<float> z(M);
     for (int64_t r = data<int32_t>(a.offsets)[e]; r < data<int32_t>(a.offsets)[e + 1]; r++) {
@@ -61,7 +61,7 @@ void ref_grouped_gemm_nn(const esft_grouped_gemm_nn_args& a) {
   const int64_t groups = a.groups.count ? a.groups.count : E;
   for (int64_t g = 0; g < groups; g++) {
     const int64_t e = a.groups.count ? a.groups.items[g] : g;
-    const Stacked w{a.w, a.segments, e};
+    const Stacked w{tensors_of(a.w), a.segments, e};
     const int64_t M = w.size();
     for (int64_t r = data<int32_t>(a.offsets)[e]; r < data<int32_t>(a.offsets)[e + 1]; r++) {
       const int64_t from = source(a.rows, r);

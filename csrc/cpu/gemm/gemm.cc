@@ -14,12 +14,12 @@ Block whole_product(const esft_gemm_args& a, Segment* segment) {
   Block b = {};
   b.m = tn ? cols(a.a) : rows(a.a);
   b.k = tn ? rows(a.a) : cols(a.a);
-  b.n = a.mode == NT ? rows(a.b) : cols(a.b);
-  const bool bf16 = a.b.dtype == ESFT_BF16;
+  b.n = a.mode == NT ? rows(a.b.tensor) : cols(a.b.tensor);
+  const bool bf16 = a.b.tensor.dtype == ESFT_BF16;
   b.kind = panel_kind(bf16, a.precision, b.m);
   b.a = {data<const float>(a.a), a.a.ld, nullptr};
   b.a_columns = tn;
-  *segment = {a.b.data, a.b.ld, rows(a.b), bf16};
+  *segment = {a.b.tensor.data, a.b.tensor.ld, rows(a.b.tensor), bf16};
   b.source = a.mode == NT ? FROM_WEIGHT_ROWS : FROM_WEIGHT_COLUMNS;
   b.w = {segment, 1};
   b.out.kind = OUT_PLAIN;

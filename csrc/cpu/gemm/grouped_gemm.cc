@@ -77,7 +77,7 @@ void grouped_gemm_nt(const esft_grouped_gemm_nt_args& a, Context& ctx) {
     Block& b = plan.blocks[plan.count++];
     b = {};
     bool bf16;
-    b.w = weights_of(a.w, e, S, plan.segments + i * S, &bf16);
+    b.w = weights_of(tensors_of(a.w), e, S, plan.segments + i * S, &bf16);
     b.source = FROM_WEIGHT_ROWS;
     b.m = experts.rows(e);
     b.n = cols(a.y);
@@ -116,7 +116,7 @@ void grouped_gemm_nn(const esft_grouped_gemm_nn_args& a, Context& ctx) {
     Block& b = plan.blocks[plan.count++];
     b = {};
     bool bf16;
-    b.w = weights_of(a.w, e, S, plan.segments + i * S, &bf16);
+    b.w = weights_of(tensors_of(a.w), e, S, plan.segments + i * S, &bf16);
     b.source = FROM_WEIGHT_COLUMNS;
     b.m = experts.rows(e);
     b.n = n;

@@ -5,25 +5,28 @@
 //   anything else: exact f32 multiply-add (gemm_simt.cu)
 #include "gemm_paths.h"
 #include "mma_params.h"
+#include "../../ops/checks.h"
 
 namespace esft::cuda {
 
 void run_gemm(const esft_gemm_args& a, Context& c) {
+  expect_plain("gemm", "b", a.b.scaling);
+  const esft_tensor& b = a.b.tensor;
   if (a.a.dtype == ESFT_F32 && c.hopper && sm90_gemm_f32(a, c)) return;
-  if (a.a.dtype != ESFT_BF16 || a.b.dtype != ESFT_BF16) return simt_gemm(a, c);
+  if (a.a.dtype != ESFT_BF16 || b.dtype != ESFT_BF16) return simt_gemm(a, c);
   if (c.hopper && sm90_gemm(a, c)) return add_residual_after(a.residual, a.c, c);
   expect_portable("gemm", c);
   MmaParams p = {};
   p.a = activation(a.a, nullptr, kArgRows);
   if (a.mode == kTn)
-    p.b = activation(a.b, nullptr, kArgRows);
+    p.b = activation(b, nullptr, kArgRows);
   else
-    p.w_one = {a.b.data, a.b.ld};
+    p.w_one = {b.data, b.ld};
   p.m = rows(a.c), p.n = cols(a.c), p.k = a.mode == kTn ? rows(a.a) : cols(a.a);
   p.out = output(a.c, a.accumulate != 0, a.residual);
   if (present(a.bias)) p.bias = a.bias.data, p.bias_bf16 = a.bias.dtype == ESFT_BF16;
   p.op = ESFT_OP_gemm;
-  mma_dense(MmaMode(a.mode), p, vector_rows(a.a) && vector_rows(a.b), c);
+  mma_dense(MmaMode(a.mode), p, vector_rows(a.a) && vector_rows(b), c);
 }
 
 }  // namespace esft::cuda

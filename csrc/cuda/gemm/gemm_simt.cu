@@ -127,7 +127,7 @@ Operand operand(const esft_tensor& t) { return {t.data, t.ld, t.dtype == ESFT_BF
 
 void simt_gemm(const esft_gemm_args& args, Context& c) {
   SimtParams p = {operand(args.a),
-                  operand(args.b),
+                  operand(args.b.tensor),
                   rows(args.c),
                   cols(args.c),
                   args.mode == kTn ? rows(args.a) : cols(args.a),

@@ -108,7 +108,7 @@ template <Epilogue kEpilogue>
 bool grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c, Operands& operands, int box_rows,
                 Arguments<Role::kNt, kEpilogue>* out) {
   auto p = basics<Role::kNt, kEpilogue>(ESFT_OP_grouped_gemm_nt, c);
-  if (!set_groups(p, a.offsets, nullptr, c) || !same_rows(a.w, a.segments)) return false;
+  if (!set_groups(p, a.offsets, nullptr, c) || !same_rows(tensors_of(a.w), a.segments)) return false;
   p.n = rows(a.y);
   p.parts = int32_t(a.segments);
   p.part_rows = int32_t(rows(a.w.items[0]));
@@ -148,7 +148,7 @@ namespace {
 template <Epilogue kEpilogue>
 bool grouped_nn(const esft_grouped_gemm_nn_args& a, Context& c, Operands& operands, Arguments<Role::kNn, kEpilogue>* out) {
   auto p = basics<Role::kNn, kEpilogue>(ESFT_OP_grouped_gemm_nn, c);
-  if (!set_groups(p, a.offsets, &a.groups, c) || !same_rows(a.w, a.segments)) return false;
+  if (!set_groups(p, a.offsets, &a.groups, c) || !same_rows(tensors_of(a.w), a.segments)) return false;
   p.n = rows(a.dx);
   const int64_t length = rows(a.w.items[0]);
   p.columns = int32_t(cols(a.w.items[0]));
@@ -230,7 +230,7 @@ bool sm90_grouped_tn(const esft_grouped_gemm_tn_args& a, Context& c) {
 }
 
 bool sm90_gemm(const esft_gemm_args& a, Context& c) {
-  if (a.a.dtype != ESFT_BF16 || a.b.dtype != ESFT_BF16 || !rows_aligned(a.a) || !rows_aligned(a.b)) return false;
+  if (a.a.dtype != ESFT_BF16 || a.b.tensor.dtype != ESFT_BF16 || !rows_aligned(a.a) || !rows_aligned(a.b.tensor)) return false;
   const MmaMode mode = MmaMode(a.mode);
   const int64_t m = rows(a.c), n = cols(a.c), k = mode == kTn ? rows(a.a) : cols(a.a);
   if (m == 0 || n == 0 || k == 0 || m > 0x7fffffff || n > (1 << 30) || k > (1 << 30)) return false;
@@ -244,12 +244,12 @@ bool sm90_gemm(const esft_gemm_args& a, Context& c) {
     p.part_rows = int32_t(m);
     p.columns = int32_t(n);
     p.out = out;
-    if (!operands.add_a(a.a, kTileK, &which) || !encode_tensor_map(&operands.maps.b[0], a.b, kTileK)) return false;
+    if (!operands.add_a(a.a, kTileK, &which) || !encode_tensor_map(&operands.maps.b[0], a.b.tensor, kTileK)) return false;
     launch(operands.maps, p, grid_of(m, n, Shape<Role::kTn, Epilogue::kWeightGradient>::kColumns, c), c);
     return true;
   }
   if (!operands.add_a(a.a, kTileM, &which)) return false;
-  const Operands::Weights weights{&a.b, 1, 1, 0, 1};
+  const Operands::Weights weights{&a.b.tensor, 1, 1, 0, 1};
   if (mode == kNt) {
     auto p = basics<Role::kNt, Epilogue::kStore>(ESFT_OP_gemm, c);
     p.n = m;
@@ -279,7 +279,7 @@ bool sm90_gemm(const esft_gemm_args& a, Context& c) {
 // is precision 1.
 bool sm90_gemm_f32(const esft_gemm_args& a, Context& c) {
   const int64_t m = rows(a.c), n = cols(a.c), k = cols(a.a);
-  if (a.mode != kNn || a.b.dtype != ESFT_BF16 || k % 8 || !rows_aligned(a.b)) return false;
+  if (a.mode != kNn || a.b.tensor.dtype != ESFT_BF16 || k % 8 || !rows_aligned(a.b.tensor)) return false;
   if (m == 0 || n == 0 || k == 0 || m > 0x7fffffff || n > (1 << 30) || 3 * k > (1 << 30)) return false;
   const int count = a.precision ? 1 : 3;
   Operands operands(c);
@@ -293,7 +293,7 @@ bool sm90_gemm_f32(const esft_gemm_args& a, Context& c) {
   int32_t which;
   if (!operands.add_a(parts, kTileM, &which)) return false;
   for (int i = 0; i < count; i++)
-    if (!operands.add_segment(&p.contraction, which, i * k, {&a.b, 1, 1, 0, 1}, k, Shape<Role::kNn, Epilogue::kStore>::kBoxRows))
+    if (!operands.add_segment(&p.contraction, which, i * k, {&a.b.tensor, 1, 1, 0, 1}, k, Shape<Role::kNn, Epilogue::kStore>::kBoxRows))
       return false;
   ESFT_LAUNCH((split_f32), c, dim3(unsigned(min_of<int64_t>(ceil_div(m * k, 1024), c.sms * 8))), 256, 0,
               SplitParams{data<float>(a.a), a.a.ld, m, k, data<bf16>(parts), count});

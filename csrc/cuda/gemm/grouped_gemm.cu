@@ -1,13 +1,15 @@
 // The grouped products on CUDA: bf16 activations and weights, precision 1, on tensor cores; wgmma on Hopper, mma.sync elsewhere
 // (contract: ops/grouped_gemm.h).
+#include "../../ops/checks.h"
 #include "gemm_paths.h"
 
 namespace esft::cuda {
 
 namespace {
 
-// `w`: weights, nullptr for weight gradients.
-void expect_served(const char* op, const char* name, const esft_tensor& x, const esft_tensor_list* w, int64_t precision) {
+// `w`: weights, plain ones in bf16; nullptr for weight gradients.
+void expect_served(const char* op, const char* name, const esft_tensor& x, const esft_weight_list* w, int64_t precision) {
+  if (w) expect_plain(op, "w", *w);
   expect_bf16_activation(op, name, x);
   for (int64_t i = 0; w && i < w->count; i++) expect_bf16_weight(op, w->items[i], i);
   expect_bf16_precision(op, precision);

@@ -100,12 +100,12 @@ void portable_grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c) {
   const int64_t n = rows(a.y);
   MmaParams p = grouped(a.offsets, nullptr, n, a.segments, ESFT_OP_grouped_gemm_nt, c);
   p.a = activation(a.x, &a.rows, kArgRows);
-  p.w = matrix_table(a.w, c);
+  p.w = matrix_table(tensors_of(a.w), c);
   p.k = cols(a.x);
   p.out = output(a.y, false, a.residual);
-  const bool aligned = vector_rows(a.x) && all_vector_rows(a.w);
+  const bool aligned = vector_rows(a.x) && all_vector_rows(tensors_of(a.w));
   if (!a.act) {
-    const std::vector<ColumnTile> tiles = stack_tiles(a.w, a.segments, kMmaTile);
+    const std::vector<ColumnTile> tiles = stack_tiles(tensors_of(a.w), a.segments, kMmaTile);
     set_stack(p, tiles, c);
     p.n = cols(a.y);
     p.out.pairs = p.out.pairs && columns_multiple_of(tiles, 2);
@@ -126,10 +126,10 @@ void portable_grouped_nn(const esft_grouped_gemm_nn_args& a, Context& c) {
   const int64_t n = rows(a.dx);
   MmaParams p = grouped(a.offsets, &a.groups, n, a.segments, ESFT_OP_grouped_gemm_nn, c);
   p.a = activation(a.dy, &a.rows, kArgRows);
-  p.w = matrix_table(a.w, c);
+  p.w = matrix_table(tensors_of(a.w), c);
   p.out = output(a.dx, false);
-  const std::vector<ColumnTile> segments = stack_tiles(a.w, a.segments, 0);
-  const bool aligned = vector_rows(a.dy) && all_vector_rows(a.w) && columns_multiple_of(segments, 8);
+  const std::vector<ColumnTile> segments = stack_tiles(tensors_of(a.w), a.segments, 0);
+  const bool aligned = vector_rows(a.dy) && all_vector_rows(tensors_of(a.w)) && columns_multiple_of(segments, 8);
   set_stack(p, segments, c);
   p.n = a.act ? cols(a.dx) / 2 : cols(a.dx);
   const int64_t columns = ceil_div(p.n, kMmaTile), tiles = row_tiles(n, p.group_count) * columns;

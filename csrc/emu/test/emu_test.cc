@@ -88,5 +88,6 @@ int main() {
   test_turns();
   test_allocator();
   test_segments();
+  test_weights();
   return summary();
 }

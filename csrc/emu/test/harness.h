@@ -53,5 +53,6 @@ void test_clusters();
 void test_turns();
 void test_allocator();
 void test_segments();
+void test_weights();
 
 }  // namespace esft::emu::test

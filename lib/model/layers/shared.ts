@@ -35,7 +35,7 @@ export class SharedExpert {
   /** y: overwritten. */
   forward(run: Run, xn: Tensor, y: Tensor): void {
     const { gate, mlp } = this;
-    if (!gate) return mlp.forward(run, xn, y);
+    if (!gate) return void mlp.forward(run, xn, y);
     const [g, raw] = [run.at(gate.slots.g), run.at(gate.slots.raw)];
     mlp.forward(run, xn, raw);
     gate.linear.forward(run, xn, g);
