@@ -45,7 +45,7 @@ void expect_plain(const char* op, Argument argument, const esft_scaling& s) {
   const char* const names[] = {"plain", "fp8 in blocks", "mxfp4"};
   const std::string scheme = s.scheme > 0 && s.scheme < int(std::size(names)) ? names[s.scheme] : "scheme " + std::to_string(s.scheme);
   fail_status(ESFT_UNSUPPORTED, op, argument.name,
-              format("%s: %s is stored as %s; products take plain f32 and bf16 weights: decode it first", op,
+              format("%s is stored as %s; products take plain f32 and bf16 weights: decode it first",
                      argument.text().c_str(), scheme.c_str()));
 }
 

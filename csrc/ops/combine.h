@@ -1,7 +1,7 @@
 // combine — weighted gather-sum: brings the K expert rows of a token together again.
 //
 //   y[t] (+)= Σ_k weights[t,k] · x[pos[t,k]]          k in ascending order; accumulate = 1 begins with the old y
-//   residual_TD act (optional) is added last, in f32: the bits of an add of its own; bf16 is rounded once
+//   residual_TD act (optional) is added last, with the bits of an add of its own: the sum is rounded to y's dtype before
 //   x_ND act, pos_TK i32 (row of x for slot k of token t, from expert_sort), weights_TK f32 (absent = 1), y_TD act
 //   With weights absent it is the backward of the gather in grouped_gemm: dx[t] = Σ_k dx_N[pos[t,k]].
 //

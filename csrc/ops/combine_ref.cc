@@ -12,7 +12,7 @@ void ref_combine(const esft_combine_args& a) {
       double sum = a.accumulate ? at(a.y, t, d) : 0.0;
       for (int64_t k = 0; k < K; k++)
         sum += (present(a.weights) ? double(f32_row(a.weights, t)[k]) : 1.0) * at(a.x, i32_at(a.pos, t, k), d);
-      if (present(a.residual)) sum += at(a.residual, t, d);
+      if (present(a.residual)) sum = held(a.y, sum) + at(a.residual, t, d);
       put(a.y, t, d, sum);
     }
 }

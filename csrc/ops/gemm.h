@@ -8,8 +8,8 @@
 //   b is a weight (esft_weight: plain alone is served).
 //   a, b, bias (optional, mode 0 only) and c are f32 or bf16, each on its own: weights are read in place, never packed into a
 //   stored copy; router logits are an f32 c of bf16 a, dlogits an f32 a, a weight gradient the f32 c of two bf16 operands.
-//   A bf16 c is the f32 result rounded once: what is added (bias, residual, the old c) is widened first. In f32 the sum over K is
-//   rounded, then the bias is added, then the residual or the old c: the bits of an add of its own.
+//   A bf16 c is the f32 result rounded once: what is added (bias, the old c) is widened first. A residual gives the bits of an add of
+//   its own, which the models do: the product (+ bias) is rounded to c's dtype, then its sum with the residual.
 //   Row strides (ld) are free. c aliases neither a nor b.
 //   precision 0 = f32 exact, 1 = operands rounded to bf16 (RNE), f32 sums.
 // Deterministic for any thread count. Any M, N, K >= 0; K = 0 gives zeros (or leaves c when accumulating).

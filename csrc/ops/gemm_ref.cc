@@ -15,7 +15,7 @@ void ref_gemm(const esft_gemm_args& a) {
         sum += operand(x, a.precision) * operand(w, a.precision);
       }
       if (present(a.bias)) sum += vat(a.bias, n);
-      if (present(a.residual)) sum += at(a.residual, m, n);
+      if (present(a.residual)) sum = held(a.c, sum) + at(a.residual, m, n);
       put(a.c, m, n, a.accumulate ? at(a.c, m, n) + sum : sum);
     }
 }

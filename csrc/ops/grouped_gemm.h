@@ -17,8 +17,8 @@
 //   Any M, K, N >= 0 (no multiple needed). Inputs alias no output, except where said.
 //
 // grouped_gemm_nt    y[r] = x[r] · W_eᵀ  (+ activation)
-//   x [*, K] act;  act = 0: y [N, ΣM_s];  h must be absent;  residual [N, ΣM_s] act optional: y[r] = residual[r] + x[r] · W_eᵀ, rounded
-//   as gemm does
+//   x [*, K] act;  act = 0: y [N, ΣM_s];  h must be absent;  residual [N, ΣM_s] act optional: y[r] = residual[r] + x[r] · W_eᵀ, with
+//   the bits of an add of its own (gemm.h)
 //   act = 1 (SwiGLU): W = gate over up, ΣM_s = 2F;  h = x·Wᵀ [N, 2F] (gate | up; optional, kept for backward),
 //                     y = silu(h_gate) · h_up [N, F], from h before or after it is rounded to bf16 (either is right)
 //

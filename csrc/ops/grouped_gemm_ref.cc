@@ -44,7 +44,7 @@ void ref_grouped_gemm_nt(const esft_grouped_gemm_nt_args& a) {
         double sum = 0;
         for (int64_t k = 0; k < K; k++) sum += operand(at(a.x, from, k), a.precision) * operand(w.at(m, k), a.precision);
         z[m] = float(sum);
-        if (present(a.residual)) z[m] += at(a.residual, r, m);
+        if (present(a.residual)) z[m] = float(held(a.y, sum) + at(a.residual, r, m));
       }
       if (present(a.h))
         for (int64_t m = 0; m < M; m++) put(a.h, r, m, z[m]);

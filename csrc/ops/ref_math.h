@@ -45,6 +45,9 @@ inline void put(const esft_tensor& t, int64_t r, int64_t c, double value) {
     data<float>(t)[i] = float(value);
 }
 
+// x as an element of t's dtype would hold it.
+inline double held(const esft_tensor& t, double x) { return t.dtype == ESFT_BF16 ? from_bf16(to_bf16(float(x))) : float(x); }
+
 inline double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 inline double silu(double x) { return x * sigmoid(x); }
 inline double silu_grad(double x) { return sigmoid(x) * (1 + x * (1 - sigmoid(x))); }

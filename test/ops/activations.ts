@@ -41,7 +41,8 @@ export function expectBf16Close(
   for (let i = 0; i < want.length; i++) if (Number.isFinite(want[i]!)) scale = Math.max(scale, Math.abs(want[i]!));
   const exact = c.eps?.[name] === "exact" || dtype === "i32" || dtype === "i64" || dtype === "u8";
   const sums = exact ? 0 : 8 * 2 ** (dtype === "f64" && c.eps?.[name] !== "f32" ? -52 : -23) * Math.sqrt(Math.max(1, c.k ?? 1)) * scale;
-  const operands = roundsOperands(c.op, name, args) ? 4 * 2 ** -8 * scale : 0;
+  // A residual is added to the rounded product.
+  const operands = roundsOperands(c.op, name, args) || Boolean(args.residual) ? 4 * 2 ** -8 * scale : 0;
   const last = dtype === "bf16" && !exact ? 2 ** -7 : 0;
   for (let i = 0; i < want.length; i++) {
     const [g, w] = [values[i]!, want[i]!];

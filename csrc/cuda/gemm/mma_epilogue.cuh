@@ -66,12 +66,14 @@ __device__ __forceinline__ void finish_pair(const Output& o, void* data, int64_t
   if (count > 1) to[1] = o.accumulate ? to[1] + v1 : v1;
 }
 
-// v += the residual at (row, column) and beside it, where there is one.
+// v, rounded as C is, += the residual at (row, column) and beside it, where there is one.
 __device__ __forceinline__ void add_residual(const Output& o, int64_t row, int64_t column, int count, float& v0, float& v1) {
   if (!o.residual || count <= 0) return;
   const int64_t at = row * o.residual_ld + column;
   float old[2] = {};
   if (o.is_bf16) {
+    const uint32_t rounded = ptx::pack_bf16x2(v0, v1);
+    v0 = lo_float(rounded), v1 = hi_float(rounded);
     get_pair(static_cast<const bf16*>(o.residual) + at, count, o.pairs, old);
   } else {
     const float* from = static_cast<const float*>(o.residual) + at;

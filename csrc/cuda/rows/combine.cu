@@ -122,7 +122,7 @@ __device__ __forceinline__ void combine_columns(const CombineParams<T>& p, int64
       float f[kVec];
       last.unpack(f);
 #pragma unroll
-      for (int i = 0; i < kVec; i++) sum[i] += f[i];
+      for (int i = 0; i < kVec; i++) sum[i] = to_float(from_float<T>(sum[i])) + f[i];
     }
     if (inside) Pack<T, kVec>::store(y + d, sum);
   }
