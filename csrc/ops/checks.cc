@@ -43,10 +43,11 @@ void expect_layout_list(const char* op, const char* argument, const esft_tensor_
 void expect_plain(const char* op, Argument argument, const esft_scaling& s) {
   if (s.scheme == ESFT_PLAIN) return;
   const char* const names[] = {"plain", "fp8 in blocks", "mxfp4"};
-  const std::string scheme = s.scheme > 0 && s.scheme < int(std::size(names)) ? names[s.scheme] : "scheme " + std::to_string(s.scheme);
+  const std::string scheme =
+      s.scheme > 0 && s.scheme < int(std::size(names)) ? names[s.scheme] : "scheme " + std::to_string(s.scheme);
   fail_status(ESFT_UNSUPPORTED, op, argument.name,
-              format("%s is stored as %s; products take plain f32 and bf16 weights: decode it first",
-                     argument.text().c_str(), scheme.c_str()));
+              format("%s is stored as %s; products take plain f32 and bf16 weights: decode it first", argument.text().c_str(),
+                     scheme.c_str()));
 }
 
 void expect_plain(const char* op, const char* argument, const esft_weight_list& w) {

@@ -16,7 +16,11 @@ describeRefusals([
       { name: "an unknown mode", change: { mode: 3, bias: null }, says: ["mode", "0..2", "received 3"] },
       { name: "a bias in mode nn", change: { mode: 1, b: out([5, 6]) }, says: ["bias", "absent"] },
       { name: "accumulate = 2", change: { accumulate: 2 }, says: ["accumulate"] },
-      { name: "a residual in mode nn", change: { mode: 1, b: out([5, 6]), bias: null, residual: out([4, 6]) }, says: ["residual", "absent"] },
+      {
+        name: "a residual in mode nn",
+        change: { mode: 1, b: out([5, 6]), bias: null, residual: out([4, 6]) },
+        says: ["residual", "absent"],
+      },
       { name: "a residual beside accumulate", change: { accumulate: 1, residual: out([4, 6]) }, says: ["residual", "absent"] },
       { name: "a residual of another dtype", change: { residual: out([4, 6], "bf16") }, says: ["residual", "f32", "bf16"] },
       { name: "a residual of another shape", change: { residual: out([4, 5]) }, says: ["residual must be [4, 6]"] },

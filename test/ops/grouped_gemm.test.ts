@@ -60,7 +60,11 @@ describeRefusals([
       { name: "an odd fused height", change: { segments: 1, w: [7, 7, 7].map((m) => out([m, 6])) }, says: ["w", "even"] },
       { name: "act = 2", change: { act: 2 }, says: ["act"] },
       { name: "a residual with an activation", change: { residual: out([7, 8]) }, says: ["residual", "absent"] },
-      { name: "a residual of another shape", change: { act: 0, h: null, y: out([7, 8]), residual: out([7, 4]) }, says: ["residual", "[7, 8]"] },
+      {
+        name: "a residual of another shape",
+        change: { act: 0, h: null, y: out([7, 8]), residual: out([7, 4]) },
+        says: ["residual", "[7, 8]"],
+      },
       {
         name: "h in the memory of x",
         change: { rows: null, x: out([7, 8]), w: [4, 4, 4, 4, 4, 4].map((m) => out([m, 8])), h: { same: "x" } },

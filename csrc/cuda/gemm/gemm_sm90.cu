@@ -293,7 +293,8 @@ bool sm90_gemm_f32(const esft_gemm_args& a, Context& c) {
   int32_t which;
   if (!operands.add_a(parts, kTileM, &which)) return false;
   for (int i = 0; i < count; i++)
-    if (!operands.add_segment(&p.contraction, which, i * k, {&a.b.tensor, 1, 1, 0, 1}, k, Shape<Role::kNn, Epilogue::kStore>::kBoxRows))
+    if (!operands.add_segment(&p.contraction, which, i * k, {&a.b.tensor, 1, 1, 0, 1}, k,
+                              Shape<Role::kNn, Epilogue::kStore>::kBoxRows))
       return false;
   ESFT_LAUNCH((split_f32), c, dim3(unsigned(min_of<int64_t>(ceil_div(m * k, 1024), c.sms * 8))), 256, 0,
               SplitParams{data<float>(a.a), a.a.ld, m, k, data<bf16>(parts), count});

@@ -14,7 +14,8 @@ function expectedCombine(a: Args): Record<string, Float64Array> {
   for (let t = 0; t < rowsOf(pos); t++)
     for (let k = 0; k < colsOf(pos); k++)
       for (let d = 0; d < D; d++) y[t * D + d]! += (has(a, "weights") ? at(tensor(a, "weights"), t, k) : 1) * at(x, at(pos, t, k), d);
-  if (has(a, "residual")) for (let t = 0; t < rowsOf(pos); t++) for (let d = 0; d < D; d++) y[t * D + d]! += at(tensor(a, "residual"), t, d);
+  if (has(a, "residual"))
+    for (let t = 0; t < rowsOf(pos); t++) for (let d = 0; d < D; d++) y[t * D + d]! += at(tensor(a, "residual"), t, d);
   return { y };
 }
 interface CombineOptions {
