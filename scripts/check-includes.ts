@@ -32,7 +32,7 @@ export const rooms: readonly Room[] = [
 
   // The emulation stands in for CUDA's own headers: it knows nothing of ours, and csrc/cuda asks it for the two that nvcc does not need.
   { at: "emu", uses: [], doors: ["emu.h", "ptx_emu.h"] },
-  { at: "emu/test", uses: ["core", "emu", "cuda", "cuda/host", "cuda/gemm"] },
+  { at: "emu/test", uses: ["core", "ops", "emu", "cuda", "cuda/host", "cuda/gemm"] },
 
   { at: "cuda", uses: [...contracts, "emu"], order: ["fault.h", "bounded_wait.cuh", "ptx_wgmma.cuh", "ptx.cuh", "types.cuh", "activation.cuh", "reduce.cuh", "fault.cuh"] },
   { at: "cuda/host", uses: [...contracts, "emu", "cuda"], order: ["allocator.h", "tensor_map.h", "context.h", "early_start.cuh", "launch.h", "device.h"] },
