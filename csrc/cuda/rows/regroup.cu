@@ -21,11 +21,15 @@ __global__ void __launch_bounds__(kThreads) regroup_kernel(RegroupParams p) {
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= p.elements) return;
   const Place at = place_of(i, p.cols, 1);
-  int64_t before = 0;  // columns of a group in the parts before
-  int part = 0;
-  while (at.col >= p.groups * (before + p.widths[part])) before += p.widths[part++];
-  const int64_t inside = at.col - p.groups * before, g = inside / p.widths[part];
-  const int64_t by_group = g * p.width + before + inside - g * p.widths[part];
+  int64_t end = 0, before = 0, width = 1;  // of a group: columns up to here, those before the element's part, those of that part
+#pragma unroll
+  for (int part = 0; part < ESFT_REGROUP_PARTS; part++) {  // unrolled: an index of its own would put the widths on the stack
+    if (at.col >= p.groups * end) before = end, width = p.widths[part];
+    end += p.widths[part];
+    if (part + 1 == p.parts) break;
+  }
+  const int64_t inside = at.col - p.groups * before, g = inside / width;
+  const int64_t by_group = g * p.width + before + inside - g * width;
   const T* x = static_cast<const T*>(p.x) + at.row * p.x_ld;
   T* y = static_cast<T*>(p.y) + at.row * p.y_ld;
   y[p.inverse ? by_group : at.col] = x[p.inverse ? at.col : by_group];
