@@ -14,7 +14,10 @@ void run_gemm(const esft_gemm_args& a, Context& c) {
   const esft_tensor& b = a.b.tensor;
   if (a.a.dtype == ESFT_F32 && c.hopper && sm90_gemm_f32(a, c)) return;
   if (a.a.dtype != ESFT_BF16 || b.dtype != ESFT_BF16) return simt_gemm(a, c);
-  if (c.hopper && sm90_gemm(a, c)) return add_residual_after(a.residual, a.c, c);
+  if (c.hopper && sm90_gemm(a, c)) {
+    if (present(a.residual) && a.c.dtype == ESFT_F32) run_add({a.residual, a.c, a.c, 1.0}, c);  // epilogues add bf16 ones alone
+    return;
+  }
   expect_portable("gemm", c);
   MmaParams p = {};
   p.a = activation(a.a, nullptr, kArgRows);

@@ -12,11 +12,6 @@ bool sm90_grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c);
 bool sm90_grouped_nn(const esft_grouped_gemm_nn_args& a, Context& c);
 bool sm90_grouped_tn(const esft_grouped_gemm_tn_args& a, Context& c);
 
-// Hopper's epilogues do not add residuals: an op of its own does behind them, with the same bits.
-inline void add_residual_after(const esft_tensor& residual, const esft_tensor& y, Context& c) {
-  if (present(residual)) run_add({residual, y, y, 1.0}, c);
-}
-
 // mma.sync: bf16 operands of any shape and alignment.
 void portable_grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c);
 void portable_grouped_nn(const esft_grouped_gemm_nn_args& a, Context& c);

@@ -71,6 +71,14 @@ NtTiles tiling_of(int64_t columns, int64_t k, bool gathered, bool plain, Context
   return {Tiling::kWide, Shape<Role::kNt, Epilogue::kStore>::kColumns};
 }
 
+// What a bf16 result is added to. part: columns of a stretch that tiles begin with.
+Added added_to(const Out& out, const esft_tensor* residual, int64_t part) {
+  if (out.f32) return {};
+  if (residual && present(*residual)) return {data<bf16>(*residual), residual->ld, rows_aligned(*residual) && part % 8 == 0, 1};
+  if (out.accumulate) return {static_cast<const bf16*>(out.data), out.ld, out.vectors, 0};
+  return {};
+}
+
 // CTAs of a dense product: no more than there are tiles.
 int grid_of(int64_t rows, int64_t columns, int tile_columns, Context& c) {
   return int(min_of<int64_t>(c.sms, ceil_div(rows, kTileM) * ceil_div(columns, tile_columns)));
@@ -128,9 +136,10 @@ bool sm90_grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c) {
   Operands operands(c);
   if (!a.act) {
     Arguments<Role::kNt, Epilogue::kStore> p;
-    const NtTiles tiles = tiling_of(rows(a.w.items[0]), cols(a.x), present(a.rows), true, c);
+    const NtTiles tiles = tiling_of(rows(a.w.items[0]), cols(a.x), present(a.rows), !present(a.residual), c);
     if (!grouped_nt(a, c, operands, tiles.columns / 2, &p)) return false;
     p.out = operands.out_of(a.y, false, p.part_rows, &operands.maps.out);
+    p.added = added_to(p.out, &a.residual, p.part_rows);
     launch(operands.maps, p, tiles.tiling, c.sms, c);
     return true;
   }
@@ -260,7 +269,8 @@ bool sm90_gemm(const esft_gemm_args& a, Context& c) {
       p.bias = a.bias.data;
       p.bias_f32 = a.bias.dtype == ESFT_F32;
     }
-    const NtTiles tiles = tiling_of(n, k, false, !out.f32 && !out.accumulate && !present(a.bias), c);
+    p.added = added_to(out, &a.residual, 8);
+    const NtTiles tiles = tiling_of(n, k, false, !out.f32 && !out.accumulate && !present(a.bias) && !present(a.residual), c);
     if (!operands.add_segment(&p.contraction, which, 0, weights, k, tiles.columns / 2)) return false;
     launch(operands.maps, p, tiles.tiling, grid_of(m, n, tiles.columns, c), c);
     return true;
@@ -270,6 +280,7 @@ bool sm90_gemm(const esft_gemm_args& a, Context& c) {
   p.n = m;
   p.columns = int32_t(n);
   p.out = out;
+  p.added = added_to(out, nullptr, 8);
   if (!operands.add_segment(&p.contraction, which, 0, weights, k, Shape<Role::kNn, Epilogue::kStore>::kBoxRows)) return false;
   launch(operands.maps, p, grid_of(m, n, Shape<Role::kNn, Epilogue::kStore>::kColumns, c), c);
   return true;
@@ -301,6 +312,7 @@ bool sm90_gemm_f32(const esft_gemm_args& a, Context& c) {
   p.n = m;
   p.columns = int32_t(n);
   p.out = operands.out_of(a.c, a.accumulate != 0, 8, &operands.maps.out);
+  p.added = added_to(p.out, nullptr, 8);
   launch(operands.maps, p, grid_of(m, n, Shape<Role::kNn, Epilogue::kStore>::kColumns, c), c);
   return true;
 }

@@ -82,13 +82,11 @@ __device__ __forceinline__ void fill_slab(const Lane& l, unsigned char* slab, co
   }
 }
 
-// The other way round: what `out` holds there now, added to the fragments acc[4j + 2·down + c]. What does not exist is left as it is.
-__device__ __forceinline__ void add_old(const Lane& l, unsigned char* slab, const Out& out, int64_t row0, int rows, int64_t column0,
-                                        int columns, float* acc) {
-  const int whole = out.vectors ? columns / 8 : 0, chunk = l.lane % 8, first = 16 * l.warp;
-  const auto place = [&](int row) {
-    return static_cast<const bf16*>(out.data) + (row0 + first + row) * out.ld + column0 + chunk * 8;
-  };
+// The other way round: what `from` holds there, added to the fragments acc[4j + 2·down + c]. What does not exist is left as it is.
+__device__ __forceinline__ void add_rows(const Lane& l, unsigned char* slab, const Added& from, int64_t row0, int rows,
+                                         int64_t column0, int columns, float* acc) {
+  const int whole = from.vectors ? columns / 8 : 0, chunk = l.lane % 8, first = 16 * l.warp;
+  const auto place = [&](int row) { return from.data + (row0 + first + row) * from.ld + column0 + chunk * 8; };
   Vec16 v[4];
 #pragma unroll
   for (int i = 0; i < 4; i++) {
@@ -111,8 +109,10 @@ __device__ __forceinline__ void add_old(const Lane& l, unsigned char* slab, cons
     ptx::ldmatrix_x4(old, in_slab(slab, l.lane % 16, j + l.lane / 16));
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      acc[4 * (j + i / 2) + 2 * (i & 1)] += lo_float(old[i]);
-      acc[4 * (j + i / 2) + 2 * (i & 1) + 1] += hi_float(old[i]);
+      float* sum = acc + 4 * (j + i / 2) + 2 * (i & 1);
+      const uint32_t product = ptx::pack_bf16x2(sum[0], sum[1]);
+      sum[0] = (from.rounded ? lo_float(product) : sum[0]) + lo_float(old[i]);
+      sum[1] = (from.rounded ? hi_float(product) : sum[1]) + hi_float(old[i]);
     }
   }
   __syncwarp();
@@ -150,7 +150,7 @@ __device__ __forceinline__ void store_f32(const Lane& l, const Out& out, int64_t
   }
 }
 
-// y = acc (+ bias) (+ y), of 2 · kAcc columns; `columns` of them exist. The choices are made once per tile, not once per element: what is
+// y = acc (+ bias) (+ y or a residual), of 2 · kAcc columns; `columns` of them exist. The choices are made once per tile, not once per element: what is
 // done here is time in which the tensor cores wait.
 template <Role kRole, int kAcc>
 __device__ __forceinline__ void epilogue_store(const Arguments<kRole, Epilogue::kStore>& p, const Maps& maps, const Tile& tile,
@@ -177,7 +177,7 @@ __device__ __forceinline__ void epilogue_store(const Arguments<kRole, Epilogue::
   for (int i = 0; i < kAcc / 32; i++) {
     if (columns <= 64 * i) break;
     unsigned char* slab = free_slab(l, staging, i, i == 0);
-    if (out.accumulate) add_old(l, slab, out, row0, rows, column0 + 64 * i, columns - 64 * i, acc + 32 * i);
+    if (p.added.data) add_rows(l, slab, p.added, row0, rows, column0 + 64 * i, columns - 64 * i, acc + 32 * i);
     fill_slab(l, slab, [&](int j, int down) {
       return ptx::pack_bf16x2(acc[32 * i + 4 * j + 2 * down], acc[32 * i + 4 * j + 2 * down + 1]);
     });

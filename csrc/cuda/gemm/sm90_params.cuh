@@ -25,6 +25,14 @@ struct Out {
   int32_t tma;  // and by the copy engine, through the map beside it in Maps
 };
 
+// bf16 rows that an epilogue adds, as wide as its output.
+struct Added {
+  const bf16* data;  // null: none
+  int64_t ld;
+  int32_t vectors;  // can be read in 16-byte pieces
+  int32_t rounded;  // the product is rounded first: a residual
+};
+
 // The rows of each expert, one after the other.
 struct Groups {
   const int32_t* offsets;  // [experts + 1]; null: one group of `n` rows
@@ -96,6 +104,7 @@ struct EpilogueParams<Epilogue::kStore> {
   Out out;  // nt: [n, parts · part_rows]; nn: [n, columns]
   const void* bias;  // nt: [parts · part_rows]
   int32_t bias_f32;
+  Added added;  // to bf16 results: what `out` holds, or, nt, a residual
   // nn of one segment: cuts the contraction of few tiles into pieces, f32 partial sums one after the other in `out`
   // (linear_cross_entropy.cuh).
   int32_t split_target;  // CTAs to fill; 0: no pieces
