@@ -115,7 +115,8 @@ export const gemmTileCases: readonly OpCase[] = ([0, 1, 2] as const).flatMap((mo
     ? [
         row("whole tiles, residual", mode, 256, 256, 128, { bf16: true, w: "bf16", residual: true }),
         row("odd sizes, residual, bias", mode, 129, 257, 193, { bf16: true, w: "bf16", residual: true, bias: "f32" }),
-        row("one past the tiles, residual", mode, 136, 264, 200, { bf16: true, w: "bf16", residual: true, strided: true }),
+        row("one past the tiles, residual", mode, 136, 264, 200, { bf16: true, w: "bf16", residual: true }),
+        row("odd sizes apart, residual", mode, 136, 264, 200, { bf16: true, w: "bf16", residual: true, strided: true }),
         row("long sum, residual", mode, 72, 64, 2048, { bf16: true, w: "bf16", residual: true }),
       ]
     : []),

@@ -384,7 +384,7 @@ export const groupedGemmTileCases: readonly OpCase[] = [
   ntRow("tiles, fused SwiGLU, h not kept", tiled, 272, 136, { ...bf16, act: true, keepH: false }),
   ntRow("tiles", tiled, 136, 128, bf16),
   ntRow("tiles, residual", tiled, 136, 128, { ...bf16, residual: true }),
-  ntRow("whole tiles, residual, two segments", tiled, 512, 72, { ...bf16, residual: true, segments: 2, strided: true }),
+  ntRow("whole tiles, residual, two segments", tiled, 512, 72, { ...bf16, residual: true, segments: 2 }),
   ntRow("tiles, SwiGLU", tiled, 256, 72, { ...bf16, act: true, segments: 2 }),
   ntRow("tiles, gathered, two segments", tiled, 528, 72, { ...bf16, gather: true, segments: 2 }),
   ntRow(
