@@ -2,7 +2,6 @@
 
 import type { Command } from "@commander-js/extra-typings";
 import { openAdapter } from "../adapter/esft_layout.ts";
-import { mergeAdapter } from "../adapter/merge.ts";
 import { requireApart } from "../files/apart.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
 import { checkpointSpec } from "../model/families/index.ts";
@@ -34,6 +33,7 @@ export function registerMerge(program: Command, terminal: Terminal): void {
       checkpointSpec(base);
       await requireApart(output, flags.adapter, "the adapter", "output", true);
       const adapter = await openAdapter(flags.adapter, { base, ...task });
+      const { mergeAdapter } = await import("../adapter/merge.ts"); // loads the addon, which other commands must do without
       const report = await mergeAdapter(base, adapter, output, { ...task, overwrite, dequantise });
       const { checkMergedLogits } = await import("../logits_check.ts");
       const check = threads ? { signal, threads } : { signal };

@@ -7,7 +7,6 @@ import { ConfigError, IoError, LayoutError, NonFiniteError } from "../errors.ts"
 import { isAdapterDir } from "../adapter/folder.ts";
 import { openAdapter } from "../adapter/esft_layout.ts";
 import { frozenDigest } from "../adapter/digest.ts";
-import { verifyMerge } from "../adapter/verify_merge.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
 import type { Checkpoint } from "../files/checkpoint.ts";
 import { checkpointSpec } from "../model/families/index.ts";
@@ -15,7 +14,6 @@ import { Adapter } from "../adapter/adapter.ts";
 import type { MergeReport } from "../adapter/verify_merge.ts";
 import type { LogitsCheck } from "../logits_check.ts";
 import type { ExpertSet } from "../experts/expert_set.ts";
-import { DequantisedCheckpoint } from "../quantised.ts";
 import type { LongTask } from "../task.ts";
 import { bestDir, keptBest, keptStates, verifyState } from "../train/checkpoint.ts";
 import { verifyRequest } from "../train/request.ts";
@@ -74,6 +72,7 @@ export function registerVerify(program: Command, terminal: Terminal): void {
             where: { file: dir },
           });
         adapter = await openAdapter(flags.adapter, { base, ...task });
+        const { verifyMerge } = await import("../adapter/verify_merge.ts");
         report = await verifyMerge(base, adapter, dir, task);
         const equal = `${report.untouched} of ${report.tensors} tensors bit-equal to the base, ${report.slices.length} trained parts bit-equal to the adapter`;
         check("bits", report.ok, report.ok ? equal : report.mismatches.slice(0, 5).join("; "));
@@ -124,6 +123,7 @@ async function runChecks(dir: string, task: LongTask): Promise<Check[]> {
 
 /** Are the frozen weights those of training? With the words for it. */
 async function digestCheck(adapter: Adapter, source: Checkpoint, what: string, task: LongTask): Promise<readonly [boolean, string]> {
+  const { DequantisedCheckpoint } = await import("../quantised.ts"); // loads the addon, which other commands must do without
   using dequantised = new DequantisedCheckpoint(source);
   const found = await frozenDigest(dequantised, adapter.tensors.values(), task);
   const expected = adapter.frozenDigest;
