@@ -75,8 +75,7 @@ export class Decoder {
     const { blocks } = this;
     const inputOf = (l: number): Tensor => run.at(blocks[l]?.x ?? this.xFinal);
     let x = inputOf(0);
-    ops.embedding(run.device, { ids: run.batch.ids, table: this.embedding.value, y: x });
-    this.scale(run, x, this.embeddingFactor);
+    ops.embedding(run.device, { ids: run.batch.ids, table: this.embedding.value, y: x, scale: this.embeddingFactor });
     hooks.onHidden?.(0, x);
     blocks.forEach((block, l) => {
       const out = inputOf(l + 1);
@@ -104,9 +103,8 @@ export class Decoder {
     for (let l = blocks.length - 1; l >= keepFrom; l--) blocks[l]?.backward(run, dx, l > keepFrom || this.embedding.trains);
     const { grad } = this.embedding;
     if (!grad) return;
-    this.scale(run, dx, this.embeddingFactor);
     const dtable = this.embedding === this.head ? grad : (run.addable(grad) ?? grad); // a tied table holds the head's gradient already
-    ops.embeddingBackward(run.device, { ids: run.batch.ids, dy: dx, dtable });
+    ops.embeddingBackward(run.device, { ids: run.batch.ids, dy: dx, dtable, scale: this.embeddingFactor });
   }
 }
 

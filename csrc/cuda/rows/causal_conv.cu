@@ -1,6 +1,7 @@
 // causal_conv and its backward. Bound by bytes: a thread walks down one channel of a chunk of rows with the last w values of x in
 // registers, so that x, y, dy and dx are read and written once (but for the w − 1 rows where chunks meet); neighbouring threads take
 // neighbouring channels. Sums over rows: a partial per chunk, added in order (column_sum.cuh).
+#include "../activation.cuh"
 #include "../host/launch.h"
 #include "column_sum.cuh"
 #include "index_check.cuh"
@@ -34,7 +35,6 @@ __device__ __forceinline__ float number(const void* p, int64_t i, bool wide) {
 __device__ __forceinline__ int64_t start_of(const ConvParams& p, int64_t t) {
   return min_of(max_of(int64_t(p.doc_start[t]), int64_t(0)), t);
 }
-__device__ __forceinline__ float sigmoid_of(float h) { return 1.0f / (1.0f + expf(-h)); }
 
 // One channel: its taps, its bias and the window x[t − w + 1 .. t].
 template <class T, int kTaps>
@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kThreads) causal_conv_kernel(ConvParams p) {
   channel.open(p, c, begin);
   for (int64_t t = begin; t < end; t++) {
     const float h = channel.step(p, c, t, start_of(p, t));
-    static_cast<T*>(p.y)[t * p.y_ld + c] = from_float<T>(p.silu ? h * sigmoid_of(h) : h);
+    static_cast<T*>(p.y)[t * p.y_ld + c] = from_float<T>(p.silu ? h * sigmoid<float>(h) : h);
   }
 }
 
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kThreads) causal_conv_backward_kernel(ConvPara
       const float h = channel.step(p, c, t, start);
       dh = to_float(static_cast<const T*>(p.dy)[t * p.dy_ld + c]);
       if (p.silu) {
-        const float s = sigmoid_of(h);
+        const float s = sigmoid<float>(h);
         dh *= s * (1.0f + h * (1.0f - s));
       }
     }

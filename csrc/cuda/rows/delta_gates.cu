@@ -1,4 +1,5 @@
 // delta_gates and its backward: a thread per token and head; sums over tokens as partials of fixed chunks of rows (column_sum.cuh).
+#include "../activation.cuh"
 #include "../host/launch.h"
 #include "column_sum.cuh"
 #include "rows.cuh"
@@ -23,7 +24,6 @@ struct GateParams {
 __device__ __forceinline__ float number(const void* p, int64_t i, bool wide) {
   return wide ? static_cast<const float*>(p)[i] : to_float(static_cast<const bf16*>(p)[i]);
 }
-__device__ __forceinline__ float sigmoid_of(float x) { return 1.0f / (1.0f + expf(-x)); }
 __device__ __forceinline__ float softplus(float x) { return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
 
 template <class T>
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kThreads) delta_gates_kernel(GateParams p) {
   if (i >= p.T * p.H) return;
   const int64_t t = i / p.H, h = i % p.H;
   const float x = to_float(static_cast<const T*>(p.a)[t * p.a_ld + h]) + number(p.dt_bias, h, p.wide_dt);
-  p.beta[t * p.beta_ld + h] = sigmoid_of(to_float(static_cast<const T*>(p.b)[t * p.b_ld + h]));
+  p.beta[t * p.beta_ld + h] = sigmoid<float>(to_float(static_cast<const T*>(p.b)[t * p.b_ld + h]));
   p.g[t * p.g_ld + h] = -expf(number(p.a_log, h, p.wide_a_log)) * softplus(x);
 }
 
@@ -45,9 +45,9 @@ __global__ void __launch_bounds__(kThreads) delta_gates_backward_kernel(GatePara
   const float rate = -expf(number(p.a_log, h, p.wide_a_log)), dt = number(p.dt_bias, h, p.wide_dt);
   float sum_a = 0.0f, sum_dt = 0.0f;
   for (int64_t t = begin; t < end; t++) {
-    const float beta = sigmoid_of(to_float(static_cast<const T*>(p.b)[t * p.b_ld + h]));
+    const float beta = sigmoid<float>(to_float(static_cast<const T*>(p.b)[t * p.b_ld + h]));
     const float x = to_float(static_cast<const T*>(p.a)[t * p.a_ld + h]) + dt, d = p.dg[t * p.g_ld + h] * rate,
-                da = d * sigmoid_of(x);
+                da = d * sigmoid<float>(x);
     static_cast<T*>(p.db)[t * p.db_ld + h] = from_float<T>(p.dbeta[t * p.beta_ld + h] * beta * (1.0f - beta));
     static_cast<T*>(p.da)[t * p.da_ld + h] = from_float<T>(da);
     sum_a += d * softplus(x);

@@ -1,7 +1,6 @@
 // swiglu, swiglu_backward, add, scale, clamp, clamp_backward, fill, cast: one pass over memory (map.cuh).
 // Bound by bytes: swiglu reads 2 and writes 1 element per output, swiglu_backward 3 and 2, add 2 and 1, scale and clamp 1 and 1;
 // 16-byte accesses, 32..64 bytes of loads in flight per thread and full occupancy reach the copy rate of the memory.
-#include <math.h>
 #include <string.h>
 
 #include "../activation.cuh"
@@ -10,14 +9,6 @@
 namespace esft::cuda {
 
 namespace {
-
-template <class T>
-__device__ __forceinline__ float sigmoid(float x) {
-  if constexpr (sizeof(T) == 2)
-    return fast_sigmoid(x);
-  else
-    return 1.0f / (1.0f + expf(-x));
-}
 
 template <class T>
 struct Swiglu {

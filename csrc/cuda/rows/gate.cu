@@ -2,7 +2,6 @@
 //
 // A gate per element is a map over memory (map.cuh). A gate of several columns is one warp: its lanes walk the columns, 16 bytes each
 // where rows allow it, and add up their parts of dg by shuffles, so that the order of the sum is fixed.
-#include <math.h>
 
 #include "../activation.cuh"
 #include "index_check.cuh"
@@ -13,14 +12,6 @@ namespace esft::cuda {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
-
-template <class T>
-__device__ __forceinline__ float sigmoid(float x) {
-  if constexpr (sizeof(T) == 2)
-    return fast_sigmoid(x);
-  else
-    return 1.0f / (1.0f + expf(-x));
-}
 
 template <class T>
 struct Gate {

@@ -14,7 +14,7 @@ __device__ __forceinline__ void factors(float b, bool silu, float& f, float& slo
   f = b;
   slope = 1.0f;
   if (!silu) return;
-  const float s = sizeof(T) == 2 ? fast_sigmoid(b) : 1.0f / (1.0f + expf(-b));
+  const float s = sigmoid<T>(b);
   f = b * s;
   slope = s * (1.0f + b * (1.0f - s));
 }
