@@ -44,8 +44,9 @@ export interface Growth {
   readonly first: number;
   readonly last: number;
   /**
-   * Of bytes: of the least-squares line, from the first sample after the warm-up to the last. Of handles and threads, which a save or
-   * a pool of threads holds for a moment: from the least of the first third to the least of the last.
+   * Of resident memory and the heap: of the least-squares line, from the first sample after the warm-up to the last. Of what a save or
+   * a pool of threads holds for a moment (accounted memory, handles, threads): from the least of the first third to the least of the
+   * last.
    */
   readonly rise: number;
   readonly flat: boolean;
@@ -69,7 +70,7 @@ export function growth(samples: readonly Held[]): Record<Quantity, Growth> {
   const least = (y: readonly number[]): number => Math.min(...y.slice(-third)) - Math.min(...y.slice(0, third));
   const of = (quantity: Quantity): Growth => {
     const y = measured.map((held) => held[quantity]);
-    const rise = (quantity === "handles" || quantity === "threads" ? least : line)(y);
+    const rise = (quantity === "rss" || quantity === "heap" ? line : least)(y);
     return { first: y[0]!, last: y[n - 1]!, rise, flat: rise <= flat[quantity] };
   };
   return { rss: of("rss"), heap: of("heap"), accounted: of("accounted"), handles: of("handles"), threads: of("threads") };
