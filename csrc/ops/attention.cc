@@ -29,6 +29,10 @@ void check_layout(const char* op, const Args& a) {
   operand("v", a.v, "v_dim", a.v_dim, 1, "v_offset", a.v_offset, "v_stride", a.v_stride);
   if (present(a.k_shared)) expect_matrix(op, "k_shared", a.k_shared, T, -1);
   expect_matrix(op, "q", a.q, T, a.heads * (a.k_dim + dr));
+  if (present(a.sinks)) {
+    expect_float_weight(op, "sinks", a.sinks);
+    expect_vector(op, "sinks", a.sinks, a.heads);
+  }
   expect_i32(op, "doc_start", a.doc_start, T);
   expect_matrix(op, "out", a.out, T, a.heads * a.v_dim);
   if (present(a.lse)) expect_f32(op, "lse", a.lse, T, a.heads);
@@ -57,8 +61,15 @@ void check_attention(const esft_attention_args& a) {
   ESFT_BEGIN_CHECK(attention)
   check_layout(kOp, a);
   expect_apart(kOp, {"out", a.out},
-               {{"q", a.q}, {"k", a.k}, {"v", a.v}, {"k_shared", a.k_shared}, {"doc_start", a.doc_start}, {"lse", a.lse}});
-  expect_apart(kOp, {"lse", a.lse}, {{"q", a.q}, {"k", a.k}, {"v", a.v}, {"k_shared", a.k_shared}, {"doc_start", a.doc_start}});
+               {{"q", a.q},
+                {"k", a.k},
+                {"v", a.v},
+                {"k_shared", a.k_shared},
+                {"sinks", a.sinks},
+                {"doc_start", a.doc_start},
+                {"lse", a.lse}});
+  expect_apart(kOp, {"lse", a.lse},
+               {{"q", a.q}, {"k", a.k}, {"v", a.v}, {"k_shared", a.k_shared}, {"sinks", a.sinks}, {"doc_start", a.doc_start}});
 }
 
 void check_attention_backward(const esft_attention_backward_args& a) {
@@ -72,7 +83,11 @@ void check_attention_backward(const esft_attention_backward_args& a) {
     if (!present(a.k_shared)) expect_absent(kOp, "dk_shared", a.dk_shared, "without k_shared");
     expect_matrix(kOp, "dk_shared", a.dk_shared, rows(a.k_shared), cols(a.k_shared));
   }
-  const Named outputs[] = {{"dq", a.dq}, {"dk", a.dk}, {"dv", a.dv}, {"dk_shared", a.dk_shared}};
+  if (present(a.dsinks)) {
+    if (!present(a.sinks)) expect_absent(kOp, "dsinks", a.dsinks, "without sinks");
+    expect_f32_vector(kOp, "dsinks", a.dsinks, a.heads);
+  }
+  const Named outputs[] = {{"dq", a.dq}, {"dk", a.dk}, {"dv", a.dv}, {"dk_shared", a.dk_shared}, {"dsinks", a.dsinks}};
   for (const Named& o : outputs)
     expect_apart(kOp, o,
                  {{"dout", a.dout},
@@ -80,11 +95,13 @@ void check_attention_backward(const esft_attention_backward_args& a) {
                   {"k", a.k},
                   {"v", a.v},
                   {"k_shared", a.k_shared},
+                  {"sinks", a.sinks},
                   {"doc_start", a.doc_start},
                   {"out", a.out},
                   {"lse", a.lse}});
-  expect_apart(kOp, {"dq", a.dq}, {{"dk", a.dk}, {"dv", a.dv}, {"dk_shared", a.dk_shared}});
-  expect_apart(kOp, {"dk_shared", a.dk_shared}, {{"dk", a.dk}, {"dv", a.dv}});
+  expect_apart(kOp, {"dq", a.dq}, {{"dk", a.dk}, {"dv", a.dv}, {"dk_shared", a.dk_shared}, {"dsinks", a.dsinks}});
+  expect_apart(kOp, {"dk_shared", a.dk_shared}, {{"dk", a.dk}, {"dv", a.dv}, {"dsinks", a.dsinks}});
+  expect_apart(kOp, {"dsinks", a.dsinks}, {{"dk", a.dk}, {"dv", a.dv}});
   expect_kv_apart(kOp, a);
 }
 

@@ -1,4 +1,4 @@
-// Attention written out: per token and head, the scores of all visible keys, their softmax, the weighted values.
+// Attention written out: per token and head, the scores of all visible keys and the sink, their softmax, the weighted values.
 #include <algorithm>
 #include <vector>
 
@@ -33,6 +33,7 @@ struct View {
     for (int64_t i = 0; i < dq; i++) s += q(t, h, i) * k(j, h, i);
     return a.scale * s;
   }
+  double sink(int64_t h) const { return present(a.sinks) ? vat(a.sinks, h) : -INFINITY; }
 };
 
 }  // namespace
@@ -45,9 +46,10 @@ void ref_attention(const esft_attention_args& a) {
   for (int64_t t = 0; t < T; t++)
     for (int64_t h = 0; h < a.heads; h++) {
       const int64_t j0 = w.first(t);
-      double top = -INFINITY, sum = 0;
+      double top = w.sink(h), sum = 0;
       for (int64_t j = j0; j <= t; j++) top = std::max(top, s[j] = w.score(t, j, h));
       for (int64_t j = j0; j <= t; j++) sum += std::exp(s[j] - top);
+      sum += std::exp(w.sink(h) - top);
       for (int64_t i = 0; i < a.v_dim; i++) {
         double y = 0;
         for (int64_t j = j0; j <= t; j++) y += operand(std::exp(s[j] - top), a.precision) * w.v(j, h, i);
@@ -57,18 +59,19 @@ void ref_attention(const esft_attention_args& a) {
     }
 }
 
-// With p the probabilities, dp = dout·vᵀ, ds = p·(dp − Δ):  dq = scale·ds·k,  dk = scale·dsᵀ·q,  dv = pᵀ·dout.
+// With p the probabilities, dp = dout·vᵀ, ds = p·(dp − Δ):  dq = scale·ds·k,  dk = scale·dsᵀ·q,  dv = pᵀ·dout. The sink has dp = 0.
 void ref_attention_backward(const esft_attention_backward_args& a) {
   check_doc_start("attention_backward", "doc_start", a.doc_start);
   const View<esft_attention_backward_args> w{a};
   const int64_t T = rows(a.q), dk_width = a.kv_heads * a.k_dim, dv_width = a.kv_heads * a.v_dim;
-  std::vector<double> dq(T * a.heads * w.dq, 0), dk(T * dk_width, 0), dv(T * dv_width, 0), shared(T * w.dr, 0);
+  std::vector<double> dq(T * a.heads * w.dq, 0), dk(T * dk_width, 0), dv(T * dv_width, 0), shared(T * w.dr, 0), dsinks(a.heads, 0);
   for (int64_t t = 0; t < T; t++)
     for (int64_t h = 0; h < a.heads; h++) {
       auto dout = [&](int64_t i) { return at(a.dout, t, h * a.v_dim + i); };
       const int64_t g = h / w.per_kv;
       double delta = 0;
       for (int64_t i = 0; i < a.v_dim; i++) delta += double(dout(i)) * at(a.out, t, h * a.v_dim + i);
+      dsinks[h] -= std::exp(w.sink(h) - f32_row(a.lse, t)[h]) * delta;
       for (int64_t j = w.first(t); j <= t; j++) {
         const double p = std::exp(w.score(t, j, h) - f32_row(a.lse, t)[h]);
         double dp = 0;
@@ -95,6 +98,7 @@ void ref_attention_backward(const esft_attention_backward_args& a) {
     }
     for (int64_t i = 0; present(a.dk_shared) && i < w.dr; i++) put(a.dk_shared, t, i, shared[t * w.dr + i]);
   }
+  for (int64_t h = 0; present(a.dsinks) && h < a.heads; h++) data<float>(a.dsinks)[h] = float(data<float>(a.dsinks)[h] + dsinks[h]);
 }
 
 }  // namespace esft

@@ -49,6 +49,8 @@ export interface HeadsAttentionSpec {
   readonly rope: RopeSpec | null;
   /** Keys that a query sees, its own included; 0 = all of its document. */
   readonly window: number;
+  /** A score per head that every query sees beside its keys, without a value. */
+  readonly sinks?: TensorSlice;
   /**
    * Gated attention: its output times σ of this, element by element. "with q": the rows of each head in q are followed by those of its
    * gate; q then has a norm of each head.
@@ -267,6 +269,7 @@ export function parameterShapes(spec: ModelSpec): ParameterShape[] {
         linears(a.q, a.k, a.v);
         if (a.qNorm) norm(a.qNorm, layer);
         if (a.kNorm) norm(a.kNorm, layer);
+        if (a.sinks) add(a.sinks, [a.heads], "attention", layer);
         if (a.outputGate && a.outputGate !== "with q") linears(a.outputGate);
         return;
       case "latent":

@@ -33,14 +33,16 @@ const layout: From<{ readonly layout: AttentionLayout; readonly precision?: Mayb
 /**
  * out = softmax(scale · q·kᵀ)·v, causal inside documents, in blocks: no score matrix.
  * q [T, H·(kDim + shared)] act; k, v [T, …] act as the layout says (two views of one buffer will do); kShared [T, shared] act: the last
- * dimensions of every key, one copy for all heads (MLA's rotary part); docStart [T] i32: each token's first token, not after itself,
- * never falling; out [T, H·vDim] act; lse [T, H], kept for the backward.
+ * dimensions of every key, one copy for all heads (MLA's rotary part); sinks [H]: a score per head that every query sees beside its
+ * keys, without a value; docStart [T] i32: each token's first token, not after itself, never falling; out [T, H·vDim] act; lse [T, H],
+ * kept for the backward.
  */
 export const attention = bind<{
   q: Tensor;
   k: Tensor;
   v: Tensor;
   kShared?: Maybe<Tensor>;
+  sinks?: Maybe<Tensor>;
   docStart: Tensor;
   out: Tensor;
   lse?: Maybe<Tensor>;
@@ -49,8 +51,8 @@ export const attention = bind<{
 }>("attention", layout);
 
 /**
- * dq, dk, dv (and dkShared) = gradients of attention, overwritten where the layout has heads; scores are recomputed from lse.
- * All laid out as in attention.
+ * dq, dk, dv (and dkShared) = gradients of attention, overwritten where the layout has heads; dsinks += that of the sinks. Scores are
+ * recomputed from lse. All laid out as in attention.
  */
 export const attentionBackward = bind<{
   dout: Tensor;
@@ -58,6 +60,7 @@ export const attentionBackward = bind<{
   k: Tensor;
   v: Tensor;
   kShared?: Maybe<Tensor>;
+  sinks?: Maybe<Tensor>;
   docStart: Tensor;
   out: Tensor;
   lse: Tensor;
@@ -65,6 +68,7 @@ export const attentionBackward = bind<{
   dk: Tensor;
   dv: Tensor;
   dkShared?: Maybe<Tensor>;
+  dsinks?: Maybe<Tensor>;
   layout: AttentionLayout;
   precision?: Maybe<Precision>;
 }>("attention_backward", layout);

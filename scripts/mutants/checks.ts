@@ -72,6 +72,7 @@ export const checks = [
     ["if («k < v + a.v_dim && v < k + a.k_dim»)", "false"],
     ["if («k < v»)\n", "k > v"],
     ["if («!present(a.k_shared)») expect_absent", "false"],
+    ["if («!present(a.sinks)») expect_absent", "false"],
   ),
   ...of("ops/combine.cc", ops("combine"), ["if («numel(a.pos) != rows(a.x)»)", "numel(a.pos) < rows(a.x)"]),
   ...of(

@@ -25,6 +25,7 @@ const rows = [
   { name: "precision = 2", change: { precision: 2 }, says: ["precision"] },
   { name: "an infinite scale", change: { scale: Infinity }, says: ["scale"] },
   { name: "a q of another width", change: { q: out([5, 15]) }, says: ["q", "[5, 16]"] },
+  { name: "a sink too few", change: { sinks: out([3]) }, says: ["sinks", "4 elements", "received [3]"] },
 ];
 describeRefusals([
   // k, v and (with nothing to fix it) their gradients may have foreign columns; k_shared's width is fixed by q.
@@ -33,6 +34,8 @@ describeRefusals([
     base: attentionBackwardBase,
     rows: [
       ...rows,
+      { name: "dsinks without sinks", change: { sinks: null }, says: ["dsinks", "absent"] },
+      { name: "a gradient of a sink too few", change: { dsinks: out([3]) }, says: ["dsinks", "4 elements"] },
       { name: "dk_shared without k_shared", change: { k_shared: null, q: out([5, 12]), dq: out([5, 12]) }, says: ["dk_shared", "absent"] },
       {
         name: "dk over dv in one buffer",
@@ -43,17 +46,19 @@ describeRefusals([
   },
 ]);
 
-describe("gradients of q, k, v and the shared keys against finite differences", () => {
+describe("gradients of q, k, v, the shared keys and the sinks against finite differences", () => {
   const shapes: readonly (readonly [string, Shape])[] = [
     ["grouped heads, shared keys, documents", { T: 7, heads: 4, kvHeads: 2, kDim: 3, vDim: 5, shared: 2, docs: [0, 3] }],
     ["window", { T: 7, heads: 2, kDim: 4, window: 3 }],
     ["k and v in one buffer", { T: 5, heads: 2, kDim: 3, vDim: 4, joint: true, shared: 1 }],
+    ["sinks, window", { T: 7, heads: 4, kvHeads: 2, kDim: 4, window: 3, sinks: "f32" }],
+    ["sinks, documents, shared keys", { T: 7, heads: 2, kDim: 3, vDim: 5, shared: 2, docs: [0, 3], sinks: "f32" }],
   ];
   for (const [name, shape] of shapes)
     it(name, async () => {
       const random = new Random(name);
       const args = attention(shape)(random);
-      const names = ["q", "k", ...(shape.joint ? [] : ["v"]), ...(shape.shared ? ["k_shared"] : [])];
+      const names = ["q", "k", ...(shape.joint ? [] : ["v"]), ...(shape.shared ? ["k_shared"] : []), ...(shape.sinks ? ["sinks"] : [])];
       const inputs = Object.fromEntries(names.map((n) => [n, Float32Array.from(tensor(args, n).values)]));
       const forward = (i: Readonly<Record<string, Float32Array>>) =>
         run(device("ref"), "attention", { ...args, ...Object.fromEntries(names.map((n) => [n, f32(tensor(args, n).shape, i[n]!)])) });
@@ -70,6 +75,7 @@ describe("gradients of q, k, v and the shared keys against finite differences", 
         dk: zero("k"),
         dv: shape.joint ? { same: "dk" } : zero("v"),
         dk_shared: has(args, "k_shared") ? zero("k_shared") : null,
+        dsinks: has(args, "sinks") ? zero("sinks") : null,
       });
       await checkGradients({
         inputs,

@@ -5,7 +5,7 @@
 //     S = Q·Kᵀ  →  running maximum, P = 2^(scale2·S − max), row sums  →  O = alpha·O + P·V
 // with S and P in L1. Tiles stop at their own diagonal, so the causal half costs nothing; a row's sums run over its keys in
 // ascending order with block borders counted from the start of its document, whatever the task.
-// Method: online softmax, arXiv 2205.14135.
+// Sinks join a row's sum when it ends. Method: online softmax, arXiv 2205.14135.
 #include <math.h>
 
 #include "../kernels.h"
@@ -60,6 +60,7 @@ struct Forward {
   Shape g;
   Sizes z;
   Matrix q, k, v, ks, out, lse;
+  Sinks sinks;
   const int32_t* first;
   Plan plan;
 
@@ -136,15 +137,22 @@ struct Forward {
   }
 
   void finish(const ForwardScratch& w, int64_t h, int64_t slot, int64_t t0, int64_t n) const {
+    const float sink = sinks.data ? sinks.at(h) : -__builtin_inff();
     for (int64_t i = 0; i < n; i++) {
       const int64_t r = slot * z.queries + i;
-      const vf inv = splat(1.0f / w.l[r]);
+      float top = w.m[r], sum = w.l[r], factor = 1.0f;  // of what was summed: the sink may be above all scores
+      if (sinks.data) {
+        top = sink > top ? sink : top;
+        factor = exp2v(splat(w.m[r] - top))[0];
+        sum = sum * factor + exp2v(splat(sink - top))[0];
+      }
+      const vf inv = splat(factor / sum);
       float* y = out.at(t0 + i, h * g.dv);
       const float* o = w.o + r * g.dvp;
       int64_t c = 0;
       for (; c + W <= g.dv; c += W) store(y + c, load(o + c) * inv);
       if (c < g.dv) store_part(y + c, load(o + c) * inv, g.dv - c);
-      if (lse.data) *lse.at(t0 + i, h) = (w.m[r] + log2f(w.l[r])) * 0.69314718056f;
+      if (lse.data) *lse.at(t0 + i, h) = (top + log2f(sum)) * 0.69314718056f;
     }
   }
 
@@ -194,6 +202,7 @@ void forward(const esft_attention_args& a, Context& ctx) {
   f.ks = matrix(a.k_shared);
   f.out = matrix(a.out);
   f.lse = matrix(a.lse);
+  f.sinks = sinks_of(a.sinks);
   const int32_t* doc_start = static_cast<const int32_t*>(a.doc_start.data);
   Carve probe = {nullptr, 0};
   for (int pass = 0; pass < 2; pass++) {

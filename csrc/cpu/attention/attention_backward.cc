@@ -4,7 +4,7 @@
 // documents and heads for the cores. It keeps dK and dV of a block of keys in cache while the queries that see it pass by:
 //     S = Q·Kᵀ, dP = dO·Vᵀ  →  P = 2^(scale2·S − lse), dS = P·(dP − Δ)  →  dV += Pᵀ·dO, dK += dSᵀ·Q, dQ += dS·K
 // Five products on one copy of P and dS: they are read by rows or by columns, never transposed.
-// Order of every sum: key blocks ascending (dQ), heads then queries ascending (dK, dV). Parts of a document write their own
+// Order of every sum: key blocks ascending (dQ), heads then queries ascending (dK, dV), queries ascending (dsinks). Parts of a document write their own
 // copy of dQ, kv-heads their own copy of dk_shared; the copies are added in order afterwards. How documents are divided
 // depends on the shapes alone.
 // Method: arXiv 2205.14135, appendix B.
@@ -16,8 +16,8 @@ namespace attn {
 namespace {
 
 constexpr int64_t kQueries = MR == 14 ? 56 : 48;  // queries per step: whole tiles
-constexpr int64_t kPad = 16;                       // columns behind a row of P that a tile of keys may read (zeros)
-constexpr int64_t kWantedTasks = 16;               // divide documents to have about that many
+constexpr int64_t kPad = 16;  // columns behind a row of P that a tile of keys may read (zeros)
+constexpr int64_t kWantedTasks = 16;  // divide documents to have about that many
 constexpr int64_t kCopyBytes = int64_t(256) << 20;  // most memory for the copies of dQ
 
 struct BackwardScratch {
@@ -59,9 +59,9 @@ struct Backward {
   int64_t keys, ld;
   Matrix q, k, v, ks, dout, dq, dk, dv, dks;
   const int32_t* first;
-  float *delta, *lse2;   // [H][T]
-  float* dq_copies;      // [parts - 1][T][H·dq]
-  float* dks_copies;     // [G][T][dr], absent with one kv-head
+  float *delta, *lse2;  // [H][T]
+  float* dq_copies;  // [parts - 1][T][H·dq]
+  float* dks_copies;  // [G][T][dr], absent with one kv-head
   Plan plan;
 
   void pack_keys(const BackwardScratch& w, int64_t h, int64_t k0, int64_t n) const {
@@ -278,6 +278,19 @@ void backward(const esft_attention_backward_args& a, Context& ctx) {
         f.lse2[h * g.T + t] = *lse.at(t, h) * 1.44269504f;
       }
   });
+
+  if (const Matrix dsinks = matrix(a.dsinks); dsinks.data) {
+    const Sinks sinks = sinks_of(a.sinks);
+    parallel_for(ctx, g.H, [&](int64_t h, int) {
+      const float *d = f.delta + h * g.T, *l = f.lse2 + h * g.T;
+      const vf sink = splat(sinks.at(h));
+      vf sum = {};
+      int64_t t = 0;
+      for (; t + W <= g.T; t += W) sum += exp2v(sink - load(l + t)) * load(d + t);
+      if (t < g.T) sum += select(lanes_in(t, t, g.T), exp2v(sink - load_part(l + t, g.T - t)) * load_part(d + t, g.T - t), vf{});
+      dsinks.data[h] -= hsum(sum);
+    });
+  }
 
   const size_t bytes = BackwardScratch(nullptr, g, f.keys, P::pair).bytes;
   // Early keys of a document are seen by the most queries: ascending order starts with the longest task.

@@ -27,6 +27,20 @@ struct Shape {
   float scale;
 };
 
+// Sinks as exponents of two, as scores are once they are scaled.
+struct Sinks {
+  const void* data;  // nullptr: none
+  bool bf16;
+  float at(int64_t h) const {
+    const float x = bf16 ? bf16_to_f32(static_cast<const uint16_t*>(data)[h]) : static_cast<const float*>(data)[h];
+    return x < -1e30f ? -1e30f : x * 1.44269504f;  // finite, for exp2v
+  }
+};
+ESFT_INLINE Sinks sinks_of(const esft_tensor& t) {
+  Sinks s = {t.rank >= 0 ? t.data : nullptr, t.dtype == ESFT_BF16};
+  return s;
+}
+
 // Works for both argument structs.
 template <class Args>
 static Shape shape_of(const Args& a) {

@@ -60,12 +60,20 @@ __device__ __forceinline__ float online_softmax(float (&s)[kN][4], float& top, f
   return decay;
 }
 
-// Completes the sum of a row over the four lanes that share it, writes its log-sum-exp, returns the factor of its output.
+// Completes the sum of a row over the four lanes that share it, with the head's sink, which may be above all its scores; writes its
+// log-sum-exp, returns the factor of its output.
 __device__ __forceinline__ float finish_row(const ForwardParams& p, int row, int h, float top, float sum) {
   sum += __shfl_xor_sync(kFullWarp, sum, 1);
   sum += __shfl_xor_sync(kFullWarp, sum, 2);
-  if (p.lse && row < p.layout.T && threadIdx.x % 4 == 0) p.lse[row * p.lse_ld + h] = fmaf(top * p.scale2, kLn2, logf(sum));
-  return 1.f / sum;
+  float high = top * p.scale2, factor = 1.f;
+  if (p.layout.sinks.data) {
+    const float sink = p.layout.sinks.exponent(h), before = high;
+    high = fmaxf(high, sink);
+    factor = ptx::exp2_approx(before - high);
+    sum = fmaf(sum, factor, ptx::exp2_approx(sink - high));
+  }
+  if (p.lse && row < p.layout.T && threadIdx.x % 4 == 0) p.lse[row * p.lse_ld + h] = fmaf(high, kLn2, logf(sum));
+  return factor / sum;
 }
 
 // The end of a warp's 16·kM rows, the first of which is `first_row` of the tokens and r0 of `tile`: rows of Q, read for the last time,

@@ -4,7 +4,7 @@
 //
 // Bound by the tensor cores, deterministic. In two passes dk, dv and dq each have one owner, so scores and dp are computed twice,
 // 2·(4·dq + 3·dv) FLOPs per visible pair and head; in one pass 2·(3·dq + 2·dv), and dq is summed in global memory in a fixed order.
-// Launches: the numbers per query (lse, Δ = ⟨dout, out⟩, first key); dk and dv (and dq); with shared keys the sum of their parts over the
+// Launches: the numbers per query (lse, Δ = ⟨dout, out⟩, first key); dsinks from them; dk and dv (and dq); with shared keys the sum of their parts over the
 // kv-heads, in order; dq. Scratch: 8 bytes per query and head, 4 per query; parts of shared keys and, in one pass, dq in f32, together
 // up to 256 MB at a time, or what one kv-head needs.
 #include "attention_backward.cuh"
@@ -63,6 +63,28 @@ __global__ void __launch_bounds__(256) query_numbers(const EarlyStart early, con
     p.first[t] = first;
     if (t > 0 && t < l.T && first < l.first_key(t - 1)) *p.bad_order = 1;
   }
+}
+
+// ---- sinks --------------------------------------------------------------------------------------------------------------
+
+struct SinkParams {
+  Sinks sinks;
+  const float *minus_lse2, *minus_delta;  // [heads, padded]
+  float* dsinks;
+  int T, padded;
+};
+
+// A block per head: a thread's tokens ascending, then the threads as a fixed tree.
+__global__ void __launch_bounds__(256) sum_sinks(const EarlyStart early, const SinkParams p) {
+  ESFT_SHARED(smem);
+  early.wait();
+  const int h = int(blockIdx.x);
+  const float *const lse = p.minus_lse2 + int64_t(h) * p.padded, *const delta = p.minus_delta + int64_t(h) * p.padded;
+  const float sink = p.sinks.exponent(h);
+  float sum = 0.f;
+  for (int t = int(threadIdx.x); t < p.T; t += 256) sum = fmaf(ptx::exp2_approx(sink + lse[t]), delta[t], sum);
+  sum = block_sum(sum, reinterpret_cast<float*>(smem));
+  if (threadIdx.x == 0) p.dsinks[h] += sum;
 }
 
 // ---- shared keys --------------------------------------------------------------------------------------------------------
@@ -159,6 +181,10 @@ void run_attention_backward(const esft_attention_backward_args& a, Context& c) {
 
   check_doc_start_on_device(c, ESFT_OP_attention_backward, kArgDocStart, a.doc_start);
   launch_query_numbers(p, a, c);
+  if (present(a.dsinks)) {
+    const SinkParams s{l.sinks, p.minus_lse2, p.minus_delta, data<float>(a.dsinks), l.T, p.padded};
+    ESFT_LAUNCH((sum_sinks), c, dim3(unsigned(l.heads)), 256, 256 / 32 * sizeof(float), s);
+  }
 
   const bool shared = width > 0 && present(a.dk_shared);
   const int64_t part = int64_t(l.T) * width, dq_bytes = int64_t(l.group) * p.sum_blocks * kSumRows * l.qk_dim * 4;

@@ -24,12 +24,23 @@ struct HeadRows {
   int split, width;
 };
 
+// A score per head that every query sees beside its keys.
+struct Sinks {
+  const void* data;  // [heads] f32 or bf16; nullptr: none
+  bool f32;
+  // As an exponent of two.
+  __device__ __forceinline__ float exponent(int h) const {
+    return (f32 ? static_cast<const float*>(data)[h] : to_float(static_cast<const bf16*>(data)[h])) * kLog2e;
+  }
+};
+
 // Operands and sizes of one call. k and v point at their first column; group = query heads per kv-head.
 struct Layout {
   const bf16 *q, *k, *v, *shared;
   const int32_t* doc_start;
   int64_t q_ld, k_ld, v_ld, shared_ld, k_stride, v_stride;
   int T, heads, group, k_dim, qk_dim, v_dim, window;
+  Sinks sinks;
   bool vector;  // q, k, v, k_shared (and dout) in whole, aligned 16-byte pieces
 
   __device__ HeadRows q_rows(int h) const { return {q + int64_t(h) * qk_dim, nullptr, q_ld, 0, qk_dim, qk_dim}; }
@@ -297,6 +308,7 @@ Layout layout_of(const Args& a, const char* op) {
   l.qk_dim = int(a.k_dim + dr);
   l.v_dim = int(a.v_dim);
   l.window = int(a.window);
+  if (present(a.sinks)) l.sinks = {a.sinks.data, a.sinks.dtype == ESFT_F32};
   l.vector = in_vectors(a.q, 0, l.qk_dim, a.heads, l.qk_dim) && in_vectors(a.k, a.k_offset, a.k_stride, a.kv_heads, a.k_dim) &&
              in_vectors(a.v, a.v_offset, a.v_stride, a.kv_heads, a.v_dim) && (!dr || in_vectors(a.k_shared, 0, 0, 1, dr));
   return l;

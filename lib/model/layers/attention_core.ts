@@ -1,12 +1,14 @@
 // softmax(q·kᵀ)·v over the documents of a batch: what grouped-head and latent attention have in common. Scores are recomputed in
 // backward from the kept logsumexp.
 
+import type { TensorSlice } from "../../files/slice.ts";
 import * as ops from "../../ops.ts";
 import type { AttentionLayout } from "../../ops.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { Run } from "../run.ts";
 import { act, f32 } from "../slots.ts";
 import type { Slot } from "../slots.ts";
+import type { Parameter } from "../weights/parameter.ts";
 import type { Composer } from "./composer.ts";
 
 /** Operands as they lie; keys and values may share one buffer (the layout says where each begins). */
@@ -23,12 +25,18 @@ export class AttentionCore {
   readonly dout: Slot;
   private readonly lse: Slot;
   private readonly layout: AttentionLayout;
+  private readonly sinks: Parameter | null;
 
-  constructor(layout: AttentionLayout, c: Composer) {
+  constructor(layout: AttentionLayout, c: Composer, sinks: TensorSlice | null = null) {
     this.layout = layout;
+    this.sinks = sinks && c.parameter(sinks);
     this.out = c.plan.kept(act(layout.heads * layout.vDim), "out");
     this.lse = c.plan.saved(f32(layout.heads), "lse");
     this.dout = c.plan.backward(act(layout.heads * layout.vDim), "dout");
+  }
+
+  get trains(): boolean {
+    return this.sinks?.trains ?? false;
   }
 
   forward(run: Run, { q, k, v, kShared }: AttentionOperands): void {
@@ -39,6 +47,7 @@ export class AttentionCore {
       k,
       v,
       kShared,
+      sinks: this.sinks?.value,
       docStart,
       out: run.at(this.out),
       lse: run.saved(this.lse),
@@ -55,6 +64,7 @@ export class AttentionCore {
       k,
       v,
       kShared,
+      sinks: this.sinks?.value,
       docStart: run.batch.docStart,
       out: run.at(this.out),
       lse: run.at(this.lse),
@@ -62,6 +72,7 @@ export class AttentionCore {
       dk: d.k,
       dv: d.v,
       dkShared: d.kShared,
+      dsinks: run.addable(this.sinks?.grad),
       layout: this.layout,
       precision: run.precision,
     });

@@ -38,7 +38,7 @@ export class HeadsAttention {
       { kDim: headDim, kOffset: 0, kStride: headDim },
       { vDim: headDim, vOffset: 0, vStride: headDim },
     ];
-    this.core = new AttentionCore({ heads, kvHeads, ...k, ...v, window, scale }, c);
+    this.core = new AttentionCore({ heads, kvHeads, ...k, ...v, window, scale }, c, spec.sinks);
     const gate = spec.outputGate === "with q" ? this.q.gate : spec.outputGate;
     this.gate = gate ? new OutputGate(gate, this.core, c.named("gate")) : null;
     this.queryFactor = spec.queryFactor ? new QueryFactor(spec.queryFactor, c) : null;
@@ -46,7 +46,7 @@ export class HeadsAttention {
 
   /** Something of it trains, so that its backward reads its input. */
   get trains(): boolean {
-    return this.q.trains || this.k.trains || this.v.trains || this.o.trains || (this.gate?.trains ?? false);
+    return [this.q, this.k, this.v, this.o, this.core, this.gate].some((part) => part?.trains);
   }
 
   forward(run: Run, xn: Tensor, y: Tensor, residual: Tensor | null = null): boolean {

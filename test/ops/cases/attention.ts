@@ -6,7 +6,7 @@ import { perfCall } from "../perf.ts";
 import type { Backend, PerfRow } from "../perf.ts";
 import type { OpCase } from "../support.ts";
 
-/** The S×S form: all scores, a mask, a softmax, a product. */
+/** The S×S form: all scores, a mask, a softmax (over the sink too), a product. */
 export function expectedAttention(a: Args): { out: Float64Array; lse: Float64Array } {
   const [q, k, v, start] = [tensor(a, "q"), tensor(a, "k"), tensor(a, "v"), tensor(a, "doc_start").values];
   const [T, H] = [rowsOf(q), number(a, "heads")];
@@ -26,8 +26,9 @@ export function expectedAttention(a: Args): { out: Float64Array; lse: Float64Arr
         for (let i = 0; i < dq; i++) s += round(at(q, t, h * dq + i)) * round(key(j, i));
         return s * number(a, "scale");
       });
-      const top = Math.max(...z);
-      const lse = top + Math.log(z.reduce((s, x) => s + Math.exp(x - top), 0));
+      const sink = has(a, "sinks") ? tensor(a, "sinks").values[h]! : -Infinity;
+      const top = Math.max(...z, sink);
+      const lse = top + Math.log([...z, sink].reduce((s, x) => s + Math.exp(x - top), 0));
       result.lse[t * H + h] = lse;
       z.forEach((x, j) => {
         const p = Math.exp(x - lse);
@@ -57,6 +58,8 @@ export interface Shape {
   readonly lse?: boolean;
   readonly scale?: number;
   readonly spread?: number;
+  /** A score of each head beside those of its keys: their dtype, or what they all are. */
+  readonly sinks?: "f32" | "bf16" | number;
 }
 
 export function attention(s: Shape) {
@@ -72,6 +75,7 @@ export function attention(s: Shape) {
       k: wrap(r.normal([T, s.joint ? before + kvHeads * (kDim + vDim) + after : kvHeads * kDim], spread)),
       v: s.joint ? { same: "k" } : wrap(r.normal([T, kvHeads * vDim])),
       k_shared: shared ? wrap(r.normal([T, shared], spread)) : null,
+      sinks: typeof s.sinks === "number" ? filled("f32", [heads], { constant: s.sinks }) : s.sinks ? r.normal([heads], 2, s.sinks) : null,
       doc_start: i32(start),
       out: wrap(out([T, heads * vDim])),
       lse: s.lse === false ? null : out([T, heads]),
@@ -113,6 +117,7 @@ export function attentionBackward(s: Shape, results = exactResults) {
       dk: wrap(out(tensor(forward, "k").shape)),
       dv: s.joint ? { same: "dk" } : wrap(out(tensor(forward, "v").shape)),
       dk_shared: has(forward, "k_shared") ? wrap(out(tensor(forward, "k_shared").shape)) : null,
+      dsinks: s.sinks ? r.normal([s.heads]) : null,
     };
   };
 }
@@ -149,10 +154,26 @@ const shapes: readonly (readonly [string, Shape])[] = [
   ["bf16 compute, blocks, window", { T: 150, heads: 2, kDim: 32, bf16: true, window: 70 }],
 ];
 
+const sinkShapes: readonly (readonly [string, Shape])[] = [
+  ["sinks", { T: 33, heads: 3, kDim: 16, sinks: "f32" }],
+  ["sinks, grouped heads, documents", { T: 60, heads: 4, kvHeads: 2, kDim: 20, docs: [0, 1, 20, 21, 47], sinks: "bf16" }],
+  ["sinks, window, several blocks", { T: 220, heads: 2, kvHeads: 1, kDim: 24, window: 65, sinks: "f32" }],
+  ["sinks, shared rotary keys, strided", { T: 35, heads: 3, kDim: 13, vDim: 7, shared: 3, strided: true, sinks: "f32" }],
+  ["sinks above all scores", { T: 40, heads: 2, kDim: 16, sinks: 10 }],
+  ["sinks that leave nothing", { T: 40, heads: 2, kDim: 16, sinks: 300 }],
+  ["sinks below all scores", { T: 40, heads: 2, kDim: 16, sinks: -500 }],
+  ["sinks that are not there", { T: 40, heads: 2, kDim: 16, sinks: -Infinity }],
+  ["sinks, negative scale", { T: 40, heads: 2, kDim: 16, scale: -0.4, sinks: "f32" }],
+  ["sinks, scale 0", { T: 40, heads: 2, kDim: 16, scale: 0, sinks: "f32" }],
+  ["sinks, one token", { T: 1, heads: 2, kDim: 8, sinks: "f32" }],
+  ["sinks, no tokens", { T: 0, heads: 2, kDim: 8, sinks: "f32" }],
+  ["sinks, bf16 compute", { T: 90, heads: 4, kvHeads: 2, kDim: 32, bf16: true, docs: [0, 33], window: 20, sinks: "bf16" }],
+];
+
 // Rounding of the probabilities to bf16 happens against another running maximum in every implementation.
 const bf16Out = { out: "bf16", dq: "bf16", dk: "bf16", dv: "bf16", dk_shared: "bf16" } as const;
 export const attentionCases: readonly OpCase[] = [
-  ...shapes.map(
+  ...[...shapes, ...sinkShapes].map(
     ([name, s]): OpCase =>
       ({
         op: "attention",
@@ -160,6 +181,7 @@ export const attentionCases: readonly OpCase[] = [
         args: attention(s),
         k: s.kDim + (s.shared ?? 0) + s.T,
         expected: s.lse === false ? undefined : (a) => ({ ...expectedAttention(a) }),
+        ...(s.sinks === 300 ? { scale: 1 } : {}),
         ...(s.bf16 ? { eps: bf16Out } : {}),
       }) as OpCase,
   ),
@@ -177,9 +199,10 @@ const backwardRow = (name: string, s: Shape, change: Args = {}): OpCase => ({
 });
 const sharedKeys: Shape = { T: 19, heads: 4, kDim: 12, vDim: 9, shared: 6 };
 export const attentionBackwardCases: readonly OpCase[] = [
-  ...shapes.map(([name, s]) => backwardRow(name, s)),
+  ...[...shapes, ...sinkShapes].map(([name, s]) => backwardRow(name, s)),
   backwardRow("shared keys whose gradient nobody wants", sharedKeys, { dk_shared: null }),
   backwardRow("shared keys whose gradient nobody wants, one kv head", { ...sharedKeys, kvHeads: 1 }, { dk_shared: null }),
+  backwardRow("sinks whose gradient nobody wants", { T: 19, heads: 4, kDim: 12, sinks: "f32" }, { dsinks: null }),
 ];
 /** Head sizes and lengths around the tiles of the CUDA kernels. */
 const tiled: readonly (readonly [string, Shape])[] = [
@@ -188,6 +211,9 @@ const tiled: readonly (readonly [string, Shape])[] = [
   ["64 wide, grouped, window", { T: 520, heads: 3, kvHeads: 1, kDim: 64, window: 300, bf16: true }],
   ["128 wide", { T: 257, heads: 2, kDim: 128, bf16: true }],
   ["128 wide, window", { T: 270, heads: 2, kvHeads: 1, kDim: 128, window: 130, bf16: true }],
+  ["64 wide, grouped, documents, sinks", { T: 300, heads: 4, kvHeads: 2, kDim: 64, docs: [0, 128, 129, 200], sinks: "bf16", bf16: true }],
+  ["64 wide, window, sinks", { T: 260, heads: 2, kvHeads: 1, kDim: 64, window: 128, sinks: "f32", bf16: true }],
+  ["128 wide, sinks above all scores", { T: 140, heads: 2, kDim: 128, sinks: 30, bf16: true }],
   ["latent: 128 and 64 shared", { T: 150, heads: 2, kDim: 128, vDim: 128, shared: 64, docs: [0, 40], bf16: true }],
   ["latent: 128 and 64 shared, four blocks of keys", { T: 450, heads: 1, kDim: 128, vDim: 128, shared: 64, docs: [0, 190], bf16: true }],
   ["latent: 128 and 64 shared, one buffer", { T: 150, heads: 2, kDim: 128, vDim: 128, shared: 64, joint: true, bf16: true }],
@@ -199,12 +225,12 @@ export const attentionTileCases: readonly OpCase[] = tiled.flatMap(([name, s]): 
 export const attentionBase: OpCase = {
   op: "attention",
   name: "base",
-  args: attention({ T: 5, heads: 4, kvHeads: 2, kDim: 3, vDim: 2, shared: 1, docs: [0, 2] }),
+  args: attention({ T: 5, heads: 4, kvHeads: 2, kDim: 3, vDim: 2, shared: 1, docs: [0, 2], sinks: "f32" }),
 };
 export const attentionBackwardBase: OpCase = {
   op: "attention_backward",
   name: "base",
-  args: attentionBackward({ T: 5, heads: 4, kvHeads: 2, kDim: 3, vDim: 2, shared: 1, docs: [0, 2] }),
+  args: attentionBackward({ T: 5, heads: 4, kvHeads: 2, kDim: 3, vDim: 2, shared: 1, docs: [0, 2], sinks: "f32" }),
 };
 
 // ---- performance ------------------------------------------------------------------------------------------------------
