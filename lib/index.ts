@@ -18,7 +18,7 @@ export { mergeAdapter } from "./adapter/merge.ts";
 export { verifyMerge } from "./adapter/verify_merge.ts";
 export { TrainingRun } from "./train/run.ts";
 export type { TrainResult } from "./train/run.ts";
-export { methodSchema } from "./train/request.ts";
+export { methodSchema } from "./train/method_options.ts";
 export type { TrainRequest } from "./train/request.ts";
 export type { TrainEvent } from "./train/events.ts";
 export type { Evaluation } from "./train/evaluate.ts";

@@ -281,7 +281,7 @@ export class MoeModel implements TrainSession {
         : instanceArgument(adapter, Adapter, "applyAdapter: adapter");
     if (typeof adapter !== "string") await loaded.checkBase(this.checkpoint, task);
     requirePlaces(this.spec, loaded.tensors);
-    const attachments = attachmentsOf(this.spec, loaded.method, loaded.attached);
+    const attachments = attachmentsOf(this.spec, loaded.method, loaded.attached, loaded.experts);
     const values = new Map<string, Tensor>();
     try {
       for (const [key, t] of [...loaded.tensors, ...loaded.attached]) {

@@ -18,7 +18,7 @@ import { MoeModel } from "../moe_model.ts";
 import { packageRoot } from "../native.ts";
 import { esftTrainable } from "../methods/esft.ts";
 import type { Evaluation } from "../train/evaluate.ts";
-import type { EsftMethod } from "../train/request.ts";
+import type { EsftMethod } from "../train/method_options.ts";
 import { methodTable, resultTable } from "./demo_tables.ts";
 import type { MethodResult, Results } from "./demo_tables.ts";
 import { bytes, count, duration, percent } from "./format.ts";

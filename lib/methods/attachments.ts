@@ -2,13 +2,15 @@
 
 import { z } from "zod";
 import { ConfigError, LayoutError } from "../errors.ts";
+import type { ExpertSet } from "../experts/expert_set.ts";
 import { shownShape } from "../files/fault.ts";
 import { checkSchema } from "../files/json.ts";
 import type { TensorSlice } from "../files/slice.ts";
 import { sliceKey } from "../files/slice.ts";
 import type { Attachments } from "../model/layers/attachment.ts";
 import type { ModelSpec } from "../model/spec.ts";
-import { LoraAttachments, loraTargets } from "./lora.ts";
+import { LoraAttachments } from "./lora.ts";
+import { loraMatrices } from "./lora_targets.ts";
 
 /** What an adapter says of an attached tensor. */
 interface AttachedFacts {
@@ -20,25 +22,38 @@ const inWords = ({ shape, layer, target }: AttachedFacts): string =>
   `${shownShape(shape)} in layer ${layer}, beside ${target ? `"${sliceKey(target)}"` : "no tensor"}`;
 
 const MANIFEST_METHOD = "adapter.json, method";
-const Lora = z.strictObject({ type: z.literal("lora"), rank: z.int().min(1), alpha: z.number().gt(0), targets: z.array(z.string()) });
+const byTarget = (value: z.ZodNumber) => z.record(z.string(), value).optional();
+const Lora = z.strictObject({
+  type: z.literal("lora"),
+  rank: z.int().min(1),
+  alpha: z.number().gt(0).optional(),
+  targets: z.array(z.string()),
+  ranks: byTarget(z.int().min(1)),
+  alphas: byTarget(z.number().gt(0)),
+  rslora: z.boolean().optional(),
+  expertTerms: z.enum(["matrix", "fused"]).optional(),
+  init: z.enum(["kaiming", "perft"]).optional(),
+});
 
 /**
  * The attachments of a method; null when it attaches nothing.
  * @param method as adapter.json has it
  * @param tensors what the adapter attached, by name
+ * @param experts the adapter's selection
  * @throws LayoutError options that this method does not have, or other tensors than it would bring to this model
  */
 export function attachmentsOf(
   spec: ModelSpec,
   method: { readonly type: string },
   tensors: ReadonlyMap<string, AttachedFacts>,
+  experts: ExpertSet | null = null,
 ): Attachments | null {
   if (tensors.size === 0) return null;
   if (method.type !== "lora")
     throw new LayoutError(`adapter: attached tensors of method "${method.type}" are not known to this version; known: lora`, {
       where: { key: "method.type" },
     });
-  const attachments = loraOf(spec, method);
+  const attachments = loraOf(spec, method, experts);
   const expected = new Map(
     attachments.parameters.map(({ key, shape, target, place }) => [key, inWords({ shape, target, layer: place.layer })]),
   );
@@ -53,10 +68,10 @@ export function attachmentsOf(
   return attachments;
 }
 
-function loraOf(spec: ModelSpec, method: object): Attachments {
+function loraOf(spec: ModelSpec, method: object, experts: ExpertSet | null): Attachments {
   const options = checkSchema(Lora, method, MANIFEST_METHOD, LayoutError);
   try {
-    return new LoraAttachments(loraTargets(spec, options.targets), options, 0);
+    return new LoraAttachments(loraMatrices(spec, { ...options, experts }), "kaiming", 0);
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
     throw new LayoutError(`${MANIFEST_METHOD}: ${error.message}`, { where: { ...error.where, file: MANIFEST_METHOD }, cause: error });

@@ -1,155 +1,126 @@
-// LoRA (arXiv 2106.09685) on the linear layers of a model: attention, dense MLPs, shared experts, routers. Which matrices are
-// adapted is decided here from targets; the terms themselves are low_rank.ts.
+// LoRA (arXiv 2106.09685) on the linear layers of a model: attention, dense MLPs, shared experts, routers, routed experts (all, or a
+// selection: ESFT with low-rank terms in place of whole experts). Which matrices are adapted is decided in lora_targets.ts; the terms
+// themselves are low_rank.ts and grouped_low_rank.ts.
 //
-// Tensors are called lora.<checkpoint tensor>.A [r, in] and .B [out, r]. First values as in PEFT: A uniform in ±1/√in (Kaiming
-// with a = √5), B zero, from a stream of its own per matrix, so that a choice of targets does not change the others' values.
+// Tensors are called lora.<checkpoint tensor>.A [r, in] and .B [out, r]. First values are drawn from a stream of its own per matrix, so
+// that a choice of targets does not change the others' values (low_rank_init.ts).
 
-import { createHash } from "node:crypto";
-import { ConfigError } from "../errors.ts";
-import { ShuffleRandom } from "../data/shuffle.ts";
 import type { TensorSlice } from "../files/slice.ts";
 import { sliceKey } from "../files/slice.ts";
+import { gateUpKey } from "../model/families/index.ts";
 import type { AttachmentContext, Attachments, ExpertsAttachment, ExpertsSite, LinearAttachment } from "../model/layers/attachment.ts";
-import type { LinearSpec, ModelSpec, ParameterRole, ParameterShape } from "../model/spec.ts";
-import { parameterShapes } from "../model/spec.ts";
+import type { ExpertWeights, LinearSpec, ModelSpec } from "../model/spec.ts";
 import type { AttachedSpec } from "../model/weights/parameter.ts";
-import { nearest } from "../options/suggest.ts";
+import { GroupedLowRank } from "./grouped_low_rank.ts";
 import { LowRank, LowRankMlp } from "./low_rank.ts";
+import { LowRankExperts } from "./low_rank_experts.ts";
+import { firstA, zeros } from "./low_rank_init.ts";
+import type { LowRankInit } from "./low_rank_init.ts";
+import { loraMatrices } from "./lora_targets.ts";
+import type { LoraMatrix, LoraOptions } from "./lora_targets.ts";
 import { trainable } from "./method.ts";
-import type { TrainableSpec } from "./method.ts";
-import type { LowRankTarget } from "./low_rank.ts";
-
-export interface LoraOptions {
-  /** r. */
-  readonly rank: number;
-  /** α; the term is scaled by α/r. */
-  readonly alpha: number;
-  /** Groups of matrices (see LORA_GROUPS), or names of modules as the checkpoint spells them: the last parts, or all of it. */
-  readonly targets: readonly string[];
-}
-
-/** Names for groups of matrices, by what they are to the model. */
-export const LORA_GROUPS = {
-  attention: ["attention"],
-  dense: ["dense"],
-  shared: ["shared"],
-  router: ["router"],
-  linear: ["attention", "dense", "shared"],
-} as const satisfies Record<string, readonly ParameterRole[]>;
-
-const ADAPTABLE: ReadonlySet<ParameterRole> = new Set(Object.values(LORA_GROUPS).flat());
-
-const adapts = ({ role, shape }: ParameterShape): boolean => ADAPTABLE.has(role) && shape.length === 2;
-
-/** Name of the module that owns a tensor: what targets are compared with. */
-const moduleOf = ({ ref }: ParameterShape): string => sliceKey(ref).replace(/\.weight(?=$|\[)/, "");
-
-/**
- * The matrices that the targets name, in model order.
- * @throws ConfigError a target that matches nothing (with the nearest name), or only what LoRA is not served on
- */
-export function loraTargets(spec: ModelSpec, targets: readonly string[]): ParameterShape[] {
-  const fail = (message: string): never => {
-    throw new ConfigError(message, { where: { key: "method.targets" } });
-  };
-  if (targets.length === 0) fail("LoRA needs at least one target, found none");
-  const shapes = parameterShapes(spec);
-  const matches = (target: string) => (p: ParameterShape) => moduleOf(p) === target || moduleOf(p).endsWith(`.${target}`);
-  const chosen = new Set<ParameterShape>();
-  for (const target of targets) {
-    const roles: readonly ParameterRole[] | undefined = Object.hasOwn(LORA_GROUPS, target)
-      ? LORA_GROUPS[target as keyof typeof LORA_GROUPS]
-      : undefined;
-    const found = roles ? shapes.filter((p) => roles.includes(p.role)) : shapes.filter(matches(target));
-    const adaptable = found.filter(adapts);
-    for (const p of adaptable) chosen.add(p);
-    if (adaptable.length > 0) continue;
-    const [other] = found;
-    if (other) fail(`LoRA target "${target}" matches only ${describe(other)}, which LoRA does not adapt`);
-    const names = new Set(shapes.filter(adapts).map((p) => moduleOf(p).split(".").at(-1) ?? ""));
-    const valid = [...Object.keys(LORA_GROUPS), ...names];
-    const near = nearest(target, valid);
-    fail(
-      `LoRA target "${target}" matches nothing in this ${spec.modelType} model${near === undefined ? "" : `; did you mean "${near}"?`} (valid: ${valid.join(", ")})`,
-    );
-  }
-  return shapes.filter((p) => chosen.has(p));
-}
-
-const describe = ({ role, shape }: ParameterShape): string =>
-  role === "expert" ? "routed experts" : shape.length === 2 ? `the ${role}` : shape.length === 1 ? "vectors" : "convolutions";
-
-/** @throws ConfigError rank or alpha out of range */
-function checkOptions({ rank, alpha }: Pick<LoraOptions, "rank" | "alpha">): void {
-  if (!Number.isSafeInteger(rank) || rank < 1)
-    throw new ConfigError(`LoRA rank must be an integer >= 1, found ${rank}`, { where: { key: "method.rank" } });
-  if (!Number.isFinite(alpha) || alpha <= 0)
-    throw new ConfigError(`LoRA alpha must be a number > 0, found ${alpha}`, { where: { key: "method.alpha" } });
-}
+import type { MethodOptions, TrainableSpec } from "./method.ts";
 
 /**
  * LoRA on the matrices that the targets name; the base is frozen.
  * @param seed of the first values of A
- * @throws ConfigError a rank, alpha or target that does not fit the model
+ * @throws ConfigError a rank, alpha, target or selection that does not fit the model
  */
-export function loraTrainable(spec: ModelSpec, { rank, alpha, targets }: LoraOptions, seed: number): TrainableSpec {
-  const attachments = new LoraAttachments(loraTargets(spec, targets), { rank, alpha }, seed);
-  return trainable(spec, { type: "lora", options: { rank, alpha, targets: [...targets] }, attachments }, () => false);
+export function loraTrainable(spec: ModelSpec, options: LoraOptions & { readonly init?: LowRankInit }, seed: number): TrainableSpec {
+  const { experts = null, init = "kaiming", ...rest } = options;
+  const attachments = new LoraAttachments(loraMatrices(spec, options), init, seed);
+  return trainable(spec, { type: "lora", options: manifestOptions({ ...rest, init }), attachments, experts }, () => false);
 }
+
+/** As an adapter's manifest keeps them: what is not said is not there. */
+function manifestOptions(options: Omit<LoraOptions, "experts"> & { readonly init: LowRankInit }): MethodOptions {
+  const { rank, targets, ranks, alphas, rslora, expertTerms, init } = options;
+  const alpha = options.alpha ?? (ranks === undefined ? 2 * rank : undefined);
+  return {
+    rank,
+    ...(alpha === undefined ? {} : { alpha }),
+    targets: [...targets],
+    ...(ranks === undefined ? {} : { ranks }),
+    ...(alphas === undefined ? {} : { alphas }),
+    ...(rslora === true ? { rslora } : {}),
+    ...(expertTerms === "fused" ? { expertTerms } : {}),
+    ...(init === "kaiming" ? {} : { init }),
+  };
+}
+
+/** A term's tensors. */
+type Term = LoraMatrix & { readonly a: string; readonly b: string };
 
 /** What LoRA attaches to a model. */
 export class LoraAttachments implements Attachments {
   readonly parameters: readonly AttachedSpec[];
-  private readonly byWeight: ReadonlyMap<string, LowRankTarget>;
+  private readonly terms: ReadonlyMap<string, Term>;
 
   /** @param seed of the first values of A */
-  constructor(adapted: readonly ParameterShape[], options: Pick<LoraOptions, "rank" | "alpha">, seed: number) {
-    checkOptions(options);
-    const { rank, alpha } = options;
-    const byWeight = new Map<string, LowRankTarget>();
-    this.byWeight = byWeight;
-    this.parameters = adapted.flatMap(({ ref, shape, role, layer }): AttachedSpec[] => {
-      const [out, input] = shape as [number, number];
-      if (rank > Math.min(out, input))
-        throw new ConfigError(
-          `LoRA rank must be at most ${Math.min(out, input)} beside "${sliceKey(ref)}" [${out}, ${input}], found ${rank}`,
-          {
-            where: { key: "method.rank", tensor: sliceKey(ref) },
-          },
-        );
-      const key = sliceKey(ref);
-      const [a, b] = [`lora.${key}.A`, `lora.${key}.B`];
-      byWeight.set(key, { a, b, rank, scaling: alpha / rank, exact: role === "router" });
-      const place = { role, layer };
+  constructor(matrices: readonly LoraMatrix[], init: LowRankInit, seed: number) {
+    const terms = matrices.map((m): Term => ({ ...m, a: `lora.${m.key}.A`, b: `lora.${m.key}.B` }));
+    this.terms = new Map(terms.map((t) => [t.key, t]));
+    this.parameters = terms.flatMap(({ a, b, shape: [out, input], rank, place, target }): AttachedSpec[] => {
+      const beside = { place, ...(target ? { target } : {}) };
       return [
-        { key: a, shape: [rank, input], place, target: ref, initial: () => uniform(rank * input, 1 / Math.sqrt(input), seed, a) },
-        { key: b, shape: [out, rank], place, target: ref, initial: () => new Float32Array(out * rank) },
+        { key: a, shape: [rank, input], ...beside, initial: () => firstA(init, rank, input, seed, a) },
+        { key: b, shape: [out, rank], ...beside, initial: () => zeros(out * rank) },
       ];
     });
   }
 
   private beside(ref: TensorSlice, context: AttachmentContext): LowRank | null {
-    const target = this.byWeight.get(sliceKey(ref));
-    return target ? new LowRank(target, context) : null;
+    const term = this.terms.get(sliceKey(ref));
+    return term ? new LowRank({ ...term, exact: term.place.role === "router" }, context) : null;
   }
 
   linear(target: LinearSpec, context: AttachmentContext): LinearAttachment | null {
     return this.beside(target.weight, context);
   }
 
-  experts({ routed, experts }: ExpertsSite, context: AttachmentContext): ExpertsAttachment | null {
+  experts(site: ExpertsSite, context: AttachmentContext): ExpertsAttachment | null {
+    const { routed, experts } = site;
     const [mlp] = experts;
-    if (routed || !mlp) return null;
-    const of = (part: "gate" | "up" | "down"): LowRank | null =>
-      this.beside(mlp[part], { plan: context.plan.named(part), attached: (key) => context.attached(key) });
+    if (!mlp) return null;
+    if (routed) return this.routed(site, context);
+    const of = (part: "gate" | "up" | "down"): LowRank | null => this.beside(mlp[part], within(context, part));
     const terms = { gate: of("gate"), up: of("up"), down: of("down") };
     return terms.gate || terms.up || terms.down ? new LowRankMlp(terms) : null;
   }
+
+  private routed({ experts, topK }: ExpertsSite, context: AttachmentContext): ExpertsAttachment | null {
+    const of = (part: string, keyOf: (e: ExpertWeights) => string): GroupedLowRank[] => {
+      const found = experts.flatMap((e, expert) => {
+        const term = this.terms.get(keyOf(e));
+        return term ? [{ ...term, expert }] : [];
+      });
+      // Experts of one rank and factor share their products.
+      const alike = new Map<string, typeof found>();
+      for (const term of found) {
+        const key = `${term.rank} ${term.scaling}`;
+        alike.set(key, [...(alike.get(key) ?? []), term]);
+      }
+      return [...alike.values()].map((groups) => {
+        const { rank, scaling, shape } = groups[0]!;
+        const [out, input] = shape;
+        const target = { experts: experts.length, groups, rank, in: input, out, between: { scaling }, rowsPerToken: topK };
+        return new GroupedLowRank(target, within(context, part));
+      });
+    };
+    const terms = {
+      gate: of("gate", (e) => sliceKey(e.gate)),
+      up: of("up", (e) => sliceKey(e.up)),
+      gateUp: of("gateUp", gateUpKey),
+      down: of("down", (e) => sliceKey(e.down)),
+    };
+    return Object.values(terms).some((list) => list.length > 0) ? new LowRankExperts(terms) : null;
+  }
 }
 
-/** n values uniform in ±bound, from the stream of (seed, name). */
-function uniform(n: number, bound: number, seed: number, name: string): Float32Array {
-  const stream = createHash("sha256").update(name).digest().readUInt32LE(0);
-  const random = new ShuffleRandom(seed, stream);
-  return Float32Array.from({ length: n }, () => (random.nextUint32() / 2 ** 31 - 1) * bound);
-}
+/** The same context, its slots named after a part. */
+const within = (context: AttachmentContext, part: string): AttachmentContext => ({
+  plan: context.plan.named(part),
+  attached: (key) => context.attached(key),
+  values: (parameters) => context.values(parameters),
+  gradients: (parameters) => context.gradients(parameters),
+});

@@ -8,15 +8,18 @@ import type { Attachments } from "../model/layers/attachment.ts";
 import type { ModelSpec, ParameterShape } from "../model/spec.ts";
 import { parameterShapes } from "../model/spec.ts";
 
+/** What a method was asked for, as JSON. */
+export type MethodOptions = Readonly<Record<string, string | number | boolean | readonly string[] | Readonly<Record<string, number>>>>;
+
 export interface TrainableSpec {
   readonly type: "esft" | "full" | "lora";
-  /** What the method was asked for, as an adapter's manifest keeps it beside the type. */
-  readonly options: Readonly<Record<string, string | number | boolean | string[]>>;
+  /** As an adapter's manifest keeps it beside the type. */
+  readonly options: MethodOptions;
   /** Keys of base parameters (sliceKey of their place in the checkpoint), in model order. */
   readonly keys: readonly string[];
   /** What it brings beside the base's weights. */
   readonly attachments: Attachments | null;
-  /** Selected experts, for ESFT. */
+  /** Selected experts, of a method that has a selection. */
   readonly experts: ExpertSet | null;
   /** Parameters that train. */
   readonly parameters: number;

@@ -80,7 +80,7 @@ const TABLE: readonly (readonly [names: string, answer: string])[] = [
   ["lora_alpha", "{method.alpha}, with {method.type} lora (default: twice the rank)"], // A L T S
   [
     "lora_target_modules lora_target target_modules lora_target_linear lora_target_parameters",
-    "{method.targets}, with {method.type} lora: attention, dense, shared, router, linear (the first three), or names of modules",
+    "{method.targets}, with {method.type} lora: attention, dense, shared, router, experts, linear, all-linear, or names of modules",
   ], // A T; L; S
   ["lora_dropout dropout", "no such option: nothing is dropped out"], // A L T S
   ["finetuning_type train_type tuner_type sft_type use_peft adapter_type", "{method.type}: esft, lora or full"], // L; S; T
@@ -89,7 +89,9 @@ const TABLE: readonly (readonly [names: string, answer: string])[] = [
     "load_in_4bit load_in_8bit quantization_bit quant_method quant_bits quantization_config bnb_4bit_quant_type",
     "no such option: nothing is quantised",
   ], // A T; L; S
-  ["use_dora peft_use_dora use_rslora peft_use_rslora", "no such option: LoRA comes in its plain form"], // T; A; L S
+  ["use_rslora peft_use_rslora", "{method.rslora}, with {method.type} lora"], // A; L S
+  ["rank_pattern alpha_pattern", "{method.ranks} and {method.alphas}, with {method.type} lora"], // S
+  ["use_dora peft_use_dora", "no such option: LoRA comes in its plain form"], // T; A; L S
   [
     "unfrozen_parameters trainable_parameters trainable_parameters_regex freeze_parameters freeze_parameters_ratio freeze_trainable_modules",
     "{method.experts} says which experts train, {method.sharedExperts} and {method.nonExpertModules} what else; all else is frozen",

@@ -10,17 +10,17 @@ import { Examples } from "../data/examples.ts";
 import { fileOf } from "../data/source.ts";
 import type { DataSource } from "../data/source.ts";
 import { ConfigError, LayoutError } from "../errors.ts";
-import { ExpertSet } from "../experts/expert_set.ts";
-import { Profile } from "../experts/profile.ts";
 import { finishGroup, makeFolder, writeFileAtomic, writeGroupAtomic } from "../files/atomic.ts";
 import { sha256 } from "../files/hash.ts";
 import { formatJson } from "../files/json.ts";
 import { readTextFile } from "../files/regular.ts";
 import { damaged, readSealedJson, sealedJson } from "../files/sealed.ts";
 import type { TrainableSpec } from "../methods/method.ts";
-import { dataSchema, isPlain, machineSchema, parseOptions, selectSchema, shown, trainSchema } from "../options.ts";
+import { dataSchema, isPlain, machineSchema, parseOptions, shown, trainSchema } from "../options.ts";
 import type { MachineOptions, Plain, TrainOptions } from "../options.ts";
 import type { LongTask } from "../task.ts";
+import { fault, methodSchema } from "./method_options.ts";
+import type { MethodOptions } from "./method_options.ts";
 import type { TrainSession } from "./session.ts";
 
 // ── What a program writes ──
@@ -49,52 +49,6 @@ export interface TrainRequest extends Omit<z.input<typeof requestSchema>, "data"
 const isInMemory = (x: unknown): x is Dataset | Examples => x instanceof Dataset || x instanceof Examples;
 const inMemory = z.custom<Dataset | Examples>(isInMemory, "expected a Dataset or Examples");
 const source = z.union([z.string(), inMemory], "expected a file, a Dataset or Examples");
-const experts = z.union([z.string(), z.instanceof(ExpertSet)], "expected a file or an ExpertSet");
-const profile = z.union([z.string(), z.custom<Profile>((x) => x instanceof Profile)], "expected a file or a Profile");
-
-/** Adds an issue with its own words for what was found. */
-function fault(ctx: z.core.ParsePayload, path: readonly string[], message: string, found: string): void {
-  ctx.issues.push({ code: "custom", input: ctx.value, path: [...path], message, params: { found } });
-}
-
-/** Where a run's experts come from: a set (ours or expert_cfg.json), or a selection from a profile. */
-const esft = z
-  .strictObject({
-    type: z
-      .literal("esft")
-      .describe("what trains: esft = the selected experts, lora = low-rank terms beside linear layers, full = everything"),
-    experts: experts.optional().describe("expert set: output of `esft select`, or an official expert_cfg.json"),
-    profile: profile.optional().describe("instead of --experts: a profile to select from (with --score and --p)"),
-    select: selectSchema.optional(),
-    sharedExperts: z.boolean().optional().describe("train the shared experts too (default: as the expert set says)"),
-    nonExpertModules: z
-      .boolean()
-      .optional()
-      .describe("train embedding, attention, norms, router, dense layers and head too (default: as the expert set says)"),
-  })
-  .check((ctx) => {
-    const { experts: set, profile: scores, select } = ctx.value;
-    if ((set === undefined) === (scores === undefined))
-      fault(ctx, [], "expected either experts (a set or its file) or profile and select", set === undefined ? "neither" : "both");
-    else if (set !== undefined && select !== undefined) fault(ctx, ["select"], "expected with a profile only", "experts too");
-  });
-
-const lora = z.strictObject({
-  type: z.literal("lora"),
-  rank: z.int().min(1).default(16).describe("rank of the terms that LoRA adds"),
-  alpha: z.number().gt(0).optional().describe("the terms of LoRA are scaled by alpha / rank (default: twice the rank)"),
-  targets: z
-    .string()
-    .or(z.array(z.string()).readonly())
-    .default("linear")
-    .describe("matrices that LoRA adapts, comma-separated: attention, dense, shared, router, linear (the first three), or module names"),
-});
-
-export const methodSchema = z.discriminatedUnion("type", [esft, lora, z.strictObject({ type: z.literal("full") })]);
-export type MethodOptions = z.output<typeof methodSchema>;
-export type EsftMethod = z.input<typeof esft>;
-export type EsftOptions = z.output<typeof esft>;
-
 const requestSchema = trainSchema.extend({
   data: dataSchema.extend({ file: z.string().optional().describe("training rows (JSONL)"), rows: inMemory.optional() }).check((ctx) => {
     const { file, rows } = ctx.value;

@@ -1,14 +1,18 @@
 // From the method that a request names to what trains: reads experts or profiles, selects, and says when they were measured on
 // another model. The run itself sees the TrainableSpec only.
 
+import { ConfigError } from "../errors.ts";
 import { ExpertSet } from "../experts/expert_set.ts";
 import { Profile } from "../experts/profile.ts";
 import { fullTrainable } from "../methods/full.ts";
 import { loraTrainable } from "../methods/lora.ts";
+import type { LoraOptions } from "../methods/lora_targets.ts";
+import type { LowRankInit } from "../methods/low_rank_init.ts";
 import { esftTrainable } from "../methods/esft.ts";
 import type { TrainableSpec } from "../methods/method.ts";
 import { expertParameters } from "../model/spec.ts";
-import type { EsftOptions, MethodOptions } from "./request.ts";
+import { decimal } from "../options.ts";
+import type { LoraMethod, MethodOptions, Selection } from "./method_options.ts";
 import type { TrainSession } from "./session.ts";
 
 /** @throws ConfigError the experts do not fit the model, or the selection rule does not fit the profile · IoError */
@@ -19,22 +23,50 @@ export async function resolveMethod(
   warn: (message: string) => void,
 ): Promise<TrainableSpec> {
   if (method.type === "full") return fullTrainable(session.spec);
-  if (method.type === "lora") {
-    const { rank, alpha = 2 * rank, targets } = method;
-    const list = typeof targets === "string" ? targets.split(",").map((t) => t.trim()) : targets;
-    return loraTrainable(session.spec, { rank, alpha, targets: list }, seed);
-  }
   const set = await expertsOf(session, method, warn);
-  for (const w of set.warnings) warn(w);
+  for (const w of set?.warnings ?? []) warn(w);
+  if (method.type === "lora") return loraTrainable(session.spec, loraOptions(method, set), seed);
+  if (!set) throw new ConfigError("ESFT needs experts, or a profile to select them from", { where: { key: "method" } }); // the schema has one
   const { sharedExperts = set.sharedExperts, nonExpertModules = set.nonExpertModules } = method;
   return esftTrainable(session.spec, set.with({ sharedExperts, nonExpertModules }));
 }
 
+function loraOptions(method: LoraMethod, experts: ExpertSet | null): LoraOptions & { init?: LowRankInit } {
+  const { rank, alpha, targets, ranks, alphas, rslora, expertTerms, init } = method;
+  return {
+    rank,
+    alpha,
+    targets: typeof targets === "string" ? split(targets) : targets,
+    ranks: byTarget(ranks, "method.ranks"),
+    alphas: byTarget(alphas, "method.alphas"),
+    rslora,
+    expertTerms,
+    experts,
+    ...(init === undefined ? {} : { init }),
+  };
+}
+
+/** Words between commas; those in a regular expression between slashes stay. */
+const split = (list: string): string[] => (list.match(/\/(?:[^/\\]|\\.)*\/[^,]*|[^,]+/g) ?? []).map((word) => word.trim());
+
+/** "experts=4,router=2" as numbers by target. */
+function byTarget(given: string | Readonly<Record<string, number>> | undefined, key: string): Readonly<Record<string, number>> | undefined {
+  if (typeof given !== "string") return given;
+  const entries = split(given).map((entry): [string, number] => {
+    const [, target, number] = /^(.+)=\s*([^=]+)$/.exec(entry) ?? [];
+    const value = number === undefined ? undefined : decimal(number.trim());
+    if (target === undefined || value === undefined)
+      throw new ConfigError(`${key}: expected target=number, several between commas, found ${JSON.stringify(entry)}`, { where: { key } });
+    return [target.trim(), value];
+  });
+  return Object.fromEntries(entries);
+}
+
 async function expertsOf(
   session: TrainSession,
-  { experts, profile, select }: EsftOptions,
+  { experts, profile, select }: Selection,
   warn: (message: string) => void,
-): Promise<ExpertSet> {
+): Promise<ExpertSet | null> {
   const isOther = async (fingerprint: string | undefined): Promise<boolean> =>
     fingerprint !== undefined && fingerprint !== (await session.identity()).fingerprint;
   if (experts !== undefined) {
@@ -42,7 +74,8 @@ async function expertsOf(
     if (await isOther(set.base)) warn("the experts were selected on another checkpoint than the one to train");
     return set;
   }
-  const measured = typeof profile === "string" ? await Profile.load(profile) : profile!; // the schema's check: one of the two is there
+  if (profile === undefined) return null;
+  const measured = typeof profile === "string" ? await Profile.load(profile) : profile;
   if (await isOther(measured.data.model?.fingerprint)) warn("the profile was measured on another checkpoint than the one to train");
   const rule = { ...select, expertParams: expertParameters(session.spec) };
   return measured.select(rule as Parameters<Profile["select"]>[0]);

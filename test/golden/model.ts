@@ -7,11 +7,13 @@ import { decodeFloats } from "../../lib/files/floats.ts";
 import { placeSlice, sliceKey } from "../../lib/files/slice.ts";
 import type { TensorSlice } from "../../lib/files/slice.ts";
 import { LoraAttachments } from "../../lib/methods/lora.ts";
+import { loraMatrices } from "../../lib/methods/lora_targets.ts";
+import type { LoraMatrix } from "../../lib/methods/lora_targets.ts";
 import { hostBatch } from "../../lib/model/batch.ts";
 import type { HostBatch } from "../../lib/model/batch.ts";
 import { checkpointSpec } from "../../lib/model/families/index.ts";
 import type { Attachments } from "../../lib/model/layers/attachment.ts";
-import { moeOf, parameterShapes } from "../../lib/model/spec.ts";
+import { moeOf } from "../../lib/model/spec.ts";
 import type { ModelSpec, ParameterRole } from "../../lib/model/spec.ts";
 import { Transformer } from "../../lib/model/transformer.ts";
 import type { TrainingChoice } from "../../lib/model/transformer.ts";
@@ -179,30 +181,20 @@ export class TestModel {
     return this.begin({ keys: [], attachments }, optimizer);
   }
   /**
-   * LoRA beside linear layers, from its tensors: lora.<checkpoint tensor>.A [r, in] and .B [out, r].
-   * @throws NotServed beside anything else, or with several ranks
+   * LoRA from its tensors: lora.<checkpoint tensor>.A [r, in] and .B [out, r], or of gate over up of an expert, which the checkpoint
+   * does not have.
    */
-  lora(tensors: ReadonlyMap<string, { readonly shape: readonly number[]; readonly values: Float32Array }>, scaling: number): Attachments {
-    const beside = new Set([...tensors.keys()].map((name) => /^lora\.(.+)\.[AB]$/.exec(name)?.[1] ?? name));
-    const adapted = parameterShapes(this.spec).filter(({ ref }) => beside.delete(sliceKey(ref)));
-    const routed = [...beside].filter((name) => name.includes(".experts."));
-    if (routed.length > 0 || adapted.some(({ role }) => role === "expert")) throw new NotServed("LoRA on routed experts");
-    if (beside.size > 0) throw new Error(`adapter tensors beside ${[...beside].join(", ")}, which the model does not have`);
-    const ranks = new Set([...tensors].flatMap(([name, { shape }]) => (name.endsWith(".A") ? [shape[0] ?? 0] : [])));
-    const [rank, ...more] = ranks;
-    if (rank === undefined || more.length > 0) throw new NotServed(`LoRA of ranks ${[...ranks].join(", ")} at once`);
-    const attachments = new LoraAttachments(adapted, { rank, alpha: scaling * rank }, 0);
-    const parameters = attachments.parameters.map((spec): AttachedSpec => {
-      const from = tensors.get(spec.key);
-      if (from?.shape.join() !== spec.shape.join())
-        throw new Error(`adapter tensor "${spec.key}": expected [${spec.shape.join(", ")}], found [${from?.shape.join(", ") ?? ""}]`);
-      return { ...spec, initial: () => from.values };
+  lora(tensors: FixtureTensors, scaling: number): Attachments {
+    const keyOf = (name: string): string => /^lora\.(.+)\.[AB]$/.exec(name)?.[1] ?? name;
+    const beside = new Set([...tensors.keys()].map(keyOf));
+    const expertTerms = [...beside].some((key) => key.endsWith("gate_up_proj.weight")) ? "fused" : "matrix";
+    const matrices = loraMatrices(this.spec, { rank: 1, alpha: 1, targets: ["all-linear"], expertTerms }).flatMap((m): LoraMatrix[] => {
+      if (!beside.delete(m.key)) return [];
+      const rank = tensors.get(`lora.${m.key}.A`)?.shape[0];
+      return rank === undefined ? [] : [{ ...m, rank, scaling }];
     });
-    return {
-      parameters,
-      linear: (target, context) => attachments.linear(target, context),
-      experts: (site, context) => attachments.experts(site, context),
-    };
+    if (beside.size > 0) throw new Error(`adapter tensors beside ${[...beside].join(", ")}, which the model does not have`);
+    return withValues(new LoraAttachments(matrices, "kaiming", 0), tensors);
   }
   /** Back to the checkpoint's values. */
   endTraining(): void {
@@ -255,6 +247,25 @@ export class TestModel {
     this.transformer.dispose();
     this.transformer.params.dispose();
   }
+}
+
+/** Tensors of an adapter, by name. */
+export type FixtureTensors = ReadonlyMap<string, { readonly shape: readonly number[]; readonly values: Float32Array }>;
+
+/** The same attachments, beginning with the fixture's values. */
+function withValues(attachments: Attachments, tensors: FixtureTensors): Attachments {
+  const parameters = attachments.parameters.map((spec): AttachedSpec => {
+    const from = tensors.get(spec.key);
+    if (from?.shape.join() !== spec.shape.join())
+      throw new Error(`adapter tensor "${spec.key}": expected [${spec.shape.join(", ")}], found [${from?.shape.join(", ") ?? ""}]`);
+    return { ...spec, initial: () => from.values };
+  });
+  return {
+    parameters,
+    linear: (target, context) => attachments.linear?.(target, context) ?? null,
+    experts: (site, context) => attachments.experts?.(site, context) ?? null,
+    moe: (site, context) => attachments.moe?.(site, context) ?? null,
+  };
 }
 
 /** A choice of what trains, with its optimizer, until the model's next one. */

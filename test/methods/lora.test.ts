@@ -9,9 +9,13 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Adapter } from "../../lib/adapter/adapter.ts";
 import { mergeAdapter } from "../../lib/adapter/merge.ts";
 import { Dataset } from "../../lib/data/dataset.ts";
+import { ExpertSet } from "../../lib/experts/expert_set.ts";
 import { openCheckpoint } from "../../lib/files/checkpoint.ts";
 import { attachmentsOf } from "../../lib/methods/attachments.ts";
-import { LoraAttachments, loraTargets, loraTrainable } from "../../lib/methods/lora.ts";
+import { LoraAttachments, loraTrainable } from "../../lib/methods/lora.ts";
+import { loraMatrices } from "../../lib/methods/lora_targets.ts";
+import type { LoraOptions } from "../../lib/methods/lora_targets.ts";
+import { LowRankExperts } from "../../lib/methods/low_rank_experts.ts";
 import { LowRank, LowRankMlp } from "../../lib/methods/low_rank.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
 import type { AttachmentContext, ExpertsSite } from "../../lib/model/layers/attachment.ts";
@@ -22,7 +26,9 @@ import type { TrainRequest } from "../../lib/train/request.ts";
 import { tinyDeepseek, tinyOlmoe, toyRows, writeTinyModel } from "../support/tiny_model.ts";
 
 const deepseek = modelSpec(tinyDeepseek, "config.json");
-const names = (targets: string[]): string[] => loraTargets(deepseek, targets).map((p) => p.ref.name);
+const matrices = (targets: readonly string[], more: Partial<LoraOptions> = {}) => loraMatrices(deepseek, { rank: 2, targets, ...more });
+const names = (targets: string[], more: Partial<LoraOptions> = {}): string[] => matrices(targets, more).map((m) => m.key);
+const selected = new ExpertSet({ layers: [[1, { ranked: [5, 0] }], [2, { ranked: [7] }]] }); // prettier-ignore
 
 describe("targets", () => {
   it("groups are what matrices are to the model", () => {
@@ -30,7 +36,55 @@ describe("targets", () => {
     expect(names(["dense"])).toHaveLength(3);
     expect(names(["shared"])).toHaveLength(2 * 3);
     expect(names(["router"])).toHaveLength(2);
+    expect(names(["experts"])).toHaveLength(2 * 8 * 3);
     expect(names(["linear"])).toEqual(names(["attention", "dense", "shared"]));
+    expect(names(["all-linear"])).toEqual(names(["attention", "dense", "shared", "router", "experts"]));
+  });
+
+  it("of routed experts all, or a selection; fused, gate and up are one matrix", () => {
+    const modules = (l: number, e: number, parts: string[]): string[] => parts.map((m) => `model.layers.${l}.mlp.experts.${e}.${m}.weight`);
+    expect(names(["experts"], { experts: selected })).toEqual(
+      [[1, 0], [1, 5], [2, 7]].flatMap(([l, e]) => modules(l!, e!, ["gate_proj", "up_proj", "down_proj"])), // prettier-ignore
+    );
+    expect(names(["experts", "router"], { experts: selected })).toHaveLength(2 + 3 * 3);
+    const fused = matrices(["experts"], { experts: selected, expertTerms: "fused" });
+    expect(fused.map((m) => m.key)).toEqual(
+      [[1, 0], [1, 5], [2, 7]].flatMap(([l, e]) => modules(l!, e!, ["gate_up_proj", "down_proj"])), // prettier-ignore
+    );
+    expect(fused[0]).toMatchObject({ shape: [48, 48], place: { role: "expert", layer: 1, expert: 0 } });
+    expect(fused[0]!.target).toBeUndefined();
+    expect(fused[1]).toMatchObject({ shape: [48, 24], target: { name: fused[1]!.key } });
+    expect(() => matrices(["attention"], { experts: selected })).toThrow(/was given 3 experts, but no target names routed experts/);
+    const elsewhere = new ExpertSet({ layers: [[1, { ranked: [8] }]] });
+    expect(() => matrices(["experts"], { experts: elsewhere })).toThrow(expect.objectContaining({ code: "ERR_CONFIG" }));
+  });
+
+  it("a regular expression is tried on whole names of modules", () => {
+    expect(names(["/layers\\.[01]\\..*\\.(q|o)_proj$/"])).toEqual(
+      [0, 1].flatMap((l) => ["q_proj", "o_proj"].map((m) => `model.layers.${l}.self_attn.${m}.weight`)),
+    );
+    expect(() => names(["/nothing/"])).toThrow(/matches nothing/);
+    expect(() => names(["/(/"])).toThrow(/is no regular expression/);
+  });
+
+  it("ranks and factors follow the last name that says something", () => {
+    const of = (more: Partial<LoraOptions>): [string, number, number][] => {
+      const found = loraMatrices(deepseek, { rank: 4, targets: ["attention", "experts"], ...more });
+      const brief = (part: string): [string, number, number] => {
+        const m = found.find(({ key }) => key.includes(part))!;
+        return [part, m.rank, m.scaling];
+      };
+      return [brief("o_proj"), brief("experts.0.down_proj")];
+    };
+    expect(of({})).toEqual([["o_proj", 4, 2], ["experts.0.down_proj", 4, 2]]); // prettier-ignore
+    expect(of({ alpha: 8, ranks: { experts: 2 } })).toEqual([["o_proj", 4, 2], ["experts.0.down_proj", 2, 4]]); // prettier-ignore
+    expect(of({ ranks: { experts: 2, down_proj: 1 }, alphas: { o_proj: 1 } })).toEqual([["o_proj", 4, 0.25], ["experts.0.down_proj", 1, 2]]); // prettier-ignore
+    expect(of({ alpha: 8, rslora: true })).toEqual([["o_proj", 4, 4], ["experts.0.down_proj", 4, 4]]); // prettier-ignore
+    expect(() => of({ ranks: { router: 2 } })).toThrow(/"router" names no matrix that the targets adapt/);
+    expect(() => of({ ranks: { exprets: 2 } })).toThrow(/did you mean "experts"/);
+    expect(() => of({ ranks: { experts: 0 } })).toThrow(/^LoRA rank of "experts" must be an integer >= 1, found 0/);
+    expect(() => of({ ranks: { experts: 25 } })).toThrow(/at most 24 beside "model.layers.1.mlp.experts.0.gate_proj.weight"/);
+    expect(() => of({ alphas: { experts: 0 } })).toThrow(/^LoRA alpha of "experts" must be a number > 0, found 0/);
   });
 
   it("names match whole parts of a module's name, in model order, each matrix once", () => {
@@ -38,25 +92,24 @@ describe("targets", () => {
       [0, 1, 2].flatMap((l) => ["q_proj", "o_proj"].map((m) => `model.layers.${l}.self_attn.${m}.weight`)),
     );
     expect(names(["model.layers.1.self_attn.o_proj"])).toEqual(["model.layers.1.self_attn.o_proj.weight"]);
-    // Dense and shared, not the routed experts of the same name.
-    expect(names(["gate_proj"])).toHaveLength(1 + 2);
+    expect(names(["gate_proj"])).toHaveLength(1 + 2 + 2 * 8); // dense, shared and routed
+    expect(names(["experts.3.up_proj"])).toHaveLength(2);
   });
 
   it.each([
     [[], /at least one target/],
     [["roj"], /"roj" matches nothing in this deepseek_v2 model/],
     [["q_porj"], /did you mean "q_proj"/],
-    [["experts.3.up_proj"], /matches only routed experts/],
     [["lm_head"], /matches only the head/],
     [["input_layernorm"], /matches only vectors/],
     [["kv_a_layernorm"], /matches only vectors/], // of attention, but not a matrix
     [
       ["xyzzy"],
-      /"xyzzy" matches nothing in this deepseek_v2 model \(valid: attention, dense, shared, router, linear, q_proj, kv_a_proj_with_mqa, kv_b_proj, o_proj, gate_proj, up_proj, down_proj, gate\)$/,
+      /"xyzzy" matches nothing in this deepseek_v2 model \(valid: attention, dense, shared, router, experts, linear, all-linear, q_proj, kv_a_proj_with_mqa, kv_b_proj, o_proj, gate_proj, up_proj, down_proj, gate\)$/,
     ],
   ])("refuses %j", (targets, message) => {
-    expect(() => loraTargets(deepseek, targets)).toThrow(message);
-    expect(() => loraTargets(deepseek, targets)).toThrow(expect.objectContaining({ code: "ERR_CONFIG" }));
+    expect(() => matrices(targets as string[])).toThrow(message);
+    expect(() => matrices(targets as string[])).toThrow(expect.objectContaining({ code: "ERR_CONFIG" }));
   });
 
   it("the first values of a matrix depend on seed and name alone, B is zero", () => {
@@ -104,14 +157,24 @@ describe("what is beside a layer", () => {
   const plan = {
     named: (part: string) => ({ ...plan, part }),
     kept: (spec: { dtype: string }, name: string) => slots.push(`${name}: ${spec.dtype}`),
+    shared: () => null,
+    scratch: () => null,
     backward: (spec: { dtype: string }, name: string) => slots.push(`${name}: ${spec.dtype}`),
   };
-  const context = { plan, attached: (key: string) => ({ key }) } as unknown as AttachmentContext;
-  const beside = (...targets: string[]): LoraAttachments => new LoraAttachments(loraTargets(deepseek, targets), { rank: 2, alpha: 4 }, 1);
+  const lists = { values: () => ({}), gradients: () => ({}) };
+  const context = { plan, attached: (key: string) => ({ key }), ...lists } as unknown as AttachmentContext;
+  const beside = (...targets: string[]): LoraAttachments => new LoraAttachments(matrices(targets), "kaiming", 1);
   const layer = deepseek.layers[1]!;
   const moe = moeOf(deepseek, 1)!;
   const router = { weight: moe.router, in: 48, out: 8 };
-  const site = (routed: boolean, experts: readonly ExpertWeights[]): ExpertsSite => ({ layer: 1, routed, experts, width: 48, hidden: 24 });
+  const site = (routed: boolean, experts: readonly ExpertWeights[]): ExpertsSite => ({
+    layer: 1,
+    routed,
+    experts,
+    width: 48,
+    hidden: 24,
+    topK: 2,
+  });
 
   it("only what was named gets a term", () => {
     const attachments = beside("o_proj");
@@ -119,9 +182,10 @@ describe("what is beside a layer", () => {
     expect(attachments.linear(router, context)).toBeNull();
     expect(attachments.experts(site(false, [moe.shared!]), context)).toBeNull();
   });
-  it.each(["gate_proj", "up_proj", "down_proj"])("of an MLP %s alone is enough; routed experts get none", (name) => {
+  it.each(["gate_proj", "up_proj", "down_proj"])("of an MLP or of routed experts %s alone is enough", (name) => {
     expect(beside(name).experts(site(false, [moe.shared!]), context)).toBeInstanceOf(LowRankMlp);
-    expect(beside(name).experts(site(true, [moe.shared!]), context)).toBeNull();
+    expect(beside(name).experts(site(true, moe.experts), context)).toBeInstanceOf(LowRankExperts);
+    expect(beside("o_proj").experts(site(true, moe.experts), context)).toBeNull();
     expect(beside(name).experts(site(false, []), context)).toBeNull();
   });
   it("activations of a router's term are f32, others follow the model", () => {
@@ -158,6 +222,27 @@ describe("a run", () => {
     return (await model.train(request(outDir, more)).result).adapter;
   };
   const bytes = (outDir: string): Promise<Buffer> => readFile(join(at(outDir), "adapter.safetensors"));
+
+  it.each([
+    ["of all-linear, with the paper's first values", { rank: 4, targets: "all-linear", init: "perft" }],
+    ["of selected experts", { rank: 4, targets: ["experts"], ranks: "down_proj=2", experts: selected, rslora: true }],
+    ["fused", { rank: 4, targets: ["experts"], expertTerms: "fused" }],
+  ] as const)("%s: resumed and on one thread, the same bytes; applied again, the same loss", async (name, options) => {
+    const method = { type: "lora", ...options } as TrainRequest["method"];
+    const dir = name.replace(/\W+/g, "_");
+    const adapter = (await train(`${dir}-whole`, { method }))!;
+    await train(`${dir}-single`, { method }, 1);
+    expect(await bytes(`${dir}-single`)).toEqual(await bytes(`${dir}-whole`));
+    await train(`${dir}-parts`, { method, steps: 3 });
+    await train(`${dir}-parts`, { method, resume: true });
+    expect(await bytes(`${dir}-parts`)).toEqual(await bytes(`${dir}-whole`));
+    await using model = await MoeModel.fromPretrained(at("model"), { device: "cpu" });
+    const held = Dataset.fromRows(toyRows(9, 5));
+    const before = (await model.evaluate(held, { maxLength: 48 })).loss;
+    await model.applyAdapter(at(`${dir}-whole`));
+    expect((await model.evaluate(held, { maxLength: 48 })).loss).not.toBe(before);
+    expect(adapter.experts?.count ?? null).toBe("experts" in options ? 3 : null);
+  });
 
   it("delivers its tensors alone; resumed and on one thread, the same bytes", async () => {
     const adapter = (await train("whole"))!;

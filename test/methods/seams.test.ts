@@ -6,9 +6,12 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { ExpertSet } from "../../lib/experts/expert_set.ts";
 import { openCheckpoint } from "../../lib/files/checkpoint.ts";
 import { fullTrainable } from "../../lib/methods/full.ts";
-import { LoraAttachments, loraTargets } from "../../lib/methods/lora.ts";
+import { LoraAttachments } from "../../lib/methods/lora.ts";
+import { loraMatrices } from "../../lib/methods/lora_targets.ts";
+import type { LoraOptions } from "../../lib/methods/lora_targets.ts";
 import { hostBatch } from "../../lib/model/batch.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
 import type { Attachments, ExpertsAttachment, LinearAttachment, MoeAttachment } from "../../lib/model/layers/attachment.ts";
@@ -129,13 +132,23 @@ function besideBlocks(spec: ModelSpec, scale: number): Attachments {
   };
 }
 
-function lora(spec: ModelSpec, scale: number, targets = ["linear", "router"]): Attachments {
-  const attachments = new LoraAttachments(loraTargets(spec, targets), { rank: 3, alpha: 5 }, 1);
+function lora(spec: ModelSpec, scale: number, targets = ["linear", "router"], more: Partial<LoraOptions> = {}): Attachments {
+  const attachments = new LoraAttachments(loraMatrices(spec, { rank: 3, alpha: 5, targets, ...more }), "kaiming", 1);
   const parameters = attachments.parameters.map((p, i) => {
     const normal = normals(i);
     return { ...p, initial: () => Float32Array.from({ length: p.shape[0]! * p.shape[1]! }, () => scale * normal()) };
   });
   return { parameters, linear: attachments.linear.bind(attachments), experts: attachments.experts.bind(attachments) };
+}
+
+/** Some experts, in one layer all; down has other ranks. */
+function some(spec: ModelSpec): Partial<LoraOptions> {
+  const [first = 0, ...others] = moeLayers(spec);
+  const layers = [
+    [first, { ranked: moeOf(spec, first)!.experts.map((_, e) => e) }],
+    ...others.map((l) => [l, { ranked: [2, 0] }]),
+  ] as const;
+  return { experts: new ExpertSet({ layers: layers as never }), ranks: { down_proj: 2, "experts.0.down_proj": 1 } };
 }
 
 describe.each([
@@ -181,6 +194,9 @@ describe.each([
     ["beside blocks", besideBlocks],
     ["LoRA on linear layers", lora],
     ["LoRA on the router", (spec: ModelSpec, scale: number) => lora(spec, scale, ["router"])],
+    ["LoRA on routed experts", (spec: ModelSpec, scale: number) => lora(spec, scale, ["experts"])],
+    ["LoRA on some routed experts, of several ranks", (spec: ModelSpec, scale: number) => lora(spec, scale, ["experts"], some(spec))],
+    ["LoRA on gate over up, and on down", (spec: ModelSpec, scale: number) => lora(spec, scale, ["experts"], { expertTerms: "fused" })],
     ...["gate_proj", "up_proj", "down_proj"]
       .filter(() => family === "deepseek_v2") // of OLMoE these are routed experts
       .map((name) => [`LoRA on ${name} alone`, (spec: ModelSpec, scale: number) => lora(spec, scale, [name])] as const),

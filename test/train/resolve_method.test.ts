@@ -10,7 +10,7 @@ import { fullTrainable } from "../../lib/methods/full.ts";
 import { loraTrainable } from "../../lib/methods/lora.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
 import { expertParameters } from "../../lib/model/spec.ts";
-import type { MethodOptions } from "../../lib/train/request.ts";
+import type { MethodOptions } from "../../lib/train/method_options.ts";
 import { resolveMethod } from "../../lib/train/resolve_method.ts";
 import type { TrainSession } from "../../lib/train/session.ts";
 import { tempDir } from "../support/fixture.ts";

@@ -35,6 +35,8 @@ import { qwen3Next } from "./tables/qwen3_next.ts";
 import { solarOpen } from "./tables/solar_open.ts";
 import { requireSameModel } from "./tensors.ts";
 
+export { gateUpKey } from "./fused.ts";
+
 const families: Readonly<Record<string, Family>> = {
   afmoe,
   deepseek_v2: deepseekV2,

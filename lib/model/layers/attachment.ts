@@ -7,13 +7,16 @@ import type { Tensor } from "../../tensor.ts";
 import type { Run } from "../run.ts";
 import type { Planner } from "../slots.ts";
 import type { ExpertWeights, LinearSpec } from "../spec.ts";
-import type { AttachedSpec, Parameter } from "../weights/parameter.ts";
+import type { AttachedSpec, Parameter, ParameterList } from "../weights/parameter.ts";
 
 /** What an attachment is composed with. */
 export interface AttachmentContext {
   readonly plan: Planner;
   /** One of the parameters that the method brought. */
   attached(key: string): Parameter;
+  /** Several as one operand. */
+  values(parameters: readonly Parameter[]): ParameterList;
+  gradients(parameters: readonly Parameter[]): ParameterList | null;
 }
 
 /** Beside one linear layer y = W·x. */
@@ -32,6 +35,8 @@ export interface ExpertsSite {
   /** Model width D and expert width F. */
   readonly width: number;
   readonly hidden: number;
+  /** Experts that a token visits. */
+  readonly topK: number;
 }
 
 /** The pre-activation, or its gradient: both [N, F] halves and the whole [N, 2F]. */

@@ -16,7 +16,7 @@ export class Mlp {
   constructor(spec: MlpSpec, layer: number, width: number, c: Composer) {
     const { gate, up, down, hidden } = spec;
     const weights = new ExpertMatrices([{ gate, up, down }], c);
-    const attached = c.attachedToExperts({ layer, routed: false, experts: [{ gate, up, down }], width, hidden });
+    const attached = c.attachedToExperts({ layer, routed: false, experts: [{ gate, up, down }], width, hidden, topK: 1 });
     this.experts = attached.length > 0 ? new AttachedExperts(weights, attached, hidden, 1, c) : new Experts(weights, hidden, 1, c);
     this.trains = this.experts.trains;
   }

@@ -59,7 +59,7 @@ export class MoeBlock {
     this.selectionBias = spec.selectionBias ? c.parameter(spec.selectionBias) : null;
     const within = c.named("experts");
     const matrices = new ExpertMatrices(spec.experts, within);
-    const inside = within.attachedToExperts({ layer, routed: true, experts: spec.experts, width: D, hidden: F });
+    const inside = within.attachedToExperts({ layer, routed: true, experts: spec.experts, width: D, hidden: F, topK: K });
     this.experts = inside.length > 0 ? new AttachedExperts(matrices, inside, F, K, within) : new Experts(matrices, F, K, within);
     this.shared = spec.shared ? new SharedExpert(spec.shared, layer, D, c.named("shared")) : null;
     this.attached = c.attachedToMoe({ layer, width: D, experts: E, topK: K });

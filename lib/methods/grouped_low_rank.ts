@@ -1,0 +1,165 @@
+// The low-rank term beside one matrix of each of some experts: y[r] += s·B_e·(A_e·x[r]) over the rows of those experts, with
+// A_e [r, in] and B_e [out, r]. The merged weights are never built. With SiLU between A and B in place of the factor s it is a
+// parallel adapter.
+//
+// Kept for backward: u = A·x [N, r], times s where there is a factor. Sizes in names: N rows in expert order, E experts, r rank.
+
+import * as ops from "../ops.ts";
+import type { AttachmentContext, ExpertRows } from "../model/layers/attachment.ts";
+import type { Run } from "../model/run.ts";
+import { act } from "../model/slots.ts";
+import type { Slot } from "../model/slots.ts";
+import { Parameter } from "../model/weights/parameter.ts";
+import type { ParameterList } from "../model/weights/parameter.ts";
+import type { Tensor, TensorList } from "../tensor.ts";
+
+/** What stands between A and B: a factor, or SiLU. */
+export type Between = { readonly scaling: number } | "silu";
+
+export interface GroupedTarget {
+  /** Experts of the layer. */
+  readonly experts: number;
+  /** Those that have a term, ascending, with the keys of their matrices. */
+  readonly groups: readonly { readonly expert: number; readonly a: string; readonly b: string }[];
+  readonly rank: number;
+  readonly in: number;
+  readonly out: number;
+  readonly between: Between;
+  /** Rows per token: K where routed. */
+  readonly rowsPerToken: number;
+}
+
+/** One matrix per expert as the operand of a grouped product; zeros for experts that have none. */
+class Matrices {
+  private readonly list: ParameterList;
+  private readonly zeros: { readonly parameter: Parameter; readonly slot: Slot } | null;
+  private lastZeros: Tensor | null = null;
+
+  constructor(experts: number, own: ReadonlyMap<number, Parameter>, shape: readonly [number, number], { plan, values }: Lists) {
+    const parameter = new Parameter("zeros", shape, { role: "expert", layer: 0 });
+    this.zeros = own.size === experts ? null : { parameter, slot: plan.shared({ dtype: "act", fixed: shape }, "zeros") };
+    this.list = values(Array.from({ length: experts }, (_, e) => own.get(e) ?? parameter));
+  }
+
+  at(run: Run): TensorList {
+    if (!this.zeros) return this.list.tensors;
+    const x = run.at(this.zeros.slot);
+    ops.fill(run.device, { x, value: 0 });
+    if (this.lastZeros !== x) {
+      this.zeros.parameter.value = x;
+      this.lastZeros = x;
+      this.list.drop();
+    }
+    return this.list.tensors;
+  }
+}
+
+interface Lists {
+  readonly plan: AttachmentContext["plan"];
+  readonly values: (parameters: readonly Parameter[]) => ParameterList;
+}
+
+export class GroupedLowRank {
+  private readonly target: GroupedTarget;
+  private readonly a: Matrices;
+  private readonly b: Matrices;
+  private readonly gradA: ParameterList | null;
+  private readonly gradB: ParameterList | null;
+  private readonly groups: Int32Array;
+  private readonly u: Slot;
+  private readonly du: Slot;
+  /** silu(u), and ones to make it with. */
+  private readonly silu: { readonly z: Slot; readonly backwardZ: Slot; readonly ones: Slot } | null;
+  private readonly term: Slot;
+  private readonly backwardTerm: Slot;
+  private readonly dx: Slot;
+
+  constructor(target: GroupedTarget, context: AttachmentContext) {
+    const { experts, groups, rank, rowsPerToken: K } = target;
+    const { plan } = context;
+    this.target = target;
+    const own = (key: "a" | "b") => new Map(groups.map((g) => [g.expert, context.attached(g[key])]));
+    const [a, b] = [own("a"), own("b")];
+    const lists = { plan, values: (parameters: readonly Parameter[]) => context.values(parameters) };
+    this.a = new Matrices(experts, a, [rank, target.in], lists);
+    this.b = new Matrices(experts, b, [target.out, rank], lists);
+    this.gradA = trained(context, a);
+    this.gradB = trained(context, b);
+    this.groups = Int32Array.from(groups, (g) => g.expert);
+    this.u = plan.kept(act(rank, K), "u");
+    this.du = plan.backward(act(rank, K), "du");
+    const made = (): GroupedLowRank["silu"] => ({
+      z: plan.scratch(act(rank, K), "z"),
+      backwardZ: plan.backward(act(rank, K), "z"),
+      ones: plan.shared(act(rank, K), "ones"),
+    });
+    this.silu = target.between === "silu" ? made() : null;
+    this.term = plan.scratch(act(target.out, K), "term");
+    this.backwardTerm = plan.backward(act(target.out, K), "term");
+    this.dx = plan.backward(act(target.in, K), "dxTerm");
+  }
+
+  /** y [N, out] += the term; x [N, in], or [T, in] gathered by rows.tokens. */
+  forward(run: Run, x: Tensor, rows: ExpertRows, y: Tensor): void {
+    const { device, precision } = run;
+    const u = run.at(this.u);
+    ops.groupedGemmNt(device, { x, rows: rows.tokens, w: this.a.at(run), offsets: rows.offsets, y: u, precision });
+    const { between } = this.target;
+    if (between !== "silu") ops.scale(device, { x: u, factor: between.scaling });
+    this.addOutput(run, rows, y, "forward");
+  }
+
+  /** y += the term again, from the kept u. */
+  recompute(run: Run, rows: ExpertRows, y: Tensor): void {
+    this.addOutput(run, rows, y, "backward");
+  }
+
+  private addOutput(run: Run, { offsets }: ExpertRows, y: Tensor, pass: "forward" | "backward"): void {
+    const { device, precision } = run;
+    const term = run.at(pass === "forward" ? this.term : this.backwardTerm);
+    ops.groupedGemmNt(device, { x: this.middle(run, pass), w: this.b.at(run), offsets, y: term, precision });
+    ops.add(device, { a: y, b: term, y });
+  }
+
+  /** What B is multiplied with. */
+  private middle(run: Run, pass: "forward" | "backward"): Tensor {
+    const u = run.at(this.u);
+    if (!this.silu) return u;
+    const z = run.at(pass === "forward" ? this.silu.z : this.silu.backwardZ);
+    const ones = run.at(this.silu.ones);
+    ops.fill(run.device, { x: ones, value: 1 });
+    ops.multiply(run.device, { a: ones, b: u, y: z, silu: true });
+    return z;
+  }
+
+  /** dA, dB (+)= from dy [N, out]; leaves the gradient of A·x for `inputGradient`. */
+  parameterGradients(run: Run, dy: Tensor, x: Tensor, { tokens, offsets }: ExpertRows): void {
+    const { device, precision, accumulate } = run;
+    const { groups } = this;
+    const du = run.at(this.du);
+    if (this.gradB) {
+      const dw = this.gradB.tensors;
+      ops.groupedGemmTn(device, { dy, x: this.middle(run, "backward"), offsets, dw, groups, accumulate, precision });
+    }
+    ops.groupedGemmNn(device, { dy, w: this.b.at(run), offsets, dx: du, precision });
+    const { between } = this.target;
+    if (between !== "silu") ops.scale(device, { x: du, factor: between.scaling });
+    else if (this.silu) ops.multiplyBackward(device, { dy: du, a: run.at(this.silu.ones), b: run.at(this.u), db: du, silu: true });
+    if (!this.gradA) return;
+    ops.groupedGemmTn(device, { dy: du, x, xRows: tokens, offsets, dw: this.gradA.tensors, groups, accumulate, precision });
+  }
+
+  /** dx [N, in] += the gradient of the rows that x was read as. */
+  inputGradient(run: Run, { offsets }: ExpertRows, dx: Tensor): void {
+    const { device, precision } = run;
+    const term = run.at(this.dx);
+    ops.groupedGemmNn(device, { dy: run.at(this.du), w: this.a.at(run), offsets, dx: term, precision });
+    ops.add(device, { a: dx, b: term, y: dx });
+  }
+}
+
+/** The gradients of matrices that train. */
+function trained(context: AttachmentContext, own: ReadonlyMap<number, Parameter>): ParameterList | null {
+  const parameters = [...own.values()];
+  return parameters.every((p) => p.trains) ? context.gradients(parameters) : null;
+}

@@ -1,0 +1,191 @@
+// Which matrices LoRA adapts, and with what rank and factor: from targets as a user writes them to a list.
+//
+// A target is a group (what matrices are to the model), a name (the last parts of a module's name, or all of it) or a regular
+// expression between slashes, which is tried on the module's whole name: /layers\.(0|1)\..*\.gate$/.
+//
+// Routed experts have a term beside each of gate, up and down; or, `fused`, one beside gate over up (they share A) and one beside
+// down, as PEFT has them (target_parameters).
+
+import { ConfigError } from "../errors.ts";
+import type { ExpertSet } from "../experts/expert_set.ts";
+import { expertLayout } from "../experts/expert_set.ts";
+import type { TensorSlice } from "../files/slice.ts";
+import { sliceKey } from "../files/slice.ts";
+import { gateUpKey } from "../model/families/index.ts";
+import type { ModelSpec, ParameterPlace, ParameterRole, ParameterShape } from "../model/spec.ts";
+import { moeOf, parameterShapes } from "../model/spec.ts";
+import { nearest } from "../options/suggest.ts";
+
+/** How the terms of routed experts are cut. */
+export type ExpertTerms = "matrix" | "fused";
+
+export interface LoraOptions {
+  /** r, of matrices that `ranks` does not name. */
+  readonly rank: number;
+  /** α; a term is scaled by α/r, or α/√r. Default: 2·r of each matrix. */
+  readonly alpha?: number | undefined;
+  readonly targets: readonly string[];
+  /** Ranks of some matrices: target → r; where several name a matrix, the last one. */
+  readonly ranks?: Readonly<Record<string, number>> | undefined;
+  /** α of some matrices, likewise. */
+  readonly alphas?: Readonly<Record<string, number>> | undefined;
+  /** Scale by α/√r (rsLoRA, arXiv 2312.03732). */
+  readonly rslora?: boolean | undefined;
+  readonly expertTerms?: ExpertTerms | undefined;
+  /** The routed experts that are adapted; absent: all that targets name. */
+  readonly experts?: ExpertSet | null | undefined;
+}
+
+/** One adapted matrix W [out, in]. */
+export interface LoraMatrix {
+  /** Of its tensors: lora.<key>.A [r, in] and .B [out, r]. */
+  readonly key: string;
+  /** W, where it is one of the checkpoint's. */
+  readonly target?: TensorSlice;
+  readonly shape: readonly [out: number, input: number];
+  readonly place: ParameterPlace;
+  readonly rank: number;
+  readonly scaling: number;
+}
+
+/** Names for groups of matrices, by what they are to the model. */
+export const LORA_GROUPS = {
+  attention: ["attention"],
+  dense: ["dense"],
+  shared: ["shared"],
+  router: ["router"],
+  experts: ["expert"],
+  linear: ["attention", "dense", "shared"],
+  "all-linear": ["attention", "dense", "shared", "router", "expert"],
+} as const satisfies Record<string, readonly ParameterRole[]>;
+
+const ADAPTABLE: ReadonlySet<ParameterRole> = new Set(Object.values(LORA_GROUPS).flat());
+
+type Candidate = Pick<LoraMatrix, "key" | "target" | "place"> & { readonly shape: readonly number[]; readonly names: readonly string[] };
+
+/** Name of the module that owns a tensor: what targets are compared with. */
+const moduleOf = (key: string): string => key.replace(/\.weight(?=$|\[)/, "");
+
+const placeOf = ({ role, layer, expert, part }: ParameterShape): ParameterPlace => ({
+  role,
+  layer,
+  ...(expert === undefined ? {} : { expert }),
+  ...(part === undefined ? {} : { part }),
+});
+
+/** All that a target can name, in model order; with fused terms gate and up of a routed expert are one. */
+function candidates(spec: ModelSpec, terms: ExpertTerms): Candidate[] {
+  return parameterShapes(spec).flatMap((p): Candidate[] => {
+    const { ref, shape, role, layer, expert, part } = p;
+    const own = moduleOf(sliceKey(ref));
+    const place = placeOf(p);
+    if (terms === "matrix" || role !== "expert" || part === "down")
+      return [{ key: sliceKey(ref), target: ref, shape, place, names: [own] }];
+    if (part === "up") return [];
+    const weights = moeOf(spec, layer)!.experts[expert!]!;
+    const key = gateUpKey(weights);
+    const { part: _, ...fused } = place;
+    const names = [own, moduleOf(sliceKey(weights.up)), moduleOf(key)];
+    const whole =
+      weights.gate.index !== undefined && key !== sliceKey(weights.gate) ? { name: weights.gate.name, index: weights.gate.index } : null;
+    return [{ key, ...(whole ? { target: whole } : {}), shape: [2 * shape[0]!, shape[1]!], place: fused, names }];
+  });
+}
+
+const adapts = ({ place, shape }: Candidate): boolean => ADAPTABLE.has(place.role) && shape.length === 2;
+
+type Matches = (c: Candidate) => boolean;
+
+/** What a target means. Groups leave out matrices with one row: a number per token, which takes no rank. @throws ConfigError a bad pattern */
+function matcher(target: string, key: string): Matches {
+  if (Object.hasOwn(LORA_GROUPS, target)) {
+    const roles: readonly ParameterRole[] = LORA_GROUPS[target as keyof typeof LORA_GROUPS];
+    return ({ place, shape }) => roles.includes(place.role) && (shape[0] ?? 0) > 1;
+  }
+  const pattern = /^\/(.+)\/$/s.exec(target)?.[1];
+  if (pattern === undefined) return ({ names }) => names.some((name) => name === target || name.endsWith(`.${target}`));
+  try {
+    const expression = new RegExp(pattern, "u");
+    return ({ names }) => names.some((name) => expression.test(name));
+  } catch (error) {
+    throw new ConfigError(`LoRA target ${target} is no regular expression: ${(error as Error).message}`, { where: { key }, cause: error });
+  }
+}
+
+const describe = ({ place: { role }, shape }: Candidate): string =>
+  shape.length === 2 ? `the ${role}` : shape.length === 1 ? "vectors" : "convolutions";
+
+/** The adaptable ones that a target names. @throws ConfigError none (with the nearest name), or only what LoRA is not served on */
+function named(spec: ModelSpec, all: readonly Candidate[], target: string, key: string): Candidate[] {
+  const fail = (message: string): never => {
+    throw new ConfigError(`LoRA target "${target}" ${message}`, { where: { key } });
+  };
+  const found = all.filter(matcher(target, key));
+  const adaptable = found.filter(adapts);
+  if (adaptable.length > 0) return adaptable;
+  const [other] = found;
+  if (other) fail(`matches only ${describe(other)}, which LoRA does not adapt`);
+  const names = new Set(all.filter(adapts).flatMap((c) => c.names.map((name) => name.split(".").at(-1) ?? "")));
+  const valid = [...Object.keys(LORA_GROUPS), ...names];
+  const near = nearest(target, valid);
+  return fail(
+    `matches nothing in this ${spec.modelType} model${near === undefined ? "" : `; did you mean "${near}"?`} (valid: ${valid.join(", ")})`,
+  );
+}
+
+const whole = (rank: number, key: string, of = ""): number => {
+  if (!Number.isSafeInteger(rank) || rank < 1)
+    throw new ConfigError(`LoRA rank${of} must be an integer >= 1, found ${rank}`, { where: { key } });
+  return rank;
+};
+const positive = (alpha: number, key: string, of = ""): number => {
+  if (!Number.isFinite(alpha) || alpha <= 0)
+    throw new ConfigError(`LoRA alpha${of} must be a number > 0, found ${alpha}`, { where: { key } });
+  return alpha;
+};
+
+/**
+ * The matrices that the options name, in model order, each with its rank and factor.
+ * @throws ConfigError a rank, alpha, target or selection of experts that does not fit the model
+ */
+export function loraMatrices(spec: ModelSpec, options: LoraOptions): LoraMatrix[] {
+  const { rank, alpha, targets, ranks = {}, alphas = {}, rslora = false, expertTerms = "matrix", experts = null } = options;
+  whole(rank, "method.rank");
+  if (alpha !== undefined) positive(alpha, "method.alpha");
+  if (targets.length === 0) throw new ConfigError("LoRA needs at least one target, found none", { where: { key: "method.targets" } });
+  if (experts) experts.validate(expertLayout(spec));
+  const all = candidates(spec, expertTerms);
+  const chosen = new Set(targets.flatMap((target) => named(spec, all, target, "method.targets")));
+  const isRouted = ({ place }: Candidate): boolean => place.role === "expert";
+  if (experts && ![...chosen].some(isRouted))
+    throw new ConfigError(`LoRA was given ${experts.count} experts, but no target names routed experts: add "experts" to the targets`, {
+      where: { key: "method.targets" },
+    });
+  const kept = all.filter((c) => chosen.has(c) && (!experts || !isRouted(c) || experts.has(c.place.layer, c.place.expert!)));
+  const own = <T>(of: Readonly<Record<string, T>>, key: string): Map<Candidate, T> => {
+    const found = new Map<Candidate, T>();
+    for (const [target, value] of Object.entries(of)) {
+      const matches = new Set(named(spec, all, target, key));
+      const adapted = kept.filter((c) => matches.has(c));
+      if (adapted.length === 0) throw new ConfigError(`"${target}" names no matrix that the targets adapt`, { where: { key } });
+      for (const c of adapted) found.set(c, value);
+    }
+    return found;
+  };
+  for (const [target, r] of Object.entries(ranks)) whole(r, "method.ranks", ` of "${target}"`);
+  for (const [target, a] of Object.entries(alphas)) positive(a, "method.alphas", ` of "${target}"`);
+  const [ranksOf, alphasOf] = [own(ranks, "method.ranks"), own(alphas, "method.alphas")];
+  return kept.map((c): LoraMatrix => {
+    const { names: _, ...matrix } = c;
+    const r = ranksOf.get(c) ?? rank;
+    const shape = c.shape as [number, number];
+    const key = ranksOf.has(c) ? "method.ranks" : "method.rank";
+    if (r > Math.min(...shape))
+      throw new ConfigError(
+        `LoRA rank must be at most ${Math.min(...shape)} beside "${c.key}" [${shape.join(", ")}], found ${r}; ranks gives some matrices another one`,
+        { where: { key, tensor: c.key } },
+      );
+    const a = alphasOf.get(c) ?? alpha ?? 2 * r;
+    return { ...matrix, shape, rank: r, scaling: rslora ? a / Math.sqrt(r) : a / r };
+  });
+}

@@ -1,0 +1,85 @@
+// The options of each method, as TypeScript, YAML, flags and request.json have them: a member of methodSchema per method.
+
+import { z } from "zod";
+import { ExpertSet } from "../experts/expert_set.ts";
+import { Profile } from "../experts/profile.ts";
+import { selectSchema } from "../options.ts";
+
+const experts = z.union([z.string(), z.instanceof(ExpertSet)], "expected a file or an ExpertSet");
+const profile = z.union([z.string(), z.custom<Profile>((x) => x instanceof Profile)], "expected a file or a Profile");
+
+/** Adds an issue with its own words for what was found. */
+export function fault(ctx: z.core.ParsePayload, path: readonly string[], message: string, found: string): void {
+  ctx.issues.push({ code: "custom", input: ctx.value, path: [...path], message, params: { found } });
+}
+
+/** Where a selection of experts comes from: a set (ours or expert_cfg.json), or a profile to select from. */
+const selection = {
+  experts: experts.optional().describe("expert set: output of `esft select`, or an official expert_cfg.json"),
+  profile: profile.optional().describe("instead of --experts: a profile to select from (with --score and --p)"),
+  select: selectSchema.optional(),
+};
+
+const esft = z
+  .strictObject({
+    type: z
+      .literal("esft")
+      .describe("what trains: esft = the selected experts, lora = low-rank terms beside linear layers, full = everything"),
+    ...selection,
+    sharedExperts: z.boolean().optional().describe("train the shared experts too (default: as the expert set says)"),
+    nonExpertModules: z
+      .boolean()
+      .optional()
+      .describe("train embedding, attention, norms, router, dense layers and head too (default: as the expert set says)"),
+  })
+  .check((ctx) => {
+    const { experts: set, profile: scores, select } = ctx.value;
+    if ((set === undefined) === (scores === undefined))
+      fault(ctx, [], "expected either experts (a set or its file) or profile and select", set === undefined ? "neither" : "both");
+    else if (set !== undefined && select !== undefined) fault(ctx, ["select"], "expected with a profile only", "experts too");
+  });
+
+/** Target → number; as a text: target=8,other=4. */
+const byTarget = (value: z.ZodNumber) => z.string().or(z.record(z.string(), value));
+
+const lora = z
+  .strictObject({
+    type: z.literal("lora"),
+    rank: z.int().min(1).default(16).describe("rank of the terms that LoRA and PERFT add"),
+    alpha: z.number().gt(0).optional().describe("the terms of LoRA and PERFT are scaled by alpha / rank (default: twice the rank)"),
+    targets: z
+      .string()
+      .or(z.array(z.string()).readonly())
+      .default("linear")
+      .describe(
+        "matrices that LoRA adapts, comma-separated: attention, dense, shared, router, experts, linear (the first three), all-linear " +
+          "(all five), names of modules, or /regular expressions/ over their names",
+      ),
+    ranks: byTarget(z.int().min(1)).optional().describe("other ranks for some targets of LoRA: experts=4,router=2"),
+    alphas: byTarget(z.number().gt(0)).optional().describe("other alphas for some targets of LoRA, likewise"),
+    rslora: z.boolean().optional().describe("scale LoRA by alpha / sqrt(rank) (rank-stabilised)"),
+    expertTerms: z
+      .enum(["matrix", "fused"])
+      .optional()
+      .describe(
+        "terms of LoRA in routed experts: matrix = one beside each of gate, up, down (default); fused = gate and up share one, as in PEFT",
+      ),
+    init: z
+      .enum(["kaiming", "perft"])
+      .optional()
+      .describe("first values of A in LoRA and PERFT (B is 0): kaiming = uniform in ±1/√in, perft = normal with variance 2/rank"),
+    ...selection,
+  })
+  .check((ctx) => {
+    const { experts: set, profile: scores, select } = ctx.value;
+    if (set !== undefined && scores !== undefined)
+      fault(ctx, [], "expected experts (a set or its file), or profile and select, or neither (all routed experts)", "both");
+    else if (scores === undefined && select !== undefined) fault(ctx, ["select"], "expected with a profile only", "no profile");
+  });
+
+export const methodSchema = z.discriminatedUnion("type", [esft, lora, z.strictObject({ type: z.literal("full") })]);
+export type MethodOptions = z.output<typeof methodSchema>;
+export type EsftMethod = z.input<typeof esft>;
+/** Where a method's experts come from. */
+export type Selection = Pick<z.output<typeof esft>, "experts" | "profile" | "select">;
+export type LoraMethod = z.output<typeof lora>;
