@@ -149,6 +149,8 @@ function mixerText(a: AttentionSpec): string {
         ...(a.qNorm ? ["q and k normalised"] : []),
         ...(a.rope === null ? ["no positions"] : []),
         ...(a.window > 0 ? [`window of ${a.window}`] : []),
+        ...(a.chunk === undefined ? [] : [`chunks of ${a.chunk}`]),
+        ...(a.sinks ? ["sinks"] : []),
         ...(a.outputGate ? ["gated"] : []),
       ].join(", ");
     case "latent":

@@ -50,18 +50,26 @@ export function hostBatch(rows: readonly BatchRow[]): HostBatch {
   return { ids, positions, docStart, targets, supervised };
 }
 
+/** The first token of each token's chunk: chunks of `size` tokens, counted from the start of each document. */
+export function chunkStarts(docStart: Int32Array, size: number): Int32Array {
+  return docStart.map((start, t) => t - ((t - start) % size));
+}
+
 /** Device tensors for batches of up to `capacity` tokens, reused. */
 export class BatchBuffers {
   readonly capacity: number;
   private readonly device: Device;
+  private readonly chunks: readonly number[];
   private readonly all: Tensor[];
   private readonly bounds: Tensor;
   private views: { tokens: number; batch: Batch; targets: Tensor } | null = null;
 
-  constructor(device: Device, capacity: number) {
+  /** @param chunks sizes of the chunks whose starts are wanted */
+  constructor(device: Device, capacity: number, chunks: readonly number[]) {
     this.device = device;
     this.capacity = capacity;
-    this.all = Array.from({ length: 4 }, () => this.device.empty("i32", [capacity]));
+    this.chunks = chunks;
+    this.all = Array.from({ length: 4 + chunks.length }, () => this.device.empty("i32", [capacity]));
     this.bounds = this.device.empty("i32", [2]);
   }
 
@@ -88,14 +96,16 @@ export class BatchBuffers {
     }
     if (this.views?.tokens !== T) {
       this.dropViews();
-      const [ids, positions, docStart, targets] = this.all.map((t) => t.view(0, [T])) as [Tensor, Tensor, Tensor, Tensor];
-      this.views = { tokens: T, batch: { tokens: T, ids, positions, docStart, bounds: this.bounds }, targets };
+      const views = this.all.map((t) => t.view(0, [T])) as [Tensor, Tensor, Tensor, Tensor, ...Tensor[]];
+      const [ids, positions, docStart, targets, ...chunkStarts] = views;
+      this.views = { tokens: T, batch: { tokens: T, ids, positions, docStart, chunkStarts, bounds: this.bounds }, targets };
       this.bounds.write([0, T]);
     }
     const { batch, targets } = this.views;
     batch.ids.write(host.ids);
     batch.positions.write(host.positions);
     batch.docStart.write(host.docStart);
+    this.chunks.forEach((size, i) => batch.chunkStarts[i]?.write(chunkStarts(host.docStart, size)));
     targets.write(host.targets);
     return { batch, targets, maxPosition };
   }
@@ -103,7 +113,7 @@ export class BatchBuffers {
   private dropViews(): void {
     if (!this.views) return;
     const { batch, targets } = this.views;
-    for (const t of [batch.ids, batch.positions, batch.docStart, targets]) t.dispose();
+    for (const t of [batch.ids, batch.positions, batch.docStart, ...batch.chunkStarts, targets]) t.dispose();
     this.views = null;
   }
 

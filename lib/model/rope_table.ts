@@ -1,6 +1,6 @@
 // What depends on a token's position alone, as tables for positions 0 … P−1, in f32 as the families' reference computes it: cos and
 // sin of the rotary angles (the f32 product position · inverse frequency), factors of queries. Tables are made when a batch is
-// staged; layers hold handles.
+// staged; layers hold handles. The sizes of the chunks that documents are attended in are numbered here too: a batch says where they begin.
 
 import type { Device, Tensor } from "../tensor.ts";
 import type { QueryFactorSpec, RopeSpec } from "./spec.ts";
@@ -15,10 +15,11 @@ export interface RopeHandle {
   readonly index: number;
 }
 
-/** The distinct rotary embeddings of a model, numbered in the order in which its layers ask for them. */
+/** The distinct rotary embeddings (query factors, chunks) of a model, numbered in the order in which its layers ask for them. */
 export class RopeIndex {
   readonly specs: RopeSpec[] = [];
   readonly queryFactors: QueryFactorSpec[] = [];
+  readonly chunks: number[] = [];
 
   handle(spec: RopeSpec): RopeHandle {
     let index = this.specs.findIndex((s) => sameAngles(s, spec));
@@ -29,6 +30,11 @@ export class RopeIndex {
     const { beta, length, offset } = spec;
     let index = this.queryFactors.findIndex((s) => s.beta === beta && s.length === length && s.offset === offset);
     if (index < 0) index = this.queryFactors.push(spec) - 1;
+    return { index };
+  }
+  chunk(size: number): RopeHandle {
+    let index = this.chunks.indexOf(size);
+    if (index < 0) index = this.chunks.push(size) - 1;
     return { index };
   }
 }

@@ -16,6 +16,8 @@ export interface Batch {
   readonly ids: Tensor;
   readonly positions: Tensor;
   readonly docStart: Tensor;
+  /** The same of chunks inside of documents, by the handle of their size. */
+  readonly chunkStarts: readonly Tensor[];
   /** i32 (0, T): all tokens as the rows of one expert, for the MLPs that every token passes. */
   readonly bounds: Tensor;
 }
@@ -65,6 +67,13 @@ export class Run {
     const table = this.ropes.ropes[handle.index];
     if (!table) throw new MemoryError(`rotary table ${handle.index} was not staged`);
     return table;
+  }
+  /** The first token that attention of a token sees: of its document, or of its chunk there. */
+  firstKeys(chunk: RopeHandle | null): Tensor {
+    if (!chunk) return this.batch.docStart;
+    const starts = this.batch.chunkStarts[chunk.index];
+    if (!starts) throw new MemoryError(`starts of chunks ${chunk.index} were not staged`);
+    return starts;
   }
   queryFactors(handle: RopeHandle): Tensor {
     const table = this.ropes.queryFactors[handle.index];

@@ -49,6 +49,8 @@ export interface HeadsAttentionSpec {
   readonly rope: RopeSpec | null;
   /** Keys that a query sees, its own included; 0 = all of its document. */
   readonly window: number;
+  /** A query sees no key of an earlier chunk: chunks of so many tokens, counted from the start of its document; absent = none. */
+  readonly chunk?: number;
   /** A score per head that every query sees beside its keys, without a value. */
   readonly sinks?: TensorSlice;
   /**

@@ -1,13 +1,14 @@
 // softmax(q·kᵀ)·v over the documents of a batch: what grouped-head and latent attention have in common. Scores are recomputed in
 // backward from the kept logsumexp.
 
-import type { TensorSlice } from "../../files/slice.ts";
 import * as ops from "../../ops.ts";
 import type { AttentionLayout } from "../../ops.ts";
 import type { Tensor } from "../../tensor.ts";
+import type { RopeHandle } from "../rope_table.ts";
 import type { Run } from "../run.ts";
 import { act, f32 } from "../slots.ts";
 import type { Slot } from "../slots.ts";
+import type { HeadsAttentionSpec } from "../spec.ts";
 import type { Parameter } from "../weights/parameter.ts";
 import type { Composer } from "./composer.ts";
 
@@ -26,10 +27,12 @@ export class AttentionCore {
   private readonly lse: Slot;
   private readonly layout: AttentionLayout;
   private readonly sinks: Parameter | null;
+  private readonly chunk: RopeHandle | null;
 
-  constructor(layout: AttentionLayout, c: Composer, sinks: TensorSlice | null = null) {
+  constructor(layout: AttentionLayout, c: Composer, { sinks, chunk }: Pick<HeadsAttentionSpec, "sinks" | "chunk"> = {}) {
     this.layout = layout;
-    this.sinks = sinks && c.parameter(sinks);
+    this.sinks = sinks ? c.parameter(sinks) : null;
+    this.chunk = chunk === undefined ? null : c.chunk(chunk);
     this.out = c.plan.kept(act(layout.heads * layout.vDim), "out");
     this.lse = c.plan.saved(f32(layout.heads), "lse");
     this.dout = c.plan.backward(act(layout.heads * layout.vDim), "dout");
@@ -40,18 +43,16 @@ export class AttentionCore {
   }
 
   forward(run: Run, { q, k, v, kShared }: AttentionOperands): void {
-    const { docStart } = run.batch;
-    const { layout } = this;
     ops.attention(run.device, {
       q,
       k,
       v,
       kShared,
       sinks: this.sinks?.value,
-      docStart,
+      docStart: run.firstKeys(this.chunk),
       out: run.at(this.out),
       lse: run.saved(this.lse),
-      layout,
+      layout: this.layout,
       precision: run.precision,
     });
   }
@@ -65,7 +66,7 @@ export class AttentionCore {
       v,
       kShared,
       sinks: this.sinks?.value,
-      docStart: run.batch.docStart,
+      docStart: run.firstKeys(this.chunk),
       out: run.at(this.out),
       lse: run.at(this.lse),
       dq: d.q,

@@ -54,6 +54,10 @@ export class Composer implements AttachmentContext {
     return this.ropes.queryFactor(spec);
   }
 
+  chunk(size: number): RopeHandle {
+    return this.ropes.chunk(size);
+  }
+
   attachedToLinear(target: LinearSpec): LinearAttachment[] {
     return this.methods.flatMap((m) => m.linear?.(target, this) ?? []);
   }

@@ -38,7 +38,7 @@ export class HeadsAttention {
       { kDim: headDim, kOffset: 0, kStride: headDim },
       { vDim: headDim, vOffset: 0, vStride: headDim },
     ];
-    this.core = new AttentionCore({ heads, kvHeads, ...k, ...v, window, scale }, c, spec.sinks);
+    this.core = new AttentionCore({ heads, kvHeads, ...k, ...v, window, scale }, c, spec);
     const gate = spec.outputGate === "with q" ? this.q.gate : spec.outputGate;
     this.gate = gate ? new OutputGate(gate, this.core, c.named("gate")) : null;
     this.queryFactor = spec.queryFactor ? new QueryFactor(spec.queryFactor, c) : null;

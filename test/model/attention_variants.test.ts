@@ -1,0 +1,108 @@
+// Kinds of attention beyond those of the tiny models, by what they must equal: chunks are documents of their own at the positions that
+// they have. No GPU. Run alone: npx vitest run test/model/attention_variants.test.ts
+
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { openCheckpoint } from "../../lib/files/checkpoint.ts";
+import { fullTrainable } from "../../lib/methods/full.ts";
+import { chunkStarts, hostBatch } from "../../lib/model/batch.ts";
+import type { BatchRow } from "../../lib/model/batch.ts";
+import { modelSpec } from "../../lib/model/families/index.ts";
+import type { HeadsAttentionSpec, ModelSpec } from "../../lib/model/spec.ts";
+import { Transformer } from "../../lib/model/transformer.ts";
+import { Parameters } from "../../lib/model/weights/parameters.ts";
+import { Device } from "../../lib/tensor.ts";
+import { tinyOlmoe, writeTinyModel } from "../support/tiny_model.ts";
+
+const base = modelSpec(tinyOlmoe, "config.json");
+/** The model with another attention in the layers of which `change` says so. */
+const changed = (change: (a: HeadsAttentionSpec, l: number) => HeadsAttentionSpec): ModelSpec => ({
+  ...base,
+  layers: base.layers.map((layer, l) => {
+    if (layer.attention.kind !== "heads") throw new Error("grouped heads expected");
+    return { ...layer, attention: change(layer.attention, l) };
+  }),
+});
+const row = (length: number, docs: readonly number[]): BatchRow => {
+  const ids = Int32Array.from({ length }, (_, t) => (t * 131 + 7) % 2048);
+  const docStart = ids.map((_, t) => Math.max(...docs.filter((d) => d <= t)));
+  return { ids, targets: ids.map((x) => (x + 1) % 2048), docStart };
+};
+
+let dir: string;
+let device: Device;
+beforeAll(async () => {
+  dir = await mkdtemp(join(tmpdir(), "esft-attention-"));
+  await writeTinyModel(dir, tinyOlmoe, { tokenizer: false });
+  device = new Device({ kind: "cpu", threads: 2 });
+});
+afterAll(async () => {
+  device.dispose();
+  await rm(dir, { recursive: true, force: true });
+});
+
+/** Loss and every gradient of one step. */
+async function step(spec: ModelSpec, rows: readonly BatchRow[]): Promise<Map<string, Buffer>> {
+  const params = await Parameters.load(device, spec, await openCheckpoint(dir));
+  const model = new Transformer(spec, device, params);
+  try {
+    const state = model.train({ keys: fullTrainable(spec).keys });
+    const host = hostBatch(rows);
+    model.resetLoss();
+    model.forwardBackward(host, 1 / host.supervised);
+    const out = new Map<string, Buffer>();
+    for (const p of state.parameters) out.set(p.key, Buffer.from((await p.grad!.readF32()).buffer));
+    out.set("loss", Buffer.from(Float64Array.of((await model.readLoss()).loss).buffer));
+    return out;
+  } finally {
+    model.dispose();
+    params.dispose();
+  }
+}
+function expectSame(got: ReadonlyMap<string, Buffer>, want: ReadonlyMap<string, Buffer>): void {
+  expect([...got.keys()]).toEqual([...want.keys()]);
+  for (const [key, bytes] of got) expect(Buffer.compare(bytes, want.get(key)!), key).toBe(0);
+}
+
+describe("chunks", () => {
+  it("begin anew with each document", () => {
+    expect([...chunkStarts(Int32Array.of(0, 0, 0, 3, 3, 3, 3, 3, 8), 2)]).toEqual([0, 0, 2, 3, 3, 5, 5, 7, 8]);
+    expect([...chunkStarts(Int32Array.of(0, 0, 2, 2), 1)]).toEqual([0, 1, 2, 3]);
+    expect([...chunkStarts(Int32Array.of(0, 0, 2, 2), 2 ** 31)]).toEqual([0, 0, 2, 2]);
+  });
+
+  const packed = row(57, [0, 1, 20]);
+  const start = Int32Array.from(packed.docStart!);
+  const positions = start.map((s, t) => t - s);
+
+  it("are documents at other positions, bit for bit", async () => {
+    const got = await step(
+      changed((a) => ({ ...a, chunk: 8 })),
+      [packed],
+    );
+    expectSame(got, await step(base, [{ ...packed, docStart: chunkStarts(start, 8), positions }]));
+    expect(Buffer.compare(got.get("loss")!, (await step(base, [packed])).get("loss")!)).not.toBe(0);
+  });
+
+  it("wider than every document change nothing", async () => {
+    expectSame(
+      await step(
+        changed((a) => ({ ...a, chunk: 37 })),
+        [packed],
+      ),
+      await step(base, [packed]),
+    );
+  });
+
+  it("of several sizes, in some of the layers, mean the same for documents packed and in rows of their own", async () => {
+    const spec = changed((a, l) => (l === 0 ? { ...a, chunk: 8 } : l === 1 ? { ...a, chunk: 5, window: 3 } : a));
+    const ends = [1, 20, 57];
+    const apart = [0, 1, 20].map((begin, i): BatchRow => {
+      const part = (values: ArrayLike<number>): number[] => Array.from(values).slice(begin, ends[i]);
+      return { ids: part(packed.ids), targets: part(packed.targets) };
+    });
+    expectSame(await step(spec, [packed]), await step(spec, apart));
+  });
+});
