@@ -146,7 +146,8 @@ function mixerText(a: AttentionSpec): string {
       return [
         `${a.heads} heads of ${a.headDim}`,
         ...(a.kvHeads === a.heads ? [] : [`${a.kvHeads} for keys and values`]),
-        ...(a.qNorm ? ["q and k normalised"] : []),
+        ...(a.qNorm ? [a.vNorm ? "q, k and v normalised" : "q and k normalised"] : []),
+        ...(a.v === "with k" ? ["values from the keys' projection"] : []),
         ...(a.rope === null ? ["no positions"] : []),
         ...(a.window > 0 ? [`window of ${a.window}`] : []),
         ...(a.chunk === undefined ? [] : [`chunks of ${a.chunk}`]),

@@ -35,12 +35,14 @@ export interface HeadsAttentionSpec {
   readonly headDim: number;
   readonly q: LinearSpec;
   readonly k: LinearSpec;
-  readonly v: LinearSpec;
+  /** "with k": what the projection of k makes, before its norm; all three norms then stand before the rotation. */
+  readonly v: LinearSpec | "with k";
   readonly o: LinearSpec;
   /** Over the whole projection, or over each head where their size is headDim. */
   readonly qNorm?: NormSpec;
   readonly kNorm?: NormSpec;
-  /** Where the norms stand. */
+  readonly vNorm?: NormSpec;
+  /** Where the norms of q and k stand. */
   readonly norms: "before rotation" | "after rotation";
   /** Clamp of q, k, v to ±clip after the norms; absent = none. */
   readonly clip?: number;
@@ -268,9 +270,9 @@ export function parameterShapes(spec: ModelSpec): ParameterShape[] {
     const linears = (...all: LinearSpec[]): void => all.forEach((l) => linear(l, "attention", layer));
     switch (a.kind) {
       case "heads":
-        linears(a.q, a.k, a.v);
-        if (a.qNorm) norm(a.qNorm, layer);
-        if (a.kNorm) norm(a.kNorm, layer);
+        linears(a.q, a.k);
+        if (a.v !== "with k") linears(a.v);
+        for (const n of [a.qNorm, a.kNorm, a.vNorm]) if (n) norm(n, layer);
         if (a.sinks) add(a.sinks, [a.heads], "attention", layer);
         if (a.outputGate && a.outputGate !== "with q") linears(a.outputGate);
         return;

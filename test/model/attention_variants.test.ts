@@ -1,5 +1,5 @@
 // Kinds of attention beyond those of the tiny models, by what they must equal: chunks are documents of their own at the positions that
-// they have. No GPU. Run alone: npx vitest run test/model/attention_variants.test.ts
+// they have, values from the keys' projection are those of one with the same weight. No GPU. Run alone: npx vitest run test/model/attention_variants.test.ts
 
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -104,5 +104,36 @@ describe("chunks", () => {
       return { ids: part(packed.ids), targets: part(packed.targets) };
     });
     expectSame(await step(spec, [packed]), await step(spec, apart));
+  });
+});
+
+describe("values from the projection of the keys", () => {
+  const normed = (a: HeadsAttentionSpec): HeadsAttentionSpec => ({ ...a, vNorm: a.kNorm! });
+  const norms = (a: HeadsAttentionSpec, size: number): HeadsAttentionSpec => {
+    const of = (norm: HeadsAttentionSpec["kNorm"]) => ({ ...norm!, weight: { ...norm!.weight, rows: [0, size] as const }, size });
+    return { ...a, kNorm: of(a.kNorm), vNorm: of(a.kNorm) };
+  };
+
+  it.each([
+    ["a norm of all heads", normed],
+    ["a norm of each head", (a: HeadsAttentionSpec) => norms(a, a.headDim)],
+  ])("give what a projection of the same weight gives: %s", async (_name, change) => {
+    const rows = [row(40, [0, 13])];
+    const got = await step(
+      changed((a) => ({ ...change(a), v: "with k" })),
+      rows,
+    );
+    const want = await step(
+      changed((a) => ({ ...change(a), v: a.k })),
+      rows,
+    );
+    expect([...got.keys()]).toEqual([...want.keys()]);
+    const floats = (b: Buffer): Float32Array => new Float32Array(b.buffer, b.byteOffset, b.length / 4);
+    for (const [key, bytes] of got) {
+      if (key === "loss") continue;
+      const [x, y] = [floats(bytes), floats(want.get(key)!)];
+      const far = Math.hypot(...x.map((v, i) => v - y[i]!)) / Math.hypot(...y);
+      expect(far, key).toBeLessThan(2e-6);
+    }
   });
 });

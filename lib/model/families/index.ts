@@ -125,6 +125,8 @@ function validate(spec: ModelSpec, source: string): void {
       if (a.heads % a.kvHeads !== 0)
         fail(`layer ${l}: num_attention_heads ${a.heads} must be a multiple of num_key_value_heads ${a.kvHeads}`);
       if (a.outputGate === "with q" && a.qNorm?.size !== a.headDim) fail(`layer ${l}: a gate beside q needs a norm of each head of q`);
+      if (a.v === "with k" && !(a.kNorm && a.vNorm && a.norms === "before rotation"))
+        fail(`layer ${l}: values from the projection of the keys need norms of both, before the rotation`);
       if (!Number.isInteger(a.headDim) || a.headDim % 2 !== 0) fail(`layer ${l}: head_dim ${a.headDim} must be an even integer`);
     } else if (a.kind === "latent" && a.ropeDim % 2 !== 0) fail(`layer ${l}: qk_rope_head_dim ${a.ropeDim} must be even`);
     else if (a.kind === "delta" && a.heads % a.keyHeads !== 0)
