@@ -24,6 +24,7 @@ set(CUDA_PORTABLE
     rows/expert_sort.cu
     rows/gate.cu
     rows/index_check.cu
+    rows/layer_norm.cu
     rows/load_balance.cu
     rows/mask_grad.cu
     rows/multiply.cu

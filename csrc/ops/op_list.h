@@ -10,6 +10,7 @@
 #include "gate.h"
 #include "gemm.h"
 #include "grouped_gemm.h"
+#include "layer_norm.h"
 #include "linear_cross_entropy.h"
 #include "load_balance.h"
 #include "multiply.h"
@@ -27,7 +28,8 @@
   X(fill) X(cast) X(mask_grad) X(column_sum) X(linear_cross_entropy) X(grad_norm) X(adamw) \
   X(causal_conv) X(causal_conv_backward) X(gated_delta_rule) X(gated_delta_rule_backward) X(delta_gates) X(delta_gates_backward) X(regroup) \
   X(multiply) X(multiply_backward) \
-  X(sigmoid_gate) X(sigmoid_gate_backward) X(scale_rows)
+  X(sigmoid_gate) X(sigmoid_gate_backward) X(scale_rows) \
+  X(layer_norm) X(layer_norm_backward)
 
 enum esft_op {
 #define ESFT_OP_ENUM(name) ESFT_OP_##name,

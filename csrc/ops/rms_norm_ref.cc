@@ -8,7 +8,7 @@ using namespace ref;
 
 void ref_rms_norm(const esft_rms_norm_args& a) {
   const int64_t R = rows(a.x), C = cols(a.x);
-  auto w = [&](int64_t c) { return double(a.zero_centred) + vat(a.weight, c); };
+  auto w = [&](int64_t c) { return present(a.weight) ? double(a.zero_centred) + vat(a.weight, c) : 1.0; };
   for (int64_t r = 0; r < R; r++) {
     auto x = [&](int64_t c) { return double(at(a.x, r, c)); };
     double sum = 0;
@@ -21,7 +21,7 @@ void ref_rms_norm(const esft_rms_norm_args& a) {
 
 void ref_rms_norm_backward(const esft_rms_norm_backward_args& a) {
   const int64_t R = rows(a.x), C = cols(a.x);
-  auto w = [&](int64_t c) { return double(a.zero_centred) + vat(a.weight, c); };
+  auto w = [&](int64_t c) { return present(a.weight) ? double(a.zero_centred) + vat(a.weight, c) : 1.0; };
   std::vector<double> dweight(C, 0);
   for (int64_t r = 0; r < R; r++) {
     auto x = [&](int64_t c) { return double(at(a.x, r, c)); };

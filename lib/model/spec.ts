@@ -12,12 +12,25 @@ export interface LinearSpec {
   readonly out: number;
 }
 
-export interface NormSpec {
-  readonly weight: TensorSlice;
+/** x / rms(x) · weight (RMSNorm), or (x − mean) / deviation · weight + bias (LayerNorm). */
+export type NormSpec = RmsNormSpec | LayerNormSpec;
+
+export interface RmsNormSpec {
+  readonly kind: "rms";
+  /** Absent: the factor is 1. */
+  readonly weight?: TensorSlice;
   readonly size: number;
   readonly eps: number;
   /** The factor is 1 + weight. */
   readonly zeroCentred?: boolean;
+}
+
+export interface LayerNormSpec {
+  readonly kind: "layer";
+  readonly weight: TensorSlice;
+  readonly bias: TensorSlice;
+  readonly size: number;
+  readonly eps: number;
 }
 
 /** Rotary embedding: inverse frequencies (length rotaryDim / 2) and the factor on cos and sin (yarn). */
@@ -25,6 +38,8 @@ export interface RopeSpec {
   readonly inverseFrequencies: readonly number[];
   readonly factor: number;
   readonly interleaved: boolean;
+  /** What documents of more than `length` tokens have in the place of both (longrope). */
+  readonly beyond?: { readonly length: number; readonly inverseFrequencies: readonly number[]; readonly factor: number };
 }
 
 /** Grouped-head attention: q, k, v projections, then what is there of norm, clipping and rotation. */
@@ -252,7 +267,10 @@ export function parameterShapes(spec: ModelSpec): ParameterShape[] {
     add(l.weight, [l.out, l.in], role, layer);
     if (l.bias) add(l.bias, [l.out], role, layer);
   };
-  const norm = (n: NormSpec, layer: number): void => add(n.weight, [n.size], "norm", layer);
+  const norm = (n: NormSpec, layer: number): void => {
+    if (n.weight) add(n.weight, [n.size], "norm", layer);
+    if (n.kind === "layer") add(n.bias, [n.size], "norm", layer);
+  };
   const mlp = (m: ExpertWeights, F: number, role: ParameterRole, layer: number, expert?: number): void => {
     for (const part of ["gate", "up", "down"] as const)
       add(m[part], part === "down" ? [D, F] : [F, D], role, layer, expert === undefined ? undefined : { expert, part });

@@ -1,4 +1,4 @@
-// What every token passes: csrc/ops/gemm.h, embedding.h, rms_norm.h, rope.h.
+// What every token passes: csrc/ops/gemm.h, embedding.h, layer_norm.h, rms_norm.h, rope.h.
 import { KernelError } from "../errors.ts";
 import type { Device, Tensor } from "../tensor.ts";
 import { bind, flag, handleOf, precision, type Maybe, type Precision } from "./bind.ts";
@@ -32,10 +32,10 @@ export const embedding = bind<{ ids: Tensor; table: Tensor; y: Tensor; scale?: n
 export const embeddingBackward = bind<{ ids: Tensor; dy: Tensor; dtable: Tensor; scale?: number }>("embedding_backward", { scale: 1 });
 
 /**
- * y = weight · x / sqrt(mean(x²) + eps) per row, or 1 + weight in its place where `zeroCentred`. x, y [R, C] act, weight [C] f32 or bf16;
- * rstd [R], kept for the backward.
+ * y = weight · x / sqrt(mean(x²) + eps) per row, or 1 + weight in its place where `zeroCentred`. x, y [R, C] act, weight [C] f32 or bf16,
+ * none: the factor is 1; rstd [R], kept for the backward.
  */
-export const rmsNorm = bind<{ x: Tensor; weight: Tensor; y: Tensor; rstd?: Maybe<Tensor>; eps: number; zeroCentred?: boolean }>(
+export const rmsNorm = bind<{ x: Tensor; weight?: Maybe<Tensor>; y: Tensor; rstd?: Maybe<Tensor>; eps: number; zeroCentred?: boolean }>(
   "rms_norm",
   {
     zero_centred: (a) => flag(a.zeroCentred),
@@ -46,7 +46,7 @@ export const rmsNorm = bind<{ x: Tensor; weight: Tensor; y: Tensor; rstd?: Maybe
 export const rmsNormBackward = bind<{
   dy: Tensor;
   x: Tensor;
-  weight: Tensor;
+  weight?: Maybe<Tensor>;
   rstd: Tensor;
   dx?: Maybe<Tensor>;
   dweight?: Maybe<Tensor>;
@@ -60,6 +60,36 @@ export const rmsNormBackward = bind<{
   accumulate_weight: (a) => flag(a.accumulateWeight),
   zero_centred: (a) => flag(a.zeroCentred),
 });
+
+/**
+ * y = (x − mean) / sqrt(variance + eps) · weight + bias per row. x, y [R, C] act, weight and bias [C] f32 or bf16; mean and rstd [R], kept
+ * for the backward.
+ */
+export const layerNorm = bind<{
+  x: Tensor;
+  weight: Tensor;
+  bias: Tensor;
+  y: Tensor;
+  mean?: Maybe<Tensor>;
+  rstd?: Maybe<Tensor>;
+  eps: number;
+}>("layer_norm");
+
+/** dx (+)= gradient of the norm's input, dweight and dbias [C] f32 (+)=. dy, x, dx [R, C] act; dx may be dy. */
+export const layerNormBackward = bind<{
+  dy: Tensor;
+  x: Tensor;
+  weight: Tensor;
+  mean: Tensor;
+  rstd: Tensor;
+  dx?: Maybe<Tensor>;
+  dweight?: Maybe<Tensor>;
+  dbias?: Maybe<Tensor>;
+  /** Adds to dx. */
+  accumulate?: boolean;
+  /** Adds to dweight and dbias. */
+  accumulateWeight?: boolean;
+}>("layer_norm_backward", { accumulate: (a) => flag(a.accumulate), accumulate_weight: (a) => flag(a.accumulateWeight) });
 
 /**
  * Rotates 2·cos.columns dimensions of each head, from column `offset` of it on, by the angle of the token's position; the rest is

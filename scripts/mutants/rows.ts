@@ -127,6 +127,16 @@ export const rows = [
     ["float* dw = partial + «begin / chunk * pitch»;", "int64_t(0)"],
   ),
   ...of(
+    "cpu/rows/layer_norm.cc",
+    ops("layer_norm"),
+    ["__builtin_sqrtf(squares * inv_C + «eps»);", "0.0f"],
+    ["- («m == W ? splat(mean) : first_lanes(mean, m)»);", "splat(mean)"],
+    ["«if (wants_w) memset(dw, 0, 2 * pitch * 4);»", ""],
+    ["load_n(w + i, m) - «splat(mean_g)» - hat", "splat(0.0f)"],
+    ["return «adds» ? load_n(y + begin + i, m) + sum : sum;", "true"],
+    ["float* dw = partial + «begin / chunk * 2 * pitch»;", "int64_t(0)"],
+  ),
+  ...of(
     "cpu/rows/rope.cc",
     ops("rope"),
     ["index[i] = «i ^ 1»;", "i"],

@@ -13,6 +13,7 @@ describeRefusals([
     base: rmsNormBase,
     inPlace: ["y=x"],
     rows: [
+      { name: "1 + no weight", change: { weight: null, zero_centred: 1 }, says: ["zero_centred", "no weight"] },
       { name: "a negative eps", change: { eps: -1e-6 }, says: ["eps"] },
       { name: "rows without columns", change: { x: out([3, 0]), y: out([3, 0]), weight: out([0]) }, says: ["x", "C >= 1"] },
       { name: "rstd of the wrong length", change: { rstd: out([4]) }, says: ["rstd", "3"] },
@@ -22,6 +23,7 @@ describeRefusals([
     base: rmsNormBackwardBase,
     inPlace: ["dx=dy"],
     rows: [
+      { name: "the gradient of no weight", change: { weight: null }, says: ["dweight", "absent"] },
       { name: "accumulate = 2", change: { accumulate: 2 }, says: ["accumulate"] },
       { name: "zero_centred = 2", change: { zero_centred: 2 }, says: ["zero_centred"] },
       { name: "accumulate_weight = 2", change: { accumulate_weight: 2 }, says: ["accumulate_weight"] },

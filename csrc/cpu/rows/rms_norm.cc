@@ -8,11 +8,15 @@ namespace esft::cpu::ESFT_ISA {
 
 namespace {
 
-// The factors as f32, in `scratch` (C floats) unless they are just that in memory.
-const float* factors_of(const esft_tensor& weight, bool zero_centred, float* scratch) {
+// The factors as f32, in `scratch` (C floats) unless they are just that in memory; ones without a weight.
+const float* factors_of(const esft_tensor& weight, int64_t C, bool zero_centred, float* scratch) {
+  if (!present(weight)) {
+    map(scratch, C, false, [=](int64_t, int64_t) ESFT_LAMBDA { return splat(1.0f); });
+    return scratch;
+  }
   const float* w = as_f32(weight, scratch);
   if (!zero_centred) return w;
-  map(scratch, numel(weight), false, [=](int64_t i, int64_t m) ESFT_LAMBDA { return splat(1.0f) + load_n(w + i, m); });
+  map(scratch, C, false, [=](int64_t i, int64_t m) ESFT_LAMBDA { return splat(1.0f) + load_n(w + i, m); });
   return scratch;
 }
 
@@ -21,7 +25,7 @@ const float* factors_of(const esft_tensor& weight, bool zero_centred, float* scr
 void rms_norm(const esft_rms_norm_args& a, Context& ctx) {
   const int64_t R = rows(a.x), C = cols(a.x);
   if (R == 0 || C == 0) return;
-  const float* w = factors_of(a.weight, a.zero_centred, static_cast<float*>(ctx.shared_scratch(C * 4)));
+  const float* w = factors_of(a.weight, C, a.zero_centred, static_cast<float*>(ctx.shared_scratch(C * 4)));
   const float eps = float(a.eps), inv_C = 1.0f / float(C);
   const bool nt = streams(a.y) && a.y.data != a.x.data;
   float* rstd_R = present(a.rstd) ? data<float>(a.rstd) : nullptr;
@@ -51,7 +55,7 @@ void rms_norm_backward(const esft_rms_norm_backward_args& a, Context& ctx) {
   const int64_t chunk = max_of(rows_per_task(C), ceil_div(R, 64)), chunks = ceil_div(R, chunk);
   const int64_t pitch = round_up(C, 16);
   float* scratch = static_cast<float*>(ctx.shared_scratch((wants_w ? chunks + 1 : 1) * pitch * 4));
-  const float* w = factors_of(a.weight, a.zero_centred, scratch);
+  const float* w = factors_of(a.weight, C, a.zero_centred, scratch);
   float* partial = scratch + pitch;
   const float* rstd_R = data<float>(a.rstd);
   const bool nt = wants_x && !a.accumulate && streams(a.dx) && a.dx.data != a.dy.data && a.dx.data != a.x.data;

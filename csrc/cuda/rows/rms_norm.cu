@@ -13,7 +13,7 @@ namespace {
 
 struct NormParams {
   const void* x;
-  const void* weight;
+  const void* weight;  // or nullptr: offset is the factor
   void* y;
   float* rstd;  // or nullptr
   int64_t rows, cols, x_ld, y_ld;
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kLanes ? kNormWarpThreads : kNormBlockThreads)
 #pragma unroll
     for (int i = 0; i < kBatch; i++) {
       const int64_t c = int64_t((first + i) * lanes + lane) * kVec;
-      w[i] = c < p.cols ? load_elements<kVec>(weight + c) : zero_elements<W, kVec>();
+      w[i] = load_weight<kVec>(weight, c, c < p.cols);
     }
 #pragma unroll
     for (int i = 0; i < kBatch; i++) {
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kNormBlockThreads) rms_norm_long_kernel(const 
   const float rstd = 1.0f / sqrtf(block_sum(sum, reinterpret_cast<float*>(smem)) * p.inv_cols + p.eps);
   if (p.rstd && threadIdx.x == 0) p.rstd[blockIdx.x] = rstd;
   for (int64_t c = threadIdx.x; c < p.cols; c += blockDim.x)
-    y[c] = from_float<T>(to_float(x[c]) * rstd * (p.offset + to_float(weight[c])));
+    y[c] = from_float<T>(to_float(x[c]) * rstd * (p.offset + weight_at(weight, c)));
 }
 
 template <class T, class W>
@@ -127,7 +127,7 @@ void run_rms_norm(const esft_rms_norm_args& a, Context& context) {
   const int64_t R = rows(a.x), C = cols(a.x);
   if (R == 0) return;
   const NormParams p{a.x.data,
-                     a.weight.data,
+                     weight_of(a.weight),
                      a.y.data,
                      present(a.rstd) ? data<float>(a.rstd) : nullptr,
                      R,
@@ -136,11 +136,11 @@ void run_rms_norm(const esft_rms_norm_args& a, Context& context) {
                      a.y.ld,
                      float(a.eps),
                      1.0f / float(C),
-                     a.zero_centred ? 1.0f : 0.0f};
+                     offset_of(a.weight, a.zero_centred)};
   by_float_type(a.x, [&](auto type) {
     using T = typename decltype(type)::type;
-    const bool vectors = whole_vectors<T>(a.x) && whole_vectors<T>(a.y) && aligned16(a.weight);
-    by_float_type(a.weight, [&](auto weight) { norm<T, typename decltype(weight)::type>(context, p, vectors); });
+    const bool vectors = whole_vectors<T>(a.x) && whole_vectors<T>(a.y) && (!present(a.weight) || aligned16(a.weight));
+    by_weight_type(a.weight, [&](auto weight) { norm<T, typename decltype(weight)::type>(context, p, vectors); });
   });
 }
 

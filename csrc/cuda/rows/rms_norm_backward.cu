@@ -17,7 +17,7 @@ constexpr int kDxThreads = 128;
 struct NormBackwardParams {
   const void* dy;
   const void* x;
-  const void* weight;
+  const void* weight;  // or nullptr: offset is the factor
   const float* rstd;
   void* dx;        // or nullptr
   float* partial;  // [chunks, cols] or nullptr
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kLanes ? kNormWarpThreads : kNormBlockThreads)
 #pragma unroll
   for (int k = 0; k < kCount; k++) {
     const int64_t c = int64_t(k * lanes + lane) * kVec;
-    w[k] = c < p.cols ? load_elements<kVec>(weight + c) : zero_elements<W, kVec>();
+    w[k] = load_weight<kVec>(weight, c, c < p.cols);
 #pragma unroll
     for (int j = 0; j < kVec; j++) dweight[k][j] = 0.0f;
   }
@@ -177,7 +177,7 @@ __global__ void __launch_bounds__(kDxThreads) rms_norm_dx_kernel(const EarlyStar
     float f[kVec], g[kVec], w[kVec];
     to_floats(e_dy[k], f);
     to_floats(e_x[k], g);
-    to_floats(load_elements<kVec>(weight + column(k)), w);
+    to_floats(load_weight<kVec>(weight, column(k), true), w);
 #pragma unroll
     for (int j = 0; j < kVec; j++) dot += f[j] * g[j] * (p.offset + w[j]);
   }
@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(kDxThreads) rms_norm_dx_kernel(const EarlyStar
 #pragma unroll
     for (int i = 0; i < kBatch; i++) {
       const bool inside = column(first + i) < p.cols;
-      e_w[i] = inside ? load_elements<kVec>(weight + column(first + i)) : zero_elements<W, kVec>();
+      e_w[i] = load_weight<kVec>(weight, column(first + i), inside);
       old[i] = inside && p.accumulate ? load_elements<kVec>(dx + column(first + i)) : zero_elements<T, kVec>();
     }
 #pragma unroll
@@ -229,7 +229,7 @@ __global__ void __launch_bounds__(kNormBlockThreads) rms_norm_backward_long_kern
     float dot = 0.0f;
     for (int64_t c = threadIdx.x; c < p.cols; c += blockDim.x) {
       const float product = to_float(dy[c]) * to_float(x[c]);
-      dot += product * (p.offset + to_float(weight[c]));
+      dot += product * (p.offset + weight_at(weight, c));
       if (partial) partial[c] = (row == begin ? 0.0f : partial[c]) + product * rstd;
     }
     if (!p.dx) continue;
@@ -237,7 +237,7 @@ __global__ void __launch_bounds__(kNormBlockThreads) rms_norm_backward_long_kern
     const float scaled = rstd * (dot * rstd * p.inv_cols);
     T* dx = static_cast<T*>(p.dx) + row * p.dx_ld;
     for (int64_t c = threadIdx.x; c < p.cols; c += blockDim.x) {
-      const float g = rstd * (to_float(dy[c]) * (p.offset + to_float(weight[c])) - to_float(x[c]) * scaled);
+      const float g = rstd * (to_float(dy[c]) * (p.offset + weight_at(weight, c)) - to_float(x[c]) * scaled);
       dx[c] = from_float<T>(p.accumulate ? to_float(dx[c]) + g : g);
     }
   }
@@ -290,7 +290,7 @@ void run_rms_norm_backward(const esft_rms_norm_backward_args& a, Context& contex
   float* partial = wants_w ? context.scratch_of<float>(chunks * C) : nullptr;
   const NormBackwardParams p{a.dy.data,
                              a.x.data,
-                             a.weight.data,
+                             weight_of(a.weight),
                              data<float>(a.rstd),
                              wants_x ? a.dx.data : nullptr,
                              partial,
@@ -301,14 +301,14 @@ void run_rms_norm_backward(const esft_rms_norm_backward_args& a, Context& contex
                              wants_x ? a.dx.ld : 0,
                              chunk,
                              1.0f / float(C),
-                             a.zero_centred ? 1.0f : 0.0f,
+                             offset_of(a.weight, a.zero_centred),
                              a.accumulate != 0};
   if (R > 0)
     by_float_type(a.x, [&](auto type) {
       using T = typename decltype(type)::type;
-      const bool vectors =
-          whole_vectors<T>(a.x) && whole_vectors<T>(a.dy) && (!wants_x || whole_vectors<T>(a.dx)) && aligned16(a.weight);
-      by_float_type(a.weight, [&](auto weight) { norm_backward<T, typename decltype(weight)::type>(context, p, vectors); });
+      const bool vectors = whole_vectors<T>(a.x) && whole_vectors<T>(a.dy) && (!wants_x || whole_vectors<T>(a.dx)) &&
+                           (!present(a.weight) || aligned16(a.weight));
+      by_weight_type(a.weight, [&](auto weight) { norm_backward<T, typename decltype(weight)::type>(context, p, vectors); });
     });
   if (wants_w) add_partials(context, partial, chunks, C, data<float>(a.dweight), a.accumulate_weight != 0);
 }

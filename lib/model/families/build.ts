@@ -25,12 +25,12 @@ import type { RopeConfig } from "./rope.ts";
 export interface Family {
   /** Flags that would change the computation, with the values that are served; absent in config.json = the first one. */
   readonly accepts: Readonly<Record<string, readonly (string | number | boolean | null)[]>>;
-  /** The RMSNorm epsilon when absent. */
+  /** The norms' epsilon when absent. */
   readonly eps: number;
   /** Its key; rms_norm_eps unless given. */
   readonly epsKey?: string;
-  /** Norms are of the form x ⊙ (1 + weight), save where a table says otherwise. */
-  readonly zeroCentred?: boolean;
+  /** What its norms are, save where a table says otherwise; "rms" unless given. "zero-centred": x ⊙ (1 + weight). */
+  readonly norms?: "rms" | "zero-centred" | "layer";
   /** Name of the last norm; "norm" unless given. */
   readonly finalNorm?: string;
   /** tie_word_embeddings, when absent; false unless given. */
@@ -98,20 +98,26 @@ export class Builder {
   readonly eps: number;
   /** Prefix of all that is not the head. */
   readonly root: string;
-  private readonly zeroCentred: boolean;
+  private readonly norms: NonNullable<Family["norms"]>;
 
-  constructor(c: ConfigReader, headers: Headers, family: Pick<Family, "eps" | "epsKey" | "zeroCentred">, root = "model") {
+  constructor(c: ConfigReader, headers: Headers, family: Pick<Family, "eps" | "epsKey" | "norms">, root = "model") {
     this.c = c;
     this.headers = headers;
     this.root = root;
     this.D = c.int("hidden_size");
     this.eps = c.number(family.epsKey ?? "rms_norm_eps", ranges.eps, family.eps);
-    this.zeroCentred = family.zeroCentred ?? false;
+    this.norms = family.norms ?? "rms";
   }
 
-  /** `${name}.weight` [size]. */
-  norm(name: string, size = this.D, eps = this.eps, zeroCentred = this.zeroCentred): NormSpec {
-    return { weight: { name: `${name}.weight` }, size, eps, ...(zeroCentred ? { zeroCentred } : {}) };
+  /** `${name}.weight` [size], and `${name}.bias` of a LayerNorm. */
+  norm(name: string, size = this.D, eps = this.eps, norms = this.norms): NormSpec {
+    const weight = { name: `${name}.weight` };
+    if (norms === "layer") return { kind: "layer", weight, bias: { name: `${name}.bias` }, size, eps };
+    return { kind: "rms", weight, size, eps, ...(norms === "zero-centred" ? { zeroCentred: true } : {}) };
+  }
+  /** RMSNorm without a weight. */
+  unitNorm(size: number): NormSpec {
+    return { kind: "rms", size, eps: this.eps };
   }
   /** `${name}.weight` [channels, 1, taps], and `${name}.bias` where `bias`. */
   conv(name: string, channels: number, taps: number, bias = false): ConvSpec {

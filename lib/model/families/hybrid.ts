@@ -49,7 +49,7 @@ export function hybridLayers(b: Builder, o: HybridOptions): LayerSpec[] {
     conv: b.conv(`${at}.conv1d`, 2 * sizes.keys + sizes.values, taps),
     aLog: { name: `${at}.A_log` },
     dtBias: { name: `${at}.dt_bias` },
-    norm: b.norm(`${at}.norm`, sizes.valueDim, b.eps, false),
+    norm: b.norm(`${at}.norm`, sizes.valueDim, b.eps, "rms"),
     o: b.linear(`${at}.out_proj`, sizes.values, b.D),
     unitEps: 1e-6,
   });

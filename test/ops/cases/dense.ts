@@ -1,4 +1,4 @@
-// Cases of embedding, rms_norm and rope (csrc/ops/embedding.h, rms_norm.h, rope.h).
+// Cases of embedding, rms_norm, layer_norm and rope (csrc/ops/embedding.h, rms_norm.h, layer_norm.h, rope.h).
 
 import { at, colsOf, f32, filled, has, i32, number, out, rowsOf, strided, tensor, zeros } from "../host.ts";
 import type { Args, HostTensor, Random } from "../host.ts";
@@ -76,13 +76,13 @@ const norm = rowOf("rms_norm", {
     for (let r = 0; r < rowsOf(x); r++) {
       const row = Array.from({ length: C }, (_, c) => at(x, r, c));
       rstd.push(1 / Math.sqrt(row.reduce((s, v) => s + v * v, 0) / C + number(a, "eps")));
-      y.push(...row.map((v, c) => v * rstd[r]! * (number(a, "zero_centred") + tensor(a, "weight").values[c]!)));
+      y.push(...row.map((v, c) => v * rstd[r]! * (has(a, "weight") ? number(a, "zero_centred") + tensor(a, "weight").values[c]! : 1)));
     }
     return has(a, "rstd") ? { y, rstd } : { y };
   },
 });
 interface NormOptions {
-  readonly w?: "f32" | "bf16";
+  readonly w?: "f32" | "bf16" | "none";
   readonly wrap?: (t: HostTensor) => HostTensor;
   readonly rstd?: boolean;
   readonly scale?: number;
@@ -94,7 +94,7 @@ export const rmsNorm =
     const wrap = o.wrap ?? ((t: HostTensor): HostTensor => t);
     return {
       x: wrap(r.normal([R, C], o.scale ?? 1)),
-      weight: r.normal([C], 1, o.w ?? "f32"),
+      weight: o.w === "none" ? null : r.normal([C], 1, o.w ?? "f32"),
       y: wrap(out([R, C])),
       rstd: o.rstd === false ? null : out([R]),
       eps: 1e-6,
@@ -122,10 +122,10 @@ export const rmsNormBackward =
     return {
       dy: wrap(r.normal([R, C])),
       x: forward.x as HostTensor,
-      weight: forward.weight as HostTensor,
+      weight: forward.weight as HostTensor | null,
       rstd,
       dx: o.dx === false ? null : o.inPlace ? { same: "dy" } : wrap(o.accumulate ? r.normal([R, C]) : out([R, C])),
-      dweight: o.dweight === false ? null : o.overwrite ? out([C]) : r.normal([C]),
+      dweight: o.dweight === false || o.w === "none" ? null : o.overwrite ? out([C]) : r.normal([C]),
       accumulate: o.accumulate ? 1 : 0,
       accumulate_weight: o.overwrite ? 0 : 1,
       zero_centred: o.zeroCentred ? 1 : 0,
@@ -152,6 +152,8 @@ export const rmsNormCases: readonly OpCase[] = [
   normRow("wide", 6, 2048),
   normRow("zero-centred", 21, 37, { zeroCentred: true }),
   normRow("zero-centred, bf16 weight", 9, 130, { zeroCentred: true, w: "bf16" }),
+  normRow("no weight", 21, 37, { w: "none" }),
+  normRow("no weight, heads as rows, wide", 6, 2048, { w: "none", wrap: strided }),
   norm("zeros", () => ({
     x: zeros("f32", [3, 9]),
     weight: f32([9], new Array<number>(9).fill(1)),
@@ -172,6 +174,9 @@ export const rmsNormCases: readonly OpCase[] = [
   normBack("zero-centred", 21, 37, { zeroCentred: true }),
   normBack("zero-centred, bf16 weight, into the residual stream", 9, 130, { zeroCentred: true, w: "bf16", accumulate: true }),
   normBack("zero-centred, dx only", 20, 64, { zeroCentred: true, dweight: false }),
+  normBack("no weight", 21, 37, { w: "none" }),
+  normBack("no weight, in place of dy", 20, 64, { w: "none", inPlace: true }),
+  normBack("no weight, wide, into the residual stream", 6, 2048, { w: "none", accumulate: true }),
   normBack("dweight overwritten", 21, 37, { overwrite: true, accumulate: true }),
   normBack("dweight only, overwritten", 700, 64, { overwrite: true, dx: false }),
   normBack("no rows, dweight overwritten", 0, 5, { overwrite: true }),
@@ -182,6 +187,128 @@ export const rmsNormCases: readonly OpCase[] = [
 ];
 export const rmsNormBase = norm("base", rmsNorm(3, 5));
 export const rmsNormBackwardBase: OpCase = normBack("base", 3, 5);
+
+// ---- layer_norm ---------------------------------------------------------------------------------------------------------
+
+const layer = rowOf("layer_norm", {
+  expected: (a) => {
+    const x = tensor(a, "x");
+    const C = colsOf(x);
+    const [y, mean, rstd]: [number[], number[], number[]] = [[], [], []];
+    for (let r = 0; r < rowsOf(x); r++) {
+      const row = Array.from({ length: C }, (_, c) => at(x, r, c));
+      const m = row.reduce((s, v) => s + v, 0) / C;
+      const d = 1 / Math.sqrt(row.reduce((s, v) => s + (v - m) ** 2, 0) / C + number(a, "eps"));
+      mean.push(m);
+      rstd.push(d);
+      y.push(...row.map((v, c) => (v - m) * d * tensor(a, "weight").values[c]! + tensor(a, "bias").values[c]!));
+    }
+    return { y, ...(has(a, "mean") ? { mean } : {}), ...(has(a, "rstd") ? { rstd } : {}) };
+  },
+});
+interface LayerNormOptions {
+  readonly w?: "f32" | "bf16";
+  readonly wrap?: (t: HostTensor) => HostTensor;
+  /** Kept for the backward. */
+  readonly statistics?: boolean;
+  readonly scale?: number;
+  /** Added to x. */
+  readonly offset?: number;
+}
+export const layerNorm =
+  (R: number, C: number, o: LayerNormOptions = {}) =>
+  (r: Random): Args => {
+    const { wrap = (t: HostTensor): HostTensor => t, offset = 0, statistics = true } = o;
+    const x = r.normal([R, C], o.scale ?? 1);
+    return {
+      x: wrap(
+        offset === 0
+          ? x
+          : f32(
+              [R, C],
+              Array.from(x.values, (v) => v + offset),
+            ),
+      ),
+      weight: r.normal([C], 1, o.w ?? "f32"),
+      bias: r.normal([C], 1, o.w ?? "f32"),
+      y: wrap(out([R, C])),
+      mean: statistics ? out([R]) : null,
+      rstd: statistics ? out([R]) : null,
+      eps: 1e-5,
+    };
+  };
+interface LayerNormBackOptions extends LayerNormOptions {
+  readonly dx?: boolean;
+  readonly dweight?: boolean;
+  readonly dbias?: boolean;
+  readonly accumulate?: boolean;
+  /** dweight and dbias are written, not added to. */
+  readonly overwrite?: boolean;
+  readonly inPlace?: boolean;
+}
+const exactStatistics = (forward: Args): { readonly mean: HostTensor; readonly rstd: HostTensor } => {
+  const made = layer("", () => forward).expected!({ ...forward, mean: 1, rstd: 1 });
+  const vector = (name: string): HostTensor => f32([(made[name] as number[]).length], made[name] as number[]);
+  return { mean: vector("mean"), rstd: vector("rstd") };
+};
+export const layerNormBackward =
+  (R: number, C: number, o: LayerNormBackOptions = {}, statistics = exactStatistics) =>
+  (r: Random): Args => {
+    const forward = layerNorm(R, C, o)(r);
+    const { wrap = (t: HostTensor): HostTensor => t } = o;
+    const sum = (wanted: boolean | undefined): HostTensor | null => (wanted === false ? null : o.overwrite ? out([C]) : r.normal([C]));
+    return {
+      dy: wrap(r.normal([R, C])),
+      x: forward.x as HostTensor,
+      weight: forward.weight as HostTensor,
+      ...statistics(forward),
+      dx: o.dx === false ? null : o.inPlace ? { same: "dy" } : wrap(o.accumulate ? r.normal([R, C]) : out([R, C])),
+      dweight: sum(o.dweight),
+      dbias: sum(o.dbias),
+      accumulate: o.accumulate ? 1 : 0,
+      accumulate_weight: o.overwrite ? 0 : 1,
+    };
+  };
+const layerRow = (name: string, R: number, C: number, o?: LayerNormOptions): OpCase =>
+  layer(name, layerNorm(R, C, o), { k: C, ...(o?.offset ? { scale: 100 * o.offset } : {}) });
+const layerBack = (name: string, R: number, C: number, o?: LayerNormBackOptions): OpCase => ({
+  op: "layer_norm_backward",
+  name,
+  args: layerNormBackward(R, C, o),
+  k: Math.max(R, C),
+});
+export const layerNormCases: readonly OpCase[] = [
+  layerRow("64 columns", 20, 64),
+  layerRow("unaligned", 21, 37),
+  layerRow("bf16 weight and bias", 21, 130, { w: "bf16" }),
+  layerRow("column slice of a wider buffer", 21, 37, { wrap: strided, w: "bf16" }),
+  layerRow("without statistics", 21, 37, { statistics: false }),
+  layerRow("one row, one column", 1, 1),
+  layerRow("no rows", 0, 8),
+  layerRow("tiny values", 5, 33, { scale: 1e-6 }),
+  layerRow("large values", 5, 33, { scale: 1e6 }),
+  layerRow("far from 0", 5, 33, { offset: 10 }),
+  layerRow("many rows", 700, 96),
+  layerRow("wide", 6, 2048),
+  layer("in place", (r) => ({ ...layerNorm(9, 37)(r), x: { same: "y" }, y: r.normal([9, 37]) }), { k: 37 }),
+  layerBack("64 columns", 20, 64),
+  layerBack("unaligned, bf16 weight", 21, 37, { w: "bf16" }),
+  layerBack("into the residual stream", 21, 37, { accumulate: true }),
+  layerBack("in place of dy", 21, 37, { inPlace: true }),
+  layerBack("in place of dy, accumulating", 20, 64, { inPlace: true, accumulate: true }),
+  layerBack("strided", 21, 37, { wrap: strided, w: "bf16" }),
+  layerBack("dx only", 21, 37, { dweight: false, dbias: false }),
+  layerBack("dweight only", 21, 37, { dx: false, dbias: false }),
+  layerBack("dbias only, overwritten", 21, 37, { dx: false, dweight: false, overwrite: true }),
+  layerBack("overwritten", 700, 64, { overwrite: true, accumulate: true }),
+  layerBack("no rows, overwritten", 0, 5, { overwrite: true }),
+  layerBack("one row", 1, 5),
+  layerBack("no rows", 0, 5),
+  layerBack("many rows", 700, 96),
+  layerBack("wide", 6, 2048),
+];
+export const layerNormBase = layer("base", layerNorm(3, 5));
+export const layerNormBackwardBase: OpCase = layerBack("base", 3, 5);
 
 // ---- rope -----------------------------------------------------------------------------------------------------------------
 
@@ -270,12 +397,22 @@ function norms(on: Backend, T: number, D: number, options: NormBackOptions): Per
     perfCall(`${id}/bwd`, on, { T, D }, "rms_norm_backward", (s, r) => rmsNormBackward(s.T, s.D, back, likelyRstd)(r)),
   ];
 }
+function layerNorms(on: Backend, T: number, D: number): PerfRow[] {
+  const id = `layer_norm/${T}x${D}/${on === "cuda" ? "bf16" : "f32"}`;
+  const back = { w: "bf16", dweight: false, dbias: false } as const;
+  const likely = (forward: Args) => ({ mean: filled("f32", [rowsOf(tensor(forward, "x"))], { constant: 0 }), rstd: likelyRstd(forward) });
+  return [
+    perfCall(`${id}/fwd`, on, { T, D }, "layer_norm", (s, r) => layerNorm(s.T, s.D, { w: "bf16" })(r)),
+    perfCall(`${id}/bwd`, on, { T, D }, "layer_norm_backward", (s, r) => layerNormBackward(s.T, s.D, back, likely)(r)),
+  ];
+}
 const ropePerf = (on: Backend, T: number, heads: number, dim: number, inPlace: boolean): PerfRow =>
   perfCall(`rope/${T}x${heads}x${dim}/${on === "cuda" ? "bf16" : "f32"}/fwd`, on, { T, heads, dim }, "rope", (s, r) =>
     rope(s.T, s.heads, s.dim, s.dim, { inPlace, positions: s.T })(r),
   );
 export const densePerf: readonly PerfRow[] = [
   ...norms("cpu", 4096, 2048, { accumulate: true }),
+  ...layerNorms("cpu", 4096, 2048),
   ropePerf("cpu", 4096, 16, 128, true),
   perfCall(
     "embedding/4096x2048/f32/fwd",
@@ -286,5 +423,6 @@ export const densePerf: readonly PerfRow[] = [
     (s) => ({ bytes: 6 * s.T * s.D }), // rows of the table that are met
   ),
   ...norms("cuda", 8192, 2048, { w: "bf16" }),
+  ...layerNorms("cuda", 8192, 2048),
   ropePerf("cuda", 8192, 16, 64, false),
 ];

@@ -7,7 +7,7 @@ import { hybridLayers, hybridMoe } from "../hybrid.ts";
 export const qwen35Moe: Family = {
   accepts: { hidden_act: ["silu"], attn_output_gate: [true] },
   eps: 1e-6,
-  zeroCentred: true,
+  norms: "zero-centred",
   layers(b) {
     const { D } = b;
     return hybridLayers(b, {

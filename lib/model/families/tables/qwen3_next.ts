@@ -8,7 +8,7 @@ import { sparseLayers } from "../sparse_layers.ts";
 export const qwen3Next: Family = {
   accepts: { hidden_act: ["silu"] },
   eps: 1e-6,
-  zeroCentred: true,
+  norms: "zero-centred",
   layers(b) {
     const { c, D } = b;
     const renormalize = c.bool("norm_topk_prob", true);
