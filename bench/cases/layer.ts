@@ -109,7 +109,8 @@ function expertLayer(b: Buffers, s: LayerSizes, precision: Precision, trained: r
   weights.write(routing.weights);
   const rows = { offsets: b.empty("i32", [E + 1]), tokens: b.empty("i32", [N]), gate: b.f32(N) };
   // Of a batch the experts read how many tokens it has.
-  const batch = { tokens: T, ids: rows.tokens, positions: rows.tokens, docStart: rows.tokens, chunkStarts: [], bounds: rows.offsets };
+  const { tokens, offsets } = rows;
+  const batch = { tokens: T, ids: tokens, positions: tokens, rowsByLength: null, docStart: tokens, chunkStarts: [], bounds: offsets };
   const run = new Run({ device, batch, precision, keep, plan, ropes: { ropes: [], queryFactors: [] } });
   const dgate = keep ? run.at(slots.dgate_N) : null;
   return {

@@ -55,21 +55,41 @@ export function chunkStarts(docStart: Int32Array, size: number): Int32Array {
   return docStart.map((start, t) => t - ((t - start) % size));
 }
 
+/** Row of each token in a table with two rows for each position: the second is for documents of more than `length` tokens. */
+function rowsByLength({ positions, docStart }: HostBatch, length: number): Int32Array {
+  const T = positions.length;
+  const rows = new Int32Array(T);
+  for (let begin = 0, end = 0; begin < T; begin = end) {
+    let last = 0;
+    for (end = begin; end < T && docStart[end] === docStart[begin]; end++) last = Math.max(last, positions[end]!);
+    for (let t = begin; t < end; t++) rows[t] = 2 * positions[t]! + (last >= length ? 1 : 0);
+  }
+  return rows;
+}
+
+/** What the model wants of a batch besides. */
+export interface BatchTables {
+  /** Sizes of the chunks whose starts are wanted. */
+  readonly chunks: readonly number[];
+  /** Tokens of a document from which on its rotary tables are others; null: never. */
+  readonly length: number | null;
+}
+
 /** Device tensors for batches of up to `capacity` tokens, reused. */
 export class BatchBuffers {
   readonly capacity: number;
   private readonly device: Device;
-  private readonly chunks: readonly number[];
+  private readonly tables: BatchTables;
   private readonly all: Tensor[];
   private readonly bounds: Tensor;
   private views: { tokens: number; batch: Batch; targets: Tensor } | null = null;
 
-  /** @param chunks sizes of the chunks whose starts are wanted */
-  constructor(device: Device, capacity: number, chunks: readonly number[]) {
+  constructor(device: Device, capacity: number, tables: BatchTables) {
     this.device = device;
     this.capacity = capacity;
-    this.chunks = chunks;
-    this.all = Array.from({ length: 4 + chunks.length }, () => this.device.empty("i32", [capacity]));
+    this.tables = tables;
+    const vectors = 4 + (tables.length === null ? 0 : 1) + tables.chunks.length;
+    this.all = Array.from({ length: vectors }, () => this.device.empty("i32", [capacity]));
     this.bounds = this.device.empty("i32", [2]);
   }
 
@@ -97,15 +117,19 @@ export class BatchBuffers {
     if (this.views?.tokens !== T) {
       this.dropViews();
       const views = this.all.map((t) => t.view(0, [T])) as [Tensor, Tensor, Tensor, Tensor, ...Tensor[]];
-      const [ids, positions, docStart, targets, ...chunkStarts] = views;
-      this.views = { tokens: T, batch: { tokens: T, ids, positions, docStart, chunkStarts, bounds: this.bounds }, targets };
+      const [ids, positions, docStart, targets, ...others] = views;
+      const rowsByLength = this.tables.length === null ? null : (others.shift() ?? null);
+      const batch = { tokens: T, ids, positions, rowsByLength, docStart, chunkStarts: others, bounds: this.bounds };
+      this.views = { tokens: T, batch, targets };
       this.bounds.write([0, T]);
     }
     const { batch, targets } = this.views;
     batch.ids.write(host.ids);
     batch.positions.write(host.positions);
+    const { length, chunks } = this.tables;
+    if (length !== null) batch.rowsByLength?.write(rowsByLength(host, length));
     batch.docStart.write(host.docStart);
-    this.chunks.forEach((size, i) => batch.chunkStarts[i]?.write(chunkStarts(host.docStart, size)));
+    chunks.forEach((size, i) => batch.chunkStarts[i]?.write(chunkStarts(host.docStart, size)));
     targets.write(host.targets);
     return { batch, targets, maxPosition };
   }
@@ -113,7 +137,7 @@ export class BatchBuffers {
   private dropViews(): void {
     if (!this.views) return;
     const { batch, targets } = this.views;
-    for (const t of [batch.ids, batch.positions, batch.docStart, ...batch.chunkStarts, targets]) t.dispose();
+    for (const t of [batch.ids, batch.positions, batch.rowsByLength, batch.docStart, ...batch.chunkStarts, targets]) t?.dispose();
     this.views = null;
   }
 

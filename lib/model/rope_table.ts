@@ -8,6 +8,8 @@ import type { QueryFactorSpec, RopeSpec } from "./spec.ts";
 export interface RopeTable {
   readonly cos: Tensor;
   readonly sin: Tensor;
+  /** Rows 2p and 2p + 1 are position p, of documents up to the spec's `beyond.length` and of longer ones; else row p is. */
+  readonly byLength: boolean;
 }
 
 /** Which of a model's tables. */
@@ -20,6 +22,11 @@ export class RopeIndex {
   readonly specs: RopeSpec[] = [];
   readonly queryFactors: QueryFactorSpec[] = [];
   readonly chunks: number[] = [];
+
+  /** Tokens of a document from which on its rotary table is another, the same in all layers; null: in none. */
+  get length(): number | null {
+    return this.specs.find((s) => s.beyond)?.beyond?.length ?? null;
+  }
 
   handle(spec: RopeSpec): RopeHandle {
     let index = this.specs.findIndex((s) => sameAngles(s, spec));
@@ -48,8 +55,12 @@ export interface PositionTables {
 
 /** Equal tables: the pairing of the columns (interleaved) is the op's business. */
 function sameAngles(a: RopeSpec, b: RopeSpec): boolean {
+  return a === b || (sameRotation(a, b) && (a.beyond && b.beyond ? sameRotation(a.beyond, b.beyond) : a.beyond === b.beyond));
+}
+type Rotation = Pick<RopeSpec, "inverseFrequencies" | "factor">;
+function sameRotation(a: Rotation, b: Rotation): boolean {
   const [x, y] = [a.inverseFrequencies, b.inverseFrequencies];
-  return a === b || (a.factor === b.factor && x.length === y.length && x.every((f, i) => f === y[i]));
+  return a.factor === b.factor && x.length === y.length && x.every((f, i) => f === y[i]);
 }
 
 /** The tables of a RopeIndex on a device, grown on demand. */
@@ -91,13 +102,19 @@ function queryFactors({ beta, length, offset }: QueryFactorSpec, P: number): Flo
 
 function makeTable(device: Device, spec: RopeSpec, P: number): RopeTable {
   const half = spec.inverseFrequencies.length;
-  const cos = new Float32Array(P * half);
-  const sin = new Float32Array(P * half);
-  for (let t = 0; t < P; t++)
+  const kinds: readonly Rotation[] = spec.beyond ? [spec, spec.beyond] : [spec];
+  const rows = P * kinds.length;
+  const cos = new Float32Array(rows * half);
+  const sin = new Float32Array(rows * half);
+  for (let row = 0; row < rows; row++) {
+    const { inverseFrequencies, factor } = kinds[row % kinds.length]!;
+    const t = Math.floor(row / kinds.length);
     for (let i = 0; i < half; i++) {
-      const angle = Math.fround(t * spec.inverseFrequencies[i]!);
-      cos[t * half + i] = Math.fround(Math.cos(angle)) * spec.factor;
-      sin[t * half + i] = Math.fround(Math.sin(angle)) * spec.factor;
+      const angle = Math.fround(t * inverseFrequencies[i]!);
+      cos[row * half + i] = Math.fround(Math.cos(angle)) * factor;
+      sin[row * half + i] = Math.fround(Math.sin(angle)) * factor;
     }
-  return { cos: device.tensor("f32", [P, half], cos), sin: device.tensor("f32", [P, half], sin) };
+  }
+  const table = (values: Float32Array): Tensor => device.tensor("f32", [rows, half], values);
+  return { cos: table(cos), sin: table(sin), byLength: spec.beyond !== undefined };
 }

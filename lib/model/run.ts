@@ -15,6 +15,8 @@ export interface Batch {
   readonly tokens: number;
   readonly ids: Tensor;
   readonly positions: Tensor;
+  /** Rows of rotary tables that depend on the length of the document; null: the model has none. */
+  readonly rowsByLength: Tensor | null;
   readonly docStart: Tensor;
   /** The same of chunks inside of documents, by the handle of their size. */
   readonly chunkStarts: readonly Tensor[];

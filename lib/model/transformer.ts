@@ -161,7 +161,7 @@ export class Transformer {
     decoder.plan.allocate(this.device, capacity);
     const ropes = new RopeTables(this.device, decoder.ropes);
     this.composed = { decoder, ropes, keepFrom, epoch: this.params.epoch };
-    this.buffers = new BatchBuffers(this.device, capacity, decoder.ropes.chunks);
+    this.buffers = new BatchBuffers(this.device, capacity, decoder.ropes);
     return { composed: this.composed, buffers: this.buffers };
   }
 

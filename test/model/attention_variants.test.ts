@@ -110,7 +110,7 @@ describe("chunks", () => {
 describe("values from the projection of the keys", () => {
   const normed = (a: HeadsAttentionSpec): HeadsAttentionSpec => ({ ...a, vNorm: a.kNorm! });
   const norms = (a: HeadsAttentionSpec, size: number): HeadsAttentionSpec => {
-    const of = (norm: HeadsAttentionSpec["kNorm"]) => ({ ...norm!, weight: { ...norm!.weight, rows: [0, size] as const }, size });
+    const of = (norm: HeadsAttentionSpec["kNorm"]) => ({ ...norm!, weight: { ...norm!.weight!, rows: [0, size] as const }, size });
     return { ...a, kNorm: of(a.kNorm), vNorm: of(a.kNorm) };
   };
 

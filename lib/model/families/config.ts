@@ -117,6 +117,13 @@ export class ConfigReader {
       this.fail(key, `a list of integers from ${min} to ${max}`);
     return v;
   }
+  /** A list of `length` numbers. */
+  numberList(key: string, length: number, [min, max]: Range): readonly number[] {
+    const v = this.value(key, null);
+    if (!Array.isArray(v) || v.length !== length || !v.every((n): n is number => typeof n === "number" && n >= min && n <= max))
+      this.fail(key, `a list of ${length} numbers from ${min} to ${max}`);
+    return v;
+  }
   /** The fields of an object as a reader of their own; none where it is absent. */
   section(key: string): ConfigReader {
     return new ConfigReader(this.object(key) ?? {}, `${this.source} ${key}`);

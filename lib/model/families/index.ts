@@ -118,6 +118,8 @@ function validate(spec: ModelSpec, source: string): void {
   const fail = (message: string): never => {
     throw new ConfigError(`${source}: ${message}`, { where: { file: source } });
   };
+  const lengths = new Set(spec.layers.flatMap(({ attention: a }) => ("rope" in a && a.rope?.beyond ? [a.rope.beyond.length] : [])));
+  if (lengths.size > 1) fail(`original_max_position_embeddings must be one for all layers, found ${[...lengths].join(" and ")}`);
   spec.layers.forEach((layer, l) => {
     const a = layer.attention;
     if (a.kind === "heads") {

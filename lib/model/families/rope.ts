@@ -1,11 +1,14 @@
 // Inverse frequencies of the rotary embedding from `rope_parameters` (transformers 5) or `rope_theta` + `rope_scaling`
-// (published checkpoints). Formulas: RoFormer (arXiv 2104.09864), YaRN (arXiv 2309.00071), linear interpolation, Llama 3.
+// (published checkpoints). Formulas: RoFormer (arXiv 2104.09864), YaRN (arXiv 2309.00071), LongRoPE (arXiv 2402.13753), linear
+// interpolation, Llama 3, and the proportional one of Gemma 4.
 
 import { ConfigError } from "../../errors.ts";
 import type { RopeSpec } from "../spec.ts";
 import { ConfigReader, ranges } from "./config.ts";
 
 const f32 = Math.fround;
+
+const ropeTypes = ["default", "linear", "llama3", "yarn", "longrope"] as const;
 
 /** m(s, k) = 0.1·k·ln(s) + 1 for s > 1: YaRN's attention factor. */
 export function yarnMscale(factor: number, mscale = 1): number {
@@ -27,18 +30,35 @@ export interface RopeOptions {
   readonly partial?: number;
   /** `partial_rotary_factor` is a share of this many dimensions and must give `headDim`: all of these are rotated. */
   readonly partialOf?: number;
+  /** rope_parameters holds an object for each kind of layer: this one's. */
+  readonly layerType?: string;
+  /** Rope types that are served, where not all are. */
+  readonly types?: readonly string[];
+  /** longrope multiplies cos and sin with short_mscale and long_mscale of config.json. */
+  readonly mscales?: boolean;
 }
 
 /** @param dim dimensions of which the first `partial_rotary_factor` are rotated */
 export function ropeFromConfig(reader: ConfigReader, headDim: number, options: RopeOptions = {}): RopeConfig {
   const { interleaved = false } = options;
-  const parameters = reader.object("rope_parameters");
+  const all = reader.object("rope_parameters");
+  const { layerType } = options;
+  const parameters = all && layerType !== undefined ? reader.section("rope_parameters").object(layerType) : all;
   const scaling = parameters ?? reader.object("rope_scaling");
-  const p = new ConfigReader(scaling ?? {}, `${reader.source} ${parameters ? "rope_parameters" : "rope_scaling"}`);
+  const place = layerType === undefined ? "rope_parameters" : `rope_parameters.${layerType}`;
+  const p = new ConfigReader(scaling ?? {}, `${reader.source} ${parameters ? place : "rope_scaling"}`);
   const from = (key: string): ConfigReader => ((parameters?.[key] ?? null) === null ? reader : p);
   const theta = from("rope_theta").number("rope_theta", ranges.theta, options.theta ?? 10000);
   const { partialOf: whole = headDim } = options;
   const partial = from("partial_rotary_factor").number("partial_rotary_factor", [1e-3, 1], options.partial ?? headDim / whole);
+  const type = scaling ? String(scaling["rope_type"] ?? scaling["type"] ?? "default") : "default";
+  const types = options.types ?? ropeTypes;
+  if (!types.includes(type))
+    throw new ConfigError(
+      `${p.source}: "rope_type" must be ${types.map((t) => JSON.stringify(t)).join(" or ")}, found ${JSON.stringify(type)} (not supported)`,
+      { where: { file: reader.source, key: "rope_type" } },
+    );
+  if (type === "proportional") return { spec: { ...proportional(p, headDim, theta, partial), interleaved }, scoreFactor: 1 };
   const dim = Math.trunc(whole * partial);
   if (options.partialOf !== undefined && dim !== headDim)
     from("partial_rotary_factor").fail("partial_rotary_factor", `${headDim / whole}: ${headDim} of ${whole} dimensions`);
@@ -47,7 +67,6 @@ export function ropeFromConfig(reader: ConfigReader, headDim: number, options: R
       "partial_rotary_factor",
       `a share of ${headDim} dimensions that makes an even number of them (${headDim} · ${partial} gives ${dim})`,
     );
-  const type = scaling ? String(scaling["rope_type"] ?? scaling["type"] ?? "default") : "default";
   const base = Array.from({ length: dim / 2 }, (_, i) => f32(1 / f32(f32(theta) ** f32((2 * i) / dim))));
   switch (type) {
     case "default":
@@ -71,14 +90,35 @@ export function ropeFromConfig(reader: ConfigReader, headDim: number, options: R
       });
       return { spec: { inverseFrequencies: inverse, factor: 1, interleaved }, scoreFactor: 1 };
     }
-    case "yarn":
-      return yarn(reader, p, dim, theta, base, interleaved);
+    case "longrope":
+      return { spec: { ...longrope(reader, p, dim, theta, options.mscales ?? false), interleaved }, scoreFactor: 1 };
     default:
-      throw new ConfigError(
-        `${p.source}: "rope_type" must be "default", "linear", "llama3" or "yarn", found ${JSON.stringify(type)} (not supported)`,
-        { where: { file: reader.source, key: "rope_type" } },
-      );
+      return yarn(reader, p, dim, theta, base, interleaved);
   }
+}
+
+/** θ^(−2i/d) of the first share of the pairs of a head of d dimensions, 0 of the others: all of it is rotated, by no angle. */
+function proportional(p: ConfigReader, d: number, theta: number, share: number): Pick<RopeSpec, "inverseFrequencies" | "factor"> {
+  const factor = p.number("factor", ranges.stretch, 1);
+  const angles = Math.floor((share * d) / 2);
+  const inverse = Array.from({ length: d / 2 }, (_, i) => (i < angles ? f32(f32(1 / f32(f32(theta) ** f32((2 * i) / d))) / factor) : 0));
+  return { inverseFrequencies: inverse, factor: 1 };
+}
+
+/** Frequencies divided by short factors, and by long ones in documents of more than original_max_position_embeddings tokens. */
+function longrope(reader: ConfigReader, p: ConfigReader, dim: number, theta: number, mscales: boolean): Omit<RopeSpec, "interleaved"> {
+  const key = "original_max_position_embeddings";
+  const positions = reader.int("max_position_embeddings", undefined, ranges.positions);
+  const length = ((reader.config[key] ?? null) === null ? p : reader).int(key, positions, ranges.positions);
+  const factor = p.number("factor", ranges.factor, positions / length);
+  const attention = factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(length));
+  const part = (which: "short" | "long") => ({
+    inverseFrequencies: p
+      .numberList(`${which}_factor`, dim / 2, ranges.factor)
+      .map((stretch, i) => f32(1 / f32(f32(stretch) * f32(f32(theta) ** f32((2 * i) / dim))))),
+    factor: mscales ? p.number(`${which}_mscale`, ranges.factor) : p.number("attention_factor", ranges.factor, attention),
+  });
+  return { ...part("short"), beyond: { length, ...part("long") } };
 }
 
 function yarn(reader: ConfigReader, p: ConfigReader, dim: number, theta: number, base: number[], interleaved: boolean): RopeConfig {

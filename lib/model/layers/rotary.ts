@@ -26,7 +26,8 @@ export class Rotary {
   }
 
   private rotate(run: Run, x: Tensor, y: Tensor, heads: number, offset: number, inverse: boolean): void {
-    const { cos, sin } = run.rope(this.table);
-    ops.rope(run.device, { x, positions: run.batch.positions, cos, sin, y, heads, offset, interleaved: this.interleaved, inverse });
+    const { cos, sin, byLength } = run.rope(this.table);
+    const positions = byLength ? (run.batch.rowsByLength ?? run.batch.positions) : run.batch.positions;
+    ops.rope(run.device, { x, positions, cos, sin, y, heads, offset, interleaved: this.interleaved, inverse });
   }
 }
