@@ -51,8 +51,18 @@ export const w132: ExpertNames = ["w1", "w3", "w2"];
 
 export interface HeadsOptions {
   readonly rope: RopeSpec | null;
-  /** RMSNorm of q and k: over the whole projection or over each head; of these names, before the rotation unless said. */
-  readonly norms?: { readonly over: "projection" | "head"; readonly q?: string; readonly k?: string; readonly after?: boolean };
+  /**
+   * RMSNorm of q and k: over the whole projection or over each head; of these names, or without weights; before the rotation unless said.
+   */
+  readonly norms?: {
+    readonly over: "projection" | "head";
+    readonly q?: string;
+    readonly k?: string;
+    readonly weightless?: boolean;
+    readonly after?: boolean;
+  };
+  /** RMSNorm of each head of v, without a weight; "with k": of what the projection of k makes, there is none of v. */
+  readonly values?: "normed" | "with k";
   readonly clip?: number | null;
   /** Which projections have a bias. */
   readonly bias?: "none" | "qkv" | "all";
@@ -62,12 +72,18 @@ export interface HeadsOptions {
   readonly gated?: boolean;
   /** Keys that a query sees; 0 = all. */
   readonly window?: number;
+  /** Tokens of a chunk, whose queries see no earlier one. */
+  readonly chunk?: number;
+  /** A score per head beside those of the keys, `sinks`. */
+  readonly sinks?: boolean;
   /** Of the scores; 1/√headDim unless given. */
   readonly scale?: number;
   /** Where num_key_value_heads is absent; the number of heads unless given. */
   readonly kvHeads?: number;
   /** Where head_dim is absent; what the model's width leaves for each head unless given. */
   readonly headDim?: number;
+  /** Of these layers, whatever config.json says of the others. */
+  readonly sizes?: { readonly headDim: number; readonly kvHeads: number };
 }
 
 export interface MoeOptions extends Omit<MoeSpec, "kind" | "router" | "experts"> {
@@ -211,11 +227,16 @@ export class Builder {
   heads(at: string, o: HeadsOptions): HeadsAttentionSpec {
     const { c, D } = this;
     const heads = c.int("num_attention_heads");
-    const kvHeads = c.int("num_key_value_heads", o.kvHeads ?? heads);
-    const headDim = this.headDim(o.headDim);
+    const { kvHeads, headDim } = o.sizes ?? {
+      kvHeads: c.int("num_key_value_heads", o.kvHeads ?? heads),
+      headDim: this.headDim(o.headDim),
+    };
     const { rope, norms, bias = "none", window = 0, scale = headDim ** -0.5 } = o;
     const [Q, KV] = [heads * headDim, kvHeads * headDim];
-    const over = (size: number): number => (norms?.over === "head" ? headDim : size);
+    const normed = (name: string, whole: number): NormSpec => {
+      const size = norms?.over === "head" ? headDim : whole;
+      return norms?.weightless ? this.unitNorm(size) : this.norm(`${at}.${name}`, size);
+    };
     return {
       kind: "heads",
       heads,
@@ -223,15 +244,18 @@ export class Builder {
       headDim,
       q: this.linear(`${at}.q_proj`, D, o.gated ? 2 * Q : Q, bias !== "none"),
       k: this.linear(`${at}.k_proj`, D, KV, bias !== "none"),
-      v: this.linear(`${at}.v_proj`, D, KV, bias !== "none"),
+      v: o.values === "with k" ? o.values : this.linear(`${at}.v_proj`, D, KV, bias !== "none"),
       o: this.linear(`${at}.${o.o ?? "o_proj"}`, Q, D, bias === "all"),
-      ...(norms ? { qNorm: this.norm(`${at}.${norms.q ?? "q_norm"}`, over(Q)), kNorm: this.norm(`${at}.${norms.k ?? "k_norm"}`, over(KV)) } : {}),
+      ...(norms ? { qNorm: normed(norms.q ?? "q_norm", Q), kNorm: normed(norms.k ?? "k_norm", KV) } : {}),
+      ...(o.values ? { vNorm: this.unitNorm(headDim) } : {}),
       norms: norms?.after ? "after rotation" : "before rotation",
       ...(o.gated ? { outputGate: "with q" } : {}),
       ...(o.clip === undefined || o.clip === null ? {} : { clip: o.clip }),
       scale,
       rope,
       window,
+      ...(o.chunk === undefined ? {} : { chunk: o.chunk }),
+      ...(o.sinks ? { sinks: { name: `${at}.sinks` } } : {}),
     };
   }
   /**
