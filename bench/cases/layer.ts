@@ -11,6 +11,7 @@
 import { LayoutError } from "../../lib/errors.ts";
 import { sliceKey } from "../../lib/files/slice.ts";
 import type { TensorSlice } from "../../lib/files/slice.ts";
+import { BalancePools } from "../../lib/model/layers/balance.ts";
 import { Composer } from "../../lib/model/layers/composer.ts";
 import { ExpertMatrices, Experts } from "../../lib/model/layers/experts.ts";
 import { RopeIndex } from "../../lib/model/rope_table.ts";
@@ -93,7 +94,7 @@ function expertLayer(b: Buffers, s: LayerSizes, precision: Precision, trained: r
   const routing = route(s.routing, T, E, K);
   const parameters = new LayerParameters(b, s, trained);
   const plan = new ActivationPlan(device.info.activationDtype);
-  const c = new Composer(plan.planner("layer", keep), parameters, [], new RopeIndex());
+  const c = new Composer(plan.planner("layer", keep), parameters, [], new RopeIndex(), new BalancePools(plan.planner("model", keep), 1));
   const experts = new Experts(new ExpertMatrices(parameters.experts, c), F, K, c);
   const slots = {
     y_ND: c.plan.scratch(act(D, K), "y"),

@@ -11,6 +11,8 @@ import type { Attachments } from "../model/layers/attachment.ts";
 import type { ModelSpec } from "../model/spec.ts";
 import { LoraAttachments } from "./lora.ts";
 import { loraMatrices } from "./lora_targets.ts";
+import { PerftAttachments } from "./perft.ts";
+import { PERFT_VARIANTS } from "./perft_options.ts";
 
 /** What an adapter says of an attached tensor. */
 interface AttachedFacts {
@@ -49,11 +51,7 @@ export function attachmentsOf(
   experts: ExpertSet | null = null,
 ): Attachments | null {
   if (tensors.size === 0) return null;
-  if (method.type !== "lora")
-    throw new LayoutError(`adapter: attached tensors of method "${method.type}" are not known to this version; known: lora`, {
-      where: { key: "method.type" },
-    });
-  const attachments = loraOf(spec, method, experts);
+  const attachments = madeOf(spec, method, experts);
   const expected = new Map(
     attachments.parameters.map(({ key, shape, target, place }) => [key, inWords({ shape, target, layer: place.layer })]),
   );
@@ -68,10 +66,36 @@ export function attachmentsOf(
   return attachments;
 }
 
-function loraOf(spec: ModelSpec, method: object, experts: ExpertSet | null): Attachments {
-  const options = checkSchema(Lora, method, MANIFEST_METHOD, LayoutError);
+const Perft = z.strictObject({
+  type: z.literal("perft"),
+  variant: z.enum(PERFT_VARIANTS),
+  rank: z.int().min(1),
+  alpha: z.number().gt(0).optional(),
+  form: z.enum(["lora", "parallel"]).optional(),
+  adapters: z.int().min(1).optional(),
+  adaptersPerToken: z.int().min(1).optional(),
+  compat: z.literal("perft-2024").optional(),
+  balanceLoss: z.number().min(0).optional(),
+  baseBalanceLoss: z.number().min(0).optional(),
+  init: z.enum(["kaiming", "perft"]).optional(),
+});
+
+function madeOf(spec: ModelSpec, method: { readonly type: string }, experts: ExpertSet | null): Attachments {
   try {
-    return new LoraAttachments(loraMatrices(spec, { ...options, experts }), "kaiming", 0);
+    switch (method.type) {
+      case "lora":
+        return new LoraAttachments(
+          loraMatrices(spec, { ...checkSchema(Lora, method, MANIFEST_METHOD, LayoutError), experts }),
+          "kaiming",
+          0,
+        );
+      case "perft":
+        return new PerftAttachments(spec, checkSchema(Perft, method, MANIFEST_METHOD, LayoutError), 0);
+      default:
+        throw new LayoutError(`adapter: attached tensors of method "${method.type}" are not known to this version; known: lora, perft`, {
+          where: { key: "method.type" },
+        });
+    }
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
     throw new LayoutError(`${MANIFEST_METHOD}: ${error.message}`, { where: { ...error.where, file: MANIFEST_METHOD }, cause: error });

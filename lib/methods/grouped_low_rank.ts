@@ -99,26 +99,26 @@ export class GroupedLowRank {
     this.dx = plan.backward(act(target.in, K), "dxTerm");
   }
 
-  /** y [N, out] += the term; x [N, in], or [T, in] gathered by rows.tokens. */
-  forward(run: Run, x: Tensor, rows: ExpertRows, y: Tensor): void {
+  /** y [N, out] += the term, or = where it is to `overwrite`; x [N, in], or [T, in] gathered by rows.tokens. */
+  forward(run: Run, x: Tensor, rows: ExpertRows, y: Tensor, overwrite = false): void {
     const { device, precision } = run;
     const u = run.at(this.u);
     ops.groupedGemmNt(device, { x, rows: rows.tokens, w: this.a.at(run), offsets: rows.offsets, y: u, precision });
     const { between } = this.target;
     if (between !== "silu") ops.scale(device, { x: u, factor: between.scaling });
-    this.addOutput(run, rows, y, "forward");
+    this.output(run, rows, y, "forward", overwrite);
   }
 
-  /** y += the term again, from the kept u. */
-  recompute(run: Run, rows: ExpertRows, y: Tensor): void {
-    this.addOutput(run, rows, y, "backward");
+  /** y += or = the term again, from the kept u. */
+  recompute(run: Run, rows: ExpertRows, y: Tensor, overwrite = false): void {
+    this.output(run, rows, y, "backward", overwrite);
   }
 
-  private addOutput(run: Run, { offsets }: ExpertRows, y: Tensor, pass: "forward" | "backward"): void {
+  private output(run: Run, { offsets }: ExpertRows, y: Tensor, pass: "forward" | "backward", overwrite: boolean): void {
     const { device, precision } = run;
-    const term = run.at(pass === "forward" ? this.term : this.backwardTerm);
+    const term = overwrite ? y : run.at(pass === "forward" ? this.term : this.backwardTerm);
     ops.groupedGemmNt(device, { x: this.middle(run, pass), w: this.b.at(run), offsets, y: term, precision });
-    ops.add(device, { a: y, b: term, y });
+    if (!overwrite) ops.add(device, { a: y, b: term, y });
   }
 
   /** What B is multiplied with. */
@@ -149,12 +149,12 @@ export class GroupedLowRank {
     ops.groupedGemmTn(device, { dy: du, x, xRows: tokens, offsets, dw: this.gradA.tensors, groups, accumulate, precision });
   }
 
-  /** dx [N, in] += the gradient of the rows that x was read as. */
-  inputGradient(run: Run, { offsets }: ExpertRows, dx: Tensor): void {
+  /** dx [N, in] += or = the gradient of the rows that x was read as. */
+  inputGradient(run: Run, { offsets }: ExpertRows, dx: Tensor, overwrite = false): void {
     const { device, precision } = run;
-    const term = run.at(this.dx);
+    const term = overwrite ? dx : run.at(this.dx);
     ops.groupedGemmNn(device, { dy: run.at(this.du), w: this.a.at(run), offsets, dx: term, precision });
-    ops.add(device, { a: dx, b: term, y: dx });
+    if (!overwrite) ops.add(device, { a: dx, b: term, y: dx });
   }
 }
 

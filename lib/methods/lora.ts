@@ -83,7 +83,7 @@ export class LoraAttachments implements Attachments {
     const [mlp] = experts;
     if (!mlp) return null;
     if (routed) return this.routed(site, context);
-    const of = (part: "gate" | "up" | "down"): LowRank | null => this.beside(mlp[part], within(context, part));
+    const of = (part: "gate" | "up" | "down"): LowRank | null => this.beside(mlp[part], context.named(part));
     const terms = { gate: of("gate"), up: of("up"), down: of("down") };
     return terms.gate || terms.up || terms.down ? new LowRankMlp(terms) : null;
   }
@@ -104,7 +104,7 @@ export class LoraAttachments implements Attachments {
         const { rank, scaling, shape } = groups[0]!;
         const [out, input] = shape;
         const target = { experts: experts.length, groups, rank, in: input, out, between: { scaling }, rowsPerToken: topK };
-        return new GroupedLowRank(target, within(context, part));
+        return new GroupedLowRank(target, context.named(part));
       });
     };
     const terms = {
@@ -116,11 +116,3 @@ export class LoraAttachments implements Attachments {
     return Object.values(terms).some((list) => list.length > 0) ? new LowRankExperts(terms) : null;
   }
 }
-
-/** The same context, its slots named after a part. */
-const within = (context: AttachmentContext, part: string): AttachmentContext => ({
-  plan: context.plan.named(part),
-  attached: (key) => context.attached(key),
-  values: (parameters) => context.values(parameters),
-  gradients: (parameters) => context.gradients(parameters),
-});

@@ -12,7 +12,7 @@ import { parameterShapes } from "../model/spec.ts";
 export type MethodOptions = Readonly<Record<string, string | number | boolean | readonly string[] | Readonly<Record<string, number>>>>;
 
 export interface TrainableSpec {
-  readonly type: "esft" | "full" | "lora";
+  readonly type: "esft" | "full" | "lora" | "perft";
   /** As an adapter's manifest keeps it beside the type. */
   readonly options: MethodOptions;
   /** Keys of base parameters (sliceKey of their place in the checkpoint), in model order. */

@@ -5,6 +5,7 @@
 import * as ops from "../ops.ts";
 import type { DType, Tensor } from "../tensor.ts";
 import type { Attachments } from "./layers/attachment.ts";
+import { BalancePools } from "./layers/balance.ts";
 import { Block } from "./layers/block.ts";
 import { Composer } from "./layers/composer.ts";
 import type { RouteObserver } from "./layers/moe.ts";
@@ -13,6 +14,7 @@ import { RopeIndex } from "./rope_table.ts";
 import type { Run } from "./run.ts";
 import { act, ActivationPlan } from "./slots.ts";
 import type { Slot } from "./slots.ts";
+import { moeLayers } from "./spec.ts";
 import type { ModelSpec } from "./spec.ts";
 import type { Parameter, ParameterSource } from "./weights/parameter.ts";
 import { PlannedParameters } from "./weights/planned.ts";
@@ -27,6 +29,8 @@ export interface ForwardHooks {
 export class Decoder {
   readonly plan: ActivationPlan;
   readonly ropes: RopeIndex;
+  /** Of its two load-balancing losses, pooled over layers: what the sum of their layers counts in the loss. */
+  readonly balanceFactors: readonly [number, number];
   /** [V, D]; the embedding when tied. */
   readonly head: Parameter;
   /** A backward below the head is needed. */
@@ -50,8 +54,9 @@ export class Decoder {
     this.keepFrom = keepFrom;
     const D = spec.hidden;
     const L = spec.layers.length;
+    const pools = new BalancePools(this.plan.planner("model", keepFrom <= L), moeLayers(spec).length);
     const composer = (owner: string, keeps: boolean): Composer =>
-      new Composer(this.plan.planner(owner, keeps), source, attachments, this.ropes);
+      new Composer(this.plan.planner(owner, keeps), source, attachments, this.ropes, pools);
     const c = composer("model", keepFrom <= L);
     // Layers that keep nothing pass their outputs in two buffers that take turns.
     const passing = Array.from({ length: Math.min(2, keepFrom, L) }, (_, i) => c.plan.shared(act(D), i === 0 ? "xEven" : "xOdd"));
@@ -68,6 +73,7 @@ export class Decoder {
     this.blocks = spec.layers.map(
       (layer, l) => new Block(layer, l, D, passing[l % 2] ?? this.xFinal, composer(`layer ${l}`, l >= keepFrom)),
     );
+    this.balanceFactors = pools.factors;
   }
 
   /** What the head is multiplied with [T, D]: the normalised final hidden states, times the factor of the logits. */

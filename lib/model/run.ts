@@ -24,6 +24,11 @@ export interface Batch {
   readonly bounds: Tensor;
 }
 
+export interface PooledBalance {
+  readonly scale: Tensor;
+  readonly sum: Tensor;
+}
+
 export class Run {
   readonly device: Device;
   readonly batch: Batch;
@@ -32,6 +37,8 @@ export class Run {
   readonly keep: boolean;
   /** Weight of the routers' load-balancing loss times the gradient scale, f64 [1]; null = off. Acts on routers that train. */
   balance: Tensor | null = null;
+  /** Of the load-balancing losses that a method weighs: factor of the gradient, f64 [1], and the sum of their layers, f64 [1]. Null: no backward. */
+  balances: readonly [PooledBalance, PooledBalance] | null = null;
   /** Parameter gradients are added to; else overwritten, whatever they hold. */
   accumulate = true;
   private readonly plan: ActivationPlan;

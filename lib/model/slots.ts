@@ -48,7 +48,7 @@ export interface PlanRow {
   readonly lifetime: Lifetime;
 }
 
-type View = { readonly of: number; readonly columns: readonly [from: number, to: number] | null };
+type View = { readonly of: number; readonly columns: readonly [from: number, to: number] | null; readonly part?: number };
 
 interface Entry {
   readonly owner: string;
@@ -56,7 +56,7 @@ interface Entry {
   readonly spec: SlotSpec;
   /** null: nothing reads it, it has no memory. */
   readonly lifetime: Lifetime | null;
-  /** A view of another entry: its columns [from, to), or all of it as other rows. */
+  /** A view of another entry: its columns [from, to), or as many of its elements as other rows, from part `part` on. */
   readonly view: View | null;
 }
 
@@ -117,6 +117,13 @@ export class Planner {
     });
   }
 
+  /** One of `n` parts of equal rows, one after the other: what a layer writes of a slot that all layers share. */
+  part(slot: Slot, i: number, n: number): Slot {
+    const { rowsPerToken = 1 } = slot.spec;
+    const lifetime = this.entries[slot.index]?.lifetime ?? null;
+    return this.add({ ...slot.spec, rowsPerToken: rowsPerToken / n }, "", lifetime, { of: slot.index, columns: null, part: i });
+  }
+
   private add(spec: SlotSpec, name: string, lifetime: Lifetime | null, view: View | null = null): Slot {
     this.entries.push({ owner: this.owner, name: this.prefix + name, spec, lifetime, view });
     return { index: this.entries.length - 1, spec };
@@ -129,8 +136,8 @@ function shapeOf(spec: SlotSpec, T: number): number[] {
   return spec.perToken === undefined || spec.perToken === 0 ? [rows] : [rows, spec.perToken];
 }
 
-function viewOf(of: Tensor, { columns }: View, shape: readonly number[]): Tensor {
-  return columns ? of.columns(columns[0], columns[1]) : of.view(0, shape);
+function viewOf(of: Tensor, { columns, part = 0 }: View, shape: readonly number[]): Tensor {
+  return columns ? of.columns(columns[0], columns[1]) : of.view(part * shape.reduce((a, b) => a * b, 1), shape);
 }
 
 /** Collects slots, allocates them in one arena for up to `capacity` tokens, and hands out tensors for T <= capacity. */

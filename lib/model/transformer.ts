@@ -13,6 +13,7 @@ import type { ForwardHooks } from "./decoder.ts";
 import type { Attachments } from "./layers/attachment.ts";
 import { RopeTables } from "./rope_table.ts";
 import { Run } from "./run.ts";
+import type { PooledBalance } from "./run.ts";
 import type { ActivationPlan } from "./slots.ts";
 import type { ModelSpec } from "./spec.ts";
 import type { Parameters } from "./weights/parameters.ts";
@@ -45,6 +46,8 @@ export interface StagedBatch {
 export interface LossSums {
   readonly loss: number;
   readonly correct: number;
+  /** Of the backward passes: load-balancing losses that a method weighs, of the base's routers and of its own, with their weights. */
+  readonly balance: readonly [base: number, added: number];
 }
 
 /** What trains: keys of base parameters, and what a method attaches. */
@@ -71,17 +74,22 @@ export class Transformer {
    * router needs none): its gradient is balance · gradScale · tokens · ∂loss_b of each micro-batch.
    */
   balance = 0;
+  /** Tokens of a step, over which losses that a method weighs are means; null: those of the batch, which is a step by itself. */
+  stepTokens: number | null = null;
   /** Of passes that come again, on devices with graphs. Forgets when the memory goes that they use. */
   readonly recorder: Recorder;
   private attachments: readonly Attachments[] = [];
   private lowest = { epoch: -1, layer: Number.POSITIVE_INFINITY };
   private readonly lossSum: Tensor;
   private readonly correct: Tensor;
-  /** gradScale and balance · gradScale, read on the device: a recorded graph takes those of its launch. */
+  /** gradScale, balance · gradScale, and those of a method's losses, read on the device: a recorded graph takes those of its launch. */
   private readonly scales: Tensor;
   private readonly gradScale: Tensor;
   private readonly balanceScale: Tensor;
-  private sent: readonly [number, number] = [Number.NaN, Number.NaN];
+  /** Of the two losses that a method weighs, and sums of their layers. */
+  private readonly balanceSums: Tensor;
+  private readonly balances: readonly [PooledBalance, PooledBalance];
+  private sent: readonly number[] = [];
   private composed: Composed | null = null;
   private buffers: BatchBuffers | null = null;
 
@@ -94,9 +102,12 @@ export class Transformer {
     this.recorder = new Recorder(device);
     this.lossSum = device.empty("f64", [1]);
     this.correct = device.empty("i64", [1]);
-    this.scales = device.empty("f64", [2]);
+    this.scales = device.empty("f64", [4]);
     this.gradScale = this.scales.view(0, [1]);
     this.balanceScale = this.scales.view(1, [1]);
+    this.balanceSums = device.empty("f64", [2]);
+    const pooled = (i: number): PooledBalance => ({ scale: this.scales.view(2 + i, [1]), sum: this.balanceSums.view(i, [1]) });
+    this.balances = [pooled(0), pooled(1)];
   }
 
   /** Chooses what trains, and composes the model for it. Replaces an earlier choice; undo with `freeze`. @throws see Parameters.train */
@@ -208,7 +219,7 @@ export class Transformer {
    */
   forwardBackward(host: HostBatch, gradScale: number, capacity = host.ids.length, hooks: ForwardHooks = {}, accumulate = true): void {
     const staged = this.stage(host, capacity);
-    this.setGradScale(gradScale);
+    this.setGradScale(gradScale, host.ids.length);
     this.forwardBackwardStaged(staged, hooks, accumulate);
   }
 
@@ -225,15 +236,20 @@ export class Transformer {
   ): Promise<void> {
     if (!this.recorder.records) return this.forwardBackward(host, gradScale, capacity, hooks, accumulate);
     const staged = this.stage(host, capacity);
-    this.setGradScale(gradScale);
+    this.setGradScale(gradScale, host.ids.length);
     const { composed, precision, balance } = this;
     const key = [composed?.decoder, staged.run.ropes, host.ids.length, precision, balance > 0, hooks.onRoute, hooks.onHidden, accumulate];
     await this.recorder.submit(key, () => this.forwardBackwardStaged(staged, hooks, accumulate));
   }
 
-  /** What the gradients of the passes to come are multiplied by, with `balance` as it is now. Sent when it changes. */
-  setGradScale(gradScale: number): void {
-    const next = [gradScale, this.balance * gradScale] as const;
+  /**
+   * What the gradients of the passes to come are multiplied by, with `balance` and `stepTokens` as they are now. Sent when it changes.
+   * @param tokens of the batch
+   */
+  setGradScale(gradScale: number, tokens = 1): void {
+    const [base, added] = this.composed?.decoder.balanceFactors ?? [0, 0];
+    const perToken = 1 / (this.stepTokens ?? tokens);
+    const next = [gradScale, this.balance * gradScale, base * perToken, added * perToken];
     if (next.every((x, i) => x === this.sent[i])) return;
     this.scales.write(next);
     this.sent = next;
@@ -251,6 +267,7 @@ export class Transformer {
     const { decoder } = composed;
     run.accumulate = accumulate;
     run.balance = this.balance > 0 ? this.balanceScale : null;
+    run.balances = this.balances;
     const x = decoder.forward(run, hooks);
     const { head, needsDx } = decoder;
     const dx = needsDx ? run.at(decoder.dxf) : null;
@@ -292,18 +309,26 @@ export class Transformer {
   resetLoss(): void {
     ops.fill(this.device, { x: this.lossSum, value: 0 });
     ops.fill(this.device, { x: this.correct, value: 0 });
+    if (this.balanced) ops.fill(this.device, { x: this.balanceSums, value: 0 });
+  }
+
+  private get balanced(): boolean {
+    return this.attachments.some(({ balance }) => balance && balance.base + balance.added > 0);
   }
 
   /** Waits for everything submitted. */
   async readLoss(): Promise<LossSums> {
-    const [loss, correct] = await Promise.all([this.lossSum.readF64(), this.correct.readI64()]);
-    return { loss: loss[0]!, correct: Number(correct[0]!) };
+    const pooled = this.balanced ? this.balanceSums.readF64() : [0, 0];
+    const [loss, correct, sums] = await Promise.all([this.lossSum.readF64(), this.correct.readI64(), pooled]);
+    const [base, added] = this.composed?.decoder.balanceFactors ?? [0, 0];
+    return { loss: loss[0]!, correct: Number(correct[0]!), balance: [base * sums[0]!, added * sums[1]!] };
   }
 
   dispose(): void {
     this.release();
     this.lossSum.dispose();
     this.correct.dispose();
-    for (const t of [this.gradScale, this.balanceScale, this.scales]) t.dispose();
+    const pooled = this.balances.flatMap(({ scale, sum }) => [scale, sum]);
+    for (const t of [this.gradScale, this.balanceScale, ...pooled, this.scales, this.balanceSums]) t.dispose();
   }
 }

@@ -83,8 +83,8 @@ const TABLE: readonly (readonly [names: string, answer: string])[] = [
     "{method.targets}, with {method.type} lora: attention, dense, shared, router, experts, linear, all-linear, or names of modules",
   ], // A T; L; S
   ["lora_dropout dropout", "no such option: nothing is dropped out"], // A L T S
-  ["finetuning_type train_type tuner_type sft_type use_peft adapter_type", "{method.type}: esft, lora or full"], // L; S; T
-  ["adapter", "{method.type}: esft, lora or full. To train on from an adapter, merge it first (esft merge)"], // A
+  ["finetuning_type train_type tuner_type sft_type use_peft adapter_type", "{method.type}: esft, lora, perft or full"], // L; S; T
+  ["adapter", "{method.type}: esft, lora, perft or full. To train on from an adapter, merge it first (esft merge)"], // A
   [
     "load_in_4bit load_in_8bit quantization_bit quant_method quant_bits quantization_config bnb_4bit_quant_type",
     "no such option: nothing is quantised",

@@ -3,6 +3,7 @@
 import { z } from "zod";
 import { ExpertSet } from "../experts/expert_set.ts";
 import { Profile } from "../experts/profile.ts";
+import { PERFT_VARIANTS } from "../methods/perft_options.ts";
 import { selectSchema } from "../options.ts";
 
 const experts = z.union([z.string(), z.instanceof(ExpertSet)], "expected a file or an ExpertSet");
@@ -24,7 +25,9 @@ const esft = z
   .strictObject({
     type: z
       .literal("esft")
-      .describe("what trains: esft = the selected experts, lora = low-rank terms beside linear layers, full = everything"),
+      .describe(
+        "what trains: esft = the selected experts, lora = low-rank terms beside matrices, perft = adapters beside MoE blocks, full = everything",
+      ),
     ...selection,
     sharedExperts: z.boolean().optional().describe("train the shared experts too (default: as the expert set says)"),
     nonExpertModules: z
@@ -77,7 +80,35 @@ const lora = z
     else if (scores === undefined && select !== undefined) fault(ctx, ["select"], "expected with a profile only", "no profile");
   });
 
-export const methodSchema = z.discriminatedUnion("type", [esft, lora, z.strictObject({ type: z.literal("full") })]);
+const perft = z.strictObject({
+  type: z.literal("perft"),
+  variant: z
+    .enum(PERFT_VARIANTS)
+    .default("R")
+    .describe("PERFT: R = adapters under a router of their own, E = one per routed expert, D = for every token, S = one for every token"),
+  rank: lora.shape.rank,
+  alpha: lora.shape.alpha,
+  form: z
+    .enum(["lora", "parallel"])
+    .optional()
+    .describe("adapters of PERFT: lora = (alpha / rank) B A h (default), parallel = B silu(A h)"),
+  adapters: z.int().min(1).optional().describe("adapters of PERFT beside each block: R (default: 4), D (default: 2)"),
+  adaptersPerToken: z.int().min(1).optional().describe("adapters that a token visits in PERFT R (default: 2)"),
+  compat: z
+    .literal("perft-2024")
+    .optional()
+    .describe("PERFT R as the code of 2024 computes it: adapters are weighted by the base router's weights, slot by slot"),
+  balanceLoss: z.number().min(0).optional().describe("weight of the load-balancing loss of PERFT R's router (default: 0.01)"),
+  baseBalanceLoss: z
+    .number()
+    .min(0)
+    .optional()
+    .describe("weight of the load-balancing loss of the base's frozen routers in PERFT (default: 0)"),
+  init: lora.shape.init,
+});
+
+export const methodSchema = z.discriminatedUnion("type", [esft, lora, perft, z.strictObject({ type: z.literal("full") })]);
+export type PerftMethod = z.output<typeof perft>;
 export type MethodOptions = z.output<typeof methodSchema>;
 export type EsftMethod = z.input<typeof esft>;
 /** Where a method's experts come from. */

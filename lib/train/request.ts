@@ -41,7 +41,7 @@ export interface RunControl {
 export interface TrainRequest extends Omit<z.input<typeof requestSchema>, "data" | "method">, RunControl {
   /** Rows to train on: a JSONL file, a Dataset or Examples; with data options: `{ file, maxLength }`, `{ rows, template }`. */
   readonly data: DataSource | z.input<typeof requestSchema>["data"];
-  readonly method: z.input<typeof methodSchema> | "full" | "lora";
+  readonly method: z.input<typeof methodSchema> | "full" | "lora" | "perft";
 }
 
 // ── What the parser accepts ──

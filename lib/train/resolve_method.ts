@@ -10,10 +10,14 @@ import type { LoraOptions } from "../methods/lora_targets.ts";
 import type { LowRankInit } from "../methods/low_rank_init.ts";
 import { esftTrainable } from "../methods/esft.ts";
 import type { TrainableSpec } from "../methods/method.ts";
+import { perftTrainable } from "../methods/perft.ts";
 import { expertParameters } from "../model/spec.ts";
 import { decimal } from "../options.ts";
 import type { LoraMethod, MethodOptions, Selection } from "./method_options.ts";
 import type { TrainSession } from "./session.ts";
+
+/** Weight of the load-balancing loss of PERFT's router: the published recipe's on OLMoE. */
+const PERFT_BALANCE = 0.01;
 
 /** @throws ConfigError the experts do not fit the model, or the selection rule does not fit the profile · IoError */
 export async function resolveMethod(
@@ -23,6 +27,10 @@ export async function resolveMethod(
   warn: (message: string) => void,
 ): Promise<TrainableSpec> {
   if (method.type === "full") return fullTrainable(session.spec);
+  if (method.type === "perft") {
+    const { type: _, ...options } = method;
+    return perftTrainable(session.spec, options.variant === "R" ? { balanceLoss: PERFT_BALANCE, ...options } : options, seed);
+  }
   const set = await expertsOf(session, method, warn);
   for (const w of set?.warnings ?? []) warn(w);
   if (method.type === "lora") return loraTrainable(session.spec, loraOptions(method, set), seed);

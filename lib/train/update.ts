@@ -45,6 +45,8 @@ export interface StepFigures {
   readonly epoch: number;
   /** Share of routed slots that met a trained expert; null when every expert trains. */
   readonly coverage: number | null;
+  /** Load-balancing losses that the method weighs, with their weights, mean over micro-batches; absent without. */
+  readonly balanceLoss?: number;
 }
 
 export class Update {
@@ -80,7 +82,9 @@ export class Update {
     const [sums, gradNorm, coverage = null] = await Promise.all([this.model.readLoss(), this.optimizer.readNorm(), this.coverage?.read()]);
     if (!Number.isFinite(gradNorm)) this.optimizer.steps--;
     const n = Math.max(1, supervised);
-    return { loss: sums.loss / n, accuracy: sums.correct / n, tokens, supervised, gradNorm, lr, epoch, coverage };
+    const figures = { loss: sums.loss / n, accuracy: sums.correct / n, tokens, supervised, gradNorm, lr, epoch, coverage };
+    const balanceLoss = (sums.balance[0] + sums.balance[1]) / Math.ceil(batch.length / this.microBatch);
+    return balanceLoss === 0 ? figures : { ...figures, balanceLoss };
   }
 
   /**
@@ -98,6 +102,7 @@ export class Update {
     // mean over all tokens.
     const gradScale = 1 / Math.max(1, supervised);
     model.balance = (options.auxLoss * supervised) / tokens;
+    model.stepTokens = tokens;
     const hooks = this.coverage ? { onRoute: this.coverage.observe } : {};
     const microBatches = Math.ceil(length / this.microBatch);
     const source = rows[Symbol.iterator]();
@@ -121,6 +126,7 @@ export class Update {
 
   dispose(): void {
     this.model.balance = 0;
+    this.model.stepTokens = null;
     this.model.recorder.clear();
     this.optimizer.dispose();
     this.coverage?.dispose();

@@ -1,4 +1,4 @@
-// The committed method fixtures (LoRA beside attention, every dense linear layer, routed experts) against the numbers of PEFT, on the CPU
+// The committed method fixtures (LoRA beside attention, every dense linear layer, routed experts; PERFT) against the numbers of PEFT and of PERFT's code, on the CPU
 // device with 1 and 2 threads and on the reference device. Alone: npx vitest run test/golden/methods.test.ts
 
 import { existsSync, readdirSync } from "node:fs";

@@ -3,6 +3,8 @@
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { PERFT_VARIANTS } from "../../lib/methods/perft_options.ts";
+import type { PerftOptions } from "../../lib/methods/perft_options.ts";
 import { maxDifference, NotServed, relative, relativeL2, relativeToMovement, report } from "./compare.ts";
 import type { Checks, Report } from "./compare.ts";
 import { batchOf, TestModel } from "./model.ts";
@@ -14,7 +16,18 @@ export interface MethodGolden {
   readonly base: string;
   readonly method: string;
   readonly variant: string;
-  readonly hyper: { readonly scaling: number; readonly dropout?: number; readonly aux_loss_coef?: Readonly<Record<string, number>> };
+  readonly hyper: {
+    readonly r: number;
+    readonly alpha: number | null;
+    readonly scaling: number;
+    readonly dropout?: number;
+    readonly aux_loss_coef?: Readonly<Record<"base_router" | "peft_router", number>>;
+    /** Of PERFT. */
+    readonly adapter?: "lora" | "parallel";
+    readonly N?: number | null;
+    readonly K?: number | null;
+    readonly gate_weights?: string;
+  };
   readonly moe_layers: readonly number[];
   readonly batches: readonly [GoldenBatch, ...GoldenBatch[]];
   readonly loss: number;
@@ -49,19 +62,40 @@ export interface MethodModel {
   /** The adapter's tensors train, from the fixture's first values. */
   begin(optimizer: GoldenOptimizer): Training;
   /** Routing of routers that the method added, in a forward that `observe` has just made; null where it adds none. */
-  readonly addedRoutes: (() => ReadonlyMap<number, Routes>) | null;
+  readonly addedRoutes: (() => Promise<ReadonlyMap<number, Routes>>) | null;
 }
 
 /** What the project makes of a fixture's adapter. @throws NotServed the method, or what it is put on */
 async function openMethod(base: TestModel, golden: MethodGolden, adapter: Numbers): Promise<MethodModel> {
   const { method, variant, hyper } = golden;
-  const aux = Object.values(hyper.aux_loss_coef ?? {}).some((c) => c !== 0);
-  if (method !== "lora") throw new NotServed(`method ${method} ${variant}`);
-  if (aux || (hyper.dropout ?? 0) !== 0) throw new NotServed(`method ${method} with dropout or auxiliary losses`);
+  if ((hyper.dropout ?? 0) !== 0) throw new NotServed(`method ${method} with dropout`);
   const tensors = new Map<string, { shape: readonly number[]; values: Float32Array }>();
   for (const name of adapter.names) tensors.set(name, { shape: adapter.shape(name), values: await adapter.f32(name) });
-  const attachments = base.lora(tensors, hyper.scaling);
-  return { base, begin: (optimizer) => base.trainAttached(attachments, optimizer), addedRoutes: null };
+  if (method === "lora") {
+    const attachments = base.lora(tensors, hyper.scaling);
+    return { base, begin: (optimizer) => base.trainAttached(attachments, optimizer), addedRoutes: null };
+  }
+  if (method !== "perft") throw new NotServed(`method ${method} ${variant}`);
+  const attachments = base.observed(base.perft(perftOptions(variant, hyper), tensors));
+  return { base, begin: (optimizer) => base.trainAttached(attachments, optimizer), addedRoutes: () => base.addedRoutes() };
+}
+
+function perftOptions(variant: string, hyper: MethodGolden["hyper"]): PerftOptions {
+  const { r: rank, alpha, adapter: form, N, K, gate_weights: gate, aux_loss_coef: aux } = hyper;
+  const known = PERFT_VARIANTS.find((v) => v === variant);
+  if (!known || (gate !== undefined && gate !== "own" && gate !== "base_slot")) throw new NotServed(`method perft ${variant} ${gate}`);
+  const routed = known === "R";
+  return {
+    variant: known,
+    rank,
+    form,
+    ...(alpha === null ? {} : { alpha }),
+    ...(routed || known === "D" ? { adapters: N ?? undefined } : {}),
+    ...(routed
+      ? { adaptersPerToken: K ?? undefined, balanceLoss: aux?.peft_router, ...(gate === "base_slot" ? { compat: "perft-2024" } : {}) }
+      : {}),
+    baseBalanceLoss: aux?.base_router,
+  };
 }
 
 async function compareRoutes(
@@ -84,7 +118,7 @@ async function compareForward(checks: Checks, numbers: Numbers, golden: MethodGo
   const found = await model.base.observe(host);
   checks.add("sparse layers", [...found.routes.keys()].join() === golden.moe_layers.join() ? 0 : 1, 0);
   await compareRoutes(checks, numbers, "router", found.routes);
-  await compareRoutes(checks, numbers, "peft_router", model.addedRoutes?.() ?? new Map());
+  await compareRoutes(checks, numbers, "peft_router", (await model.addedRoutes?.()) ?? new Map());
   checks.add("logits", maxDifference(found.logits, await numbers.f32("logits")), limits.logits);
   if (golden.without_adapter) {
     const away = maxDifference(found.logits, bare.logits);

@@ -6,13 +6,16 @@ import type { Checkpoint } from "../../lib/files/checkpoint.ts";
 import { decodeFloats } from "../../lib/files/floats.ts";
 import { placeSlice, sliceKey } from "../../lib/files/slice.ts";
 import type { TensorSlice } from "../../lib/files/slice.ts";
+import { PerftAttachments } from "../../lib/methods/perft.ts";
+import type { PerftOptions } from "../../lib/methods/perft_options.ts";
+import { RoutedAdapters } from "../../lib/methods/perft_routed.ts";
 import { LoraAttachments } from "../../lib/methods/lora.ts";
 import { loraMatrices } from "../../lib/methods/lora_targets.ts";
 import type { LoraMatrix } from "../../lib/methods/lora_targets.ts";
 import { hostBatch } from "../../lib/model/batch.ts";
 import type { HostBatch } from "../../lib/model/batch.ts";
 import { checkpointSpec } from "../../lib/model/families/index.ts";
-import type { Attachments } from "../../lib/model/layers/attachment.ts";
+import type { Attachments, MoeAttachment } from "../../lib/model/layers/attachment.ts";
 import { moeOf } from "../../lib/model/spec.ts";
 import type { ModelSpec, ParameterRole } from "../../lib/model/spec.ts";
 import { Transformer } from "../../lib/model/transformer.ts";
@@ -118,6 +121,7 @@ export class TestModel {
   private readonly checkpoint: Checkpoint;
   private readonly transformer: Transformer;
   private training: Training | null = null;
+  private readonly added = new AddedRoutes();
 
   private constructor(checkpoint: Checkpoint, transformer: Transformer) {
     this.spec = transformer.spec;
@@ -196,6 +200,24 @@ export class TestModel {
     if (beside.size > 0) throw new Error(`adapter tensors beside ${[...beside].join(", ")}, which the model does not have`);
     return withValues(new LoraAttachments(matrices, "kaiming", 0), tensors);
   }
+  /** PERFT from its tensors. */
+  perft(options: PerftOptions, tensors: FixtureTensors): Attachments {
+    return withValues(new PerftAttachments(this.spec, options, 0), tensors);
+  }
+  /** Routing of routers that a method attached, as the last forward of such an `observed` one made it. */
+  addedRoutes(): Promise<ReadonlyMap<number, Routes>> {
+    return this.added.read();
+  }
+  /** The same attachments; what their routers choose can be asked for. */
+  observed(attachments: Attachments): Attachments {
+    return {
+      ...attachments,
+      moe: (site, context) => {
+        const own = attachments.moe?.(site, context) ?? null;
+        return own instanceof RoutedAdapters ? this.added.watch(site.layer, own) : own;
+      },
+    };
+  }
   /** Back to the checkpoint's values. */
   endTraining(): void {
     this.training?.dispose();
@@ -249,6 +271,29 @@ export class TestModel {
   }
 }
 
+/** What routers choose that a method attached. */
+class AddedRoutes {
+  private readonly last = new Map<number, { ids: Promise<Int32Array>; weights: Promise<Float32Array>; k: number }>();
+
+  watch(layer: number, attached: RoutedAdapters): MoeAttachment {
+    return {
+      dweights: attached.dweights,
+      forward: (run, x, y) => {
+        attached.forward(run, x, y);
+        const { ids, weights } = attached.routes(run);
+        this.last.set(layer, { ids: ids.readI32(), weights: weights.readF32(), k: ids.shape[1] ?? 0 });
+      },
+      backward: (run, dy, x, dx) => attached.backward(run, dy, x, dx),
+    };
+  }
+
+  async read(): Promise<Map<number, Routes>> {
+    const out = new Map<number, Routes>();
+    for (const [l, { ids, weights, k }] of this.last) out.set(l, sorted({ ids: await ids, weights: await weights, k }));
+    return out;
+  }
+}
+
 /** Tensors of an adapter, by name. */
 export type FixtureTensors = ReadonlyMap<string, { readonly shape: readonly number[]; readonly values: Float32Array }>;
 
@@ -262,6 +307,7 @@ function withValues(attachments: Attachments, tensors: FixtureTensors): Attachme
   });
   return {
     parameters,
+    balance: attachments.balance,
     linear: (target, context) => attachments.linear?.(target, context) ?? null,
     experts: (site, context) => attachments.experts?.(site, context) ?? null,
     moe: (site, context) => attachments.moe?.(site, context) ?? null,
@@ -284,11 +330,12 @@ export class Training {
     this.optimizer = new AdamW(transformer.device, state, { beta1, beta2, eps: o.eps, weightDecay: o.weight_decay, clipNorm: o.clip_norm });
   }
 
-  /** Gradients of one batch, in place of earlier ones; its loss. */
+  /** Gradients of one batch, in place of earlier ones; its loss, with the load-balancing losses that a method weighs. */
   async backward(host: HostBatch): Promise<number> {
     this.transformer.resetLoss();
     this.transformer.forwardBackward(host, 1 / host.supervised, host.ids.length, {}, false);
-    return (await this.transformer.readLoss()).loss / host.supervised;
+    const { loss, balance } = await this.transformer.readLoss();
+    return loss / host.supervised + balance[0] + balance[1];
   }
   /** Clips and updates; the gradients' norm before clipping. */
   async update(): Promise<number> {

@@ -162,7 +162,7 @@ describe("what is beside a layer", () => {
     backward: (spec: { dtype: string }, name: string) => slots.push(`${name}: ${spec.dtype}`),
   };
   const lists = { values: () => ({}), gradients: () => ({}) };
-  const context = { plan, attached: (key: string) => ({ key }), ...lists } as unknown as AttachmentContext;
+  const context = { plan, named: () => context, attached: (key: string) => ({ key }), ...lists } as unknown as AttachmentContext;
   const beside = (...targets: string[]): LoraAttachments => new LoraAttachments(matrices(targets), "kaiming", 1);
   const layer = deepseek.layers[1]!;
   const moe = moeOf(deepseek, 1)!;

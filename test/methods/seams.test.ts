@@ -10,6 +10,8 @@ import { ExpertSet } from "../../lib/experts/expert_set.ts";
 import { openCheckpoint } from "../../lib/files/checkpoint.ts";
 import { fullTrainable } from "../../lib/methods/full.ts";
 import { LoraAttachments } from "../../lib/methods/lora.ts";
+import { PerftAttachments } from "../../lib/methods/perft.ts";
+import type { PerftOptions } from "../../lib/methods/perft_options.ts";
 import { loraMatrices } from "../../lib/methods/lora_targets.ts";
 import type { LoraOptions } from "../../lib/methods/lora_targets.ts";
 import { hostBatch } from "../../lib/model/batch.ts";
@@ -141,6 +143,16 @@ function lora(spec: ModelSpec, scale: number, targets = ["linear", "router"], mo
   return { parameters, linear: attachments.linear.bind(attachments), experts: attachments.experts.bind(attachments) };
 }
 
+function perft(spec: ModelSpec, scale: number, options: Partial<PerftOptions>): Attachments {
+  const attachments = new PerftAttachments(spec, { variant: "R", rank: 3, ...options }, 1);
+  const parameters = attachments.parameters.map((p, i) => {
+    const normal = normals(i);
+    // All adapters are visited: no step can change a choice.
+    return { ...p, initial: () => Float32Array.from({ length: p.shape[0]! * p.shape[1]! }, () => 2 * scale * normal()) };
+  });
+  return { parameters, moe: attachments.moe.bind(attachments), experts: attachments.experts.bind(attachments) };
+}
+
 /** Some experts, in one layer all; down has other ranks. */
 function some(spec: ModelSpec): Partial<LoraOptions> {
   const [first = 0, ...others] = moeLayers(spec);
@@ -196,6 +208,11 @@ describe.each([
     ["LoRA on the router", (spec: ModelSpec, scale: number) => lora(spec, scale, ["router"])],
     ["LoRA on routed experts", (spec: ModelSpec, scale: number) => lora(spec, scale, ["experts"])],
     ["LoRA on some routed experts, of several ranks", (spec: ModelSpec, scale: number) => lora(spec, scale, ["experts"], some(spec))],
+    ["PERFT-R", (spec: ModelSpec, scale: number) => perft(spec, scale, { adapters: 3, adaptersPerToken: 3 })],
+    ["PERFT-R, parallel", (spec: ModelSpec, scale: number) => perft(spec, scale, { adapters: 2, form: "parallel" })],
+    ["PERFT-E", (spec: ModelSpec, scale: number) => perft(spec, scale, { variant: "E" })],
+    ["PERFT-D, parallel", (spec: ModelSpec, scale: number) => perft(spec, scale, { variant: "D", form: "parallel" })],
+    ["PERFT-S", (spec: ModelSpec, scale: number) => perft(spec, scale, { variant: "S" })],
     ["LoRA on gate over up, and on down", (spec: ModelSpec, scale: number) => lora(spec, scale, ["experts"], { expertTerms: "fused" })],
     ...["gate_proj", "up_proj", "down_proj"]
       .filter(() => family === "deepseek_v2") // of OLMoE these are routed experts

@@ -5,18 +5,29 @@
 
 import type { Tensor } from "../../tensor.ts";
 import type { Run } from "../run.ts";
-import type { Planner } from "../slots.ts";
+import type { Planner, Slot } from "../slots.ts";
 import type { ExpertWeights, LinearSpec } from "../spec.ts";
+import type { BalancedRouter, RouterSizes } from "./balance.ts";
 import type { AttachedSpec, Parameter, ParameterList } from "../weights/parameter.ts";
+
+/** Weights of load-balancing losses, pooled over layers: of the base's routers, and of those that the method brought. */
+export interface BalanceWeights {
+  readonly base: number;
+  readonly added: number;
+}
 
 /** What an attachment is composed with. */
 export interface AttachmentContext {
   readonly plan: Planner;
+  /** The same, its slots named after a part. */
+  named(part: string): AttachmentContext;
   /** One of the parameters that the method brought. */
   attached(key: string): Parameter;
   /** Several as one operand. */
   values(parameters: readonly Parameter[]): ParameterList;
   gradients(parameters: readonly Parameter[]): ParameterList | null;
+  /** The load-balancing loss of one of several routers that a method brought, the same for all of them; null where it has no weight. */
+  balanced(routers: RouterSizes): BalancedRouter | null;
 }
 
 /** Beside one linear layer y = W·x. */
@@ -83,10 +94,14 @@ export interface MoeSite {
   readonly width: number;
   readonly experts: number;
   readonly topK: number;
+  /** Weights of the block's router, best choice first: f32 [T, K]. */
+  readonly weights: Slot;
 }
 
 /** Beside a whole Mixture-of-Experts block; may bring a router of its own. */
 export interface MoeAttachment {
+  /** Gradient of the block's own weights [T, K], where the term reads them: there after `backward`. */
+  readonly dweights?: Slot | null;
   /** y [T, D] += its term from the block's normalised input x. */
   forward(run: Run, x: Tensor, y: Tensor): void;
   /** Its gradients from dy; dx += its part, where wanted. */
@@ -97,6 +112,7 @@ export interface MoeAttachment {
 export interface Attachments {
   /** Every parameter that it brings, in a fixed order; all of them train. */
   readonly parameters: readonly AttachedSpec[];
+  readonly balance?: BalanceWeights | undefined;
   linear?(target: LinearSpec, context: AttachmentContext): LinearAttachment | null;
   experts?(site: ExpertsSite, context: AttachmentContext): ExpertsAttachment | null;
   moe?(site: MoeSite, context: AttachmentContext): MoeAttachment | null;

@@ -5,6 +5,7 @@ import type { RopeHandle, RopeIndex } from "../rope_table.ts";
 import type { Planner } from "../slots.ts";
 import type { LinearSpec, QueryFactorSpec, RopeSpec } from "../spec.ts";
 import type { Parameter, ParameterList, ParameterSource } from "../weights/parameter.ts";
+import type { BalancedRouter, BalancePools, RouterSizes } from "./balance.ts";
 import type {
   AttachmentContext,
   Attachments,
@@ -20,17 +21,19 @@ export class Composer implements AttachmentContext {
   private readonly source: ParameterSource;
   private readonly methods: readonly Attachments[];
   private readonly ropes: RopeIndex;
+  private readonly pools: BalancePools;
 
-  constructor(plan: Planner, source: ParameterSource, methods: readonly Attachments[], ropes: RopeIndex) {
+  constructor(plan: Planner, source: ParameterSource, methods: readonly Attachments[], ropes: RopeIndex, pools: BalancePools) {
     this.plan = plan;
     this.source = source;
     this.methods = methods;
     this.ropes = ropes;
+    this.pools = pools;
   }
 
   /** The same, for a part of the owner. */
   named(part: string): Composer {
-    return new Composer(this.plan.named(part), this.source, this.methods, this.ropes);
+    return new Composer(this.plan.named(part), this.source, this.methods, this.ropes, this.pools);
   }
 
   parameter(ref: TensorSlice): Parameter {
@@ -56,6 +59,17 @@ export class Composer implements AttachmentContext {
 
   chunk(size: number): RopeHandle {
     return this.ropes.chunk(size);
+  }
+
+  private weight(of: "base" | "added"): number {
+    return this.methods.reduce((sum, m) => sum + (m.balance?.[of] ?? 0), 0);
+  }
+  /** Of the base's routers: the same for those that a method brought. */
+  baseBalanced(routers: RouterSizes): BalancedRouter | null {
+    return this.pools.join(0, this.weight("base"), routers);
+  }
+  balanced(routers: RouterSizes): BalancedRouter | null {
+    return this.pools.join(1, this.weight("added"), routers);
   }
 
   attachedToLinear(target: LinearSpec): LinearAttachment[] {

@@ -50,6 +50,6 @@ export class Linear {
 }
 
 /** The precision that is exact for these operands: bf16 ones are not changed by rounding them to bf16. */
-function exactPrecision(a: Tensor, b: Tensor): Precision {
+export function exactPrecision(a: Tensor, b: Tensor): Precision {
   return a.dtype === "bf16" && b.dtype === "bf16" ? "bf16" : "f32";
 }

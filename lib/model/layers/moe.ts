@@ -8,10 +8,11 @@ import * as ops from "../../ops.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { Run } from "../run.ts";
 import { act, f32, i32 } from "../slots.ts";
-import type { Planner } from "../slots.ts";
+import type { Planner, Slot } from "../slots.ts";
 import type { MoeSpec } from "../spec.ts";
 import type { Parameter } from "../weights/parameter.ts";
 import type { MoeAttachment } from "./attachment.ts";
+import type { BalancedRouter } from "./balance.ts";
 import type { Composer } from "./composer.ts";
 import { ExpertMatrices, Experts } from "./experts.ts";
 import type { Routing } from "./experts.ts";
@@ -48,7 +49,10 @@ export class MoeBlock {
   private readonly experts: Experts | AttachedExperts;
   private readonly shared: SharedExpert | null;
   private readonly attached: readonly MoeAttachment[];
+  private readonly balanced: BalancedRouter | null;
   private readonly slots: ReturnType<typeof slotsOf>;
+  /** Gradient of the logits through what is attached. */
+  private readonly moreLogits: Slot | null;
 
   constructor(spec: MoeSpec, layer: number, D: number, c: Composer) {
     this.spec = spec;
@@ -62,10 +66,11 @@ export class MoeBlock {
     const inside = within.attachedToExperts({ layer, routed: true, experts: spec.experts, width: D, hidden: F, topK: K });
     this.experts = inside.length > 0 ? new AttachedExperts(matrices, inside, F, K, within) : new Experts(matrices, F, K, within);
     this.shared = spec.shared ? new SharedExpert(spec.shared, layer, D, c.named("shared")) : null;
-    this.attached = c.attachedToMoe({ layer, width: D, experts: E, topK: K });
-    this.trains = this.experts.trains || this.router.trains || (this.shared?.trains ?? false) || this.attached.length > 0;
-
     this.slots = slotsOf(c.plan, D, E, K, inside.length > 0);
+    this.attached = c.attachedToMoe({ layer, width: D, experts: E, topK: K, weights: this.slots.weights_TK });
+    this.moreLogits = this.attached.some((m) => m.dweights) ? c.plan.backward(f32(E), "moreLogits") : null;
+    this.balanced = c.baseBalanced({ experts: E, topK: K });
+    this.trains = this.experts.trains || this.router.trains || (this.shared?.trains ?? false) || this.attached.length > 0;
   }
 
   private routing(run: Run): Routing {
@@ -81,6 +86,7 @@ export class MoeBlock {
     const bias = this.selectionBias ? this.selectionBias.value : null;
     ops.topkRoute(device, { logits, bias, ids, weights, probs: run.saved(this.slots.probs_TE), rule: this.spec.rule });
     observe?.(this.layer, ids, weights);
+    this.balanced?.record(run, ids);
     const rows = this.routing(run);
     ops.expertSort(device, {
       ids,
@@ -104,7 +110,7 @@ export class MoeBlock {
    * Destroys the saved pre-activations.
    */
   backward(run: Run, dy: Tensor, xn: Tensor, dxn: Tensor | null): void {
-    const all = dxn !== null || this.router.trains;
+    const all = dxn !== null || this.router.trains || this.balanced !== null;
     const rows = this.routing(run);
     const dgate = run.at(this.slots.dgate);
     if (this.experts instanceof Experts) this.experts.backward(run, dy, xn, rows, { dgate: all ? dgate : null, all });
@@ -115,8 +121,8 @@ export class MoeBlock {
       const pos = run.at(this.slots.pos_TK);
       ops.combine(run.device, { x: run.at(this.slots.dx_ND), pos, y: dxn, accumulate: this.shared !== null });
     }
-    if (all) this.routerBackward(run, xn, dxn);
     for (const m of this.attached) m.backward(run, dy, xn, dxn);
+    if (all) this.routerBackward(run, xn, dxn);
   }
 
   /** Experts that are not fused: outputs once more, the weighting backwards (dgate by token, [T, K]), then the experts. */
@@ -147,6 +153,13 @@ export class MoeBlock {
     ];
     const pos = this.slots.open ? null : run.at(this.slots.pos_TK);
     ops.routeBackward(device, { dweights: run.at(this.slots.dgate), pos, probs, ids, weights, dlogits, rule });
+    for (const { dweights } of this.attached) {
+      if (!dweights || !this.moreLogits) continue;
+      const more = run.at(this.moreLogits);
+      ops.routeBackward(device, { dweights: run.at(dweights), probs, ids, weights, dlogits: more, rule });
+      ops.add(device, { a: dlogits, b: more, y: dlogits });
+    }
+    this.balanced?.gradient(run, probs, dlogits);
     if (run.balance && this.router.trains && rule.score === "softmax")
       ops.loadBalance(device, { probs, offsets: run.at(this.slots.offsets_E1), dlogits, scale: run.balance });
     this.router.backward(run, dlogits, xn, dxn, true);
