@@ -37,6 +37,7 @@ set(CUDA_PORTABLE
     rows/supervised_rows.cu
     rows/topk_route.cu
     rows/topk_route_block.cu
+    rows/transpose.cu
 )
 
 # Kernels of wgmma and TMA: built for sm_90a alone; only called where the device has it.

@@ -19,6 +19,7 @@
 #include "rms_norm.h"
 #include "rope.h"
 #include "topk_route.h"
+#include "transpose.h"
 
 #define ESFT_OPS(X) \
   X(grouped_gemm_nt) X(grouped_gemm_nn) X(grouped_gemm_tn) X(combine) X(combine_backward) \
@@ -29,7 +30,7 @@
   X(causal_conv) X(causal_conv_backward) X(gated_delta_rule) X(gated_delta_rule_backward) X(delta_gates) X(delta_gates_backward) X(regroup) \
   X(multiply) X(multiply_backward) \
   X(sigmoid_gate) X(sigmoid_gate_backward) X(scale_rows) \
-  X(layer_norm) X(layer_norm_backward)
+  X(layer_norm) X(layer_norm_backward) X(transpose)
 
 enum esft_op {
 #define ESFT_OP_ENUM(name) ESFT_OP_##name,

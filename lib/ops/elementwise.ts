@@ -1,6 +1,6 @@
 // csrc/ops/elementwise.h. All act [R, C]; an output may be an input of its shape.
 import type { Tensor } from "../tensor.ts";
-import { bind, flag, type Ids, type Maybe } from "./bind.ts";
+import { bind, code, flag, type Ids, type Maybe } from "./bind.ts";
 
 /** a = silu(gate) · up of h = gate | up. h [R, 2F] act, a [R, F] act. */
 export const swiglu = bind<{ h: Tensor; a: Tensor }>("swiglu");
@@ -40,3 +40,12 @@ export const columnSum = bind<{ x: Tensor; y: Tensor; accumulate?: boolean }>("c
 
 /** grad[e] = 0 for every first index e that `keep` (ascending) does not list. grad [E, …] f32. */
 export const maskGrad = bind<{ grad: Tensor; keep: Ids }>("mask_grad");
+
+const pairCodes = { keep: 0, split: 1, join: 2 };
+/**
+ * y = xᵀ. pairs "split": even columns of x become the first half of y's rows, odd ones the second; "join" undoes it. x [R, C], y [C, R],
+ * f32 or bf16 each. csrc/ops/transpose.h.
+ */
+export const transpose = bind<{ x: Tensor; y: Tensor; pairs?: keyof typeof pairCodes }>("transpose", {
+  pairs: (a) => code(pairCodes, a.pairs ?? "keep"),
+});

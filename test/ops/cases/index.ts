@@ -12,6 +12,7 @@ import { gemmBase, gemmCases, gemmPerf } from "./gemm.ts";
 import { groupedGemmCases, groupedPerf, nnBase, ntBase, tnBase } from "./grouped_gemm.ts";
 import * as routing from "./routing.ts";
 import { adamwBase, adamwCases, gradNormBase, gradNormCases, lossBase, lossCases, trainingPerf } from "./training.ts";
+import { transposeBase, transposeCases, transposePerf } from "./transpose.ts";
 
 export const bases: readonly OpCase[] = [
   ntBase,
@@ -59,6 +60,7 @@ export const bases: readonly OpCase[] = [
   gates.gateBase,
   gates.gateBackwardBase,
   gates.scaleRowsBase,
+  transposeBase,
 ];
 
 export const allCases: readonly OpCase[] = [
@@ -86,6 +88,7 @@ export const allCases: readonly OpCase[] = [
   ...delta.regroupCases,
   ...delta.multiplyCases,
   ...gates.gateCases,
+  ...transposeCases,
 ];
 
 export const perfRows: readonly PerfRow[] = [
@@ -99,4 +102,5 @@ export const perfRows: readonly PerfRow[] = [
   ...combine.combinePerf,
   ...delta.deltaPerfRows,
   ...gates.gatePerf,
+  ...transposePerf,
 ];
