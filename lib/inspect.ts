@@ -10,7 +10,7 @@ import { checkpointSpec } from "./model/families/index.ts";
 import type { AttentionSpec, ModelSpec, ParameterRole } from "./model/spec.ts";
 import { bytesOf } from "./tensor.ts";
 import { memoryDtype, packedOf } from "./quantised.ts";
-import { expertParameters, moeLayers, moeOf, parameterShapes } from "./model/spec.ts";
+import { expertParameters, inputWeights, moeLayers, moeOf, parameterShapes } from "./model/spec.ts";
 import type { RouteRule } from "./ops.ts";
 import { planMemory } from "./train/memory_plan.ts";
 
@@ -58,7 +58,7 @@ export function inspectCheckpoint(checkpoint: Checkpoint) {
     expertParameters: Math.max(0, ...perExpert.values()),
     router: moe?.rule ?? null,
     routerText: moe ? routerText(moe.rule, moe.topK, moe.selectionBias !== undefined) : "none",
-    expertLayout: moe ? (moe.experts[0]!.gate.index === undefined ? "per expert" : "fused") : "none",
+    expertLayout: moe ? (inputWeights(moe.experts[0]!)[0]!.index === undefined ? "per expert" : "fused") : "none",
     dtypes,
     shards: checkpoint.shards.length,
     tensors: checkpoint.tensors.size,

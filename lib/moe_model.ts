@@ -291,7 +291,7 @@ export class MoeModel implements TrainSession {
           t.dtype === "BF16"
             ? this.device.tensor("bf16", t.shape, new Uint16Array(bytes.slice().buffer))
             : this.device.tensor("f32", t.shape, Float32Array.from(decodeFloats(bytes, t.dtype)));
-        values.set(key, tensor);
+        values.set(key, this.params.fromFileOrder(key, tensor));
       }
       this.transformer.override(values, attachments);
     } catch (error) {

@@ -10,8 +10,8 @@ import type { Dtype } from "../files/safetensors.ts";
 import { tensorBytes } from "../files/safetensors.ts";
 import type { TensorSlice } from "../files/slice.ts";
 import { sliceKey } from "../files/slice.ts";
-import type { ModelSpec, ParameterPlace } from "../model/spec.ts";
-import { parameterShapes } from "../model/spec.ts";
+import type { ExpertPart, FileLayout, ModelSpec, ParameterPlace } from "../model/spec.ts";
+import { EXPERT_PARTS, fileShape, parameterShapes } from "../model/spec.ts";
 
 export const adapterFault = (fault: string, tensor?: string): LayoutError =>
   new LayoutError(`adapter: ${tensor === undefined ? "" : `tensor "${tensor}": `}${fault}`, { where: { tensor } });
@@ -21,7 +21,12 @@ export const FLOATS = ["F32", "BF16", "F16", "F64"] as const;
 /** Methods whose adapters are only understood together with their expert set. */
 export const NEED_EXPERTS: ReadonlySet<string> = new Set(["esft"]);
 /** The matrices of a routed expert. */
-export const PARTS = ["gate", "up", "down"] as const;
+export const PARTS = EXPERT_PARTS;
+/** Which of them make a whole expert. */
+const WHOLE: readonly (readonly ExpertPart[])[] = [
+  ["gateUp", "down"],
+  ["gate", "up", "down"],
+];
 
 interface Content {
   readonly dtype: Dtype;
@@ -43,12 +48,12 @@ export interface AttachedTensor extends Content {
 
 /** New values of a model's parameter: its slice and place come from there, and its shape unless another one was found. */
 export function parameterTensor(
-  p: ParameterPlace & { readonly ref: TensorSlice; readonly shape: readonly number[] },
+  p: ParameterPlace & { readonly ref: TensorSlice; readonly shape: readonly number[]; readonly layout?: FileLayout },
   content: Pick<AdapterTensor, "dtype" | "read"> & { readonly shape?: readonly number[] },
 ): AdapterTensor {
   const { ref, role, layer, expert, part } = p;
   const routed = { ...(expert === undefined ? {} : { expert }), ...(part === undefined ? {} : { part }) };
-  return { ...ref, role, layer, ...routed, shape: p.shape, ...content };
+  return { ...ref, role, layer, ...routed, shape: fileShape(p), ...content };
 }
 
 const placeInWords = ({ role, layer, expert, part }: ParameterPlace): string =>
@@ -136,8 +141,10 @@ export function checkExperts(tensors: Iterable<AdapterTensor>, experts: ExpertSe
   if (have.size === 0 && attaches) return;
   for (const [layer, { ids }] of experts.layers)
     for (const expert of ids) {
-      const missing = PARTS.find((part) => !have.has(`${layer}/${expert}/${part}`));
+      const has = (part: ExpertPart): boolean => have.has(`${layer}/${expert}/${part}`);
+      const whole = WHOLE.find(([first]) => has(first!)) ?? WHOLE.at(-1)!;
+      const missing = whole.find((part) => !has(part));
       if (missing !== undefined)
-        throw adapterFault(`layer ${layer}, expert ${expert}: expected ${PARTS.join(", ")} of every selected expert, found no ${missing}`);
+        throw adapterFault(`layer ${layer}, expert ${expert}: expected ${whole.join(", ")} of every selected expert, found no ${missing}`);
     }
 }

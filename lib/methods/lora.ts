@@ -9,7 +9,7 @@ import type { TensorSlice } from "../files/slice.ts";
 import { sliceKey } from "../files/slice.ts";
 import { gateUpKey } from "../model/families/index.ts";
 import type { AttachmentContext, Attachments, ExpertsAttachment, ExpertsSite, LinearAttachment } from "../model/layers/attachment.ts";
-import type { ExpertWeights, LinearSpec, ModelSpec } from "../model/spec.ts";
+import type { LinearSpec, ModelSpec, RoutedExpertWeights } from "../model/spec.ts";
 import type { AttachedSpec } from "../model/weights/parameter.ts";
 import { GroupedLowRank } from "./grouped_low_rank.ts";
 import { LowRank, LowRankMlp } from "./low_rank.ts";
@@ -82,16 +82,17 @@ export class LoraAttachments implements Attachments {
     const { routed, experts } = site;
     const [mlp] = experts;
     if (!mlp) return null;
-    if (routed) return this.routed(site, context);
+    if (routed || "gateUp" in mlp) return this.routed(site, context);
     const of = (part: "gate" | "up" | "down"): LowRank | null => this.beside(mlp[part], context.named(part));
     const terms = { gate: of("gate"), up: of("up"), down: of("down") };
     return terms.gate || terms.up || terms.down ? new LowRankMlp(terms) : null;
   }
 
   private routed({ experts, topK }: ExpertsSite, context: AttachmentContext): ExpertsAttachment | null {
-    const of = (part: string, keyOf: (e: ExpertWeights) => string): GroupedLowRank[] => {
+    const of = (part: string, keyOf: (e: RoutedExpertWeights) => string | null): GroupedLowRank[] => {
       const found = experts.flatMap((e, expert) => {
-        const term = this.terms.get(keyOf(e));
+        const key = keyOf(e);
+        const term = key === null ? undefined : this.terms.get(key);
         return term ? [{ ...term, expert }] : [];
       });
       // Experts of one rank and factor share their products.
@@ -108,8 +109,8 @@ export class LoraAttachments implements Attachments {
       });
     };
     const terms = {
-      gate: of("gate", (e) => sliceKey(e.gate)),
-      up: of("up", (e) => sliceKey(e.up)),
+      gate: of("gate", (e) => ("gateUp" in e ? null : sliceKey(e.gate))),
+      up: of("up", (e) => ("gateUp" in e ? null : sliceKey(e.up))),
       gateUp: of("gateUp", gateUpKey),
       down: of("down", (e) => sliceKey(e.down)),
     };

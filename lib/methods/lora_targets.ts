@@ -79,10 +79,11 @@ function candidates(spec: ModelSpec, terms: ExpertTerms): Candidate[] {
     const { ref, shape, role, layer, expert, part } = p;
     const own = moduleOf(sliceKey(ref));
     const place = placeOf(p);
-    if (terms === "matrix" || role !== "expert" || part === "down")
-      return [{ key: sliceKey(ref), target: ref, shape, place, names: [own] }];
+    const itself = { key: sliceKey(ref), target: ref, shape, place, names: [own] };
+    if (terms === "matrix" || role !== "expert" || part === "down") return [itself];
     if (part === "up") return [];
     const weights = moeOf(spec, layer)!.experts[expert!]!;
+    if ("gateUp" in weights) return [itself];
     const key = gateUpKey(weights);
     const { part: _, ...fused } = place;
     const names = [own, moduleOf(sliceKey(weights.up)), moduleOf(key)];

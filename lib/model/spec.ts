@@ -167,15 +167,39 @@ export interface ExpertWeights {
   readonly down: TensorSlice;
 }
 
+/**
+ * How a matrix lies in its file, where that is not as the model computes with it: as [in, out]; of "transposed pairs" a row holds its
+ * outputs as gate, up, gate, up …, which the model has as rows of gate, then rows of up. A vector is one such row.
+ */
+export type FileLayout = "transposed" | "transposed pairs";
+
+/** An expert whose gate and up are one parameter [2F, D], since its file mixes their bytes. */
+export interface MixedExpertWeights {
+  readonly gateUp: TensorSlice;
+  readonly down: TensorSlice;
+  /** Of gateUp; down is transposed. */
+  readonly layout: FileLayout;
+}
+
+/** The matrices of a routed expert. */
+export type RoutedExpertWeights = ExpertWeights | MixedExpertWeights;
+
+/** What is multiplied with an expert's input, in order: gate and up, or both in one. */
+export function inputWeights(e: RoutedExpertWeights): readonly TensorSlice[] {
+  return "gateUp" in e ? [e.gateUp] : [e.gate, e.up];
+}
+
 export interface MoeSpec {
   readonly kind: "moe";
-  readonly experts: readonly ExpertWeights[];
+  readonly experts: readonly RoutedExpertWeights[];
   readonly topK: number;
   readonly expertHidden: number;
   readonly router: TensorSlice;
   /** Added to the scores for choosing only. */
   readonly selectionBias?: TensorSlice;
   readonly rule: RouteRule;
+  /** What the weights multiply, where it is not the experts' outputs. */
+  readonly weighted?: "inputs";
   /** Added to the routed output. */
   readonly shared?: SharedExpertSpec;
 }
@@ -231,6 +255,10 @@ export function expertParameters(spec: ModelSpec): Map<number, number> {
 
 export type ParameterRole = "embedding" | "attention" | "norm" | "router" | "selectionBias" | "expert" | "shared" | "dense" | "head";
 
+/** The matrices of a routed expert; gateUp is both in one. */
+export const EXPERT_PARTS = ["gate", "up", "gateUp", "down"] as const;
+export type ExpertPart = (typeof EXPERT_PARTS)[number];
+
 /** What a parameter is to the model, whatever its tensor is called. */
 export interface ParameterPlace {
   readonly role: ParameterRole;
@@ -239,12 +267,19 @@ export interface ParameterPlace {
   /** Routed expert of that layer, for role "expert". */
   readonly expert?: number;
   /** Which of the matrices of a routed expert. */
-  readonly part?: "gate" | "up" | "down";
+  readonly part?: ExpertPart;
 }
 
 export interface ParameterShape extends ParameterPlace {
   readonly ref: TensorSlice;
-  readonly shape: number[];
+  /** As the model computes with it. */
+  readonly shape: readonly number[];
+  readonly layout?: FileLayout;
+}
+
+/** The shape of a parameter in its file, and in an adapter. */
+export function fileShape({ shape, layout }: Pick<ParameterShape, "shape" | "layout">): readonly number[] {
+  return layout ? shape.toReversed() : shape;
 }
 
 /** Every parameter of the model with its shape and place, in a fixed order, tied ones once. */
@@ -254,10 +289,10 @@ export function parameterShapes(spec: ModelSpec): ParameterShape[] {
   const seen = new Set<string>();
   const add = (
     ref: TensorSlice,
-    shape: number[],
+    shape: readonly number[],
     role: ParameterRole,
     layer: number,
-    routed?: Pick<ParameterPlace, "expert" | "part">,
+    routed?: Pick<ParameterShape, "expert" | "part" | "layout">,
   ): void => {
     if (seen.has(sliceKey(ref))) return;
     seen.add(sliceKey(ref));
@@ -274,6 +309,11 @@ export function parameterShapes(spec: ModelSpec): ParameterShape[] {
   const mlp = (m: ExpertWeights, F: number, role: ParameterRole, layer: number, expert?: number): void => {
     for (const part of ["gate", "up", "down"] as const)
       add(m[part], part === "down" ? [D, F] : [F, D], role, layer, expert === undefined ? undefined : { expert, part });
+  };
+  const expert = (m: RoutedExpertWeights, F: number, layer: number, id: number): void => {
+    if (!("gateUp" in m)) return mlp(m, F, "expert", layer, id);
+    add(m.gateUp, [2 * F, D], "expert", layer, { expert: id, part: "gateUp", layout: m.layout });
+    add(m.down, [D, F], "expert", layer, { expert: id, part: "down", layout: "transposed" });
   };
   const norms = ({ before, after }: BranchNorms, layer: number): void => {
     if (before) norm(before, layer);
@@ -326,7 +366,7 @@ export function parameterShapes(spec: ModelSpec): ParameterShape[] {
       const moe = layer.mlp;
       add(moe.router, [moe.experts.length, D], "router", i);
       if (moe.selectionBias) add(moe.selectionBias, [moe.experts.length], "selectionBias", i);
-      moe.experts.forEach((e, id) => mlp(e, moe.expertHidden, "expert", i, id));
+      moe.experts.forEach((e, id) => expert(e, moe.expertHidden, i, id));
       if (moe.shared) mlp(moe.shared, moe.shared.hidden, "shared", i);
       if (moe.shared?.outputGate) linear(moe.shared.outputGate, "shared", i);
     }

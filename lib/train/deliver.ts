@@ -131,7 +131,7 @@ function makeAdapter({ session, trainable, options, identity }: Delivery, summar
     const p = params.byName(key)!;
     const isQuantised = p.weight.packed !== null && p.weight.packed.of.packed !== null;
     const dtype = options.adapterDtype === "base" && (p.stored === "bf16" || isQuantised) ? "BF16" : "F32";
-    return parameterTensor(p.weight, { dtype, read: async () => encodeFloats(await p.master!.readF32(), dtype) });
+    return parameterTensor(p.weight, { dtype, read: async () => encodeFloats(await params.inFileOrder(p, p.master!), dtype) });
   });
   const attached = (trainable.attachments?.parameters ?? []).map(({ key, shape, place, target }): AttachedTensor => {
     const { master } = params.attached(key);

@@ -11,7 +11,7 @@ import { openCheckpoint } from "../../lib/files/checkpoint.ts";
 import type { Checkpoint } from "../../lib/files/checkpoint.ts";
 import { placeSlice } from "../../lib/files/slice.ts";
 import { checkpointSpec } from "../../lib/model/families/index.ts";
-import { parameterShapes } from "../../lib/model/spec.ts";
+import { fileShape, parameterShapes } from "../../lib/model/spec.ts";
 import { fresh } from "./support.ts";
 
 const root = "test/fixtures/families";
@@ -23,7 +23,8 @@ async function unchanged(base: Checkpoint): Promise<Adapter> {
     const mlp = spec.layers[l]?.mlp;
     return mlp?.kind === "moe" ? mlp.experts.length - 1 : 0;
   };
-  const tensors = parameterShapes(spec).flatMap(({ ref, shape, role, layer, expert, part }) => {
+  const tensors = parameterShapes(spec).flatMap(({ ref, role, layer, expert, part, ...p }) => {
+    const shape = fileShape(p);
     if (expert === undefined || part === undefined || (expert !== 0 && expert !== last(layer))) return [];
     const whole = base.tensors.get(ref.name)!;
     const { begin, end } = placeSlice(ref, whole, shape);

@@ -16,7 +16,7 @@ import { hostBatch } from "../../lib/model/batch.ts";
 import type { HostBatch } from "../../lib/model/batch.ts";
 import { checkpointSpec } from "../../lib/model/families/index.ts";
 import type { Attachments, MoeAttachment } from "../../lib/model/layers/attachment.ts";
-import { moeOf } from "../../lib/model/spec.ts";
+import { parameterShapes } from "../../lib/model/spec.ts";
 import type { ModelSpec, ParameterRole } from "../../lib/model/spec.ts";
 import { Transformer } from "../../lib/model/transformer.ts";
 import type { TrainingChoice } from "../../lib/model/transformer.ts";
@@ -174,10 +174,9 @@ export class TestModel {
   }
   /** The experts of an ESFT selection: layer → ids. */
   trainExperts(experts: Readonly<Record<string, readonly number[]>>, optimizer: GoldenOptimizer): Training {
-    const keys = Object.entries(experts).flatMap(([layer, ids]) => {
-      const all = moeOf(this.spec, Number(layer))?.experts ?? [];
-      return ids.flatMap((e) => [all[e]!.gate, all[e]!.up, all[e]!.down].map(sliceKey));
-    });
+    const keys = parameterShapes(this.spec).flatMap(({ ref, layer, expert }) =>
+      expert !== undefined && experts[layer]?.includes(expert) ? [sliceKey(ref)] : [],
+    );
     return this.begin({ keys }, optimizer);
   }
   /** What a method attaches. */
@@ -232,11 +231,12 @@ export class TestModel {
   /** The parts of a checkpoint tensor: what the model computes with now, what the checkpoint holds, or gradients. */
   async parts(tensor: string, what: "now" | "stored" | "gradient"): Promise<Part[]> {
     const out: Part[] = [];
-    for (const p of this.transformer.params.all()) {
+    const { params } = this.transformer;
+    for (const p of params.all()) {
       if (p.ref.name !== tensor) continue;
       const source = what === "gradient" ? p.grad : (p.master ?? p.value);
       if (!source) throw new Error(`"${p.key}" has no gradient`);
-      out.push({ ref: p.ref, values: what === "stored" ? await this.transformer.params.storedValues(p) : await source.readF32() });
+      out.push({ ref: p.ref, values: what === "stored" ? await params.storedValues(p) : await params.inFileOrder(p, source) });
     }
     return out;
   }
@@ -244,11 +244,11 @@ export class TestModel {
   async moved(): Promise<{ trained: string[]; frozen: string[] }> {
     const out = { trained: new Set<string>(), frozen: new Set<string>() };
     for (const p of this.transformer.params.all()) {
-      const now = await (p.master ?? p.value).readF32();
+      const now = await this.transformer.params.inFileOrder(p, p.master ?? p.value);
       const stored = await this.storedValues(p);
       // Where products read a rounded copy, the bits of a frozen matrix are those of its own base.
       const exact = !p.inPlace && p.base.dtype === p.stored;
-      const want = p.trains || exact ? stored : await p.base.readF32();
+      const want = p.trains || exact ? stored : await this.transformer.params.inFileOrder(p, p.base);
       if (now.some((x, i) => !Object.is(x, want[i])) || (!p.trains && p.value !== p.base))
         out[p.trains ? "trained" : "frozen"].add(p.ref.name);
     }

@@ -23,7 +23,7 @@ import type { ExpertWeights } from "../../lib/model/spec.ts";
 import { moeOf } from "../../lib/model/spec.ts";
 import { MoeModel } from "../../lib/moe_model.ts";
 import type { TrainRequest } from "../../lib/train/request.ts";
-import { tinyDeepseek, tinyOlmoe, toyRows, writeTinyModel } from "../support/tiny_model.ts";
+import { apart, tinyDeepseek, tinyOlmoe, toyRows, writeTinyModel } from "../support/tiny_model.ts";
 
 const deepseek = modelSpec(tinyDeepseek, "config.json");
 const matrices = (targets: readonly string[], more: Partial<LoraOptions> = {}) => loraMatrices(deepseek, { rank: 2, targets, ...more });
@@ -184,8 +184,8 @@ describe("what is beside a layer", () => {
   });
   it.each(["gate_proj", "up_proj", "down_proj"])("of an MLP or of routed experts %s alone is enough", (name) => {
     expect(beside(name).experts(site(false, [moe.shared!]), context)).toBeInstanceOf(LowRankMlp);
-    expect(beside(name).experts(site(true, moe.experts), context)).toBeInstanceOf(LowRankExperts);
-    expect(beside("o_proj").experts(site(true, moe.experts), context)).toBeNull();
+    expect(beside(name).experts(site(true, moe.experts.map(apart)), context)).toBeInstanceOf(LowRankExperts);
+    expect(beside("o_proj").experts(site(true, moe.experts.map(apart)), context)).toBeNull();
     expect(beside(name).experts(site(false, []), context)).toBeNull();
   });
   it("activations of a router's term are f32, others follow the model", () => {

@@ -17,7 +17,7 @@ import { moeOf } from "../../lib/model/spec.ts";
 import { Transformer } from "../../lib/model/transformer.ts";
 import { Parameters } from "../../lib/model/weights/parameters.ts";
 import { Device } from "../../lib/tensor.ts";
-import { tinyDeepseek, writeTinyModel } from "../support/tiny_model.ts";
+import { apart, tinyDeepseek, writeTinyModel } from "../support/tiny_model.ts";
 
 const spec = modelSpec(tinyDeepseek, "config.json");
 const ids = Int32Array.from({ length: 40 }, (_, t) => (t * 131 + 7) % 2048);
@@ -40,7 +40,7 @@ describe("what trains together", () => {
     await rm(dir, { recursive: true, force: true });
   });
 
-  const routed = moeOf(spec, 1)!.experts[3]!;
+  const routed = apart(moeOf(spec, 1)!.experts[3]!);
   const shared = moeOf(spec, 2)!.shared!;
 
   it.each([

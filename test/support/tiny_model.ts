@@ -6,7 +6,7 @@ import { f32ToBf16 } from "../../lib/floats.ts";
 import { writeSafetensors } from "../../lib/files/safetensors_writer.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
 import { parameterShapes } from "../../lib/model/spec.ts";
-import type { ModelSpec, ParameterRole } from "../../lib/model/spec.ts";
+import type { ExpertWeights, ModelSpec, ParameterRole, RoutedExpertWeights } from "../../lib/model/spec.ts";
 
 export const tinyDeepseek = {
   model_type: "deepseek_v2",
@@ -131,4 +131,10 @@ export function toyRows(count: number, seed = 1): { messages: { role: string; co
       ],
     };
   });
+}
+
+/** The weights of an expert whose file holds gate and up apart. */
+export function apart(e: RoutedExpertWeights): ExpertWeights {
+  if ("gateUp" in e) throw new Error("gate and up of this expert are one parameter");
+  return e;
 }

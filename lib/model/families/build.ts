@@ -4,6 +4,7 @@
 import type {
   ConvSpec,
   ExpertWeights,
+  FileLayout,
   HeadsAttentionSpec,
   LatentAttentionSpec,
   LayerSpec,
@@ -13,6 +14,7 @@ import type {
   MoeSpec,
   NormSpec,
   RopeSpec,
+  RoutedExpertWeights,
   SharedExpertSpec,
 } from "../spec.ts";
 import type { ConfigReader } from "./config.ts";
@@ -93,6 +95,8 @@ export interface MoeOptions extends Omit<MoeSpec, "kind" | "router" | "experts">
   /** Name of the router below the block; "gate" unless given. */
   readonly router?: string;
   readonly names?: ExpertNames;
+  /** Experts are fused, and lie so: gate_up_proj [E, D, 2F] and down_proj [E, F, D]. */
+  readonly layout?: FileLayout;
 }
 
 export interface SigmoidOptions {
@@ -168,12 +172,16 @@ export class Builder {
    * `experts.gate_up_proj` [E, 2F, D] (gate rows first) and `experts.down_proj` [E, D, F].
    */
   moe(at: string, options: MoeOptions): MoeSpec {
-    const { count: keys, number, router = "gate", names, ...rest } = options;
+    const { count: keys, number, router = "gate", names, layout, ...rest } = options;
     const key = this.c.anyOf(...keys);
     const fused = `${at}.experts.gate_up_proj`;
     const isFused = this.headers.shows(fused) ?? false;
-    const experts = isFused
-      ? this.list(key, fused, (_, e) => this.fusedExpert(fused, `${at}.experts.down_proj`, e, rest.expertHidden), number)
+    const down = `${at}.experts.down_proj`;
+    const mixed = (e: number): RoutedExpertWeights => ({ gateUp: { name: fused, index: e }, down: { name: down, index: e }, layout: layout! });
+    const experts = layout
+      ? this.list<RoutedExpertWeights>(key, fused, (_, e) => mixed(e), number)
+      : isFused
+      ? this.list(key, fused, (_, e) => this.fusedExpert(fused, down, e, rest.expertHidden), number)
       : this.list(key, `${at}.experts`, (expert) => this.expert(expert, names), number);
     return { kind: "moe", router: { name: `${at}.${router}.weight` }, experts, ...rest };
   }

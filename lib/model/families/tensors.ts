@@ -6,7 +6,7 @@ import { shown, shownShape } from "../../files/fault.ts";
 import type { SlicedTensor } from "../../files/slice.ts";
 import { placeSlice } from "../../files/slice.ts";
 import type { ModelSpec } from "../spec.ts";
-import { parameterShapes } from "../spec.ts";
+import { fileShape, parameterShapes } from "../spec.ts";
 import type { ConfigReader } from "./config.ts";
 import type { CountedList, Headers } from "./headers.ts";
 
@@ -85,7 +85,9 @@ export function requireSameModel(
   dir: string,
 ): void {
   const used = new Set<string>();
-  for (const { ref, shape } of parameterShapes(spec)) {
+  for (const parameter of parameterShapes(spec)) {
+    const { ref } = parameter;
+    const shape = fileShape(parameter);
     used.add(ref.name);
     const found = tensors.get(ref.name);
     const file = found?.path ?? dir;

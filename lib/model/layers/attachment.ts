@@ -6,7 +6,7 @@
 import type { Tensor } from "../../tensor.ts";
 import type { Run } from "../run.ts";
 import type { Planner, Slot } from "../slots.ts";
-import type { ExpertWeights, LinearSpec } from "../spec.ts";
+import type { LinearSpec, RoutedExpertWeights } from "../spec.ts";
 import type { BalancedRouter, RouterSizes } from "./balance.ts";
 import type { AttachedSpec, Parameter, ParameterList } from "../weights/parameter.ts";
 
@@ -42,7 +42,7 @@ export interface LinearAttachment {
 export interface ExpertsSite {
   readonly layer: number;
   readonly routed: boolean;
-  readonly experts: readonly ExpertWeights[];
+  readonly experts: readonly RoutedExpertWeights[];
   /** Model width D and expert width F. */
   readonly width: number;
   readonly hidden: number;

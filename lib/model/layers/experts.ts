@@ -11,8 +11,9 @@ import type { Tensor } from "../../tensor.ts";
 import type { Run } from "../run.ts";
 import { act } from "../slots.ts";
 import type { Slot } from "../slots.ts";
-import type { ExpertWeights } from "../spec.ts";
-import type { Parameter, ParameterList } from "../weights/parameter.ts";
+import { inputWeights } from "../spec.ts";
+import type { RoutedExpertWeights } from "../spec.ts";
+import type { ParameterList } from "../weights/parameter.ts";
 import type { ExpertRows } from "./attachment.ts";
 import type { Composer } from "./composer.ts";
 
@@ -20,6 +21,8 @@ import type { Composer } from "./composer.ts";
 export interface Routing extends ExpertRows {
   /** f32 [N]: gate weight of each row; null = 1. */
   readonly gate: Tensor | null;
+  /** Token of each row of x where that is not as of dy; null: x is in row order. */
+  readonly xTokens?: Tensor | null;
 }
 
 /** What a backward through experts is asked for beside the gradients of what trains. */
@@ -50,17 +53,18 @@ export class Experts {
   forward(run: Run, x: Tensor, { tokens, offsets }: ExpertRows, y: Tensor, residual: Tensor | null = null): boolean {
     const { device, precision } = run;
     const a = run.at(this.a_NF);
+    const { segments } = this.weights;
     const w = this.weights.gateUp.tensors;
-    ops.groupedGemmNt(device, { x, rows: tokens, w, segments: 2, offsets, swiglu: true, h: run.saved(this.h_N2F), y: a, precision });
+    ops.groupedGemmNt(device, { x, rows: tokens, w, segments, offsets, swiglu: true, h: run.saved(this.h_N2F), y: a, precision });
     ops.groupedGemmNt(device, { x: a, w: this.weights.down.tensors, offsets, residual, y, precision });
     return residual !== null;
   }
 
   /** dy: gradient of what the weighted rows are summed to [T, D]. Leaves dh in place of h. */
-  backward(run: Run, dy: Tensor, x: Tensor, { tokens, offsets, gate }: Routing, { dgate, all }: ExpertsWanted): void {
+  backward(run: Run, dy: Tensor, x: Tensor, { tokens, offsets, gate, xTokens = tokens }: Routing, { dgate, all }: ExpertsWanted): void {
     const { device, precision, accumulate } = run;
     const h = run.at(this.h_N2F);
-    const { down, gradDown, gradGateUp, trainedDown, trainedGateUp } = this.weights;
+    const { down, gradDown, gradGateUp, segments, trainedDown, trainedGateUp } = this.weights;
     if (gradDown) {
       const dw = gradDown.tensors;
       const dyRows = { dy, dyRows: tokens, dyScale: gate };
@@ -72,20 +76,24 @@ export class Experts {
     if (gradGateUp) {
       const dw = gradGateUp.tensors;
       const groups = trainedGateUp;
-      ops.groupedGemmTn(device, { dy: h, x, xRows: tokens, offsets, dw, segments: 2, groups, accumulate, precision });
+      ops.groupedGemmTn(device, { dy: h, x, xRows: xTokens, offsets, dw, segments, groups, accumulate, precision });
     }
   }
 
   /** After `backward` with `all`: gradient of the gathered inputs [N, D], overwritten. */
   rowGradient(run: Run, { offsets }: ExpertRows, dx: Tensor): void {
+    const { segments } = this.weights;
     const w = this.weights.gateUp.tensors;
-    ops.groupedGemmNn(run.device, { dy: run.at(this.h_N2F), w, segments: 2, offsets, dx, precision: run.precision });
+    ops.groupedGemmNn(run.device, { dy: run.at(this.h_N2F), w, segments, offsets, dx, precision: run.precision });
   }
 }
 
 /** The matrices of a group of experts as operands, and which of them train. */
 export class ExpertMatrices {
+  /** Of each expert gate, then up, or both in one. */
   readonly gateUp: ParameterList;
+  /** Weights of gateUp for each expert. */
+  readonly segments: number;
   readonly down: ParameterList;
   readonly gradGateUp: ParameterList | null;
   readonly gradDown: ParameterList | null;
@@ -94,19 +102,20 @@ export class ExpertMatrices {
   readonly trainedDown: Int32Array;
 
   /** @throws LayoutError gate and up of an expert do not train together: their product is one */
-  constructor(experts: readonly ExpertWeights[], c: Composer) {
-    const found = experts.map((e) => ({ gate: c.parameter(e.gate), up: c.parameter(e.up), down: c.parameter(e.down) }));
-    for (const { gate, up } of found)
-      if (gate.trains !== up.trains)
-        throw new LayoutError(`"${gate.key}" and "${up.key}" train together or not at all: train both, or neither`, {
-          where: { tensor: gate.key },
+  constructor(experts: readonly RoutedExpertWeights[], c: Composer) {
+    const found = experts.map((e) => ({ input: inputWeights(e).map((ref) => c.parameter(ref)), down: c.parameter(e.down) }));
+    for (const { input } of found)
+      if (input.some((p) => p.trains !== input[0]?.trains))
+        throw new LayoutError(`${input.map((p) => `"${p.key}"`).join(" and ")} train together or not at all: train both, or neither`, {
+          where: { tensor: input[0]!.key },
         });
-    const gateUp = ({ gate, up }: (typeof found)[number]): Parameter[] => [gate, up];
-    this.gateUp = c.values(found.flatMap(gateUp));
+    const inputTrains = ({ input }: (typeof found)[number]): boolean => input[0]?.trains ?? false;
+    this.segments = found[0]?.input.length ?? 2;
+    this.gateUp = c.values(found.flatMap((e) => e.input));
     this.down = c.values(found.map((e) => e.down));
-    this.trainedGateUp = Int32Array.from(found.flatMap((e, i) => (e.gate.trains ? [i] : [])));
+    this.trainedGateUp = Int32Array.from(found.flatMap((e, i) => (inputTrains(e) ? [i] : [])));
     this.trainedDown = Int32Array.from(found.flatMap((e, i) => (e.down.trains ? [i] : [])));
-    this.gradGateUp = c.gradients(found.filter((e) => e.gate.trains).flatMap(gateUp));
+    this.gradGateUp = c.gradients(found.filter(inputTrains).flatMap((e) => e.input));
     this.gradDown = c.gradients(found.filter((e) => e.down.trains).map((e) => e.down));
   }
 

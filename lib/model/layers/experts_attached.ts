@@ -42,7 +42,15 @@ export class AttachedExperts {
     const { device, precision } = run;
     const { tokens, offsets } = rows;
     const h = this.hiddenOf(run);
-    ops.groupedGemmNt(device, { x, rows: tokens, w: this.weights.gateUp.tensors, segments: 2, offsets, y: h.whole, precision });
+    ops.groupedGemmNt(device, {
+      x,
+      rows: tokens,
+      w: this.weights.gateUp.tensors,
+      segments: this.weights.segments,
+      offsets,
+      y: h.whole,
+      precision,
+    });
     for (const m of this.attached) m.forward.hidden(run, x, rows, h);
     const a = run.at(this.a);
     ops.swiglu(device, { h: h.whole, a });
@@ -69,7 +77,7 @@ export class AttachedExperts {
     const { tokens, offsets } = rows;
     const h = this.hiddenOf(run);
     const [a, da] = [run.at(this.backwardA), run.at(this.da)];
-    const { down, gradDown, gradGateUp, trainedDown, trainedGateUp } = this.weights;
+    const { down, gradDown, gradGateUp, segments, trainedDown, trainedGateUp } = this.weights;
     ops.swiglu(device, { h: h.whole, a });
     if (gradDown) ops.groupedGemmTn(device, { dy, x: a, offsets, dw: gradDown.tensors, groups: trainedDown, accumulate, precision });
     ops.groupedGemmNn(device, { dy, w: down.tensors, offsets, dx: da, precision });
@@ -78,7 +86,7 @@ export class AttachedExperts {
     if (gradGateUp) {
       const dw = gradGateUp.tensors;
       const groups = trainedGateUp;
-      ops.groupedGemmTn(device, { dy: h.whole, x, xRows: tokens, offsets, dw, segments: 2, groups, accumulate, precision });
+      ops.groupedGemmTn(device, { dy: h.whole, x, xRows: tokens, offsets, dw, segments, groups, accumulate, precision });
     }
     for (const m of this.attached) m.backward.hidden(run, h, x, rows);
   }
@@ -87,7 +95,8 @@ export class AttachedExperts {
   rowGradient(run: Run, rows: ExpertRows, dx: Tensor): void {
     const { offsets } = rows;
     const dh = this.hiddenOf(run);
-    ops.groupedGemmNn(run.device, { dy: dh.whole, w: this.weights.gateUp.tensors, segments: 2, offsets, dx, precision: run.precision });
+    const { segments } = this.weights;
+    ops.groupedGemmNn(run.device, { dy: dh.whole, w: this.weights.gateUp.tensors, segments, offsets, dx, precision: run.precision });
     for (const m of this.attached) m.backward.input(run, dh, rows, dx);
   }
 }

@@ -11,7 +11,7 @@ import { act, f32, i32 } from "../slots.ts";
 import type { Planner, Slot } from "../slots.ts";
 import type { MoeSpec } from "../spec.ts";
 import type { Parameter } from "../weights/parameter.ts";
-import type { MoeAttachment } from "./attachment.ts";
+import type { ExpertRows, MoeAttachment } from "./attachment.ts";
 import type { BalancedRouter } from "./balance.ts";
 import type { Composer } from "./composer.ts";
 import { ExpertMatrices, Experts } from "./experts.ts";
@@ -23,8 +23,11 @@ import { SharedExpert } from "./shared.ts";
 /** What a profile collects from the routing of one layer: ids i32 [T, K] and weights f32 [T, K]. */
 export type RouteObserver = (layer: number, ids: Tensor, weights: Tensor) => void;
 
-/** @param open the experts are not fused: outputs and their gradient are there once more, gate gradients by token */
-const slotsOf = (plan: Planner, D: number, E: number, K: number, open: boolean) => ({
+/**
+ * @param open the experts are not fused: outputs and their gradient are there once more
+ * @param scaled the weights multiply inputs, which then have rows of their own
+ */
+const slotsOf = (plan: Planner, D: number, E: number, K: number, { open, scaled }: { open: boolean; scaled: boolean }) => ({
   logits_TE: plan.scratch(f32(E), "logits"),
   probs_TE: plan.saved(f32(E), "probs"),
   ids_TK: plan.kept(i32(K), "ids"),
@@ -34,10 +37,18 @@ const slotsOf = (plan: Planner, D: number, E: number, K: number, open: boolean) 
   pos_TK: plan.kept(i32(K), "pos"),
   gate_N: plan.kept(f32(0, K), "gate"),
   y_ND: plan.scratch(act(D, K), "y"),
-  dgate: plan.backward(open ? f32(K) : f32(0, K), "dgate"),
+  /** By row, or by token. */
+  dgate: plan.backward(open || scaled ? f32(K) : f32(0, K), "dgate"),
   dlogits_TE: plan.backward(f32(E), "dlogits"),
   dx_ND: plan.backward(act(D, K), "dx"),
   open: open ? { y_ND: plan.backward(act(D, K), "y"), dy_ND: plan.backward(act(D, K), "dy") } : null,
+  scaled: scaled
+    ? {
+        x_ND: plan.scratch(act(D, K), "scaled"),
+        backwardX_ND: plan.backward(act(D, K), "scaled"),
+        ones_TK: open ? plan.backward(f32(K), "ones") : null,
+      }
+    : null,
 });
 
 export class MoeBlock {
@@ -66,7 +77,7 @@ export class MoeBlock {
     const inside = within.attachedToExperts({ layer, routed: true, experts: spec.experts, width: D, hidden: F, topK: K });
     this.experts = inside.length > 0 ? new AttachedExperts(matrices, inside, F, K, within) : new Experts(matrices, F, K, within);
     this.shared = spec.shared ? new SharedExpert(spec.shared, layer, D, c.named("shared")) : null;
-    this.slots = slotsOf(c.plan, D, E, K, inside.length > 0);
+    this.slots = slotsOf(c.plan, D, E, K, { open: inside.length > 0, scaled: spec.weighted === "inputs" });
     this.attached = c.attachedToMoe({ layer, width: D, experts: E, topK: K, weights: this.slots.weights_TK });
     this.moreLogits = this.attached.some((m) => m.dweights) ? c.plan.backward(f32(E), "moreLogits") : null;
     this.balanced = c.baseBalanced({ experts: E, topK: K });
@@ -96,10 +107,14 @@ export class MoeBlock {
       pos,
       gate: run.at(this.slots.gate_N),
     });
-    this.experts.forward(run, xn, rows, y_ND);
+    const { scaled } = this.slots;
+    if (scaled) {
+      const x = this.scaledInputs(run, xn, y_ND, run.at(scaled.x_ND));
+      this.experts.forward(run, x, { offsets: rows.offsets, tokens: null }, y_ND);
+    } else this.experts.forward(run, xn, rows, y_ND);
     if (this.shared) this.shared.forward(run, xn, y);
     const last = this.attached.length === 0 ? residual : null;
-    ops.combine(device, { x: y_ND, pos, weights, residual: last, y, accumulate: this.shared !== null });
+    ops.combine(device, { x: y_ND, pos, weights: scaled ? null : weights, residual: last, y, accumulate: this.shared !== null });
     for (const m of this.attached) m.forward(run, xn, y);
     return last !== null;
   }
@@ -113,33 +128,44 @@ export class MoeBlock {
     const all = dxn !== null || this.router.trains || this.balanced !== null;
     const rows = this.routing(run);
     const dgate = run.at(this.slots.dgate);
-    if (this.experts instanceof Experts) this.experts.backward(run, dy, xn, rows, { dgate: all ? dgate : null, all });
-    else this.plainBackward(this.experts, run, dy, xn, rows);
+    const { scaled } = this.slots;
+    const x = scaled ? this.scaledInputs(run, xn, run.at(this.slots.dx_ND), run.at(scaled.backwardX_ND)) : xn;
+    const xRows = scaled ? { offsets: rows.offsets, tokens: null } : rows;
+    if (!(this.experts instanceof Experts)) this.plainBackward(this.experts, run, dy, x, xRows);
+    else if (scaled) this.experts.backward(run, dy, x, { ...rows, gate: null, xTokens: null }, { dgate: null, all });
+    else this.experts.backward(run, dy, xn, rows, { dgate: all ? dgate : null, all });
     if (this.shared) this.shared.backward(run, dy, xn, dxn);
-    if (dxn) {
-      this.experts.rowGradient(run, rows, run.at(this.slots.dx_ND));
-      const pos = run.at(this.slots.pos_TK);
-      ops.combine(run.device, { x: run.at(this.slots.dx_ND), pos, y: dxn, accumulate: this.shared !== null });
-    }
+    if (scaled ? all : dxn) this.experts.rowGradient(run, xRows, run.at(this.slots.dx_ND));
+    const [dx_ND, pos, weights] = [run.at(this.slots.dx_ND), run.at(this.slots.pos_TK), run.at(this.slots.weights_TK)];
+    if (scaled && all) ops.combineBackward(run.device, { dy: xn, x: dx_ND, pos, weights, dweights: dgate });
+    if (dxn) ops.combine(run.device, { x: dx_ND, pos, weights: scaled ? weights : null, y: dxn, accumulate: this.shared !== null });
     for (const m of this.attached) m.backward(run, dy, xn, dxn);
     if (all) this.routerBackward(run, xn, dxn);
   }
 
+  /** into [N, D]: each row's token of xn times its weight. unread: an operand of the same shape that is not read. */
+  private scaledInputs(run: Run, xn: Tensor, unread: Tensor, into: Tensor): Tensor {
+    const [pos, weights] = [run.at(this.slots.pos_TK), run.at(this.slots.weights_TK)];
+    ops.combineBackward(run.device, { dy: xn, x: unread, pos, weights, dx: into });
+    return into;
+  }
+
   /** Experts that are not fused: outputs once more, the weighting backwards (dgate by token, [T, K]), then the experts. */
-  private plainBackward(experts: AttachedExperts, run: Run, dy: Tensor, xn: Tensor, rows: Routing): void {
+  private plainBackward(experts: AttachedExperts, run: Run, dy: Tensor, x: Tensor, rows: ExpertRows): void {
     if (!this.slots.open) return;
+    const { scaled } = this.slots;
     const [y_ND, dy_ND] = [run.at(this.slots.open.y_ND), run.at(this.slots.open.dy_ND)];
-    experts.recompute(run, xn, rows, y_ND);
-    const weights = run.at(this.slots.weights_TK);
-    ops.combineBackward(run.device, {
-      dy,
-      x: y_ND,
-      pos: run.at(this.slots.pos_TK),
-      weights,
-      dx: dy_ND,
-      dweights: run.at(this.slots.dgate),
-    });
-    experts.backward(run, dy_ND, xn, rows);
+    const [pos, weights] = [run.at(this.slots.pos_TK), run.at(this.slots.weights_TK)];
+    // The gradient of weights that multiply inputs is taken there.
+    if (scaled?.ones_TK) {
+      const ones = run.at(scaled.ones_TK);
+      ops.fill(run.device, { x: ones, value: 1 });
+      ops.combineBackward(run.device, { dy, x: y_ND, pos, weights: ones, dx: dy_ND });
+    } else {
+      experts.recompute(run, x, rows, y_ND);
+      ops.combineBackward(run.device, { dy, x: y_ND, pos, weights, dx: dy_ND, dweights: run.at(this.slots.dgate) });
+    }
+    experts.backward(run, dy_ND, x, rows);
   }
 
   private routerBackward(run: Run, xn: Tensor, dxn: Tensor | null): void {
@@ -151,7 +177,7 @@ export class MoeBlock {
       run.at(this.slots.weights_TK),
       run.at(this.slots.dlogits_TE),
     ];
-    const pos = this.slots.open ? null : run.at(this.slots.pos_TK);
+    const pos = this.slots.open || this.slots.scaled ? null : run.at(this.slots.pos_TK);
     ops.routeBackward(device, { dweights: run.at(this.slots.dgate), pos, probs, ids, weights, dlogits, rule });
     for (const { dweights } of this.attached) {
       if (!dweights || !this.moreLogits) continue;

@@ -15,7 +15,9 @@ import { sliceKey } from "../../files/slice.ts";
 import * as ops from "../../ops.ts";
 import type { Dequantise } from "../../options.ts";
 import type { Device, Tensor } from "../../tensor.ts";
+import { fileShape } from "../spec.ts";
 import type { ModelSpec } from "../spec.ts";
+import { fromFile, toFile } from "./layout.ts";
 import type { AttachedSpec, ParameterSource } from "./parameter.ts";
 import { BaseParameter, Parameter, ParameterList } from "./parameter.ts";
 import { isProductWeight, locateWeights, Weights } from "./resident.ts";
@@ -90,11 +92,29 @@ export class Parameters implements ParameterSource {
     return p;
   }
 
-  /** The checkpoint's own values, whatever the parameter holds now. */
+  /** The checkpoint's own values in the order of its file, whatever the parameter holds now. */
   async storedValues(p: BaseParameter): Promise<Float32Array> {
     using copy = this.device.empty(p.stored, p.shape);
     this.weights.read(p.weight, copy);
-    return copy.readF32();
+    return this.inFileOrder(p, copy);
+  }
+
+  /** Values of a parameter (its master, its gradient) in the order that its file has. */
+  async inFileOrder({ weight }: BaseParameter, values: Tensor): Promise<Float32Array> {
+    if (!weight.layout) return values.readF32();
+    using turned = this.device.empty("f32", fileShape(weight));
+    toFile(this.device, weight.layout, values, turned);
+    return turned.readF32();
+  }
+
+  /** Values in the order of the file as the model has them: the tensor itself where that is the same, else another in its place. */
+  fromFileOrder(key: string, values: Tensor): Tensor {
+    const p = this.byKey.get(key);
+    if (!p?.weight.layout || values.shape.join() !== fileShape(p.weight).join()) return values;
+    const turned = this.device.empty(values.dtype, p.shape);
+    fromFile(this.device, p.weight.layout, values, turned);
+    values.dispose();
+    return turned;
   }
 
   /** Values changed: lists of the old ones would keep their memory. */

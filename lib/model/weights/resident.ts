@@ -4,6 +4,7 @@
 // from the mappings (no byte passes through JavaScript): the matrices that products read become bf16, everything else keeps its
 // dtype. The experts of one layer lie in two stacks, (gate, up) per expert and down, whose items are equally far apart.
 //
+// A matrix whose file has it the other way round (FileLayout) is turned while it is read, into memory of its own.
 // What is quantised on disk, or F16, is decoded from the mapped files: a whole tensor into memory of its own where the device shares
 // host memory, each weight into its place otherwise.
 
@@ -19,14 +20,13 @@ import { mappedWeight, memoryDtype, packedOf } from "../../quantised.ts";
 import type { Dequantise } from "../../options.ts";
 import { bytesOf, MappedFile } from "../../tensor.ts";
 import type { Device, DType, Tensor } from "../../tensor.ts";
-import type { ModelSpec, ParameterPlace } from "../spec.ts";
-import { parameterShapes } from "../spec.ts";
+import type { ModelSpec, ParameterShape } from "../spec.ts";
+import { fileShape, inputWeights, parameterShapes } from "../spec.ts";
+import { fromFile } from "./layout.ts";
 
 /** One parameter and the contiguous bytes of its file that hold it, or of the tensor that its file decodes to. */
-export interface StoredWeight extends ParameterPlace {
+export interface StoredWeight extends ParameterShape {
   readonly key: string;
-  readonly ref: TensorSlice;
-  readonly shape: readonly number[];
   /** In the checkpoint; of a packed one what it is decoded to. */
   readonly stored: DType;
   readonly path: string;
@@ -62,11 +62,12 @@ export function locateWeights(
         checkpoint.dir,
       );
     const { path } = info;
+    const wanted = fileShape({ shape, ...place });
     const at = { ...place, key: sliceKey(ref), ref, shape, path };
     const packed = packedOf(info);
     if (packed) {
       const stored = memoryDtype(info, packed, dequantise);
-      const { begin } = placeSlice(ref, { dtype: stored === "f32" ? "F32" : "BF16", shape: info.shape, path }, shape);
+      const { begin } = placeSlice(ref, { dtype: stored === "f32" ? "F32" : "BF16", shape: info.shape, path }, wanted);
       return { ...at, stored, byteOffset: begin, packed: { ...packed, of: info, dequantise } };
     }
     if (info.dtype !== "F32" && info.dtype !== "BF16")
@@ -76,14 +77,17 @@ export function locateWeights(
         path,
       );
     const stored: DType = info.dtype === "F32" ? "f32" : "bf16";
-    return { ...at, stored, byteOffset: info.stored.begin + placeSlice(ref, info, shape).begin, packed: null };
+    return { ...at, stored, byteOffset: info.stored.begin + placeSlice(ref, info, wanted).begin, packed: null };
   });
 }
 
 /** Host memory that a device which shares it takes for weights that cannot be used where they lie in their files. */
 export function decodedBytes(spec: ModelSpec, checkpoint: Pick<Checkpoint, "dir" | "weights">, dequantise: Dequantise = "exact"): number {
-  const tensors = new Map(locateWeights(spec, checkpoint, dequantise).flatMap((w) => (w.packed ? [[w.ref.name, w] as const] : [])));
-  return [...tensors.values()].reduce((n, { packed, stored }) => n + product(packed!.of.shape) * bytesOf(stored), 0);
+  const all = locateWeights(spec, checkpoint, dequantise);
+  const tensors = new Map(all.flatMap((w) => (w.packed && !w.layout ? [[w.ref.name, w] as const] : [])));
+  const decoded = [...tensors.values()].map(({ packed, stored }) => product(packed!.of.shape) * bytesOf(stored));
+  const turned = all.map((w) => (w.layout ? product(w.shape) * bytesOf(w.stored) : 0));
+  return [...decoded, ...turned].reduce((a, b) => a + b, 0);
 }
 
 /** A matrix that products read: bf16 on a device whose activations are. Norms, routers and biases stay exact. */
@@ -131,13 +135,14 @@ export class Weights {
   }
 
   private async map(stored: readonly StoredWeight[], task: LongTask): Promise<void> {
-    const total = stored.reduce((n, w) => n + (w.packed ? product(w.shape) * bytesOf(w.stored) : 0), 0);
+    const isCopied = (w: StoredWeight): boolean => w.packed !== null || w.layout !== undefined;
+    const total = stored.reduce((n, w) => n + (isCopied(w) ? product(w.shape) * bytesOf(w.stored) : 0), 0);
     let done = 0;
     let waited = 0;
     for (const w of stored) {
       const dtype = residentDtype(w, "f32");
-      if (w.packed) {
-        this.tensors.set(w.key, this.decode(w).view(w.byteOffset / bytesOf(w.stored), w.shape));
+      if (isCopied(w)) {
+        this.tensors.set(w.key, w.layout ? this.turned(w) : this.decode(w).view(w.byteOffset / bytesOf(w.stored), w.shape));
         done += product(w.shape) * bytesOf(w.stored);
         if (done - waited < STRETCH && done < total) continue;
         await this.device.synchronize();
@@ -153,6 +158,13 @@ export class Weights {
       }
     }
     this.trim();
+  }
+
+  /** A copy as the model computes with it, where that is not as its file has it. */
+  private turned(w: StoredWeight): Tensor {
+    const copy = this.device.empty(w.stored, w.shape);
+    this.read(w, copy);
+    return copy;
   }
 
   /** The whole tensor that a packed weight is a part of. */
@@ -207,6 +219,10 @@ export class Weights {
 
   /** Submits the copy of a parameter's bytes into `into`, of the same shape and of its dtype or the other float. */
   read(w: StoredWeight, into: Tensor): void {
+    if (w.layout) {
+      using rows = this.asInFile(w);
+      return fromFile(this.device, w.layout, rows, into);
+    }
     if (w.packed) {
       const { of, dequantise } = w.packed;
       const width = of.shape.at(-1) ?? 1;
@@ -226,6 +242,17 @@ export class Weights {
       from.copyFromMap(file, w.byteOffset + at * bytesOf(w.stored));
       ops.cast(this.device, { x: from, y: to });
     }
+  }
+
+  /** A weight as it lies in its file, in place where the device can read it there. */
+  private asInFile(w: StoredWeight): Tensor {
+    const { device } = this;
+    const { layout: _, ...plain } = { ...w, shape: fileShape(w) };
+    if (device.info.hostMemory && !w.packed && w.byteOffset % bytesOf(w.stored) === 0)
+      return device.mapped(this.file(w.path), w.byteOffset, w.stored, plain.shape);
+    const copy = device.empty(w.stored, plain.shape);
+    this.read(plain, copy);
+    return copy;
   }
 
   private stagingOf(dtype: DType): Tensor {
@@ -259,7 +286,7 @@ function stacksOf(spec: ModelSpec, stored: readonly StoredWeight[]): StoredWeigh
     const dense = mlp.kind === "dense" ? mlp : mlp.shared;
     if (dense) add([dense.gate, dense.up]);
     if (mlp.kind !== "moe") continue;
-    add(mlp.experts.flatMap((e) => [e.gate, e.up]));
+    add(mlp.experts.flatMap(inputWeights));
     add(mlp.experts.map((e) => e.down));
   }
   for (const w of left.values()) stacks.push([w]);
