@@ -244,8 +244,12 @@ interface PerfSizes extends Record<string, number> {
   readonly B: number;
   readonly S: number;
   readonly heads: number;
+  /** Keys that a query sees; 0 = all. */
+  readonly window: number;
+  /** 1: with them. */
+  readonly sinks: number;
 }
-const shapeOf = ({ qk, v, shared, B, S, heads }: PerfSizes, bf16: boolean): Shape => ({
+const shapeOf = ({ qk, v, shared, B, S, heads, window, sinks }: PerfSizes, bf16: boolean): Shape => ({
   T: B * S,
   heads,
   kDim: qk - shared,
@@ -253,6 +257,8 @@ const shapeOf = ({ qk, v, shared, B, S, heads }: PerfSizes, bf16: boolean): Shap
   shared,
   docs: Array.from({ length: B }, (_, i) => i * S),
   ...(shared > 0 ? { joint: "whole" } : {}),
+  window,
+  ...(sinks > 0 ? { sinks: "f32" } : {}),
   bf16,
 });
 /** Of the size that scores of normal numbers give; what the backward computes does not depend on how exact they are. */
@@ -263,11 +269,13 @@ const likely =
     lse: filled("f32", (forward.lse as HostTensor).shape, { constant: Math.log(S / 2) + 0.5 }),
   });
 
-/** Causal: half of S² for the scores and half for the values; backward: the scores again, dV, dP, dQ and dK. */
+/** Causal: half of S² for the scores and half for the values, of those in the window; backward: the scores again, dV, dP, dQ and dK. */
 function perf(on: Backend, dtype: "f32" | "bf16", sizes: PerfSizes): PerfRow[] {
-  const { qk, v, S } = sizes;
-  const id = `attention/hd${qk}${qk === v ? "" : `v${v}`}-S${S}/${dtype}`;
-  const pairs = (s: PerfSizes): number => s.B * s.heads * s.S * s.S;
+  const { qk, v, S, window, sinks } = sizes;
+  const variant = `${window > 0 ? `-W${window}` : ""}${sinks > 0 ? "-sinks" : ""}`;
+  const id = `attention/hd${qk}${qk === v ? "" : `v${v}`}-S${S}${variant}/${dtype}`;
+  const seen = (s: PerfSizes): number => (s.window > 0 && s.window < s.S ? s.window * (2 * s.S - s.window) : s.S * s.S);
+  const pairs = (s: PerfSizes): number => s.B * s.heads * seen(s);
   const bf16 = dtype === "bf16";
   return [
     perfCall(
@@ -289,18 +297,22 @@ function perf(on: Backend, dtype: "f32" | "bf16", sizes: PerfSizes): PerfRow[] {
   ];
 }
 
+const plain = { shared: 0, window: 0, sinks: 0 } as const;
+const variants = [{ sinks: 1 }, { window: 512 }, { window: 128, sinks: 1 }] as const;
 /** On the CPU 4096 tokens of 4 heads; on cuda DeepSeek-V2-Lite's 192/128 and the usual widths, 2 × 4096 tokens of 16 heads. */
 export const attentionPerf: readonly PerfRow[] = [
   ...[64, 128].flatMap((hd) =>
     [512, 2048].flatMap((S) =>
-      (["f32", "bf16"] as const).flatMap((dtype) => perf("cpu", dtype, { qk: hd, v: hd, shared: 0, B: 4096 / S, S, heads: 4 })),
+      (["f32", "bf16"] as const).flatMap((dtype) => perf("cpu", dtype, { ...plain, qk: hd, v: hd, B: 4096 / S, S, heads: 4 })),
     ),
   ),
+  ...variants.flatMap((variant) => perf("cpu", "f32", { ...plain, qk: 64, v: 64, B: 2, S: 2048, heads: 4, ...variant })),
   ...(
     [
       [64, 64, 0],
       [128, 128, 0],
       [192, 128, 64],
     ] as const
-  ).flatMap(([qk, v, shared]) => perf("cuda", "bf16", { qk, v, shared, B: 2, S: 4096, heads: 16 })),
+  ).flatMap(([qk, v, shared]) => perf("cuda", "bf16", { ...plain, qk, v, shared, B: 2, S: 4096, heads: 16 })),
+  ...variants.flatMap((variant) => perf("cuda", "bf16", { ...plain, qk: 64, v: 64, B: 2, S: 4096, heads: 16, ...variant })),
 ];
