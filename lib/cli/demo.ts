@@ -7,7 +7,7 @@ import { ConfigError } from "../errors.ts";
 import type { Adapter } from "../adapter/adapter.ts";
 import { frozenDigest } from "../adapter/digest.ts";
 import type { ExpertSet } from "../experts/expert_set.ts";
-import { mergeAdapter } from "../adapter/merge.ts";
+import { mergeAdapter } from "../convert/merge.ts";
 import type { Profile } from "../experts/profile.ts";
 import { makeFolder, writeFileAtomic } from "../files/atomic.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";

@@ -32,8 +32,10 @@ export function registerMerge(program: Command, terminal: Terminal): void {
       const base = await openCheckpoint(dir);
       checkpointSpec(base);
       await requireApart(output, flags.adapter, "the adapter", "output", true);
-      const adapter = await openAdapter(flags.adapter, { base, ...task });
-      const { mergeAdapter } = await import("../adapter/merge.ts"); // loads the addon, which other commands must do without
+      const opened = await openAdapter(flags.adapter, { base, ...task });
+      const { foldAdapter } = await import("../convert/fold.ts"); // loads the addon, which other commands must do without
+      const { mergeAdapter } = await import("../convert/merge.ts");
+      const adapter = foldAdapter(base, opened);
       const report = await mergeAdapter(base, adapter, output, { ...task, overwrite, dequantise });
       const { checkMergedLogits } = await import("../logits_check.ts");
       const check = threads ? { signal, threads } : { signal };

@@ -71,8 +71,9 @@ export function registerVerify(program: Command, terminal: Terminal): void {
           throw new ConfigError(`verify: ${dir} is not an adapter; a merged model needs --base DIR and --adapter DIR`, {
             where: { file: dir },
           });
-        adapter = await openAdapter(flags.adapter, { base, ...task });
-        const { verifyMerge } = await import("../adapter/verify_merge.ts");
+        const { foldAdapter } = await import("../convert/fold.ts");
+        adapter = foldAdapter(base, await openAdapter(flags.adapter, { base, ...task }));
+        const { verifyMerge } = await import("../convert/merge.ts");
         report = await verifyMerge(base, adapter, dir, task);
         const equal = `${report.untouched} of ${report.tensors} tensors bit-equal to the base, ${report.slices.length} trained parts bit-equal to the adapter`;
         check("bits", report.ok, report.ok ? equal : report.mismatches.slice(0, 5).join("; "));

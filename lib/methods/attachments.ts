@@ -11,8 +11,10 @@ import type { Attachments } from "../model/layers/attachment.ts";
 import type { ModelSpec } from "../model/spec.ts";
 import { LoraAttachments } from "./lora.ts";
 import { loraMatrices } from "./lora_targets.ts";
+import type { LoraMatrix } from "./lora_targets.ts";
 import { PerftAttachments } from "./perft.ts";
 import { PERFT_VARIANTS } from "./perft_options.ts";
+import type { PerftOptions } from "./perft_options.ts";
 
 /** What an adapter says of an attached tensor. */
 interface AttachedFacts {
@@ -80,22 +82,43 @@ const Perft = z.strictObject({
   init: z.enum(["kaiming", "perft"]).optional(),
 });
 
-function madeOf(spec: ModelSpec, method: { readonly type: string }, experts: ExpertSet | null): Attachments {
-  try {
-    switch (method.type) {
-      case "lora":
-        return new LoraAttachments(
-          loraMatrices(spec, { ...checkSchema(Lora, method, MANIFEST_METHOD, LayoutError), experts }),
-          "kaiming",
-          0,
-        );
-      case "perft":
-        return new PerftAttachments(spec, checkSchema(Perft, method, MANIFEST_METHOD, LayoutError), 0);
-      default:
-        throw new LayoutError(`adapter: attached tensors of method "${method.type}" are not known to this version; known: lora, perft`, {
-          where: { key: "method.type" },
-        });
+/** A method that attaches something, its options understood. */
+export type AttachingMethod =
+  | { readonly type: "lora"; readonly matrices: readonly LoraMatrix[] }
+  | { readonly type: "perft"; readonly options: PerftOptions };
+
+/**
+ * @param method as adapter.json has it
+ * @throws LayoutError options that this method does not have, or that do not fit the model
+ */
+export function attachingMethod(spec: ModelSpec, method: { readonly type: string }, experts: ExpertSet | null): AttachingMethod {
+  switch (method.type) {
+    case "lora": {
+      const options = checkSchema(Lora, method, MANIFEST_METHOD, LayoutError);
+      return { type: "lora", matrices: fitting(() => loraMatrices(spec, { ...options, experts, anyRank: true })) };
     }
+    case "perft": {
+      const { type, ...options } = checkSchema(Perft, method, MANIFEST_METHOD, LayoutError);
+      return { type, options };
+    }
+    default:
+      throw new LayoutError(`adapter: attached tensors of method "${method.type}" are not known to this version; known: lora, perft`, {
+        where: { key: "method.type" },
+      });
+  }
+}
+
+function madeOf(spec: ModelSpec, method: { readonly type: string }, experts: ExpertSet | null): Attachments {
+  const known = attachingMethod(spec, method, experts);
+  return known.type === "lora"
+    ? new LoraAttachments(known.matrices, "kaiming", 0)
+    : fitting(() => new PerftAttachments(spec, known.options, 0));
+}
+
+/** What does not fit the model is a fault of the manifest here. */
+function fitting<T>(make: () => T): T {
+  try {
+    return make();
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
     throw new LayoutError(`${MANIFEST_METHOD}: ${error.message}`, { where: { ...error.where, file: MANIFEST_METHOD }, cause: error });

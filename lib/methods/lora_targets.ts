@@ -34,6 +34,8 @@ export interface LoraOptions {
   readonly expertTerms?: ExpertTerms | undefined;
   /** The routed experts that are adapted; absent: all that targets name. */
   readonly experts?: ExpertSet | null | undefined;
+  /** Ranks above what a matrix can have are taken: of adapters that others made. */
+  readonly anyRank?: boolean | undefined;
 }
 
 /** One adapted matrix W [out, in]. */
@@ -150,7 +152,17 @@ const positive = (alpha: number, key: string, of = ""): number => {
  * @throws ConfigError a rank, alpha, target or selection of experts that does not fit the model
  */
 export function loraMatrices(spec: ModelSpec, options: LoraOptions): LoraMatrix[] {
-  const { rank, alpha, targets, ranks = {}, alphas = {}, rslora = false, expertTerms = "matrix", experts = null } = options;
+  const {
+    rank,
+    alpha,
+    targets,
+    ranks = {},
+    alphas = {},
+    rslora = false,
+    expertTerms = "matrix",
+    experts = null,
+    anyRank = false,
+  } = options;
   whole(rank, "method.rank");
   if (alpha !== undefined) positive(alpha, "method.alpha");
   if (targets.length === 0) throw new ConfigError("LoRA needs at least one target, found none", { where: { key: "method.targets" } });
@@ -181,7 +193,7 @@ export function loraMatrices(spec: ModelSpec, options: LoraOptions): LoraMatrix[
     const r = ranksOf.get(c) ?? rank;
     const shape = c.shape as [number, number];
     const key = ranksOf.has(c) ? "method.ranks" : "method.rank";
-    if (r > Math.min(...shape))
+    if (!anyRank && r > Math.min(...shape))
       throw new ConfigError(
         `LoRA rank must be at most ${Math.min(...shape)} beside "${c.key}" [${shape.join(", ")}], found ${r}; ranks gives some matrices another one`,
         { where: { key, tensor: c.key } },
