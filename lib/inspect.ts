@@ -7,11 +7,10 @@ import { tensorBytes } from "./files/safetensors.ts";
 import { sliceKey } from "./files/slice.ts";
 import type { TrainableSpec } from "./methods/method.ts";
 import { checkpointSpec } from "./model/families/index.ts";
-import type { AttentionSpec, ModelSpec, ParameterRole } from "./model/spec.ts";
+import type { AttentionSpec, ModelSpec, MoeSpec, ParameterRole } from "./model/spec.ts";
 import { bytesOf } from "./tensor.ts";
 import { memoryDtype, packedOf } from "./quantised.ts";
 import { expertParameters, inputWeights, moeLayers, moeOf, parameterShapes } from "./model/spec.ts";
-import type { RouteRule } from "./ops.ts";
 import { planMemory } from "./train/memory_plan.ts";
 
 /** @throws ConfigError unknown architecture · LayoutError a tensor that the architecture needs is missing or has another shape */
@@ -57,7 +56,7 @@ export function inspectCheckpoint(checkpoint: Checkpoint) {
     /** Of one routed expert; of the largest, where layers differ. */
     expertParameters: Math.max(0, ...perExpert.values()),
     router: moe?.rule ?? null,
-    routerText: moe ? routerText(moe.rule, moe.topK, moe.selectionBias !== undefined) : "none",
+    routerText: moe ? routerText(moe) : "none",
     expertLayout: moe ? (inputWeights(moe.experts[0]!)[0]!.index === undefined ? "per expert" : "fused") : "none",
     dtypes,
     shards: checkpoint.shards.length,
@@ -152,6 +151,7 @@ function mixerText(a: AttentionSpec): string {
         ...(a.window > 0 ? [`window of ${a.window}`] : []),
         ...(a.chunk === undefined ? [] : [`chunks of ${a.chunk}`]),
         ...(a.sinks ? ["sinks"] : []),
+        ...(a.queryFactor ? ["queries that grow with their position"] : []),
         ...(a.outputGate ? ["gated"] : []),
       ].join(", ");
     case "latent":
@@ -163,7 +163,7 @@ function mixerText(a: AttentionSpec): string {
   }
 }
 
-function routerText(rule: RouteRule, topK: number, bias: boolean): string {
+function routerText({ rule, topK, selectionBias: bias, weighted }: MoeSpec): string {
   return [
     `${rule.score === "softmaxTopk" ? "softmax over the chosen" : rule.score}, top-${topK}`,
     ...(rule.groups > 1
@@ -172,5 +172,6 @@ function routerText(rule: RouteRule, topK: number, bias: boolean): string {
     ...(bias ? ["selection bias"] : []),
     rule.renormalize ? "weights renormalised" : "weights not renormalised",
     ...(rule.scale === 1 ? [] : [`scaled by ${rule.scale}`]),
+    ...(weighted === "inputs" ? ["multiply the experts' inputs"] : []),
   ].join(", ");
 }

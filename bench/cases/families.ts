@@ -89,6 +89,7 @@ export const families: readonly (readonly [name: string, config: Config])[] = [
       layer_types: ["conv", "full_attention", "conv", "conv"],
     },
   ],
+  ["llama4", { ...common, model_type: "llama4_text", ...mixtral, intermediate_size_mlp: 512, attention_chunk_size: 128 }],
   ["minimax-m2", { ...common, model_type: "minimax_m2", ...mixtral, rotary_dim: 32 }],
   ["mistral4", { ...common, model_type: "mistral4", ...deepseek, ...latent, rope_parameters: { rope_type: "default", rope_theta: 10000 } }],
   ["mixtral", { ...common, model_type: "mixtral", ...mixtral }],

@@ -194,7 +194,8 @@ function stepFlops({ batch, seq, trained, config }: StepSizes, mode: Mode): numb
     if (a.kind === "delta") return deltaFlops(a, batch * seq);
     if (a.kind === "conv") return { forward: 0, backward: 0 };
     const [qk, v, window] = a.kind === "heads" ? [a.headDim, a.headDim, a.window] : [a.nopeDim + a.ropeDim, a.vDim, 0];
-    const seen = window > 0 && window < seq ? window * (2 * seq - window) : seq * seq; // twice the pairs of query and key
+    const chunk = a.kind === "heads" ? Math.min(a.chunk ?? seq, seq) : seq;
+    const seen = window > 0 && window < seq ? window * (2 * seq - window) : seq * chunk; // twice the pairs of query and key
     return { forward: batch * seen * a.heads * (qk + v), backward: batch * seen * a.heads * (3 * qk + 2 * v) };
   });
   let flops = 0;

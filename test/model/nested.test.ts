@@ -1,8 +1,9 @@
-// Text models inside of larger ones: where their fields and tensors are looked for. No weights, no GPU.
+// Text models inside of larger ones: where their fields and tensors are looked for. Headers alone, no GPU.
 // Alone: npx vitest run test/model/nested.test.ts
 
 import { describe, expect, it } from "vitest";
-import { modelSpec } from "../../lib/model/families/index.ts";
+import { openCheckpoint } from "../../lib/files/checkpoint.ts";
+import { checkpointSpec, modelSpec } from "../../lib/model/families/index.ts";
 import { ConfigReader } from "../../lib/model/families/config.ts";
 import { Headers } from "../../lib/model/families/headers.ts";
 import { textModel, textNames } from "../../lib/model/families/nested.ts";
@@ -53,5 +54,47 @@ describe("names of the text model's tensors", () => {
   });
   it("are those of today's checkpoints where there are no weights yet", () => {
     expect(textNames(new Headers(null), true)).toEqual({ root: "model.language_model", head: "lm_head" });
+  });
+});
+
+describe("Llama 4 as it is published", async () => {
+  const alone = await openCheckpoint("test/fixtures/families/llama4");
+  const [some] = alone.weights.values();
+  const within = {
+    dir: alone.dir,
+    config: { model_type: "llama4", text_config: alone.config, vision_config: {} },
+    weights: new Map([
+      ...[...alone.weights].map(([name, w]) => [`language_model.${name}`, w] as const),
+      ["vision_model.class_embedding", some!] as const,
+      ["multi_modal_projector.linear_1.weight", some!] as const,
+    ]),
+  };
+  const changed = (change: object) => ({ ...alone, config: { ...alone.config, ...change } });
+
+  it("is its text model below another prefix, beside a vision tower", () => {
+    const spec = checkpointSpec(within);
+    expect(spec.head.name).toBe("language_model.lm_head.weight");
+    const text = JSON.stringify({ ...spec, modelType: "llama4_text" }).replaceAll("language_model.", "");
+    expect(text).toBe(JSON.stringify(checkpointSpec(alone)));
+  });
+
+  it("says what it does layer by layer by either list, or by an interval", () => {
+    const { layer_types: _types, no_rope_layers: _layers, moe_layers: _moe, ...rest } = alone.config;
+    expect(checkpointSpec({ ...alone, config: rest })).toEqual(checkpointSpec(alone));
+    expect(checkpointSpec(changed({ no_rope_layers: [] }))).toEqual(checkpointSpec(alone));
+    const tuned = checkpointSpec(changed({ attn_temperature_tuning: 4 }));
+    expect(tuned).toEqual(checkpointSpec(alone));
+  });
+
+  it.each([
+    [{ attention_chunk_size: null }, /"attention_chunk_size" must be a number of tokens/],
+    [{ no_rope_layers: [1, 0] }, /"no_rope_layers" must be a list of 4/],
+    [{ layer_types: ["chunked_attention", "sliding_attention"] }, /"layer_types"/],
+    [{ moe_layers: [0, 4] }, /"moe_layers" must be a list of integers from 0 to 3/],
+    [{ moe_layers: [0, 1, 2] }, /layers\.3\.feed_forward.*"moe_layers"/],
+    [{ hidden_act: "gelu" }, /"hidden_act"/],
+    [{ floor_scale: 0 }, /"floor_scale"/],
+  ])("is refused with %j", (change, message) => {
+    expect(() => checkpointSpec(changed(change))).toThrow(message);
   });
 });

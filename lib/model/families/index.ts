@@ -24,6 +24,7 @@ import { graniteMoe } from "./tables/granite_moe.ts";
 import { hunyuanV1Moe } from "./tables/hunyuan_v1_moe.ts";
 import { hyV3 } from "./tables/hy_v3.ts";
 import { lfm2Moe } from "./tables/lfm2_moe.ts";
+import { llama4 } from "./tables/llama4.ts";
 import { minimaxM2 } from "./tables/minimax_m2.ts";
 import { mistral4 } from "./tables/mistral4.ts";
 import { mixtral } from "./tables/mixtral.ts";
@@ -52,6 +53,7 @@ const families: Readonly<Record<string, Family>> = {
   hunyuan_v1_moe: hunyuanV1Moe,
   hy_v3: hyV3,
   lfm2_moe: lfm2Moe,
+  llama4_text: llama4,
   minimax_m2: minimaxM2,
   mistral4,
   mixtral,
@@ -65,6 +67,7 @@ const families: Readonly<Record<string, Family>> = {
 
 /** Models that are more than a text model, and what their text_config may be. */
 const nested: Readonly<Record<string, readonly [string, ...string[]]>> = {
+  llama4: ["llama4_text"],
   mistral3: ["mistral4"],
   qwen3_5_moe: ["qwen3_5_moe_text"],
 };

@@ -66,6 +66,8 @@ const decides: readonly (readonly [names: RegExp, ...keys: string[]])[] = [
   [/\.kv_b_/, "num_attention_heads", "qk_nope_head_dim", "v_head_dim", "kv_lora_rank"],
   [/\.q_proj\./, "q_lora_rank", "num_attention_heads", "head_dim", "qk_rope_head_dim", "qk_nope_head_dim", "hidden_size"],
   [/self_attn\./, "num_attention_heads", "head_dim", "v_head_dim", "hidden_size"],
+  [/feed_forward\.(?:experts|shared_expert|router)\b/, "num_local_experts", "intermediate_size", "moe_layers", "hidden_size"],
+  [/feed_forward\./, "intermediate_size_mlp", "moe_layers", "interleave_moe_layer_step", "intermediate_size", "hidden_size"],
   [/shared_expert/, "n_shared_experts", "moe_intermediate_size", "hidden_size"],
   [/\.experts\./, "moe_intermediate_size", "intermediate_size", "num_experts", "n_routed_experts", "first_k_dense_replace", "hidden_size"],
   [/\.mlp\.gate\./, "n_routed_experts", "num_experts", "first_k_dense_replace", "hidden_size"],

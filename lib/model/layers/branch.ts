@@ -14,6 +14,8 @@ import { Norm } from "./norm.ts";
 /** Attention, an MLP, a Mixture-of-Experts block. */
 export interface BranchBody {
   readonly trains: boolean;
+  /** Its backward reads its input even where nothing of it trains. */
+  readonly readsInput?: boolean;
   /** y: overwritten. True: the residual is in it, by the last op that writes y; false, and without one: it is not. */
   forward(run: Run, xn: Tensor, y: Tensor, residual: Tensor | null, observe?: RouteObserver): boolean;
   /** dy: gradient of the output, not changed. dxn: gradient of the input, overwritten, or null when not wanted. */
@@ -79,7 +81,7 @@ export class Branch {
     const { before, body, slots } = this;
     if (!needDx && !this.trains) return;
     const xn = before ? run.at(slots.backwardXn) : x;
-    if (before && body.trains) before.recompute(run, x, xn);
+    if (before && (body.trains || body.readsInput)) before.recompute(run, x, xn);
     const dxn = needDx || this.normTrains ? run.at(slots.dxn) : null;
     body.backward(run, this.bodyGradient(run, dx), xn, dxn);
     if (!dxn) return;

@@ -53,6 +53,8 @@ const slotsOf = (plan: Planner, D: number, E: number, K: number, { open, scaled 
 
 export class MoeBlock {
   readonly trains: boolean;
+  /** The gradient of weights that multiply inputs. */
+  readonly readsInput: boolean;
   private readonly layer: number;
   private readonly spec: MoeSpec;
   private readonly router: Linear;
@@ -77,6 +79,7 @@ export class MoeBlock {
     const inside = within.attachedToExperts({ layer, routed: true, experts: spec.experts, width: D, hidden: F, topK: K });
     this.experts = inside.length > 0 ? new AttachedExperts(matrices, inside, F, K, within) : new Experts(matrices, F, K, within);
     this.shared = spec.shared ? new SharedExpert(spec.shared, layer, D, c.named("shared")) : null;
+    this.readsInput = spec.weighted === "inputs";
     this.slots = slotsOf(c.plan, D, E, K, { open: inside.length > 0, scaled: spec.weighted === "inputs" });
     this.attached = c.attachedToMoe({ layer, width: D, experts: E, topK: K, weights: this.slots.weights_TK });
     this.moreLogits = this.attached.some((m) => m.dweights) ? c.plan.backward(f32(E), "moreLogits") : null;
