@@ -1,4 +1,4 @@
-// OLMoE (allenai/OLMoE-1B-7B): grouped heads with RMSNorm over the whole q and k projections, optional clip_qkv; every layer
+// OLMoE (allenai/OLMoE-1B-7B): grouped heads with RMSNorm over the whole q and k projections, optional clip_qkv and biases; every layer
 // sparse; softmax router, weights renormalised only when norm_topk_prob says so.
 
 import { softmaxRule } from "../build.ts";
@@ -7,11 +7,12 @@ import { ranges } from "../config.ts";
 import { ropeFromConfig } from "../rope.ts";
 
 export const olmoe: Family = {
-  accepts: { hidden_act: ["silu"], attention_bias: [false] },
+  accepts: { hidden_act: ["silu"] },
   eps: 1e-5,
   layers(b) {
     const { c } = b;
     const rope = ropeFromConfig(c, b.headDim()).spec;
+    const bias = c.bool("attention_bias", false) ? "all" : "none";
     const clip = c.numberOrNull("clip_qkv", ranges.clip);
     const router = {
       count: ["num_experts", "num_local_experts"],
@@ -20,7 +21,7 @@ export const olmoe: Family = {
       rule: { ...softmaxRule, renormalize: c.bool("norm_topk_prob", false) },
     } as const;
     return b.layers((at) =>
-      b.preNorm(at, b.heads(`${at}.self_attn`, { rope, norms: { over: "projection" }, clip }), b.moe(`${at}.mlp`, router)),
+      b.preNorm(at, b.heads(`${at}.self_attn`, { rope, norms: { over: "projection" }, clip, bias }), b.moe(`${at}.mlp`, router)),
     );
   },
 };
