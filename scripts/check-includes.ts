@@ -42,7 +42,7 @@ export const rooms: readonly Room[] = [
     order: ["attention_tile.cuh", "attention.cuh", "attention_backward.cuh", "attention_backward_sm90.cuh",
       "attention_backward_one_sm90.cuh", "delta_chunk.cuh"] },
   { at: "cuda/gemm", uses: [...contracts, "cuda", "cuda/host", "cuda/rows"],
-    order: ["split_count.cuh", "mma_params.h", "gemm_paths.h", "split_sum.cuh", "activation_rows.cuh", "linear_cross_entropy.cuh",
+    order: ["split_count.cuh", "logit_finish.cuh", "mma_params.h", "gemm_paths.h", "split_sum.cuh", "activation_rows.cuh", "linear_cross_entropy.cuh",
       "mma_tile.cuh", "mma_schedule.cuh", "mma_epilogue.cuh", "mma_gemm.cuh",
       "sm90_shape.cuh", "sm90_params.cuh", "sm90_tile.cuh", "sm90_instance.cuh", "sm90_load.cuh", "sm90_epilogue.cuh", "sm90_kernel.cuh", "gemm_sm90.h", "sm90_start.cuh"] },
 

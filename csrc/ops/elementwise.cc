@@ -33,6 +33,19 @@ void check_scale(const esft_scale_args& a) {
   ESFT_BEGIN_CHECK(scale)
   expect_finite(kOp, "factor", a.factor);
   expect_matrix(kOp, "x", a.x, -1, -1);
+  if (!present(a.by)) return;
+  expect_float_weight(kOp, "by", a.by);
+  expect_vector(kOp, "by", a.by, 1);
+  expect_apart(kOp, {"x", a.x}, {{"by", a.by}});
+}
+
+void check_soft_cap(const esft_soft_cap_args& a) {
+  ESFT_BEGIN_CHECK(soft_cap)
+  expect_finite(kOp, "cap", a.cap);
+  if (!(a.cap > 0)) fail(kOp, "cap", "above 0", format("%g", a.cap));
+  expect_matrix(kOp, "x", a.x, -1, -1);
+  expect_matrix(kOp, "y", a.y, rows(a.x), cols(a.x));
+  expect_same_or_apart(kOp, "y", a.y, "x", a.x);
 }
 
 static void expect_limits(const char* op, double lo, double hi) {

@@ -3,7 +3,8 @@
 // swiglu           a[R,F] = silu(h[:, :F]) · h[:, F:]           h [R, 2F]
 // swiglu_backward  dh[R,2F] from da[R,F] and h                  dh may be h
 // add              y = a + alpha · b
-// scale            x *= factor
+// scale            x *= factor · by         by f32|bf16 [1] optional (1), read when the op runs
+// soft_cap         y = cap · tanh(x / cap)   cap > 0
 // clamp            y = min(max(x, lo), hi)                      NaN stays NaN
 // clamp_backward   dx = dy where lo <= x <= hi, else 0
 // fill             x = value                                    any dtype
@@ -21,8 +22,10 @@ ESFT_DEFINE_ARGS(swiglu)
 ESFT_DEFINE_ARGS(swiglu_backward)
 #define ESFT_ARGS_add(F) F(AIN, a) F(AIN, b) F(AOUT, y) F(F64, alpha)
 ESFT_DEFINE_ARGS(add)
-#define ESFT_ARGS_scale(F) F(AINOUT, x) F(F64, factor)
+#define ESFT_ARGS_scale(F) F(AINOUT, x) F(IN_OPT, by) F(F64, factor)
 ESFT_DEFINE_ARGS(scale)
+#define ESFT_ARGS_soft_cap(F) F(AIN, x) F(AOUT, y) F(F64, cap)
+ESFT_DEFINE_ARGS(soft_cap)
 #define ESFT_ARGS_clamp(F) F(AIN, x) F(AOUT, y) F(F64, lo) F(F64, hi)
 ESFT_DEFINE_ARGS(clamp)
 #define ESFT_ARGS_clamp_backward(F) F(AIN, x) F(AIN, dy) F(AOUT, dx) F(F64, lo) F(F64, hi)

@@ -27,7 +27,12 @@ void ref_add(const esft_add_args& a) {
 
 void ref_scale(const esft_scale_args& a) {
   for (int64_t r = 0; r < rows(a.x); r++)
-    for (int64_t c = 0; c < cols(a.x); c++) put(a.x, r, c, at(a.x, r, c) * a.factor);
+    for (int64_t c = 0; c < cols(a.x); c++) put(a.x, r, c, at(a.x, r, c) * a.factor * (present(a.by) ? vat(a.by, 0) : 1));
+}
+
+void ref_soft_cap(const esft_soft_cap_args& a) {
+  for (int64_t r = 0; r < rows(a.x); r++)
+    for (int64_t c = 0; c < cols(a.x); c++) put(a.y, r, c, a.cap * std::tanh(at(a.x, r, c) / a.cap));
 }
 
 void ref_clamp(const esft_clamp_args& a) {

@@ -10,7 +10,7 @@ void ref_linear_cross_entropy(const esft_linear_cross_entropy_args& a) {
   const int64_t T = rows(a.x), D = cols(a.x), V = rows(a.w);
   check_labels("linear_cross_entropy", "labels", a.labels, V);
   std::vector<double> z(V), dx(D);
-  std::vector<double> dw(present(a.dw) ? V * D : 0, 0.0);
+  std::vector<double> dw(present(a.dw) ? V * D : 0, 0.0), dbias(V, 0.0);
   double loss = 0;
   int64_t correct = 0;
   for (int64_t t = 0; t < T; t++) {
@@ -22,7 +22,8 @@ void ref_linear_cross_entropy(const esft_linear_cross_entropy_args& a) {
       for (int64_t v = 0; v < V; v++) {
         z[v] = 0;
         for (int64_t d = 0; d < D; d++) z[v] += operand(at(a.x, t, d), a.precision) * operand(at(a.w, v, d), a.precision);
-        z[v] *= a.logit_scale;
+        z[v] = a.logit_scale * (z[v] + (present(a.bias) ? vat(a.bias, v) : 0));
+        if (a.soft_cap > 0) z[v] = a.soft_cap * std::tanh(z[v] / a.soft_cap);
         if (z[v] > z[best]) best = v;
       }
       double sum = 0;
@@ -32,8 +33,10 @@ void ref_linear_cross_entropy(const esft_linear_cross_entropy_args& a) {
       correct += best == label;
       if (present(a.row_loss)) data<float>(a.row_loss)[t] = float(nll);
       for (int64_t v = 0; v < V; v++) {
-        const double dz = (present(a.scale) ? *data<double>(a.scale) : a.grad_scale) * a.logit_scale *
+        const double slope = a.soft_cap > 0 ? 1 - z[v] * z[v] / (a.soft_cap * a.soft_cap) : 1;
+        const double dz = slope * (present(a.scale) ? *data<double>(a.scale) : a.grad_scale) * a.logit_scale *
                           (std::exp(z[v] - z[best]) / sum - (v == label));
+        dbias[v] += operand(dz, a.precision);
         for (int64_t d = 0; d < D; d++) {
           if (present(a.dx)) dx[d] += operand(dz, a.precision) * operand(at(a.w, v, d), a.precision);
           if (present(a.dw)) dw[v * D + d] += operand(dz, a.precision) * operand(at(a.x, t, d), a.precision);
@@ -47,6 +50,10 @@ void ref_linear_cross_entropy(const esft_linear_cross_entropy_args& a) {
       float& sum = f32_row(a.dw, v)[d];
       sum = float((a.accumulate ? sum : 0.0) + dw[v * D + d]);
     }
+  for (int64_t v = 0; present(a.dbias) && v < V; v++) {
+    float& sum = data<float>(a.dbias)[v];
+    sum = float((a.accumulate ? sum : 0.0) + dbias[v]);
+  }
   *data<double>(a.loss) += loss;
   if (present(a.correct)) *data<int64_t>(a.correct) += correct;
 }

@@ -30,7 +30,7 @@
   X(causal_conv) X(causal_conv_backward) X(gated_delta_rule) X(gated_delta_rule_backward) X(delta_gates) X(delta_gates_backward) X(regroup) \
   X(multiply) X(multiply_backward) \
   X(sigmoid_gate) X(sigmoid_gate_backward) X(scale_rows) \
-  X(layer_norm) X(layer_norm_backward) X(transpose)
+  X(layer_norm) X(layer_norm_backward) X(transpose) X(soft_cap)
 
 enum esft_op {
 #define ESFT_OP_ENUM(name) ESFT_OP_##name,

@@ -30,6 +30,23 @@ size_t take_best(const std::vector<float>& v, std::vector<char>& taken) {
   return best;
 }
 
+// Score 3: is the logit z near m, the largest of those that are left? All of them are finite.
+bool near(float m, float z, double jitter) { return !((m - z) / std::max(std::fabs(z), m) > float(2 * jitter)); }
+
+// The mask of the experts that score 3's softmax of slot k is over.
+std::vector<char> near_of(const float* z, int64_t E, const int32_t* ids, int64_t k, double jitter) {
+  std::vector<char> kept(E);
+  for (int64_t e = 0; e < E; e++) kept[e] = near(z[ids[k]], z[e], jitter);
+  for (int64_t j = 0; j < k; j++) kept[ids[j]] = 0;
+  return kept;
+}
+double softmax_at(const float* z, int64_t E, int32_t id, const std::vector<char>& kept) {
+  double sum = 0;
+  for (int64_t e = 0; e < E; e++)
+    if (kept[e]) sum += std::exp(double(z[e]) - z[id]);
+  return 1 / sum;
+}
+
 }  // namespace
 
 void ref_topk_route(const esft_topk_route_args& a) {
@@ -51,7 +68,7 @@ void ref_topk_route(const esft_topk_route_args& a) {
     if (a.score == 0) softmax(z, E, s.data());
     for (int64_t e = 0; e < E; e++) {
       if (a.score == 1) s[e] = float(sigmoid(z[e]));
-      if (a.score == 2) s[e] = z[e];
+      if (a.score >= 2) s[e] = z[e];
       choice[e] = present(a.bias) ? s[e] + data<float>(a.bias)[e] : s[e];
       if (present(a.probs)) f32_row(a.probs, t)[e] = s[e];
     }
@@ -72,34 +89,49 @@ void ref_topk_route(const esft_topk_route_args& a) {
       data<int32_t>(a.ids)[t * a.ids.ld + k] = int32_t(best);
       chosen[k] = s[best];
     }
+    const int32_t* ids = data<int32_t>(a.ids) + t * a.ids.ld;
     if (a.score == 2)
       softmax(chosen.data(), K, w.data());
+    else if (a.score == 3)
+      for (int64_t k = 0; k < K; k++) w[k] = float(softmax_at(z, E, ids[k], near_of(z, E, ids, k, a.jitter)));
     else
       w = chosen;
     double sum = a.norm_eps;
     for (int64_t k = 0; k < K; k++) sum += w[k];
-    for (int64_t k = 0; k < K; k++) f32_row(a.weights, t)[k] = float((a.renormalize ? w[k] / sum : double(w[k])) * a.scale);
+    for (int64_t k = 0; k < K; k++) {
+      const double by = present(a.expert_scale) ? a.scale * vat(a.expert_scale, ids[k]) : a.scale;
+      f32_row(a.weights, t)[k] = float((a.renormalize ? w[k] / sum : double(w[k])) * by);
+    }
   }
 }
 
-// u = s[ids] (score 2: softmax over the chosen logits), w = scale · u or scale · u / (Σu + eps).
+// u = s[ids] (score 2, 3: softmax over the chosen logits, over those near), w = scale · u or scale · u / (Σu + eps), times expert_scale.
 void ref_route_backward(const esft_route_backward_args& a) {
   const int64_t T = rows(a.dlogits), E = cols(a.dlogits), K = cols(a.ids);
   check_indices("route_backward", "ids", a.ids, E);
   if (present(a.pos)) check_indices("route_backward", "pos", a.pos, T * K);
-  std::vector<double> u(K), du(K);
+  std::vector<double> u(K), du(K), dscale(E, 0.0);
   for (int64_t t = 0; t < T; t++) {
     const float* w = f32_row(a.weights, t);
     float* dlogits = f32_row(a.dlogits, t);
     double sum = a.norm_eps;
     for (int64_t k = 0; k < K; k++) {
-      if (a.score != 2)
+      const int32_t* ids = data<int32_t>(a.ids) + t * a.ids.ld;
+      const float* s = present(a.probs) ? f32_row(a.probs, t) : nullptr;
+      if (a.score == 3)
+        u[k] = softmax_at(s, E, ids[k], near_of(s, E, ids, k, a.jitter));
+      else if (a.score != 2)
         u[k] = f32_row(a.probs, t)[i32_at(a.ids, t, k)];
       else
         u[k] = a.scale == 0 ? 0 : w[k] / a.scale * (a.renormalize ? 1 + a.norm_eps : 1);
       sum += u[k];
       const float dw = present(a.pos) ? data<float>(a.dweights)[i32_at(a.pos, t, k)] : f32_row(a.dweights, t)[k];
       du[k] = a.scale * dw;
+    }
+    for (int64_t k = 0; present(a.expert_scale) && k < K; k++) {
+      const int32_t id = i32_at(a.ids, t, k);
+      dscale[id] += du[k] * (a.renormalize ? u[k] / sum : u[k]);
+      du[k] *= vat(a.expert_scale, id);
     }
     if (a.renormalize) {  // d(u/sum) = du/sum − u·Σ(du·u)/sum²
       double dot = 0;
@@ -109,12 +141,28 @@ void ref_route_backward(const esft_route_backward_args& a) {
     double dot = 0;  // Σ s·ds of the softmax backward; experts not chosen have ds = 0
     for (int64_t k = 0; k < K; k++) dot += u[k] * du[k];
     for (int64_t e = 0; e < E; e++) dlogits[e] = a.score == 0 ? float(-double(f32_row(a.probs, t)[e]) * dot) : 0.0f;
+    if (a.score == 3) {
+      std::vector<double> d(E, 0.0);
+      const int32_t* ids = data<int32_t>(a.ids) + t * a.ids.ld;
+      const float* z = f32_row(a.probs, t);
+      for (int64_t k = 0; k < K; k++) {
+        const std::vector<char> kept = near_of(z, E, ids, k, a.jitter);
+        for (int64_t e = 0; e < E; e++)
+          if (kept[e]) d[e] += du[k] * u[k] * ((e == ids[k]) - std::exp(double(z[e]) - z[ids[k]]) * u[k]);
+      }
+      for (int64_t e = 0; e < E; e++) dlogits[e] = float(d[e]);
+      continue;
+    }
     for (int64_t k = 0; k < K; k++) {
       float& d = dlogits[i32_at(a.ids, t, k)];
       if (a.score == 0) d = float(u[k] * (du[k] - dot));
       if (a.score == 1) d = float(u[k] * (1 - u[k]) * du[k]);
       if (a.score == 2) d = float(u[k] * (du[k] - dot));
     }
+  }
+  for (int64_t e = 0; present(a.dexpert_scale) && e < E; e++) {
+    float& sum = data<float>(a.dexpert_scale)[e];
+    sum = float((a.accumulate ? sum : 0.0) + dscale[e]);
   }
 }
 

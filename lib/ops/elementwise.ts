@@ -11,8 +11,11 @@ export const swigluBackward = bind<{ h: Tensor; da: Tensor; dh: Tensor }>("swigl
 /** y = a + alpha·b. alpha: 1 unless given. */
 export const add = bind<{ a: Tensor; b: Tensor; y: Tensor; alpha?: number }>("add", { alpha: 1 });
 
-/** x = factor · x. */
-export const scale = bind<{ x: Tensor; factor: number }>("scale");
+/** x = factor · by · x. by [1] f32 or bf16, read on the device; both 1 unless given. */
+export const scale = bind<{ x: Tensor; by?: Maybe<Tensor>; factor?: number }>("scale", { factor: 1 });
+
+/** y = cap · tanh(x / cap). cap > 0; y may be x. */
+export const softCap = bind<{ x: Tensor; y: Tensor; cap: number }>("soft_cap");
 
 /** y = x clamped to [lo, hi]; NaN stays NaN. */
 export const clamp = bind<{ x: Tensor; y: Tensor; lo: number; hi: number }>("clamp");

@@ -4,7 +4,8 @@ import { bind, code, flag, handleOf, type Maybe } from "./bind.ts";
 
 /** How a family turns logits into experts and weights. */
 export interface RouteRule {
-  readonly score: "softmax" | "sigmoid" | "softmaxTopk";
+  /** "sparseMixer": of each chosen expert the softmax over those near it, in the way of evaluation. */
+  readonly score: "softmax" | "sigmoid" | "softmaxTopk" | "sparseMixer";
   readonly groups: number;
   readonly topkGroups: number;
   readonly groupScore: "max" | "top2Sum";
@@ -12,8 +13,10 @@ export interface RouteRule {
   readonly renormalize: boolean;
   readonly normEps: number;
   readonly scale: number;
+  /** Of "sparseMixer": logits are near within twice this share. */
+  readonly jitter?: number;
 }
-const scores = { softmax: 0, sigmoid: 1, softmaxTopk: 2 };
+const scores = { softmax: 0, sigmoid: 1, softmaxTopk: 2, sparseMixer: 3 };
 const groupScores = { max: 0, top2Sum: 1 };
 const drops = { zero: 0, minusInfinity: 1 };
 type Ruled = { readonly rule: RouteRule };
@@ -23,15 +26,17 @@ const weighting = {
   renormalize: (a: Ruled) => flag(a.rule.renormalize),
   norm_eps: (a: Ruled) => a.rule.normEps,
   scale: (a: Ruled) => a.rule.scale,
+  jitter: (a: Ruled) => a.rule.jitter ?? 0,
 };
 
 /**
  * The K best experts of every token, ties to the lower id, and their weights by the rule. Logits that are not finite: KernelError.
- * logits [T, E], bias [E] (for choosing only), ids [T, K] i32, weights [T, K], probs [T, E], kept for the backward.
+ * logits [T, E], bias [E] (for choosing only), expertScale [E] f32 or bf16 (multiplies the weights), ids [T, K] i32, weights [T, K], probs [T, E], kept for the backward.
  */
 export const topkRoute = bind<{
   logits: Tensor;
   bias?: Maybe<Tensor>;
+  expertScale?: Maybe<Tensor>;
   ids: Tensor;
   weights: Tensor;
   probs?: Maybe<Tensor>;
@@ -44,7 +49,10 @@ export const topkRoute = bind<{
   drop: (a) => code(drops, a.rule.dropped),
 });
 
-/** dlogits [T, E] from the gradient of the weights: dweights [T, K], or [N] in the order of the experts with pos [T, K] i32. */
+/**
+ * dlogits [T, E] from the gradient of the weights: dweights [T, K], or [N] in the order of the experts with pos [T, K] i32.
+ * dexpertScale [E] f32 (+)=.
+ */
 export const routeBackward = bind<{
   dweights: Tensor;
   pos?: Maybe<Tensor>;
@@ -52,9 +60,13 @@ export const routeBackward = bind<{
   probs?: Maybe<Tensor>;
   ids: Tensor;
   weights: Tensor;
+  expertScale?: Maybe<Tensor>;
   dlogits: Tensor;
+  dexpertScale?: Maybe<Tensor>;
+  /** Adds to dexpertScale. */
+  accumulate?: boolean;
   rule: RouteRule;
-}>("route_backward", weighting);
+}>("route_backward", { ...weighting, accumulate: (a) => flag(a.accumulate) });
 
 /**
  * dlogits += coefficient · T · gradient of the layer's load-balancing loss; loss [1] f64 += that loss (1 when perfectly balanced).

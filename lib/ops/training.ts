@@ -3,30 +3,35 @@ import type { Tensor, TensorList } from "../tensor.ts";
 import { bind, flag, handleOf, precision, type Maybe, type Precision } from "./bind.ts";
 
 /**
- * loss [1] f64 += Σ over supervised rows of −log softmax(logitScale · x·Wᵀ)[label]; the logits are never stored whole.
+ * loss [1] f64 += Σ over supervised rows of −log softmax(cap(logitScale · (x·Wᵀ + bias)))[label], cap(u) = softCap · tanh(u / softCap), u
+ * where that is 0; the logits are never stored whole.
  * x [T, D] act, w [V, D] f32 or bf16, labels [T] i32: −100 = not supervised, else in [0, V), shifted by one already. correct [1] i64 += rows
- * whose argmax is the label; rowLoss [T]; dx [T, D] act = and dw [V, D] f32 (+)= gradScale · gradient.
+ * whose argmax is the label; rowLoss [T]; dx [T, D] act = and dw [V, D], dbias [V] f32 (+)= gradScale · gradient.
  * `scale` [1] f64: read on the device in place of gradScale.
  */
 export const linearCrossEntropy = bind<{
   x: Tensor;
   w: Tensor;
+  bias?: Maybe<Tensor>;
   labels: Tensor;
   loss: Tensor;
   correct?: Maybe<Tensor>;
   rowLoss?: Maybe<Tensor>;
   dx?: Maybe<Tensor>;
   dw?: Maybe<Tensor>;
-  /** Adds to dw. */
+  dbias?: Maybe<Tensor>;
+  /** Adds to dw and dbias. */
   accumulate?: boolean;
   scale?: Maybe<Tensor>;
   gradScale?: number;
   logitScale?: number;
+  softCap?: number;
   precision?: Maybe<Precision>;
 }>("linear_cross_entropy", {
   scale: (a) => handleOf(a.scale),
   grad_scale: 1,
   logit_scale: 1,
+  soft_cap: 0,
   accumulate: (a) => flag(a.accumulate),
   precision,
 });

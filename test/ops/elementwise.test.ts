@@ -12,6 +12,7 @@ import {
   fillBase,
   maskGradBase,
   scaleBase,
+  softCapBase,
   swigluBackwardBase,
   swigluBase,
 } from "./cases/elementwise.ts";
@@ -29,9 +30,20 @@ describeRefusals([
   { base: addBase, rows: [{ name: "an infinite alpha", change: { alpha: -Infinity }, says: ["alpha"] }], inPlace: ["y=a", "y=b"] },
   {
     base: scaleBase,
-    rows: [{ name: "an infinite factor", change: { factor: Infinity }, says: ["factor"] }],
+    rows: [
+      { name: "an infinite factor", change: { factor: Infinity }, says: ["factor"] },
+      { name: "two numbers to multiply by", change: { by: out([2]) }, says: ["by", "1"] },
+    ],
     freeRows: ["x"],
     freeCols: ["x"],
+  },
+  {
+    base: softCapBase,
+    rows: [
+      { name: "a cap of 0", change: { cap: 0 }, says: ["cap", "above 0"] },
+      { name: "an infinite cap", change: { cap: Infinity }, says: ["cap"] },
+    ],
+    inPlace: ["y=x"],
   },
   { base: clampBase, rows: limits, inPlace: ["y=x"] },
   { base: clampBackwardBase, rows: limits, inPlace: ["dx=x", "dx=dy"] },

@@ -4,6 +4,7 @@
 import { it } from "vitest";
 import { loss, lossBase, lossCases } from "./cases/training.ts";
 import { Random, f32, i32, out, tensor, zeros } from "./host.ts";
+import type { HostTensor } from "./host.ts";
 import { checkGradients, describeCases, describeRefusals, device, pick, run } from "./support.ts";
 
 describeCases("linear_cross_entropy", lossCases);
@@ -25,25 +26,38 @@ describeRefusals([
       { name: "a bf16 gradient of the head", change: { dw: out([6, 5], "bf16") }, says: ["dw", "f32", "bf16"] },
       { name: "an infinite grad_scale", change: { grad_scale: Infinity }, says: ["grad_scale"] },
       { name: "an infinite logit_scale", change: { logit_scale: -Infinity }, says: ["logit_scale"] },
+      { name: "a negative cap", change: { soft_cap: -1 }, says: ["soft_cap"] },
+      { name: "a bias of another vocabulary", change: { bias: out([5]) }, says: ["bias", "6"] },
+      { name: "the gradient of no bias", change: { dbias: out([6]) }, says: ["dbias", "absent"] },
       { name: "an empty vocabulary", change: { w: out([0, 5]), dw: out([0, 5]), labels: i32([-100, -100, -100, -100]) }, says: ["w"] },
     ],
   },
 ]);
 
-it("gradients of x and the head against finite differences", async () => {
+it.each([0, 2])("gradients of x and the head against finite differences, cap %d", async (softCap) => {
   const [T, V, D] = [5, 7, 4];
+  const labels = (): HostTensor => i32([3, -100, 0, 6, 3]);
   const args = {
-    ...loss(T, V, D, { logitScale: 0.7, gradScale: 1, labels: () => i32([3, -100, 0, 6, 3]) })(new Random("head")),
+    ...loss(T, V, D, { logitScale: 0.7, gradScale: 1, labels, bias: "f32", softCap })(new Random("head")),
     dw: zeros("f32", [V, D]),
+    dbias: zeros("f32", [V]),
     loss: zeros("f64", [1]),
   };
   const made = await run(device("ref"), "linear_cross_entropy", args);
   await checkGradients({
-    inputs: { x: Float32Array.from(tensor(args, "x").values), w: Float32Array.from(tensor(args, "w").values) },
-    gradients: { x: pick(made, "dx"), w: pick(made, "dw") },
+    inputs: Object.fromEntries(["x", "w", "bias"].map((name) => [name, Float32Array.from(tensor(args, name).values)])),
+    gradients: { x: pick(made, "dx"), w: pick(made, "dw"), bias: pick(made, "dbias") },
     loss: async (i) =>
       pick(
-        await run(device("ref"), "linear_cross_entropy", { ...args, x: f32([T, D], i.x!), w: f32([V, D], i.w!), dx: null, dw: null }),
+        await run(device("ref"), "linear_cross_entropy", {
+          ...args,
+          x: f32([T, D], i.x!),
+          w: f32([V, D], i.w!),
+          bias: f32([V], i.bias!),
+          dx: null,
+          dw: null,
+          dbias: null,
+        }),
         "loss",
       )[0]!,
   });

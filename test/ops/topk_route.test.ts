@@ -14,12 +14,14 @@ import {
   routeCases,
 } from "./cases/routing.ts";
 import { Random, f32, i32, out, tensor } from "./host.ts";
+import type { Args } from "./host.ts";
 import { checkGradients, describeCases, describeRefusals, device, instructionSets, pick, run, weighted } from "./support.ts";
 
 describeCases("topk_route", [...routeCases, ...routeBackwardCases, ...balanceCases]);
 
 const scalars = [
-  { name: "score = 3", change: { score: 3 }, says: ["score", "0..2"] },
+  { name: "score = 4", change: { score: 4 }, says: ["score", "0..3"] },
+  { name: "a negative jitter", change: { jitter: -1 }, says: ["jitter"] },
   { name: "renormalize = 2", change: { renormalize: 2 }, says: ["renormalize"] },
   { name: "a negative norm_eps", change: { norm_eps: -1 }, says: ["norm_eps", "received -1"] },
   { name: "an infinite scale", change: { scale: Infinity }, says: ["scale", "inf"] },
@@ -50,6 +52,9 @@ describeRefusals([
       { name: "NaN logits", change: { logits: logits(19, NaN) }, says: ["logits", "token 2"], partial: true },
       { name: "infinite logits", change: { logits: logits(39, Infinity) }, says: ["logits", "token 4"], partial: true },
       { name: "minus infinite logits", change: { logits: logits(0, -Infinity) }, says: ["logits", "token 0"], partial: true },
+      { name: "a bias under SparseMixer", change: { score: 3, n_group: 1, topk_group: 1 }, says: ["bias", "absent"] },
+      { name: "groups under SparseMixer", change: { score: 3, bias: null }, says: ["n_group"] },
+      { name: "factors of other experts", change: { expert_scale: out([7]) }, says: ["expert_scale", "8"] },
       { name: "a bias of another size", change: { bias: out([7]) }, says: ["bias", "8"] },
       { name: "a NaN bias", change: { bias: f32([8], [0, 0, 0, NaN, 0, 0, 0, 0]) }, says: ["bias[3]"] },
     ],
@@ -59,6 +64,9 @@ describeRefusals([
     rows: [
       ...scalars,
       { name: "no probs under sigmoid", change: { score: 1, probs: null }, says: ["probs"] },
+      { name: "factors under softmax over the chosen", change: { score: 2, expert_scale: out([8]) }, says: ["expert_scale", "absent"] },
+      { name: "the gradient of no factors", change: { dexpert_scale: out([8]) }, says: ["dexpert_scale", "absent"] },
+      { name: "accumulate = 2", change: { accumulate: 2 }, says: ["accumulate"] },
       { name: "no probs under softmax", change: { probs: null }, says: ["probs"] },
       {
         name: "an expert that does not exist",
@@ -84,14 +92,15 @@ describeRefusals([
   },
 ]);
 
-describe("gradient of the logits against finite differences", () => {
-  for (const [name, rule] of backwardRules)
+describe("gradients of logits and factors against finite differences", () => {
+  const scaled = backwardRules.filter(([, { score }]) => score !== 2).map(([name, rule]) => [`${name}, factors`, rule, true] as const);
+  for (const [name, rule, factors = false] of [...backwardRules.map(([n, r]) => [n, r] as const), ...scaled] as const)
     it(name, async () => {
       const [T, E, K] = [4, 7, 3];
       const random = new Random(name);
-      // Logits apart enough that no step changes the choice.
-      const z = f32([T, E], Array.from({ length: T }, () => random.permutation(E).map((p) => p * 0.4 + random.uniform() * 0.1)).flat());
-      const args = { ...route(T, E, K, rule)(random), logits: z };
+      // Logits apart enough that no step changes the choice, or which of them are near.
+      const z = f32([T, E], Array.from({ length: T }, () => random.permutation(E).map((p) => p * 0.4 + random.uniform() * 0.02)).flat());
+      const args: Args = { ...route(T, E, K, rule, factors ? { expertScale: "f32" } : {})(random), logits: z };
       const c = random.normal([T, K]);
       const made = await run(device("ref"), "topk_route", args);
       const full = { ...plain, ...rule };
@@ -100,17 +109,25 @@ describe("gradient of the logits against finite differences", () => {
         probs: f32([T, E], pick(made, "probs")),
         ids: i32(Array.from(pick(made, "ids")), [T, K]),
         weights: f32([T, K], pick(made, "weights")),
+        expert_scale: args.expert_scale,
         dlogits: out([T, E]),
+        dexpert_scale: factors ? out([E]) : null,
+        accumulate: 0,
         score: full.score,
         renormalize: full.renormalize,
         norm_eps: full.norm_eps,
         scale: full.scale,
+        jitter: full.jitter,
       });
+      const inputs = factors ? ["logits", "expert_scale"] : ["logits"];
       await checkGradients({
-        inputs: { logits: Float32Array.from(tensor(args, "logits").values) },
-        gradients: { logits: pick(back, "dlogits") },
-        loss: async (i) =>
-          weighted(pick(await run(device("ref"), "topk_route", { ...args, logits: f32([T, E], i.logits!) }), "weights"), c.values),
+        step: 5e-3,
+        inputs: Object.fromEntries(inputs.map((input) => [input, Float32Array.from(tensor(args, input).values)])),
+        gradients: Object.fromEntries(inputs.map((input) => [input, pick(back, `d${input}`)])),
+        loss: async (i) => {
+          const given = { logits: f32([T, E], i.logits!), ...(factors ? { expert_scale: f32([E], i.expert_scale!) } : {}) };
+          return weighted(pick(await run(device("ref"), "topk_route", { ...args, ...given }), "weights"), c.values);
+        },
       });
     });
 });

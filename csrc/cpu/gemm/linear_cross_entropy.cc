@@ -4,6 +4,7 @@
 //     Z = X·Wᵀ                               tasks: blocks of vocabulary
 //     nll, Z ← E = exp(s·Z − max) − sum·onehot   tasks: rows, s = logit_scale; ∂nll/∂(s·z) = E / sum
 //     dX = f·(E·W), dW += Eᵀ·(f·X)           tasks: blocks of both outputs; per row f = grad_scale · s / sum
+// With a bias or a cap the rows are finished first, Z ← cap(s·(Z + bias)); E is then times the slope of the cap, 1 − (Z/cap)².
 // Every sum has one order: k inside the products, vocabulary inside a row, rows in chunks of a fixed size.
 #include <math.h>
 
@@ -29,8 +30,9 @@ struct Chunk {
   double* nll;      // [M]
   uint8_t* hit;     // [M] the label is the argmax
   void* panels;     // f·X as the B operand of dW
+  float* bias;      // [V] where it is not f32 in memory
   size_t bytes;
-  Chunk(void* base, int64_t N, int64_t M, int64_t D, int64_t ldz, bool has_dx, bool has_dw) {
+  Chunk(void* base, int64_t N, int64_t M, int64_t D, int64_t ldz, bool has_dx, bool has_dw, int64_t bias_floats) {
     bytes = 0;
     auto take = [&](size_t n) {
       char* p = base ? static_cast<char*>(base) + bytes : nullptr;
@@ -46,6 +48,7 @@ struct Chunk {
     dx = static_cast<float*>(take(has_dx ? M * D * 4 : 0));
     fx = static_cast<float*>(take(has_dw ? M * D * 4 : 0));
     panels = take(has_dw ? panels_bytes(M, D) : 0);
+    bias = static_cast<float*>(take(bias_floats * 4));
   }
 };
 
@@ -54,8 +57,23 @@ ESFT_INLINE void scale_row(float* y, const float* x, int64_t n, float f) {
   map(y, n, false, [=](int64_t i, int64_t m) ESFT_LAMBDA { return load_n(x + i, m) * s; });
 }
 
-// Softmax of one row of logits in place (see the head of this file); returns the sum of exponentials.
-float softmax_row(float* z, int64_t V, float scale, int64_t label, bool gradient, double* nll, uint8_t* hit) {
+// z ← cap(scale · (z + bias)); bias may be null, cap 0 is none.
+void finish_row(float* z, int64_t V, float scale, const float* bias, float cap) {
+  const vf s = splat(scale), c = splat(cap), inverse = splat(cap > 0 ? 1.0f / cap : 0.0f);
+  map(z, V, false, [=](int64_t i, int64_t m) ESFT_LAMBDA {
+    const vf u = s * (bias ? load_n(z + i, m) + load_n(bias + i, m) : load_n(z + i, m));
+    return cap > 0 ? c * vtanh(u * inverse) : u;
+  });
+}
+
+// Softmax of one row of logits in place (see the head of this file); returns the sum of exponentials. kCapped: E times the slope of the
+// cap, inverse = 1/cap.
+template <bool kCapped>
+float softmax_row(float* z, int64_t V, float scale, float inverse, int64_t label, bool gradient, double* nll, uint8_t* hit) {
+  auto slope = [=](vf u) ESFT_LAMBDA {  // u: scaled logits
+    const vf t = u * splat(inverse);
+    return splat(1.0f) - t * t;
+  };
   const vf s1 = splat(scale);
   vf top = splat(-__builtin_inff()), top2 = top;
   int64_t v = 0;
@@ -78,24 +96,26 @@ float softmax_row(float* z, int64_t V, float scale, int64_t label, bool gradient
     vf s = {}, s2 = {};
     v = v0;
     for (; v + 2 * W <= end; v += 2 * W) {
-      const vf e = vexp(load(z + v) * s1 - shift), e2 = vexp(load(z + v + W) * s1 - shift);
+      const vf u = load(z + v) * s1, u2 = load(z + v + W) * s1;
+      const vf e = vexp(u - shift), e2 = vexp(u2 - shift);
       if (gradient) {
-        store(z + v, e);
-        store(z + v + W, e2);
+        store(z + v, kCapped ? e * slope(u) : e);
+        store(z + v + W, kCapped ? e2 * slope(u2) : e2);
       }
       s += e;
       s2 += e2;
     }
     for (; v < end; v += W) {
       const int64_t n = min_of(W, end - v);
-      const vf e = vexp(load_n(z + v, n) * s1 - shift);
-      if (gradient) store_n(z + v, e, n);
+      const vf u = load_n(z + v, n) * s1, e = vexp(u - shift);
+      if (gradient) store_n(z + v, kCapped ? e * slope(u) : e, n);
       for (int64_t i = 0; i < n; i++) sum += e[i];
     }
     sum += hsum(s + s2);
   }
   *nll = log(sum) + ((double)max - (double)at_label);
-  if (gradient) z[label] -= (float)sum;
+  const float at = at_label * inverse;
+  if (gradient) z[label] -= (float)sum * (kCapped ? 1.0f - at * at : 1.0f);
   return (float)sum;
 }
 
@@ -105,7 +125,7 @@ void linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& ctx)
   const int64_t T = rows(a.x), D = cols(a.x), V = rows(a.w);
   check_labels("linear_cross_entropy", "labels", a.labels, V);
   const int32_t* labels = static_cast<const int32_t*>(a.labels.data);
-  const bool has_dx = present(a.dx), has_dw = present(a.dw), gradient = has_dx || has_dw;
+  const bool has_dx = present(a.dx), has_dw = present(a.dw), has_db = present(a.dbias), gradient = has_dx || has_dw || has_db;
   const bool bf16 = a.w.dtype == ESFT_BF16;
   const int precision = (int)a.precision;
   int64_t N = 0;
@@ -120,6 +140,7 @@ void linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& ctx)
     }
   });
   if (N == 0) {
+    if (has_db && !a.accumulate) memset(data<float>(a.dbias), 0, V * 4);
     if (has_dw && !a.accumulate)
       for_rows(ctx, V, D, [&](int64_t v0, int64_t v1, int) {
         for (int64_t v = v0; v < v1; v++) memset(row_of<float>(a.dw, v), 0, D * 4);
@@ -129,7 +150,12 @@ void linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& ctx)
 
   const int64_t M = min_of(N, min_of(kManyRows, max_of(kFewRows, kChunkBytes / (4 * V) / 16 * 16)));
   const int64_t ldz = round_up(V, 16) + 16;  // not a power of two: the rows of a tile must not share cache sets
-  const Chunk c(ctx.shared_scratch(Chunk(nullptr, N, M, D, ldz, has_dx, has_dw).bytes), N, M, D, ldz, has_dx, has_dw);
+  const int64_t bias_floats = present(a.bias) && a.bias.dtype != ESFT_F32 ? V : 0;
+  const size_t bytes = Chunk(nullptr, N, M, D, ldz, has_dx, has_dw, bias_floats).bytes;
+  const Chunk c(ctx.shared_scratch(bytes), N, M, D, ldz, has_dx, has_dw, bias_floats);
+  const float* bias = present(a.bias) ? as_f32(a.bias, c.bias) : nullptr;
+  const bool finished = bias || a.soft_cap > 0;
+  const float s = (float)a.logit_scale, cap = (float)a.soft_cap;
   size_t scratch = product_scratch(M, D);
   if (has_dx) scratch = max_of(scratch, product_scratch(M, kDepth));
   if (has_dw) scratch = max_of(scratch, multiply_scratch(kVocabBlock, M));
@@ -157,7 +183,11 @@ void linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& ctx)
     constexpr int64_t kRows = 4;
     parallel_for(ctx, ceil_div(m, kRows), [&](int64_t b, int) {
       for (int64_t i = b * kRows; i < min_of(m, (b + 1) * kRows); i++) {
-        const float sum = softmax_row(c.z + i * ldz, V, (float)a.logit_scale, labels[index[i]], gradient, c.nll + i, c.hit + i);
+        float* z = c.z + i * ldz;
+        if (finished) finish_row(z, V, s, bias, cap);
+        const int32_t label = labels[index[i]];
+        const float sum = cap > 0 ? softmax_row<true>(z, V, 1.0f, 1.0f / cap, label, gradient, c.nll + i, c.hit + i)
+                                  : softmax_row<false>(z, V, finished ? 1.0f : s, 0.0f, label, gradient, c.nll + i, c.hit + i);
         c.factor[i] = (float)((present(a.scale) ? *data<double>(a.scale) : a.grad_scale) * a.logit_scale) / sum;
         if (has_dw) scale_row(c.fx + i * D, c.x + i * D, D, c.factor[i]);
       }
@@ -177,7 +207,19 @@ void linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& ctx)
     const int64_t column_blocks = ceil_div(D, column_block), dx_tasks = has_dx ? dx_blocks() : 0;
     Panels fx = {};
     if (has_dw) fx = pack_panels(f32_operand(c.fx, D), m, D, precision, c.panels);
-    parallel_for(ctx, dx_tasks + (has_dw ? vocab_blocks : 0), [&](int64_t task, int worker) {
+    const int64_t dw_tasks = has_dw ? vocab_blocks : 0;
+    parallel_for(ctx, dx_tasks + dw_tasks + (has_db ? vocab_blocks : 0), [&](int64_t task, int worker) {
+      if (task >= dx_tasks + dw_tasks) {  // dbias: rows in order
+        const int64_t v = (task - dx_tasks - dw_tasks) * kVocabBlock, n = min_of(kVocabBlock, V - v);
+        float* sum = data<float>(a.dbias) + v;
+        const bool adds = a.accumulate || n0 > 0;
+        map(sum, n, false, [&](int64_t i, int64_t k) ESFT_LAMBDA {
+          vf total = adds ? load_n(sum + i, k) : vf{};
+          for (int64_t r = 0; r < m; r++) total += splat(c.factor[r]) * load_n(c.z + r * ldz + v + i, k);
+          return total;
+        });
+        return;
+      }
       void* w = ctx.worker_scratch(worker, scratch);
       if (task >= dx_tasks) {
         const int64_t v = (task - dx_tasks) * kVocabBlock;

@@ -130,8 +130,15 @@ void add(const esft_add_args& a, Context& ctx) {
 }
 
 void scale(const esft_scale_args& a, Context& ctx) {
-  const vf factor = splat(float(a.factor));
+  float by = 1.0f;
+  if (present(a.by)) by = a.by.dtype == ESFT_BF16 ? bf16_to_f32(*data<uint16_t>(a.by)) : *data<float>(a.by);
+  const vf factor = splat(float(a.factor) * by);
   binary(ctx, a.x, a.x, a.x, [=](vf x, vf) ESFT_LAMBDA { return x * factor; });
+}
+
+void soft_cap(const esft_soft_cap_args& a, Context& ctx) {
+  const vf cap = splat(float(a.cap)), inverse = splat(1.0f / float(a.cap));
+  binary(ctx, a.x, a.x, a.y, [=](vf x, vf) ESFT_LAMBDA { return cap * vtanh(x * inverse); });
 }
 
 // Comparisons with NaN are false, so NaN passes through both selections.

@@ -55,6 +55,24 @@ void softmax_row(float* x, int64_t n) {
   for (int64_t i = 0; i < n; i += W) store(x + i, load(x + i) / sum);
 }
 
+// Score 3: 1 in the lanes of z that are near m, the largest of those left: (m − z) / max(|z|, m) <= limit. NaN lanes are taken.
+ESFT_INLINE vi near(vf z, vf m, float limit) { return ~((m - z) / vmax(vmax(z, -z), m) > splat(limit)) & (z == z); }
+
+// Sum of exp(z − m) over them; n whole vectors.
+float near_sum(const float* z, int64_t n, float m, float limit) {
+  vf sum = {};
+  for (int64_t i = 0; i < n; i += W) {
+    const vf v = load(z + i);
+    sum += select(near(v, splat(m), limit), vexp(v - splat(m)), vf{});
+  }
+  return hsum(sum);
+}
+
+// Element i of a vector of f32 or bf16.
+ESFT_INLINE float float_at(const esft_tensor& t, int64_t i) {
+  return t.dtype == ESFT_BF16 ? bf16_to_f32(data<uint16_t>(t)[i]) : data<float>(t)[i];
+}
+
 struct Router {
   const esft_topk_route_args& a;
   int64_t E, K, padded, groups;
@@ -112,6 +130,7 @@ struct Router {
     for (int64_t k = 0; k < K; k++) {
       ids[k] = int32_t(take_largest(c, padded));
       chosen[k] = s[ids[k]];
+      if (a.score == 3) chosen[k] = 1.0f / (1.0f + near_sum(c, padded, chosen[k], float(2 * a.jitter)));
     }
     if (a.score == 2) {
       for (int64_t k = K; k < round_up(K, W); k++) chosen[k] = -kInf;
@@ -120,7 +139,10 @@ struct Router {
     float sum = 0;
     for (int64_t k = 0; k < K; k++) sum += chosen[k];
     const float factor = float(a.scale), divisor = a.renormalize ? sum + float(a.norm_eps) : 1.0f;
-    for (int64_t k = 0; k < K; k++) weights[k] = chosen[k] / divisor * factor;
+    for (int64_t k = 0; k < K; k++) {
+      weights[k] = chosen[k] / divisor * factor;
+      if (present(a.expert_scale)) weights[k] *= float_at(a.expert_scale, ids[k]);
+    }
     return true;
   }
 };
@@ -160,35 +182,87 @@ void topk_route(const esft_topk_route_args& a, Context& ctx) {
     if (bad[c] >= 0) fail_token(a, bad[c]);
 }
 
+namespace {
+
+// dlogits of score 3: the softmax of slot k is over what was left before it and is near its logit.
+void mixer_gradient(float* dlogits, const float* z, float* left, const int32_t* ids, const float* u, const float* du, float limit,
+                    int64_t E, int64_t K) {
+  copy_padded(left, z, E, kNaN);
+  memset(dlogits, 0, E * 4);
+  for (int64_t k = 0; k < K; k++) {
+    const float m = z[ids[k]], g = u[k] * du[k];
+    const vf top = splat(m), by = splat(g * u[k]);
+    map(dlogits, E, false, [=](int64_t i, int64_t n) ESFT_LAMBDA {
+      const vf v = load(left + i);  // padded to whole vectors
+      return load_n(dlogits + i, n) - select(near(v, top, limit), vexp(v - top) * by, vf{});
+    });
+    dlogits[ids[k]] += g;
+    left[ids[k]] = kNaN;
+  }
+}
+
+// dexpert_scale (+)= Σ of the slots' shares, in their order.
+void add_shares(const esft_route_backward_args& a, const float* share, double* sum) {
+  const int64_t T = rows(a.ids), K = cols(a.ids), E = numel(a.dexpert_scale);
+  float* to = data<float>(a.dexpert_scale);
+  for (int64_t e = 0; e < E; e++) sum[e] = a.accumulate ? double(to[e]) : 0.0;
+  for (int64_t t = 0; t < T; t++)
+    for (int64_t k = 0; k < K; k++) sum[row_of<int32_t>(a.ids, t)[k]] += double(share[t * K + k]);
+  for (int64_t e = 0; e < E; e++) to[e] = float(sum[e]);
+}
+
+}  // namespace
+
 // With r = s[ids] / (Σ s[ids] + eps):  ds[k] = scale · (dw[k] − Σ dw·r) / (Σ s + eps);  without renormalisation scale · dw[k].
 // Softmax over E: dlogits = s · (ds − Σ s·ds), where ds is zero beside the K chosen; sigmoid: ds · s · (1 − s).
-// Score 2 is the softmax over the chosen K, read back from the weights.
+// Score 2 is the softmax over the chosen K, read back from the weights; score 3 one for each k over the logits near it.
 void route_backward(const esft_route_backward_args& a, Context& ctx) {
   const int64_t T = rows(a.dlogits), E = cols(a.dlogits), K = cols(a.ids);
-  if (T == 0) return;
+  if (T == 0) {
+    if (present(a.dexpert_scale) && !a.accumulate) memset(data<float>(a.dexpert_scale), 0, E * 4);
+    return;
+  }
   check_indices("route_backward", "ids", a.ids, E);
   const bool sorted = present(a.pos);
   if (sorted) check_indices("route_backward", "pos", a.pos, numel(a.dweights));
-  const float scale = float(a.scale), eps = float(a.norm_eps);
+  const float scale = float(a.scale), eps = float(a.norm_eps), limit = float(2 * a.jitter);
+  const int64_t padded = round_up(E, W);
+  const bool scaled = present(a.expert_scale), wants_scale = present(a.dexpert_scale);
+  // What each slot adds to dexpert_scale, and the sums.
+  float* share = wants_scale ? static_cast<float*>(ctx.shared_scratch(round_up(T * K, 2) * 4 + E * 8)) : nullptr;
   const bool nt = streams(a.dlogits);
   for_rows(ctx, T, E + 16 * K, [&](int64_t begin, int64_t end, int worker) {
-    float* s_K = static_cast<float*>(ctx.worker_scratch(worker, 2 * K * 4 + 64));
+    float* s_K = static_cast<float*>(ctx.worker_scratch(worker, (2 * K + padded) * 4 + 64));
     float* ds_K = s_K + K;
+    float* left = ds_K + K;  // score 3: logits of the experts that are left, NaN where taken
     for (int64_t t = begin; t < end; t++) {
       const int32_t* ids = row_of<int32_t>(a.ids, t);
       const float* weights = row_of<float>(a.weights, t);
       const float* probs = a.score == 2 ? nullptr : row_of<float>(a.probs, t);
       float* dlogits = row_of<float>(a.dlogits, t);
       float sum = 0, back = scale == 0 ? 0.0f : (a.renormalize ? 1.0f + eps : 1.0f) / scale;
+      if (a.score == 3) copy_padded(left, probs, E, kNaN);
       for (int64_t k = 0; k < K; k++) {
         s_K[k] = probs ? probs[ids[k]] : weights[k] * back;
+        if (a.score == 3) {
+          left[ids[k]] = kNaN;
+          s_K[k] = 1.0f / (1.0f + near_sum(left, padded, s_K[k], limit));
+        }
         ds_K[k] = scale * (sorted ? data<float>(a.dweights)[row_of<int32_t>(a.pos, t)[k]] : row_of<float>(a.dweights, t)[k]);
         sum += s_K[k];
+      }
+      for (int64_t k = 0; scaled && k < K; k++) {
+        if (share) share[t * K + k] = ds_K[k] * (a.renormalize ? s_K[k] / (sum + eps) : s_K[k]);
+        ds_K[k] *= float_at(a.expert_scale, ids[k]);
       }
       if (a.renormalize) {
         float dot = 0;
         for (int64_t k = 0; k < K; k++) dot += ds_K[k] * (s_K[k] / (sum + eps));
         for (int64_t k = 0; k < K; k++) ds_K[k] = (ds_K[k] - dot) / (sum + eps);
+      }
+      if (a.score == 3) {
+        mixer_gradient(dlogits, probs, left, ids, s_K, ds_K, limit, E, K);
+        continue;
       }
       float dot = 0;
       if (a.score != 1)
@@ -202,6 +276,7 @@ void route_backward(const esft_route_backward_args& a, Context& ctx) {
     }
     stream_fence();
   });
+  if (wants_scale) add_shares(a, share, reinterpret_cast<double*>(share + round_up(T * K, 2)));
 }
 
 }  // namespace esft::cpu::ESFT_ISA

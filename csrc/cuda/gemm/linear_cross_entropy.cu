@@ -31,6 +31,7 @@ struct SoftmaxParams {
   float gradient;  // grad_scale · logit_scale; with `scale` on the device in place of grad_scale
   const double* scale;  // or nullptr
   double logit_scale;
+  float inverse_cap;  // 0: none; else dz is times the slope of the cap, 1 − (z/cap)²
   int32_t want_gradient;
 };
 
@@ -76,7 +77,8 @@ __global__ void __launch_bounds__(kThreads) softmax_rows(const EarlyStart early,
     constexpr float kLog2e = 1.4426950408889634f;
     constexpr int kAhead = 4;  // vectors in flight
     const float gradient = p.scale ? float(*p.scale * p.logit_scale) : p.gradient;
-    const float base = best.z + log_sum, label_dz = gradient * (__expf(label_z - base) - 1.f);
+    const auto slope = [&](float logit) { return 1.f - logit * p.inverse_cap * (logit * p.inverse_cap); };
+    const float base = best.z + log_sum, label_dz = gradient * slope(label_z) * (__expf(label_z - base) - 1.f);
     for (int64_t begin = threadIdx.x * 8; begin < p.z.shifted_ld; begin += kThreads * 8 * kAhead) {
       Vec16 in[kAhead];
       float shift[kAhead];
@@ -95,7 +97,7 @@ __global__ void __launch_bounds__(kThreads) softmax_rows(const EarlyStart early,
         float z[8];
         unpack8(in[a], z);
 #pragma unroll
-        for (int i = 0; i < 8; i++) z[i] = gradient * ptx::exp2_approx(fmaf(z[i], kLog2e, shift2));
+        for (int i = 0; i < 8; i++) z[i] = gradient * slope(z[i] + shift[a]) * ptx::exp2_approx(fmaf(z[i], kLog2e, shift2));
         store16(row + v, pack8(z));
       }
     }
@@ -137,6 +139,43 @@ __global__ void __launch_bounds__(kThreads) scatter_gradient(const EarlyStart ea
   }
 }
 
+struct BiasGradientParams {
+  const bf16* dz;
+  const int32_t* offsets;
+  float* dbias;
+  int64_t ld, vocabulary;
+  bool accumulate;
+};
+
+// Columns of dz summed over the chunk's rows: a warp takes every eighth of them, a lane eight neighbouring columns.
+__global__ void __launch_bounds__(kThreads) bias_gradient(const EarlyStart early, const BiasGradientParams p) {
+  early.wait();
+  ESFT_SHARED(smem);
+  constexpr int kWarps = kThreads / 32, kColumns = 32 * 8;
+  float* sums = reinterpret_cast<float*>(smem);  // [warps][columns]
+  const int n = p.offsets[1], warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int64_t tile = int64_t(blockIdx.x) * kColumns, v = tile + lane * 8;
+  float sum[8] = {};
+  if (v < p.ld) {
+#pragma unroll 4
+    for (int r = warp; r < n; r += kWarps) {
+      float dz[8];
+      unpack8(load16(p.dz + r * p.ld + v), dz);
+#pragma unroll
+      for (int i = 0; i < 8; i++) sum[i] += dz[i];
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 8; i++) sums[warp * kColumns + lane * 8 + i] = sum[i];
+  __syncthreads();
+  const int64_t column = tile + threadIdx.x;
+  if (column >= p.vocabulary) return;
+  float total = p.accumulate ? p.dbias[column] : 0.f;
+#pragma unroll
+  for (int w = 0; w < kWarps; w++) total += sums[w * kColumns + threadIdx.x];
+  p.dbias[column] = total;
+}
+
 struct LossParams {
   const float* nll;
   const int32_t *correct, *count;
@@ -167,8 +206,9 @@ void run_linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& 
   expect_bf16_weight("linear_cross_entropy", a.w);
   expect_bf16_precision("linear_cross_entropy", a.precision);
   const int64_t T = rows(a.x), D = cols(a.x), V = rows(a.w);
-  const bool want_dx = present(a.dx), want_dw = present(a.dw);
+  const bool want_dx = present(a.dx), want_dw = present(a.dw), want_db = present(a.dbias);
   if (T == 0) {
+    if (want_db && !a.accumulate) run_fill({a.dbias, 0.0}, c);
     if (want_dw && !a.accumulate) run_fill({a.dw, 0.0}, c);
     return;
   }
@@ -190,7 +230,8 @@ void run_linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& 
   z.w = {a.w.data, a.w.ld};
   z.capacity = capacity, z.vocabulary = V, z.features = D;
   z.labels = labels;
-  z.scale = float(a.logit_scale);
+  z.finish = {present(a.bias) ? a.bias.data : nullptr, present(a.bias) && a.bias.dtype == ESFT_BF16, float(a.logit_scale),
+              float(a.soft_cap)};
   z.tiles = int32_t(ceil_div(V, kMmaTile));
   z.gathered = c.hopper ? c.scratch_of<bf16>(capacity * D) : nullptr;
   z.shifted_ld = padded;
@@ -210,7 +251,8 @@ void run_linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& 
     }
     ESFT_LAUNCH((softmax_rows), c, grid_up_to(capacity, c.sms * 8), kThreads, kThreads / 32 * (sizeof(Best) + sizeof(float)),
                 SoftmaxParams{z, nll + i * capacity, correct + i * capacity, row_loss, float(a.grad_scale * a.logit_scale),
-                              present(a.scale) ? data<double>(a.scale) : nullptr, a.logit_scale, want_dx || want_dw});
+                              present(a.scale) ? data<double>(a.scale) : nullptr, a.logit_scale,
+                              a.soft_cap > 0 ? float(1 / a.soft_cap) : 0.f, want_dx || want_dw || want_db});
     const Rows dz = {z.shifted, padded, capacity, nullptr, kArgRows};
     if (want_dx && D > 0) {
       const CeGradient g = {dz, z.w, z.offsets, capacity, V, D, partials};
@@ -226,6 +268,9 @@ void run_linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& 
       else
         ESFT_LAUNCH((scatter_gradient<1>), c, grid, kThreads, 0, scatter);
     }
+    if (want_db)
+      ESFT_LAUNCH((bias_gradient), c, dim3(unsigned(ceil_div(padded, 256))), kThreads, kThreads / 32 * 256 * sizeof(float),
+                  BiasGradientParams{z.shifted, z.offsets, data<float>(a.dbias), padded, V, a.accumulate || i > 0});
     if (want_dw && D > 0) portable_ce_weight_gradient(dz, z.x, z.offsets, a.dw, a.accumulate || i > 0, c);
   }
   ESFT_LAUNCH(

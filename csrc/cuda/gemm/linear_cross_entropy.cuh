@@ -1,11 +1,12 @@
 // The two big products of linear_cross_entropy as functions with a small interface, so that each device has its own main loop.
 // Both work on a chunk: up to `capacity` supervised rows of which offsets[1] exist (offsets = {0, n}, device memory).
 #pragma once
+#include "logit_finish.cuh"
 #include "mma_params.h"
 
 namespace esft::cuda {
 
-// Logits z = scale · x·Wᵀ of the chunk and, per row and tile of 128 columns, what the softmax needs. For every row r < n and
+// Logits z = cap(scale · (x·Wᵀ + bias)) of the chunk and, per row and tile of 128 columns, what the softmax needs. For every row r < n and
 // every tile t of columns 128·t ..:
 //   tile_max[r, t] = max z,  tile_sum[r, t] = Σ exp(z - tile_max) in f32,  shifted[r, v] = bf16(z - tile_max[r, t])
 // Of the row's label: label_z[r] = its z, f32, not rounded;  label_first[r] = 1 where it is the lowest id of its tile that has tile_max.
@@ -15,7 +16,7 @@ struct CeLogits {
   const int32_t* offsets;   // {0, n}
   int64_t capacity, vocabulary, features;
   const int32_t* labels;    // [T]
-  float scale;
+  LogitFinish finish;
   int32_t tiles;            // ceil(V / 128)
   bf16* gathered;           // [capacity, D] for the rows of x; nullptr where no kernel wants them
   bf16* shifted;            // [capacity, shifted_ld], shifted_ld = V rounded up to 8

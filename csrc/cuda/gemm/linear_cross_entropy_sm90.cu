@@ -77,7 +77,7 @@ bool sm90_ce_logits(const CeLogits& z, Context& c) {
   p.label_logit = z.label_z;
   p.label_first = z.label_first;
   p.labels = z.labels;
-  p.logit_scale = z.scale;
+  p.finish = z.finish;
   launch(operands.maps, p, c.sms, c);
   return true;
 }

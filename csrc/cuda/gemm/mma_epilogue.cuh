@@ -189,6 +189,8 @@ __device__ __forceinline__ void finish_ce(const MmaParams& p, const CeLogits& ce
   int32_t* row_argmax = reinterpret_cast<int32_t*>(memory + kMmaTile * 8);
   float* row_sum = reinterpret_cast<float*>(memory + kMmaTile * 16);
   const int side = threadIdx.x / 32 % 2;
+  const LogitFinish& finish = ce.finish;
+  const float inverse_cap = finish.cap > 0.f ? 1.f / finish.cap : 0.f;
 #pragma unroll
   for (int i = 0; i < 2; i++)
 #pragma unroll
@@ -201,7 +203,9 @@ __device__ __forceinline__ void finish_ce(const MmaParams& p, const CeLogits& ce
         for (int q = 0; q < 2; q++) {
           const int column = fragment_column(j) + q;
           float& z = sums[i][j][2 * half + q];
-          z *= ce.scale;
+          if (finish.bias && column < tile.count) z += bias_at(finish, tile.column0 + column);
+          z *= finish.scale;
+          if (finish.cap > 0.f) z = capped(z, finish.cap, inverse_cap);
           if (column < tile.count && (z > best)) best = z, argmax = tile.column0 + column;
         }
 #pragma unroll

@@ -363,9 +363,21 @@ __device__ __forceinline__ void epilogue_logits(const Arguments<Role::kNt, Epilo
 #pragma unroll
   for (int down = 0; down < 2; down++)
     labels[down] = l.row + 8 * down < rows ? p.labels[p.a.index[row0 + l.row + 8 * down]] - tile.n0 : -1;
-  if (p.logit_scale != 1.f) {
+  if (p.finish.bias) {
 #pragma unroll
-    for (int i = 0; i < 128; i++) acc[i] *= p.logit_scale;
+    for (int i = 0; i < 128; i++) {
+      const int column = tile.n0 + 8 * (i / 4) + l.column + i % 2;
+      if (column < p.part_rows) acc[i] += bias_at(p.finish, column);
+    }
+  }
+  if (p.finish.scale != 1.f) {
+#pragma unroll
+    for (int i = 0; i < 128; i++) acc[i] *= p.finish.scale;
+  }
+  if (p.finish.cap > 0.f) {
+    const float inverse = 1.f / p.finish.cap;
+#pragma unroll
+    for (int i = 0; i < 128; i++) acc[i] = capped(acc[i], p.finish.cap, inverse);
   }
 #pragma unroll
   for (int half = 0; half < 2; half++) {

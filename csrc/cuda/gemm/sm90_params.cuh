@@ -3,6 +3,7 @@
 #pragma once
 #include "../fault.cuh"
 #include "../types.cuh"
+#include "logit_finish.cuh"
 #include "sm90_shape.cuh"
 
 namespace esft::cuda::sm90 {
@@ -133,7 +134,7 @@ struct EpilogueParams<Epilogue::kLogits> {
   float* label_logit;  // [n]
   int32_t* label_first;  // [n]
   const int32_t* labels;  // of token a.index[r]
-  float logit_scale;
+  LogitFinish finish;
 };
 
 template <>

@@ -1,4 +1,4 @@
-// swiglu, swiglu_backward, add, scale, clamp, clamp_backward, fill, cast: one pass over memory (map.cuh).
+// swiglu, swiglu_backward, add, scale, soft_cap, clamp, clamp_backward, fill, cast: one pass over memory (map.cuh).
 // Bound by bytes: swiglu reads 2 and writes 1 element per output, swiglu_backward 3 and 2, add 2 and 1, scale and clamp 1 and 1;
 // 16-byte accesses, 32..64 bytes of loads in flight per thread and full occupancy reach the copy rate of the memory.
 #include <string.h>
@@ -30,6 +30,17 @@ struct Add {
 struct Scale {
   float factor;
   __device__ void operator()(const float (&x)[1], float (&y)[1]) const { y[0] = x[0] * factor; }
+};
+// By a number that lies on the device.
+template <class B>
+struct ScaleBy {
+  float factor;
+  const B* by;
+  __device__ void operator()(const float (&x)[1], float (&y)[1]) const { y[0] = x[0] * (factor * to_float(*by)); }
+};
+struct SoftCap {
+  float cap;
+  __device__ void operator()(const float (&x)[1], float (&y)[1]) const { y[0] = cap * tanhf(x[0] / cap); }
 };
 // Comparisons with NaN are false: NaN passes through both selections.
 struct Clamp {
@@ -175,7 +186,18 @@ void run_add(const esft_add_args& a, Context& context) {
 void run_scale(const esft_scale_args& a, Context& context) {
   by_float_type(a.x, [&](auto type) {
     using T = typename decltype(type)::type;
-    map<T, T>(context, rows(a.x), cols(a.x), {Operand(a.x)}, {Operand(a.x)}, Scale{float(a.factor)});
+    if (!present(a.by)) return map<T, T>(context, rows(a.x), cols(a.x), {Operand(a.x)}, {Operand(a.x)}, Scale{float(a.factor)});
+    by_float_type(a.by, [&](auto by) {
+      using B = typename decltype(by)::type;
+      map<T, T>(context, rows(a.x), cols(a.x), {Operand(a.x)}, {Operand(a.x)}, ScaleBy<B>{float(a.factor), data<B>(a.by)});
+    });
+  });
+}
+
+void run_soft_cap(const esft_soft_cap_args& a, Context& context) {
+  by_float_type(a.x, [&](auto type) {
+    using T = typename decltype(type)::type;
+    map<T, T>(context, rows(a.x), cols(a.x), {Operand(a.x)}, {Operand(a.y)}, SoftCap{float(a.cap)});
   });
 }
 

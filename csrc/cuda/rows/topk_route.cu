@@ -47,7 +47,8 @@ __device__ __forceinline__ void limit_groups(const RouteParams& p, int lane, uin
   }
 }
 
-template <int R>
+// kMixer: score 3.
+template <int R, bool kMixer>
 __global__ void __launch_bounds__(32 * kWarps) route_warp(const EarlyStart early, const RouteParams p) {
   early.wait();
   const int lane = threadIdx.x % 32;
@@ -95,6 +96,7 @@ __global__ void __launch_bounds__(32 * kWarps) route_warp(const EarlyStart early
   for (int begin = 0; begin < p.K; begin += 32) {
     const int rounds = min_of(p.K - begin, 32);
     uint32_t mine = 0;
+    float mixed = 0;
     for (int k = 0; k < rounds; k++) {
       uint32_t best = kTaken, id = 0;
 #pragma unroll
@@ -105,9 +107,18 @@ __global__ void __launch_bounds__(32 * kWarps) route_warp(const EarlyStart early
       for (int i = 0; i < R; i++)
         if (uint32_t(32 * i + lane) == id) key[i] = kTaken;
       if (lane == k) mine = id;
+      if constexpr (kMixer) {
+        const float m = logits[id];
+        float others = 0;
+#pragma unroll
+        for (int i = 0; i < R; i++)
+          if (key[i] != kTaken && near_logit(m, logits[32 * i + lane], p.near_limit)) others += expf(logits[32 * i + lane] - m);
+        others = warp_sum(others);
+        if (lane == k) mixed = 1.0f / (1.0f + others);
+      }
     }
     if (lane < rounds) {
-      const float s = score_of(p, logits[mine], top, sum);
+      const float s = kMixer ? mixed : score_of(p, logits[mine], top, sum);
       ids[begin + lane] = int32_t(mine);
       if (begin == 0)
         first = s;
@@ -115,12 +126,16 @@ __global__ void __launch_bounds__(32 * kWarps) route_warp(const EarlyStart early
         weights[begin + lane] = s;
     }
   }
-  write_weights(p, weights, lane, first);
+  write_weights(p, ids, weights, lane, first);
 }
 
 template <int R>
 void launch_warp(Context& c, const RouteParams& p) {
-  ESFT_LAUNCH((route_warp<R>), c, dim3(unsigned(ceil_div(p.T, kWarps))), 32 * kWarps, 0, p);
+  const dim3 grid(unsigned(ceil_div(p.T, kWarps)));
+  if (p.score == 3)
+    ESFT_LAUNCH((route_warp<R, true>), c, grid, 32 * kWarps, 0, p);
+  else
+    ESFT_LAUNCH((route_warp<R, false>), c, grid, 32 * kWarps, 0, p);
 }
 
 }  // namespace
@@ -139,6 +154,7 @@ void run_topk_route(const esft_topk_route_args& a, Context& c) {
   p.score = int32_t(a.score), p.n_group = int32_t(a.n_group), p.topk_group = int32_t(a.topk_group);
   p.group_score = int32_t(a.group_score), p.drop = int32_t(a.drop), p.renormalize = int32_t(a.renormalize);
   p.norm_eps = float(a.norm_eps), p.scale = float(a.scale);
+  p.near_limit = float(2 * a.jitter), p.expert_scale = expert_scale_of(a.expert_scale);
   if (p.T == 0) return;
   if (p.E > 1024 || p.n_group > 32) {
     route_any(c, p);

@@ -1,5 +1,7 @@
 // What the two kernels of topk_route share: parameters, choices as ordered integers, scores, the weights of the chosen.
 #pragma once
+#include <math.h>
+
 #include "../fault.cuh"
 #include "../host/launch.h"
 #include "../reduce.cuh"
@@ -7,6 +9,22 @@
 namespace esft::cuda {
 
 constexpr uint32_t kTaken = 0, kKeyOfZero = 0x80000000u, kKeyOfMinusInf = 0x007fffffu;
+
+// One factor per expert, f32 or bf16; none: all 1.
+struct ExpertScale {
+  const void* data;
+  int32_t bf16_data;
+};
+inline ExpertScale expert_scale_of(const esft_tensor& t) {
+  return present(t) ? ExpertScale{t.data, t.dtype == ESFT_BF16} : ExpertScale{nullptr, 0};
+}
+__device__ __forceinline__ float scale_at(const ExpertScale& s, int id) {
+  if (!s.data) return 1.0f;
+  return s.bf16_data ? to_float(static_cast<const bf16*>(s.data)[id]) : static_cast<const float*>(s.data)[id];
+}
+
+// Score 3: is the logit z near m, the largest of those that are left? (0/0 is.)
+__device__ __forceinline__ bool near_logit(float m, float z, float limit) { return !((m - z) / fmaxf(fabsf(z), m) > limit); }
 
 struct RouteParams {
   const float* logits;
@@ -18,7 +36,8 @@ struct RouteParams {
   FaultRecord* faults;
   int64_t T, logits_ld, ids_ld, weights_ld, probs_ld;
   int32_t E, K, score, n_group, topk_group, group_score, drop, renormalize;
-  float norm_eps, scale;
+  float norm_eps, scale, near_limit;
+  ExpertScale expert_scale;
 };
 
 // Integers in the order of floats, −0 and 0 alike; never 0.
@@ -43,8 +62,8 @@ __device__ __forceinline__ void report_bias(const RouteParams& p, int e) {
   if (!finite(p.bias[e])) report_fault(p.faults, kNotFinite, ESFT_OP_topk_route, kArgBias, e, float_to_bits(p.bias[e]), 0);
 }
 
-// The chosen scores s[k] of lanes k % 32 become weights. `mine` is the lane's first, the others are in weights[k].
-__device__ __forceinline__ void write_weights(const RouteParams& p, float* weights, int lane, float mine) {
+// The chosen scores s[k] of lanes k % 32 become weights; ids[k] was written by the same lane, or before a barrier. `mine` is the lane's first, the others are in weights[k].
+__device__ __forceinline__ void write_weights(const RouteParams& p, const int32_t* ids, float* weights, int lane, float mine) {
   const auto chosen = [&](int k) { return k < 32 ? mine : weights[k]; };
   float top = -__builtin_inff(), total = 0;
   if (p.score == 2) {
@@ -60,7 +79,7 @@ __device__ __forceinline__ void write_weights(const RouteParams& p, float* weigh
     for (int k = lane; k < p.K; k += 32) sum += weight(k);
     divisor = warp_sum(sum) + p.norm_eps;
   }
-  for (int k = lane; k < p.K; k += 32) weights[k] = weight(k) / divisor * p.scale;
+  for (int k = lane; k < p.K; k += 32) weights[k] = weight(k) / divisor * p.scale * scale_at(p.expert_scale, ids[k]);
 }
 
 // Best key and the lowest id that has it, over the warp.

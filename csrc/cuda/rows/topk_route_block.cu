@@ -88,15 +88,22 @@ __global__ void __launch_bounds__(kThreads) route_block(const EarlyStart early, 
         if (rank < last) best = max_of(best, rank);
       }
       last = block_max(best, ranks);
+      const float chosen = logits[id_of(last)];
+      float others = 0;
+      if (p.score == 3) {
+        for (int e = threadIdx.x; e < p.E; e += kThreads)
+          if (rank_of(choice(e), e) < last && near_logit(chosen, logits[e], p.near_limit)) others += expf(logits[e] - chosen);
+        others = block_sum(others, floats);
+      }
       if (threadIdx.x == 0) {
         p.ids[t * p.ids_ld + k] = id_of(last);
-        weights[k] = score_of(p, logits[id_of(last)], top, sum);
+        weights[k] = p.score == 3 ? 1.0f / (1.0f + others) : score_of(p, chosen, top, sum);
       }
     }
     if (p.probs)
       for (int e = threadIdx.x; e < p.E; e += kThreads) p.probs[t * p.probs_ld + e] = score_of(p, logits[e], top, sum);
     __syncthreads();
-    if (warp == 0) write_weights(p, weights, lane, lane < p.K ? weights[lane] : 0.0f);
+    if (warp == 0) write_weights(p, p.ids + t * p.ids_ld, weights, lane, lane < p.K ? weights[lane] : 0.0f);
     __syncthreads();
   }
 }

@@ -1,6 +1,6 @@
 // Cases of the element-wise ops (csrc/ops/elementwise.h).
 
-import { at, colsOf, f32, ints, number, out, rowsOf, strided, tensor, toBf16, zeros } from "../host.ts";
+import { at, colsOf, f32, has, ints, number, out, rowsOf, strided, tensor, toBf16, zeros } from "../host.ts";
 import type { DType } from "../../../lib/tensor.ts";
 import type { Args, HostTensor } from "../host.ts";
 import { perfCall } from "../perf.ts";
@@ -35,7 +35,13 @@ const swigluBackRow = rowOf("swiglu_backward", { k: 4 });
 const addRow = rowOf("add", {
   expected: (a) => ({ y: map(tensor(a, "a"), (x, i) => x + number(a, "alpha") * tensor(a, "b").values[i]!) }),
 });
-const scaleRow = rowOf("scale", { expected: (a) => ({ x: map(tensor(a, "x"), (x) => x * number(a, "factor")) }) });
+const scaleRow = rowOf("scale", {
+  expected: (a) => ({ x: map(tensor(a, "x"), (x) => x * number(a, "factor") * (has(a, "by") ? tensor(a, "by").values[0]! : 1)) }),
+});
+const capRow = rowOf("soft_cap", {
+  k: 4,
+  expected: (a) => ({ y: map(tensor(a, "x"), (x) => number(a, "cap") * Math.tanh(x / number(a, "cap"))) }),
+});
 const clampOne = (a: Args, x: number): number => (x < number(a, "lo") ? number(a, "lo") : x > number(a, "hi") ? number(a, "hi") : x);
 const clampRow = rowOf("clamp", { eps: { y: "exact" }, expected: (a) => ({ y: map(tensor(a, "x"), (x) => clampOne(a, x)) }) });
 const clampBackRow = rowOf("clamp_backward", {
@@ -99,6 +105,8 @@ export const elementwiseCases: readonly OpCase[] = [
     addRow(`${name}, into a`, (r) => ({ a: { same: "y" }, b: wrap(r.normal([R, C])), y: wrap(r.normal([R, C])), alpha: -2 })),
     addRow(`${name}, into b`, (r) => ({ a: wrap(r.normal([R, C])), b: { same: "y" }, y: wrap(r.normal([R, C])), alpha: 1 })),
     scaleRow(name, (r) => ({ x: wrap(r.normal([R, C])), factor: -0.7 })),
+    scaleRow(`${name}, by a number on the device`, (r) => ({ x: wrap(r.normal([R, C])), by: f32([1], [1.75]), factor: 0.5 })),
+    capRow(name, (r) => ({ x: wrap(r.normal([R, C], 4)), y: wrap(out([R, C])), cap: 3 })),
     clampRow(name, (r) => ({ x: wrap(r.normal([R, C])), y: wrap(out([R, C])), lo: -0.5, hi: 1 })),
     sumRow(name, (r) => ({ x: wrap(r.normal([R, C])), y: r.normal([C]), accumulate: 1 }), { k: R }),
     sumRow(`${name}, overwritten`, (r) => ({ x: wrap(r.normal([R, C])), y: out([C]), accumulate: 0 }), { k: R }),
@@ -119,6 +127,10 @@ export const elementwiseCases: readonly OpCase[] = [
     da: f32([1, 6], [1, 1, 1, 1, 1, 1]),
     dh: out([1, 12]),
   })),
+  scaleRow("by a bf16 number", (r) => ({ x: r.normal([9, 37]), by: r.normal([1], 1, "bf16"), factor: 1 })),
+  capRow("small values", (r) => ({ x: r.normal([9, 37], 1e-3), y: out([9, 37]), cap: 30 })),
+  capRow("NaN stays, infinities are capped", () => ({ x: f32([1, 17], special), y: out([1, 17]), cap: 2 })),
+  capRow("in place", (r) => ({ x: { same: "y" }, y: r.normal([9, 37], 2), cap: 1 })),
   clampRow("NaN stays, infinities are clamped", () => ({ x: f32([1, 17], special), y: out([1, 17]), lo: -1, hi: 1 })),
   clampRow("no limits", () => ({ x: f32([1, 17], special), y: out([1, 17]), lo: -Infinity, hi: Infinity })),
   clampRow("in place", (r) => ({ x: { same: "y" }, y: r.normal([9, 37]), lo: 0, hi: 0.25 })),
@@ -148,6 +160,7 @@ export const swigluBase = swigluRow("base", (r) => ({ h: r.normal([3, 10]), a: o
 export const swigluBackwardBase = swigluBackRow("base", (r) => ({ h: r.normal([3, 10]), da: r.normal([3, 5]), dh: out([3, 10]) }));
 export const addBase = addRow("base", (r) => ({ a: r.normal([3, 5]), b: r.normal([3, 5]), y: out([3, 5]), alpha: 1 }));
 export const scaleBase = scaleRow("base", (r) => ({ x: r.normal([3, 5]), factor: 2 }));
+export const softCapBase = capRow("base", (r) => ({ x: r.normal([3, 5]), y: out([3, 5]), cap: 2 }));
 export const clampBase = clampRow("base", (r) => ({ x: r.normal([3, 5]), y: out([3, 5]), lo: -1, hi: 1 }));
 export const clampBackwardBase = clampBackRow("base", (r) => ({
   x: r.normal([3, 5]),

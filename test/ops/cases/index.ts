@@ -39,6 +39,7 @@ export const bases: readonly OpCase[] = [
   elementwise.swigluBackwardBase,
   elementwise.addBase,
   elementwise.scaleBase,
+  elementwise.softCapBase,
   elementwise.clampBase,
   elementwise.clampBackwardBase,
   elementwise.fillBase,

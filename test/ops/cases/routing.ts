@@ -18,8 +18,19 @@ export interface Rule {
   readonly renormalize: number;
   readonly norm_eps: number;
   readonly scale: number;
+  readonly jitter: number;
 }
-export const plain: Rule = { score: 0, n_group: 1, topk_group: 1, group_score: 0, drop: 0, renormalize: 0, norm_eps: 0, scale: 1 };
+export const plain: Rule = {
+  jitter: 0,
+  score: 0,
+  n_group: 1,
+  topk_group: 1,
+  group_score: 0,
+  drop: 0,
+  renormalize: 0,
+  norm_eps: 0,
+  scale: 1,
+};
 
 const softmax = (z: readonly number[]): number[] => {
   const top = Math.max(...z);
@@ -27,6 +38,13 @@ const softmax = (z: readonly number[]): number[] => {
   const sum = e.reduce((x, y) => x + y, 0);
   return e.map((v) => Math.fround(v / sum));
 };
+/** Of score 3: softmax at the expert of slot k over those that were not chosen before it and are near it. */
+function mixed(z: readonly number[], ids: readonly number[], k: number, jitter: number): number {
+  const m = z[ids[k]!]!;
+  const near = (v: number): boolean => !(Math.fround(Math.fround(m - v) / Math.max(Math.abs(v), m)) > Math.fround(2 * jitter));
+  const sum = z.reduce((s, v, e) => s + (near(v) && !ids.slice(0, k).includes(e) ? Math.exp(v - m) : 0), 0);
+  return Math.fround(1 / sum);
+}
 /** Indices by descending value; the lower index first on ties. */
 const ranked = (v: readonly number[]): number[] => v.map((_, i) => i).sort((i, j) => (v[i] === v[j] ? i - j : v[j]! > v[i]! ? 1 : -1));
 
@@ -52,12 +70,14 @@ export function expectedRoute(a: Args): Record<string, number[]> {
     const ids = ranked(c).slice(0, K);
     let w = ids.map((e) => s[e]!);
     if (a.score === 2) w = softmax(w);
+    if (a.score === 3) w = ids.map((_, k) => mixed(z, ids, k, number(a, "jitter")));
     if (a.renormalize === 1) {
       const sum = w.reduce((x, y) => x + y, number(a, "norm_eps"));
       w = w.map((v) => v / sum);
     }
     result.ids.push(...ids);
-    result.weights.push(...w.map((v) => v * number(a, "scale")));
+    const by = (e: number): number => number(a, "scale") * (has(a, "expert_scale") ? tensor(a, "expert_scale").values[e]! : 1);
+    result.weights.push(...w.map((v, k) => v * by(ids[k]!)));
     result.probs.push(...s);
   }
   return has(a, "probs") ? result : { ids: result.ids, weights: result.weights };
@@ -66,6 +86,7 @@ export function expectedRoute(a: Args): Record<string, number[]> {
 interface RouteOptions {
   readonly logits?: (r: Random) => HostTensor;
   readonly bias?: boolean;
+  readonly expertScale?: "f32" | "bf16";
   readonly probs?: boolean;
   readonly strided?: boolean;
 }
@@ -75,6 +96,7 @@ export function route(T: number, E: number, K: number, rule: Partial<Rule> = {},
     return {
       logits: wrap(o.logits?.(r) ?? r.normal([T, E], 2)),
       bias: o.bias ? r.normal([E], 0.3) : null,
+      expert_scale: o.expertScale ? r.normal([E], 1, o.expertScale) : null,
       ids: wrap(out([T, K], "i32")),
       weights: wrap(out([T, K])),
       probs: o.probs === false ? null : wrap(out([T, E])),
@@ -165,6 +187,30 @@ export const routeCases: readonly OpCase[] = [
   routeRow("renormalised with a large eps", 20, 16, 4, { score: 1, renormalize: 1, norm_eps: 0.5 }),
   routeRow("strided, no probs", 17, 61, 6, { renormalize: 1 }, { strided: true, probs: false }),
   routeRow("strided", 17, 61, 6, { score: 1 }, { strided: true }),
+  routeRow("SparseMixer", 40, 16, 2, { score: 3, jitter: 0.01 }),
+  routeRow("SparseMixer, many are near", 40, 61, 2, { score: 3, jitter: 0.3 }),
+  routeRow("SparseMixer, none is near", 20, 33, 2, { score: 3, jitter: 0 }),
+  routeRow("SparseMixer, more than two, scaled", 20, 100, 5, { score: 3, jitter: 0.2, renormalize: 1, scale: 1.5 }, { expertScale: "f32" }),
+  routeRow("SparseMixer, all logits 0", 3, 12, 2, { score: 3, jitter: 0.01 }, { logits: () => zeros("f32", [3, 12]) }),
+  routeRow(
+    "SparseMixer, negative logits",
+    20,
+    37,
+    3,
+    { score: 3, jitter: 0.2 },
+    {
+      logits: (r) =>
+        f32(
+          [20, 37],
+          Array.from(r.normal([20, 37]).values, (x) => -0.1 - Math.abs(x)),
+        ),
+    },
+  ),
+  routeRow("SparseMixer, all experts chosen", 9, 7, 7, { score: 3, jitter: 0.4 }),
+  routeRow("SparseMixer, many experts", 6, 1500, 2, { score: 3, jitter: 0.2 }),
+  routeRow("factors of experts", 40, 61, 6, { renormalize: 1, scale: 2 }, { expertScale: "f32" }),
+  routeRow("bf16 factors of experts, strided", 17, 61, 6, { score: 1 }, { expertScale: "bf16", strided: true }),
+  routeRow("factors of many experts", 6, 1500, 40, {}, { expertScale: "bf16" }),
   routeRow("many tokens", 700, 64, 8, { renormalize: 1 }),
   routeRow("many experts", 12, 512, 10, {}),
 ];
@@ -184,16 +230,18 @@ const exactRoute: RouteResults = (forward) => {
   return { ids: i32(made.ids!, choices), weights: f32(choices, made.weights!), probs: f32(scores, made.probs!) };
 };
 
-export function routeBackward(
-  T: number,
-  E: number,
-  K: number,
-  rule: Partial<Rule> = {},
-  o: { pos?: boolean; strided?: boolean } = {},
-  results = exactRoute,
-) {
+interface BackwardOptions {
+  readonly pos?: boolean;
+  readonly strided?: boolean;
+  readonly expertScale?: "f32" | "bf16";
+  readonly dscale?: boolean;
+  /** dexpert_scale is written, not added to. */
+  readonly overwrite?: boolean;
+}
+export function routeBackward(T: number, E: number, K: number, rule: Partial<Rule> = {}, o: BackwardOptions = {}, results = exactRoute) {
   return (r: Random): Args => {
-    const made = results(route(T, E, K, rule)(r), r);
+    const forward = route(T, E, K, rule, { expertScale: o.expertScale! })(r);
+    const made = results(forward, r);
     const wrap = (t: HostTensor): HostTensor => (o.strided ? strided(t) : t);
     const full = { ...plain, ...rule };
     return {
@@ -202,7 +250,11 @@ export function routeBackward(
       probs: full.score === 2 ? null : wrap(made.probs),
       ids: wrap(made.ids),
       weights: wrap(made.weights),
+      expert_scale: forward.expert_scale,
       dlogits: wrap(out([T, E])),
+      dexpert_scale: !o.expertScale || o.dscale === false ? null : o.overwrite ? out([E]) : r.normal([E]),
+      accumulate: o.overwrite ? 0 : 1,
+      jitter: full.jitter,
       score: full.score,
       renormalize: full.renormalize,
       norm_eps: full.norm_eps,
@@ -210,18 +262,11 @@ export function routeBackward(
     };
   };
 }
-const backRow = (
-  name: string,
-  T: number,
-  E: number,
-  K: number,
-  rule?: Partial<Rule>,
-  o?: { pos?: boolean; strided?: boolean },
-): OpCase => ({
+const backRow = (name: string, T: number, E: number, K: number, rule?: Partial<Rule>, o?: BackwardOptions): OpCase => ({
   op: "route_backward",
   name: `${name}, T ${T} E ${E} K ${K}`,
   args: routeBackward(T, E, K, rule, o),
-  k: E * 4,
+  k: E * 4 + (o?.expertScale ? T : 0),
 });
 export const backwardRules: readonly (readonly [string, Partial<Rule>])[] = [
   ["softmax", {}],
@@ -230,12 +275,30 @@ export const backwardRules: readonly (readonly [string, Partial<Rule>])[] = [
   ["sigmoid renormalised, eps, scaled", { score: 1, renormalize: 1, norm_eps: 0.125, scale: 2.5 }],
   ["softmax over the chosen", { score: 2 }],
   ["softmax over the chosen, renormalised with eps, scaled", { score: 2, renormalize: 1, norm_eps: 0.25, scale: 1.5 }],
+  ["SparseMixer", { score: 3, jitter: 0.225 }],
+  ["SparseMixer, renormalised, scaled", { score: 3, jitter: 0.225, renormalize: 1, norm_eps: 0.25, scale: 1.5 }],
 ];
 export const routeBackwardCases: readonly OpCase[] = [
   ...backwardRules.flatMap(([name, rule]) => [
     backRow(name, 40, 61, 6, rule),
     backRow(`${name}, through pos`, 33, 16, 4, rule, { pos: true }),
   ]),
+  backRow("SparseMixer, top-2", 40, 16, 2, { score: 3, jitter: 0.01 }, { pos: true }),
+  backRow("SparseMixer, factors of experts", 40, 16, 2, { score: 3, jitter: 0.2 }, { expertScale: "f32" }),
+  backRow("SparseMixer, many experts", 6, 1500, 2, { score: 3, jitter: 0.2 }),
+  backRow("factors of experts", 40, 61, 6, { renormalize: 1, scale: 2 }, { expertScale: "f32", pos: true }),
+  backRow(
+    "bf16 factors of experts, overwritten, strided",
+    33,
+    16,
+    4,
+    { score: 1 },
+    { expertScale: "bf16", overwrite: true, strided: true },
+  ),
+  backRow("factors of experts, frozen", 40, 61, 6, { renormalize: 1 }, { expertScale: "bf16", dscale: false }),
+  backRow("factors of many experts", 6, 1500, 40, { renormalize: 1 }, { expertScale: "f32" }),
+  backRow("factors of experts, many tokens", 700, 64, 8, { renormalize: 1 }, { expertScale: "f32" }),
+  backRow("factors of experts, no tokens, overwritten", 0, 8, 2, {}, { expertScale: "f32", overwrite: true }),
   backRow("one token", 1, 8, 2),
   backRow("no tokens", 0, 8, 2),
   backRow("all experts chosen", 9, 7, 7, { renormalize: 1 }),

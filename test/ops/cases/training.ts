@@ -14,6 +14,8 @@ function expectedLoss(a: Args): Record<string, ArrayLike<number>> {
   const round = rounded(a);
   const rowLoss = new Float64Array(labels.length);
   const dx = new Float64Array(labels.length * D);
+  const cap = number(a, "soft_cap");
+  const dbias = has(a, "dbias") ? Float64Array.from(tensor(a, "dbias").values, (x) => (a.accumulate === 1 ? x : 0)) : null;
   const dw = has(a, "dw") ? Float64Array.from(tensor(a, "dw").values, (x) => (a.accumulate === 1 ? x : 0)) : null;
   let correct = 0;
   for (let t = 0; t < labels.length; t++) {
@@ -21,7 +23,8 @@ function expectedLoss(a: Args): Record<string, ArrayLike<number>> {
     const z = Array.from({ length: V }, (_, v) => {
       let s = 0;
       for (let d = 0; d < D; d++) s += round(at(x, t, d)) * round(at(w, v, d));
-      return s * number(a, "logit_scale");
+      const u = (s + (has(a, "bias") ? tensor(a, "bias").values[v]! : 0)) * number(a, "logit_scale");
+      return cap > 0 ? cap * Math.tanh(u / cap) : u;
     });
     const top = Math.max(...z);
     const lse = top + Math.log(z.reduce((s, v) => s + Math.exp(v - top), 0));
@@ -31,7 +34,9 @@ function expectedLoss(a: Args): Record<string, ArrayLike<number>> {
       const dz =
         (has(a, "scale") ? tensor(a, "scale").values[0]! : number(a, "grad_scale")) *
         number(a, "logit_scale") *
+        (cap > 0 ? 1 - (v / cap) ** 2 : 1) *
         (Math.exp(v - lse) - (i === labels[t] ? 1 : 0));
+      if (dbias) dbias[i]! += round(dz);
       for (let d = 0; d < D; d++) {
         dx[t * D + d]! += round(dz) * round(at(w, i, d));
         if (dw) dw[i * D + d]! += round(dz) * round(at(x, t, d));
@@ -43,6 +48,7 @@ function expectedLoss(a: Args): Record<string, ArrayLike<number>> {
     row_loss: rowLoss,
     dx,
     ...(dw ? { dw } : {}),
+    ...(dbias ? { dbias } : {}),
     ...(has(a, "correct") ? { correct: [tensor(a, "correct").values[0]! + correct] } : {}),
   };
   return Object.fromEntries(Object.entries(all).filter(([name]) => has(a, name)));
@@ -63,6 +69,10 @@ interface LossOptions {
   /** Where the device reads it from. */
   readonly scale?: number;
   readonly logitScale?: number;
+  /** With its gradient, unless the call has none of the head. */
+  readonly bias?: "f32" | "bf16";
+  readonly dbias?: boolean;
+  readonly softCap?: number;
   readonly spread?: number;
 }
 export function loss(T: number, V: number, D: number, o: LossOptions = {}) {
@@ -71,15 +81,18 @@ export function loss(T: number, V: number, D: number, o: LossOptions = {}) {
     return {
       x: wrap(r.normal([T, D], o.spread ?? 1)),
       w: wrap(r.normal([V, D], 0.5, o.w ?? "f32")),
+      bias: o.bias ? r.normal([V], 0.5, o.bias) : null,
       labels: o.labels?.(r) ?? i32(Array.from({ length: T }, () => (r.uniform() < 0.3 ? -100 : r.below(V)))),
       loss: { dtype: "f64", shape: [1], values: [2.5] },
       correct: o.correct === false ? null : { dtype: "i64", shape: [1], values: [7] },
       row_loss: o.rowLoss === false ? null : out([T]),
       dx: o.dx === false ? null : wrap(out([T, D])),
       dw: o.dw === false ? null : wrap(o.overwrite ? out([V, D]) : r.normal([V, D], 0.1)),
+      dbias: !o.bias || o.dbias === false ? null : o.overwrite ? out([V]) : r.normal([V], 0.1),
       scale: o.scale === undefined ? null : f64(o.scale),
       grad_scale: o.gradScale ?? 0.25,
       logit_scale: o.logitScale ?? 1,
+      soft_cap: o.softCap ?? 0,
       accumulate: o.overwrite ? 0 : 1,
       precision: o.bf16 ? 1 : 0,
     };
@@ -91,7 +104,7 @@ const lossRow = (name: string, T: number, V: number, D: number, o?: LossOptions)
   args: loss(T, V, D, o),
   k: D + V,
   expected: expectedLoss,
-  eps: { loss: "f32", ...(o?.bf16 ? { dx: "bf16", dw: "bf16" } : {}) },
+  eps: { loss: "f32", ...(o?.bf16 ? { dx: "bf16", dw: "bf16", dbias: "bf16" } : {}) },
 });
 const none = (T: number) => (): HostTensor => i32(new Array<number>(T).fill(-100));
 const all =
@@ -118,6 +131,18 @@ export const lossCases: readonly OpCase[] = [
   lossRow("zero features: all logits equal", 4, 9, 0, { labels: () => i32([0, 8, -100, 1]) }),
   lossRow("several chunks", 900, 90, 12),
   lossRow("wide vocabulary", 12, 5000, 16),
+  lossRow("a bias", 40, 61, 37, { bias: "f32" }),
+  lossRow("a bf16 bias, scaled logits, overwritten", 40, 61, 37, { bias: "bf16", w: "bf16", logitScale: 0.3, overwrite: true }),
+  lossRow("a bias, frozen", 40, 61, 37, { bias: "bf16", dw: false, dbias: false }),
+  lossRow("the gradient of a bias alone", 40, 61, 37, { bias: "f32", dx: false, dw: false }),
+  lossRow("a bias, no row supervised, overwritten", 9, 20, 16, { bias: "f32", labels: none(9), overwrite: true }),
+  lossRow("a bias, no tokens, overwritten", 0, 9, 5, { bias: "f32", overwrite: true }),
+  lossRow("a bias, several chunks", 900, 90, 12, { bias: "f32" }),
+  lossRow("a bias, bf16 compute", 40, 61, 37, { bias: "f32", bf16: true }),
+  lossRow("capped logits", 40, 61, 37, { softCap: 3 }),
+  lossRow("capped logits, scaled, a bias", 40, 61, 37, { softCap: 2, logitScale: 0.3, bias: "bf16" }),
+  lossRow("capped logits, bf16 compute", 40, 61, 37, { softCap: 3, bf16: true, w: "bf16" }),
+  lossRow("capped logits, several chunks", 900, 90, 12, { softCap: 5 }),
   lossRow("dw overwritten", 40, 61, 37, { overwrite: true, strided: true, w: "bf16" }),
   lossRow("several chunks, dw overwritten", 900, 90, 12, { overwrite: true }),
   lossRow("no row supervised, dw overwritten", 9, 20, 16, { labels: none(9), overwrite: true }),
@@ -128,6 +153,8 @@ export const lossTileCases: readonly OpCase[] = [
   lossRow("tiles", 130, 1100, 128, { bf16: true, w: "bf16" }),
   lossRow("tiles, frozen head", 257, 520, 192, { bf16: true, w: "bf16", dw: false, logitScale: 0.5 }),
   lossRow("odd vocabulary", 64, 1025, 64, { bf16: true, w: "bf16" }),
+  lossRow("tiles, a bias, capped", 130, 1100, 128, { bf16: true, w: "bf16", bias: "bf16", softCap: 6 }),
+  lossRow("odd vocabulary, a bias", 64, 1025, 64, { bf16: true, w: "bf16", bias: "f32", logitScale: 0.5 }),
   lossRow("tiles, dw overwritten", 130, 1100, 128, { bf16: true, w: "bf16", overwrite: true }),
 ];
 export const lossBase: OpCase = {
