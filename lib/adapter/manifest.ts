@@ -21,7 +21,18 @@ const Slice = z.strictObject({
 });
 const Stored = z.strictObject({ dtype: z.enum(FLOATS), shape: z.array(Size).readonly(), file: z.string(), sha256: Hex });
 /** Every role, or this does not compile. */
-const ROLES = { embedding: 1, attention: 1, norm: 1, router: 1, selectionBias: 1, expert: 1, shared: 1, dense: 1, head: 1 } satisfies {
+const ROLES = {
+  embedding: 1,
+  attention: 1,
+  norm: 1,
+  router: 1,
+  selectionBias: 1,
+  expert: 1,
+  shared: 1,
+  dense: 1,
+  head: 1,
+  constant: 1,
+} satisfies {
   readonly [R in ParameterRole]: 1;
 };
 const Role = z.enum(Object.keys(ROLES) as ParameterRole[]);

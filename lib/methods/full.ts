@@ -1,10 +1,11 @@
 // Full fine-tuning: the same path as every method, with everything selected.
 
 import type { ModelSpec } from "../model/spec.ts";
+import { hasGradient } from "../model/spec.ts";
 import { trainable } from "./method.ts";
 import type { TrainableSpec } from "./method.ts";
 
-/** Every parameter but the selection biases, which have no gradient. */
+/** Every parameter that has a gradient: not selection biases, not constants. */
 export function fullTrainable(spec: ModelSpec): TrainableSpec {
-  return trainable(spec, { type: "full" }, ({ role }) => role !== "selectionBias");
+  return trainable(spec, { type: "full" }, ({ role }) => hasGradient(role));
 }

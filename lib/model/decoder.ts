@@ -8,6 +8,7 @@ import type { Attachments } from "./layers/attachment.ts";
 import { BalancePools } from "./layers/balance.ts";
 import { Block } from "./layers/block.ts";
 import { Composer } from "./layers/composer.ts";
+import { Head } from "./layers/head.ts";
 import type { RouteObserver } from "./layers/moe.ts";
 import { Norm } from "./layers/norm.ts";
 import { RopeIndex } from "./rope_table.ts";
@@ -31,8 +32,7 @@ export class Decoder {
   readonly ropes: RopeIndex;
   /** Of its two load-balancing losses, pooled over layers: what the sum of their layers counts in the loss. */
   readonly balanceFactors: readonly [number, number];
-  /** [V, D]; the embedding when tied. */
-  readonly head: Parameter;
+  readonly head: Head;
   /** A backward below the head is needed. */
   readonly needsDx: boolean;
   /** Gradient of the final hidden states, where the head's backward writes it. */
@@ -65,7 +65,7 @@ export class Decoder {
     this.dx = c.plan.sharedBackward(act(D), "dx");
     this.dxf = c.plan.sharedBackward(act(D), "dxf");
     this.embedding = c.parameter(spec.embedding);
-    this.head = c.parameter(spec.head);
+    this.head = new Head(spec, c.named("head"));
     this.embeddingFactor = spec.embeddingFactor;
     this.logitsFactor = spec.logitsFactor;
     this.finalNorm = new Norm(spec.finalNorm, c.named("finalNorm"));
@@ -109,7 +109,7 @@ export class Decoder {
     for (let l = blocks.length - 1; l >= keepFrom; l--) blocks[l]?.backward(run, dx, l > keepFrom || this.embedding.trains);
     const { grad } = this.embedding;
     if (!grad) return;
-    const dtable = this.embedding === this.head ? grad : (run.addable(grad) ?? grad); // a tied table holds the head's gradient already
+    const dtable = this.embedding === this.head.weight ? grad : (run.addable(grad) ?? grad); // a tied table holds the head's gradient already
     ops.embeddingBackward(run.device, { ids: run.batch.ids, dy: dx, dtable, scale: this.embeddingFactor });
   }
 }

@@ -198,6 +198,12 @@ export interface MoeSpec {
   /** Added to the scores for choosing only. */
   readonly selectionBias?: TensorSlice;
   readonly rule: RouteRule;
+  /** Of the block's input: what the experts read, and what the router reads; absent: both read it as it is. */
+  readonly inputNorms?: { readonly experts: NormSpec; readonly router: NormSpec };
+  /** Of the router's logits; 1 unless given. */
+  readonly logitsFactor?: number;
+  /** A factor per expert on its weights [E]. */
+  readonly expertScale?: TensorSlice;
   /** What the weights multiply, where it is not the experts' outputs. */
   readonly weighted?: "inputs";
   /** Added to the routed output. */
@@ -210,13 +216,33 @@ export interface BranchNorms {
   readonly after?: NormSpec;
 }
 
+/** A dense MLP and experts beside each other: the sum of both, each between norms of its own. */
+export interface ParallelSpec {
+  readonly kind: "parallel";
+  readonly dense: MlpSpec;
+  readonly denseNorms: BranchNorms;
+  readonly moe: MoeSpec;
+  readonly moeNorms: BranchNorms;
+}
+
 export interface LayerSpec {
   readonly attention: AttentionSpec;
   readonly attentionNorms: BranchNorms;
-  readonly mlp: MlpSpec | MoeSpec;
+  readonly mlp: MlpSpec | MoeSpec | ParallelSpec;
   readonly mlpNorms: BranchNorms;
   /** Factor of both branches before they are added. */
   readonly residualFactor: number;
+  /** The layer's output is multiplied with this number [1]; absent: not. */
+  readonly outputFactor?: TensorSlice;
+}
+
+/** The routed experts of a layer. */
+export function moePart({ mlp }: LayerSpec): MoeSpec | undefined {
+  return mlp.kind === "moe" ? mlp : mlp.kind === "parallel" ? mlp.moe : undefined;
+}
+/** The MLP of a layer that is no expert. */
+export function densePart({ mlp }: LayerSpec): MlpSpec | undefined {
+  return mlp.kind === "dense" ? mlp : mlp.kind === "parallel" ? mlp.dense : undefined;
 }
 
 export interface ModelSpec {
@@ -229,31 +255,50 @@ export interface ModelSpec {
   readonly finalNorm: NormSpec;
   /** The embedding's ref when tied. */
   readonly head: TensorSlice;
+  readonly headBias?: TensorSlice;
   /** The embedding's output is multiplied with it. */
   readonly embeddingFactor: number;
   /** The logits are. */
   readonly logitsFactor: number;
+  /** The logits are then cap · tanh(logits / cap); absent: none. */
+  readonly logitsCap?: number;
   readonly bosId?: number;
   readonly eosIds: readonly number[];
 }
 
 /** Decoder layer indices (0-based) that have routed experts. */
 export function moeLayers(spec: ModelSpec): number[] {
-  return spec.layers.flatMap((layer, i) => (layer.mlp.kind === "moe" ? [i] : []));
+  return spec.layers.flatMap((layer, i) => (moePart(layer) ? [i] : []));
 }
 
 /** The MoE part of layer `l`; throws nothing: undefined when the layer is dense or absent. */
 export function moeOf(spec: ModelSpec, l: number): MoeSpec | undefined {
-  const mlp = spec.layers[l]?.mlp;
-  return mlp?.kind === "moe" ? mlp : undefined;
+  const layer = spec.layers[l];
+  return layer && moePart(layer);
 }
 
 /** Parameters of one routed expert (gate, up and down), by sparse layer. */
 export function expertParameters(spec: ModelSpec): Map<number, number> {
-  return new Map(spec.layers.flatMap(({ mlp }, l) => (mlp.kind === "moe" ? [[l, 3 * spec.hidden * mlp.expertHidden] as const] : [])));
+  return new Map(moeLayers(spec).map((l) => [l, 3 * spec.hidden * moeOf(spec, l)!.expertHidden] as const));
 }
 
-export type ParameterRole = "embedding" | "attention" | "norm" | "router" | "selectionBias" | "expert" | "shared" | "dense" | "head";
+/** "constant": read by the model, never trained. */
+export type ParameterRole =
+  | "embedding"
+  | "attention"
+  | "norm"
+  | "router"
+  | "selectionBias"
+  | "expert"
+  | "shared"
+  | "dense"
+  | "head"
+  | "constant";
+
+/** Parameters of this role have gradients. */
+export function hasGradient(role: ParameterRole): boolean {
+  return role !== "selectionBias" && role !== "constant";
+}
 
 /** The matrices of a routed expert; gateUp is both in one. */
 export const EXPERT_PARTS = ["gate", "up", "gateUp", "down"] as const;
@@ -315,6 +360,17 @@ export function parameterShapes(spec: ModelSpec): ParameterShape[] {
     add(m.gateUp, [2 * F, D], "expert", layer, { expert: id, part: "gateUp", layout: m.layout });
     add(m.down, [D, F], "expert", layer, { expert: id, part: "down", layout: "transposed" });
   };
+  const moe = (m: MoeSpec, layer: number): void => {
+    const E = m.experts.length;
+    if (m.inputNorms) norm(m.inputNorms.experts, layer);
+    if (m.inputNorms?.router.weight) add(m.inputNorms.router.weight, [D], "router", layer);
+    add(m.router, [E, D], "router", layer);
+    if (m.selectionBias) add(m.selectionBias, [E], "selectionBias", layer);
+    if (m.expertScale) add(m.expertScale, [E], "router", layer);
+    m.experts.forEach((e, id) => expert(e, m.expertHidden, layer, id));
+    if (m.shared) mlp(m.shared, m.shared.hidden, "shared", layer);
+    if (m.shared?.outputGate) linear(m.shared.outputGate, "shared", layer);
+  };
   const norms = ({ before, after }: BranchNorms, layer: number): void => {
     if (before) norm(before, layer);
     if (after) norm(after, layer);
@@ -361,17 +417,15 @@ export function parameterShapes(spec: ModelSpec): ParameterShape[] {
     attention(layer.attention, i);
     linear(layer.attention.o, "attention", i);
     norms(layer.mlpNorms, i);
-    if (layer.mlp.kind === "dense") mlp(layer.mlp, layer.mlp.hidden, "dense", i);
-    else {
-      const moe = layer.mlp;
-      add(moe.router, [moe.experts.length, D], "router", i);
-      if (moe.selectionBias) add(moe.selectionBias, [moe.experts.length], "selectionBias", i);
-      moe.experts.forEach((e, id) => expert(e, moe.expertHidden, i, id));
-      if (moe.shared) mlp(moe.shared, moe.shared.hidden, "shared", i);
-      if (moe.shared?.outputGate) linear(moe.shared.outputGate, "shared", i);
-    }
+    const [dense, routed] = [densePart(layer), moePart(layer)];
+    if (layer.mlp.kind === "parallel") norms(layer.mlp.denseNorms, i);
+    if (dense) mlp(dense, dense.hidden, "dense", i);
+    if (layer.mlp.kind === "parallel") norms(layer.mlp.moeNorms, i);
+    if (routed) moe(routed, i);
+    if (layer.outputFactor) add(layer.outputFactor, [1], "constant", i);
   });
   norm(spec.finalNorm, spec.layers.length);
   add(spec.head, [spec.vocab, D], "head", spec.layers.length);
+  if (spec.headBias) add(spec.headBias, [spec.vocab], "head", spec.layers.length);
   return out;
 }

@@ -210,7 +210,7 @@ export class Transformer {
     const { decoder, run, targets } = this.upload(host, 0, false);
     const { lossSum, correct, precision } = this;
     const x = decoder.forward(run, hooks);
-    ops.linearCrossEntropy(this.device, { x, w: decoder.head.value, labels: targets, loss: lossSum, correct, precision });
+    decoder.head.loss(this.device, { x, labels: targets, loss: lossSum, correct, precision });
   }
 
   /**
@@ -271,28 +271,17 @@ export class Transformer {
     const x = decoder.forward(run, hooks);
     const { head, needsDx } = decoder;
     const dx = needsDx ? run.at(decoder.dxf) : null;
-    const w = head.value;
-    ops.linearCrossEntropy(this.device, {
-      x,
-      w,
-      labels: targets,
-      loss: lossSum,
-      correct,
-      dx,
-      dw: head.grad,
-      accumulate,
-      scale: this.gradScale,
-      precision,
-    });
+    const backward = { dx, scale: this.gradScale, accumulate };
+    head.loss(this.device, { x, labels: targets, loss: lossSum, correct, precision, backward });
     if (dx) decoder.backward(run, dx);
   }
 
   /** Logits [T, V] of the whole batch as a new tensor (tests, generation); the caller disposes it. */
   logits(host: HostBatch, hooks: ForwardHooks = {}): Tensor {
     const { decoder, run } = this.upload(host, 0, false);
-    const a = decoder.forward(run, hooks);
+    const x = decoder.forward(run, hooks);
     const c = this.device.empty("f32", [host.ids.length, this.spec.vocab]);
-    ops.gemm(this.device, "nt", { a, b: decoder.head.value, c, precision: this.precision });
+    decoder.head.logits(this.device, x, c, this.precision);
     return c;
   }
 
@@ -302,7 +291,7 @@ export class Transformer {
     const xf = decoder.forward(run, {});
     using c = this.device.empty("f32", [1, this.spec.vocab]);
     using last = xf.rows(host.ids.length - 1, host.ids.length);
-    ops.gemm(this.device, "nt", { a: last, b: decoder.head.value, c, precision: this.precision });
+    decoder.head.logits(this.device, last, c, this.precision);
     return await c.readF32();
   }
 

@@ -6,6 +6,7 @@ import { sliceKey } from "../files/slice.ts";
 import type { TrainableSpec } from "../methods/method.ts";
 import { hostBatch } from "../model/batch.ts";
 import type { ModelSpec } from "../model/spec.ts";
+import { moeLayers, moeOf } from "../model/spec.ts";
 import type { Transformer } from "../model/transformer.ts";
 import type { TrainingState } from "../model/weights/training_state.ts";
 import type { TrainOptions } from "../options.ts";
@@ -136,7 +137,10 @@ export class Update {
 /** @throws ConfigError a load-balancing loss that no router would feel */
 export function requireBalancedRouter(spec: ModelSpec, trainable: TrainableSpec, auxLoss: number): void {
   const trained = new Set(trainable.keys);
-  const routers = spec.layers.flatMap(({ mlp }) => (mlp.kind === "moe" && trained.has(sliceKey(mlp.router)) ? [mlp.rule.score] : []));
+  const routers = moeLayers(spec).flatMap((l) => {
+    const { router, rule } = moeOf(spec, l)!;
+    return trained.has(sliceKey(router)) ? [rule.score] : [];
+  });
   const fail = (why: string): never => {
     throw new ConfigError(`auxLoss ${auxLoss} has no effect: ${why}`, { where: { key: "auxLoss" } });
   };

@@ -16,7 +16,7 @@ import { hostBatch } from "../../lib/model/batch.ts";
 import type { HostBatch } from "../../lib/model/batch.ts";
 import { checkpointSpec } from "../../lib/model/families/index.ts";
 import type { Attachments, MoeAttachment } from "../../lib/model/layers/attachment.ts";
-import { parameterShapes } from "../../lib/model/spec.ts";
+import { hasGradient, parameterShapes } from "../../lib/model/spec.ts";
 import type { ModelSpec, ParameterRole } from "../../lib/model/spec.ts";
 import { Transformer } from "../../lib/model/transformer.ts";
 import type { TrainingChoice } from "../../lib/model/transformer.ts";
@@ -169,7 +169,7 @@ export class TestModel {
   }
   /** Everything that has a gradient. */
   trainAll(): Training {
-    const keys = this.transformer.params.all().flatMap((p) => (p.role === "selectionBias" ? [] : [p.key]));
+    const keys = this.transformer.params.all().flatMap((p) => (hasGradient(p.role) ? [p.key] : []));
     return this.begin({ keys }, { lr: 0, betas: [0, 0], eps: 1, weight_decay: 0, clip_norm: 0 });
   }
   /** The experts of an ESFT selection: layer → ids. */

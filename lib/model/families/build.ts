@@ -40,6 +40,8 @@ export interface Family {
   readonly layers: (b: Builder) => LayerSpec[];
   /** Factors on the embedding's output and on the logits; 1 unless given. */
   readonly factors?: (b: Builder) => { readonly embedding?: number; readonly logits?: number };
+  /** What the head has besides its weight. */
+  readonly head?: (b: Builder) => { readonly bias?: boolean; readonly cap?: number | null };
 }
 
 /** The rule that most routers vary: softmax, no groups, weights as they are. */
@@ -336,6 +338,7 @@ export function buildSpec(modelType: string, family: Family, c: ConfigReader, he
   const embedding = `${root}.embed_tokens.weight`;
   const vocab = c.int("vocab_size");
   const factors = family.factors?.(b);
+  const { bias = false, cap = null } = family.head?.(b) ?? {};
   for (const key of ["bos_token_id", "pad_token_id"]) c.ids(key, [-1, vocab - 1]); // −1: none
   return {
     modelType,
@@ -347,7 +350,9 @@ export function buildSpec(modelType: string, family: Family, c: ConfigReader, he
     finalNorm: b.norm(`${root}.${family.finalNorm ?? "norm"}`),
     head: { name: c.bool("tie_word_embeddings", family.tied ?? false) ? embedding : `${head}.weight` },
     embeddingFactor: factors?.embedding ?? 1,
+    ...(bias ? { headBias: { name: `${head}.bias` } } : {}),
     logitsFactor: factors?.logits ?? 1,
+    ...(cap === null ? {} : { logitsCap: cap }),
     eosIds: c.ids("eos_token_id", [0, vocab - 1]),
   };
 }

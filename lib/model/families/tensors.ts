@@ -45,6 +45,7 @@ const noSize: ReadonlySet<string> = new Set(["first_k_dense_replace"]);
 /** Which keys of config.json decide whether a tensor is there (first) and how large it is; of the first line that matches, those that were read. */
 const decides: readonly (readonly [names: RegExp, ...keys: string[]])[] = [
   [/weight_scale|scales?$|qweight|qzeros|weight_packed/, "quantization_config"],
+  [/lm_head\.bias/, "lm_head_bias", "vocab_size"],
   [/lm_head\./, "tie_word_embeddings", "vocab_size", "hidden_size"],
   [/embed_tokens\./, "vocab_size", "hidden_size"],
   [/\.bias$/, "attention_bias", "mlp_bias"],
@@ -68,6 +69,7 @@ const decides: readonly (readonly [names: RegExp, ...keys: string[]])[] = [
   [/self_attn\./, "num_attention_heads", "head_dim", "v_head_dim", "hidden_size"],
   [/feed_forward\.(?:experts|shared_expert|router)\b/, "num_local_experts", "intermediate_size", "moe_layers", "hidden_size"],
   [/feed_forward\./, "intermediate_size_mlp", "moe_layers", "interleave_moe_layer_step", "intermediate_size", "hidden_size"],
+  [/\.router\.|\.layer_scalar/, "num_experts", "enable_moe_block", "hidden_size"],
   [/shared_expert/, "n_shared_experts", "moe_intermediate_size", "hidden_size"],
   [/\.experts\./, "moe_intermediate_size", "intermediate_size", "num_experts", "n_routed_experts", "first_k_dense_replace", "hidden_size"],
   [/\.mlp\.gate\./, "n_routed_experts", "num_experts", "first_k_dense_replace", "hidden_size"],

@@ -18,6 +18,8 @@ import { ExpertMatrices, Experts } from "./experts.ts";
 import type { Routing } from "./experts.ts";
 import { AttachedExperts } from "./experts_attached.ts";
 import { Linear } from "./linear.ts";
+import { MoeInputs } from "./moe_inputs.ts";
+import type { ExpertsAndRouter } from "./moe_inputs.ts";
 import { SharedExpert } from "./shared.ts";
 
 /** What a profile collects from the routing of one layer: ids i32 [T, K] and weights f32 [T, K]. */
@@ -59,6 +61,8 @@ export class MoeBlock {
   private readonly spec: MoeSpec;
   private readonly router: Linear;
   private readonly selectionBias: Parameter | null;
+  private readonly expertScale: Parameter | null;
+  private readonly inputs: MoeInputs | null;
   private readonly experts: Experts | AttachedExperts;
   private readonly shared: SharedExpert | null;
   private readonly attached: readonly MoeAttachment[];
@@ -74,6 +78,8 @@ export class MoeBlock {
     const { topK: K, expertHidden: F } = spec;
     this.router = new Linear({ weight: spec.router, in: D, out: E }, c.named("router"), { exact: true });
     this.selectionBias = spec.selectionBias ? c.parameter(spec.selectionBias) : null;
+    this.expertScale = spec.expertScale ? c.parameter(spec.expertScale) : null;
+    this.inputs = spec.inputNorms ? new MoeInputs(spec.inputNorms, D, c.named("inputs")) : null;
     const within = c.named("experts");
     const matrices = new ExpertMatrices(spec.experts, within);
     const inside = within.attachedToExperts({ layer, routed: true, experts: spec.experts, width: D, hidden: F, topK: K });
@@ -84,7 +90,12 @@ export class MoeBlock {
     this.attached = c.attachedToMoe({ layer, width: D, experts: E, topK: K, weights: this.slots.weights_TK });
     this.moreLogits = this.attached.some((m) => m.dweights) ? c.plan.backward(f32(E), "moreLogits") : null;
     this.balanced = c.baseBalanced({ experts: E, topK: K });
-    this.trains = this.experts.trains || this.router.trains || (this.shared?.trains ?? false) || this.attached.length > 0;
+    const beside = this.attached.length > 0 || (this.shared?.trains ?? false) || (this.inputs?.trains ?? false);
+    this.trains = this.experts.trains || this.routerTrains || beside;
+  }
+
+  private get routerTrains(): boolean {
+    return this.router.trains || (this.expertScale?.trains ?? false);
   }
 
   private routing(run: Run): Routing {
@@ -92,13 +103,15 @@ export class MoeBlock {
   }
 
   /** y: the block's output, overwritten. True: the residual is in it; what is attached adds before it does. */
-  forward(run: Run, xn: Tensor, y: Tensor, residual: Tensor | null = null, observe?: RouteObserver): boolean {
+  forward(run: Run, x: Tensor, y: Tensor, residual: Tensor | null = null, observe?: RouteObserver): boolean {
     const { device } = run;
+    const { experts: xn, router: routed } = this.inputs?.forward(run, x) ?? { experts: x, router: x };
     const { logits_TE, ids_TK, weights_TK, pos_TK, y_ND: rows_ND } = this.slots;
     const [logits, ids, weights, pos, y_ND] = [run.at(logits_TE), run.at(ids_TK), run.at(weights_TK), run.at(pos_TK), run.at(rows_ND)];
-    this.router.forward(run, xn, logits);
-    const bias = this.selectionBias ? this.selectionBias.value : null;
-    ops.topkRoute(device, { logits, bias, ids, weights, probs: run.saved(this.slots.probs_TE), rule: this.spec.rule });
+    this.router.forward(run, routed, logits);
+    this.scaleLogits(run, logits);
+    const [bias, expertScale] = [this.selectionBias?.value, this.expertScale?.value];
+    ops.topkRoute(device, { logits, bias, expertScale, ids, weights, probs: run.saved(this.slots.probs_TE), rule: this.spec.rule });
     observe?.(this.layer, ids, weights);
     this.balanced?.record(run, ids);
     const rows = this.routing(run);
@@ -112,8 +125,8 @@ export class MoeBlock {
     });
     const { scaled } = this.slots;
     if (scaled) {
-      const x = this.scaledInputs(run, xn, y_ND, run.at(scaled.x_ND));
-      this.experts.forward(run, x, { offsets: rows.offsets, tokens: null }, y_ND);
+      const inputs = this.scaledInputs(run, xn, y_ND, run.at(scaled.x_ND));
+      this.experts.forward(run, inputs, { offsets: rows.offsets, tokens: null }, y_ND);
     } else this.experts.forward(run, xn, rows, y_ND);
     if (this.shared) this.shared.forward(run, xn, y);
     const last = this.attached.length === 0 ? residual : null;
@@ -123,12 +136,22 @@ export class MoeBlock {
   }
 
   /**
-   * dy: gradient of the block's output (also the residual's, not changed). dxn: gradient of the normalised input,
+   * dy: gradient of the block's output (also the residual's, not changed). dx: gradient of the block's input,
    * overwritten; null when nothing below needs it: then only the trained experts' rows are touched.
    * Destroys the saved pre-activations.
    */
-  backward(run: Run, dy: Tensor, xn: Tensor, dxn: Tensor | null): void {
-    const all = dxn !== null || this.router.trains || this.balanced !== null;
+  backward(run: Run, dy: Tensor, x: Tensor, dx: Tensor | null): void {
+    const { inputs } = this;
+    if (!inputs) return this.backwardOf(run, dy, { experts: x, router: x }, dx ? { experts: dx, router: dx } : null);
+    const gradients = dx || inputs.trains ? inputs.gradients(run) : null;
+    this.backwardOf(run, dy, inputs.recompute(run, x), gradients);
+    if (gradients) inputs.backward(run, x, dx);
+  }
+
+  /** By what experts and router read. d: their gradients, overwritten; one tensor where they read the same. */
+  private backwardOf(run: Run, dy: Tensor, { experts: xn, router: routed }: ExpertsAndRouter, d: ExpertsAndRouter | null): void {
+    const dxn = d?.experts ?? null;
+    const all = dxn !== null || this.routerTrains || this.balanced !== null;
     const rows = this.routing(run);
     const dgate = run.at(this.slots.dgate);
     const { scaled } = this.slots;
@@ -143,7 +166,12 @@ export class MoeBlock {
     if (scaled && all) ops.combineBackward(run.device, { dy: xn, x: dx_ND, pos, weights, dweights: dgate });
     if (dxn) ops.combine(run.device, { x: dx_ND, pos, weights: scaled ? weights : null, y: dxn, accumulate: this.shared !== null });
     for (const m of this.attached) m.backward(run, dy, xn, dxn);
-    if (all) this.routerBackward(run, xn, dxn);
+    if (all) this.routerBackward(run, routed, d?.router ?? null);
+  }
+
+  private scaleLogits(run: Run, x: Tensor): void {
+    const { logitsFactor: factor = 1 } = this.spec;
+    if (factor !== 1) ops.scale(run.device, { x, factor });
   }
 
   /** into [N, D]: each row's token of xn times its weight. unread: an operand of the same shape that is not read. */
@@ -171,9 +199,10 @@ export class MoeBlock {
     experts.backward(run, dy_ND, x, rows);
   }
 
-  private routerBackward(run: Run, xn: Tensor, dxn: Tensor | null): void {
-    const { device } = run;
+  private routerBackward(run: Run, x: Tensor, dx: Tensor | null): void {
+    const { device, accumulate } = run;
     const { rule } = this.spec;
+    const [expertScale, dexpertScale] = [this.expertScale?.value, this.expertScale?.grad];
     const [probs, ids, weights, dlogits] = [
       run.at(this.slots.probs_TE),
       run.at(this.slots.ids_TK),
@@ -181,16 +210,18 @@ export class MoeBlock {
       run.at(this.slots.dlogits_TE),
     ];
     const pos = this.slots.open || this.slots.scaled ? null : run.at(this.slots.pos_TK);
-    ops.routeBackward(device, { dweights: run.at(this.slots.dgate), pos, probs, ids, weights, dlogits, rule });
+    const routed = { probs, ids, weights, expertScale, dexpertScale, rule };
+    ops.routeBackward(device, { ...routed, dweights: run.at(this.slots.dgate), pos, dlogits, accumulate });
     for (const { dweights } of this.attached) {
       if (!dweights || !this.moreLogits) continue;
       const more = run.at(this.moreLogits);
-      ops.routeBackward(device, { dweights: run.at(dweights), probs, ids, weights, dlogits: more, rule });
+      ops.routeBackward(device, { ...routed, dweights: run.at(dweights), dlogits: more, accumulate: true });
       ops.add(device, { a: dlogits, b: more, y: dlogits });
     }
     this.balanced?.gradient(run, probs, dlogits);
     if (run.balance && this.router.trains && rule.score === "softmax")
       ops.loadBalance(device, { probs, offsets: run.at(this.slots.offsets_E1), dlogits, scale: run.balance });
-    this.router.backward(run, dlogits, xn, dxn, true);
+    this.scaleLogits(run, dlogits);
+    this.router.backward(run, dlogits, x, dx, this.inputs === null);
   }
 }

@@ -15,7 +15,7 @@ import { sliceKey } from "../../files/slice.ts";
 import * as ops from "../../ops.ts";
 import type { Dequantise } from "../../options.ts";
 import type { Device, Tensor } from "../../tensor.ts";
-import { fileShape } from "../spec.ts";
+import { fileShape, hasGradient } from "../spec.ts";
 import type { ModelSpec } from "../spec.ts";
 import { fromFile, toFile } from "./layout.ts";
 import type { AttachedSpec, ParameterSource } from "./parameter.ts";
@@ -136,8 +136,10 @@ export class Parameters implements ParameterSource {
     this.freeze();
     const base = [...new Set(keys)].map((key) => {
       const p = this.named(key, "train");
-      if (p.role === "selectionBias")
-        throw new LayoutError(`cannot train "${key}": a selection bias has no gradient`, { where: { tensor: key } });
+      if (!hasGradient(p.role))
+        throw new LayoutError(`cannot train "${key}": a ${p.role === "constant" ? "constant" : "selection bias"} has no gradient`, {
+          where: { tensor: key },
+        });
       return p;
     });
     const added = attached.map(({ key, shape, place }) => new Parameter(key, shape, place));

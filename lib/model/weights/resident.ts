@@ -21,7 +21,7 @@ import type { Dequantise } from "../../options.ts";
 import { bytesOf, MappedFile } from "../../tensor.ts";
 import type { Device, DType, Tensor } from "../../tensor.ts";
 import type { ModelSpec, ParameterShape } from "../spec.ts";
-import { fileShape, inputWeights, parameterShapes } from "../spec.ts";
+import { densePart, fileShape, hasGradient, inputWeights, moePart, parameterShapes } from "../spec.ts";
 import { fromFile } from "./layout.ts";
 
 /** One parameter and the contiguous bytes of its file that hold it, or of the tensor that its file decodes to. */
@@ -92,12 +92,12 @@ export function decodedBytes(spec: ModelSpec, checkpoint: Pick<Checkpoint, "dir"
 
 /** A matrix that products read: bf16 on a device whose activations are. Norms, routers and biases stay exact. */
 export function isProductWeight({ role, shape }: Pick<StoredWeight, "role" | "shape">): boolean {
-  return shape.length === 2 && role !== "router" && role !== "norm" && role !== "selectionBias";
+  return shape.length === 2 && role !== "router" && role !== "norm" && hasGradient(role);
 }
 
 /** What a parameter is on a device: as stored, but bf16 where products read that only, and f32 where routing compares sums. */
 function residentDtype(w: StoredWeight, activation: DType): DType {
-  if (w.role === "selectionBias") return "f32";
+  if (!hasGradient(w.role)) return "f32";
   return activation === "bf16" && isProductWeight(w) ? "bf16" : w.stored;
 }
 
@@ -282,12 +282,12 @@ function stacksOf(spec: ModelSpec, stored: readonly StoredWeight[]): StoredWeigh
     for (const w of stack) left.delete(w.key);
     if (stack.length > 0) stacks.push(stack);
   };
-  for (const { mlp } of spec.layers) {
-    const dense = mlp.kind === "dense" ? mlp : mlp.shared;
-    if (dense) add([dense.gate, dense.up]);
-    if (mlp.kind !== "moe") continue;
-    add(mlp.experts.flatMap(inputWeights));
-    add(mlp.experts.map((e) => e.down));
+  for (const layer of spec.layers) {
+    const moe = moePart(layer);
+    for (const dense of [densePart(layer), moe?.shared]) if (dense) add([dense.gate, dense.up]);
+    if (!moe) continue;
+    add(moe.experts.flatMap(inputWeights));
+    add(moe.experts.map((e) => e.down));
   }
   for (const w of left.values()) stacks.push([w]);
   return stacks;

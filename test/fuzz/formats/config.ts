@@ -7,6 +7,7 @@ import { openCheckpoint } from "../../../lib/files/checkpoint.ts";
 import { checkpointSpec, modelSpec } from "../../../lib/model/families/index.ts";
 import type { JsonObject } from "../../../lib/model/families/config.ts";
 import type { AttentionSpec, ModelSpec, NormSpec } from "../../../lib/model/spec.ts";
+import { densePart, moePart } from "../../../lib/model/spec.ts";
 import type { Case, Format } from "../case.ts";
 import { difference, mutateJson } from "../case.ts";
 import { jsonOf, toTree } from "../tree.ts";
@@ -102,12 +103,12 @@ function seen(spec: ModelSpec) {
   const norms: NormSpec[] = [spec.finalNorm];
   const layers = spec.layers.map((l) => {
     for (const n of [l.attentionNorms, l.mlpNorms]) norms.push(...[n.before, n.after].filter((x) => x !== undefined));
-    const m = l.mlp;
+    const m = moePart(l);
     return {
       attention: mixer(l.attention),
       mlp:
-        m.kind === "dense"
-          ? { hidden: m.hidden }
+        m === undefined
+          ? { hidden: densePart(l)?.hidden ?? 0 }
           : {
               experts: m.experts.length, topK: m.topK, hidden: m.expertHidden, shared: m.shared?.hidden ?? 0, groups: m.rule.groups,
               topkGroups: m.rule.topkGroups, renormalize: m.rule.renormalize, scale: m.rule.scale,
