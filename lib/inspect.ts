@@ -163,9 +163,16 @@ function mixerText(a: AttentionSpec): string {
   }
 }
 
+const scoreText: Readonly<Record<MoeSpec["rule"]["score"], string>> = {
+  softmax: "softmax",
+  sigmoid: "sigmoid",
+  softmaxTopk: "softmax over the chosen",
+  sparseMixer: "SparseMixer",
+};
+
 function routerText({ rule, topK, selectionBias: bias, weighted }: MoeSpec): string {
   return [
-    `${rule.score === "softmaxTopk" ? "softmax over the chosen" : rule.score}, top-${topK}`,
+    `${scoreText[rule.score]}, top-${topK}`,
     ...(rule.groups > 1
       ? [`from the best ${rule.topkGroups} of ${rule.groups} groups (${rule.groupScore === "max" ? "by maximum" : "by the sum of two"})`]
       : []),

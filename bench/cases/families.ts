@@ -1,4 +1,4 @@
-// Every family at one common shape: 4 layers of width 256, 4 heads, 32 experts of 128, 4 of them per token.
+// Every family at one common shape: 4 layers of width 256, 4 heads, 32 experts of 128, 4 of them per token (of Phi-3.5-MoE two).
 
 import type { CaseSizes } from "./case.ts";
 
@@ -93,6 +93,7 @@ export const families: readonly (readonly [name: string, config: Config])[] = [
   ["minimax-m2", { ...common, model_type: "minimax_m2", ...mixtral, rotary_dim: 32 }],
   ["mistral4", { ...common, model_type: "mistral4", ...deepseek, ...latent, rope_parameters: { rope_type: "default", rope_theta: 10000 } }],
   ["mixtral", { ...common, model_type: "mixtral", ...mixtral }],
+  ["phimoe", { ...common, model_type: "phimoe", ...mixtral, num_experts_per_tok: 2, attention_bias: true, lm_head_bias: true }],
   ["qwen2-moe", { ...common, model_type: "qwen2_moe", ...qwen, shared_expert_intermediate_size: 128 }],
   ["qwen3-moe", { ...common, model_type: "qwen3_moe", ...qwen }],
   ["qwen3-next", { ...common, model_type: "qwen3_next", ...qwen, ...delta }],

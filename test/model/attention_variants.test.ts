@@ -1,5 +1,5 @@
 // Kinds of attention beyond those of the tiny models, by what they must equal: chunks are documents of their own at the positions that
-// they have, values from the keys' projection are those of one with the same weight. No GPU. Run alone: npx vitest run test/model/attention_variants.test.ts
+// they have, values from the keys' projection are those of one with the same weight, long documents have tables of their own. No GPU. Run alone: npx vitest run test/model/attention_variants.test.ts
 
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -104,6 +104,29 @@ describe("chunks", () => {
       return { ids: part(packed.ids), targets: part(packed.targets) };
     });
     expectSame(await step(spec, [packed]), await step(spec, apart));
+  });
+});
+
+describe("rotary tables by the length of a document", () => {
+  const packed = row(57, [0, 1, 20]); // documents of 1, 19 and 37 tokens
+  const rotated = (scale: number, factor: number): ModelSpec =>
+    changed((a) => ({ ...a, rope: { ...a.rope!, inverseFrequencies: a.rope!.inverseFrequencies.map((f) => f / scale), factor } }));
+  const both = changed((a) => ({
+    ...a,
+    rope: { ...a.rope!, beyond: { length: 19, inverseFrequencies: a.rope!.inverseFrequencies.map((f) => f / 3), factor: 1.25 } },
+  }));
+  const part = (from: number, to: number): BatchRow => {
+    const of = (values: ArrayLike<number>): number[] => Array.from(values).slice(from, to);
+    return { ids: of(packed.ids), targets: of(packed.targets) };
+  };
+
+  it("are those of the document alone, packed or not", async () => {
+    expectSame(await step(both, [packed]), await step(both, [part(0, 1), part(1, 20), part(20, 57)]));
+  });
+
+  it("are the first ones up to the length and the others beyond, bit for bit", async () => {
+    expectSame(await step(both, [part(0, 1), part(1, 20)]), await step(base, [part(0, 1), part(1, 20)]));
+    expectSame(await step(both, [part(20, 57)]), await step(rotated(3, 1.25), [part(20, 57)]));
   });
 });
 

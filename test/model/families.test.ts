@@ -14,6 +14,7 @@ import { Builder } from "../../lib/model/families/build.ts";
 import { ConfigReader } from "../../lib/model/families/config.ts";
 import { Headers } from "../../lib/model/families/headers.ts";
 import { checkpointSpec, modelSpec } from "../../lib/model/families/index.ts";
+import { ropeFromConfig } from "../../lib/model/families/rope.ts";
 import { MoeModel } from "../../lib/moe_model.ts";
 import { tempDir } from "../support/fixture.ts";
 import { tinyDeepseek, tinyOlmoe, writeTinyModel } from "../support/tiny_model.ts";
@@ -203,6 +204,46 @@ describe("tensors that belong to no part of the model", () => {
       ["train", "--model", dir, "--method", "full", "--data", "d", "--out", join(root, "run")],
     ])
       expect(await cli(args)).toMatchObject({ code: 1, err: expect.stringMatching(message) as string });
+  });
+});
+
+describe("rotary embeddings", () => {
+  const of = (change: Config, name = "olmoe") => {
+    const { attention } = modelSpec({ ...models[name], ...change } as Config, "config.json").layers[0]!;
+    if (!("rope" in attention) || !attention.rope) throw new Error("no rotary embedding");
+    return attention.rope;
+  };
+  const half = of({}).inverseFrequencies.length;
+  const ones = new Array<number>(half).fill(1);
+  const twos = ones.map(() => 2);
+
+  it("longrope: short and long factors, one attention factor by the lengths", () => {
+    const plain = of({}).inverseFrequencies;
+    const scaling = { type: "longrope", short_factor: ones, long_factor: twos, original_max_position_embeddings: 16 };
+    const rope = of({ max_position_embeddings: 64, rope_scaling: scaling });
+    expect(rope.inverseFrequencies).toEqual(plain);
+    const factor = Math.sqrt(1 + Math.log(4) / Math.log(16));
+    expect(rope.factor).toBe(factor);
+    expect(rope.beyond).toEqual({ length: 16, inverseFrequencies: plain.map((f) => f / 2), factor });
+    expect(of({ max_position_embeddings: 64, rope_scaling: { ...scaling, attention_factor: 1.5 } }).factor).toBe(1.5);
+    expect(of({ max_position_embeddings: 64, original_max_position_embeddings: 32, rope_scaling: scaling }).beyond?.length).toBe(32);
+  });
+
+  it.each<[Config, RegExp]>([
+    [{ long_factor: twos }, /"short_factor" must be a list of \d+ numbers .*found nothing/],
+    [{ short_factor: ones, long_factor: [...twos, 2] }, /"long_factor" must be a list of/],
+    [{ short_factor: ones.map(() => 0), long_factor: twos }, /"short_factor"/],
+    [{ short_factor: ones, long_factor: twos, attention_factor: 0 }, /"attention_factor"/],
+  ])("longrope refuses %j", (change, message) => {
+    const scaling = { rope_type: "longrope", original_max_position_embeddings: 16, ...change };
+    expect(() => of({ max_position_embeddings: 64, rope_scaling: scaling })).toThrow(message);
+  });
+
+  it("proportional is no type of theirs unless a family says so", () => {
+    expect(() => of({ rope_scaling: { rope_type: "proportional" } })).toThrow(/"rope_type" must be "default" or .*found "proportional"/);
+    const c = { rope_parameters: { full: { rope_type: "proportional", rope_theta: 100, partial_rotary_factor: 0.5 } } };
+    const { spec } = ropeFromConfig(new ConfigReader(c, "config.json"), 8, { layerType: "full", types: ["proportional"] });
+    expect(spec.inverseFrequencies).toEqual([1, Math.fround(1 / Math.fround(100 ** 0.25)), 0, 0]);
   });
 });
 

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { ConfigError } from "../../errors.ts";
 import type { Checkpoint } from "../../files/checkpoint.ts";
 import type { ModelSpec } from "../spec.ts";
+import { moePart } from "../spec.ts";
 import { buildSpec } from "./build.ts";
 import type { Family } from "./build.ts";
 import { ConfigReader } from "./config.ts";
@@ -29,6 +30,7 @@ import { minimaxM2 } from "./tables/minimax_m2.ts";
 import { mistral4 } from "./tables/mistral4.ts";
 import { mixtral } from "./tables/mixtral.ts";
 import { olmoe } from "./tables/olmoe.ts";
+import { phimoe } from "./tables/phimoe.ts";
 import { qwen2Moe } from "./tables/qwen2_moe.ts";
 import { qwen35Moe } from "./tables/qwen3_5_moe.ts";
 import { qwen3Moe } from "./tables/qwen3_moe.ts";
@@ -58,6 +60,7 @@ const families: Readonly<Record<string, Family>> = {
   mistral4,
   mixtral,
   olmoe,
+  phimoe,
   qwen2_moe: qwen2Moe,
   qwen3_5_moe_text: qwen35Moe,
   qwen3_moe: qwen3Moe,
@@ -136,8 +139,9 @@ function validate(spec: ModelSpec, source: string): void {
     } else if (a.kind === "latent" && a.ropeDim % 2 !== 0) fail(`layer ${l}: qk_rope_head_dim ${a.ropeDim} must be even`);
     else if (a.kind === "delta" && a.heads % a.keyHeads !== 0)
       fail(`layer ${l}: the ${a.heads} value heads of linear attention must be a multiple of its ${a.keyHeads} key heads`);
-    if (layer.mlp.kind === "moe") {
-      const { rule, experts, topK } = layer.mlp;
+    const moe = moePart(layer);
+    if (moe) {
+      const { rule, experts, topK } = moe;
       if (experts.length % rule.groups !== 0)
         fail(`layer ${l}: the number of routed experts must be a multiple of n_group ${rule.groups}, found ${experts.length}`);
       if (topK > experts.length) fail(`layer ${l}: num_experts_per_tok ${topK} exceeds the ${experts.length} experts`);

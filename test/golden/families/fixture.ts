@@ -39,7 +39,10 @@ export interface Tolerance {
   /** Of all tokens, those beside flips included. */
   readonly loss: number;
   readonly gradient: number;
-  /** Of norms (sums over tokens that nearly cancel) and of clipped projections (a value at the edge passes gradient or not). */
+  /**
+   * Of norms (sums over tokens that nearly cancel), and of what a value at the edge passes gradient to or not: clipped projections, routers
+   * by SparseMixer.
+   */
   readonly looseGradient: number;
   readonly curveFirstFive: number;
   readonly curve: number;
