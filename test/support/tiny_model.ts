@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { f32ToBf16 } from "../../lib/floats.ts";
 import { writeSafetensors } from "../../lib/files/safetensors_writer.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
-import { parameterShapes } from "../../lib/model/spec.ts";
+import { fileShape, parameterShapes } from "../../lib/model/spec.ts";
 import type { ExpertWeights, ModelSpec, ParameterRole, RoutedExpertWeights } from "../../lib/model/spec.ts";
 
 export const tinyDeepseek = {
@@ -86,9 +86,9 @@ export interface TinyOptions {
 /** The tensors that a checkpoint of this spec holds: parameters, and those that parameters are slices of. */
 export function tensorsOf(spec: ModelSpec): { name: string; shape: number[]; role: ParameterRole }[] {
   const found = new Map<string, { name: string; shape: number[]; role: ParameterRole }>();
-  for (const { ref, shape, role } of parameterShapes(spec)) {
+  for (const { ref, role, ...p } of parameterShapes(spec)) {
     const { name, index, rows } = ref;
-    const [first = 0, ...inner] = shape;
+    const [first = 0, ...inner] = fileShape(p);
     const whole = [...(index === undefined ? [] : [index + 1]), rows ? rows[1] : first, ...inner];
     const before = found.get(name)?.shape;
     found.set(name, { name, shape: whole.map((n, i) => Math.max(n, before?.[i] ?? 0)), role });
