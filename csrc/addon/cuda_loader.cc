@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "../core/check.h"
+#include "../ops/fingerprint.h"
 
 namespace esft {
 
@@ -45,9 +46,10 @@ const esft_backend* load() {
   const auto entry = reinterpret_cast<esft_cuda_backend_fn>(dlsym(library, ESFT_CUDA_ENTRY));
   if (!entry) unusable(path + " is not esft's CUDA library (it has no " ESFT_CUDA_ENTRY ")");
   const esft_backend* backend = entry();
-  if (!backend || backend->abi != ESFT_ABI)
-    unusable(format("%s has ABI %d, this addon needs %d; build both from the same version", path.c_str(),
-                    backend ? int(backend->abi) : 0, ESFT_ABI));
+  if (!backend || backend->abi != kAbi)
+    unusable(
+        format("%s has ABI %08x, this addon needs %08x: its ops or their arguments are others; build both from the same version",
+               path.c_str(), backend ? unsigned(backend->abi) : 0, unsigned(kAbi)));
   return backend;
 }
 

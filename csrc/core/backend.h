@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define ESFT_ABI 5
+#define ESFT_ABI 6  // of this file; ops and their arguments: ops/fingerprint.h
 
 typedef enum esft_dtype { ESFT_F32 = 0, ESFT_BF16 = 1, ESFT_I32 = 2, ESFT_I64 = 3, ESFT_F64 = 4, ESFT_U8 = 5 } esft_dtype;
 
@@ -88,7 +88,7 @@ typedef struct esft_device_info {
 } esft_device_info;
 
 typedef struct esft_backend {
-  int32_t abi;  // must equal ESFT_ABI
+  int32_t abi;  // must equal kAbi of ops/fingerprint.h
   const char* name;
   int (*open)(int32_t index, int32_t threads, esft_device** out, char* err, size_t err_size);
   void (*close)(esft_device*);

@@ -14,6 +14,7 @@
 #include "../../core/guarded.h"
 #include "../../core/thread_pool.h"
 #include "../../ops/checks.h"
+#include "../../ops/fingerprint.h"
 #include "../kernels.h"
 #include "isa.h"
 #include "memory.h"
@@ -155,7 +156,7 @@ using OpenFn = int (*)(int32_t index, int32_t threads, esft_device** out, char* 
 // Two devices that differ in how they are opened and what they run; neither has graphs.
 constexpr esft_backend table(const char* name, OpenFn open, const esft_run_fn* run) {
   return {
-      .abi = ESFT_ABI,
+      .abi = kAbi,
       .name = name,
       .open = open,
       .close = close_device,

@@ -1,6 +1,7 @@
 // The Backend table of CUDA: the one symbol that libesft_cuda.so exports. No C++ exception crosses it.
 #include "../../core/guarded.h"
 #include "../../ops/checks.h"
+#include "../../ops/fingerprint.h"
 #include "device.h"
 
 namespace esft::cuda {
@@ -87,7 +88,7 @@ const esft_run_fn kRun[ESFT_OP_COUNT] = {
 };
 
 const esft_backend kCuda = {
-    .abi = ESFT_ABI,
+    .abi = kAbi,
     .name = "cuda",
     .open = open_device,
     .close = close_device,
