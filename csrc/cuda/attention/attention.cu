@@ -1,11 +1,11 @@
-// attention (contract: ops/attention.h) with mma.sync, for every supported GPU and head size up to 256.
+// attention (contract: ops/attention.h) with mma.sync, for every supported GPU and head size up to 512.
 //
 // Bound by the tensor cores: 2·(dq + dv) FLOPs per visible pair and head. One CTA of four warps holds a tile of queries of one head
 // (32 or 16 rows per warp, Q in shared memory, the running maximum, sum and output in registers) and walks over its keys, 32 or 64 at a
 // time: S = Q·Kᵀ, online softmax in base 2, O += P·V with P straight from the accumulators. The next keys and values arrive meanwhile;
 // two CTAs per multiprocessor fill each other's gaps. Warps of 32 rows use every K and V fragment twice, which keeps shared memory
 // below the speed of the tensor cores. Only tiles that the diagonal, the window or the start of a document crosses are masked.
-// The longest rows of tiles run first.
+// The longest rows of tiles run first. Values wider than 256 are served in parts by CTAs of their own, each with all of the scores.
 #include "attention.cuh"
 
 namespace esft::cuda {
@@ -15,6 +15,7 @@ namespace attention {
 namespace {
 
 constexpr int kThreads = 128;
+constexpr int kPart = 256;  // most columns of values per CTA
 
 // Queries per warp / 16: two where the output fits the registers.
 constexpr int m_tiles(int dv) { return dv > 128 ? 1 : 2; }
@@ -30,6 +31,7 @@ __global__ void __launch_bounds__(kThreads, DV > 128 ? 1 : 2) forward_mma(const 
   ESFT_SHARED(smem);
   unsigned char *const sq = smem, *const stages = smem + tile_bytes(kQueries, DQ);  // per stage: K, V
   const Layout& l = p.layout;
+  const int v0 = DQ > kPart ? int(blockIdx.y) * kPart : 0;  // first of its columns of values
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const auto [tile, h] = tile_of_head(p.order, blockIdx.x, true);
   const int q0 = tile * kQueries, r0 = warp * 16 * kM, first_row = q0 + r0, last_row = first_row + 16 * kM - 1, g = h / l.group;
@@ -39,7 +41,7 @@ __global__ void __launch_bounds__(kThreads, DV > 128 ? 1 : 2) forward_mma(const 
   auto load_keys = [&](int key0, int stage) {
     unsigned char* const to = stages + stage * kStage;
     load_tile<kKeys, DQ, kThreads, kExact>(to, l.k_rows(g), key0, l.T, l.vector);
-    load_tile<kKeys, DV, kThreads, kExact>(to + tile_bytes(kKeys, DQ), l.v_rows(g), key0, l.T, l.vector);
+    load_tile<kKeys, DV, kThreads, kExact>(to + tile_bytes(kKeys, DQ), l.v_rows(g, v0), key0, l.T, l.vector);
     ptx::cp_async_commit();
   };
   load_tile<kQueries, DQ, kThreads, kExact>(sq, l.q_rows(h), q0, l.T, l.vector);
@@ -90,7 +92,7 @@ __global__ void __launch_bounds__(kThreads, DV > 128 ? 1 : 2) forward_mma(const 
   }
 
   __syncwarp();  // each warp alone reads its rows of Q
-  store_output<kQueries, DV>(p, sq, r0, first_row, lane, h, l.v_dim, out, top, sum);
+  store_output<kQueries, DV>(p, sq, r0, first_row, lane, h, v0, out, top, sum);
 }
 
 }  // namespace
@@ -116,10 +118,11 @@ void run_attention(const esft_attention_args& a, Context& c) {
   expect_portable("attention", c);
   for_head_sizes(l.qk_dim, l.v_dim, l.vector, [&](auto heads) {
     using H = decltype(heads);
-    constexpr int kBytes = forward_bytes(H::DQ, H::DV);
+    constexpr int DV = H::DV < kPart ? H::DV : kPart, kBytes = forward_bytes(H::DQ, DV);
+    const unsigned parts = H::DQ > kPart ? unsigned(ceil_div(l.v_dim, kPart)) : 1;
     expect_shared("attention", kBytes, c);
-    p.order = tile_order(l, true, l.heads, 64 * m_tiles(H::DV));
-    ESFT_LAUNCH((forward_mma<H::DQ, H::DV, H::kExact>), c, dim3(p.order.blocks()), kThreads, kBytes, p);
+    p.order = tile_order(l, true, l.heads, 64 * m_tiles(DV));
+    ESFT_LAUNCH((forward_mma<H::DQ, DV, H::kExact>), c, dim3(p.order.blocks(), parts), kThreads, kBytes, p);
   });
 }
 

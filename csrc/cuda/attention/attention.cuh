@@ -77,19 +77,20 @@ __device__ __forceinline__ float finish_row(const ForwardParams& p, int row, int
 }
 
 // The end of a warp's 16·kM rows, the first of which is `first_row` of the tokens and r0 of `tile`: rows of Q, read for the last time,
-// take the output on its way to whole 16-byte stores.
+// take the output on its way to whole 16-byte stores. v0: its first column of the head.
 template <int kRows, int DV, int kM>
 __device__ __forceinline__ void store_output(const ForwardParams& p, unsigned char* tile, int r0, int first_row, int lane, int h,
-                                             int v_dim, const float (&out)[kM][DV / 8][4], const float (&top)[kM][2],
+                                             int v0, const float (&out)[kM][DV / 8][4], const float (&top)[kM][2],
                                              const float (&sum)[kM][2]) {
+  const int v_dim = p.layout.v_dim;
 #pragma unroll
   for (int m = 0; m < kM; m++) {
     const int row = first_row + 16 * m + lane / 4;
     const float lo = finish_row(p, row, h, top[m][0], sum[m][0]), hi = finish_row(p, row + 8, h, top[m][1], sum[m][1]);
     stage_rows<kRows>(tile, r0 + 16 * m, 0, out[m], lo, hi);
   }
-  store_rows<kRows, DV>(tile, r0, 16 * kM, p.layout.T - first_row, 0, p.out + first_row * p.out_ld + int64_t(h) * v_dim, p.out_ld,
-                        v_dim, p.store_vector);
+  store_rows<kRows, DV>(tile, r0, 16 * kM, p.layout.T - first_row, 0, p.out + first_row * p.out_ld + int64_t(h) * v_dim + v0,
+                        p.out_ld, v_dim - v0, p.store_vector);
 }
 
 // Lane j of four neighbours gets word j of each: a 4 × 4 transpose.

@@ -166,8 +166,8 @@ __device__ __forceinline__ void store_sums(const BackwardParams& p, unsigned cha
           p.shared_parts[(int64_t(head - p.kv_begin) * l.T + row) * width + c] = sum1[n][i] * p.scale;
       }
   } else {
-    store_rows<kRows, 8 * kN1>(rows1, r0, 16, left, 0, p.dq + first_row * p.dq_ld + int64_t(head) * l.qk_dim, p.dq_ld, l.qk_dim,
-                               p.dq_vector);
+    store_rows<kRows, 8 * kN1>(rows1, r0, 16, left, chunk1 * 8, p.dq + first_row * p.dq_ld + int64_t(head) * l.qk_dim, p.dq_ld,
+                               l.qk_dim, p.dq_vector);
   }
 }
 

@@ -1,9 +1,9 @@
-// The main kernel of attention_backward with mma.sync, for every supported GPU and head size up to 256.
+// The main kernel of attention_backward with mma.sync, for every supported GPU and head size up to 512.
 //
 // One kernel serves dk, dv and dq by symmetry. A CTA keeps a tile of "rows" (keys with k and v; queries with q and dout) in
 // shared memory and streams tiles of the other side ("columns") past it, the next one arriving meanwhile:
 //   s = rows₁·columns₁ᵀ, d = rows₂·columns₂ᵀ, p = exp2(s − lse), ds = p·(d − Δ);  sum₁ += ds·columns₁ (dk or dq), sum₂ += p·columns₂ (dv).
-// A warp owns 16 rows, so p and ds go from accumulators to operands without passing through shared memory.
+// A warp owns 16 rows (of wide heads two or four do, each part of the sums), so p and ds go from accumulators to operands without passing through shared memory.
 #include "attention_backward.cuh"
 
 namespace esft::cuda::attention {
@@ -13,11 +13,11 @@ namespace {
 // kKeys: rows are keys. kSplit warps share 16 rows, each with its part of the sums' columns.
 template <int DQ, int DV, bool kKeys>
 struct Shape {
-  static constexpr bool kWide = DV > 128;
-  static constexpr int kSplit = kWide && kKeys ? 2 : 1;
-  static constexpr int kWarps = kWide && !kKeys ? 4 : 8, kThreads = 32 * kWarps, kRows = kWarps / kSplit * 16;
-  static constexpr int kColumns = kWide || (kKeys && DQ + DV > 256) ? 32 : 64;  // per stage
-  static constexpr int kPass = kWide || (kKeys && DQ + DV >= 256) ? 32 : 64;  // per pass of s and d
+  static constexpr bool kWide = DV > 128, kWidest = DV > 256;
+  static constexpr int kSplit = (kWide && kKeys ? 2 : 1) * (kWidest ? 2 : 1);
+  static constexpr int kWarps = kWidest || (kWide && !kKeys) ? 4 : 8, kThreads = 32 * kWarps, kRows = kWarps / kSplit * 16;
+  static constexpr int kColumns = kWidest && !kKeys ? 16 : kWide || (kKeys && DQ + DV > 256) ? 32 : 64;  // per stage
+  static constexpr int kPass = kWidest && !kKeys ? 16 : kWide || (kKeys && DQ + DV >= 256) ? 32 : 64;  // per pass of s and d
   static constexpr int kTiles = tile_bytes(kColumns, DQ) + tile_bytes(kColumns, DV);
   static constexpr int kNumbers = kKeys ? 3 * kColumns * 4 : 0;  // −lse2, −Δ, first of the streamed queries
   static constexpr int kStage = kTiles + kNumbers;

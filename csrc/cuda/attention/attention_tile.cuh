@@ -45,7 +45,8 @@ struct Layout {
 
   __device__ HeadRows q_rows(int h) const { return {q + int64_t(h) * qk_dim, nullptr, q_ld, 0, qk_dim, qk_dim}; }
   __device__ HeadRows k_rows(int g) const { return {k + g * k_stride, shared, k_ld, shared_ld, k_dim, qk_dim}; }
-  __device__ HeadRows v_rows(int g) const { return {v + g * v_stride, nullptr, v_ld, 0, v_dim, v_dim}; }
+  // From column v0 of the head on.
+  __device__ HeadRows v_rows(int g, int v0 = 0) const { return {v + g * v_stride + v0, nullptr, v_ld, 0, v_dim - v0, v_dim - v0}; }
   // First key of query t, inside 0..t whatever doc_start holds; rows past the end answer like the last one.
   __device__ int first_key(int t) const {
     t = min_of(t, T - 1);
@@ -282,9 +283,9 @@ Layout layout_of(const Args& a, const char* op) {
   expect_bf16_activation(op, "q", a.q);
   expect_bf16_precision(op, a.precision);
   const int64_t T = rows(a.q), dr = present(a.k_shared) ? cols(a.k_shared) : 0;
-  if (a.k_dim + dr > 256 || a.v_dim > 256)
-    fail_status(ESFT_UNSUPPORTED, op, a.v_dim > 256 ? "v_dim" : "k_dim",
-                format("%s: heads wider than 256 are not served on CUDA (keys %lld, values %lld)", op, (long long)(a.k_dim + dr),
+  if (a.k_dim + dr > 512 || a.v_dim > 512)
+    fail_status(ESFT_UNSUPPORTED, op, a.v_dim > 512 ? "v_dim" : "k_dim",
+                format("%s: heads wider than 512 are not served on CUDA (keys %lld, values %lld)", op, (long long)(a.k_dim + dr),
                        (long long)a.v_dim));
   if (T > (int64_t(1) << 30) || ceil_div(T, 64) * a.heads > INT32_MAX)
     fail_status(ESFT_UNSUPPORTED, op, "q",
@@ -348,7 +349,8 @@ void for_head_sizes(int qk_dim, int v_dim, bool vector, F&& f) {
   if (qk_dim <= 96 && v_dim <= 64) return f(Heads<96, 64, false>{});
   if (qk_dim <= 128 && v_dim <= 128) return f(Heads<128, 128, false>{});
   if (qk_dim <= 192 && v_dim <= 128) return f(Heads<192, 128, false>{});
-  f(Heads<256, 256, false>{});
+  if (qk_dim <= 256 && v_dim <= 256) return f(Heads<256, 256, false>{});
+  f(Heads<512, 512, false>{});
 }
 
 // The same for the kernels of wgmma, where f may still refuse; false: they do not serve these heads or this device. Slabs of 64 columns
