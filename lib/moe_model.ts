@@ -7,7 +7,7 @@ import { openDevice } from "./device.ts";
 import type { DeviceChoice, OpenedDevice } from "./device.ts";
 import { ConfigError, DataError, NonFiniteError } from "./errors.ts";
 import { Adapter } from "./adapter/adapter.ts";
-import { openAdapter } from "./adapter/esft_layout.ts";
+import { openAdapter } from "./convert/open.ts";
 import { requirePlaces } from "./adapter/tensors.ts";
 import { profileExamples } from "./experts/profiler.ts";
 import type { ProfileOptions } from "./experts/profiler.ts";

@@ -1,7 +1,7 @@
 // esft eval: held-out loss of a model, and of model + adapter beside it.
 
 import type { Command } from "@commander-js/extra-typings";
-import { openAdapter } from "../adapter/esft_layout.ts";
+import { openAdapter } from "../convert/open.ts";
 import { announcePipe, dataInput, dataOptions, machineOptions, openModel, wholeNumber } from "./common.ts";
 import { change, count, percent, table } from "./format.ts";
 import type { Terminal } from "./terminal.ts";

@@ -1,7 +1,7 @@
 // esft merge: base + adapter → a checkpoint in the base's layout, verified on disk and by its logits.
 
 import type { Command } from "@commander-js/extra-typings";
-import { openAdapter } from "../adapter/esft_layout.ts";
+import { openAdapter } from "../convert/open.ts";
 import { requireApart } from "../files/apart.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
 import { checkpointSpec } from "../model/families/index.ts";

@@ -10,6 +10,7 @@ import { CheckFailed } from "./common.ts";
 import { registerDemo } from "./demo_command.ts";
 import { registerDoctor } from "./doctor.ts";
 import { registerEval } from "./eval.ts";
+import { registerExport } from "./export.ts";
 import { registerInspect } from "./inspect.ts";
 import { registerMerge } from "./merge.ts";
 import { JOB_NAMES } from "./job_options.ts";
@@ -76,6 +77,7 @@ function buildProgram(terminal: Terminal): Command {
     registerTrain,
     registerEval,
     registerMerge,
+    registerExport,
     registerVerify,
     registerPreview,
     registerDoctor,

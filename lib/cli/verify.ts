@@ -5,7 +5,7 @@ import { join } from "node:path";
 import type { Command } from "@commander-js/extra-typings";
 import { ConfigError, IoError, LayoutError, NonFiniteError } from "../errors.ts";
 import { isAdapterDir } from "../adapter/folder.ts";
-import { openAdapter } from "../adapter/esft_layout.ts";
+import { openAdapter } from "../convert/open.ts";
 import { frozenDigest } from "../adapter/digest.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
 import type { Checkpoint } from "../files/checkpoint.ts";

@@ -11,6 +11,7 @@ import { parameterTensor } from "../adapter/tensors.ts";
 import type { AdapterTensor, AttachedTensor } from "../adapter/tensors.ts";
 import { LayoutError } from "../errors.ts";
 import type { Checkpoint } from "../files/checkpoint.ts";
+import { checkpointArgument } from "../files/checkpoint.ts";
 import { decodeFloats, encodeFloats } from "../files/floats.ts";
 import { placeSlice, sliceKey } from "../files/slice.ts";
 import { attachingMethod } from "../methods/attachments.ts";
@@ -32,6 +33,7 @@ const REASONS = {
  * @throws LayoutError a method whose terms have no place in the weights, with the reason; tensors that are not its method's
  */
 export function foldAdapter(base: Checkpoint, adapter: Adapter): Adapter {
+  checkpointArgument(base, "foldAdapter: base");
   instanceArgument(adapter, Adapter, "foldAdapter: adapter");
   if (adapter.attached.size === 0) return adapter;
   const spec = checkpointSpec(base);

@@ -66,7 +66,7 @@ const ADAPTABLE: ReadonlySet<ParameterRole> = new Set(Object.values(LORA_GROUPS)
 type Candidate = Pick<LoraMatrix, "key" | "target" | "place"> & { readonly shape: readonly number[]; readonly names: readonly string[] };
 
 /** Name of the module that owns a tensor: what targets are compared with. */
-const moduleOf = (key: string): string => key.replace(/\.weight(?=$|\[)/, "");
+export const moduleOf = (key: string): string => key.replace(/\.weight(?=$|\[)/, "");
 
 const placeOf = ({ role, layer, expert, part }: ParameterShape): ParameterPlace => ({
   role,
@@ -93,6 +93,13 @@ function candidates(spec: ModelSpec, terms: ExpertTerms): Candidate[] {
       weights.gate.index !== undefined && key !== sliceKey(weights.gate) ? { name: weights.gate.name, index: weights.gate.index } : null;
     return [{ key, ...(whole ? { target: whole } : {}), shape: [2 * shape[0]!, shape[1]!], place: fused, names }];
   });
+}
+
+/** All matrices that LoRA can adapt. */
+export function adaptableMatrices(spec: ModelSpec, terms: ExpertTerms): Omit<LoraMatrix, "rank" | "scaling">[] {
+  return candidates(spec, terms)
+    .filter(adapts)
+    .map(({ names: _, ...matrix }) => ({ ...matrix, shape: matrix.shape as [number, number] }));
 }
 
 const adapts = ({ place, shape }: Candidate): boolean => ADAPTABLE.has(place.role) && shape.length === 2;

@@ -36,6 +36,7 @@ describe("usage", () => {
         "resume",
         "eval",
         "merge",
+        "export",
         "verify",
         "doctor",
         "preview",

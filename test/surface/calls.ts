@@ -74,6 +74,7 @@ export async function publicCalls(root: string): Promise<{ calls: Record<string,
   const result = await model.train({ ...run, outDir: at("adapter") }).result;
   const adapter = result.adapter!;
   const checkpoint = model.checkpoint;
+  const lora = (await model.train({ ...run, method: { type: "lora", rank: 1, targets: "attention" }, outDir: at("lora") }).result).adapter!;
   mkdirSync(at("traces"));
   const tokenizer = await model.tokenizer();
   const dataset = esft.Dataset.fromFile(data);
@@ -162,6 +163,8 @@ export async function publicCalls(root: string): Promise<{ calls: Record<string,
     "adapter.checkBase": { call: of(adapter, "checkBase"), args: () => [checkpoint, {}] },
     openAdapter: { call: esft.openAdapter as Call, args: () => [at("adapter"), {}] },
     saveEsftAdapter: { call: esft.saveEsftAdapter as Call, args: () => [adapter, fresh(), {}] },
+    savePeftAdapter: { call: esft.savePeftAdapter as Call, args: () => [lora, checkpoint, fresh(), {}] },
+    foldAdapter: { call: esft.foldAdapter as Call, args: () => [checkpoint, lora] },
     mergeAdapter: { call: esft.mergeAdapter as Call, args: () => [checkpoint, adapter, fresh(), {}] },
     verifyMerge: { call: esft.verifyMerge as Call, args: () => [checkpoint, adapter, at("model"), {}] },
     openDevice: { call: (...a) => { (esft.openDevice as Call)(...a) as esft.OpenedDevice; }, args: () => ["cpu", { threads: 1 }] }, // prettier-ignore

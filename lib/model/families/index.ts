@@ -39,6 +39,8 @@ import { solarOpen } from "./tables/solar_open.ts";
 import { requireSameModel } from "./tensors.ts";
 
 export { gateUpKey } from "./fused.ts";
+export { peftNames } from "./peft_names.ts";
+export type { PeftNames } from "./peft_names.ts";
 
 const families: Readonly<Record<string, Family>> = {
   afmoe,
