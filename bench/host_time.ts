@@ -62,7 +62,7 @@ function opRows(lib: Lib, device: Device): Row[] {
         w: experts,
         segments: 2,
         offsets: offsets!,
-        swiglu: true,
+        activation: { kind: "swiglu" },
         h: h!,
         y: z,
         precision: "f32",

@@ -8,6 +8,7 @@
 // Every function checks its arguments and queues the op. It throws KernelError (op, argument, expected, received) or DisposedError at
 // once; what shows only when the op runs, such as index values out of their range, rejects the next wait on the device.
 
+export type { Activation } from "./ops/activation.ts";
 export type { Ids, Precision } from "./ops/bind.ts";
 export * from "./ops/attention.ts";
 export * from "./ops/delta.ts";

@@ -23,6 +23,7 @@ set(CUDA_PORTABLE
     rows/embedding.cu
     rows/expert_sort.cu
     rows/gate.cu
+    rows/grouped_column_sum.cu
     rows/index_check.cu
     rows/layer_norm.cu
     rows/load_balance.cu

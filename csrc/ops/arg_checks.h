@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../core/check.h"
+#include "activation.h"
 #include "checks.h"
 
 namespace esft {
@@ -23,6 +24,9 @@ void expect_absent(const char* op, const char* argument, const esft_tensor& t, c
 void expect_f32(const char* op, Argument argument, const esft_tensor& t, int64_t rows, int64_t cols);
 void expect_i32(const char* op, Argument argument, const esft_tensor& t, int64_t n);
 void expect_f32_vector(const char* op, Argument argument, const esft_tensor& t, int64_t n);
+
+// `act` is one of activation.h from `lowest` on, with the numbers that it takes.
+void expect_activation(const char* op, const char* argument, int64_t act, double alpha, double limit, ActivationKind lowest);
 
 // The same view (pointer, dtype, rows, cols, ld) or memory apart.
 void expect_same_or_apart(const char* op, const char* an, const esft_tensor& a, const char* bn, const esft_tensor& b);

@@ -88,6 +88,14 @@ void expect_flag(const char* op, const char* argument, int64_t v) {
 void expect_scalar(const char* op, Argument argument, const esft_tensor& t, int32_t dtype) {
   if (t.dtype != dtype || numel(t) != 1) fail(op, argument, std::string("one ") + dtype_name(dtype), describe(t));
 }
+void expect_activation(const char* op, const char* argument, int64_t act, double alpha, double limit, ActivationKind lowest) {
+  expect_range(op, argument, act, lowest, ACT_GELU_TANH);
+  const bool clamped = act == ACT_CLAMPED_SWIGLU;
+  if (clamped ? !std::isfinite(alpha) : alpha != 0)
+    fail(op, "alpha", clamped ? "finite" : format("0 with %s %lld", argument, (long long)act), format("%g", alpha));
+  if (clamped ? !(std::isfinite(limit) && limit > 0) : limit != 0)
+    fail(op, "limit", clamped ? "finite and > 0" : format("0 with %s %lld", argument, (long long)act), format("%g", limit));
+}
 void expect_absent(const char* op, const char* argument, const esft_tensor& t, const char* when) {
   if (present(t)) fail(op, argument, std::string("absent ") + when, describe(t));
 }

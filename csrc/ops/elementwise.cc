@@ -5,6 +5,7 @@ namespace esft {
 
 void check_swiglu(const esft_swiglu_args& a) {
   ESFT_BEGIN_CHECK(swiglu)
+  expect_activation(kOp, "act", a.act, a.alpha, a.limit, ACT_SWIGLU);
   expect_matrix(kOp, "a", a.a, -1, -1);
   expect_matrix(kOp, "h", a.h, rows(a.a), 2 * cols(a.a));
   expect_apart(kOp, {"a", a.a}, {{"h", a.h}});
@@ -12,6 +13,7 @@ void check_swiglu(const esft_swiglu_args& a) {
 
 void check_swiglu_backward(const esft_swiglu_backward_args& a) {
   ESFT_BEGIN_CHECK(swiglu_backward)
+  expect_activation(kOp, "act", a.act, a.alpha, a.limit, ACT_SWIGLU);
   expect_matrix(kOp, "da", a.da, -1, -1);
   expect_matrix(kOp, "h", a.h, rows(a.da), 2 * cols(a.da));
   expect_matrix(kOp, "dh", a.dh, rows(a.h), cols(a.h));

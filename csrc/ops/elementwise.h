@@ -1,6 +1,6 @@
 // Element-wise ops. All act [R, C] with free ld unless said; outputs may be an input of the same shape.
 //
-// swiglu           a[R,F] = silu(h[:, :F]) · h[:, F:]           h [R, 2F]
+// swiglu           a[R,F] = f(h[:, :F], h[:, F:]), act 1..3 of activation.h: SwiGLU and its kin    h [R, 2F]
 // swiglu_backward  dh[R,2F] from da[R,F] and h                  dh may be h
 // add              y = a + alpha · b
 // scale            x *= factor · by         by f32|bf16 [1] optional (1), read when the op runs
@@ -15,10 +15,11 @@
 // Reference: elementwise_ref.cc. Tests: test/ops/elementwise.test.ts.
 #pragma once
 #include "../core/op_args.h"
+#include "activation.h"
 
-#define ESFT_ARGS_swiglu(F) F(AIN, h) F(AOUT, a)
+#define ESFT_ARGS_swiglu(F) F(AIN, h) F(AOUT, a) F(I64, act) F(F64, alpha) F(F64, limit)
 ESFT_DEFINE_ARGS(swiglu)
-#define ESFT_ARGS_swiglu_backward(F) F(AIN, h) F(AIN, da) F(AOUT, dh)
+#define ESFT_ARGS_swiglu_backward(F) F(AIN, h) F(AIN, da) F(AOUT, dh) F(I64, act) F(F64, alpha) F(F64, limit)
 ESFT_DEFINE_ARGS(swiglu_backward)
 #define ESFT_ARGS_add(F) F(AIN, a) F(AIN, b) F(AOUT, y) F(F64, alpha)
 ESFT_DEFINE_ARGS(add)

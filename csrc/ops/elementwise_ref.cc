@@ -7,16 +7,17 @@ using namespace ref;
 void ref_swiglu(const esft_swiglu_args& a) {
   const int64_t F = cols(a.a);
   for (int64_t r = 0; r < rows(a.a); r++)
-    for (int64_t f = 0; f < F; f++) put(a.a, r, f, silu(at(a.h, r, f)) * at(a.h, r, F + f));
+    for (int64_t f = 0; f < F; f++) put(a.a, r, f, gated(a.act, a.alpha, a.limit, at(a.h, r, f), at(a.h, r, F + f)).a);
 }
 
 void ref_swiglu_backward(const esft_swiglu_backward_args& a) {
   const int64_t F = cols(a.da);
   for (int64_t r = 0; r < rows(a.da); r++)
     for (int64_t f = 0; f < F; f++) {
-      const double gate = at(a.h, r, f), up = at(a.h, r, F + f), da = at(a.da, r, f);
-      put(a.dh, r, f, da * up * silu_grad(gate));
-      put(a.dh, r, F + f, da * silu(gate));
+      const Gated g = gated(a.act, a.alpha, a.limit, at(a.h, r, f), at(a.h, r, F + f));
+      const double da = at(a.da, r, f);
+      put(a.dh, r, f, da * g.by_gate);
+      put(a.dh, r, F + f, da * g.by_up);
     }
 }
 

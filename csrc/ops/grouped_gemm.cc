@@ -25,6 +25,17 @@ int64_t expect_weights(const char* op, const char* argument, const esft_tensor_l
   return m;
 }
 
+// Biases of `heights` rows per segment, like the weights of expert 0.
+void expect_biases(const char* op, const esft_tensor_list& bias, const esft_tensor_list& w, int64_t segments) {
+  if (bias.count == 0) return;
+  if (bias.count != w.count)
+    fail(op, "bias", format("%lld vectors, one per matrix", (long long)w.count), std::to_string(bias.count));
+  for (int64_t i = 0; i < bias.count; i++) {
+    expect_float_weight(op, {"bias", i}, bias.items[i]);
+    expect_vector(op, {"bias", i}, bias.items[i], rows(w.items[i % segments]));
+  }
+}
+
 // Rows of an operand: all n of them in order, or gathered by `index`.
 void expect_gather(const char* op, const char* argument, const esft_tensor& x, const char* index_name, const esft_tensor& index,
                    int64_t n) {
@@ -39,7 +50,7 @@ void expect_gather(const char* op, const char* argument, const esft_tensor& x, c
 
 void check_grouped_gemm_nt(const esft_grouped_gemm_nt_args& a) {
   ESFT_BEGIN_CHECK(grouped_gemm_nt)
-  expect_flag(kOp, "act", a.act);
+  expect_activation(kOp, "act", a.act, a.alpha, a.limit, ACT_NONE);
   expect_flag(kOp, "precision", a.precision);
   expect_range(kOp, "segments", a.segments, 1, a.act ? 2 : 64);
   expect_matrix(kOp, "x", a.x, -1, -1);
@@ -53,21 +64,24 @@ void check_grouped_gemm_nt(const esft_grouped_gemm_nt_args& a) {
     if (a.segments == 2) expect_matrix(kOp, "w[1]", a.w.items[1], rows(a.w.items[0]), -1);
     expect_matrix(kOp, "y", a.y, n, m / 2);
     if (present(a.h)) expect_matrix(kOp, "h", a.h, n, m);
-    expect_absent(kOp, "residual", a.residual, "with act 1");
+    expect_absent(kOp, "residual", a.residual, "with an activation");
   } else {
     expect_absent(kOp, "h", a.h, "with act 0");
     expect_matrix(kOp, "y", a.y, n, m);
     if (present(a.residual)) expect_matrix(kOp, "residual", a.residual, n, m);
   }
+  expect_biases(kOp, a.bias, tensors_of(a.w), a.segments);
   expect_apart(kOp, {"y", a.y}, {{"x", a.x}, {"rows", a.rows}, {"offsets", a.offsets}, {"residual", a.residual}, {"h", a.h}});
   expect_apart(kOp, {"h", a.h}, {{"x", a.x}, {"rows", a.rows}, {"offsets", a.offsets}});
-  expect_apart_from_list(kOp, {"y", a.y}, "w", tensors_of(a.w));
-  expect_apart_from_list(kOp, {"h", a.h}, "w", tensors_of(a.w));
+  for (const Named& out : {Named{"y", a.y}, {"h", a.h}}) {
+    expect_apart_from_list(kOp, out, "w", tensors_of(a.w));
+    expect_apart_from_list(kOp, out, "bias", a.bias);
+  }
 }
 
 void check_grouped_gemm_nn(const esft_grouped_gemm_nn_args& a) {
   ESFT_BEGIN_CHECK(grouped_gemm_nn)
-  expect_flag(kOp, "act", a.act);
+  expect_activation(kOp, "act", a.act, a.alpha, a.limit, ACT_NONE);
   expect_flag(kOp, "precision", a.precision);
   expect_range(kOp, "segments", a.segments, 1, 64);
   expect_matrix(kOp, "dy", a.dy, -1, -1);
@@ -78,6 +92,8 @@ void check_grouped_gemm_nn(const esft_grouped_gemm_nn_args& a) {
   const int64_t k = a.act ? cols(a.dx) / 2 : cols(a.dx);
   if (a.act && cols(a.dx) % 2) fail(kOp, "dx", "[N, 2F] with an even number of columns", describe(a.dx));
   const int64_t m = expect_weights(kOp, "w", tensors_of(a.w), e, a.segments, k);
+  expect_biases(kOp, a.bias, tensors_of(a.w), a.segments);
+  if (a.bias.count && !present(a.dgate)) fail(kOp, "bias", "absent without dgate", std::to_string(a.bias.count) + " vectors");
   expect_matrix(kOp, "dy", a.dy, -1, m);
   if (a.act) {
     expect_present(kOp, "h", a.h);
@@ -93,13 +109,15 @@ void check_grouped_gemm_nn(const esft_grouped_gemm_nn_args& a) {
   expect_apart(kOp, {"dx", a.dx}, {{"dy", a.dy}, {"rows", a.rows}, {"offsets", a.offsets}, {"gate", a.gate}, {"dgate", a.dgate}});
   expect_same_or_apart(kOp, "dx", a.dx, "h", a.h);
   expect_apart(kOp, {"dgate", a.dgate}, {{"dy", a.dy}, {"rows", a.rows}, {"offsets", a.offsets}, {"gate", a.gate}, {"h", a.h}});
-  expect_apart_from_list(kOp, {"dx", a.dx}, "w", tensors_of(a.w));
-  expect_apart_from_list(kOp, {"dgate", a.dgate}, "w", tensors_of(a.w));
+  for (const Named& out : {Named{"dx", a.dx}, {"dgate", a.dgate}}) {
+    expect_apart_from_list(kOp, out, "w", tensors_of(a.w));
+    expect_apart_from_list(kOp, out, "bias", a.bias);
+  }
 }
 
 void check_grouped_gemm_tn(const esft_grouped_gemm_tn_args& a) {
   ESFT_BEGIN_CHECK(grouped_gemm_tn)
-  expect_flag(kOp, "x_act", a.x_act);
+  expect_activation(kOp, "x_act", a.x_act, a.alpha, a.limit, ACT_NONE);
   expect_flag(kOp, "accumulate", a.accumulate);
   expect_flag(kOp, "precision", a.precision);
   expect_range(kOp, "segments", a.segments, 1, 64);

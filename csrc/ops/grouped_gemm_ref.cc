@@ -10,6 +10,16 @@ namespace {
 
 int64_t source(const esft_tensor& index, int64_t r) { return present(index) ? data<int32_t>(index)[r] : r; }
 
+// Element m of expert e's stacked bias; 0 where there is none.
+double bias_at(const esft_tensor_list& bias, int64_t segments, int64_t expert, int64_t m) {
+  if (bias.count == 0) return 0;
+  for (int64_t s = 0;; s++) {
+    const esft_tensor& t = bias.items[expert * segments + s];
+    if (m < numel(t)) return vat(t, m);
+    m -= numel(t);
+  }
+}
+
 // Row m of expert e's stacked weight.
 struct Stacked {
   esft_tensor_list w;
@@ -43,12 +53,13 @@ void ref_grouped_gemm_nt(const esft_grouped_gemm_nt_args& a) {
       for (int64_t m = 0; m < M; m++) {
         double sum = 0;
         for (int64_t k = 0; k < K; k++) sum += operand(at(a.x, from, k), a.precision) * operand(w.at(m, k), a.precision);
+        sum += bias_at(a.bias, a.segments, e, m);
         z[m] = float(sum);
         if (present(a.residual)) z[m] = float(held(a.y, sum) + at(a.residual, r, m));
       }
       if (present(a.h))
         for (int64_t m = 0; m < M; m++) put(a.h, r, m, z[m]);
-      for (int64_t f = 0; f < F; f++) put(a.y, r, f, a.act ? silu(z[f]) * z[F + f] : z[f]);
+      for (int64_t f = 0; f < F; f++) put(a.y, r, f, a.act ? gated(a.act, a.alpha, a.limit, z[f], z[F + f]).a : z[f]);
     }
   }
 }
@@ -74,11 +85,13 @@ void ref_grouped_gemm_nn(const esft_grouped_gemm_nn_args& a) {
           continue;
         }
         const double gate_pre = at(a.h, r, k), up = at(a.h, r, K + k);  // before dx, which may be h
-        dgate += g_k * silu(gate_pre) * up;
+        const Gated f = gated(a.act, a.alpha, a.limit, gate_pre, up);
+        dgate += g_k * f.a;
         const double da = (present(a.gate) ? data<float>(a.gate)[r] : 1.0) * g_k;
-        put(a.dx, r, k, da * up * silu_grad(gate_pre));
-        put(a.dx, r, K + k, da * silu(gate_pre));
+        put(a.dx, r, k, da * f.by_gate);
+        put(a.dx, r, K + k, da * f.by_up);
       }
+      for (int64_t m = 0; a.bias.count && m < M; m++) dgate += at(a.dy, from, m) * bias_at(a.bias, a.segments, e, m);
       if (present(a.dgate)) data<float>(a.dgate)[r] = float(dgate);
     }
   }
@@ -101,7 +114,8 @@ void ref_grouped_gemm_tn(const esft_grouped_gemm_tn_args& a) {
             const float dy = at(a.dy, source(a.dy_rows, r), column + m);
             const int64_t from = source(a.x_rows, r);
             const float scaled = present(a.dy_scale) ? data<float>(a.dy_scale)[r] * dy : dy;
-            const double x_k = a.x_act ? silu(at(a.x, from, k)) * at(a.x, from, K + k) : at(a.x, from, k);
+            const double x_k =
+                a.x_act ? gated(a.x_act, a.alpha, a.limit, at(a.x, from, k), at(a.x, from, K + k)).a : at(a.x, from, k);
             sum += operand(scaled, a.precision) * operand(x_k, a.precision);
           }
           f32_row(dw, m)[k] = float((a.accumulate ? f32_row(dw, m)[k] : 0.0) + sum);

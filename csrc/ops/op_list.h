@@ -9,6 +9,7 @@
 #include "expert_sort.h"
 #include "gate.h"
 #include "gemm.h"
+#include "grouped_column_sum.h"
 #include "grouped_gemm.h"
 #include "layer_norm.h"
 #include "linear_cross_entropy.h"
@@ -30,7 +31,8 @@
   X(causal_conv) X(causal_conv_backward) X(gated_delta_rule) X(gated_delta_rule_backward) X(delta_gates) X(delta_gates_backward) X(regroup) \
   X(multiply) X(multiply_backward) \
   X(sigmoid_gate) X(sigmoid_gate_backward) X(scale_rows) \
-  X(layer_norm) X(layer_norm_backward) X(transpose) X(soft_cap)
+  X(layer_norm) X(layer_norm_backward) X(transpose) X(soft_cap) \
+  X(grouped_column_sum)
 
 enum esft_op {
 #define ESFT_OP_ENUM(name) ESFT_OP_##name,

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "../core/check.h"
+#include "activation.h"
 #include "checks.h"
 
 namespace esft::ref {
@@ -51,5 +52,25 @@ inline double held(const esft_tensor& t, double x) { return t.dtype == ESFT_BF16
 inline double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 inline double silu(double x) { return x * sigmoid(x); }
 inline double silu_grad(double x) { return sigmoid(x) * (1 + x * (1 - sigmoid(x))); }
+
+// An activation of activation.h and its derivatives.
+struct Gated {
+  double a, by_gate, by_up;
+};
+inline Gated gated(int64_t act, double alpha, double limit, double gate, double up) {
+  if (act == ACT_CLAMPED_SWIGLU) {
+    limit = float(limit), alpha = float(alpha);
+    const double g = gate > limit ? limit : gate, u = up > limit ? limit : up < -limit ? -limit : up;
+    const double s = sigmoid(alpha * g), glu = g * s;
+    return {glu * (u + 1), gate <= limit ? (u + 1) * (s + alpha * glu * (1 - s)) : 0.0, up >= -limit && up <= limit ? glu : 0.0};
+  }
+  if (act == ACT_GELU_TANH) {
+    const double c = std::sqrt(2 / 3.14159265358979323846), cube = 0.044715;
+    const double t = std::tanh(c * (gate + cube * gate * gate * gate)), half = 0.5 * (1 + t);
+    const double slope = c * (1 + 3 * cube * gate * gate), bend = (1 - t) * (1 + t);
+    return {gate * half * up, up * (half + (bend > 0 ? 0.5 * gate * bend * slope : 0.0)), gate * half};
+  }
+  return {silu(gate) * up, up * silu_grad(gate), silu(gate)};
+}
 
 }  // namespace esft::ref

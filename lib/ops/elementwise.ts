@@ -1,12 +1,16 @@
 // csrc/ops/elementwise.h. All act [R, C]; an output may be an input of its shape.
 import type { Tensor } from "../tensor.ts";
+import { activationArgs, type Activation } from "./activation.ts";
 import { bind, code, flag, type Ids, type Maybe } from "./bind.ts";
 
-/** a = silu(gate) · up of h = gate | up. h [R, 2F] act, a [R, F] act. */
-export const swiglu = bind<{ h: Tensor; a: Tensor }>("swiglu");
+/** a = f(gate, up) of h = gate | up: SwiGLU, or the activation given. h [R, 2F] act, a [R, F] act. */
+export const swiglu = bind<{ h: Tensor; a: Tensor; activation?: Maybe<Activation> }>("swiglu", activationArgs(1));
 
 /** dh = gradient of h from that of a. h, dh [R, 2F] act, da [R, F] act; dh may be h. */
-export const swigluBackward = bind<{ h: Tensor; da: Tensor; dh: Tensor }>("swiglu_backward");
+export const swigluBackward = bind<{ h: Tensor; da: Tensor; dh: Tensor; activation?: Maybe<Activation> }>(
+  "swiglu_backward",
+  activationArgs(1),
+);
 
 /** y = a + alpha·b. alpha: 1 unless given. */
 export const add = bind<{ a: Tensor; b: Tensor; y: Tensor; alpha?: number }>("add", { alpha: 1 });

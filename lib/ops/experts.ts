@@ -1,7 +1,8 @@
-// The experts of a layer: csrc/ops/grouped_gemm.h, combine.h. Rows are sorted by expert: those of expert e are offsets[e] ..
+// The experts of a layer: csrc/ops/grouped_gemm.h, grouped_column_sum.h, combine.h. Rows are sorted by expert: those of expert e are offsets[e] ..
 // offsets[e + 1] − 1, offsets [E + 1] i32; rows from the last offset on are nobody's, neither read nor written. A list of weights holds E·S matrices, item e·S + s: S segments (gate and up apart: 2), each f32
 // or bf16 on its own. Eq. 4–5 of arXiv 2407.01906; the backward by hand, checked by finite differences.
 import type { Tensor, TensorList } from "../tensor.ts";
+import { activationArgs, type Activation } from "./activation.ts";
 import { bind, flag, handleOf, precision, type Ids, type Maybe, type Precision } from "./bind.ts";
 
 export interface GroupedGemmNtArgs {
@@ -9,22 +10,23 @@ export interface GroupedGemmNtArgs {
   /** Row r reads x[rows[r]]; absent: x is in the order of the experts. */
   rows?: Maybe<Tensor>;
   w: TensorList;
+  bias?: Maybe<TensorList>;
   offsets: Tensor;
   residual?: Maybe<Tensor>;
   h?: Maybe<Tensor>;
   y: Tensor;
   segments?: number;
-  swiglu?: boolean;
+  activation?: Maybe<Activation>;
   precision?: Maybe<Precision>;
 }
 /**
- * y[r] = x[r]·W_eᵀ per expert (+ residual[r]). x [*, C] act, rows [N] i32, w: matrices [M_s, C], y, residual [N, ΣM_s] act.
- * swiglu: W is gate over up, y [N, F] = silu(gate) · up; h [N, 2F] act keeps gate | up for the backward.
+ * y[r] = x[r]·W_eᵀ (+ bias_e) per expert (+ residual[r]). x [*, C] act, rows [N] i32, w: matrices [M_s, C], bias: vectors [M_s], y, residual
+ * [N, ΣM_s] act. activation: W is gate over up, y [N, F] = f(gate, up); h [N, 2F] act keeps gate | up for the backward.
  */
 export const groupedGemmNt = bind<GroupedGemmNtArgs>("grouped_gemm_nt", {
   residual: (a) => handleOf(a.residual),
   segments: 1,
-  act: (a) => flag(a.swiglu),
+  ...activationArgs(0),
   precision,
 });
 
@@ -32,6 +34,7 @@ export interface GroupedGemmNnArgs {
   dy: Tensor;
   rows?: Maybe<Tensor>;
   w: TensorList;
+  bias?: Maybe<TensorList>;
   offsets: Tensor;
   h?: Maybe<Tensor>;
   gate?: Maybe<Tensor>;
@@ -40,15 +43,15 @@ export interface GroupedGemmNnArgs {
   /** Experts to compute; absent or empty: all. Rows of the others are neither read nor written. */
   groups?: Ids;
   segments?: number;
-  swiglu?: boolean;
+  activation?: Maybe<Activation>;
   precision?: Maybe<Precision>;
 }
 /**
  * dx[r] = dy[r]·W_e per expert. dy [*, ΣM_s] act (gathered by rows), dx [N, C] act.
- * swiglu: through the activation: h [N, 2F] as kept, gate [N] the weight of each row (absent: 1), dx = dh [N, 2F] (may be h),
- * dgate [N] the gradient of those weights.
+ * activation: through it: h [N, 2F] as kept, gate [N] the weight of each row (absent: 1), dx = dh [N, 2F] (may be h), dgate [N] the
+ * gradient of those weights, which multiply the bias too: vectors [M_s], with dgate alone.
  */
-export const groupedGemmNn = bind<GroupedGemmNnArgs>("grouped_gemm_nn", { segments: 1, act: (a) => flag(a.swiglu), precision });
+export const groupedGemmNn = bind<GroupedGemmNnArgs>("grouped_gemm_nn", { segments: 1, ...activationArgs(0), precision });
 
 export interface GroupedGemmTnArgs {
   dy: Tensor;
@@ -61,7 +64,7 @@ export interface GroupedGemmTnArgs {
   /** The experts that dw is of. */
   groups: Ids;
   segments?: number;
-  swigluX?: boolean;
+  activation?: Maybe<Activation>;
   accumulate?: boolean;
   precision?: Maybe<Precision>;
 }
@@ -69,14 +72,32 @@ export interface GroupedGemmTnArgs {
  * dW_e (+)= (dyScale · dy)ᵀ·x over the rows of each expert in `groups`, zeros where it has none; the others are frozen: no read, no write,
  * no memory.
  * dy [*, ΣM_s] act, dyScale [N], x [*, C] act, each gathered by its rows [N] i32; dw: groups·S f32 matrices [M_s, C].
- * swigluX: x is h [N, 2C], silu(gate) · up is computed as it is read.
+ * activation: x is h [N, 2C], f(gate, up) is computed as it is read.
  */
+const activationX = activationArgs<GroupedGemmTnArgs>(0);
 export const groupedGemmTn = bind<GroupedGemmTnArgs>("grouped_gemm_tn", {
   segments: 1,
-  x_act: (a) => flag(a.swigluX),
+  x_act: activationX.act,
+  alpha: activationX.alpha,
+  limit: activationX.limit,
   accumulate: (a) => flag(a.accumulate),
   precision,
 });
+
+/**
+ * y_e (+)= Σ scale[r] · x[rows[r]] over the rows r of each expert in `groups`, zeros where it has none: the gradient of a bias.
+ * x [*, C] act, scale [N] (absent: 1), y: groups·S f32 vectors, C in all.
+ */
+export const groupedColumnSum = bind<{
+  x: Tensor;
+  rows?: Maybe<Tensor>;
+  scale?: Maybe<Tensor>;
+  offsets: Tensor;
+  y: TensorList;
+  groups: Ids;
+  segments?: number;
+  accumulate?: boolean;
+}>("grouped_column_sum", { segments: 1, accumulate: (a) => flag(a.accumulate) });
 
 /**
  * y[t] (+)= Σ_k weights[t,k] · x[pos[t,k]] (+ residual[t], added last). x [N, D] act, pos [T, K] i32 in [0, N), weights [T, K] (absent: 1),

@@ -32,6 +32,7 @@ const table: Record<string, Record<string, Args>> = {
   grouped_gemm_nt: { ...offsets, ...gather("rows") },
   grouped_gemm_nn: { ...offsets, ...gather("rows") },
   grouped_gemm_tn: { ...offsets, ...gather("dy_rows"), ...gather("x_rows") },
+  grouped_column_sum: { ...offsets, ...gather("rows") },
   combine: {
     "a row beyond x": { pos: i32([0, 1, 2, 3, 4, 6], [3, 2]) },
     "a negative row": { pos: i32([0, -1, 2, 3, 4, 5], [3, 2]) },

@@ -9,9 +9,9 @@ import type { OpCase, Output } from "./support.ts";
 function roundsOperands(op: string, output: string, args: Args): boolean {
   switch (op) {
     case "grouped_gemm_nt":
-      return args.act === 1 && output === "y";
+      return args.act !== 0 && output === "y";
     case "grouped_gemm_tn":
-      return args.x_act === 1 || Boolean(args.dy_scale);
+      return args.x_act !== 0 || Boolean(args.dy_scale);
     case "attention":
       return output === "out";
     case "attention_backward":

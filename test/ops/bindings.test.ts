@@ -12,11 +12,14 @@ import { bases } from "./cases/index.ts";
 const camel = (name: string): string => name.replace(/_(\w)/g, (_, c: string) => c.toUpperCase());
 /** Any property is a mark with its own name, so that a swapped argument shows. */
 const marks = (): Record<string, unknown> =>
-  new Proxy({}, { get: (_, key) => (typeof key !== "string" ? undefined : key === "rule" || key === "layout" ? marks() : `mark ${key}`) });
+  new Proxy(
+    {},
+    { get: (_, key) => (typeof key !== "string" ? undefined : ["rule", "layout", "activation"].includes(key) ? marks() : `mark ${key}`) },
+  );
 /** Arguments that TypeScript calls otherwise. */
 const renamed: Readonly<Record<string, string>> = {
-  act: "swiglu",
-  x_act: "swigluX",
+  act: "kind",
+  x_act: "kind",
   n_group: "groups",
   topk_group: "topkGroups",
   drop: "dropped",
@@ -62,8 +65,18 @@ describe("lib/ops.ts", () => {
       { coefficient: undefined },
       { coefficient: 0 },
     ]);
-    expect(submitted("grouped_gemm_nn", { swiglu: true, precision: "bf16" })).toMatchObject({ segments: 1, act: 1, precision: 1 });
-    expect(submitted("grouped_gemm_tn", { swigluX: false, precision: "f32" })).toMatchObject({ x_act: 0, accumulate: 0, precision: 0 });
+    expect(submitted("grouped_gemm_nn", { activation: { kind: "swiglu" }, precision: "bf16" })).toMatchObject({
+      segments: 1,
+      act: 1,
+      alpha: 0,
+      limit: 0,
+      precision: 1,
+    });
+    const clamped = { activation: { kind: "clamped swiglu", alpha: 1.7, limit: 7 } };
+    expect(submitted("grouped_gemm_nt", clamped)).toMatchObject({ act: 2, alpha: 1.7, limit: 7 });
+    expect(submitted("swiglu", { activation: { kind: "gelu tanh gate" } })).toMatchObject({ act: 3, alpha: 0, limit: 0 });
+    expect(submitted("swiglu", {})).toMatchObject({ act: 1 });
+    expect(submitted("grouped_gemm_tn", { activation: null, precision: "f32" })).toMatchObject({ x_act: 0, accumulate: 0, precision: 0 });
     expect(submitted("rms_norm_backward", { accumulateWeight: true })).toMatchObject({ accumulate: 0, accumulate_weight: 1 });
     const rule = {
       score: "sigmoid",

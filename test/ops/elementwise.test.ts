@@ -16,6 +16,7 @@ import {
   swigluBackwardBase,
   swigluBase,
 } from "./cases/elementwise.ts";
+import { clamped, every } from "./cases/gated.ts";
 import { cast } from "../../lib/ops.ts";
 import { Random, f32, out, strided, zeros } from "./host.ts";
 import type { Args } from "./host.ts";
@@ -24,9 +25,17 @@ import { checkGradients, describeCases, describeRefusals, device, instructionSet
 describeCases("elementwise", elementwiseCases);
 
 const limits = [{ name: "lo above hi", change: { lo: 2, hi: 1 }, says: ["hi", "at least lo = 2"] }];
+const activations = [
+  { name: "no activation", change: { act: 0 }, says: ["act", "1..3", "received 0"] },
+  { name: "act = 4", change: { act: 4 }, says: ["act", "1..3", "received 4"] },
+  { name: "a limit without clamps", change: { limit: 7 }, says: ["limit", "0 with act 1", "received 7"] },
+  { name: "clamps without a limit", change: { ...clamped, limit: 0 }, says: ["limit", "> 0", "received 0"] },
+  { name: "a negative limit", change: { ...clamped, limit: -1 }, says: ["limit", "> 0"] },
+  { name: "an infinite alpha", change: { ...clamped, alpha: -Infinity }, says: ["alpha", "finite"] },
+];
 describeRefusals([
-  { base: swigluBase, rows: [] },
-  { base: swigluBackwardBase, rows: [], inPlace: ["dh=h"] },
+  { base: swigluBase, rows: activations },
+  { base: swigluBackwardBase, rows: activations, inPlace: ["dh=h"] },
   { base: addBase, rows: [{ name: "an infinite alpha", change: { alpha: -Infinity }, says: ["alpha"] }], inPlace: ["y=a", "y=b"] },
   {
     base: scaleBase,
@@ -87,16 +96,18 @@ describeRefusals([
   },
 ]);
 
-it("swiglu_backward against finite differences", async () => {
-  const random = new Random("swiglu");
-  const [h, c] = [random.normal([4, 10], 2), random.normal([4, 5])];
-  const dh = pick(await run(device("ref"), "swiglu_backward", { h, da: c, dh: out([4, 10]) }), "dh");
-  await checkGradients({
-    inputs: { h: Float32Array.from(h.values) },
-    gradients: { h: dh },
-    loss: async (i) => weighted(pick(await run(device("ref"), "swiglu", { h: f32([4, 10], i.h!), a: out([4, 5]) }), "a"), c.values),
+for (const [name, act] of Object.entries(every))
+  it(`swiglu_backward against finite differences: ${name}`, async () => {
+    const random = new Random("swiglu");
+    const [h, c] = [random.normal([4, 10], 2), random.normal([4, 5])];
+    const dh = pick(await run(device("ref"), "swiglu_backward", { h, da: c, dh: out([4, 10]), ...act }), "dh");
+    await checkGradients({
+      inputs: { h: Float32Array.from(h.values) },
+      gradients: { h: dh },
+      loss: async (i) =>
+        weighted(pick(await run(device("ref"), "swiglu", { h: f32([4, 10], i.h!), a: out([4, 5]), ...act }), "a"), c.values),
+    });
   });
-});
 
 it("every NaN stays one in bf16, whatever its bits", async () => {
   const bits = Uint32Array.from({ length: 37 }, (_, i) => [0x7fffffff, 0xffffffff, 0x7f800001, 0xff800001, 0x7fc00000][i % 5]!);

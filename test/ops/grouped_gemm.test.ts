@@ -3,6 +3,7 @@
 
 import { describe, it } from "vitest";
 import { groupedGemmCases, nn, nnBase, nt, ntBase, tn, tnBase } from "./cases/grouped_gemm.ts";
+import { clamped, every, none } from "./cases/gated.ts";
 import { Random, f32, i32, list, offsetsOf, out, tensor } from "./host.ts";
 import type { Args, HostTensor } from "./host.ts";
 import { checkGradients, describeCases, describeRefusals, device, pick, run, weighted } from "./support.ts";
@@ -30,6 +31,16 @@ const segments = [
   { name: "segments = 0", change: { segments: 0 }, says: ["segments", "received 0"] },
   { name: "segments = 65", change: { segments: 65 }, says: ["segments", "received 65"] },
 ];
+/** Of an op whose call has SwiGLU. */
+const activations = [
+  { name: "act = 4", change: { act: 4 }, says: ["act", "0..3", "received 4"] },
+  { name: "a limit without clamps", change: { limit: 7 }, says: ["limit", "0 with act 1", "received 7"] },
+  { name: "an alpha without clamps", change: { alpha: 1.7 }, says: ["alpha", "0 with act 1", "received 1.7"] },
+  { name: "clamps without a limit", change: { ...clamped, limit: 0 }, says: ["limit", "> 0", "received 0"] },
+  { name: "an infinite limit", change: { ...clamped, limit: Infinity }, says: ["limit", "finite"] },
+  { name: "an infinite alpha", change: { ...clamped, alpha: Infinity }, says: ["alpha", "finite"] },
+];
+const biases = [{ name: "a bias too few", change: { bias: [out([4])] }, says: ["bias", "one per matrix", "received 1"] }];
 const groups = [
   { name: "groups that descend", change: { groups: [2, 0] }, says: ["groups", "ascending"] },
   { name: "a group twice", change: { groups: [2, 2] }, says: ["groups", "repeats"] },
@@ -58,7 +69,18 @@ describeRefusals([
         says: ["w must be 3 x 2 matrices", "received 7"],
       },
       { name: "an odd fused height", change: { segments: 1, w: [7, 7, 7].map((m) => out([m, 6])) }, says: ["w", "even"] },
-      { name: "act = 2", change: { act: 2 }, says: ["act"] },
+      ...activations,
+      ...biases,
+      {
+        name: "a bias of another length",
+        change: { bias: [4, 4, 4, 4, 4, 5].map((m) => out([m])) },
+        says: ["bias[5]", "4 elements"],
+      },
+      {
+        name: "a bias of integers",
+        change: { bias: [4, 4, 4, 4, 4, 4].map((m) => i32(new Array<number>(m).fill(0))) },
+        says: ["bias[0]", "f32 or bf16"],
+      },
       { name: "a residual with an activation", change: { residual: out([7, 8]) }, says: ["residual", "absent"] },
       {
         name: "a residual of another shape",
@@ -81,6 +103,9 @@ describeRefusals([
       ...offsets,
       ...segments,
       ...groups,
+      ...activations,
+      ...biases,
+      { name: "a bias without dgate", change: { dgate: null }, says: ["bias", "absent without dgate", "received 3 vectors"] },
       { name: "no h with an activation", change: { h: null }, says: ["h"] },
       { name: "h, gate or dgate without an activation", change: { act: 0, dx: out([7, 6]) }, says: ["h", "absent"] },
       { name: "a gate of the wrong length", change: { gate: out([6]) }, says: ["gate"] },
@@ -104,95 +129,110 @@ describeRefusals([
         says: ["dw", "2 x 2 matrices", "received 2"],
       },
       { name: "accumulate = 2", change: { accumulate: 2 }, says: ["accumulate"] },
+      { name: "x_act = 4", change: { x_act: 4 }, says: ["x_act", "0..3"] },
+      { name: "a limit without clamps on load", change: { limit: 7 }, says: ["limit", "0 with x_act 0"] },
       { name: "x_act of an odd width", change: { x_act: 1, x: out([5, 7]) }, says: ["x", "even"] },
     ],
   },
 ]);
 
-// One expert layer by hand: y = (silu(x·Wgᵀ) ∘ x·Wuᵀ) · W2ᵀ, weighted by gates, gathered and mixed in size.
+// One expert layer by hand: y = f(x·W1ᵀ + b1)·W2ᵀ + b2, weighted by gates, gathered and mixed in size.
 describe("gradients against finite differences of the reference", () => {
   const random = new Random("expert layer");
   const counts = [3, 0, 4];
   const [D, F, N] = [5, 6, 7];
   const ref = () => device("ref");
-  const up = nt(counts, 2 * F, D, { act: true, segments: 2, gather: true })(random);
-  const down = nt(counts, D, F)(random);
   const flat = (ts: readonly HostTensor[]): Float32Array => Float32Array.from(ts.flatMap((t) => Array.from(t.values)));
   const split = (ts: readonly HostTensor[], values: Float32Array): HostTensor[] => {
     let at = 0;
     return ts.map((t) => f32(t.shape, values.slice(at, (at += t.values.length))));
   };
-  const x = tensor(up, "x");
-  const inputs = {
-    x: Float32Array.from(x.values),
-    w1: flat(list(up, "w")),
-    w2: flat(list(down, "w")),
-    gate: Float32Array.from({ length: N }, () => random.gauss()),
-  };
-  const c = Float32Array.from({ length: N * D }, () => random.gauss());
-  type Inputs = Readonly<Record<string, Float32Array>>;
+  const zero = (shapes: readonly HostTensor[]): HostTensor[] => shapes.map((t) => f32(t.shape, new Float32Array(t.values.length)));
+  const joined = (outputs: readonly { values: Float64Array }[]): number[] => outputs.flatMap((o) => Array.from(o.values));
+  type Inputs = Readonly<Record<"x" | "w1" | "b1" | "w2" | "b2" | "gate", Float32Array>>;
 
-  async function forward(i: Inputs): Promise<{ h: Float64Array; a: Float64Array; y: Float64Array }> {
-    const first: Args = { ...up, x: f32(x.shape, i.x!), w: split(list(up, "w"), i.w1!) };
-    const made = await run(ref(), "grouped_gemm_nt", first);
-    const [h, a] = [pick(made, "h"), pick(made, "y")];
-    const y = pick(await run(ref(), "grouped_gemm_nt", { ...down, x: f32([N, F], a), w: split(list(down, "w"), i.w2!) }), "y");
-    return { h, a, y };
-  }
-  const loss = async (i: Inputs): Promise<number> => {
-    const { y } = await forward(i);
-    return weighted(
-      y.map((v, j) => v * i.gate![Math.floor(j / D)]!),
-      c,
-    );
-  };
-
-  it("x, gate, gate|up and down weights", async () => {
-    const { h } = await forward(inputs);
-    const dy = f32([N, D], c);
-    const back: Args = {
-      ...nn(counts, D, F, { act: true })(random),
-      dy,
-      w: split(list(down, "w"), inputs.w2),
-      h: f32([N, 2 * F], h),
-      gate: f32([N], inputs.gate),
-    };
-    const first = await run(ref(), "grouped_gemm_nn", back);
-    const dh = f32([N, 2 * F], pick(first, "dx"));
-    const dx_N = pick(
-      await run(ref(), "grouped_gemm_nn", { ...nn(counts, 2 * F, D, { segments: 2 })(random), dy: dh, w: split(list(up, "w"), inputs.w1) }),
-      "dx",
-    );
-    const rows = tensor(up, "rows").values;
-    const dx = new Float64Array(inputs.x.length);
-    dx_N.forEach((v, i) => (dx[rows[Math.floor(i / D)]! * D + (i % D)]! += v));
-    const zero = (shapes: readonly HostTensor[]): HostTensor[] => shapes.map((t) => f32(t.shape, new Float32Array(t.values.length)));
-    const dw1 = await run(ref(), "grouped_gemm_tn", {
-      ...tn(counts, 2 * F, D, { segments: 2 })(random),
-      dy: dh,
-      x: f32(x.shape, inputs.x),
-      x_rows: tensor(up, "rows"),
-      dw: zero(list(up, "w")),
+  for (const [name, act] of Object.entries(every))
+    it(`${name}: x, gate, weights and biases`, async () => {
+      const up = nt(counts, 2 * F, D, { act, segments: 2, gather: true, bias: "f32" })(random);
+      const down = nt(counts, D, F, { bias: "f32" })(random);
+      const x = tensor(up, "x");
+      const offsets = offsetsOf(counts);
+      const inputs: Inputs = {
+        x: Float32Array.from(x.values),
+        w1: flat(list(up, "w")),
+        b1: flat(list(up, "bias")),
+        w2: flat(list(down, "w")),
+        b2: flat(list(down, "bias")),
+        gate: Float32Array.from({ length: N }, () => random.gauss()),
+      };
+      const c = Float32Array.from({ length: N * D }, () => random.gauss());
+      const first = (i: Inputs): Args => ({
+        ...up,
+        x: f32(x.shape, i.x),
+        w: split(list(up, "w"), i.w1),
+        bias: split(list(up, "bias"), i.b1),
+      });
+      const loss = async (i: Inputs): Promise<number> => {
+        const a = pick(await run(ref(), "grouped_gemm_nt", first(i)), "y");
+        const second = { ...down, x: f32([N, F], a), w: split(list(down, "w"), i.w2), bias: split(list(down, "bias"), i.b2) };
+        const y = pick(await run(ref(), "grouped_gemm_nt", second), "y");
+        return weighted(
+          y.map((v, j) => v * i.gate[Math.floor(j / D)]!),
+          c,
+        );
+      };
+      const h = f32([N, 2 * F], pick(await run(ref(), "grouped_gemm_nt", first(inputs)), "h"));
+      const dy = f32([N, D], c);
+      const gate = f32([N], inputs.gate);
+      const through = await run(ref(), "grouped_gemm_nn", {
+        ...nn(counts, D, F, { act })(random),
+        dy,
+        w: split(list(down, "w"), inputs.w2),
+        bias: split(list(down, "bias"), inputs.b2),
+        h,
+        gate,
+      });
+      const dh = f32([N, 2 * F], pick(through, "dx"));
+      const dx_N = pick(
+        await run(ref(), "grouped_gemm_nn", {
+          ...nn(counts, 2 * F, D, { segments: 2 })(random),
+          dy: dh,
+          w: split(list(up, "w"), inputs.w1),
+        }),
+        "dx",
+      );
+      const rows = tensor(up, "rows").values;
+      const dx = new Float64Array(inputs.x.length);
+      dx_N.forEach((v, i) => (dx[rows[Math.floor(i / D)]! * D + (i % D)]! += v));
+      const dw1 = await run(ref(), "grouped_gemm_tn", {
+        ...tn(counts, 2 * F, D, { segments: 2 })(random),
+        dy: dh,
+        x: f32(x.shape, inputs.x),
+        x_rows: tensor(up, "rows"),
+        dw: zero(list(up, "w")),
+      });
+      const dw2 = await run(ref(), "grouped_gemm_tn", {
+        ...tn(counts, D, F, { act, scale: true })(random),
+        dy,
+        dy_scale: gate,
+        x: h,
+        dw: zero(list(down, "w")),
+      });
+      const sum = { offsets, groups: [0, 1, 2], accumulate: 0 };
+      const db1 = await run(ref(), "grouped_column_sum", { ...sum, x: dh, y: zero(list(up, "bias")), segments: 2 });
+      const db2 = await run(ref(), "grouped_column_sum", { ...sum, x: dy, scale: gate, y: zero(list(down, "bias")), segments: 1 });
+      const gradients = { x: dx, gate: pick(through, "dgate"), w1: joined(dw1), b1: joined(db1), w2: joined(dw2), b2: joined(db2) };
+      await checkGradients({ inputs, loss: (i) => loss(i as Inputs), gradients });
     });
-    const dw2 = await run(ref(), "grouped_gemm_tn", {
-      ...tn(counts, D, F, { act: true, scale: true })(random),
-      dy,
-      dy_scale: f32([N], inputs.gate),
-      x: f32([N, 2 * F], h),
-      dw: zero(list(down, "w")),
-    });
-    const joined = (outputs: readonly { values: Float64Array }[]): number[] => outputs.flatMap((o) => Array.from(o.values));
-    await checkGradients({ inputs, loss, gradients: { x: dx, gate: pick(first, "dgate"), w1: joined(dw1), w2: joined(dw2) } });
-  });
 
   it("without an activation the three products are adjoint: <c, y(x, W)> = <dx, x> = <dW, W>", async () => {
     const k = offsetsOf(counts);
     const w = [0, 1, 2].map(() => random.normal([4, D]));
     const cx = random.normal([N, 4]);
     const xs = random.normal([N, D]);
-    const y = pick(await run(ref(), "grouped_gemm_nt", { x: xs, w, offsets: k, y: out([N, 4]), segments: 1, act: 0, precision: 0 }), "y");
+    const y = pick(await run(ref(), "grouped_gemm_nt", { x: xs, w, offsets: k, y: out([N, 4]), segments: 1, ...none, precision: 0 }), "y");
     const dx = pick(
-      await run(ref(), "grouped_gemm_nn", { dy: cx, w, offsets: k, dx: out([N, D]), segments: 1, act: 0, precision: 0 }),
+      await run(ref(), "grouped_gemm_nn", { dy: cx, w, offsets: k, dx: out([N, D]), segments: 1, ...none, precision: 0 }),
       "dx",
     );
     const dw = await run(ref(), "grouped_gemm_tn", {
@@ -203,6 +243,8 @@ describe("gradients against finite differences of the reference", () => {
       groups: [0, 1, 2],
       segments: 1,
       x_act: 0,
+      alpha: 0,
+      limit: 0,
       accumulate: 1,
       precision: 0,
     });

@@ -6,6 +6,7 @@
 #include "gemm_block.h"
 
 #include "gemm_micro.h"
+#include "gemm_vec.h"
 
 namespace esft::cpu::ESFT_ISA {
 
@@ -68,7 +69,7 @@ void build_panels(const Block& b, int64_t p, int64_t count, void* out) {
   if (b.source == FROM_ROWS) return panels_of_rows(b.kind, b.x, b.x_act, b.x_features, p * NR, columns, b.k, out);
   char* to = static_cast<char*>(out);
   for (int64_t q = p; q < p + count; q++, to += panel_bytes(b.kind, b.k)) {
-    if (b.out.kind == OUT_SWIGLU)
+    if (b.out.kind == OUT_GATED)
       panel_of_weight_rows(b.kind, b.w, q * W, b.n + q * W, b.n, 2 * b.n, b.k0, b.k, to);
     else
       panel_of_weight_rows(b.kind, b.w, q * NR, q * NR + W, b.n, b.n, b.k0, b.k, to);
@@ -98,7 +99,7 @@ void fetch_panels(const Block& b, int64_t p, int64_t count, int64_t blocks, Pref
     first = static_cast<const char*>(b.panels->data) + p * b.panels->panel_bytes;
     bytes = pitch = b.panels->panel_bytes * count;
   } else if (b.source == FROM_WEIGHT_ROWS) {
-    const bool paired = b.out.kind == OUT_SWIGLU;
+    const bool paired = b.out.kind == OUT_GATED;
     const int64_t columns = count * (paired ? W : NR);
     const Place at = place_of(b.w, p * (paired ? W : NR));
     pitch = pitch_of(*at.s);
@@ -139,7 +140,7 @@ void fetch_panels(const Block& b, int64_t p, int64_t count, int64_t blocks, Pref
 // Starts fetching what finishing a tile reads: h, c with add, or the residual. Done after two thirds of the kernel.
 void fetch_tile(const Block& b, int64_t i, int64_t mr, int64_t p, int64_t blocks, Prefetch* ahead) {
   const Output& o = b.out;
-  const bool h = o.kind == OUT_DSWIGLU;
+  const bool h = o.kind == OUT_DGATED;
   const float* first = (h ? o.h + i * o.ldh : o.residual ? o.residual + i * o.ldr : o.c + i * o.ldc) + p * NR;
   const int64_t ld = (h ? o.ldh : o.residual ? o.ldr : o.ldc) * 4;
   ahead->per_block = 0;
@@ -200,7 +201,7 @@ Block block_part(const Block& b, int64_t m0, int64_t m1) {
   return p;
 }
 
-int64_t block_panels(const Block& b) { return b.out.kind == OUT_SWIGLU ? (b.n + W - 1) / W : (b.n + NR - 1) / NR; }
+int64_t block_panels(const Block& b) { return b.out.kind == OUT_GATED ? (b.n + W - 1) / W : (b.n + NR - 1) / NR; }
 
 size_t block_scratch(int64_t m, int64_t k, PanelKind kind, bool panel) {
   return size_t(aligned(m * a_row_bytes(kind, k) + kSpill) + (panel ? aligned(panel_bytes(kind, k) * panel_group(kind, k)) : 0) +
@@ -229,11 +230,11 @@ static void run_pass(const Block& b, int64_t p0, int64_t p1, void* scratch) {
   char* panel_scratch = at;
 
   const PreparedA a = prepare_a(b, tiles, a_scratch);
-  const bool dgate = b.out.kind == OUT_DSWIGLU && b.out.dgate;
+  const bool dgate = b.out.kind == OUT_DGATED && b.out.dgate;
   if (dgate) memset(sums, 0, size_t(b.m) * W * 4);
   int64_t fetches = 0;  // fetch opportunities per tile and panel
   for (int64_t s = 0; s < steps; s += chunk) fetches += min_of(chunk, steps - s) / kPrefetchSteps;
-  const bool reads_outputs = b.out.add || b.out.residual || b.out.kind == OUT_DSWIGLU;
+  const bool reads_outputs = b.out.add || b.out.residual || b.out.kind == OUT_DGATED;
 
   const bool a_cold = reads_a_in_place(b) && !reads_outputs;
   Prefetch ahead = {}, tile_ahead = {};
@@ -286,7 +287,10 @@ static void run_pass(const Block& b, int64_t p0, int64_t p1, void* scratch) {
     }
   }
   if (dgate)
-    for (int64_t i = 0; i < b.m; i++) b.out.dgate[i] = hsum(load(sums + i * W));
+    for (int64_t i = 0; i < b.m; i++) {
+      const float by_bias = b.out.bias ? dot(row_at(b.a, i), static_cast<const float*>(b.out.bias), b.k) : 0.0f;
+      b.out.dgate[i] = hsum(load(sums + i * W)) + by_bias;
+    }
   if (b.out.past_caches) stream_fence();
 }
 

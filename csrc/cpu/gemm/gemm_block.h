@@ -1,31 +1,33 @@
 // One block of a product: some rows of A times some panels of B, with what happens to the result (see gemm_block.cc).
 // A task of gemm or grouped_gemm is one block; blocks write disjoint outputs.
 #pragma once
+#include "../../ops/activation.h"
 #include "gemm_pack.h"
 
 namespace esft::cpu::ESFT_ISA {
 
 enum OutputKind : int32_t {
   OUT_PLAIN = 0,    // c (+)= product (+ bias) (+ residual)
-  OUT_SWIGLU = 1,   // panels hold W gate | W up columns: h = product (optional), c = silu(gate)·up
-  OUT_DSWIGLU = 2,  // the product is the gradient g of silu(gate)·up: c = dh, dgate = ⟨g, a⟩ (see ops/grouped_gemm.h)
+  OUT_GATED = 1,    // panels hold W gate | W up columns: h = product (+ bias) (optional), c = a = act(gate, up)
+  OUT_DGATED = 2,   // the product is the gradient g of a: c = dh, dgate = ⟨g, a⟩ (+ ⟨A's row, bias⟩) (see ops/grouped_gemm.h)
 };
 
 // Row i of the block at c + i·ldc, h + i·ldh, row_gate[i], dgate[i].
 struct Output {
   OutputKind kind;
+  Activation act;  // OUT_GATED, OUT_DGATED
   float* c;
   int64_t ldc;
   bool add;          // OUT_PLAIN: c += instead of c =
   bool past_caches;  // large outputs nobody reads soon: streaming stores (not with add)
-  const void* bias;  // OUT_PLAIN, optional
+  const void* bias;  // optional; OUT_GATED: of gate, then of up; OUT_DGATED: f32 [k]
   bool bias_bf16;
   const float* residual;  // OUT_PLAIN, optional, not with add; row i at residual + i·ldr
   int64_t ldr;
-  float* h;  // OUT_SWIGLU: written when not null; OUT_DSWIGLU: read. gate | up, n each
+  float* h;  // OUT_GATED: written when not null; OUT_DGATED: read. gate | up, n each
   int64_t ldh;
-  const float* row_gate;  // OUT_DSWIGLU, optional
-  float* dgate;           // OUT_DSWIGLU, optional; complete only when the block covers every panel
+  const float* row_gate;  // OUT_DGATED, optional
+  float* dgate;           // OUT_DGATED, optional; complete only when the block covers every panel
 };
 
 enum PanelSource : int32_t {
@@ -37,7 +39,7 @@ enum PanelSource : int32_t {
 
 struct Block {
   PanelKind kind;
-  int64_t m, n, k;        // n: columns of the product; OUT_SWIGLU: features, i.e. half of them
+  int64_t m, n, k;        // n: columns of the product; OUT_GATED: features, i.e. half of them
   int64_t k0;             // FROM_WEIGHT_*: where the block's k starts in the weight
   Rows a;                 // m rows of k, or (a_columns) k rows of m
   bool a_columns;
@@ -45,7 +47,7 @@ struct Block {
   PanelSource source;
   Weights w;              // FROM_WEIGHT_*
   Rows x;                 // FROM_ROWS: k rows
-  bool x_act;             // FROM_ROWS: rows are h = gate | up, silu(gate)·up is taken
+  Activation x_act;       // FROM_ROWS: rows are h = gate | up, and the activation is taken; kind 0: rows as they are
   int64_t x_features;     // FROM_ROWS with x_act: distance of up from gate
   const Panels* panels;   // FROM_PANELS
   Output out;

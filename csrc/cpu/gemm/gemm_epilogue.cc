@@ -1,6 +1,6 @@
 // What happens to a tile of sums on its way to memory (see gemm_block.h). Every element goes through the same vector
 // arithmetic whether its vector is whole or partial.
-#include "gemm_activation.h"
+#include "../activation.h"
 #include "gemm_block.h"
 
 namespace esft::cpu::ESFT_ISA {
@@ -59,57 +59,75 @@ void plain(const Output& o, const float* sums, int64_t i0, int64_t mr, int64_t j
   }
 }
 
-template <Put kPut>
-void swiglu(const Block& b, const float* sums, int64_t i0, int64_t mr, int64_t j, int64_t n) {
+template <Put kPut, int32_t kAct>
+void gated_tile(const Block& b, const float* sums, int64_t i0, int64_t mr, int64_t j, int64_t n) {
   const Output& o = b.out;
+  const vf alpha = splat(o.act.alpha), limit = splat(o.act.limit);
+  const vf gate_bias = o.bias ? load_bias(o, j, n) : vf{}, up_bias = o.bias ? load_bias(o, b.n + j, n) : vf{};
   for (int64_t i = 0; i < mr; i++) {
-    const vf gate = load(sums + i * NR), up = load(sums + i * NR + W);
+    vf gate = load(sums + i * NR), up = load(sums + i * NR + W);
+    if (o.bias) gate += gate_bias, up += up_bias;
     if (o.h) {
       float* h = o.h + (i0 + i) * o.ldh + j;
       put<kPut>(h, gate, n);
       put<kPut>(h + b.n, up, n);
     }
-    put<kPut == PART ? PART : WHOLE>(o.c + (i0 + i) * o.ldc + j, silu_times(gate, up), n);
+    put<kPut == PART ? PART : WHOLE>(o.c + (i0 + i) * o.ldc + j, gated<kAct>(gate, up, alpha, limit), n);
   }
 }
 
-template <Put kPut>
-void dswiglu(const Block& b, const float* tile, int64_t i0, int64_t mr, int64_t j, int64_t n, float* sums) {
+template <Put kPut, int32_t kAct>
+void dgated_tile(const Block& b, const float* tile, int64_t i0, int64_t mr, int64_t j, int64_t n, float* sums) {
   const Output& o = b.out;
+  const vf alpha = splat(o.act.alpha), limit = splat(o.act.limit);
   for (int64_t i = 0; i < mr; i++) {
     const float* h = o.h + (i0 + i) * o.ldh + j;
     const vf gate = get<kPut>(h, n), up = get<kPut>(h + b.n, n);
     const vf g = load(tile + i * NR);
-    const vf s = sigmoid(gate);
-    const vf silu = gate * s;
+    const GatedSlopes f = gated_slopes<kAct>(gate, up, alpha, limit);
     if (o.dgate) {  // lanes past n hold zeros: gate and up are read as 0 there
       float* sum = sums + (i0 + i) * W;
-      store(sum, load(sum) + g * (silu * up));
+      store(sum, load(sum) + g * f.a);
     }
     const vf da = o.row_gate ? g * splat(o.row_gate[i0 + i]) : g;
     float* c = o.c + (i0 + i) * o.ldc + j;
-    put<kPut>(c, da * up * (s + silu * (splat(1.0f) - s)), n);
-    put<kPut>(c + b.n, da * silu, n);
+    put<kPut>(c, da * f.by_gate, n);
+    put<kPut>(c + b.n, da * f.by_up, n);
   }
+}
+
+template <Put kPut>
+void gated_tile(const Block& b, const float* tile, int64_t i, int64_t mr, int64_t j, int64_t n) {
+#define RUN(kAct) gated_tile<kPut, kAct>(b, tile, i, mr, j, n)
+  ESFT_CHOOSE_ACTIVATION(b.out.act.kind, RUN)
+#undef RUN
+}
+
+template <Put kPut>
+void dgated_tile(const Block& b, const float* tile, int64_t i, int64_t mr, int64_t j, int64_t n, float* sums) {
+#define RUN(kAct) dgated_tile<kPut, kAct>(b, tile, i, mr, j, n, sums)
+  ESFT_CHOOSE_ACTIVATION(b.out.act.kind, RUN)
+#undef RUN
 }
 
 }  // namespace
 
 void finish_tile(const Block& b, const float* tile, int64_t i, int64_t mr, int64_t p, float* sums) {
   const Output& o = b.out;
-  if (o.kind == OUT_SWIGLU) {
+  if (o.kind == OUT_GATED) {
     const int64_t j = p * W, n = min_of(W, b.n - j);
     const Put put = o.h && (b.n % W) == 0 ? how(o.h + j, o.ldh, n, o.past_caches) : n < W ? PART : WHOLE;
-#define RUN(kPut) swiglu<kPut>(b, tile, i, mr, j, n)
-    ESFT_CHOOSE(put, RUN)
-#undef RUN
-    return;
+    switch (put) {
+      case PART: return gated_tile<PART>(b, tile, i, mr, j, n);
+      case WHOLE: return gated_tile<WHOLE>(b, tile, i, mr, j, n);
+      case PAST_CACHES: return gated_tile<PAST_CACHES>(b, tile, i, mr, j, n);
+    }
   }
   for (int half = 0; half < 2; half++) {
     const int64_t j = p * NR + half * W, n = min_of(W, b.n - j);
     if (n <= 0) return;
-    if (o.kind == OUT_DSWIGLU) {
-      n < W ? dswiglu<PART>(b, tile + half * W, i, mr, j, n, sums) : dswiglu<WHOLE>(b, tile + half * W, i, mr, j, n, sums);
+    if (o.kind == OUT_DGATED) {
+      n < W ? dgated_tile<PART>(b, tile + half * W, i, mr, j, n, sums) : dgated_tile<WHOLE>(b, tile + half * W, i, mr, j, n, sums);
     } else {
 #define RUN(kPut) plain<kPut>(o, tile + half * W, i, mr, j, n)
       ESFT_CHOOSE(how(o.c + j, o.ldc, n, o.past_caches && !o.add), RUN)

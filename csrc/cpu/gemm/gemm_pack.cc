@@ -1,7 +1,7 @@
 // Packing for the block products (see gemm_pack.h).
 #include "gemm_pack.h"
 
-#include "gemm_activation.h"
+#include "../activation.h"
 #include "gemm_vec.h"
 
 namespace esft::cpu::ESFT_ISA {
@@ -244,14 +244,19 @@ void panels_of_weight_columns(PanelKind kind, const Weights& w, int64_t n0, int6
   }
 }
 
-void panels_of_rows(PanelKind kind, const Rows& x, bool act, int64_t K, int64_t n0, int64_t count, int64_t k, void* out_) {
+namespace {
+
+template <int32_t kAct>
+void panels_of_rows(PanelKind kind, const Rows& x, const Activation& act, int64_t K, int64_t n0, int64_t count, int64_t k,
+                    void* out_) {
+  const vf alpha = splat(act.alpha), limit = splat(act.limit);
   constexpr int64_t kAhead = 4;
   float* out = floats(out_);
   const int64_t next_panel = panel_steps(kind, k) * NR;
   auto part = [&](const float* p, int64_t c) ESFT_LAMBDA -> vf {
     if (c <= 0) return vf{};
     const int64_t n = min_of(c, W);
-    return act ? silu_times(load_n(p, n), load_n(p + K, n)) : load_n(p, n);
+    return kAct ? gated<kAct>(load_n(p, n), load_n(p + K, n), alpha, limit) : load_n(p, n);
   };
   const int64_t per = kind == PANEL_F32 ? 1 : 2;
   for (int64_t l = 0; l < k; l += per, out += NR) {
@@ -264,7 +269,7 @@ void panels_of_rows(PanelKind kind, const Rows& x, bool act, int64_t K, int64_t 
       const int64_t left = count - n;
       __builtin_prefetch(ahead0 + n, 0, 3);
       __builtin_prefetch(ahead0 + n + W, 0, 3);
-      if (act) __builtin_prefetch(ahead0 + K + n, 0, 3), __builtin_prefetch(ahead0 + K + n + W, 0, 3);
+      if (kAct) __builtin_prefetch(ahead0 + K + n, 0, 3), __builtin_prefetch(ahead0 + K + n + W, 0, 3);
       const vf a0 = part(row0 + n, left), a1 = part(row0 + n + W, left - W);
       if (kind == PANEL_F32) {
         store(out + p, a0);
@@ -276,6 +281,16 @@ void panels_of_rows(PanelKind kind, const Rows& x, bool act, int64_t K, int64_t 
       }
     }
   }
+}
+
+}  // namespace
+
+void panels_of_rows(PanelKind kind, const Rows& x, const Activation& act, int64_t K, int64_t n0, int64_t count, int64_t k,
+                    void* out) {
+  if (act.kind == ACT_NONE) return panels_of_rows<ACT_NONE>(kind, x, act, K, n0, count, k, out);
+#define RUN(kAct) panels_of_rows<kAct>(kind, x, act, K, n0, count, k, out)
+  ESFT_CHOOSE_ACTIVATION(act.kind, RUN)
+#undef RUN
 }
 
 void pack_rows(PanelKind kind, const Rows& a, int64_t mr, int64_t k, void* out_) {

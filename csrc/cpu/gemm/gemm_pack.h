@@ -1,5 +1,6 @@
 // From matrices in memory to what the micro kernels read: packed rows of A, panels of B. Defined in gemm_pack.cc.
 #pragma once
+#include "../../ops/activation.h"
 #include "gemm_panel.h"
 
 namespace esft::cpu::ESFT_ISA {
@@ -43,8 +44,9 @@ void panel_of_weight_rows(PanelKind kind, const Weights& w, int64_t n0, int64_t 
                           int64_t k, void* out);
 // Consecutive panels from columns n0 .. n0+count of the weight (dx = dy·W): k runs over the stacked rows.
 void panels_of_weight_columns(PanelKind kind, const Weights& w, int64_t n0, int64_t count, int64_t k0, int64_t k, void* out);
-// Consecutive panels from columns of gathered f32 rows (dW = dyᵀ·x); act: the rows are h = gate | up, K each, and silu(gate)·up
-// is taken.
-void panels_of_rows(PanelKind kind, const Rows& x, bool act, int64_t K, int64_t n0, int64_t count, int64_t k, void* out);
+// Consecutive panels from columns of gathered f32 rows (dW = dyᵀ·x); with an activation the rows are h = gate | up, K each, and it is
+// taken of them.
+void panels_of_rows(PanelKind kind, const Rows& x, const Activation& act, int64_t K, int64_t n0, int64_t count, int64_t k,
+                    void* out);
 
 }  // namespace esft::cpu::ESFT_ISA

@@ -112,7 +112,7 @@ static void cut_tail(TaskList& list, const Block* blocks, int64_t threads) {
   }
 }
 
-ESFT_INLINE int64_t work_of(const Block& b) { return b.m * b.n * (b.out.kind == OUT_SWIGLU ? 2 : 1) * b.k; }
+ESFT_INLINE int64_t work_of(const Block& b) { return b.m * b.n * (b.out.kind == OUT_GATED ? 2 : 1) * b.k; }
 
 // Cuts the blocks (whole products) into `tasks` and runs them.
 static void run_blocks(Context& ctx, const Block* blocks, int64_t count, Task* tasks) {

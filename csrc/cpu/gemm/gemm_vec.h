@@ -4,6 +4,21 @@
 
 namespace esft::cpu::ESFT_ISA {
 
+// Σ a·b in a fixed order.
+ESFT_INLINE float dot(const float* a, const float* b, int64_t n) {
+  vf s0 = {}, s1 = {}, s2 = {}, s3 = {};
+  int64_t i = 0;
+  for (; i + 4 * W <= n; i += 4 * W) {
+    s0 += load(a + i) * load(b + i);
+    s1 += load(a + i + W) * load(b + i + W);
+    s2 += load(a + i + 2 * W) * load(b + i + 2 * W);
+    s3 += load(a + i + 3 * W) * load(b + i + 3 * W);
+  }
+  for (; i + W <= n; i += W) s0 += load(a + i) * load(b + i);
+  if (i < n) s1 += load_part(a + i, n - i) * load_part(b + i, n - i);
+  return hsum((s0 + s1) + (s2 + s3));
+}
+
 // In place: lane j of r[i] <-> lane i of r[j].
 ESFT_INLINE void transpose(vf (&r)[W]) {
 #if defined(__AVX512F__)

@@ -4,6 +4,7 @@
 #include "../../ops/checks.h"
 #include "../kernels.h"
 #include "gemm_tasks.h"
+#include "gemm_vec.h"
 
 namespace esft::cpu::ESFT_ISA {
 
@@ -14,15 +15,18 @@ struct Plan {
   Block* blocks;
   int64_t count;
   Segment* segments;
+  float* biases;
   Task* tasks;
 };
 
-// items products of at most `rows` rows together, with `segments` weight segments.
-Plan make_plan(Context& ctx, int64_t items, int64_t segments, int64_t rows) {
+// items products of at most `rows` rows together, with `segments` weight segments and `biases` elements of biases.
+Plan make_plan(Context& ctx, int64_t items, int64_t segments, int64_t rows, int64_t biases) {
   const int64_t bound = tasks_bound(items, rows, ctx.threads());
   const size_t blocks_bytes = size_t(items) * sizeof(Block), segments_bytes = size_t(segments) * sizeof(Segment);
-  char* p = static_cast<char*>(ctx.shared_scratch(blocks_bytes + segments_bytes + size_t(bound) * sizeof(Task)));
+  const size_t tasks_bytes = size_t(bound) * sizeof(Task);
+  char* p = static_cast<char*>(ctx.shared_scratch(blocks_bytes + segments_bytes + tasks_bytes + size_t(biases) * 4));
   return {reinterpret_cast<Block*>(p), 0, reinterpret_cast<Segment*>(p + blocks_bytes),
+          reinterpret_cast<float*>(p + blocks_bytes + segments_bytes + tasks_bytes),
           reinterpret_cast<Task*>(p + blocks_bytes + segments_bytes)};
 }
 
@@ -56,6 +60,25 @@ Weights weights_of(const esft_tensor_list& w, int64_t e, int64_t S, Segment* out
   return {out, S};
 }
 
+// The stacked bias of expert e in f32, made at `out`; null where there is none.
+const float* bias_of(const esft_tensor_list& bias, int64_t e, int64_t S, float* out) {
+  if (bias.count == 0) return nullptr;
+  float* to = out;
+  for (int64_t s = 0; s < S; s++) {
+    const esft_tensor& t = bias.items[e * S + s];
+    const int64_t n = numel(t);
+    if (t.dtype == ESFT_F32)
+      memcpy(to, t.data, size_t(n) * 4);
+    else
+      for (int64_t i = 0; i < n; i += W)
+        store_n(to + i, load_bf16_part(data<const uint16_t>(t) + i, min_of(W, n - i)), min_of(W, n - i));
+    to += n;
+  }
+  return out;
+}
+
+Activation activation_of(int64_t kind, double alpha, double limit) { return {int32_t(kind), float(alpha), float(limit)}; }
+
 // Outputs larger than the caches keep for their reader go past them.
 constexpr int64_t kStreamBytes = int64_t(16) << 20;
 bool streams(const esft_tensor& t) { return numel(t) * 4 >= kStreamBytes; }
@@ -70,7 +93,8 @@ void grouped_gemm_nt(const esft_grouped_gemm_nt_args& a, Context& ctx) {
   const int64_t routed = check_offsets("grouped_gemm_nt", a.offsets, N);
   if (present(a.rows)) check_first_indices("grouped_gemm_nt", "rows", a.rows, routed, rows(a.x));
   const Experts experts = experts_of(a.offsets, nullptr);
-  Plan plan = make_plan(ctx, experts.count, experts.count * S, N);
+  const int64_t M = a.act ? 2 * cols(a.y) : cols(a.y);
+  Plan plan = make_plan(ctx, experts.count, experts.count * S, N, a.bias.count ? experts.count * M : 0);
   for (int64_t i = 0; i < experts.count; i++) {
     const int64_t e = experts.id(i), first = experts.first_row(e);
     if (experts.rows(e) == 0 || cols(a.y) == 0) continue;
@@ -86,7 +110,9 @@ void grouped_gemm_nt(const esft_grouped_gemm_nt_args& a, Context& ctx) {
     b.a = rows_of(a.x, a.rows, first);
     b.out.c = row_or_null(a.y, first);
     b.out.ldc = a.y.ld;
-    b.out.kind = a.act ? OUT_SWIGLU : OUT_PLAIN;
+    b.out.kind = a.act ? OUT_GATED : OUT_PLAIN;
+    b.out.act = activation_of(a.act, a.alpha, a.limit);
+    b.out.bias = bias_of(a.bias, e, S, plan.biases + i * M);
     b.out.past_caches = !a.act && streams(a.y);
     b.out.residual = row_or_null(a.residual, first);
     b.out.ldr = a.residual.ld;
@@ -104,13 +130,17 @@ void grouped_gemm_nn(const esft_grouped_gemm_nn_args& a, Context& ctx) {
   const int64_t routed = check_offsets("grouped_gemm_nn", a.offsets, N);
   if (present(a.rows)) check_first_indices("grouped_gemm_nn", "rows", a.rows, routed, rows(a.dy));
   const Experts experts = experts_of(a.offsets, &a.groups);
-  Plan plan = make_plan(ctx, experts.count, experts.count * S, N);
+  const int64_t M = cols(a.dy);
+  Plan plan = make_plan(ctx, experts.count, experts.count * S, N, a.bias.count ? experts.count * M : 0);
   for (int64_t i = 0; i < experts.count; i++) {
     const int64_t e = experts.id(i), first = experts.first_row(e);
     const int64_t n = a.act ? cols(a.dx) / 2 : cols(a.dx);
     if (experts.rows(e) == 0) continue;
+    const float* bias = bias_of(a.bias, e, S, plan.biases + i * M);
     if (n == 0) {
-      if (present(a.dgate)) memset(item_or_null(a.dgate, first), 0, size_t(experts.rows(e)) * 4);
+      const Rows dy = rows_of(a.dy, a.rows, first);
+      for (int64_t r = 0; present(a.dgate) && r < experts.rows(e); r++)
+        *item_or_null(a.dgate, first + r) = bias ? dot(row_at(dy, r), bias, M) : 0.0f;
       continue;
     }
     Block& b = plan.blocks[plan.count++];
@@ -127,7 +157,9 @@ void grouped_gemm_nn(const esft_grouped_gemm_nn_args& a, Context& ctx) {
     b.out.ldc = a.dx.ld;
     b.out.past_caches = !a.act && streams(a.dx);
     if (a.act) {
-      b.out.kind = OUT_DSWIGLU;
+      b.out.kind = OUT_DGATED;
+      b.out.act = activation_of(a.act, a.alpha, a.limit);
+      b.out.bias = bias;
       b.out.h = row_or_null(a.h, first);
       b.out.ldh = a.h.ld;
       b.out.row_gate = item_or_null(a.gate, first);
@@ -146,7 +178,7 @@ void grouped_gemm_tn(const esft_grouped_gemm_tn_args& a, Context& ctx) {
   const Experts experts = experts_of(a.offsets, &a.groups);
   int64_t total_rows = 0;
   for (int64_t i = 0; i < a.dw.count; i++) total_rows += rows(a.dw.items[i]);
-  Plan plan = make_plan(ctx, experts.count * S, 0, total_rows);
+  Plan plan = make_plan(ctx, experts.count * S, 0, total_rows, 0);
   for (int64_t i = 0; i < experts.count; i++) {
     const int64_t e = experts.id(i), first = experts.first_row(e);
     int64_t column = 0;  // of dy, where the segment starts
@@ -166,7 +198,7 @@ void grouped_gemm_tn(const esft_grouped_gemm_tn_args& a, Context& ctx) {
         b.a_columns = true;
         b.a_scale = item_or_null(a.dy_scale, first);
         b.x = rows_of(a.x, a.x_rows, first);
-        b.x_act = a.x_act != 0;
+        b.x_act = activation_of(a.x_act, a.alpha, a.limit);
         b.x_features = K;
         b.out.kind = OUT_PLAIN;
         b.out.c = data<float>(dw);

@@ -1,5 +1,6 @@
 // Element-wise ops: one pass over memory, bandwidth-bound. Contiguous operands are seen as one long row; anything else
 // goes row by row. Large outputs that are not also an input are written with streaming stores.
+#include "../activation.h"
 #include "../kernels.h"
 #include "rows.h"
 
@@ -73,8 +74,12 @@ void fill_pattern(char* pattern, int32_t dtype, double value) {
 
 }  // namespace
 
-void swiglu(const esft_swiglu_args& a, Context& ctx) {
+namespace {
+
+template <int32_t kAct>
+void forward(const esft_swiglu_args& a, Context& ctx) {
   const int64_t F = cols(a.a);
+  const vf alpha = splat(float(a.alpha)), limit = splat(float(a.limit));
   const bool nt = streams(a.a) && a.a.data != a.h.data;
   for_segments(ctx, rows(a.a), F, [&](int64_t r, int64_t c, int64_t n) {
     const float* gate = row_of<float>(a.h, r) + c;
@@ -83,14 +88,17 @@ void swiglu(const esft_swiglu_args& a, Context& ctx) {
       prefetch(gate + i + kAhead, W);
       prefetch(up + i + kAhead, W);
       const vf g = load_n(gate + i, m);
+      if (kAct != ACT_SWIGLU) return gated<kAct>(g, load_n(up + i, m), alpha, limit);
       return g / (splat(1.0f) + vexp(-g)) * load_n(up + i, m);
     });
   });
 }
 
 // silu'(g) = σ(g)·(1 + g·(1 − σ(g)))
-void swiglu_backward(const esft_swiglu_backward_args& a, Context& ctx) {
+template <int32_t kAct>
+void backward(const esft_swiglu_backward_args& a, Context& ctx) {
   const int64_t F = cols(a.da);
+  const vf alpha = splat(float(a.alpha)), limit = splat(float(a.limit));
   const bool large = streams(a.dh) && a.dh.data != a.h.data;
   for_segments(ctx, rows(a.da), F, [&](int64_t r, int64_t c, int64_t n) {
     const float* gate = row_of<float>(a.h, r) + c;
@@ -101,9 +109,16 @@ void swiglu_backward(const esft_swiglu_backward_args& a, Context& ctx) {
       prefetch(gate + F + i + kAhead, W);
       prefetch(da + i + kAhead, W);
       const vf g = load_n(gate + i, m), up = load_n(gate + F + i, m), d = load_n(da + i, m);
-      const vf s = vsigmoid(g);
-      const vf dg = d * up * (s * (splat(1.0f) + g * (splat(1.0f) - s)));
-      const vf du = d * (g * s);
+      vf dg, du;
+      if (kAct == ACT_SWIGLU) {
+        const vf s = vsigmoid(g);
+        dg = d * up * (s * (splat(1.0f) + g * (splat(1.0f) - s)));
+        du = d * (g * s);
+      } else {
+        const GatedSlopes f = gated_slopes<kAct>(g, up, alpha, limit);
+        dg = d * f.by_gate;
+        du = d * f.by_up;
+      }
       if (nt) {
         stream(dgate + i, dg);
         stream(dgate + F + i, du);
@@ -122,6 +137,20 @@ void swiglu_backward(const esft_swiglu_backward_args& a, Context& ctx) {
     }
     if (i < n) step(i, n - i, false);
   });
+}
+
+}  // namespace
+
+void swiglu(const esft_swiglu_args& a, Context& ctx) {
+#define RUN(kAct) forward<kAct>(a, ctx)
+  ESFT_CHOOSE_ACTIVATION(a.act, RUN)
+#undef RUN
+}
+
+void swiglu_backward(const esft_swiglu_backward_args& a, Context& ctx) {
+#define RUN(kAct) backward<kAct>(a, ctx)
+  ESFT_CHOOSE_ACTIVATION(a.act, RUN)
+#undef RUN
 }
 
 void add(const esft_add_args& a, Context& ctx) {

@@ -39,13 +39,13 @@ __global__ void __launch_bounds__(kThreads) activation_rows(const EarlyStart ear
         for (int i = 0; i < kWidth; i++) out[k + i].bits = 0;
       } else if constexpr (kVector) {
         unpack8(load16(x + k), a);
-        if (p.act) unpack8(load16(x + p.k + k), up);
+        if (p.act.kind) unpack8(load16(x + p.k + k), up);
 #pragma unroll
-        for (int i = 0; i < 8; i++) a[i] = scale * (p.act ? a[i] * fast_sigmoid(a[i]) * up[i] : a[i]);
+        for (int i = 0; i < 8; i++) a[i] = scale * (p.act.kind ? gated_value<bf16>(p.act, a[i], up[i]) : a[i]);
         store16(out + k, pack8(a));
       } else {
         a[0] = to_float(x[k]);
-        if (p.act) a[0] = a[0] * fast_sigmoid(a[0]) * to_float(x[p.k + k]);
+        if (p.act.kind) a[0] = gated_value<bf16>(p.act, a[0], to_float(x[p.k + k]));
         out[k] = from_float<bf16>(scale * a[0]);
       }
     }

@@ -27,7 +27,7 @@ void run_gemm(const esft_gemm_args& a, Context& c) {
     p.w_one = {b.data, b.ld};
   p.m = rows(a.c), p.n = cols(a.c), p.k = a.mode == kTn ? rows(a.a) : cols(a.a);
   p.out = output(a.c, a.accumulate != 0, a.residual);
-  if (present(a.bias)) p.bias = a.bias.data, p.bias_bf16 = a.bias.dtype == ESFT_BF16;
+  p.bias = bias_of(a.bias);
   p.op = ESFT_OP_gemm;
   mma_dense(MmaMode(a.mode), p, vector_rows(a.a) && vector_rows(b), c);
 }

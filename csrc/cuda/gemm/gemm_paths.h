@@ -20,7 +20,7 @@ void portable_grouped_tn(const esft_grouped_gemm_tn_args& a, Context& c);
 // f32 multiply-add: exact products of any mix of f32 and bf16, precision 0 and 1.
 void simt_gemm(const esft_gemm_args& a, Context& c);
 
-// dgate[r] = Σ partials[r, 0 .. tiles-1] in order, for the rows of the listed experts (groups nullptr: all).
+// dgate[r] = Σ partials[r, 0 .. tiles-1] in order (+ ⟨dy[r], bias⟩), for the rows of the listed experts (groups nullptr: all).
 void sum_dgate(const float* partials, int tiles, const esft_grouped_gemm_nn_args& a, Context& c);
 
 }  // namespace esft::cuda

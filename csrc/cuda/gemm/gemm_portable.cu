@@ -49,9 +49,9 @@ void mma_dense(MmaMode mode, const MmaParams& given, bool aligned, Context& c) {
   p.split_stride = p.m * p.n;
   float* partials = c.scratch_of<float>(splits * p.split_stride);
   p.out = {partials, p.n, 0, 0, p.n % 2 == 0};
-  p.bias = nullptr;
+  p.bias = {};
   run(mode, p, aligned, splits * tiles, c);
-  sum_splits({partials, p.split_stride, p.m, p.n, given.out, given.bias, given.bias_bf16, splits}, c);
+  sum_splits({partials, p.split_stride, p.m, p.n, given.out, given.bias.data, given.bias.is_bf16, splits}, c);
 }
 
 // ---- linear_cross_entropy ---------------------------------------------------------------------------------------------------

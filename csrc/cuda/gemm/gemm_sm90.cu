@@ -133,6 +133,7 @@ bool grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c, Operands& operan
 }  // namespace
 
 bool sm90_grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c) {
+  if (a.act > ACT_SWIGLU || a.bias.count) return false;
   Operands operands(c);
   if (!a.act) {
     Arguments<Role::kNt, Epilogue::kStore> p;
@@ -177,6 +178,7 @@ bool grouped_nn(const esft_grouped_gemm_nn_args& a, Context& c, Operands& operan
 }  // namespace
 
 bool sm90_grouped_nn(const esft_grouped_gemm_nn_args& a, Context& c) {
+  if (a.act > ACT_SWIGLU) return false;
   Operands operands(c);
   if (!a.act) {
     Arguments<Role::kNn, Epilogue::kStore> p;
@@ -218,8 +220,18 @@ bool sm90_grouped_tn(const esft_grouped_gemm_tn_args& a, Context& c) {
     const int64_t ld = ceil_div(p.columns, 8) * 8;
     bf16* rows_out = c.scratch_of<bf16>(p.n * ld);
     const float* scale = present(a.dy_scale) ? data<float>(a.dy_scale) : nullptr;
-    make_activation_rows({activation(a.x, &a.x_rows, kArgXRows), p.columns, a.x_act != 0, scale, p.offsets, p.groups, p.experts,
-                          p.group_count, p.n, rows_out, ld, p.op},
+    make_activation_rows({activation(a.x, &a.x_rows, kArgXRows),
+                          p.columns,
+                          {int32_t(a.x_act), float(a.alpha), float(a.limit)},
+                          scale,
+                          p.offsets,
+                          p.groups,
+                          p.experts,
+                          p.group_count,
+                          p.n,
+                          rows_out,
+                          ld,
+                          p.op},
                          c);
     p.b = {rows_out, ld, nullptr, p.n, kArgXRows};
   } else {

@@ -16,6 +16,13 @@ const Matrix* matrix_table(const esft_tensor_list& list, Context& c) {
   for (int64_t i = 0; i < list.count; i++) items[size_t(i)] = {list.items[i].data, list.items[i].ld};
   return c.constant_of(items.data(), list.count);
 }
+const Bias* bias_table(const esft_tensor_list& list, Context& c) {
+  if (list.count == 0) return nullptr;
+  std::vector<Bias> items(size_t(list.count));
+  for (int64_t i = 0; i < list.count; i++) items[size_t(i)] = bias_of(list.items[i]);
+  return c.constant_of(items.data(), list.count);
+}
+Activation activation_of(int64_t kind, double alpha, double limit) { return {int32_t(kind), float(alpha), float(limit)}; }
 bool all_vector_rows(const esft_tensor_list& list) {
   for (int64_t i = 0; i < list.count; i++)
     if (!vector_rows(list.items[i])) return false;
@@ -79,6 +86,33 @@ __global__ void __launch_bounds__(kThreads) add_dgate(const EarlyStart early, co
   }
 }
 
+struct BiasDgateParams {
+  DgateParams d;
+  Rows dy;
+  const Bias* biases;
+  int32_t segments;
+};
+
+// A warp per row: dgate += ⟨dy[r], bias_e⟩. Rows that do not exist were reported by the product.
+__global__ void __launch_bounds__(kThreads) add_bias_dgate(const EarlyStart early, const BiasDgateParams p) {
+  early.wait();
+  const DgateParams& d = p.d;
+  const int lane = threadIdx.x % 32;
+  const int64_t warps = int64_t(gridDim.x) * (kThreads / 32);
+  for (int64_t r = int64_t(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32; r < d.n; r += warps) {
+    if (d.groups ? !row_is_listed(d.offsets, d.experts, d.groups, d.group_count, r) : r >= d.offsets[d.experts]) continue;
+    const int64_t from = p.dy.index ? p.dy.index[r] : r;
+    if (from < 0 || from >= p.dy.count) continue;
+    const bf16* dy = p.dy.data + from * p.dy.ld;
+    const Bias* bias = p.biases + int64_t(expert_of_row(d.offsets, d.experts, r)) * p.segments;
+    float sum = 0.f;
+    for (int s = 0; s < p.segments; dy += bias[s].size, s++)
+      for (int i = lane; i < bias[s].size; i += 32) sum += to_float(dy[i]) * bias_at(bias[s], i);
+    for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(kFullWarp, sum, step);
+    if (lane == 0) d.dgate[r] += sum;
+  }
+}
+
 }  // namespace
 
 void sum_dgate(const float* partials, int tiles, const esft_grouped_gemm_nn_args& a, Context& c) {
@@ -94,6 +128,9 @@ void sum_dgate(const float* partials, int tiles, const esft_grouped_gemm_nn_args
                       int32_t(numel(a.offsets) - 1),
                       int32_t(a.groups.count)};
   ESFT_LAUNCH((add_dgate), c, dim3(unsigned(min_of<int64_t>(ceil_div(n, kThreads), c.sms * 8))), kThreads, 0, p);
+  if (a.bias.count == 0) return;
+  const BiasDgateParams b{p, activation(a.dy, &a.rows, kArgRows), bias_table(a.bias, c), int32_t(a.segments)};
+  ESFT_LAUNCH((add_bias_dgate), c, dim3(unsigned(min_of<int64_t>(ceil_div(n, kThreads / 32), c.sms * 8))), kThreads, 0, b);
 }
 
 void portable_grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c) {
@@ -103,6 +140,7 @@ void portable_grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c) {
   p.w = matrix_table(tensors_of(a.w), c);
   p.k = cols(a.x);
   p.out = output(a.y, false, a.residual);
+  p.biases = bias_table(a.bias, c);
   const bool aligned = vector_rows(a.x) && all_vector_rows(tensors_of(a.w));
   if (!a.act) {
     const std::vector<ColumnTile> tiles = stack_tiles(tensors_of(a.w), a.segments, kMmaTile);
@@ -117,8 +155,8 @@ void portable_grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c) {
     tiles.push_back({0, int32_t(f), int32_t(f), int32_t(min_of<int64_t>(kMmaSwiglu, features - f))});
   set_stack(p, tiles, c);
   p.n = features;
-  SwigluOutput h = {nullptr, 0, features, 0};
-  if (present(a.h)) h = {data<bf16>(a.h), a.h.ld, features, output(a.h, false).pairs && features % 2 == 0};
+  SwigluOutput h = {nullptr, 0, features, activation_of(a.act, a.alpha, a.limit), 0};
+  if (present(a.h)) h = {data<bf16>(a.h), a.h.ld, features, h.act, output(a.h, false).pairs && features % 2 == 0};
   launch_mma<kNt, kSwiglu>(p, h, aligned, row_tiles(n, p.experts) * p.stack_count, c);
 }
 
@@ -134,7 +172,13 @@ void portable_grouped_nn(const esft_grouped_gemm_nn_args& a, Context& c) {
   p.n = a.act ? cols(a.dx) / 2 : cols(a.dx);
   const int64_t columns = ceil_div(p.n, kMmaTile), tiles = row_tiles(n, p.group_count) * columns;
   if (!a.act) return launch_mma<kNn, kStore>(p, {}, aligned, tiles, c);
-  DswigluInput in = {data<bf16>(a.h), a.h.ld, present(a.gate) ? data<float>(a.gate) : nullptr, nullptr, p.n, 0};
+  DswigluInput in = {data<bf16>(a.h),
+                     a.h.ld,
+                     present(a.gate) ? data<float>(a.gate) : nullptr,
+                     nullptr,
+                     p.n,
+                     activation_of(a.act, a.alpha, a.limit),
+                     0};
   in.pairs = p.out.pairs && output(a.h, false).pairs && p.n % 2 == 0;
   if (present(a.dgate)) in.dgate_partials = c.scratch_of<float>(n * columns);
   launch_mma<kNn, kDswiglu>(p, in, aligned, tiles, c);
@@ -153,9 +197,10 @@ void portable_grouped_tn(const esft_grouped_gemm_tn_args& a, Context& c) {
   if (a.x_act || present(a.dy_scale)) {
     const int64_t ld = ceil_div(p.n, 8) * 8;
     bf16* made = c.scratch_of<bf16>(n * ld);
-    make_activation_rows({p.b, p.n, a.x_act != 0, present(a.dy_scale) ? data<float>(a.dy_scale) : nullptr, p.offsets, p.groups,
-                          p.experts, p.group_count, n, made, ld, p.op},
-                         c);
+    make_activation_rows(
+        {p.b, p.n, activation_of(a.x_act, a.alpha, a.limit), present(a.dy_scale) ? data<float>(a.dy_scale) : nullptr, p.offsets,
+         p.groups, p.experts, p.group_count, n, made, ld, p.op},
+        c);
     p.b = {made, ld, n, nullptr, kArgXRows};
   } else {
     aligned = aligned && vector_rows(a.x);

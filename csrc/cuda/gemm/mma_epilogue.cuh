@@ -83,14 +83,15 @@ __device__ __forceinline__ void add_residual(const Output& o, int64_t row, int64
   v0 += old[0], v1 += old[1];
 }
 
-__device__ __forceinline__ float bias_at(const MmaParams& p, int64_t i) {
-  return p.bias_bf16 ? to_float(static_cast<const bf16*>(p.bias)[i]) : static_cast<const float*>(p.bias)[i];
+__device__ __forceinline__ float bias_at(const Bias& bias, int64_t i) {
+  return bias.is_bf16 ? to_float(static_cast<const bf16*>(bias.data)[i]) : static_cast<const float*>(bias.data)[i];
 }
 
-// C: rows from row0, `height` of them; columns from column0, `width`.
+// C: rows from row0, `height` of them; columns from column0, `width`, whose bias starts at bias0.
 template <MmaMode kMode>
 __device__ __forceinline__ void epilogue_store(const MmaParams& p, const MmaSums& sums, void* data, int64_t ld, int64_t row0,
-                                               int64_t height, int64_t column0, int64_t width) {
+                                               int64_t height, int64_t column0, int64_t width, const Bias& bias = {},
+                                               int64_t bias0 = 0) {
 #pragma unroll
   for (int i = 0; i < 2; i++)
 #pragma unroll
@@ -102,9 +103,9 @@ __device__ __forceinline__ void epilogue_store(const MmaParams& p, const MmaSums
         const int column = fragment_column(j), count = int(min_of<int64_t>(2, width - column));
         float v0 = sums[i][j][2 * half], v1 = sums[i][j][2 * half + 1];
         if (kMode == kTn) v0 += 0.f, v1 += 0.f;  // as if added to zeros: no -0
-        if (kMode == kNt && p.bias) {
-          if (count > 0) v0 += bias_at(p, column0 + column);
-          if (count > 1) v1 += bias_at(p, column0 + column + 1);
+        if (kMode == kNt && bias.data) {
+          if (count > 0) v0 += bias_at(bias, bias0 + column);
+          if (count > 1) v1 += bias_at(bias, bias0 + column + 1);
         }
         if (kMode == kNt) add_residual(p.out, row0 + row, column0 + column, count, v0, v1);
         finish_pair(p.out, data, (row0 + row) * ld + column0 + column, count, v0, v1);
@@ -116,6 +117,9 @@ __device__ __forceinline__ void epilogue_store(const MmaParams& p, const MmaSums
 __device__ __forceinline__ void epilogue_swiglu(const MmaParams& p, const SwigluOutput& o, const MmaSums& sums,
                                                 const TilePlace& place, const ColumnTile& tile) {
   bf16* y = static_cast<bf16*>(p.out.data);
+  const Bias none = {}, *bias = p.biases ? p.biases + int64_t(place.expert) * p.segments : nullptr;
+  const Bias gate_bias = bias ? bias[0] : none, up_bias = !bias ? none : p.segments == 2 ? bias[1] : bias[0];
+  const int64_t up0 = p.segments == 2 ? 0 : o.features;  // where the bias of up starts
 #pragma unroll
   for (int i = 0; i < 2; i++)
 #pragma unroll
@@ -125,20 +129,26 @@ __device__ __forceinline__ void epilogue_swiglu(const MmaParams& p, const Swiglu
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         const int column = fragment_column(j) / 64 * 32 + fragment_column(j) % 64, count = min_of(2, tile.count - column);
-        const float *gate = &sums[i][j][2 * half], *up = &sums[i][j + 4][2 * half];
+        float gate[2] = {sums[i][j][2 * half], sums[i][j][2 * half + 1]};
+        float up[2] = {sums[i][j + 4][2 * half], sums[i][j + 4][2 * half + 1]};
         const int64_t f = tile.column0 + column;
+        if (bias) {
+#pragma unroll
+          for (int q = 0; q < 2; q++)
+            if (q < count) gate[q] += bias_at(gate_bias, f + q), up[q] += bias_at(up_bias, up0 + f + q);
+        }
         if (o.h) {
           bf16* h = o.h + row * o.h_ld + f;
           put_pair(h, count, o.pairs, gate[0], gate[1]);
           put_pair(h + o.features, count, o.pairs, up[0], up[1]);
         }
-        put_pair(y + row * p.out.ld + f, count, p.out.pairs, gate[0] * fast_sigmoid(gate[0]) * up[0],
-                 gate[1] * fast_sigmoid(gate[1]) * up[1]);
+        put_pair(y + row * p.out.ld + f, count, p.out.pairs, gated_value<bf16>(o.act, gate[0], up[0]),
+                 gated_value<bf16>(o.act, gate[1], up[1]));
       }
     }
 }
 
-// sums = g, the gradient of silu(h_gate)·h_up: dh and this tile's part of dgate. `memory`: shared, [128][2] f32.
+// sums = g, the gradient of f(h_gate, h_up): dh and this tile's part of dgate. `memory`: shared, [128][2] f32.
 __device__ __forceinline__ void finish_dswiglu(const MmaParams& p, const DswigluInput& in, const MmaSums& sums,
                                                const TilePlace& place, int64_t column0, int column_tiles, float* memory) {
   bf16* dh = static_cast<bf16*>(p.out.data);
@@ -160,10 +170,11 @@ __device__ __forceinline__ void finish_dswiglu(const MmaParams& p, const Dswiglu
           get_pair(in.h + row * in.h_ld + in.features + f, count, in.pairs, up);
 #pragma unroll
           for (int q = 0; q < 2; q++) {
-            const float g = sums[i][j][2 * half + q], s = fast_sigmoid(gate[q]), silu = gate[q] * s;
-            if (q < count) dgate += g * silu * up[q];
-            dgate_pre[q] = scale * g * up[q] * (s * (1.f + gate[q] * (1.f - s)));
-            dup[q] = scale * g * silu;
+            const float g = sums[i][j][2 * half + q];
+            const Gated f = gated<bf16>(in.act, gate[q], up[q]);
+            if (q < count) dgate += g * f.a;
+            dgate_pre[q] = scale * g * f.by_gate;
+            dup[q] = scale * g * f.by_up;
           }
           put_pair(dh + row * p.out.ld + f, count, in.pairs, dgate_pre[0], dgate_pre[1]);
           put_pair(dh + row * p.out.ld + in.features + f, count, in.pairs, dup[0], dup[1]);

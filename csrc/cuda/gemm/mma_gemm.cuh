@@ -157,8 +157,9 @@ __global__ void __launch_bounds__(kMmaThreads, 1) mma_gemm(const MmaParams p, co
         finish_ce(p, extra, sums, place, tile, smem);
       } else {
         float* partial = static_cast<float*>(p.out.data) + split * split_stride;
+        const Bias bias = p.biases ? p.biases[int64_t(place.expert) * p.segments + tile.segment] : p.bias;
         epilogue_store<kNt>(p, sums, splits > 1 ? partial : p.out.data, p.out.ld, place.begin, place.end - place.begin,
-                            tile.column0, tile.count);
+                            tile.column0, tile.count, bias, tile.row0);
       }
     } else if constexpr (kMode == kNn) {
       const KMajorRows a = activation_rows_of(p, place);

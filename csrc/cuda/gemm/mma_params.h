@@ -3,6 +3,7 @@
 #pragma once
 #include <stdint.h>
 
+#include "../../ops/activation.h"
 #include "../host/context.h"
 #include "../types.cuh"
 #include "split_count.cuh"
@@ -15,7 +16,7 @@ enum MmaMode { kNt, kNn, kTn };
 
 enum MmaEpilogue {
   kStore,     // C, rounded, added to, biased or beside a residual as Output says
-  kSwiglu,    // nt: h and silu(h_gate)·h_up
+  kSwiglu,    // nt: h and f(h_gate, h_up), SwiGLU or its kin
   kDswiglu,   // nn: the gradient of h, and of the gate
   kCeLogits,  // nt: statistics of the softmax and shifted logits (linear_cross_entropy.cu)
 };
@@ -24,6 +25,12 @@ enum MmaEpilogue {
 struct Matrix {
   const void* data;
   int64_t ld;
+};
+
+// A vector that is added to the columns of nt: `size` elements, f32 or bf16.
+struct Bias {
+  const void* data;  // nullptr: none
+  int32_t is_bf16, size;
 };
 
 // Rows of an activation, gathered by `index` when there is one.
@@ -56,11 +63,11 @@ struct MmaParams {
   Matrix w_one;
   const Matrix* out_items;               // tn: C of listed expert i and segment s at [i·segments + s]; nullptr: out
   Output out;
-  const void* bias;                      // kStore
-  int32_t bias_bf16;
+  Bias bias;                             // kStore of nt
+  const Bias* biases;  // nt: of expert e and segment s at [e·segments + s], in the place of bias; nullptr: none
   int32_t segments;
-  const ColumnTile* stack;               // nt: tiles of C's columns; tn: of C's rows; nn: contraction; nullptr: one segment
-  int32_t stack_count;                   // number of those (also when stack is nullptr)
+  const ColumnTile* stack;  // nt: tiles of C's columns; tn: of C's rows; nn: contraction; nullptr: one segment
+  int32_t stack_count;  // number of those (also when stack is nullptr)
   int64_t m, n, k;  // m: rows of C of a dense product; n: columns (nt: stacked); k: contraction of one segment
   const int32_t* offsets;  // nullptr: dense
   const int32_t* groups;  // expert ids to compute; nullptr: all
@@ -78,6 +85,7 @@ struct SwigluOutput {
   bf16* h;  // nullptr: not kept
   int64_t h_ld;
   int64_t features;  // F
+  Activation act;
   int32_t pairs;  // as Output's, of h and of its two halves
 };
 
@@ -87,6 +95,7 @@ struct DswigluInput {
   const float* gate;  // [N], nullptr: 1
   float* dgate_partials;  // [N, column tiles], nullptr: no dgate
   int64_t features;
+  Activation act;
   int32_t pairs;  // as Output's, of h and of dh
 };
 
@@ -104,6 +113,10 @@ inline bool vector_rows(const void* data, int64_t ld, int64_t columns) {
 inline bool vector_rows(const esft_tensor& t) { return rows(t) == 0 || vector_rows(t.data, rows(t) > 1 ? t.ld : 0, cols(t)); }
 inline Rows activation(const esft_tensor& t, const esft_tensor* index, FaultArgument argument) {
   return {data<bf16>(t), t.ld, rows(t), index && present(*index) ? data<int32_t>(*index) : nullptr, argument};
+}
+inline Bias bias_of(const esft_tensor& t) {
+  if (!present(t)) return {};
+  return {t.data, t.dtype == ESFT_BF16, int32_t(numel(t))};
 }
 inline bool paired(const esft_tensor& t) {
   return reinterpret_cast<uintptr_t>(t.data) % (t.dtype == ESFT_BF16 ? 4 : 8) == 0 && t.ld % 2 == 0;

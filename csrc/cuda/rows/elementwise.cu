@@ -23,6 +23,21 @@ struct SwigluBackward {
     y[1] = x[2] * (x[0] * s);
   }
 };
+// The other activations.
+template <class T>
+struct OtherGate {
+  Activation f;
+  __device__ void operator()(const float (&x)[2], float (&y)[1]) const { y[0] = gated_value<T>(f, x[0], x[1]); }
+};
+template <class T>
+struct OtherGateBackward {
+  Activation f;
+  __device__ void operator()(const float (&x)[3], float (&y)[2]) const {
+    const Gated g = gated<T>(f, x[0], x[1]);
+    y[0] = x[2] * g.by_gate;
+    y[1] = x[2] * g.by_up;
+  }
+};
 struct Add {
   float alpha;
   __device__ void operator()(const float (&x)[2], float (&y)[1]) const { y[0] = x[0] + alpha * x[1]; }
@@ -163,7 +178,11 @@ void run_swiglu(const esft_swiglu_args& a, Context& context) {
   const int64_t F = cols(a.a);
   by_float_type(a.a, [&](auto type) {
     using T = typename decltype(type)::type;
-    map<T, T>(context, rows(a.a), F, {Operand(a.h), Operand(data<T>(a.h) + F, a.h.ld)}, {Operand(a.a)}, Swiglu<T>{});
+    auto run = [&](auto f) {
+      map<T, T>(context, rows(a.a), F, {Operand(a.h), Operand(data<T>(a.h) + F, a.h.ld)}, {Operand(a.a)}, f);
+    };
+    if (a.act == ACT_SWIGLU) return run(Swiglu<T>{});
+    run(OtherGate<T>{{int32_t(a.act), float(a.alpha), float(a.limit)}});
   });
 }
 
@@ -171,8 +190,12 @@ void run_swiglu_backward(const esft_swiglu_backward_args& a, Context& context) {
   const int64_t F = cols(a.da);
   by_float_type(a.da, [&](auto type) {
     using T = typename decltype(type)::type;
-    map<T, T>(context, rows(a.da), F, {Operand(a.h), Operand(data<T>(a.h) + F, a.h.ld), Operand(a.da)},
-              {Operand(a.dh), Operand(data<T>(a.dh) + F, a.dh.ld)}, SwigluBackward<T>{});
+    auto run = [&](auto f) {
+      map<T, T>(context, rows(a.da), F, {Operand(a.h), Operand(data<T>(a.h) + F, a.h.ld), Operand(a.da)},
+                {Operand(a.dh), Operand(data<T>(a.dh) + F, a.dh.ld)}, f);
+    };
+    if (a.act == ACT_SWIGLU) return run(SwigluBackward<T>{});
+    run(OtherGateBackward<T>{{int32_t(a.act), float(a.alpha), float(a.limit)}});
   });
 }
 

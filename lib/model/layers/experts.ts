@@ -34,6 +34,7 @@ export interface ExpertsWanted {
 }
 
 const EVERY = new Int32Array(0);
+const activation = { kind: "swiglu" } as const;
 
 export class Experts {
   readonly trains: boolean;
@@ -55,7 +56,7 @@ export class Experts {
     const a = run.at(this.a_NF);
     const { segments } = this.weights;
     const w = this.weights.gateUp.tensors;
-    ops.groupedGemmNt(device, { x, rows: tokens, w, segments, offsets, swiglu: true, h: run.saved(this.h_N2F), y: a, precision });
+    ops.groupedGemmNt(device, { x, rows: tokens, w, segments, offsets, activation, h: run.saved(this.h_N2F), y: a, precision });
     ops.groupedGemmNt(device, { x: a, w: this.weights.down.tensors, offsets, residual, y, precision });
     return residual !== null;
   }
@@ -68,11 +69,11 @@ export class Experts {
     if (gradDown) {
       const dw = gradDown.tensors;
       const dyRows = { dy, dyRows: tokens, dyScale: gate };
-      ops.groupedGemmTn(device, { ...dyRows, x: h, swigluX: true, offsets, dw, groups: trainedDown, accumulate, precision });
+      ops.groupedGemmTn(device, { ...dyRows, x: h, activation, offsets, dw, groups: trainedDown, accumulate, precision });
     }
     if (!all && !gradGateUp) return;
     const groups = all ? EVERY : trainedGateUp;
-    ops.groupedGemmNn(device, { dy, rows: tokens, w: down.tensors, offsets, h, gate, dx: h, dgate, groups, swiglu: true, precision });
+    ops.groupedGemmNn(device, { dy, rows: tokens, w: down.tensors, offsets, h, gate, dx: h, dgate, groups, activation, precision });
     if (gradGateUp) {
       const dw = gradGateUp.tensors;
       const groups = trainedGateUp;

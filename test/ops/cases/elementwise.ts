@@ -7,8 +7,8 @@ import { perfCall } from "../perf.ts";
 import type { Backend, PerfRow } from "../perf.ts";
 import type { OpCase } from "../support.ts";
 import { rowOf } from "./dense.ts";
+import { clamped, every, gated, gatedOf, gelu, swiglu } from "./gated.ts";
 
-const silu = (x: number): number => x / (1 + Math.exp(-x));
 const same = (t: HostTensor): HostTensor => t;
 const shapes: readonly (readonly [string, number, number, (t: HostTensor) => HostTensor])[] = [
   ["small", 3, 5, same],
@@ -21,17 +21,29 @@ const shapes: readonly (readonly [string, number, number, (t: HostTensor) => Hos
 ];
 const map = (t: HostTensor, f: (x: number, i: number) => number): Float64Array => Float64Array.from(t.values, f);
 
-const swigluRow = rowOf("swiglu", {
+/** f(gate, up, the element's number in [R, F]) for every element of h's halves. */
+function mapGated(a: Args, f: (gate: number, up: number, i: number) => number): Float64Array {
+  const h = tensor(a, "h");
+  const F = colsOf(h) / 2;
+  return Float64Array.from({ length: rowsOf(h) * F }, (_, i) =>
+    f(at(h, Math.floor(i / F), i % F), at(h, Math.floor(i / F), F + (i % F)), i),
+  );
+}
+const swigluRow = rowOf("swiglu", { k: 4, expected: (a) => ({ a: mapGated(a, (g, u) => gated(gatedOf(a), g, u).a) }) });
+const swigluBackRow = rowOf("swiglu_backward", {
   k: 4,
   expected: (a) => {
-    const h = tensor(a, "h");
-    const F = colsOf(tensor(a, "a"));
-    return {
-      a: map(zeros("f32", tensor(a, "a").shape), (_, i) => silu(at(h, Math.floor(i / F), i % F)) * at(h, Math.floor(i / F), F + (i % F))),
-    };
+    const da = tensor(a, "da").values;
+    const F = colsOf(tensor(a, "da"));
+    const dh = new Float64Array(2 * da.length);
+    mapGated(a, (g, u, i) => {
+      const [f, at] = [gated(gatedOf(a), g, u), 2 * F * Math.floor(i / F) + (i % F)];
+      dh[at + F] = da[i]! * f.byUp;
+      return (dh[at] = da[i]! * f.byGate);
+    });
+    return { dh };
   },
 });
-const swigluBackRow = rowOf("swiglu_backward", { k: 4 });
 const addRow = rowOf("add", {
   expected: (a) => ({ y: map(tensor(a, "a"), (x, i) => x + number(a, "alpha") * tensor(a, "b").values[i]!) }),
 });
@@ -96,11 +108,25 @@ const halves = [
   256.5,
 ];
 
+const saturated = [100, -100, 88, -88, 30, -30, 9.5, -9.5, 1, 2, 3, 4, 5, 6, -7, 8];
+
 export const elementwiseCases: readonly OpCase[] = [
   ...shapes.flatMap(([name, R, C, wrap]) => [
-    swigluRow(name, (r) => ({ h: wrap(r.normal([R, 2 * C], 3)), a: wrap(out([R, C])) })),
-    swigluBackRow(name, (r) => ({ h: wrap(r.normal([R, 2 * C], 3)), da: wrap(r.normal([R, C])), dh: wrap(out([R, 2 * C])) })),
-    swigluBackRow(`${name}, in place`, (r) => ({ h: { same: "dh" }, da: wrap(r.normal([R, C])), dh: wrap(r.normal([R, 2 * C], 3)) })),
+    ...Object.entries(every).flatMap(([kind, act]) => [
+      swigluRow(`${name}, ${kind}`, (r) => ({ h: wrap(r.normal([R, 2 * C], 3)), a: wrap(out([R, C])), ...act })),
+      swigluBackRow(`${name}, ${kind}`, (r) => ({
+        h: wrap(r.normal([R, 2 * C], 3)),
+        da: wrap(r.normal([R, C])),
+        dh: wrap(out([R, 2 * C])),
+        ...act,
+      })),
+      swigluBackRow(`${name}, ${kind}, in place`, (r) => ({
+        h: { same: "dh" },
+        da: wrap(r.normal([R, C])),
+        dh: wrap(r.normal([R, 2 * C], 3)),
+        ...act,
+      })),
+    ]),
     addRow(name, (r) => ({ a: wrap(r.normal([R, C])), b: wrap(r.normal([R, C])), y: wrap(out([R, C])), alpha: 0.3 })),
     addRow(`${name}, into a`, (r) => ({ a: { same: "y" }, b: wrap(r.normal([R, C])), y: wrap(r.normal([R, C])), alpha: -2 })),
     addRow(`${name}, into b`, (r) => ({ a: wrap(r.normal([R, C])), b: { same: "y" }, y: wrap(r.normal([R, C])), alpha: 1 })),
@@ -121,11 +147,27 @@ export const elementwiseCases: readonly OpCase[] = [
       })),
     ]),
   ]),
-  swigluRow("saturated gates", () => ({ h: f32([1, 12], [100, -100, 88, -88, 30, -30, 1, 2, 3, 4, 5, 6]), a: out([1, 6]) })),
-  swigluBackRow("saturated gates", () => ({
-    h: f32([1, 12], [100, -100, 88, -88, 30, -30, 1, 2, 3, 4, 5, 6]),
+  ...Object.entries(every).flatMap(([kind, act]) => [
+    swigluRow(`saturated gates, ${kind}`, () => ({ h: f32([1, 16], saturated), a: out([1, 8]), ...act })),
+    swigluBackRow(`saturated gates, ${kind}`, () => ({
+      h: f32([1, 16], saturated),
+      da: f32([1, 8], new Array<number>(8).fill(1)),
+      dh: out([1, 16]),
+      ...act,
+    })),
+  ]),
+  swigluRow("the largest gates, tanh-GELU", () => ({ h: f32([1, 8], [3e38, -3e38, 1e20, -1e20, 1, 1, 1, 1]), a: out([1, 4]), ...gelu })),
+  swigluBackRow("the largest gates, tanh-GELU", () => ({
+    h: f32([1, 8], [1e30, -1e30, 1e13, -1e13, 1, 1, 1, 1]),
+    da: f32([1, 4], [1e-30, 1, 1e-13, 1]),
+    dh: out([1, 8]),
+    ...gelu,
+  })),
+  swigluBackRow("limits belong to the inside", () => ({
+    h: f32([1, 12], [2.5, 2.75, 2.25, -9, 2.5, 2.5, 1, 1, 1, 2.5, -2.5, -2.75]),
     da: f32([1, 6], [1, 1, 1, 1, 1, 1]),
     dh: out([1, 12]),
+    ...clamped,
   })),
   scaleRow("by a bf16 number", (r) => ({ x: r.normal([9, 37]), by: r.normal([1], 1, "bf16"), factor: 1 })),
   capRow("small values", (r) => ({ x: r.normal([9, 37], 1e-3), y: out([9, 37]), cap: 30 })),
@@ -156,8 +198,13 @@ export const elementwiseCases: readonly OpCase[] = [
   maskRow("no experts", () => ({ grad: zeros("f32", [0, 5, 7]), keep: [] })),
   maskRow("large", (r) => ({ grad: r.normal([16, 40, 130]), keep: [3, 5, 15] })),
 ];
-export const swigluBase = swigluRow("base", (r) => ({ h: r.normal([3, 10]), a: out([3, 5]) }));
-export const swigluBackwardBase = swigluBackRow("base", (r) => ({ h: r.normal([3, 10]), da: r.normal([3, 5]), dh: out([3, 10]) }));
+export const swigluBase = swigluRow("base", (r) => ({ h: r.normal([3, 10]), a: out([3, 5]), ...swiglu }));
+export const swigluBackwardBase = swigluBackRow("base", (r) => ({
+  h: r.normal([3, 10]),
+  da: r.normal([3, 5]),
+  dh: out([3, 10]),
+  ...swiglu,
+}));
 export const addBase = addRow("base", (r) => ({ a: r.normal([3, 5]), b: r.normal([3, 5]), y: out([3, 5]), alpha: 1 }));
 export const scaleBase = scaleRow("base", (r) => ({ x: r.normal([3, 5]), factor: 2 }));
 export const softCapBase = capRow("base", (r) => ({ x: r.normal([3, 5]), y: out([3, 5]), cap: 2 }));
@@ -179,11 +226,12 @@ export const maskGradBase = maskRow("base", (r) => ({ grad: r.normal([3, 2, 5]),
 function swigluPerf(on: Backend, T: number, F: number): PerfRow[] {
   const id = `swiglu/${T}x${F}/${on === "cuda" ? "bf16" : "f32"}`;
   return [
-    perfCall(`${id}/fwd`, on, { T, F }, "swiglu", (s, r) => ({ h: r.normal([s.T, 2 * s.F]), a: out([s.T, s.F]) })),
+    perfCall(`${id}/fwd`, on, { T, F }, "swiglu", (s, r) => ({ h: r.normal([s.T, 2 * s.F]), a: out([s.T, s.F]), ...swiglu })),
     perfCall(`${id}/bwd`, on, { T, F }, "swiglu_backward", (s, r) => ({
       h: r.normal([s.T, 2 * s.F]),
       da: r.normal([s.T, s.F]),
       dh: out([s.T, 2 * s.F]),
+      ...swiglu,
     })),
   ];
 }

@@ -6,12 +6,8 @@ import { perfRow } from "../perf.ts";
 import type { Backend, PerfCalls, PerfRow } from "../perf.ts";
 import { hottest, route, routingFacts } from "../routes.ts";
 import type { OpCase } from "../support.ts";
-
-const silu = (x: number): number => x / (1 + Math.exp(-x));
-const siluGrad = (x: number): number => {
-  const s = 1 / (1 + Math.exp(-x));
-  return s * (1 + x * (1 - s));
-};
+import * as act from "./gated.ts";
+import type { Gated } from "./gated.ts";
 
 /** Every expert's weight as rows of numbers, segments stacked. */
 function weightsOf(a: Args): number[][][] {
@@ -19,6 +15,12 @@ function weightsOf(a: Args): number[][][] {
   const matrix = (t: HostTensor): number[][] =>
     Array.from({ length: rowsOf(t) }, (_, m) => Array.from({ length: colsOf(t) }, (__, k) => at(t, m, k)));
   return Array.from({ length: w.length / S }, (_, e) => w.slice(e * S, (e + 1) * S).flatMap(matrix));
+}
+/** Every expert's bias, segments stacked; null without one. */
+function biasesOf(a: Args): number[][] | null {
+  if (!has(a, "bias")) return null;
+  const [S, bias] = [number(a, "segments"), list(a, "bias")];
+  return Array.from({ length: bias.length / S }, (_, e) => bias.slice(e * S, (e + 1) * S).flatMap((t) => Array.from(t.values)));
 }
 function rowOf(a: Args, name: string, index: string, r: number): number[] {
   const t = tensor(a, name);
@@ -35,14 +37,14 @@ function expectedNt(a: Args): Record<string, number[]> {
   const round = rounded(a);
   const y: number[] = [];
   const h: number[] = [];
-  const w = weightsOf(a);
+  const [w, bias, f] = [weightsOf(a), biasesOf(a), act.gatedOf(a)];
   eachRow(a, null, (e, r) => {
     const x = rowOf(a, "x", "rows", r);
-    const z = w[e]!.map((row) => Math.fround(row.reduce((s, v, k) => s + round(v) * round(x[k]!), 0)));
+    const z = w[e]!.map((row, m) => Math.fround(row.reduce((s, v, k) => s + round(v) * round(x[k]!), bias?.[e]![m] ?? 0)));
     h.push(...z);
     const F = z.length / 2;
     const residual = has(a, "residual") ? rowOf(a, "residual", "", r) : null;
-    y.push(...(a.act === 1 ? z.slice(0, F).map((g, f) => silu(g) * z[F + f]!) : z.map((v, m) => v + (residual?.[m] ?? 0))));
+    y.push(...(f.act ? z.slice(0, F).map((g, i) => act.gated(f, g, z[F + i]!).a) : z.map((v, m) => v + (residual?.[m] ?? 0))));
   });
   y.push(...Array.from(tensor(a, "y").values).slice(y.length));
   if (!has(a, "h")) return { y };
@@ -55,21 +57,23 @@ function expectedNn(a: Args): Record<string, ArrayLike<number>> {
   const groups = ints(a, "groups");
   const dx = tensor(a, "dx");
   const C = colsOf(dx);
-  const all = weightsOf(a);
+  const [all, bias, f] = [weightsOf(a), biasesOf(a), act.gatedOf(a)];
   const result = Float64Array.from(dx.values);
   const dgate = has(a, "dgate") ? Float64Array.from(tensor(a, "dgate").values) : null;
   eachRow(a, groups.length ? groups : null, (e, r) => {
     const dy = rowOf(a, "dy", "rows", r);
     const w = all[e]!;
-    const K = a.act === 1 ? C / 2 : C;
+    const K = f.act ? C / 2 : C;
     const g = Array.from({ length: K }, (_, k) => w.reduce((s, row, m) => s + round(row[k]!) * round(dy[m]!), 0));
-    if (a.act !== 1) return result.set(g, r * C);
+    if (!f.act) return result.set(g, r * C);
     const h = rowOf(a, "h", "", r);
     const scale = has(a, "gate") ? tensor(a, "gate").values[r]! : 1;
-    if (dgate) dgate[r] = g.reduce((s, v, k) => s + v * silu(h[k]!) * h[K + k]!, 0);
+    const slopes = g.map((_, k) => act.gated(f, h[k]!, h[K + k]!));
+    const byBias = bias ? bias[e]!.reduce((s, b, m) => s + b * dy[m]!, 0) : 0;
+    if (dgate) dgate[r] = g.reduce((s, v, k) => s + v * slopes[k]!.a, byBias);
     g.forEach((v, k) => {
-      result[r * C + k] = scale * v * h[K + k]! * siluGrad(h[k]!);
-      result[r * C + K + k] = scale * v * silu(h[k]!);
+      result[r * C + k] = scale * v * slopes[k]!.byGate;
+      result[r * C + K + k] = scale * v * slopes[k]!.byUp;
     });
   });
   return dgate ? { dx: result, dgate } : { dx: result };
@@ -78,13 +82,13 @@ function expectedNn(a: Args): Record<string, ArrayLike<number>> {
 function expectedTn(a: Args): Record<string, Float64Array[]> {
   const round = rounded(a);
   const groups = ints(a, "groups");
-  const S = number(a, "segments");
+  const [S, f] = [number(a, "segments"), act.gatedOf(a, "x_act")];
   const dw = list(a, "dw").map((t) => (a.accumulate === 1 ? Float64Array.from(t.values) : new Float64Array(t.values.length)));
   eachRow(a, groups, (e, r) => {
     const scale = has(a, "dy_scale") ? tensor(a, "dy_scale").values[r]! : 1;
     const dy = rowOf(a, "dy", "dy_rows", r).map((v) => round(Math.fround(v * scale)));
     const raw = rowOf(a, "x", "x_rows", r);
-    const x = (a.x_act === 1 ? raw.slice(0, raw.length / 2).map((g, k) => Math.fround(silu(g) * raw[raw.length / 2 + k]!)) : raw).map(
+    const x = (f.act ? raw.slice(0, raw.length / 2).map((g, k) => Math.fround(act.gated(f, g, raw[raw.length / 2 + k]!).a)) : raw).map(
       round,
     );
     let m = 0;
@@ -111,7 +115,10 @@ const layouts = {
 interface Options {
   readonly gather?: boolean;
   readonly segments?: number;
-  readonly act?: boolean;
+  /** true: SwiGLU. */
+  readonly act?: boolean | Gated;
+  /** The dtypes of biases; "mixed": every other one. */
+  readonly bias?: "f32" | "bf16" | "mixed";
   readonly w?: "f32" | "bf16" | "mixed";
   readonly bf16?: boolean;
   readonly strided?: boolean;
@@ -140,6 +147,14 @@ function weights(r: Random, E: number, M: number, K: number, o: Options): HostTe
     wrap(r.normal([segmentRows(M, S, i % S), K], o.spread ?? 1, kindOf(o, Math.floor(i / S) + (o.w === "mixed" ? i % S : 0)))),
   );
 }
+const gatedBy = (o: Options): Gated => (o.act === true ? act.swiglu : o.act || act.none);
+/** E·S vectors, M elements per expert. */
+function biases(r: Random, E: number, M: number, o: Options): HostTensor[] | null {
+  const { segments: S = 1, bias } = o;
+  if (!bias) return null;
+  const kind = (i: number) => (bias === "mixed" ? (i % 2 ? "bf16" : "f32") : bias);
+  return Array.from({ length: E * S }, (_, i) => r.normal([segmentRows(M, S, i % S)], 1, kind(i)));
+}
 /** The last `n` rows of inputs that are nobody's: no numbers, and rows that do not exist. */
 function spoilt(t: HostTensor, n: number): HostTensor {
   if (n === 0) return t;
@@ -161,12 +176,13 @@ export function nt(counts: readonly number[], M: number, K: number, o: Options =
       x: wrap(spoilt(r.normal([T, K]), o.gather ? 0 : behind)),
       rows: o.gather ? spoilt(r.ints([N], T), behind) : null,
       w: weights(r, counts.length, M, K, o),
+      bias: biases(r, counts.length, M, o),
       offsets: offsetsOf(counts),
       residual: o.residual ? wrap(spoilt(r.normal([N, M]), behind)) : null,
       h: o.act && o.keepH !== false ? wrap(out([N, M])) : null,
       y: wrap(out([N, o.act ? M / 2 : M])),
       segments: o.segments ?? 1,
-      act: o.act ? 1 : 0,
+      ...gatedBy(o),
       precision: o.bf16 ? 1 : 0,
     };
   };
@@ -183,6 +199,7 @@ export function nn(counts: readonly number[], M: number, K: number, o: Options =
       dy: wrap(spoilt(r.normal([T, M]), o.gather ? 0 : behind)),
       rows: o.gather ? spoilt(r.ints([N], T), behind) : null,
       w: weights(r, counts.length, M, K, o),
+      bias: biases(r, counts.length, M, o),
       offsets: offsetsOf(counts),
       h: o.act ? (o.inPlace ? { same: "dx" } : wrap(r.normal([N, C]))) : null,
       gate: o.act && o.gate !== false ? spoilt(r.normal([N]), behind) : null,
@@ -190,7 +207,7 @@ export function nn(counts: readonly number[], M: number, K: number, o: Options =
       dgate: o.act && o.gate !== false ? out([N]) : null,
       groups: o.groups ?? [],
       segments: o.segments ?? 1,
-      act: o.act ? 1 : 0,
+      ...gatedBy(o),
       precision: o.bf16 ? 1 : 0,
     };
   };
@@ -210,6 +227,7 @@ export function tn(counts: readonly number[], M: number, K: number, o: TnOptions
     const T = Math.max(1, Math.ceil(N / 2));
     const S = o.segments ?? 1;
     const groups = o.groups ?? counts.map((_, e) => e);
+    const { act: x_act, alpha, limit } = gatedBy(o);
     const wrap = wrapper(o);
     return {
       dy: wrap(spoilt(r.normal([o.gather ? T : N, M]), o.gather ? 0 : behind)),
@@ -226,7 +244,9 @@ export function tn(counts: readonly number[], M: number, K: number, o: TnOptions
       ),
       groups,
       segments: S,
-      x_act: o.act ? 1 : 0,
+      x_act,
+      alpha,
+      limit,
       accumulate: o.overwrite ? 0 : 1,
       precision: o.bf16 ? 1 : 0,
     };
@@ -294,6 +314,28 @@ export const groupedGemmCases: readonly OpCase[] = [
   ntRow("rows that are nobody's, gathered SwiGLU", counts("empty experts"), 28, 35, { behind: 3, gather: true, act: true, segments: 2 }),
   ntRow("no rows but nobody's", counts("no rows"), 24, 20, { behind: 3, gather: true }),
   ntRow("K = 1", counts("uneven tail"), 9, 1),
+  ...Object.entries(act.every).flatMap(([name, f]) => [
+    ntRow(`${name}, two segments, gathered`, counts("uneven tail"), 50, 35, { act: f, segments: 2, gather: true }),
+    ntRow(`${name}, fused, bias, blocks`, counts("many rows"), 260, 40, { act: f, bias: "mixed" }),
+    ntRow(`${name}, two segments, bias, bf16 weights, strided`, counts("empty experts"), 66, 33, {
+      act: f,
+      segments: 2,
+      bias: "bf16",
+      w: "bf16",
+      strided: true,
+    }),
+    ntRow(`bf16 compute, ${name}, bias, h not kept`, counts("uneven tail"), 48, 64, { act: f, bias: "f32", bf16: true, keepH: false }),
+  ]),
+  ntRow("bias", counts("uneven tail"), 37, 20, { bias: "f32" }),
+  ntRow("bias, residual, gathered, three unequal segments", counts("uneven tail"), 38, 40, {
+    bias: "mixed",
+    residual: true,
+    gather: true,
+    segments: 3,
+  }),
+  ntRow("a sum of several passes, bias, residual", [2, 0, 3], 33, 3000, { bias: "bf16", residual: true }),
+  ntRow("rows that are nobody's, bias", counts("empty experts"), 24, 20, { bias: "mixed", behind: 5 }),
+  ntRow("empty sum, bias", counts("even"), 8, 0, { bias: "f32" }),
   ntRow("M = 1", counts("uneven tail"), 1, 9),
   ntRow("empty sum", counts("even"), 8, 0),
   ntRow("a sum of several passes, two segments", [2, 0, 3], 10, 3000, { segments: 2, w: "mixed" }),
@@ -317,6 +359,22 @@ export const groupedGemmCases: readonly OpCase[] = [
   nnRow("bf16 compute, odd sum, mixed weights", counts("uneven tail"), 51, 34, { bf16: true, w: "mixed", segments: 3 }),
   nnRow("empty sum", counts("even"), 0, 8),
   nnRow("no columns, SwiGLU", counts("even"), 8, 0, { act: true }),
+  nnRow("no columns, SwiGLU, bias", counts("uneven tail"), 8, 0, { act: true, bias: "mixed", gather: true }),
+  ...Object.entries(act.every).flatMap(([name, f]) => [
+    nnRow(`${name}, gathered`, counts("uneven tail"), 35, 28, { act: f, gather: true }),
+    nnRow(`${name}, bias, in place, blocks`, counts("many rows"), 130, 96, { act: f, bias: "mixed", inPlace: true }),
+    nnRow(`${name}, two segments, bias, gathered, strided, some experts`, counts("uneven tail"), 51, 33, {
+      act: f,
+      segments: 2,
+      bias: "bf16",
+      gather: true,
+      strided: true,
+      groups: [1, 2],
+    }),
+    nnRow(`bf16 compute, ${name}, bias`, counts("uneven tail"), 64, 40, { act: f, bias: "f32", bf16: true, w: "bf16" }),
+  ]),
+  nnRow("clamped SwiGLU without gates", counts("uneven tail"), 50, 33, { act: act.clamped, gate: false }),
+  nnRow("rows that are nobody's, bias", counts("empty experts"), 35, 28, { behind: 3, gather: true, act: true, bias: "f32" }),
   nnRow("a sum of several passes, two segments", [2, 0, 3], 3001, 7, { segments: 2, w: "mixed" }),
 
   ...everyLayout.map((l) => tnRow(`${l}, M 24 K 20`, counts(l), 24, 20)),
@@ -347,6 +405,11 @@ export const groupedGemmCases: readonly OpCase[] = [
   tnRow("experts of several passes, overwritten", [7, 2950, 0], 5, 9, { overwrite: true }),
   tnRow("an expert of several passes, activation on load, scaled", [2950], 5, 9, { act: true, scale: true }),
   tnRow("activation blocks", counts("many rows"), 128, 96, { act: true, gather: true, scale: true }),
+  ...Object.entries(act.every).flatMap(([name, f]) => [
+    tnRow(`${name} on load, scaled`, counts("uneven tail"), 35, 50, { act: f, gather: true, scale: true, groups: [1, 2, 3] }),
+    tnRow(`${name} on load, gathered, overwritten`, counts("empty experts"), 20, 33, { act: f, xGather: true, overwrite: true }),
+    tnRow(`bf16 compute, ${name} on load`, counts("uneven tail"), 33, 40, { act: f, bf16: true }),
+  ]),
   tnRow("bf16 compute", counts("uneven tail"), 50, 71, { bf16: true }),
   tnRow("bf16 compute, gathered, two segments", counts("many rows"), 64, 96, { bf16: true, xGather: true, segments: 2, groups: [0, 3] }),
   tnRow("bf16 compute, activation on load, scaled", counts("many rows"), 64, 40, { bf16: true, act: true, gather: true, scale: true }),
@@ -395,6 +458,7 @@ export const groupedGemmTileCases: readonly OpCase[] = [
     { ...bf16, gather: true },
   ),
   nnRow("tiles, gathered SwiGLU", tiled, 136, 128, { ...bf16, act: true, gather: true }),
+  nnRow("tiles, SwiGLU, bias, gathered", tiled, 136, 128, { ...bf16, act: true, bias: "mixed", gather: true }),
   nnRow("tiles, SwiGLU in place", tiled, 192, 72, { ...bf16, act: true, inPlace: true }),
   nnRow("tiles, gathered, two segments", tiled, 144, 264, { ...bf16, gather: true, segments: 2 }),
   nnRow("tiles, two segments", tiled, 256, 192, { ...bf16, segments: 2 }),
@@ -402,6 +466,7 @@ export const groupedGemmTileCases: readonly OpCase[] = [
   tnRow("tiles", tiled, 136, 200, bf16),
   tnRow("tiles, gathered, two segments, some experts", tiled, 256, 128, { ...bf16, xGather: true, segments: 2, groups: [0, 1, 4] }),
   tnRow("tiles, activation on load, scaled", tiled, 128, 136, { ...bf16, act: true, gather: true, scale: true, groups: [0, 4] }),
+  tnRow("tiles, clamped SwiGLU on load, scaled", tiled, 128, 136, { ...bf16, act: act.clamped, gather: true, scale: true, groups: [0, 4] }),
   tnRow("one long expert", [1000], 128, 128, bf16),
   ntRow("tiles, rows that are nobody's", tiled, 136, 128, { ...bf16, behind: 40, residual: true }),
   ntRow("tiles, rows that are nobody's, gathered SwiGLU", tiled, 256, 72, { ...bf16, behind: 40, act: true, segments: 2, gather: true }),
@@ -428,16 +493,33 @@ export const groupedGemmTileCases: readonly OpCase[] = [
   ),
 ];
 
+/** What the portable kernels serve on Hopper too. */
+export const groupedGemmPortableCases: readonly OpCase[] = [
+  ntRow("tiles, clamped SwiGLU, bias, gathered", tiled, 272, 72, { ...bf16, act: act.clamped, bias: "mixed", gather: true }),
+  ntRow("tiles, tanh-GELU gate, two segments", tiled, 256, 72, { ...bf16, act: act.gelu, segments: 2 }),
+  ntRow("tiles, bias, residual", tiled, 136, 128, { ...bf16, bias: "mixed", residual: true }),
+  nnRow("tiles, clamped SwiGLU, bias, gathered", tiled, 136, 128, { ...bf16, act: act.clamped, bias: "mixed", gather: true }),
+  nnRow("tiles, tanh-GELU gate, bias, some experts", tiled, 192, 72, { ...bf16, act: act.gelu, bias: "bf16", groups: [0, 2, 4] }),
+];
+
 const [E, N, T, K, M] = [3, 7, 5, 6, 8];
 export const ntBase: OpCase = {
   op: "grouped_gemm_nt",
   name: "base",
-  args: (r) => ({ ...nt([3, 0, 4], M, K, { act: true, segments: 2 })(r), x: r.normal([T, K]), rows: i32([0, 1, 2, 3, 4, 0, 1]) }),
+  args: (r) => ({
+    ...nt([3, 0, 4], M, K, { act: true, segments: 2, bias: "f32" })(r),
+    x: r.normal([T, K]),
+    rows: i32([0, 1, 2, 3, 4, 0, 1]),
+  }),
 };
 export const nnBase: OpCase = {
   op: "grouped_gemm_nn",
   name: "base",
-  args: (r) => ({ ...nn([3, 0, 4], M, K, { act: true, groups: [0, 2] })(r), dy: r.normal([T, M]), rows: i32([0, 1, 2, 3, 4, 0, 1]) }),
+  args: (r) => ({
+    ...nn([3, 0, 4], M, K, { act: true, groups: [0, 2], bias: "f32" })(r),
+    dy: r.normal([T, M]),
+    rows: i32([0, 1, 2, 3, 4, 0, 1]),
+  }),
 };
 export const tnBase: OpCase = {
   op: "grouped_gemm_tn",

@@ -9,6 +9,7 @@ import * as dense from "./dense.ts";
 import * as elementwise from "./elementwise.ts";
 import * as gates from "./gate.ts";
 import { gemmBase, gemmCases, gemmPerf } from "./gemm.ts";
+import { groupedColumnSumBase, groupedColumnSumCases, groupedColumnSumPerf } from "./grouped_column_sum.ts";
 import { groupedGemmCases, groupedPerf, nnBase, ntBase, tnBase } from "./grouped_gemm.ts";
 import * as routing from "./routing.ts";
 import { adamwBase, adamwCases, gradNormBase, gradNormCases, lossBase, lossCases, trainingPerf } from "./training.ts";
@@ -61,11 +62,13 @@ export const bases: readonly OpCase[] = [
   gates.gateBase,
   gates.gateBackwardBase,
   gates.scaleRowsBase,
+  groupedColumnSumBase,
   transposeBase,
 ];
 
 export const allCases: readonly OpCase[] = [
   ...groupedGemmCases,
+  ...groupedColumnSumCases,
   ...gemmCases,
   ...routing.routeCases,
   ...routing.routeBackwardCases,
@@ -95,6 +98,7 @@ export const allCases: readonly OpCase[] = [
 export const perfRows: readonly PerfRow[] = [
   ...gemmPerf,
   ...groupedPerf,
+  ...groupedColumnSumPerf,
   ...attentionPerf,
   ...trainingPerf,
   ...dense.densePerf,
