@@ -95,7 +95,7 @@ function expertLayer(b: Buffers, s: LayerSizes, precision: Precision, trained: r
   const parameters = new LayerParameters(b, s, trained);
   const plan = new ActivationPlan(device.info.activationDtype);
   const c = new Composer(plan.planner("layer", keep), parameters, [], new RopeIndex(), new BalancePools(plan.planner("model", keep), 1));
-  const experts = new Experts(new ExpertMatrices(parameters.experts, c), F, K, c);
+  const experts = new Experts(new ExpertMatrices(parameters.experts, c), { hidden: F, rowsPerToken: K }, c);
   const slots = {
     y_ND: c.plan.scratch(act(D, K), "y"),
     dx_ND: c.plan.backward(act(D, K), "dx"),

@@ -20,10 +20,12 @@ export const adapterFault = (fault: string, tensor?: string): LayoutError =>
 export const FLOATS = ["F32", "BF16", "F16", "F64"] as const;
 /** Methods whose adapters are only understood together with their expert set. */
 export const NEED_EXPERTS: ReadonlySet<string> = new Set(["esft"]);
-/** The matrices of a routed expert. */
+/** The matrices and biases of a routed expert. */
 export const PARTS = EXPERT_PARTS;
-/** Which of them make a whole expert. */
+/** Which of them make a whole expert, told by the first. */
 const WHOLE: readonly (readonly ExpertPart[])[] = [
+  ["gateUpBias", "gateUp", "down", "downBias"],
+  ["downBias", "gateUp", "down", "gateUpBias"],
   ["gateUp", "down"],
   ["gate", "up", "down"],
 ];

@@ -3,7 +3,7 @@
 
 import type { TensorSlice } from "../files/slice.ts";
 import { sliceKey } from "../files/slice.ts";
-import type { RouteRule } from "../ops.ts";
+import type { Activation, RouteRule } from "../ops.ts";
 
 export interface LinearSpec {
   readonly weight: TensorSlice;
@@ -147,10 +147,12 @@ export interface ShortConvSpec {
 /** What mixes the tokens of a layer. */
 export type AttentionSpec = HeadsAttentionSpec | LatentAttentionSpec | DeltaAttentionSpec | ShortConvSpec;
 
-/** Gated MLP a = silu(gate·x) · (up·x), y = down·a. */
+/** Gated MLP a = f(gate·x, up·x), y = down·a. */
 export interface MlpSpec {
   readonly kind: "dense";
   readonly hidden: number;
+  /** f; SwiGLU unless given. */
+  readonly activation?: Activation;
   readonly gate: TensorSlice;
   readonly up: TensorSlice;
   readonly down: TensorSlice;
@@ -179,6 +181,8 @@ export interface MixedExpertWeights {
   readonly down: TensorSlice;
   /** Of gateUp; down is transposed. */
   readonly layout: FileLayout;
+  /** Vectors that are added behind the products. That of gateUp lies in its file as gateUp's rows do. */
+  readonly biases?: { readonly gateUp: TensorSlice; readonly down: TensorSlice };
 }
 
 /** The matrices of a routed expert. */
@@ -189,12 +193,21 @@ export function inputWeights(e: RoutedExpertWeights): readonly TensorSlice[] {
   return "gateUp" in e ? [e.gateUp] : [e.gate, e.up];
 }
 
+/** Its biases, where it has some. */
+export function biasesOf(e: RoutedExpertWeights | undefined): MixedExpertWeights["biases"] {
+  return e && "gateUp" in e ? e.biases : undefined;
+}
+
 export interface MoeSpec {
   readonly kind: "moe";
   readonly experts: readonly RoutedExpertWeights[];
   readonly topK: number;
   readonly expertHidden: number;
+  /** Of the routed experts; SwiGLU unless given. */
+  readonly activation?: Activation;
   readonly router: TensorSlice;
+  /** Part of the router's logits. */
+  readonly routerBias?: TensorSlice;
   /** Added to the scores for choosing only. */
   readonly selectionBias?: TensorSlice;
   readonly rule: RouteRule;
@@ -277,9 +290,11 @@ export function moeOf(spec: ModelSpec, l: number): MoeSpec | undefined {
   return layer && moePart(layer);
 }
 
-/** Parameters of one routed expert (gate, up and down), by sparse layer. */
+/** Parameters of one routed expert (gate, up and down, biases), by sparse layer. */
 export function expertParameters(spec: ModelSpec): Map<number, number> {
-  return new Map(moeLayers(spec).map((l) => [l, 3 * spec.hidden * moeOf(spec, l)!.expertHidden] as const));
+  const D = spec.hidden;
+  const count = ({ experts, expertHidden: F }: MoeSpec): number => 3 * D * F + (biasesOf(experts[0]) ? 2 * F + D : 0);
+  return new Map(moeLayers(spec).map((l) => [l, count(moeOf(spec, l)!)] as const));
 }
 
 /** "constant": read by the model, never trained. */
@@ -300,8 +315,8 @@ export function hasGradient(role: ParameterRole): boolean {
   return role !== "selectionBias" && role !== "constant";
 }
 
-/** The matrices of a routed expert; gateUp is both in one. */
-export const EXPERT_PARTS = ["gate", "up", "gateUp", "down"] as const;
+/** The matrices of a routed expert, gateUp both in one, and their biases. */
+export const EXPERT_PARTS = ["gate", "up", "gateUp", "down", "gateUpBias", "downBias"] as const;
 export type ExpertPart = (typeof EXPERT_PARTS)[number];
 
 /** What a parameter is to the model, whatever its tensor is called. */
@@ -311,7 +326,7 @@ export interface ParameterPlace {
   readonly layer: number;
   /** Routed expert of that layer, for role "expert". */
   readonly expert?: number;
-  /** Which of the matrices of a routed expert. */
+  /** Which of the matrices or biases of a routed expert. */
   readonly part?: ExpertPart;
 }
 
@@ -359,12 +374,16 @@ export function parameterShapes(spec: ModelSpec): ParameterShape[] {
     if (!("gateUp" in m)) return mlp(m, F, "expert", layer, id);
     add(m.gateUp, [2 * F, D], "expert", layer, { expert: id, part: "gateUp", layout: m.layout });
     add(m.down, [D, F], "expert", layer, { expert: id, part: "down", layout: "transposed" });
+    if (!m.biases) return;
+    add(m.biases.gateUp, [2 * F], "expert", layer, { expert: id, part: "gateUpBias", layout: m.layout });
+    add(m.biases.down, [D], "expert", layer, { expert: id, part: "downBias" });
   };
   const moe = (m: MoeSpec, layer: number): void => {
     const E = m.experts.length;
     if (m.inputNorms) norm(m.inputNorms.experts, layer);
     if (m.inputNorms?.router.weight) add(m.inputNorms.router.weight, [D], "router", layer);
     add(m.router, [E, D], "router", layer);
+    if (m.routerBias) add(m.routerBias, [E], "router", layer);
     if (m.selectionBias) add(m.selectionBias, [E], "selectionBias", layer);
     if (m.expertScale) add(m.expertScale, [E], "router", layer);
     m.experts.forEach((e, id) => expert(e, m.expertHidden, layer, id));

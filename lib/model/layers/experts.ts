@@ -1,19 +1,20 @@
-// A group of gated experts y = down·(silu(gate·x) · (up·x)): the routed ones of a layer, or an MLP that every token visits, which
-// is a group of one expert. The products and the activation are fused (grouped_gemm with its SwiGLU epilogues).
+// A group of gated experts y = down·f(gate·x, up·x), where they have biases with these: the routed ones of a layer, or an MLP that every
+// token visits, which is a group of one expert. The products, biases and the activation f are fused (grouped_gemm with its epilogues).
 //
 // Kept for backward: the pre-activation h (gate | up), which the backward overwrites with its gradient. Expert outputs are never
-// needed again: the gradient of a gate weight is ⟨dy·W_down, a⟩, taken in the epilogue of the backward product.
+// needed again: the gradient of a gate weight is ⟨dy·W_down, a⟩ (+ ⟨dy, bias of down⟩), taken in the epilogue of the backward product.
 // Sizes in names: N rows in expert order, F expert width.
 
 import { LayoutError } from "../../errors.ts";
 import * as ops from "../../ops.ts";
-import type { Tensor } from "../../tensor.ts";
+import type { Activation } from "../../ops.ts";
+import type { Tensor, TensorList } from "../../tensor.ts";
 import type { Run } from "../run.ts";
 import { act } from "../slots.ts";
 import type { Slot } from "../slots.ts";
-import { inputWeights } from "../spec.ts";
+import { biasesOf, inputWeights } from "../spec.ts";
 import type { RoutedExpertWeights } from "../spec.ts";
-import type { ParameterList } from "../weights/parameter.ts";
+import type { Parameter, ParameterList } from "../weights/parameter.ts";
 import type { ExpertRows } from "./attachment.ts";
 import type { Composer } from "./composer.ts";
 
@@ -34,17 +35,27 @@ export interface ExpertsWanted {
 }
 
 const EVERY = new Int32Array(0);
-const activation = { kind: "swiglu" } as const;
+
+/** The sizes of a group of experts. */
+export interface ExpertsSizes {
+  readonly hidden: number;
+  /** K where routed, 1 for an MLP. */
+  readonly rowsPerToken: number;
+  /** SwiGLU unless given. */
+  readonly activation?: Activation | undefined;
+}
+export const SWIGLU: Activation = { kind: "swiglu" };
 
 export class Experts {
   readonly trains: boolean;
   private readonly weights: ExpertMatrices;
+  private readonly activation: Activation;
   private readonly h_N2F: Slot;
   private readonly a_NF: Slot;
 
-  /** @param rowsPerToken K where routed, 1 for an MLP */
-  constructor(weights: ExpertMatrices, hidden: number, rowsPerToken: number, c: Composer) {
+  constructor(weights: ExpertMatrices, { hidden, rowsPerToken, activation = SWIGLU }: ExpertsSizes, c: Composer) {
     this.weights = weights;
+    this.activation = activation;
     this.trains = weights.trains;
     this.h_N2F = c.plan.saved(act(2 * hidden, rowsPerToken), "h");
     this.a_NF = c.plan.scratch(act(hidden, rowsPerToken), "a");
@@ -53,31 +64,36 @@ export class Experts {
   /** y [N, D] = each row's expert of x [T, D], not weighted; overwritten. True: the residual [N, D] is in y. */
   forward(run: Run, x: Tensor, { tokens, offsets }: ExpertRows, y: Tensor, residual: Tensor | null = null): boolean {
     const { device, precision } = run;
+    const { activation } = this;
     const a = run.at(this.a_NF);
-    const { segments } = this.weights;
-    const w = this.weights.gateUp.tensors;
-    ops.groupedGemmNt(device, { x, rows: tokens, w, segments, offsets, activation, h: run.saved(this.h_N2F), y: a, precision });
-    ops.groupedGemmNt(device, { x: a, w: this.weights.down.tensors, offsets, residual, y, precision });
+    const { segments, gateUp, gateUpBias, down, downBias } = this.weights;
+    const first = { w: gateUp.tensors, bias: gateUpBias.value, segments, activation, h: run.saved(this.h_N2F) };
+    ops.groupedGemmNt(device, { x, rows: tokens, ...first, offsets, y: a, precision });
+    ops.groupedGemmNt(device, { x: a, w: down.tensors, bias: downBias.value, offsets, residual, y, precision });
     return residual !== null;
   }
 
   /** dy: gradient of what the weighted rows are summed to [T, D]. Leaves dh in place of h. */
   backward(run: Run, dy: Tensor, x: Tensor, { tokens, offsets, gate, xTokens = tokens }: Routing, { dgate, all }: ExpertsWanted): void {
     const { device, precision, accumulate } = run;
+    const { activation } = this;
     const h = run.at(this.h_N2F);
-    const { down, gradDown, gradGateUp, segments, trainedDown, trainedGateUp } = this.weights;
+    const { down, downBias, gradDown, gateUpBias, gradGateUp, segments, trainedDown, trainedGateUp } = this.weights;
     if (gradDown) {
       const dw = gradDown.tensors;
       const dyRows = { dy, dyRows: tokens, dyScale: gate };
       ops.groupedGemmTn(device, { ...dyRows, x: h, activation, offsets, dw, groups: trainedDown, accumulate, precision });
+      downBias.backward(run, { x: dy, rows: tokens, scale: gate, offsets, groups: trainedDown });
     }
     if (!all && !gradGateUp) return;
     const groups = all ? EVERY : trainedGateUp;
-    ops.groupedGemmNn(device, { dy, rows: tokens, w: down.tensors, offsets, h, gate, dx: h, dgate, groups, activation, precision });
+    const through = { w: down.tensors, bias: dgate ? downBias.value : null, h, gate, dgate, activation };
+    ops.groupedGemmNn(device, { dy, rows: tokens, ...through, offsets, dx: h, groups, precision });
     if (gradGateUp) {
       const dw = gradGateUp.tensors;
       const groups = trainedGateUp;
       ops.groupedGemmTn(device, { dy: h, x, xRows: xTokens, offsets, dw, segments, groups, accumulate, precision });
+      gateUpBias.backward(run, { x: h, offsets, groups });
     }
   }
 
@@ -89,6 +105,34 @@ export class Experts {
   }
 }
 
+/** Biases of a group of experts, one vector for each, where they have some. */
+class ExpertBiases {
+  private readonly values: ParameterList | null;
+  private readonly grads: ParameterList | null;
+
+  /** @throws LayoutError one trains without its matrix, or the other way round: their gradients come from one set of rows */
+  constructor(biases: readonly Parameter[], matrices: readonly Parameter[], c: Composer) {
+    biases.forEach(({ key, trains }, i) => {
+      const matrix = matrices[i]!;
+      if (trains !== matrix.trains)
+        throw new LayoutError(`"${key}" and "${matrix.key}" train together or not at all: train both, or neither`, {
+          where: { tensor: key },
+        });
+    });
+    this.values = biases.length > 0 ? c.values(biases) : null;
+    this.grads = c.gradients(biases.filter((p) => p.trains));
+  }
+
+  get value(): TensorList | null {
+    return this.values?.tensors ?? null;
+  }
+
+  /** Adds up rows of the gradient at the product. */
+  backward(run: Run, rows: Omit<Parameters<typeof ops.groupedColumnSum>[1], "y" | "accumulate">): void {
+    if (this.grads) ops.groupedColumnSum(run.device, { ...rows, y: this.grads.tensors, accumulate: run.accumulate });
+  }
+}
+
 /** The matrices of a group of experts as operands, and which of them train. */
 export class ExpertMatrices {
   /** Of each expert gate, then up, or both in one. */
@@ -96,6 +140,8 @@ export class ExpertMatrices {
   /** Weights of gateUp for each expert. */
   readonly segments: number;
   readonly down: ParameterList;
+  readonly gateUpBias: ExpertBiases;
+  readonly downBias: ExpertBiases;
   readonly gradGateUp: ParameterList | null;
   readonly gradDown: ParameterList | null;
   /** Experts whose gate and up train, and whose down trains; ascending. */
@@ -118,6 +164,18 @@ export class ExpertMatrices {
     this.trainedDown = Int32Array.from(found.flatMap((e, i) => (e.down.trains ? [i] : [])));
     this.gradGateUp = c.gradients(found.filter(inputTrains).flatMap((e) => e.input));
     this.gradDown = c.gradients(found.filter((e) => e.down.trains).map((e) => e.down));
+    const biases = experts.flatMap((e) => biasesOf(e) ?? []);
+    const of = (part: "gateUp" | "down"): Parameter[] => biases.map((b) => c.parameter(b[part]));
+    this.gateUpBias = new ExpertBiases(
+      of("gateUp"),
+      found.flatMap((e) => e.input),
+      c,
+    );
+    this.downBias = new ExpertBiases(
+      of("down"),
+      found.map((e) => e.down),
+      c,
+    );
   }
 
   get trains(): boolean {

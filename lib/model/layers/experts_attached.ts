@@ -4,27 +4,31 @@
 // Kept for backward: the pre-activation h. Activation and outputs are recomputed from it.
 
 import * as ops from "../../ops.ts";
+import type { Activation } from "../../ops.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { Run } from "../run.ts";
 import { act } from "../slots.ts";
 import type { Slot } from "../slots.ts";
 import type { ExpertRows, ExpertsAttachment, Hidden } from "./attachment.ts";
 import type { Composer } from "./composer.ts";
-import type { ExpertMatrices } from "./experts.ts";
+import { SWIGLU } from "./experts.ts";
+import type { ExpertMatrices, ExpertsSizes } from "./experts.ts";
 
 export class AttachedExperts {
   /** What is attached trains. */
   readonly trains = true;
   private readonly weights: ExpertMatrices;
   private readonly attached: readonly ExpertsAttachment[];
+  private readonly activation: Activation;
   private readonly h: { readonly whole: Slot; readonly gate: Slot; readonly up: Slot };
   private readonly a: Slot;
   private readonly backwardA: Slot;
   private readonly da: Slot;
 
-  /** @param rowsPerToken K where routed, 1 for an MLP */
-  constructor(weights: ExpertMatrices, attached: readonly ExpertsAttachment[], F: number, rowsPerToken: number, { plan }: Composer) {
+  constructor(weights: ExpertMatrices, attached: readonly ExpertsAttachment[], sizes: ExpertsSizes, { plan }: Composer) {
+    const { hidden: F, rowsPerToken, activation = SWIGLU } = sizes;
     this.weights = weights;
+    this.activation = activation;
     this.attached = attached;
     const whole = plan.kept(act(2 * F, rowsPerToken), "h");
     this.h = { whole, gate: plan.columns(whole, 0, F), up: plan.columns(whole, F, 2 * F) };
@@ -46,6 +50,7 @@ export class AttachedExperts {
       x,
       rows: tokens,
       w: this.weights.gateUp.tensors,
+      bias: this.weights.gateUpBias.value,
       segments: this.weights.segments,
       offsets,
       y: h.whole,
@@ -53,21 +58,22 @@ export class AttachedExperts {
     });
     for (const m of this.attached) m.forward.hidden(run, x, rows, h);
     const a = run.at(this.a);
-    ops.swiglu(device, { h: h.whole, a });
+    ops.swiglu(device, { h: h.whole, a, activation: this.activation });
     this.output(run, x, rows, a, y, "forward");
     return false;
   }
 
   private output(run: Run, x: Tensor, rows: ExpertRows, a: Tensor, y: Tensor, pass: "forward" | "backward"): void {
     const { device, precision } = run;
-    ops.groupedGemmNt(device, { x: a, w: this.weights.down.tensors, offsets: rows.offsets, y, precision });
+    const { down, downBias } = this.weights;
+    ops.groupedGemmNt(device, { x: a, w: down.tensors, bias: downBias.value, offsets: rows.offsets, y, precision });
     for (const m of this.attached) m.forward.output(run, x, rows, a, y, pass);
   }
 
   /** The outputs of the forward once more, from the kept h. */
   recompute(run: Run, x: Tensor, rows: ExpertRows, y: Tensor): void {
     const a = run.at(this.backwardA);
-    ops.swiglu(run.device, { h: run.at(this.h.whole), a });
+    ops.swiglu(run.device, { h: run.at(this.h.whole), a, activation: this.activation });
     this.output(run, x, rows, a, y, "backward");
   }
 
@@ -77,16 +83,21 @@ export class AttachedExperts {
     const { tokens, offsets } = rows;
     const h = this.hiddenOf(run);
     const [a, da] = [run.at(this.backwardA), run.at(this.da)];
-    const { down, gradDown, gradGateUp, segments, trainedDown, trainedGateUp } = this.weights;
-    ops.swiglu(device, { h: h.whole, a });
-    if (gradDown) ops.groupedGemmTn(device, { dy, x: a, offsets, dw: gradDown.tensors, groups: trainedDown, accumulate, precision });
+    const { activation } = this;
+    const { down, downBias, gateUpBias, gradDown, gradGateUp, segments, trainedDown, trainedGateUp } = this.weights;
+    ops.swiglu(device, { h: h.whole, a, activation });
+    if (gradDown) {
+      ops.groupedGemmTn(device, { dy, x: a, offsets, dw: gradDown.tensors, groups: trainedDown, accumulate, precision });
+      downBias.backward(run, { x: dy, offsets, groups: trainedDown });
+    }
     ops.groupedGemmNn(device, { dy, w: down.tensors, offsets, dx: da, precision });
     for (const m of this.attached) m.backward.output(run, dy, x, rows, a, da);
-    ops.swigluBackward(device, { h: h.whole, da, dh: h.whole });
+    ops.swigluBackward(device, { h: h.whole, da, dh: h.whole, activation });
     if (gradGateUp) {
       const dw = gradGateUp.tensors;
       const groups = trainedGateUp;
       ops.groupedGemmTn(device, { dy: h.whole, x, xRows: tokens, offsets, dw, segments, groups, accumulate, precision });
+      gateUpBias.backward(run, { x: h.whole, offsets, groups });
     }
     for (const m of this.attached) m.backward.hidden(run, h, x, rows);
   }

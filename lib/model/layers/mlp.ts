@@ -14,10 +14,11 @@ export class Mlp {
   private readonly experts: Experts | AttachedExperts;
 
   constructor(spec: MlpSpec, layer: number, width: number, c: Composer) {
-    const { gate, up, down, hidden } = spec;
+    const { gate, up, down, hidden, activation } = spec;
     const weights = new ExpertMatrices([{ gate, up, down }], c);
     const attached = c.attachedToExperts({ layer, routed: false, experts: [{ gate, up, down }], width, hidden, topK: 1 });
-    this.experts = attached.length > 0 ? new AttachedExperts(weights, attached, hidden, 1, c) : new Experts(weights, hidden, 1, c);
+    const sizes = { hidden, rowsPerToken: 1, activation };
+    this.experts = attached.length > 0 ? new AttachedExperts(weights, attached, sizes, c) : new Experts(weights, sizes, c);
     this.trains = this.experts.trains;
   }
 

@@ -76,14 +76,16 @@ export class MoeBlock {
     this.layer = layer;
     const E = spec.experts.length;
     const { topK: K, expertHidden: F } = spec;
-    this.router = new Linear({ weight: spec.router, in: D, out: E }, c.named("router"), { exact: true });
+    const bias = spec.routerBias ? { bias: spec.routerBias } : {};
+    this.router = new Linear({ weight: spec.router, ...bias, in: D, out: E }, c.named("router"), { exact: true });
     this.selectionBias = spec.selectionBias ? c.parameter(spec.selectionBias) : null;
     this.expertScale = spec.expertScale ? c.parameter(spec.expertScale) : null;
     this.inputs = spec.inputNorms ? new MoeInputs(spec.inputNorms, D, c.named("inputs")) : null;
     const within = c.named("experts");
     const matrices = new ExpertMatrices(spec.experts, within);
     const inside = within.attachedToExperts({ layer, routed: true, experts: spec.experts, width: D, hidden: F, topK: K });
-    this.experts = inside.length > 0 ? new AttachedExperts(matrices, inside, F, K, within) : new Experts(matrices, F, K, within);
+    const sizes = { hidden: F, rowsPerToken: K, activation: spec.activation };
+    this.experts = inside.length > 0 ? new AttachedExperts(matrices, inside, sizes, within) : new Experts(matrices, sizes, within);
     this.shared = spec.shared ? new SharedExpert(spec.shared, layer, D, c.named("shared")) : null;
     this.readsInput = spec.weighted === "inputs";
     this.slots = slotsOf(c.plan, D, E, K, { open: inside.length > 0, scaled: spec.weighted === "inputs" });

@@ -21,7 +21,7 @@ import type { Dequantise } from "../../options.ts";
 import { bytesOf, MappedFile } from "../../tensor.ts";
 import type { Device, DType, Tensor } from "../../tensor.ts";
 import type { ModelSpec, ParameterShape } from "../spec.ts";
-import { densePart, fileShape, hasGradient, inputWeights, moePart, parameterShapes } from "../spec.ts";
+import { biasesOf, densePart, fileShape, hasGradient, inputWeights, moePart, parameterShapes } from "../spec.ts";
 import { fromFile } from "./layout.ts";
 
 /** One parameter and the contiguous bytes of its file that hold it, or of the tensor that its file decodes to. */
@@ -288,6 +288,8 @@ function stacksOf(spec: ModelSpec, stored: readonly StoredWeight[]): StoredWeigh
     if (!moe) continue;
     add(moe.experts.flatMap(inputWeights));
     add(moe.experts.map((e) => e.down));
+    add(moe.experts.flatMap((e) => biasesOf(e)?.gateUp ?? []));
+    add(moe.experts.flatMap((e) => biasesOf(e)?.down ?? []));
   }
   for (const w of left.values()) stacks.push([w]);
   return stacks;
