@@ -99,6 +99,8 @@ export interface MoeOptions extends Omit<MoeSpec, "kind" | "router" | "experts">
   readonly names?: ExpertNames;
   /** Experts are fused, and lie so: gate_up_proj [E, D, 2F] and down_proj [E, F, D]. */
   readonly layout?: FileLayout;
+  /** Fused experts of a layout have biases: gate_up_proj_bias [E, 2F] and down_proj_bias [E, D]. */
+  readonly biases?: boolean;
 }
 
 export interface SigmoidOptions {
@@ -174,14 +176,22 @@ export class Builder {
    * `experts.gate_up_proj` [E, 2F, D] (gate rows first) and `experts.down_proj` [E, D, F].
    */
   moe(at: string, options: MoeOptions): MoeSpec {
-    const { count: keys, number, router = "gate", names, layout, ...rest } = options;
+    const { count: keys, number, router = "gate", names, layout, biases = false, ...rest } = options;
     const key = this.c.anyOf(...keys);
     const fused = `${at}.experts.gate_up_proj`;
     const isFused = this.headers.shows(fused) ?? false;
     const down = `${at}.experts.down_proj`;
-    const mixed = (e: number): RoutedExpertWeights => ({ gateUp: { name: fused, index: e }, down: { name: down, index: e }, layout: layout! });
+    const of = (e: number, suffix = "") => ({
+      gateUp: { name: `${fused}${suffix}`, index: e },
+      down: { name: `${down}${suffix}`, index: e },
+    });
+    const mixed = (e: number, layout: FileLayout): RoutedExpertWeights => ({
+      ...of(e),
+      layout,
+      ...(biases ? { biases: of(e, "_bias") } : {}),
+    });
     const experts = layout
-      ? this.list<RoutedExpertWeights>(key, fused, (_, e) => mixed(e), number)
+      ? this.list<RoutedExpertWeights>(key, fused, (_, e) => mixed(e, layout), number)
       : isFused
       ? this.list(key, fused, (_, e) => this.fusedExpert(fused, down, e, rest.expertHidden), number)
       : this.list(key, `${at}.experts`, (expert) => this.expert(expert, names), number);

@@ -21,6 +21,7 @@ import { exaoneMoe } from "./tables/exaone_moe.ts";
 import { flexOlmo } from "./tables/flex_olmo.ts";
 import { glm4Moe } from "./tables/glm4_moe.ts";
 import { glm4MoeLite } from "./tables/glm4_moe_lite.ts";
+import { gptOss } from "./tables/gpt_oss.ts";
 import { graniteMoe } from "./tables/granite_moe.ts";
 import { hunyuanV1Moe } from "./tables/hunyuan_v1_moe.ts";
 import { hyV3 } from "./tables/hy_v3.ts";
@@ -52,6 +53,7 @@ const families: Readonly<Record<string, Family>> = {
   flex_olmo: flexOlmo,
   glm4_moe: glm4Moe,
   glm4_moe_lite: glm4MoeLite,
+  gpt_oss: gptOss,
   granitemoe: graniteMoe,
   granitemoeshared: graniteMoe,
   hunyuan_v1_moe: hunyuanV1Moe,
