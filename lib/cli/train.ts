@@ -67,6 +67,20 @@ An interrupt (Ctrl-C) writes a checkpoint and stops; esft resume goes on to the 
     });
 }
 
+/** What parameters are to the model, for people. */
+const ROLES: Readonly<Record<Extract<TrainEvent, { type: "start" }>["trained"][number]["role"], string>> = {
+  embedding: "the embedding",
+  attention: "attention",
+  norm: "norms",
+  router: "routers",
+  selectionBias: "selection biases",
+  expert: "routed experts",
+  shared: "shared experts",
+  dense: "dense MLPs",
+  head: "the head",
+  constant: "constants",
+};
+
 async function runJob({ model: dir, request, ...machine }: Job, json: boolean, terminal: Terminal): Promise<void> {
   await using model = await openModel(dir, machine, terminal);
   for (const rows of [request.data, request.evalData]) if (typeof rows === "string") await announcePipe(rows, terminal);
@@ -104,6 +118,8 @@ function show(event: TrainEvent, terminal: Terminal): void {
           `(${percent(event.trainedParameters / event.totalParameters)}); state ${bytes(event.stateBytes)}, activations ${bytes(event.activationBytes)}, host ${bytes(event.hostBytes)}; ` +
           `${event.examples} examples, ${event.heldOut} held out`,
       );
+      for (const { role, attached, tensors, parameters } of event.trained)
+        terminal.note(`  trains ${attached ? "beside " : ""}${ROLES[role]}: ${tensors} tensors, ${count(parameters)} parameters`);
       return;
     case "step":
       terminal.progress(progressLine(event), event.step === event.steps);

@@ -5,7 +5,7 @@ import { ConfigError } from "../errors.ts";
 import type { ExpertSet } from "../experts/expert_set.ts";
 import { sliceKey } from "../files/slice.ts";
 import type { Attachments } from "../model/layers/attachment.ts";
-import type { ModelSpec, ParameterShape } from "../model/spec.ts";
+import type { ModelSpec, ParameterRole, ParameterShape } from "../model/spec.ts";
 import { parameterShapes } from "../model/spec.ts";
 
 /** What a method was asked for, as JSON. */
@@ -23,10 +23,21 @@ export interface TrainableSpec {
   readonly experts: ExpertSet | null;
   /** Parameters that train. */
   readonly parameters: number;
+  /** The same by what they are to the model, in model order. */
+  readonly roles: readonly TrainedRole[];
   /** Parameters of the base. */
   readonly totalParameters: number;
   /** Lowest decoder layer whose activations a backward needs: 0 with the embedding, the layer count with norm or head alone. */
   readonly lowestLayer: number;
+}
+
+/** What trains of one role. */
+export interface TrainedRole {
+  readonly role: ParameterRole;
+  /** They stand beside the base's weights, and are none of them. */
+  readonly attached: boolean;
+  readonly tensors: number;
+  readonly parameters: number;
 }
 
 /** The rest of a TrainableSpec from its choice of base parameters and its attachments. @throws ConfigError nothing trains */
@@ -39,7 +50,10 @@ export function trainable(
   const shapes = parameterShapes(spec).map((p) => ({ p, key: sliceKey(p.ref) }));
   const base = shapes.filter(({ p, key }) => chosen(p, key));
   const attached = attachments?.parameters ?? [];
-  const trained = [...base.map(({ p }) => p), ...attached.map(({ shape, place }) => ({ shape, ...place }))];
+  const trained = [
+    ...base.map(({ p: { shape, role, layer } }) => ({ shape, role, layer, attached: false })),
+    ...attached.map(({ shape, place: { role, layer } }) => ({ shape, role, layer, attached: true })),
+  ];
   if (trained.length === 0) throw new ConfigError("nothing to train: the selection is empty");
   return {
     type,
@@ -48,9 +62,22 @@ export function trainable(
     attachments,
     experts,
     parameters: trained.reduce((n, { shape }) => n + product(shape), 0),
+    roles: byRole(trained),
     totalParameters: shapes.reduce((n, { p }) => n + product(p.shape), 0),
     lowestLayer: Math.min(spec.layers.length, ...trained.map(({ layer }) => Math.max(0, layer))),
   };
+}
+
+function byRole(
+  trained: readonly { readonly shape: readonly number[]; readonly role: ParameterRole; readonly attached: boolean }[],
+): TrainedRole[] {
+  const found = new Map<string, TrainedRole>();
+  for (const { shape, role, attached } of trained) {
+    const key = `${role} ${attached}`;
+    const { tensors, parameters } = found.get(key) ?? { tensors: 0, parameters: 0 };
+    found.set(key, { role, attached, tensors: tensors + 1, parameters: parameters + product(shape) });
+  }
+  return [...found.values()];
 }
 
 const product = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);

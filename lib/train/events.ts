@@ -3,6 +3,7 @@
 import { existsSync } from "node:fs";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { disk } from "../files/disk.ts";
+import type { TrainedRole } from "../methods/method.ts";
 import { readTextFile } from "../files/regular.ts";
 import { ioError } from "../task.ts";
 import type { Evaluation } from "./evaluate.ts";
@@ -25,6 +26,8 @@ interface StartEvent {
   readonly steps: number;
   readonly method: string;
   readonly trainedParameters: number;
+  /** The same by what they are to the model, and whether they stand beside the base's weights. */
+  readonly trained: readonly TrainedRole[];
   readonly totalParameters: number;
   readonly activationBytes: number;
   readonly stateBytes: number;

@@ -72,6 +72,7 @@ export async function runTraining(init: TrainerInit): Promise<TrainSummary> {
   if (options.auxLoss > 0) requireBalancedRouter(model.spec, trainable, options.auxLoss);
   await mkdir(outDir, { recursive: true });
   const state = model.train(trainable);
+  requirePlanned(state, trainable);
   const update = new Update(model, state, options);
   try {
     return await new Loop(init, state, update).run();
@@ -79,6 +80,16 @@ export async function runTraining(init: TrainerInit): Promise<TrainSummary> {
     await model.device.synchronize().catch(() => undefined);
     update.dispose();
   }
+}
+
+/** What was planned trains, and nothing else. @throws ConfigError */
+function requirePlanned({ parameters }: TrainingState, { keys, attachments }: TrainableSpec): void {
+  const planned = new Set([...keys, ...(attachments?.parameters ?? []).map((p) => p.key)]);
+  const odd = parameters.find((p) => !planned.delete(p.key))?.key ?? [...planned][0];
+  if (odd !== undefined)
+    throw new ConfigError(`what trains is not what was planned: "${odd}" is only on one side; this is a defect of esft`, {
+      where: { tensor: odd },
+    });
 }
 
 /** What a run has reached; restored with a checkpoint. */
@@ -174,6 +185,7 @@ class Loop {
       steps: options.steps,
       method: trainable.type,
       trainedParameters: trainable.parameters,
+      trained: trainable.roles,
       totalParameters: trainable.totalParameters,
       activationBytes: model.describePlan(true).bytes(capacity),
       stateBytes: this.state.size * STATE_BYTES_PER_PARAMETER,

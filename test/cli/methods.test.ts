@@ -1,0 +1,92 @@
+// LoRA and PERFT from the command line: the same run from flags and from YAML, what trains is told by role, a killed run goes on to the
+// same bytes, and eval, merge, verify and export take what was delivered. No GPU. Alone: npx vitest run test/cli/methods.test.ts
+
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { beforeAll, describe, expect, it } from "vitest";
+import { ExpertSet } from "../../lib/experts/expert_set.ts";
+import { tinyDeepseek, toyRows, writeTinyModel } from "../support/tiny_model.ts";
+import { cli, scratch, spawnCli, writeRows } from "./support.ts";
+
+const dir = scratch();
+const at = (...names: string[]): string => join(dir, ...names);
+let data: string;
+beforeAll(async () => {
+  await writeTinyModel(at("model"), tinyDeepseek);
+  data = writeRows(at("rows.jsonl"), toyRows(40));
+  const set = new ExpertSet({ layers: [[1, { ranked: [5, 0] }], [2, { ranked: [7] }]] }); // prettier-ignore
+  await set.save(at("experts.json"));
+});
+const quick = (): string[] => ["--model", at("model"), "--data", data, "--max-length", "64", "--rows-per-step", "4", "--lr", "0.02"];
+const job = (method: object, out: string): string => {
+  const file = at(`${out}.yaml`);
+  writeFileSync(
+    file,
+    JSON.stringify({
+      model: at("model"),
+      data: { file: data, maxLength: 64 },
+      method,
+      outDir: at(out),
+      steps: 6,
+      rowsPerStep: 4,
+      optimizer: { lr: 0.02 },
+    }),
+  );
+  return file;
+};
+const bytes = (run: string): Buffer => readFileSync(at(run, "adapter.safetensors"));
+
+const lora = { type: "lora", rank: 4, targets: "attention,experts", ranks: { experts: 2 }, experts: "" };
+const cases: readonly [string, string[], () => object, RegExp][] = [
+  [
+    "lora",
+    ["--method", "lora", "--rank", "4", "--targets", "attention,experts", "--ranks", "experts=2", "--experts", "@"],
+    () => ({ ...lora, experts: at("experts.json") }),
+    /trains beside attention: 24 tensors, .*\n.*trains beside routed experts: 18 tensors/,
+  ],
+  [
+    "perft",
+    ["--method", "perft", "--variant", "R", "--rank", "3", "--adapters", "3", "--adapters-per-token", "1", "--base-balance-loss", "0.01"],
+    () => ({ type: "perft", variant: "R", rank: 3, adapters: 3, adaptersPerToken: 1, baseBalanceLoss: 0.01 }),
+    /trains beside routed experts: 12 tensors, .*\n.*trains beside routers: 2 tensors/,
+  ],
+];
+
+describe.each(cases)("%s", (name, flags, yaml, roles) => {
+  it("from flags and from YAML: the same run; killed and resumed: the same bytes", async () => {
+    const given = flags.map((flag) => (flag === "@" ? at("experts.json") : flag));
+    const run = await cli(["train", ...quick(), ...given, "--out", at(name), "--steps", "6"]);
+    expect([run.code, run.err]).toEqual([0, expect.stringMatching(roles)]);
+    expect((await cli(["train", job(yaml(), `${name}-yaml`)])).code).toBe(0);
+    expect(bytes(`${name}-yaml`)).toEqual(bytes(name));
+    const killed = spawnCli(["train", job({ ...yaml() }, `${name}-killed`), "--save-every", "1", "--json"]);
+    const events = at(`${name}-killed`, "events.jsonl");
+    const reached = async (): Promise<boolean> => {
+      try {
+        return readFileSync(events, "utf8").includes('"type":"step","step":2');
+      } catch {
+        return false;
+      }
+    };
+    while (killed.running() && !(await reached())) await new Promise((resolve) => setTimeout(resolve, 20));
+    killed.kill("SIGKILL");
+    await killed.done;
+    expect((await cli(["resume", at(`${name}-killed`)])).code).toBe(0);
+    expect(bytes(`${name}-killed`)).toEqual(bytes(name));
+  }, 120_000);
+});
+
+it("LoRA is evaluated, merged, verified and exported; PERFT is not merged", async () => {
+  const evaluated = await cli(["eval", at("model"), "--adapter", at("lora"), "--data", data, "--max-length", "64", "--json"]);
+  expect(JSON.parse(evaluated.out).results[0].lossChange).not.toBe(0);
+  const merged = await cli(["merge", at("model"), "--adapter", at("lora"), "-o", at("merged"), "--json"]);
+  expect([merged.code, merged.err]).toEqual([0, expect.any(String)]);
+  expect(JSON.parse(merged.out)).toMatchObject({ ok: true, logits: { ok: true, different: 0 } });
+  expect((await cli(["verify", at("merged"), "--base", at("model"), "--adapter", at("lora")])).code).toBe(0);
+  expect((await cli(["export", at("model"), "--adapter", at("lora"), "-o", at("peft")])).out).toMatch(/^PEFT folder: /);
+  const again = await cli(["eval", at("model"), "--adapter", at("peft"), "--data", data, "--max-length", "64", "--json"]);
+  const loss = (text: string): number => JSON.parse(text).results[0].lossChange as number;
+  expect(loss(again.out)).toBeCloseTo(loss(evaluated.out), 5);
+  const refused = await cli(["merge", at("model"), "--adapter", at("perft"), "-o", at("never")]);
+  expect([refused.code, refused.err]).toEqual([1, expect.stringMatching(/ERR_LAYOUT.*variant R, cannot be merged/)]);
+});
