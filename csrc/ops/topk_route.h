@@ -2,7 +2,8 @@
 //
 //   s = softmax(logits) (score 0), sigmoid(logits) (score 1), or logits themselves (score 2: softmax over the chosen K;
 //     score 3: SparseMixer)
-//   choice c = s (+ bias[e], used for choosing only)
+//   choice c = s (+ bias[e], used for choosing only); of score 1 without bias and groups the logits, which σ rounds to the same s
+//     long before they are
 //   n_group > 1: the E experts form n_group equal groups; a group's score is max c (group_score 0) or the sum of its two
 //     best c (group_score 1); the topk_group best groups stay (ties: lower group), choices elsewhere become 0 (drop 0) or
 //     -inf (drop 1)

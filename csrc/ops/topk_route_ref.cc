@@ -69,7 +69,7 @@ void ref_topk_route(const esft_topk_route_args& a) {
     for (int64_t e = 0; e < E; e++) {
       if (a.score == 1) s[e] = float(sigmoid(z[e]));
       if (a.score >= 2) s[e] = z[e];
-      choice[e] = present(a.bias) ? s[e] + data<float>(a.bias)[e] : s[e];
+      choice[e] = present(a.bias) ? s[e] + data<float>(a.bias)[e] : a.score == 1 && a.n_group == 1 ? z[e] : s[e];
       if (present(a.probs)) f32_row(a.probs, t)[e] = s[e];
     }
     if (a.n_group > 1) {

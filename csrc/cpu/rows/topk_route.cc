@@ -116,7 +116,7 @@ struct Router {
       for (int64_t i = 0; i < padded; i += W) store(s + i, vsigmoid(load(s + i)));
     if (present(a.probs)) memcpy(row_of<float>(a.probs, t), s, E * 4);
 
-    copy_padded(c, s, E, kNaN);
+    copy_padded(c, a.score == 1 && groups == 1 && !present(a.bias) ? logits : s, E, kNaN);
     if (present(a.bias)) {
       const float* bias = data<float>(a.bias);
       int64_t i = 0;

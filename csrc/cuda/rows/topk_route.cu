@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(32 * kWarps) route_warp(const EarlyStart early
     const float s = score_of(p, z[i], top, sum);
     if (p.probs) p.probs[t * p.probs_ld + e] = s;
     if (p.bias && t == 0) report_bias(p, e);
-    key[i] = choice_key(p, e, s);
+    key[i] = choice_key(p, e, z[i], s);
   }
   if (p.n_group > 1) limit_groups<R>(p, lane, key);
 

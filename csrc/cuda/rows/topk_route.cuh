@@ -53,7 +53,10 @@ __device__ __forceinline__ float score_of(const RouteParams& p, float z, float t
   if (p.score == 0) return expf(z - top) / sum;
   return p.score == 1 ? 1.0f / (1.0f + expf(-z)) : z;
 }
-__device__ __forceinline__ uint32_t choice_key(const RouteParams& p, int e, float s) { return key_of(p.bias ? s + p.bias[e] : s); }
+// Of the logit z and its score s.
+__device__ __forceinline__ uint32_t choice_key(const RouteParams& p, int e, float z, float s) {
+  return key_of(p.bias ? s + p.bias[e] : p.score == 1 && p.n_group == 1 ? z : s);
+}
 
 __device__ __forceinline__ void report_logit(const RouteParams& p, int64_t t, int e, float z) {
   report_fault(p.faults, kNotFinite, ESFT_OP_topk_route, kArgLogits, t * p.E + e, float_to_bits(z), 0, p.E);

@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kThreads) route_block(const EarlyStart early, 
     if (p.score == 0)
       for (int e = threadIdx.x; e < p.E; e += kThreads) sum += expf(logits[e] - top);
     sum = block_sum(sum, floats);
-    const auto choice = [&](int e) { return choice_key(p, e, score_of(p, logits[e], top, sum)); };
+    const auto choice = [&](int e) { return choice_key(p, e, logits[e], score_of(p, logits[e], top, sum)); };
 
     uint64_t last_group = 0;  // groups ranked lower are dropped
     if (p.n_group > 1) {

@@ -58,7 +58,8 @@ export function expectedRoute(a: Args): Record<string, number[]> {
   for (let t = 0; t < rowsOf(logits); t++) {
     const z = Array.from({ length: E }, (_, e) => at(logits, t, e));
     const s = a.score === 0 ? softmax(z) : a.score === 1 ? z.map((x) => Math.fround(1 / (1 + Math.exp(-x)))) : z;
-    let c = has(a, "bias") ? s.map((v, e) => Math.fround(v + tensor(a, "bias").values[e]!)) : s;
+    const plain = a.score === 1 && G === 1 ? z : s;
+    let c = has(a, "bias") ? s.map((v, e) => Math.fround(v + tensor(a, "bias").values[e]!)) : plain;
     if (G > 1) {
       const groups = Array.from({ length: G }, (_, g) => {
         const sorted = c.slice(g * size, (g + 1) * size).sort((x, y) => y - x);
@@ -132,6 +133,8 @@ export const routeCases: readonly OpCase[] = [
   routeRow("ties between groups", 4, 16, 4, { n_group: 4, topk_group: 2 }, { logits: () => zeros("f32", [4, 16]) }),
   routeRow("-0 and 0 tie", 2, 4, 2, { score: 2 }, { logits: () => f32([2, 4], [-0, 0, -1, 0, 0, -0, -0, 0]) }),
   routeRow("large logits", 20, 33, 4, { renormalize: 1 }, { logits: (r) => r.normal([20, 33], 30) }),
+  routeRow("sigmoid of large logits", 20, 33, 4, { score: 1 }, { logits: (r) => r.normal([20, 33], 30) }),
+  routeRow("sigmoid of large logits, many experts", 3, 1500, 4, { score: 1 }, { logits: (r) => r.normal([3, 1500], 30) }),
   routeRow("equal huge logits", 3, 5, 2, {}, { logits: () => f32([3, 5], new Array<number>(15).fill(3e38)) }),
   routeRow(
     "sigmoid with bias, groups, top-2 sums, scaled",
