@@ -39,7 +39,7 @@ import tempfile
 
 sys.dont_write_bytecode = True
 OPS = ("ceiling", "copy", "rms_norm", "rope", "swiglu", "add", "routing", "combine", "adamw", "grad_norm")  # peer/ops.py
-WHATS = ("gemm", "attention", "head", *OPS, "step", "grouped", "layer")
+WHATS = ("gemm", "attention", "gated_delta_rule", "head", *OPS, "step", "grouped", "layer")
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SHIM = "int mkl_serv_intel_cpu_true(void) { return 1; }\nint mkl_serv_intel_cpu(void) { return 1; }\n"
 
