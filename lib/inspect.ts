@@ -170,7 +170,7 @@ const scoreText: Readonly<Record<MoeSpec["rule"]["score"], string>> = {
   sparseMixer: "SparseMixer",
 };
 
-function routerText({ rule, topK, selectionBias: bias, weighted }: MoeSpec): string {
+function routerText({ rule, topK, selectionBias: bias, weighted, inputNorms, expertScale }: MoeSpec): string {
   return [
     `${scoreText[rule.score]}, top-${topK}`,
     ...(rule.groups > 1
@@ -179,6 +179,8 @@ function routerText({ rule, topK, selectionBias: bias, weighted }: MoeSpec): str
     ...(bias ? ["selection bias"] : []),
     rule.renormalize ? "weights renormalised" : "weights not renormalised",
     ...(rule.scale === 1 ? [] : [`scaled by ${rule.scale}`]),
+    ...(expertScale ? ["times a factor per expert"] : []),
+    ...(inputNorms ? ["input normalised apart from the experts'"] : []),
     ...(weighted === "inputs" ? ["multiply the experts' inputs"] : []),
   ].join(", ");
 }

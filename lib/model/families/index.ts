@@ -19,6 +19,7 @@ import { dots1 } from "./tables/dots1.ts";
 import { ernie45Moe } from "./tables/ernie4_5_moe.ts";
 import { exaoneMoe } from "./tables/exaone_moe.ts";
 import { flexOlmo } from "./tables/flex_olmo.ts";
+import { gemma4 } from "./tables/gemma4.ts";
 import { glm4Moe } from "./tables/glm4_moe.ts";
 import { glm4MoeLite } from "./tables/glm4_moe_lite.ts";
 import { gptOss } from "./tables/gpt_oss.ts";
@@ -51,6 +52,7 @@ const families: Readonly<Record<string, Family>> = {
   ernie4_5_moe: ernie45Moe,
   exaone_moe: exaoneMoe,
   flex_olmo: flexOlmo,
+  gemma4_text: gemma4,
   glm4_moe: glm4Moe,
   glm4_moe_lite: glm4MoeLite,
   gpt_oss: gptOss,
@@ -74,6 +76,7 @@ const families: Readonly<Record<string, Family>> = {
 
 /** Models that are more than a text model, and what their text_config may be. */
 const nested: Readonly<Record<string, readonly [string, ...string[]]>> = {
+  gemma4: ["gemma4_text"],
   llama4: ["llama4_text"],
   mistral3: ["mistral4"],
   qwen3_5_moe: ["qwen3_5_moe_text"],

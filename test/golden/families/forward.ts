@@ -34,8 +34,8 @@ export function unflipped(
       const gained = slots.filter((i) => !want.ids.subarray(t * k, (t + 1) * k).includes(ids[i]!));
       if (lost.length === 0) continue;
       now.push(t);
-      // A router with a selection bias chooses by sums that no weight tells, and weights of SparseMixer are of those near alone: there flips
-      // are only counted.
+      // A router with a selection bias chooses by sums that no weight tells, weights of SparseMixer are of those near alone, and others are
+      // times a factor of their expert: there flips are only counted.
       if (limits.nearTie > 0 && hidesTies(model, l)) continue;
       // What is near a tie: the best of what left and the best of what came (of a whole group, where groups are chosen first).
       const gap = Math.abs(Math.max(...lost.map((i) => want.weights[i]!)) - Math.max(...gained.map((i) => weights[i]!)));
@@ -51,7 +51,7 @@ export function unflipped(
 
 function hidesTies({ spec }: TestModel, layer: number): boolean {
   const moe = moeOf(spec, layer);
-  return moe?.selectionBias !== undefined || moe?.rule.score === "sparseMixer";
+  return moe !== undefined && (moe.selectionBias !== undefined || moe.expertScale !== undefined || moe.rule.score === "sparseMixer");
 }
 
 /** Rows of a [T, n] array where `keep` says so. */
