@@ -229,6 +229,14 @@ describe("rotary embeddings", () => {
     expect(of({ max_position_embeddings: 64, original_max_position_embeddings: 32, rope_scaling: scaling }).beyond?.length).toBe(32);
   });
 
+  it("longrope with factors on cos and sin of its own takes the short factors at any length", () => {
+    const scaling = { rope_type: "longrope", short_factor: ones, long_factor: twos, short_mscale: 1.1, long_mscale: 1.3 };
+    const c = new ConfigReader({ max_position_embeddings: 64, original_max_position_embeddings: 16, rope_scaling: scaling }, "config.json");
+    const { spec } = ropeFromConfig(c, 2 * half, { mscales: true });
+    const { inverseFrequencies } = spec;
+    expect(spec).toMatchObject({ factor: 1.1, beyond: { length: 16, inverseFrequencies, factor: 1.3 } });
+  });
+
   it.each<[Config, RegExp]>([
     [{ long_factor: twos }, /"short_factor" must be a list of \d+ numbers .*found nothing/],
     [{ short_factor: ones, long_factor: [...twos, 2] }, /"long_factor" must be a list of/],

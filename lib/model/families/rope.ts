@@ -34,7 +34,10 @@ export interface RopeOptions {
   readonly layerType?: string;
   /** Rope types that are served, where not all are. */
   readonly types?: readonly string[];
-  /** longrope multiplies cos and sin with short_mscale and long_mscale of config.json. */
+  /**
+   * longrope multiplies cos and sin with short_mscale and long_mscale of config.json, and divides by the short factors at any length: so
+   * transformers computes it (5.17), where the model's first code took the long ones for long documents.
+   */
   readonly mscales?: boolean;
 }
 
@@ -98,12 +101,14 @@ export function ropeFromConfig(reader: ConfigReader, headDim: number, options: R
 }
 
 /** θ^(−2i/d) of the first share of the pairs of a head of d dimensions, 0 of the others: all of it is rotated, by no angle. */
-function proportional(p: ConfigReader, d: number, theta: number, share: number): Pick<RopeSpec, "inverseFrequencies" | "factor"> {
+function proportional(p: ConfigReader, d: number, theta: number, share: number): Rotation {
   const factor = p.number("factor", ranges.stretch, 1);
   const angles = Math.floor((share * d) / 2);
   const inverse = Array.from({ length: d / 2 }, (_, i) => (i < angles ? f32(f32(1 / f32(f32(theta) ** f32((2 * i) / d))) / factor) : 0));
   return { inverseFrequencies: inverse, factor: 1 };
 }
+
+type Rotation = Pick<RopeSpec, "inverseFrequencies" | "factor">;
 
 /** Frequencies divided by short factors, and by long ones in documents of more than original_max_position_embeddings tokens. */
 function longrope(reader: ConfigReader, p: ConfigReader, dim: number, theta: number, mscales: boolean): Omit<RopeSpec, "interleaved"> {
@@ -112,13 +117,14 @@ function longrope(reader: ConfigReader, p: ConfigReader, dim: number, theta: num
   const length = ((reader.config[key] ?? null) === null ? p : reader).int(key, positions, ranges.positions);
   const factor = p.number("factor", ranges.factor, positions / length);
   const attention = factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(length));
-  const part = (which: "short" | "long") => ({
+  const part = (which: "short" | "long"): Rotation => ({
     inverseFrequencies: p
       .numberList(`${which}_factor`, dim / 2, ranges.factor)
       .map((stretch, i) => f32(1 / f32(f32(stretch) * f32(f32(theta) ** f32((2 * i) / dim))))),
     factor: mscales ? p.number(`${which}_mscale`, ranges.factor) : p.number("attention_factor", ranges.factor, attention),
   });
-  return { ...part("short"), beyond: { length, ...part("long") } };
+  const [short, long] = [part("short"), part("long")];
+  return { ...short, beyond: { length, ...long, ...(mscales ? { inverseFrequencies: short.inverseFrequencies } : {}) } };
 }
 
 function yarn(reader: ConfigReader, p: ConfigReader, dim: number, theta: number, base: number[], interleaved: boolean): RopeConfig {
