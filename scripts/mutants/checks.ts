@@ -51,7 +51,7 @@ export const checks = [
     ops("load_balance", "grouped_gemm"),
     ["if («o[0] != 0») bad_index", "false"],
     ["if («o[e] < o[e - 1]») bad_index", "false"],
-    ["if («o[last] != n») bad_index", "o[last] > n"],
+    ["if («o[last] > n») bad_index", "false"],
   ),
   ...of(
     "ops/checks.cc",
@@ -89,7 +89,7 @@ export const checks = [
     ["if («numel(a.offsets) < 2») fail", "false"],
     ["if («present(a.weights) != present(a.gate)») fail", "false"],
   ),
-  ...of("ops/gemm.cc", ops("gemm"), ["if («a.mode != 0») expect_absent", "false"]),
+  ...of("ops/gemm.cc", ops("gemm"), ['if («a.mode != 0») expect_absent(kOp, "bias"', "false"]),
   ...of(
     "ops/grouped_gemm.cc",
     ops("grouped_gemm"),

@@ -54,6 +54,9 @@ export const rows = [
     ["«bad[begin / chunk] = t < end ? t : -1;»", "bad[begin / chunk] = -1;"],
     ["if («!__builtin_isfinite(b[e])»)\n", "false"],
     ["s_K[k] = «probs ? probs[ids[k]] : weights[k] * back»;", "weights[k] * back"],
+    ["sum[e] = «a.accumulate ? double(to[e]) : 0.0»;", "0.0"],
+    ["sum += select(near(v, splat(m), limit), «vexp(v - splat(m))», vf{});", "splat(1.0f)"],
+    ["weights[k] *= «float_at(a.expert_scale, ids[k])»;", "1.0f"],
     [
       "ds_K[k] = scale * («sorted ? data<float>(a.dweights)[row_of<int32_t>(a.pos, t)[k]] : row_of<float>(a.dweights, t)[k]»);",
       "row_of<float>(a.dweights, sorted ? 0 : t)[k]",
