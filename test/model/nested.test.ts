@@ -3,6 +3,7 @@
 
 import { describe, expect, it } from "vitest";
 import { openCheckpoint } from "../../lib/files/checkpoint.ts";
+import { inspectCheckpoint } from "../../lib/inspect.ts";
 import { checkpointSpec, modelSpec } from "../../lib/model/families/index.ts";
 import { ConfigReader } from "../../lib/model/families/config.ts";
 import { Headers } from "../../lib/model/families/headers.ts";
@@ -76,6 +77,14 @@ describe("Llama 4 as it is published", async () => {
     expect(spec.head.name).toBe("language_model.lm_head.weight");
     const text = JSON.stringify({ ...spec, modelType: "llama4_text" }).replaceAll("language_model.", "");
     expect(text).toBe(JSON.stringify(checkpointSpec(alone)));
+  });
+
+  it("is told of in words", () => {
+    const heads = "4 heads of 8, 2 for keys and values";
+    expect(inspectCheckpoint(alone)).toMatchObject({
+      attention: `3 layers: ${heads}, q and k normalised, chunks of 8; 1 layer: ${heads}, no positions, queries that grow with their position`,
+      routerText: "sigmoid, top-1, weights not renormalised, multiply the experts' inputs",
+    });
   });
 
   it("says what it does layer by layer by either list, or by an interval", () => {
