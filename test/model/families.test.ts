@@ -247,6 +247,17 @@ describe("rotary embeddings", () => {
     expect(() => of({ max_position_embeddings: 64, rope_scaling: scaling })).toThrow(message);
   });
 
+  it("dynamic: as it begins, where its base is stretched by alpha as well", () => {
+    const of = (rope: object, alpha: boolean, d = 8) =>
+      ropeFromConfig(new ConfigReader({ rope_parameters: { rope_type: "dynamic", rope_theta: 100, ...rope } }, "config.json"), d, { alpha })
+        .spec;
+    const frequencies = (theta: number) => [0, 2, 4, 6].map((i) => Math.fround(1 / Math.fround(Math.fround(theta) ** (i / 8))));
+    expect(of({ factor: 2 }, false)).toEqual({ inverseFrequencies: frequencies(100), factor: 1, interleaved: false });
+    expect(of({ alpha: 1000 }, true).inverseFrequencies).toEqual(frequencies(100 * 1000 ** (8 / 6)));
+    expect(of({}, true).inverseFrequencies).toEqual(frequencies(100));
+    expect(() => of({ alpha: 0.5 }, true)).toThrow(/"alpha" must be a number from 1 to 1000000, found 0.5/);
+    expect(() => of({ alpha: 1000 }, true, 2)).toThrow(/"alpha" must be 1 \(or none\) where heads have 2 dimensions/);
+  });
   it("proportional is no type of theirs unless a family says so", () => {
     expect(() => of({ rope_scaling: { rope_type: "proportional" } })).toThrow(/"rope_type" must be "default" or .*found "proportional"/);
     const c = { rope_parameters: { full: { rope_type: "proportional", rope_theta: 100, partial_rotary_factor: 0.5 } } };

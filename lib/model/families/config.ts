@@ -13,6 +13,8 @@ export const ranges = {
   factor: [1e-3, 1e4],
   /** Factors by which positions are stretched. */
   stretch: [1, 1e4],
+  /** NTK: the base of rotary angles is stretched by a power of it. */
+  alpha: [1, 1e6],
   /** Of yarn; 0 turns it off. */
   mscale: [0, 100],
   clip: [1e-3, 1e6],

@@ -1,6 +1,6 @@
 // Inverse frequencies of the rotary embedding from `rope_parameters` (transformers 5) or `rope_theta` + `rope_scaling`
 // (published checkpoints). Formulas: RoFormer (arXiv 2104.09864), YaRN (arXiv 2309.00071), LongRoPE (arXiv 2402.13753), linear
-// interpolation, Llama 3, and the proportional one of Gemma 4.
+// interpolation, Llama 3, NTK by a fixed alpha, and the proportional one of Gemma 4.
 
 import { ConfigError } from "../../errors.ts";
 import type { RopeSpec } from "../spec.ts";
@@ -8,7 +8,7 @@ import { ConfigReader, ranges } from "./config.ts";
 
 const f32 = Math.fround;
 
-const ropeTypes = ["default", "linear", "llama3", "yarn", "longrope"] as const;
+const ropeTypes = ["default", "dynamic", "linear", "llama3", "yarn", "longrope"] as const;
 
 /** m(s, k) = 0.1·k·ln(s) + 1 for s > 1: YaRN's attention factor. */
 export function yarnMscale(factor: number, mscale = 1): number {
@@ -34,6 +34,8 @@ export interface RopeOptions {
   readonly layerType?: string;
   /** Rope types that are served, where not all are. */
   readonly types?: readonly string[];
+  /** "dynamic" stretches the base by `alpha`: θ · alpha^(d / (d − 2)). */
+  readonly alpha?: boolean;
   /**
    * longrope multiplies cos and sin with short_mscale and long_mscale of config.json, and divides by the short factors at any length: so
    * transformers computes it (5.17), where the model's first code took the long ones for long documents.
@@ -70,8 +72,10 @@ export function ropeFromConfig(reader: ConfigReader, headDim: number, options: R
       "partial_rotary_factor",
       `a share of ${headDim} dimensions that makes an even number of them (${headDim} · ${partial} gives ${dim})`,
     );
-  const base = Array.from({ length: dim / 2 }, (_, i) => f32(1 / f32(f32(theta) ** f32((2 * i) / dim))));
+  const stretched = options.alpha && type === "dynamic" ? theta * alphaFactor(p, dim) : theta;
+  const base = Array.from({ length: dim / 2 }, (_, i) => f32(1 / f32(f32(stretched) ** f32((2 * i) / dim))));
   switch (type) {
+    case "dynamic": // as it begins: frequencies change beyond max_position_embeddings only, where no document reaches
     case "default":
       return { spec: { inverseFrequencies: base, factor: 1, interleaved }, scoreFactor: 1 };
     case "linear": {
@@ -98,6 +102,12 @@ export function ropeFromConfig(reader: ConfigReader, headDim: number, options: R
     default:
       return yarn(reader, p, dim, theta, base, interleaved);
   }
+}
+
+function alphaFactor(p: ConfigReader, dim: number): number {
+  const alpha = p.numberOrNull("alpha", ranges.alpha) ?? 1;
+  if (alpha !== 1 && dim <= 2) p.fail("alpha", `1 (or none) where heads have ${dim} dimensions`);
+  return alpha === 1 ? 1 : alpha ** (dim / (dim - 2));
 }
 
 /** θ^(−2i/d) of the first share of the pairs of a head of d dimensions, 0 of the others: all of it is rotated, by no angle. */

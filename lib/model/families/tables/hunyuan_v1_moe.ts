@@ -11,7 +11,7 @@ export const hunyuanV1Moe: Family = {
   layers(b) {
     const { c } = b;
     const attention = {
-      rope: ropeFromConfig(c, b.headDim()).spec,
+      rope: ropeFromConfig(c, b.headDim(), { alpha: true }).spec,
       norms: { over: "head", q: "query_layernorm", k: "key_layernorm", after: true },
       bias: c.bool("attention_bias", false) ? "all" : "none",
     } as const;
