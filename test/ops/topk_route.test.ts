@@ -64,8 +64,8 @@ describeRefusals([
     rows: [
       ...scalars,
       { name: "no probs under sigmoid", change: { score: 1, probs: null }, says: ["probs"] },
-      { name: "factors under softmax over the chosen", change: { score: 2, expert_scale: out([8]) }, says: ["expert_scale", "absent"] },
-      { name: "the gradient of no factors", change: { dexpert_scale: out([8]) }, says: ["dexpert_scale", "absent"] },
+      { name: "factors under softmax over the chosen", change: { score: 2 }, says: ["expert_scale", "absent"] },
+      { name: "the gradient of no factors", change: { expert_scale: null }, says: ["dexpert_scale", "absent"] },
       { name: "accumulate = 2", change: { accumulate: 2 }, says: ["accumulate"] },
       { name: "no probs under softmax", change: { probs: null }, says: ["probs"] },
       {

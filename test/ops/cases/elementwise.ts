@@ -206,7 +206,7 @@ export const swigluBackwardBase = swigluBackRow("base", (r) => ({
   ...swiglu,
 }));
 export const addBase = addRow("base", (r) => ({ a: r.normal([3, 5]), b: r.normal([3, 5]), y: out([3, 5]), alpha: 1 }));
-export const scaleBase = scaleRow("base", (r) => ({ x: r.normal([3, 5]), factor: 2 }));
+export const scaleBase = scaleRow("base", (r) => ({ x: r.normal([3, 5]), by: f32([1], [1.5]), factor: 2 }));
 export const softCapBase = capRow("base", (r) => ({ x: r.normal([3, 5]), y: out([3, 5]), cap: 2 }));
 export const clampBase = clampRow("base", (r) => ({ x: r.normal([3, 5]), y: out([3, 5]), lo: -1, hi: 1 }));
 export const clampBackwardBase = clampBackRow("base", (r) => ({

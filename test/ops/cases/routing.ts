@@ -220,7 +220,7 @@ export const routeCases: readonly OpCase[] = [
 export const routeBase: OpCase = {
   op: "topk_route",
   name: "base",
-  args: (r) => route(5, 8, 3, { n_group: 4, topk_group: 2, group_score: 1 }, { bias: true })(r),
+  args: (r) => route(5, 8, 3, { n_group: 4, topk_group: 2, group_score: 1 }, { bias: true, expertScale: "f32" })(r),
 };
 
 // ---- route_backward -----------------------------------------------------------------------------------------------------
@@ -308,7 +308,11 @@ export const routeBackwardCases: readonly OpCase[] = [
   backRow("strided", 20, 37, 5, { renormalize: 1 }, { strided: true, pos: true }),
   backRow("many tokens", 700, 64, 8, { score: 1, renormalize: 1 }),
 ];
-export const routeBackwardBase: OpCase = { op: "route_backward", name: "base", args: routeBackward(5, 8, 3, {}, { pos: true }) };
+export const routeBackwardBase: OpCase = {
+  op: "route_backward",
+  name: "base",
+  args: routeBackward(5, 8, 3, {}, { pos: true, expertScale: "f32" }),
+};
 
 // ---- load_balance -------------------------------------------------------------------------------------------------------
 

@@ -160,7 +160,7 @@ export const lossTileCases: readonly OpCase[] = [
 export const lossBase: OpCase = {
   op: "linear_cross_entropy",
   name: "base",
-  args: loss(4, 6, 5, { labels: () => i32([1, -100, 5, 0]) }),
+  args: loss(4, 6, 5, { labels: () => i32([1, -100, 5, 0]), bias: "f32" }),
   eps: { loss: "f32" },
 };
 
