@@ -21,6 +21,7 @@ export const selectSchema = z.strictObject({
   maxTrainableParams: z.number().gt(0).optional().describe("instead of p: the best experts within so many parameters"),
   gateNormalize: z.enum(["raw", "perLayer"]).default("raw").describe("gate scores as they are, or scaled to sum to 1 per layer"),
   average: z.enum(["tokens", "sequences"]).default("tokens").describe("mean over all tokens, or over the means of the sequences"),
+  random: z.int().min(0).optional().describe("the paper's control: as many experts per layer, drawn with this seed"),
 });
 
 const optimizerSchema = z.strictObject({

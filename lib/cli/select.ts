@@ -40,6 +40,7 @@ export function registerSelect(program: Command, terminal: Terminal): void {
         .choices(["tokens", "sequences"] as const)
         .default("tokens" as const),
     )
+    .option("--random <seed>", "the paper's control: as many experts per layer as the rule takes, drawn with this seed", wholeNumber)
     .option("--shared-experts", "also train the shared experts")
     .option("--non-expert-modules", "also train everything that is not a routed or shared expert")
     .addOption(
@@ -57,7 +58,7 @@ export function registerSelect(program: Command, terminal: Terminal): void {
     .action(async (file, flags) => {
       if (flags.output !== undefined) await requireOutputFile(flags.output, [file]);
       const profile = await Profile.load(file);
-      const { sharedExperts, nonExpertModules, score, gateNormalize, average, p, compat, topKPerLayer, maxParams } = flags;
+      const { sharedExperts, nonExpertModules, score, gateNormalize, average, p, compat, topKPerLayer, maxParams, random } = flags;
       const spec = flags.model === undefined ? null : await specOf(flags.model);
       const expertParams = flags.expertParams ?? (spec ? expertParameters(spec) : undefined);
       if (maxParams !== undefined && expertParams === undefined)
@@ -66,7 +67,7 @@ export function registerSelect(program: Command, terminal: Terminal): void {
         });
       // All rules that were asked for go in; the library refuses any number but one.
       const rules = { p, compat, topKPerLayer, maxTrainableParams: maxParams, expertParams };
-      const options = { score, gateNormalize, average, sharedExperts, nonExpertModules, ...rules };
+      const options = { score, gateNormalize, average, random, sharedExperts, nonExpertModules, ...rules };
       const set = profile.select(options as SelectOptions);
       if (spec) esftTrainable(spec, set); // refuses a set that does not fit
       if (flags.output !== undefined) await set.save(flags.output, { format: flags.format });

@@ -4,11 +4,14 @@ import { ConfigError } from "../errors.ts";
 import { ExpertSet } from "./expert_set.ts";
 import type { ExpertScores, ScoreOptions } from "./scores.ts";
 import { rank, roundHalfEven4, scoresArgument } from "./scores.ts";
+import { selectRandom } from "./select_random.ts";
 
 interface Switches {
   /** Also train shared experts / everything that is not a routed expert (the official config's two fields). */
   readonly sharedExperts?: boolean | undefined;
   readonly nonExpertModules?: boolean | undefined;
+  /** The paper's control: in place of the experts that the rule takes as many of each layer, drawn with this seed. */
+  readonly random?: number | undefined;
 }
 
 /** Per layer the fewest experts whose scores reach `p`, in (0, 1]. */
@@ -75,7 +78,7 @@ export function selectExperts(measured: ExpertScores, asked: SelectOptions): Exp
       : topKPerLayer !== undefined
         ? byTopK(measured, score, topKPerLayer)
         : byBudget(measured, score, options as SelectByBudget, warnings);
-  return new ExpertSet({
+  const set = new ExpertSet({
     layers,
     sharedExperts: options.sharedExperts,
     nonExpertModules: options.nonExpertModules,
@@ -89,6 +92,12 @@ export function selectExperts(measured: ExpertScores, asked: SelectOptions): Exp
     base: measured.base,
     warnings,
   });
+  const { random } = options;
+  if (random === undefined) return set;
+  const experts = new Map(measured.layers.map((layer) => [layer, measured.scores(layer, score).length]));
+  const { layers: drawn } = selectRandom(set, { experts, seed: random });
+  const { sharedExperts, nonExpertModules, base } = set;
+  return new ExpertSet({ layers: drawn, sharedExperts, nonExpertModules, base, warnings, rule: { ...set.rule, random } });
 }
 
 function byP(measured: ExpertScores, score: ScoreOptions, { p, compat }: SelectByP, warnings: string[]): Chosen {

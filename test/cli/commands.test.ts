@@ -188,6 +188,7 @@ describe("profile and select", () => {
     const byP = JSON.parse((await select("--p", "0.5", "-o", at("c.json"), "--model", model)).out);
     expect(byP.summary.layers.every((l: { tokenShare: number }) => l.tokenShare >= 0.5)).toBe(true);
     expect(byP.summary.total).toMatchObject({ of: 16, parameters: byP.summary.total.experts * 3 * 48 * 24 });
+    expect(JSON.parse((await select("--p", "0.2", "--random", "3")).out)).toMatchObject({ rule: { p: 0.2, random: 3 } });
     expect(JSON.parse((await select("--top-k-per-layer", "2", "--score", "gate", "--shared-experts")).out)).toMatchObject({
       sharedExperts: true,
       summary: { total: { experts: 4 } },

@@ -94,6 +94,16 @@ describe("selectExperts", () => {
     expect(() => selectRandom(like, { experts: 4, seed: -1 })).toThrow(ConfigError);
   });
 
+  it("a rule with a seed takes as many experts, drawn at random", () => {
+    const rule = { score: "token", p: 0.9 } as const;
+    const like = profile().select(rule);
+    const drawn = profile().select({ ...rule, random: 5 });
+    expect(drawn.equals(selectRandom(like, { experts: profile().layout, seed: 5 }))).toBe(true);
+    expect([...drawn.layers.values()].map((e) => e.ids.length)).toEqual([...like.layers.values()].map((e) => e.ids.length));
+    expect(drawn.rule).toEqual({ ...like.rule, random: 5 });
+    expect(() => profile().select({ ...rule, random: -1 })).toThrow(/expected a seed >= 0, found -1/);
+  });
+
   it("rounds as Python does: exact halves to even, everything else by the exact binary value", () => {
     const cases: [number, number][] = [[0.03125, 0.0312], [0.09375, 0.0938], [0.15625, 0.1562], [0.00005, 0.0001], [0.00015, 0.0001], [0.00025, 0.0003], [0.12345, 0.1235], [0.2, 0.2], [0.0625, 0.0625], [0.1875, 0.1875], [0, 0], [1, 1], [0.99995, 1]]; // prettier-ignore
     for (const [x, y] of cases) expect([x, roundHalfEven4(x)]).toEqual([x, y]);
