@@ -39,7 +39,6 @@
 //   dw: list of G·S f32 matrices [M_s, K]. accumulate = 1 adds; 0 overwrites whatever is there, with zeros where an expert has no
 //   rows. Experts not listed are frozen: no read, no write, no memory.
 //
-// On CUDA, Hopper's kernels serve act 0 and 1 without bias of nt (nn and tn: with); other calls run on the portable ones.
 // The gradient of a bias: grouped_column_sum.h.
 // Cost: 2·M·K flop per row. Source: arXiv 2407.01906 eq. 4-5; backward by hand, checked by finite differences.
 // Reference: grouped_gemm_ref.cc. Tests: test/ops/grouped_gemm.test.ts.

@@ -133,13 +133,13 @@ bool grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c, Operands& operan
 }  // namespace
 
 bool sm90_grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c) {
-  if (a.act > ACT_SWIGLU || a.bias.count) return false;
   Operands operands(c);
   if (!a.act) {
     Arguments<Role::kNt, Epilogue::kStore> p;
-    const NtTiles tiles = tiling_of(rows(a.w.items[0]), cols(a.x), present(a.rows), !present(a.residual), c);
+    const NtTiles tiles = tiling_of(rows(a.w.items[0]), cols(a.x), present(a.rows), !present(a.residual) && a.bias.count == 0, c);
     if (!grouped_nt(a, c, operands, tiles.columns / 2, &p)) return false;
     p.out = operands.out_of(a.y, false, p.part_rows, &operands.maps.out);
+    p.biases = bias_table(a.bias, c);
     p.added = added_to(p.out, &a.residual, p.part_rows);
     launch(operands.maps, p, tiles.tiling, c.sms, c);
     return true;
@@ -148,6 +148,8 @@ bool sm90_grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c) {
   if (a.segments > 2 || !grouped_nt(a, c, operands, Shape<Role::kNt, Epilogue::kSwiglu>::kBoxRows, &p)) return false;
   p.out = operands.out_of(a.y, false, 8, &operands.maps.out);
   if (present(a.h)) p.h = operands.out_of(a.h, false, cols(a.y), &operands.maps.out_h);
+  p.act = activation_of(a.act, a.alpha, a.limit);
+  p.biases = bias_table(a.bias, c);
   launch(operands.maps, p, c.sms, c);
   return true;
 }
@@ -178,7 +180,6 @@ bool grouped_nn(const esft_grouped_gemm_nn_args& a, Context& c, Operands& operan
 }  // namespace
 
 bool sm90_grouped_nn(const esft_grouped_gemm_nn_args& a, Context& c) {
-  if (a.act > ACT_SWIGLU) return false;
   Operands operands(c);
   if (!a.act) {
     Arguments<Role::kNn, Epilogue::kStore> p;
@@ -190,6 +191,7 @@ bool sm90_grouped_nn(const esft_grouped_gemm_nn_args& a, Context& c) {
   Arguments<Role::kNn, Epilogue::kSwigluBackward> p;
   if (!grouped_nn(a, c, operands, &p) || !encode_tensor_map(&operands.maps.h, a.h, kTileM)) return false;
   p.out = operands.out_of(a.dx, false, p.columns, &operands.maps.out);
+  p.act = activation_of(a.act, a.alpha, a.limit);
   p.gate = present(a.gate) ? data<float>(a.gate) : nullptr;
   p.column_tiles = int32_t(ceil_div(p.columns, Shape<Role::kNn, Epilogue::kSwigluBackward>::kColumns));
   if (present(a.dgate)) p.dgate_parts = c.scratch_of<float>(p.n * p.column_tiles);
@@ -220,18 +222,8 @@ bool sm90_grouped_tn(const esft_grouped_gemm_tn_args& a, Context& c) {
     const int64_t ld = ceil_div(p.columns, 8) * 8;
     bf16* rows_out = c.scratch_of<bf16>(p.n * ld);
     const float* scale = present(a.dy_scale) ? data<float>(a.dy_scale) : nullptr;
-    make_activation_rows({activation(a.x, &a.x_rows, kArgXRows),
-                          p.columns,
-                          {int32_t(a.x_act), float(a.alpha), float(a.limit)},
-                          scale,
-                          p.offsets,
-                          p.groups,
-                          p.experts,
-                          p.group_count,
-                          p.n,
-                          rows_out,
-                          ld,
-                          p.op},
+    make_activation_rows({activation(a.x, &a.x_rows, kArgXRows), p.columns, activation_of(a.x_act, a.alpha, a.limit), scale,
+                          p.offsets, p.groups, p.experts, p.group_count, p.n, rows_out, ld, p.op},
                          c);
     p.b = {rows_out, ld, nullptr, p.n, kArgXRows};
   } else {
@@ -277,10 +269,7 @@ bool sm90_gemm(const esft_gemm_args& a, Context& c) {
     p.parts = 1;
     p.part_rows = int32_t(n);
     p.out = out;
-    if (present(a.bias)) {
-      p.bias = a.bias.data;
-      p.bias_f32 = a.bias.dtype == ESFT_F32;
-    }
+    p.bias = bias_of(a.bias);
     p.added = added_to(out, &a.residual, 8);
     const NtTiles tiles = tiling_of(n, k, false, !out.f32 && !out.accumulate && !present(a.bias) && !present(a.residual), c);
     if (!operands.add_segment(&p.contraction, which, 0, weights, k, tiles.columns / 2)) return false;

@@ -16,13 +16,6 @@ const Matrix* matrix_table(const esft_tensor_list& list, Context& c) {
   for (int64_t i = 0; i < list.count; i++) items[size_t(i)] = {list.items[i].data, list.items[i].ld};
   return c.constant_of(items.data(), list.count);
 }
-const Bias* bias_table(const esft_tensor_list& list, Context& c) {
-  if (list.count == 0) return nullptr;
-  std::vector<Bias> items(size_t(list.count));
-  for (int64_t i = 0; i < list.count; i++) items[size_t(i)] = bias_of(list.items[i]);
-  return c.constant_of(items.data(), list.count);
-}
-Activation activation_of(int64_t kind, double alpha, double limit) { return {int32_t(kind), float(alpha), float(limit)}; }
 bool all_vector_rows(const esft_tensor_list& list) {
   for (int64_t i = 0; i < list.count; i++)
     if (!vector_rows(list.items[i])) return false;
@@ -114,6 +107,13 @@ __global__ void __launch_bounds__(kThreads) add_bias_dgate(const EarlyStart earl
 }
 
 }  // namespace
+
+const Bias* bias_table(const esft_tensor_list& list, Context& c) {
+  if (list.count == 0) return nullptr;
+  std::vector<Bias> items(size_t(list.count));
+  for (int64_t i = 0; i < list.count; i++) items[size_t(i)] = bias_of(list.items[i]);
+  return c.constant_of(items.data(), list.count);
+}
 
 void sum_dgate(const float* partials, int tiles, const esft_grouped_gemm_nn_args& a, Context& c) {
   const int64_t n = rows(a.dx);

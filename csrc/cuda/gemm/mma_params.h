@@ -114,6 +114,9 @@ inline bool vector_rows(const esft_tensor& t) { return rows(t) == 0 || vector_ro
 inline Rows activation(const esft_tensor& t, const esft_tensor* index, FaultArgument argument) {
   return {data<bf16>(t), t.ld, rows(t), index && present(*index) ? data<int32_t>(*index) : nullptr, argument};
 }
+inline Activation activation_of(int64_t kind, double alpha, double limit) { return {int32_t(kind), float(alpha), float(limit)}; }
+// Expert biases on the device, item by item; nullptr where there are none.
+const Bias* bias_table(const esft_tensor_list& list, Context& c);
 inline Bias bias_of(const esft_tensor& t) {
   if (!present(t)) return {};
   return {t.data, t.dtype == ESFT_BF16, int32_t(numel(t))};

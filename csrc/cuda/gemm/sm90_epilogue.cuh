@@ -161,16 +161,19 @@ __device__ __forceinline__ void epilogue_store(const Arguments<kRole, Epilogue::
   const int width = p.width();
   const int columns = min_of(2 * kAcc, width - tile.n0);
   const int64_t column0 = int64_t(tile.part) * width + tile.n0;
-  if (p.bias) {
+  if constexpr (kRole == Role::kNt) {
+    const Bias bias = p.biases ? p.biases[int64_t(tile.expert) * p.parts + tile.part] : p.bias;
+    if (bias.data) {
 #pragma unroll
-    for (int j = 0; j < kAcc / 4; j++)
+      for (int j = 0; j < kAcc / 4; j++)
 #pragma unroll
-      for (int c = 0; c < 2; c++) {
-        const int column = 8 * j + l.column + c;
-        const float bias = column < columns ? value_of(p.bias, p.bias_f32, column0 + column) : 0.f;
-        acc[4 * j + c] += bias;
-        acc[4 * j + 2 + c] += bias;
-      }
+        for (int c = 0; c < 2; c++) {
+          const int column = 8 * j + l.column + c;
+          const float value = column < columns ? value_of(bias.data, !bias.is_bf16, tile.n0 + column) : 0.f;
+          acc[4 * j + c] += value;
+          acc[4 * j + 2 + c] += value;
+        }
+    }
   }
   if (out.f32) return store_f32(l, out, row0, rows, column0, columns, acc);
 #pragma unroll
@@ -209,6 +212,22 @@ __device__ __forceinline__ void epilogue_swiglu(const Arguments<Role::kNt, Epilo
                                                 unsigned char* staging) {
   const Lane l;
   const int f = p.parts * p.part_rows / 2, columns = min_of(128, f - tile.n0);
+  if (p.biases) {
+    const Bias* bias = p.biases + int64_t(tile.expert) * p.parts;
+    const Bias gates = bias[0], ups = bias[p.parts - 1];
+    const int64_t up0 = tile.n0 + (p.parts == 1 ? f : 0);
+#pragma unroll
+    for (int j = 0; j < 16; j++)
+#pragma unroll
+      for (int c = 0; c < 2; c++) {
+        const int column = 8 * j + l.column + c;
+        if (column >= columns) continue;
+        const float gate = value_of(gates.data, !gates.is_bf16, tile.n0 + column),
+                    up = value_of(ups.data, !ups.is_bf16, up0 + column);
+        acc[4 * j + c] += gate, acc[4 * j + 2 + c] += gate;
+        acc[64 + 4 * j + c] += up, acc[64 + 4 * j + 2 + c] += up;
+      }
+  }
   if (p.h.data) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {  // gate and up, two slabs each
@@ -223,21 +242,25 @@ __device__ __forceinline__ void epilogue_swiglu(const Arguments<Role::kNt, Epilo
       send_slab(l, slab, p.h, &maps.out_h, row0, rows, int64_t(i / 2) * f + tile.n0 + 64 * (i & 1), columns - 64 * (i & 1));
     }
   }
+  const auto finish = [&](const auto& activation) {
 #pragma unroll
-  for (int i = 0; i < 2; i++) {
-    if (columns <= 64 * i) break;
-    unsigned char* slab = free_slab(l, staging, i, i == 0 && !p.h.data);
-    fill_slab(l, slab, [&](int j, int down) {
-      float y[2];
+    for (int i = 0; i < 2; i++) {
+      if (columns <= 64 * i) break;
+      unsigned char* slab = free_slab(l, staging, i, i == 0 && !p.h.data);
+      fill_slab(l, slab, [&](int j, int down) {
+        float y[2];
 #pragma unroll
-      for (int c = 0; c < 2; c++) {
-        const float gate = acc[32 * i + 4 * j + 2 * down + c], up = acc[64 + 32 * i + 4 * j + 2 * down + c];
-        y[c] = gate * fast_sigmoid(gate) * up;
-      }
-      return ptx::pack_bf16x2(y[0], y[1]);
-    });
-    send_slab(l, slab, p.out, &maps.out, row0, rows, tile.n0 + 64 * i, columns - 64 * i);
-  }
+        for (int c = 0; c < 2; c++) y[c] = activation(acc[32 * i + 4 * j + 2 * down + c], acc[64 + 32 * i + 4 * j + 2 * down + c]);
+        return ptx::pack_bf16x2(y[0], y[1]);
+      });
+      send_slab(l, slab, p.out, &maps.out, row0, rows, tile.n0 + 64 * i, columns - 64 * i);
+    }
+  };
+  // Chosen once per tile, not once per element.
+  if (p.act.kind == ACT_SWIGLU)
+    finish([](float gate, float up) { return gate * fast_sigmoid(gate) * up; });
+  else
+    finish([&](float gate, float up) { return gated_value<bf16>(p.act, gate, up); });
 }
 
 // acc = g, the gradient of the unscaled activation. `h`: the tile's gate (two slabs of 128 rows) and up (two more), in whose place
@@ -248,30 +271,48 @@ __device__ __forceinline__ void epilogue_swiglu_backward(const Arguments<Role::k
   const Lane l;
   const int columns = min_of(128, p.columns - tile.n0);
   float dot[2] = {0.f, 0.f};
+  // dh of the tile, and this thread's part of ⟨g, a⟩. f(gate, up, g, da, dgate, dup): g · a, and dh from da.
+  const auto differentiate = [&](const auto& f) {
+#pragma unroll
+    for (int down = 0; down < 2; down++) {
+      const int row = l.row + 8 * down;
+      const float scale = p.gate && row < rows ? p.gate[row0 + row] : 1.f;
+#pragma unroll
+      for (int j = 0; j < 16; j++) {
+        const int tile_row = row_in_tile + row;
+        unsigned char* at = h + j / 8 * 2 * kSlabBytes + tile_row * 128 + ((j % 8 ^ (tile_row & 7)) * 16) + l.column * 2;
+        uint32_t* gate_at = reinterpret_cast<uint32_t*>(at);
+        uint32_t* up_at = reinterpret_cast<uint32_t*>(at + 4 * kSlabBytes);
+        const uint32_t gates = *gate_at, ups = *up_at;
+        float dgate[2], dup[2];
+#pragma unroll
+        for (int c = 0; c < 2; c++) {
+          const float gate = c ? hi_float(gates) : lo_float(gates), up = c ? hi_float(ups) : lo_float(ups);
+          const float g = acc[4 * j + 2 * down + c];
+          dot[down] += f(gate, up, g, scale * g, dgate[c], dup[c]);  // g is zero past the last column, where W has none
+        }
+        *gate_at = ptx::pack_bf16x2(dgate[0], dgate[1]);
+        *up_at = ptx::pack_bf16x2(dup[0], dup[1]);
+      }
+    }
+  };
+  if (p.act.kind == ACT_SWIGLU)
+    differentiate([](float gate, float up, float g, float da, float& dgate, float& dup) {
+      const float s = fast_sigmoid(gate), a = gate * s;
+      dgate = da * up * (s * (1.f + gate * (1.f - s)));
+      dup = da * a;
+      return g * (a * up);
+    });
+  else
+    differentiate([&](float gate, float up, float g, float da, float& dgate, float& dup) {
+      const Gated slopes = gated<bf16>(p.act, gate, up);
+      dgate = da * slopes.by_gate;
+      dup = da * slopes.by_up;
+      return g * slopes.a;
+    });
 #pragma unroll
   for (int down = 0; down < 2; down++) {
     const int row = l.row + 8 * down;
-    const float scale = p.gate && row < rows ? p.gate[row0 + row] : 1.f;
-#pragma unroll
-    for (int j = 0; j < 16; j++) {
-      const int tile_row = row_in_tile + row;
-      unsigned char* at = h + j / 8 * 2 * kSlabBytes + tile_row * 128 + ((j % 8 ^ (tile_row & 7)) * 16) + l.column * 2;
-      uint32_t* gate_at = reinterpret_cast<uint32_t*>(at);
-      uint32_t* up_at = reinterpret_cast<uint32_t*>(at + 4 * kSlabBytes);
-      const uint32_t gates = *gate_at, ups = *up_at;
-      float dgate[2], dup[2];
-#pragma unroll
-      for (int c = 0; c < 2; c++) {
-        const float gate = c ? hi_float(gates) : lo_float(gates), up = c ? hi_float(ups) : lo_float(ups);
-        const float g = acc[4 * j + 2 * down + c], s = fast_sigmoid(gate), a = gate * s;
-        dot[down] += g * (a * up);  // g is zero past the last column, where W has none
-        const float da = scale * g;
-        dgate[c] = da * up * (s * (1.f + gate * (1.f - s)));
-        dup[c] = da * a;
-      }
-      *gate_at = ptx::pack_bf16x2(dgate[0], dgate[1]);
-      *up_at = ptx::pack_bf16x2(dup[0], dup[1]);
-    }
     if (p.dgate_parts) {
       dot[down] += __shfl_xor_sync(kFullWarp, dot[down], 1);
       dot[down] += __shfl_xor_sync(kFullWarp, dot[down], 2);

@@ -4,6 +4,7 @@
 #include "../fault.cuh"
 #include "../types.cuh"
 #include "logit_finish.cuh"
+#include "mma_params.h"
 #include "sm90_shape.cuh"
 
 namespace esft::cuda::sm90 {
@@ -103,8 +104,8 @@ struct EpilogueParams;
 template <>
 struct EpilogueParams<Epilogue::kStore> {
   Out out;  // nt: [n, parts · part_rows]; nn: [n, columns]
-  const void* bias;  // nt: [parts · part_rows]
-  int32_t bias_f32;
+  Bias bias;  // nt of one part
+  const Bias* biases;  // nt: of expert e and part i at [e · parts + i], in the place of bias; nullptr: none
   Added added;  // to bf16 results: what `out` holds, or, nt, a residual
   // nn of one segment: cuts the contraction of few tiles into pieces, f32 partial sums one after the other in `out`
   // (linear_cross_entropy.cuh).
@@ -115,6 +116,8 @@ template <>
 struct EpilogueParams<Epilogue::kSwiglu> {
   Out out;  // y [n, F]
   Out h;  // pre-activation [n, 2F] kept for backward (data null: not wanted)
+  Activation act;
+  const Bias* biases;  // as kStore's; nullptr: none
 };
 
 template <>
@@ -123,6 +126,7 @@ struct EpilogueParams<Epilogue::kSwigluBackward> {
   const float* gate;  // [n] or null (1)
   float* dgate_parts;  // [n, column_tiles] or null
   int32_t column_tiles;  // row length of the per-tile results
+  Activation act;
 };
 
 // Tiles of logits (linear_cross_entropy.cu): per row and 128 columns, [n, column_tiles].

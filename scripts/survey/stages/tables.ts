@@ -2,7 +2,7 @@
 // are required; the other ops follow as far as time allows.
 
 import { attentionBackwardCases, attentionCases, attentionTileCases } from "../../../test/ops/cases/attention.ts";
-import { groupedGemmCases, groupedGemmPortableCases, groupedGemmTileCases } from "../../../test/ops/cases/grouped_gemm.ts";
+import { groupedGemmCases, groupedGemmTileCases } from "../../../test/ops/cases/grouped_gemm.ts";
 import { gemmTileCases } from "../../../test/ops/cases/gemm.ts";
 import { allCases } from "../../../test/ops/cases/index.ts";
 import { balanceCases, countCases, routeBackwardCases, routeCases, sortCases } from "../../../test/ops/cases/routing.ts";
@@ -13,7 +13,7 @@ import type { OpCase } from "../../../test/ops/support.ts";
 import type { Item, StageContext } from "../item.ts";
 
 const required: readonly (readonly OpCase[])[] = [
-  [...groupedGemmTileCases, ...groupedGemmPortableCases, ...groupedGemmCases],
+  [...groupedGemmTileCases, ...groupedGemmCases],
   [...attentionTileCases, ...attentionCases, ...attentionBackwardCases],
   [...routeCases, ...routeBackwardCases, ...balanceCases, ...sortCases, ...countCases],
 ];

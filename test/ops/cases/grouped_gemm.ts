@@ -488,18 +488,14 @@ export const groupedGemmTileCases: readonly OpCase[] = [
     groups: [0, 1, 4],
   }),
   tnRow("whole tiles, two segments, some experts", tiled, 256, 256, { ...bf16, segments: 2, groups: [0, 1, 4] }),
-  ...(["dy", "x"] as const).flatMap((name) =>
-    [{}, { gather: true }, { xGather: true }].map((o) => frozenInfinities(name, { ...bf16, ...o })),
-  ),
-];
-
-/** What the portable kernels serve on Hopper too. */
-export const groupedGemmPortableCases: readonly OpCase[] = [
   ntRow("tiles, clamped SwiGLU, bias, gathered", tiled, 272, 72, { ...bf16, act: act.clamped, bias: "mixed", gather: true }),
   ntRow("tiles, tanh-GELU gate, two segments", tiled, 256, 72, { ...bf16, act: act.gelu, segments: 2 }),
   ntRow("tiles, bias, residual", tiled, 136, 128, { ...bf16, bias: "mixed", residual: true }),
   nnRow("tiles, clamped SwiGLU, bias, gathered", tiled, 136, 128, { ...bf16, act: act.clamped, bias: "mixed", gather: true }),
   nnRow("tiles, tanh-GELU gate, bias, some experts", tiled, 192, 72, { ...bf16, act: act.gelu, bias: "bf16", groups: [0, 2, 4] }),
+  ...(["dy", "x"] as const).flatMap((name) =>
+    [{}, { gather: true }, { xGather: true }].map((o) => frozenInfinities(name, { ...bf16, ...o })),
+  ),
 ];
 
 const [E, N, T, K, M] = [3, 7, 5, 6, 8];
