@@ -110,8 +110,11 @@ async function profile(b: Buffers, model: Transformer, host: HostBatch, n: numbe
   return { sets, share: met / all };
 }
 
+/** Of the experts of these sets. */
 const keysOf = (spec: ModelSpec, sets: ReadonlyMap<number, readonly number[]>): string[] =>
-  [...sets].flatMap(([l, ids]) => ids.flatMap((e) => Object.values(moeOf(spec, l)!.experts[e]!).map((ref) => sliceKey(ref))));
+  parameterShapes(spec).flatMap(({ ref, role, layer, expert }) =>
+    role === "expert" && sets.get(layer)?.includes(expert ?? -1) ? [sliceKey(ref)] : [],
+  );
 
 async function setup(b: Buffers, { batch, seq, trained, config }: StepSizes, mode: Mode, id: string): Promise<Work> {
   const { device } = b;

@@ -38,8 +38,9 @@ const sum = (counts: readonly number[], C: number, o: Options = {}) => {
     const T = o.gather ? Math.max(1, Math.ceil(N / 2)) : N;
     const wrap = (t: HostTensor): HostTensor => (o.strided ? strided(t) : t);
     const spoil = (t: HostTensor, by: number): HostTensor => {
+      if (!behind) return t;
       const values = Float64Array.from(t.values);
-      if (behind) values.fill(by, (values.length / N) * (N - behind));
+      values.fill(by, (values.length / N) * (N - behind));
       return { ...t, values };
     };
     const x = r.normal([T, C]);
