@@ -19,6 +19,7 @@ set(CUDA_PORTABLE
     rows/combine.cu
     rows/count_experts.cu
     rows/delta_gates.cu
+    rows/dropout.cu
     rows/elementwise.cu
     rows/embedding.cu
     rows/expert_sort.cu

@@ -4,6 +4,7 @@
 #include "causal_conv.h"
 #include "combine.h"
 #include "delta_rule.h"
+#include "dropout.h"
 #include "elementwise.h"
 #include "embedding.h"
 #include "expert_sort.h"
@@ -32,7 +33,7 @@
   X(multiply) X(multiply_backward) \
   X(sigmoid_gate) X(sigmoid_gate_backward) X(scale_rows) \
   X(layer_norm) X(layer_norm_backward) X(transpose) X(soft_cap) \
-  X(grouped_column_sum)
+  X(grouped_column_sum) X(dropout)
 
 enum esft_op {
 #define ESFT_OP_ENUM(name) ESFT_OP_##name,

@@ -10,6 +10,7 @@ export const JOB_NAMES: FlagNames = {
   "method.type": "method",
   outDir: "out",
   "method.select.maxTrainableParams": "max-params",
+  "method.compat": "perft-compat",
 };
 
 /** What the help shows first. */

@@ -10,7 +10,7 @@ import { sliceKey } from "../files/slice.ts";
 import type { Attachments } from "../model/layers/attachment.ts";
 import type { ModelSpec } from "../model/spec.ts";
 import { LoraAttachments } from "./lora.ts";
-import { loraMatrices } from "./lora_targets.ts";
+import { loraMatrices, RANK_BY_TOP_K } from "./lora_targets.ts";
 import type { LoraMatrix } from "./lora_targets.ts";
 import { PerftAttachments } from "./perft.ts";
 import { PERFT_VARIANTS } from "./perft_options.ts";
@@ -26,17 +26,20 @@ const inWords = ({ shape, layer, target }: AttachedFacts): string =>
   `${shownShape(shape)} in layer ${layer}, beside ${target ? `"${sliceKey(target)}"` : "no tensor"}`;
 
 const MANIFEST_METHOD = "adapter.json, method";
-const byTarget = (value: z.ZodNumber) => z.record(z.string(), value).optional();
+const byTarget = <V extends z.ZodType>(value: V) => z.record(z.string(), value).optional();
+/** Of the training, not of what the adapter computes. */
+const dropout = z.number().min(0).lt(1).optional();
 const Lora = z.strictObject({
   type: z.literal("lora"),
   rank: z.int().min(1),
   alpha: z.number().gt(0).optional(),
   targets: z.array(z.string()),
-  ranks: byTarget(z.int().min(1)),
+  ranks: byTarget(z.int().min(1).or(z.literal(RANK_BY_TOP_K))),
   alphas: byTarget(z.number().gt(0)),
   rslora: z.boolean().optional(),
   expertTerms: z.enum(["matrix", "fused"]).optional(),
   init: z.enum(["kaiming", "perft"]).optional(),
+  dropout,
 });
 
 /**
@@ -80,6 +83,7 @@ const Perft = z.strictObject({
   balanceLoss: z.number().min(0).optional(),
   baseBalanceLoss: z.number().min(0).optional(),
   init: z.enum(["kaiming", "perft"]).optional(),
+  dropout,
 });
 
 /** A method that attaches something, its options understood. */

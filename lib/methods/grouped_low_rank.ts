@@ -9,6 +9,8 @@ import type { AttachmentContext, ExpertRows } from "../model/layers/attachment.t
 import type { Run } from "../model/run.ts";
 import { act } from "../model/slots.ts";
 import type { Slot } from "../model/slots.ts";
+import { drop, drops } from "./dropout.ts";
+import type { Dropout } from "./dropout.ts";
 import { Parameter } from "../model/weights/parameter.ts";
 import type { ParameterList } from "../model/weights/parameter.ts";
 import type { Tensor, TensorList } from "../tensor.ts";
@@ -25,6 +27,8 @@ export interface GroupedTarget {
   readonly in: number;
   readonly out: number;
   readonly between: Between;
+  /** Of x; of A·x where SiLU follows. */
+  readonly dropout?: Dropout | null;
   /** Rows per token: K where routed. */
   readonly rowsPerToken: number;
 }
@@ -70,6 +74,9 @@ export class GroupedLowRank {
   private readonly du: Slot;
   /** silu(u), and ones to make it with. */
   private readonly silu: { readonly z: Slot; readonly backwardZ: Slot; readonly ones: Slot } | null;
+  private readonly dropout: Dropout | null;
+  /** What is left of the rows of x. */
+  private readonly dropped: { readonly x: Slot; readonly backwardX: Slot } | null;
   private readonly term: Slot;
   private readonly backwardTerm: Slot;
   private readonly dx: Slot;
@@ -94,6 +101,11 @@ export class GroupedLowRank {
       ones: plan.shared(act(rank, K), "ones"),
     });
     this.silu = target.between === "silu" ? made() : null;
+    const { dropout = null } = target;
+    this.dropout = dropout;
+    const wide = act(target.in, K);
+    const rowsOfX = (): GroupedLowRank["dropped"] => ({ x: plan.scratch(wide, "dropped"), backwardX: plan.backward(wide, "dropped") });
+    this.dropped = dropout && target.between !== "silu" ? rowsOfX() : null;
     this.term = plan.scratch(act(target.out, K), "term");
     this.backwardTerm = plan.backward(act(target.out, K), "term");
     this.dx = plan.backward(act(target.in, K), "dxTerm");
@@ -103,10 +115,21 @@ export class GroupedLowRank {
   forward(run: Run, x: Tensor, rows: ExpertRows, y: Tensor, overwrite = false): void {
     const { device, precision } = run;
     const u = run.at(this.u);
-    ops.groupedGemmNt(device, { x, rows: rows.tokens, w: this.a.at(run), offsets: rows.offsets, y: u, precision });
+    const { x: read, tokens } = this.read(run, x, rows.tokens, "x");
+    ops.groupedGemmNt(device, { x: read, rows: tokens, w: this.a.at(run), offsets: rows.offsets, y: u, precision });
     const { between } = this.target;
     if (between !== "silu") ops.scale(device, { x: u, factor: between.scaling });
+    else if (drops(this.dropout, run)) drop(run, this.dropout, u, u);
     this.output(run, rows, y, "forward", overwrite);
+  }
+
+  /** x and its gather index, or what dropout leaves of the rows in this pass. */
+  private read(run: Run, x: Tensor, tokens: Tensor | null, pass: "x" | "backwardX"): { x: Tensor; tokens: Tensor | null } {
+    if (!this.dropped || !drops(this.dropout, run)) return { x, tokens };
+    const left = run.at(this.dropped[pass]);
+    if (tokens) ops.embedding(run.device, { ids: tokens, table: x, y: left });
+    drop(run, this.dropout, tokens ? left : x, left);
+    return { x: left, tokens: null };
   }
 
   /** y += or = the term again, from the kept u. */
@@ -144,9 +167,13 @@ export class GroupedLowRank {
     ops.groupedGemmNn(device, { dy, w: this.b.at(run), offsets, dx: du, precision });
     const { between } = this.target;
     if (between !== "silu") ops.scale(device, { x: du, factor: between.scaling });
-    else if (this.silu) ops.multiplyBackward(device, { dy: du, a: run.at(this.silu.ones), b: run.at(this.u), db: du, silu: true });
+    else if (this.silu) {
+      ops.multiplyBackward(device, { dy: du, a: run.at(this.silu.ones), b: run.at(this.u), db: du, silu: true });
+      if (drops(this.dropout, run)) drop(run, this.dropout, du, du);
+    }
     if (!this.gradA) return;
-    ops.groupedGemmTn(device, { dy: du, x, xRows: tokens, offsets, dw: this.gradA.tensors, groups, accumulate, precision });
+    const { x: read, tokens: xRows } = this.read(run, x, tokens, "backwardX");
+    ops.groupedGemmTn(device, { dy: du, x: read, xRows, offsets, dw: this.gradA.tensors, groups, accumulate, precision });
   }
 
   /** dx [N, in] += or = the gradient of the rows that x was read as. */
@@ -154,6 +181,7 @@ export class GroupedLowRank {
     const { device, precision } = run;
     const term = overwrite ? dx : run.at(this.dx);
     ops.groupedGemmNn(device, { dy: run.at(this.du), w: this.a.at(run), offsets, dx: term, precision });
+    if (this.dropped && drops(this.dropout, run)) drop(run, this.dropout, term, term);
     if (!overwrite) ops.add(device, { a: dx, b: term, y: dx });
   }
 }

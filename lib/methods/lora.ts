@@ -11,6 +11,9 @@ import { gateUpKey } from "../model/families/index.ts";
 import type { AttachmentContext, Attachments, ExpertsAttachment, ExpertsSite, LinearAttachment } from "../model/layers/attachment.ts";
 import type { LinearSpec, ModelSpec, RoutedExpertWeights } from "../model/spec.ts";
 import type { AttachedSpec } from "../model/weights/parameter.ts";
+import { ConfigError } from "../errors.ts";
+import { dropoutOf } from "./dropout.ts";
+import type { Dropout } from "./dropout.ts";
 import { GroupedLowRank } from "./grouped_low_rank.ts";
 import { LowRank, LowRankMlp } from "./low_rank.ts";
 import { LowRankExperts } from "./low_rank_experts.ts";
@@ -26,15 +29,24 @@ import type { MethodOptions, TrainableSpec } from "./method.ts";
  * @param seed of the first values of A
  * @throws ConfigError a rank, alpha, target or selection that does not fit the model
  */
-export function loraTrainable(spec: ModelSpec, options: LoraOptions & { readonly init?: LowRankInit }, seed: number): TrainableSpec {
-  const { experts = null, init = "kaiming", ...rest } = options;
-  const attachments = new LoraAttachments(loraMatrices(spec, options), init, seed);
-  return trainable(spec, { type: "lora", options: manifestOptions({ ...rest, init }), attachments, experts }, () => false);
+export function loraTrainable(spec: ModelSpec, options: LoraOptions & LoraTraining, seed: number): TrainableSpec {
+  const { experts = null, init = "kaiming", dropout = 0, ...rest } = options;
+  if (!(dropout >= 0 && dropout < 1))
+    throw new ConfigError(`LoRA dropout must be a number >= 0 and < 1, found ${dropout}`, { where: { key: "method.dropout" } });
+  const attachments = new LoraAttachments(loraMatrices(spec, options), init, seed, dropout);
+  return trainable(spec, { type: "lora", options: manifestOptions({ ...rest, init, dropout }), attachments, experts }, () => false);
+}
+
+/** What matters while it trains alone. */
+export interface LoraTraining {
+  readonly init?: LowRankInit | undefined;
+  /** Share of what a term reads that is dropped out, with a mask of its own per term, step and micro-batch (dropout.ts). */
+  readonly dropout?: number | undefined;
 }
 
 /** As an adapter's manifest keeps them: what is not said is not there. */
-function manifestOptions(options: Omit<LoraOptions, "experts"> & { readonly init: LowRankInit }): MethodOptions {
-  const { rank, targets, ranks, alphas, rslora, expertTerms, init } = options;
+function manifestOptions(options: Omit<LoraOptions, "experts"> & LoraTraining): MethodOptions {
+  const { rank, targets, ranks, alphas, rslora, expertTerms, init, dropout } = options;
   const alpha = options.alpha ?? (ranks === undefined ? 2 * rank : undefined);
   return {
     rank,
@@ -44,7 +56,8 @@ function manifestOptions(options: Omit<LoraOptions, "experts"> & { readonly init
     ...(alphas === undefined ? {} : { alphas }),
     ...(rslora === true ? { rslora } : {}),
     ...(expertTerms === "fused" ? { expertTerms } : {}),
-    ...(init === "kaiming" ? {} : { init }),
+    ...(init === undefined || init === "kaiming" ? {} : { init }),
+    ...(dropout === undefined || dropout === 0 ? {} : { dropout }),
   };
 }
 
@@ -54,10 +67,14 @@ type Term = LoraMatrix & { readonly a: string; readonly b: string };
 /** What LoRA attaches to a model. */
 export class LoraAttachments implements Attachments {
   readonly parameters: readonly AttachedSpec[];
+  readonly dropsOut: boolean;
   private readonly terms: ReadonlyMap<string, Term>;
+  private readonly dropout: (name: string) => Dropout | null;
 
-  /** @param seed of the first values of A */
-  constructor(matrices: readonly LoraMatrix[], init: LowRankInit, seed: number) {
+  /** @param seed of the first values of A, and of dropout @param dropout share that is dropped */
+  constructor(matrices: readonly LoraMatrix[], init: LowRankInit, seed: number, dropout = 0) {
+    this.dropsOut = dropout > 0;
+    this.dropout = (name) => dropoutOf(dropout, seed, name);
     const terms = matrices.map((m): Term => ({ ...m, a: `lora.${m.key}.A`, b: `lora.${m.key}.B` }));
     this.terms = new Map(terms.map((t) => [t.key, t]));
     this.parameters = terms.flatMap(({ a, b, shape: [out, input], rank, place, target }): AttachedSpec[] => {
@@ -71,7 +88,9 @@ export class LoraAttachments implements Attachments {
 
   private beside(ref: TensorSlice, context: AttachmentContext): LowRank | null {
     const term = this.terms.get(sliceKey(ref));
-    return term ? new LowRank({ ...term, exact: term.place.role === "router" }, context) : null;
+    return term
+      ? new LowRank({ ...term, exact: term.place.role === "router", in: term.shape[1], dropout: this.dropout(term.a) }, context)
+      : null;
   }
 
   linear(target: LinearSpec, context: AttachmentContext): LinearAttachment | null {
@@ -104,7 +123,16 @@ export class LoraAttachments implements Attachments {
       return [...alike.values()].map((groups) => {
         const { rank, scaling, shape } = groups[0]!;
         const [out, input] = shape;
-        const target = { experts: experts.length, groups, rank, in: input, out, between: { scaling }, rowsPerToken: topK };
+        const target = {
+          experts: experts.length,
+          groups,
+          rank,
+          in: input,
+          out,
+          between: { scaling },
+          dropout: this.dropout(groups[0]!.a),
+          rowsPerToken: topK,
+        };
         return new GroupedLowRank(target, context.named(part));
       });
     };

@@ -16,6 +16,9 @@ import type { ModelSpec, ParameterPlace, ParameterRole, ParameterShape } from ".
 import { moeOf, parameterShapes } from "../model/spec.ts";
 import { nearest } from "../options/suggest.ts";
 
+/** The rank of an expert's terms by which a token meets as many columns as with one matrix of rank r. */
+export const RANK_BY_TOP_K = "r/top_k";
+
 /** How the terms of routed experts are cut. */
 export type ExpertTerms = "matrix" | "fused";
 
@@ -25,8 +28,8 @@ export interface LoraOptions {
   /** α; a term is scaled by α/r, or α/√r. Default: 2·r of each matrix. */
   readonly alpha?: number | undefined;
   readonly targets: readonly string[];
-  /** Ranks of some matrices: target → r; where several name a matrix, the last one. */
-  readonly ranks?: Readonly<Record<string, number>> | undefined;
+  /** Ranks of some matrices: target → r, or of routed experts "r/top_k", the rank over the experts of a token; the last that names one counts. */
+  readonly ranks?: Readonly<Record<string, number | typeof RANK_BY_TOP_K>> | undefined;
   /** α of some matrices, likewise. */
   readonly alphas?: Readonly<Record<string, number>> | undefined;
   /** Scale by α/√r (rsLoRA, arXiv 2312.03732). */
@@ -143,6 +146,13 @@ function named(spec: ModelSpec, all: readonly Candidate[], target: string, key: 
   );
 }
 
+function rankOf(spec: ModelSpec, { place, key }: Candidate, asked: number | typeof RANK_BY_TOP_K, rank: number): number {
+  if (asked !== RANK_BY_TOP_K) return asked;
+  if (place.role !== "expert")
+    throw new ConfigError(`LoRA rank "${RANK_BY_TOP_K}" is one of routed experts, "${key}" is none`, { where: { key: "method.ranks" } });
+  return Math.max(1, Math.floor(rank / moeOf(spec, place.layer)!.topK));
+}
+
 const whole = (rank: number, key: string, of = ""): number => {
   if (!Number.isSafeInteger(rank) || rank < 1)
     throw new ConfigError(`LoRA rank${of} must be an integer >= 1, found ${rank}`, { where: { key } });
@@ -192,12 +202,12 @@ export function loraMatrices(spec: ModelSpec, options: LoraOptions): LoraMatrix[
     }
     return found;
   };
-  for (const [target, r] of Object.entries(ranks)) whole(r, "method.ranks", ` of "${target}"`);
+  for (const [target, r] of Object.entries(ranks)) if (r !== RANK_BY_TOP_K) whole(r, "method.ranks", ` of "${target}"`);
   for (const [target, a] of Object.entries(alphas)) positive(a, "method.alphas", ` of "${target}"`);
   const [ranksOf, alphasOf] = [own(ranks, "method.ranks"), own(alphas, "method.alphas")];
   return kept.map((c): LoraMatrix => {
     const { names: _, ...matrix } = c;
-    const r = ranksOf.get(c) ?? rank;
+    const r = rankOf(spec, c, ranksOf.get(c) ?? rank, rank);
     const shape = c.shape as [number, number];
     const key = ranksOf.has(c) ? "method.ranks" : "method.rank";
     if (!anyRank && r > Math.min(...shape))

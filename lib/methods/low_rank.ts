@@ -7,6 +7,8 @@ import * as ops from "../ops.ts";
 import type { Precision } from "../ops.ts";
 import type { AttachmentContext, ExpertRows, ExpertsAttachment, Hidden, LinearAttachment } from "../model/layers/attachment.ts";
 import type { Run } from "../model/run.ts";
+import { drop, drops } from "./dropout.ts";
+import type { Dropout } from "./dropout.ts";
 import { act, f32 } from "../model/slots.ts";
 import type { Slot } from "../model/slots.ts";
 import type { Parameter } from "../model/weights/parameter.ts";
@@ -21,6 +23,9 @@ export interface LowRankTarget {
   readonly scaling: number;
   /** f32 arithmetic in any precision: beside a router. */
   readonly exact: boolean;
+  /** Columns of x, and what of them is dropped out; absent or null: nothing. */
+  readonly in?: number;
+  readonly dropout?: Dropout | null;
 }
 
 export class LowRank implements LinearAttachment {
@@ -31,7 +36,11 @@ export class LowRank implements LinearAttachment {
   private readonly u: Slot;
   private readonly du: Slot;
 
-  constructor({ a, b, rank, scaling, exact }: LowRankTarget, context: AttachmentContext) {
+  private readonly dropout: Dropout | null;
+  /** What is left of x, and the gradient of that. */
+  private readonly dropped: { readonly x: Slot; readonly backwardX: Slot } | null;
+
+  constructor({ a, b, rank, scaling, exact, in: columns = 0, dropout = null }: LowRankTarget, context: AttachmentContext) {
     this.a = context.attached(a);
     this.b = context.attached(b);
     this.scaling = scaling;
@@ -39,6 +48,17 @@ export class LowRank implements LinearAttachment {
     const narrow = exact ? f32(rank) : act(rank);
     this.u = context.plan.kept(narrow, "u");
     this.du = context.plan.backward(narrow, "du");
+    this.dropout = dropout;
+    const wide = act(columns);
+    this.dropped = dropout && { x: context.plan.scratch(wide, "dropped"), backwardX: context.plan.backward(wide, "dropped") };
+  }
+
+  /** x, or what dropout leaves of it in this pass. */
+  private read(run: Run, x: Tensor, pass: "x" | "backwardX"): Tensor {
+    if (!this.dropped || !drops(this.dropout, run)) return x;
+    const left = run.at(this.dropped[pass]);
+    drop(run, this.dropout, x, left);
+    return left;
   }
 
   private precision(run: Run): Precision {
@@ -49,7 +69,7 @@ export class LowRank implements LinearAttachment {
     const { device } = run;
     const precision = this.precision(run);
     const u = run.at(this.u);
-    ops.gemm(device, "nt", { a: x, b: this.a.value, c: u, precision });
+    ops.gemm(device, "nt", { a: this.read(run, x, "x"), b: this.a.value, c: u, precision });
     ops.scale(device, { x: u, factor: this.scaling });
     ops.gemm(device, "nt", { a: u, b: this.b.value, c: y, accumulate: true, precision });
   }
@@ -67,12 +87,17 @@ export class LowRank implements LinearAttachment {
     if (this.b.grad) ops.gemm(device, "tn", { a: dy, b: run.at(this.u), c: this.b.grad, accumulate, precision });
     ops.gemm(device, "nn", { a: dy, b: this.b.value, c: du, precision });
     ops.scale(device, { x: du, factor: this.scaling });
-    if (this.a.grad) ops.gemm(device, "tn", { a: du, b: x, c: this.a.grad, accumulate, precision });
+    if (this.a.grad) ops.gemm(device, "tn", { a: du, b: this.read(run, x, "backwardX"), c: this.a.grad, accumulate, precision });
   }
 
   /** dx += (s·dy·B)·A. */
   inputGradient(run: Run, dx: Tensor): void {
-    ops.gemm(run.device, "nn", { a: run.at(this.du), b: this.a.value, c: dx, accumulate: true, precision: this.precision(run) });
+    const operands = { a: run.at(this.du), b: this.a.value, precision: this.precision(run) };
+    if (!this.dropped || !drops(this.dropout, run)) return ops.gemm(run.device, "nn", { ...operands, c: dx, accumulate: true });
+    const part = run.at(this.dropped.backwardX);
+    ops.gemm(run.device, "nn", { ...operands, c: part });
+    drop(run, this.dropout, part, part);
+    ops.add(run.device, { a: dx, b: part, y: dx });
   }
 }
 

@@ -9,7 +9,9 @@ import type { ModelSpec, ParameterRole, ParameterShape } from "../model/spec.ts"
 import { parameterShapes } from "../model/spec.ts";
 
 /** What a method was asked for, as JSON. */
-export type MethodOptions = Readonly<Record<string, string | number | boolean | readonly string[] | Readonly<Record<string, number>>>>;
+export type MethodOptions = Readonly<
+  Record<string, string | number | boolean | readonly string[] | Readonly<Record<string, number | string>>>
+>;
 
 export interface TrainableSpec {
   readonly type: "esft" | "full" | "lora" | "perft";

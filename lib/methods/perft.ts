@@ -26,6 +26,8 @@ import type {
 import type { ModelSpec } from "../model/spec.ts";
 import { moeLayers, moeOf } from "../model/spec.ts";
 import type { AttachedSpec } from "../model/weights/parameter.ts";
+import { dropoutOf } from "./dropout.ts";
+import type { Dropout } from "./dropout.ts";
 import { firstA, normal, zeros } from "./low_rank_init.ts";
 import { trainable } from "./method.ts";
 import type { TrainableSpec } from "./method.ts";
@@ -53,13 +55,17 @@ export class PerftAttachments implements Attachments {
   readonly parameters: readonly AttachedSpec[];
   readonly balance: BalanceWeights;
   private readonly checked: CheckedPerft;
+  readonly dropsOut: boolean;
   private readonly spec: ModelSpec;
+  private readonly seed: number;
 
-  /** @param seed of first values */
+  /** @param seed of first values, and of dropout */
   constructor(spec: ModelSpec, options: PerftOptions, seed: number) {
     const checked = checkPerft(spec, options);
     const { rank, init, released, routing } = checked;
     this.spec = spec;
+    this.seed = seed;
+    this.dropsOut = checked.dropout > 0;
     this.checked = checked;
     this.balance = checked.balance;
     const D = spec.hidden;
@@ -83,8 +89,9 @@ export class PerftAttachments implements Attachments {
   }
 
   private bank(layer: number): AdapterBank {
-    const { rank, between } = this.checked;
-    return { width: this.spec.hidden, rank, between, keys: keysOf(layer, this.count(layer)) };
+    const { rank, between, dropout: p } = this.checked;
+    const dropout = (name: string): Dropout | null => dropoutOf(p, this.seed, name);
+    return { width: this.spec.hidden, rank, between, dropout, keys: keysOf(layer, this.count(layer)) };
   }
 
   experts({ routed, layer, topK }: ExpertsSite, context: AttachmentContext): ExpertsAttachment | null {

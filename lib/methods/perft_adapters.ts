@@ -3,6 +3,7 @@
 import type { AttachmentContext, ExpertRows, ExpertsAttachment, MoeAttachment } from "../model/layers/attachment.ts";
 import type { Run } from "../model/run.ts";
 import type { Tensor } from "../tensor.ts";
+import type { Dropout } from "./dropout.ts";
 import { GroupedLowRank } from "./grouped_low_rank.ts";
 import type { Between } from "./grouped_low_rank.ts";
 
@@ -11,13 +12,21 @@ export interface AdapterBank {
   readonly width: number;
   readonly rank: number;
   readonly between: Between;
+  readonly dropout: (name: string) => Dropout | null;
   readonly keys: readonly { readonly a: string; readonly b: string }[];
 }
 
 /** Adapter j for the rows of group j. */
-export function grouped({ width, rank, between, keys }: AdapterBank, rowsPerToken: number, context: AttachmentContext): GroupedLowRank {
+export function grouped(
+  { width, rank, between, dropout, keys }: AdapterBank,
+  rowsPerToken: number,
+  context: AttachmentContext,
+): GroupedLowRank {
   const groups = keys.map(({ a, b }, expert) => ({ expert, a, b }));
-  return new GroupedLowRank({ experts: keys.length, groups, rank, in: width, out: width, between, rowsPerToken }, context);
+  return new GroupedLowRank(
+    { experts: keys.length, groups, rank, in: width, out: width, between, dropout: dropout(keys[0]!.a), rowsPerToken },
+    context,
+  );
 }
 
 /** Δ_i beside the output of expert i, before the rows are weighted. */

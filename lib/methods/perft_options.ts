@@ -28,6 +28,8 @@ export interface PerftOptions {
   /** Of that of the base's routers. Default 0. */
   readonly baseBalanceLoss?: number | undefined;
   readonly init?: LowRankInit | undefined;
+  /** Share of an adapter's input (parallel ones: of A·h) that is dropped out. Default 0. */
+  readonly dropout?: number | undefined;
 }
 
 /** What R chooses with, for every router alike; null for the others. */
@@ -57,6 +59,7 @@ export interface CheckedPerft {
   readonly balance: BalanceWeights;
   readonly init: LowRankInit;
   readonly released: boolean;
+  readonly dropout: number;
 }
 
 /** @throws ConfigError */
@@ -81,6 +84,8 @@ export function checkPerft(spec: ModelSpec, options: PerftOptions): CheckedPerft
   only("balanceLoss", "R");
   const adapters = variant === "S" ? 1 : variant === "E" ? null : whole(options.adapters ?? (variant === "R" ? 4 : 2), "adapters");
   const released = compat === "perft-2024";
+  const { dropout = 0 } = options;
+  if (!(dropout >= 0 && dropout < 1)) fail("dropout", `dropout must be a number >= 0 and < 1, found ${dropout}`);
   const base = weight(options.baseBalanceLoss ?? 0, "baseBalanceLoss");
   const blocks = layers.map((l) => moeOf(spec, l)!);
   const routing = variant === "R" ? routingOf(options, adapters!, blocks) : null;
@@ -94,6 +99,7 @@ export function checkPerft(spec: ModelSpec, options: PerftOptions): CheckedPerft
     balance: { base, added: weight(options.balanceLoss ?? 0, "balanceLoss") },
     init,
     released,
+    dropout,
   };
 }
 
@@ -123,7 +129,17 @@ function requireSoftmax(blocks: readonly MoeSpec[]): void {
 
 /** As an adapter's manifest keeps them, defaults filled in. */
 export function perftManifest(options: PerftOptions): MethodOptions {
-  const { variant, rank, form = "lora", alpha = 2 * rank, compat, balanceLoss = 0, baseBalanceLoss = 0, init = "kaiming" } = options;
+  const {
+    variant,
+    rank,
+    form = "lora",
+    alpha = 2 * rank,
+    compat,
+    balanceLoss = 0,
+    baseBalanceLoss = 0,
+    init = "kaiming",
+    dropout = 0,
+  } = options;
   const { adapters = variant === "R" ? 4 : 2, adaptersPerToken = 2 } = options;
   return {
     variant,
@@ -135,5 +151,6 @@ export function perftManifest(options: PerftOptions): MethodOptions {
     ...(balanceLoss > 0 ? { balanceLoss } : {}),
     ...(baseBalanceLoss > 0 ? { baseBalanceLoss } : {}),
     ...(init === "kaiming" ? {} : { init }),
+    ...(dropout > 0 ? { dropout } : {}),
   };
 }

@@ -39,6 +39,8 @@ export class Run {
   balance: Tensor | null = null;
   /** Of the load-balancing losses that a method weighs: factor of the gradient, f64 [1], and the sum of their layers, f64 [1]. Null: no backward. */
   balances: readonly [PooledBalance, PooledBalance] | null = null;
+  /** Number of the pass, f64 [1], that masks of dropout are functions of; null: nothing is dropped out. */
+  dropout: Tensor | null = null;
   /** Parameter gradients are added to; else overwritten, whatever they hold. */
   accumulate = true;
   private readonly plan: ActivationPlan;

@@ -76,6 +76,8 @@ export class Transformer {
   balance = 0;
   /** Tokens of a step, over which losses that a method weighs are means; null: those of the batch, which is a step by itself. */
   stepTokens: number | null = null;
+  /** Number of the pass to come, that masks of dropout are functions of: another one for every micro-batch of a run. */
+  pass = 0;
   /** Of passes that come again, on devices with graphs. Forgets when the memory goes that they use. */
   readonly recorder: Recorder;
   private attachments: readonly Attachments[] = [];
@@ -86,6 +88,7 @@ export class Transformer {
   private readonly scales: Tensor;
   private readonly gradScale: Tensor;
   private readonly balanceScale: Tensor;
+  private readonly passNumber: Tensor;
   /** Of the two losses that a method weighs, and sums of their layers. */
   private readonly balanceSums: Tensor;
   private readonly balances: readonly [PooledBalance, PooledBalance];
@@ -102,9 +105,10 @@ export class Transformer {
     this.recorder = new Recorder(device);
     this.lossSum = device.empty("f64", [1]);
     this.correct = device.empty("i64", [1]);
-    this.scales = device.empty("f64", [4]);
+    this.scales = device.empty("f64", [5]);
     this.gradScale = this.scales.view(0, [1]);
     this.balanceScale = this.scales.view(1, [1]);
+    this.passNumber = this.scales.view(4, [1]);
     this.balanceSums = device.empty("f64", [2]);
     const pooled = (i: number): PooledBalance => ({ scale: this.scales.view(2 + i, [1]), sum: this.balanceSums.view(i, [1]) });
     this.balances = [pooled(0), pooled(1)];
@@ -249,7 +253,7 @@ export class Transformer {
   setGradScale(gradScale: number, tokens = 1): void {
     const [base, added] = this.composed?.decoder.balanceFactors ?? [0, 0];
     const perToken = 1 / (this.stepTokens ?? tokens);
-    const next = [gradScale, this.balance * gradScale, base * perToken, added * perToken];
+    const next = [gradScale, this.balance * gradScale, base * perToken, added * perToken, this.dropsOut ? this.pass : 0];
     if (next.every((x, i) => x === this.sent[i])) return;
     this.scales.write(next);
     this.sent = next;
@@ -268,6 +272,7 @@ export class Transformer {
     run.accumulate = accumulate;
     run.balance = this.balance > 0 ? this.balanceScale : null;
     run.balances = this.balances;
+    run.dropout = this.dropsOut ? this.passNumber : null;
     const x = decoder.forward(run, hooks);
     const { head, needsDx } = decoder;
     const dx = needsDx ? run.at(decoder.dxf) : null;
@@ -301,6 +306,9 @@ export class Transformer {
     if (this.balanced) ops.fill(this.device, { x: this.balanceSums, value: 0 });
   }
 
+  private get dropsOut(): boolean {
+    return this.attachments.some((a) => a.dropsOut);
+  }
   private get balanced(): boolean {
     return this.attachments.some(({ balance }) => balance && balance.base + balance.added > 0);
   }
@@ -318,6 +326,6 @@ export class Transformer {
     this.lossSum.dispose();
     this.correct.dispose();
     const pooled = this.balances.flatMap(({ scale, sum }) => [scale, sum]);
-    for (const t of [this.gradScale, this.balanceScale, ...pooled, this.scales, this.balanceSums]) t.dispose();
+    for (const t of [this.gradScale, this.balanceScale, this.passNumber, ...pooled, this.scales, this.balanceSums]) t.dispose();
   }
 }

@@ -56,3 +56,9 @@ const pairCodes = { keep: 0, split: 1, join: 2 };
 export const transpose = bind<{ x: Tensor; y: Tensor; pairs?: keyof typeof pairCodes }>("transpose", {
   pairs: (a) => code(pairCodes, a.pairs ?? "keep"),
 });
+
+/**
+ * y = x / (1 − p) where kept, else 0. What is kept is a function of seed, counter (f64 [1], read on the device) and the element's place:
+ * the backward is the same call on dy. x, y [R, C] act; y may be x. csrc/ops/dropout.h.
+ */
+export const dropout = bind<{ x: Tensor; counter: Tensor; y: Tensor; seed: number; p: number }>("dropout");

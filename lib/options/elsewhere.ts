@@ -82,7 +82,7 @@ const TABLE: readonly (readonly [names: string, answer: string])[] = [
     "lora_target_modules lora_target target_modules lora_target_linear lora_target_parameters",
     "{method.targets}, with {method.type} lora: attention, dense, shared, router, experts, linear, all-linear, or names of modules",
   ], // A T; L; S
-  ["lora_dropout dropout", "no such option: nothing is dropped out"], // A L T S
+  ["lora_dropout", "{method.dropout}, with {method.type} lora or perft"], // A L T S
   ["finetuning_type train_type tuner_type sft_type use_peft adapter_type", "{method.type}: esft, lora, perft or full"], // L; S; T
   ["adapter", "{method.type}: esft, lora, perft or full. To train on from an adapter, merge it first (esft merge)"], // A
   [

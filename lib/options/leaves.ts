@@ -44,10 +44,8 @@ function walk(node: Node, path: readonly string[], description: string | undefin
   if (type === "custom") return; // objects that only a program can give
   const key = path.join(".");
   const before = found.get(key);
-  const choices = [
-    ...(before?.choices ?? []),
-    ...(type === "enum" ? Object.values(node.def.entries ?? {}) : type === "literal" ? (node.def.values ?? []) : []),
-  ];
+  const own = type === "enum" ? Object.values(node.def.entries ?? {}) : type === "literal" ? (node.def.values ?? []) : [];
+  const choices = [...new Set([...(before?.choices ?? []), ...own])];
   const kind = choices.length > 0 ? "choice" : type === "number" ? "number" : type === "boolean" ? "boolean" : "string";
   found.set(key, { path, kind, choices, description: before?.description || text || "", initial });
 }

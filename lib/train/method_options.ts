@@ -43,7 +43,7 @@ const esft = z
   });
 
 /** Target → number; as a text: target=8,other=4. */
-const byTarget = (value: z.ZodNumber) => z.string().or(z.record(z.string(), value));
+const byTarget = <V extends z.ZodType>(value: V) => z.string().or(z.record(z.string(), value));
 
 const lora = z
   .strictObject({
@@ -58,7 +58,9 @@ const lora = z
         "matrices that LoRA adapts, comma-separated: attention, dense, shared, router, experts, linear (the first three), all-linear " +
           "(all five), names of modules, or /regular expressions/ over their names",
       ),
-    ranks: byTarget(z.int().min(1)).optional().describe("other ranks for some targets of LoRA: experts=4,router=2"),
+    ranks: byTarget(z.int().min(1).or(z.literal("r/top_k")))
+      .optional()
+      .describe("other ranks for some targets of LoRA: experts=4,router=2; experts=r/top_k is the rank over the experts of a token"),
     alphas: byTarget(z.number().gt(0)).optional().describe("other alphas for some targets of LoRA, likewise"),
     rslora: z.boolean().optional().describe("scale LoRA by alpha / sqrt(rank) (rank-stabilised)"),
     expertTerms: z
@@ -71,6 +73,12 @@ const lora = z
       .enum(["kaiming", "perft"])
       .optional()
       .describe("first values of A in LoRA and PERFT (B is 0): kaiming = uniform in ±1/√in, perft = normal with variance 2/rank"),
+    dropout: z
+      .number()
+      .min(0)
+      .lt(1)
+      .optional()
+      .describe("share of what terms of LoRA and PERFT read that is dropped out in training (default: 0)"),
     ...selection,
   })
   .check((ctx) => {
@@ -105,6 +113,7 @@ const perft = z.strictObject({
     .optional()
     .describe("weight of the load-balancing loss of the base's frozen routers in PERFT (default: 0)"),
   init: lora.shape.init,
+  dropout: lora.shape.dropout,
 });
 
 export const methodSchema = z.discriminatedUnion("type", [esft, lora, perft, z.strictObject({ type: z.literal("full") })]);

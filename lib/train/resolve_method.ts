@@ -6,8 +6,9 @@ import { ExpertSet } from "../experts/expert_set.ts";
 import { Profile } from "../experts/profile.ts";
 import { fullTrainable } from "../methods/full.ts";
 import { loraTrainable } from "../methods/lora.ts";
+import type { LoraTraining } from "../methods/lora.ts";
+import { RANK_BY_TOP_K } from "../methods/lora_targets.ts";
 import type { LoraOptions } from "../methods/lora_targets.ts";
-import type { LowRankInit } from "../methods/low_rank_init.ts";
 import { esftTrainable } from "../methods/esft.ts";
 import type { TrainableSpec } from "../methods/method.ts";
 import { perftTrainable } from "../methods/perft.ts";
@@ -39,35 +40,40 @@ export async function resolveMethod(
   return esftTrainable(session.spec, set.with({ sharedExperts, nonExpertModules }));
 }
 
-function loraOptions(method: LoraMethod, experts: ExpertSet | null): LoraOptions & { init?: LowRankInit } {
-  const { rank, alpha, targets, ranks, alphas, rslora, expertTerms, init } = method;
+function loraOptions(method: LoraMethod, experts: ExpertSet | null): LoraOptions & LoraTraining {
+  const { rank, alpha, targets, ranks, alphas, rslora, expertTerms, init, dropout } = method;
   return {
     rank,
     alpha,
     targets: typeof targets === "string" ? split(targets) : targets,
-    ranks: byTarget(ranks, "method.ranks"),
-    alphas: byTarget(alphas, "method.alphas"),
+    ranks: byTarget(ranks, "method.ranks", [RANK_BY_TOP_K]),
+    alphas: byTarget(alphas, "method.alphas", []),
     rslora,
     expertTerms,
     experts,
-    ...(init === undefined ? {} : { init }),
+    init,
+    dropout,
   };
 }
 
 /** Words between commas; those in a regular expression between slashes stay. */
 const split = (list: string): string[] => (list.match(/\/(?:[^/\\]|\\.)*\/[^,]*|[^,]+/g) ?? []).map((word) => word.trim());
 
-/** "experts=4,router=2" as numbers by target. */
-function byTarget(given: string | Readonly<Record<string, number>> | undefined, key: string): Readonly<Record<string, number>> | undefined {
+/** "experts=4,router=2" as numbers by target. @param words that stand for numbers */
+function byTarget<W extends string>(
+  given: string | Readonly<Record<string, number | W>> | undefined,
+  key: string,
+  words: readonly W[],
+): Readonly<Record<string, number | W>> | undefined {
   if (typeof given !== "string") return given;
-  const entries = split(given).map((entry): [string, number] => {
-    const [, target, number] = /^(.+)=\s*([^=]+)$/.exec(entry) ?? [];
-    const value = number === undefined ? undefined : decimal(number.trim());
+  const entries = split(given).map((entry): [string, number | W] => {
+    const [, target, text = ""] = /^([^=]+)=\s*([^=]+)$/.exec(entry) ?? [];
+    const value = words.find((word) => word === text.trim()) ?? decimal(text.trim());
     if (target === undefined || value === undefined)
       throw new ConfigError(`${key}: expected target=number, several between commas, found ${JSON.stringify(entry)}`, { where: { key } });
     return [target.trim(), value];
   });
-  return Object.fromEntries(entries);
+  return Object.fromEntries(entries) as Readonly<Record<string, number | W>>;
 }
 
 async function expertsOf(

@@ -33,6 +33,9 @@ function quiet<T>(promise: Promise<T>): Promise<T> {
   return promise;
 }
 
+/** More than a step has: passes are numbered by it. */
+const MOST_MICRO_BATCHES = 2 ** 20;
+
 export interface StepFigures {
   /** Mean over the supervised tokens of the step, before the update. */
   readonly loss: number;
@@ -77,7 +80,7 @@ export class Update {
   async apply(batch: Batch, done: number, signal?: AbortSignal): Promise<StepFigures> {
     const lr = learningRate(this.options.optimizer, this.options.steps, done);
     const { tokens, supervised, epoch } = batch;
-    await this.accumulate(batch, signal);
+    await this.accumulate(batch, done, signal);
     this.optimizer.prepare(lr);
     await this.model.recorder.submit([this.optimizer], () => this.optimizer.update());
     const [sums, gradNorm, coverage = null] = await Promise.all([this.model.readLoss(), this.optimizer.readNorm(), this.coverage?.read()]);
@@ -95,7 +98,7 @@ export class Update {
    *
    * The host is at most AHEAD micro-batches ahead of the device: their rows, uploads and queued ops are all that a step holds.
    */
-  private async accumulate({ rows, length, tokens, supervised }: Batch, signal: AbortSignal | undefined): Promise<void> {
+  private async accumulate({ rows, length, tokens, supervised }: Batch, step: number, signal: AbortSignal | undefined): Promise<void> {
     const { model, options } = this;
     model.resetLoss();
     this.coverage?.reset();
@@ -111,6 +114,7 @@ export class Update {
     for (let i = 0; i < microBatches; i++) {
       if (i > AHEAD) await done.shift();
       if (i > 0) throwIfAborted(signal, "training");
+      model.pass = step * MOST_MICRO_BATCHES + i;
       await model.forwardBackwardAgain(hostBatch(take(source, this.microBatch)), gradScale, this.capacity, hooks, i > 0);
       if (i + AHEAD + 1 < microBatches) done.push(quiet(model.device.synchronize()));
     }

@@ -149,11 +149,11 @@ describe("suggestions", () => {
     expect(await fault({ ...base, method: { type: "esft", experts: "e", foo: 1 } })).toBe(
       'FILE.method: unknown key "foo" (valid: type, experts, profile, select, sharedExperts, nonExpertModules)',
     );
-    expect(await fault({ ...base, method: { type: "lora", experts: "e" } })).toBe(
-      'FILE.method: unknown key "experts" (valid: type, rank, alpha, targets)',
+    expect(await fault({ ...base, method: { type: "perft", experts: "e" } })).toBe(
+      'FILE.method: unknown key "experts" (valid: type, variant, rank, alpha, form, adapters, adaptersPerToken, compat, balanceLoss, baseBalanceLoss, init, dropout)',
     );
     expect(await fault({ ...base, method: { type: "lora", rnak: 1 } })).toMatch(
-      /did you mean "rank"\? \(valid: type, rank, alpha, targets\)$/,
+      /did you mean "rank"\? \(valid: type, rank, alpha, targets, ranks, alphas, rslora, expertTerms, init, dropout, experts, profile, select\)$/,
     );
     for (const text of [await fault({ ...base, foo: 1 }), await fault({ ...base, method: { type: "nope", foo: 1 } })]) {
       const valid = /\(valid: (.*)\)$/.exec(text)?.[1]?.split(", ") ?? [];

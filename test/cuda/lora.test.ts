@@ -1,10 +1,10 @@
-// LoRA on the device "cuda": a run's losses are those of the CPU in f32 up to bf16 rounding, frozen weights stay the file's, and the
+// LoRA and PERFT on the device "cuda": a run's losses are those of the CPU in f32 up to bf16 rounding, frozen weights stay the file's, and the
 // adapter gives the trained loss when it is applied. Alone: npx vitest run test/cuda/lora.test.ts
 
 import { expect, it } from "vitest";
 import { Dataset } from "../../lib/data/dataset.ts";
-import { MoeModel } from "../../lib/index.ts";
-import type { TrainEvent } from "../../lib/index.ts";
+import { ExpertSet, MoeModel } from "../../lib/index.ts";
+import type { TrainEvent, TrainRequest } from "../../lib/index.ts";
 import { toyRows } from "../support/tiny_model.ts";
 import { open, patience, same, tinyCheckpoint, train, withCudaModel } from "./model.ts";
 
@@ -36,6 +36,30 @@ withCudaModel("LoRA on cuda", () => {
       expect(Math.abs((await loss(gpu)) - (await loss(cpu)))).toBeLessThan(0.01);
       gpu.removeAdapter();
       expect(await loss(gpu)).toBe(base);
+    },
+    patience,
+  );
+
+  it.each([
+    ["LoRA on routed experts", { type: "lora", rank: 4, targets: "experts" }],
+    ["LoRA on gate over up, with dropout", { type: "lora", rank: 4, targets: "experts", expertTerms: "fused", dropout: 0.1 }],
+    ["LoRA on some experts", { type: "lora", rank: 4, targets: "experts", experts: new ExpertSet({ layers: [[1, { ranked: [0, 3] }]] }) }],
+    ["PERFT-R", { type: "perft", variant: "R", rank: 4, adapters: 3, baseBalanceLoss: 0.01 }],
+    ["PERFT-R as in 2024", { type: "perft", variant: "R", rank: 4, compat: "perft-2024" }],
+    ["PERFT-E", { type: "perft", variant: "E", rank: 4 }],
+    ["PERFT-D, parallel, with dropout", { type: "perft", variant: "D", rank: 4, form: "parallel", dropout: 0.1 }],
+  ] as const)(
+    "%s trains as on the CPU",
+    async (name, method) => {
+      const few = { ...more, steps: 3, method: method as TrainRequest["method"] };
+      await using gpu = await open(at("model"));
+      const found = losses(await train(gpu, at(`gpu ${name}`), few));
+      await using cpu = await MoeModel.fromPretrained(at("model"), { device: "cpu" });
+      const want = losses(await train(cpu, at(`cpu ${name}`), few));
+      expect(found).toHaveLength(want.length);
+      // There the order of the base's weights decides on slots, and rounding on that order.
+      const bound = name.endsWith("2024") ? 0.05 : 0.02;
+      found.forEach((loss, i) => expect(Math.abs(loss - want[i]!), `loss ${i}`).toBeLessThan(bound));
     },
     patience,
   );

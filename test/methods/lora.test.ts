@@ -78,6 +78,10 @@ describe("targets", () => {
     expect(of({ alpha: 8, ranks: { experts: 2 } })).toEqual([["o_proj", 4, 2], ["experts.0.down_proj", 2, 4]]); // prettier-ignore
     expect(of({ ranks: { experts: 2, down_proj: 1 }, alphas: { o_proj: 1 } })).toEqual([["o_proj", 4, 0.25], ["experts.0.down_proj", 1, 2]]); // prettier-ignore
     expect(of({ alpha: 8, rslora: true })).toEqual([["o_proj", 4, 4], ["experts.0.down_proj", 4, 4]]); // prettier-ignore
+    expect(of({ rank: 7, ranks: { experts: "r/top_k" } })).toEqual([["o_proj", 7, 2], ["experts.0.down_proj", 2, 2]]); // prettier-ignore
+    expect(() => of({ ranks: { o_proj: "r/top_k" } })).toThrow(
+      /"r\/top_k" is one of routed experts, "model.layers.0.self_attn.o_proj.weight" is none/,
+    );
     expect(() => of({ ranks: { router: 2 } })).toThrow(/"router" names no matrix that the targets adapt/);
     expect(() => of({ ranks: { exprets: 2 } })).toThrow(/did you mean "experts"/);
     expect(() => of({ ranks: { experts: 0 } })).toThrow(/^LoRA rank of "experts" must be an integer >= 1, found 0/);
@@ -225,6 +229,7 @@ describe("a run", () => {
     ["of all-linear, with the paper's first values", { rank: 4, targets: "all-linear", init: "perft" }],
     ["of selected experts", { rank: 4, targets: ["experts"], ranks: "down_proj=2", experts: selected, rslora: true }],
     ["fused", { rank: 4, targets: ["experts"], expertTerms: "fused" }],
+    ["with dropout", { rank: 6, targets: ["all-linear"], ranks: { experts: "r/top_k" }, dropout: 0.3 }],
   ] as const)("%s: resumed and on one thread, the same bytes; applied again, the same loss", async (name, options) => {
     const method = { type: "lora", ...options } as TrainRequest["method"];
     const dir = name.replace(/\W+/g, "_");

@@ -75,6 +75,7 @@ describe("what a variant brings", () => {
 
 describe("refuses", () => {
   it.each([
+    [{ dropout: 1 }, "dropout", /dropout must be a number >= 0 and < 1, found 1/],
     [{ rank: 0 }, "rank", /rank must be an integer >= 1, found 0/],
     [{ rank: 49 }, "rank", /rank must be at most the model's width 48, found 49/],
     [{ alpha: 0 }, "alpha", /alpha must be a number > 0, found 0/],
@@ -135,6 +136,7 @@ describe("a run", () => {
     ["E", { variant: "E", init: "perft" }],
     ["D", { variant: "D", form: "parallel" }],
     ["S", { variant: "S" }],
+    ["R-dropout", { dropout: 0.3, balanceLoss: 0 }],
   ])("%s: resumed and on one thread, the same bytes; applied again, the same loss", async (name, method) => {
     const { adapter, events } = await train(`${name}-whole`, method);
     await train(`${name}-single`, method, {}, 1);
@@ -148,6 +150,7 @@ describe("a run", () => {
     // Two routers of K = 3 with 0.02 and one of K = 2 with 0.05 each: K where perfectly balanced.
     if (name === "R") expect(balance.every((x) => x > 0.02 * 3 + 0.05 * 2 - 1e-6 && x < 0.3)).toBe(true);
     else expect(balance.every((x) => (name === "R-released" ? x > 0.009 : x === 0))).toBe(true);
+    expect(adapter!.method["dropout"]).toBe((method as { dropout?: number }).dropout);
 
     await using model = await MoeModel.fromPretrained(at("model"), { device: "cpu" });
     const held = Dataset.fromRows(toyRows(9, 5));

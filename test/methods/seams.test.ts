@@ -267,3 +267,66 @@ describe.each([
     });
   });
 });
+
+// Masks do not change between passes of one number, so that the loss of a training pass is a function of what trains.
+describe.each([
+  ["LoRA", (spec: ModelSpec) => new LoraAttachments(loraMatrices(spec, { rank: 3, targets: ["all-linear"] }), "kaiming", 1, 0.3)],
+  ["PERFT-E", (spec: ModelSpec) => new PerftAttachments(spec, { variant: "E", rank: 3, dropout: 0.3 }, 1)],
+  ["PERFT-D, parallel", (spec: ModelSpec) => new PerftAttachments(spec, { variant: "D", rank: 3, form: "parallel", dropout: 0.3 }, 1)],
+] as const)("dropout of %s", (_what, make) => {
+  it("gradients are those of the pass; other passes drop others, evaluation nothing", async () => {
+    const dir = await mkdtemp(join(tmpdir(), "esft-dropout-"));
+    await writeTinyModel(dir, { ...tinyDeepseek, num_experts_per_tok: tinyDeepseek.n_routed_experts }, { tokenizer: false, dtype: "f32" });
+    const device = new Device({ kind: "cpu", threads: 2 });
+    const checkpoint = await openCheckpoint(dir);
+    const spec = modelSpec(checkpoint.config, dir);
+    const params = await Parameters.load(device, spec, checkpoint);
+    const model = new Transformer(spec, device, params);
+    try {
+      const attachments = make(spec);
+      const state = model.train({ keys: [], attachments });
+      for (const [i, p] of state.parameters.entries()) {
+        const normal = normals(i);
+        p.master!.write(Float32Array.from({ length: p.shape[0]! * p.shape[1]! }, () => 0.1 * normal()));
+      }
+      const ids = Int32Array.from({ length: 24 }, (_, t) => (t * 97) % 2000);
+      const host = hostBatch([{ ids, targets: Int32Array.from(ids, (_, t) => ids[t + 1] ?? -100) }]);
+      const loss = async (pass: number): Promise<number> => {
+        model.pass = pass;
+        model.resetLoss();
+        model.forwardBackward(host, 1 / host.supervised, host.ids.length, {}, false);
+        return (await model.readLoss()).loss / host.supervised;
+      };
+      const [first, second] = [await loss(1), await loss(2)];
+      expect(await loss(1)).toBe(first);
+      expect(second).not.toBe(first);
+      model.resetLoss();
+      model.evaluate(host);
+      const plain = (await model.readLoss()).loss / host.supervised;
+      expect([first, second]).not.toContain(plain);
+      await loss(1);
+      const gradients = await Promise.all(state.parameters.map((p) => p.grad!.readF32()));
+      let checked = 0;
+      for (const [i, p] of state.parameters.entries()) {
+        const [values, grad] = [await p.master!.readF32(), gradients[i]!];
+        const norm = Math.hypot(...grad);
+        if (norm < 2e-3) continue;
+        const step = Math.min(4e-3 / norm, 0.05) / norm;
+        const at = async (sign: number): Promise<number> => {
+          p.master!.write(values.map((x, j) => x + sign * step * grad[j]!));
+          return loss(1);
+        };
+        const slope = ((await at(1)) - (await at(-1))) / (2 * step);
+        p.master!.write(values);
+        expect(Math.abs(slope / norm ** 2 - 1), p.key).toBeLessThan(0.03);
+        if (++checked === 40) break;
+      }
+      expect(checked).toBeGreaterThan(3);
+    } finally {
+      model.dispose();
+      params.dispose();
+      device.dispose();
+      await rm(dir, { recursive: true, force: true });
+    }
+  }, 120_000);
+});

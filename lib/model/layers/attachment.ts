@@ -113,6 +113,8 @@ export interface Attachments {
   /** Every parameter that it brings, in a fixed order; all of them train. */
   readonly parameters: readonly AttachedSpec[];
   readonly balance?: BalanceWeights | undefined;
+  /** Passes of training drop out: masks are functions of `Run.dropout`. */
+  readonly dropsOut?: boolean | undefined;
   linear?(target: LinearSpec, context: AttachmentContext): LinearAttachment | null;
   experts?(site: ExpertsSite, context: AttachmentContext): ExpertsAttachment | null;
   moe?(site: MoeSite, context: AttachmentContext): MoeAttachment | null;

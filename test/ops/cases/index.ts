@@ -6,6 +6,7 @@ import { attentionBackwardBase, attentionBackwardCases, attentionBase, attention
 import * as combine from "./combine.ts";
 import * as delta from "./delta.ts";
 import * as dense from "./dense.ts";
+import { dropoutBase, dropoutCases, dropoutPerf } from "./dropout.ts";
 import * as elementwise from "./elementwise.ts";
 import * as gates from "./gate.ts";
 import { gemmBase, gemmCases, gemmPerf } from "./gemm.ts";
@@ -59,6 +60,7 @@ export const bases: readonly OpCase[] = [
   delta.regroupBase,
   delta.multiplyBase,
   delta.multiplyBackwardBase,
+  dropoutBase,
   gates.gateBase,
   gates.gateBackwardBase,
   gates.scaleRowsBase,
@@ -93,6 +95,7 @@ export const allCases: readonly OpCase[] = [
   ...delta.multiplyCases,
   ...gates.gateCases,
   ...transposeCases,
+  ...dropoutCases,
 ];
 
 export const perfRows: readonly PerfRow[] = [
@@ -108,4 +111,5 @@ export const perfRows: readonly PerfRow[] = [
   ...delta.deltaPerfRows,
   ...gates.gatePerf,
   ...transposePerf,
+  ...dropoutPerf,
 ];
