@@ -26,7 +26,7 @@ import { Parameters } from "../../lib/model/weights/parameters.ts";
 import * as ops from "../../lib/ops.ts";
 import { Device } from "../../lib/tensor.ts";
 import type { Tensor } from "../../lib/tensor.ts";
-import { normals, tinyDeepseek, tinyOlmoe, writeTinyModel } from "../support/tiny_model.ts";
+import { normals, tinyDeepseek, tinyGptOss, tinyOlmoe, writeTinyModel } from "../support/tiny_model.ts";
 
 /** A matrix of its own for every routed expert, beside gate|up and beside down: what changing the weights would do. */
 function insideExperts(spec: ModelSpec, scale: number): Attachments {
@@ -160,13 +160,17 @@ function some(spec: ModelSpec): Partial<LoraOptions> {
     [first, { ranked: moeOf(spec, first)!.experts.map((_, e) => e) }],
     ...others.map((l) => [l, { ranked: [2, 0] }]),
   ] as const;
-  return { experts: new ExpertSet({ layers: layers as never }), ranks: { down_proj: 2, "experts.0.down_proj": 1 } };
+  // Of fused experts the names have an index.
+  const fused = "gateUp" in moeOf(spec, first)!.experts[0]!;
+  const ranks: Record<string, number> = fused ? { "/down_proj/": 2, "down_proj[0]": 1 } : { down_proj: 2, "experts.0.down_proj": 1 };
+  return { experts: new ExpertSet({ layers: layers as never }), ranks };
 }
 
 describe.each([
   // Every token visits every expert: no step of a finite difference can change a choice.
   ["olmoe", { ...tinyOlmoe, num_experts_per_tok: tinyOlmoe.num_experts }],
   ["deepseek_v2", { ...tinyDeepseek, num_experts_per_tok: tinyDeepseek.n_routed_experts }],
+  ["gpt_oss", { ...tinyGptOss, num_experts_per_tok: tinyGptOss.num_local_experts }],
 ] as const)("%s", (family, config) => {
   let dir: string;
   beforeAll(async () => {

@@ -65,6 +65,31 @@ export const tinyOlmoe = {
   eos_token_id: 2,
 } as const;
 
+/** Experts with biases and a clamped activation, gate and up in one. */
+export const tinyGptOss = {
+  model_type: "gpt_oss",
+  architectures: ["GptOssForCausalLM"],
+  hidden_size: 40,
+  intermediate_size: 24,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  head_dim: 16,
+  num_local_experts: 6,
+  num_experts_per_tok: 2,
+  sliding_window: 8,
+  hidden_act: "silu",
+  attention_bias: true,
+  max_position_embeddings: 256,
+  rms_norm_eps: 1e-5,
+  rope_theta: 150000,
+  rope_scaling: { rope_type: "yarn", factor: 8, beta_fast: 32, beta_slow: 1, truncate: false, original_max_position_embeddings: 32 },
+  tie_word_embeddings: false,
+  vocab_size: 2048,
+  bos_token_id: 1,
+  eos_token_id: 2,
+} as const;
+
 /** Small deterministic generator (mulberry32) with a normal transform. */
 export function normals(seed: number): () => number {
   let a = seed >>> 0;
