@@ -247,6 +247,20 @@ describe("rotary embeddings", () => {
     expect(() => of({ max_position_embeddings: 64, rope_scaling: scaling })).toThrow(message);
   });
 
+  it("llama3 with one factor for both divides the long waves and leaves the short ones", () => {
+    const scaling = {
+      rope_type: "llama3",
+      rope_theta: 500000,
+      factor: 16,
+      low_freq_factor: 1,
+      high_freq_factor: 1,
+      original_max_position_embeddings: 8192,
+    };
+    const { inverseFrequencies } = ropeFromConfig(new ConfigReader({ rope_parameters: scaling }, "config.json"), 128).spec;
+    const plain = Array.from({ length: 64 }, (_, i) => Math.fround(1 / Math.fround(Math.fround(500000) ** Math.fround((2 * i) / 128))));
+    expect(inverseFrequencies).toEqual(plain.map((x) => ((2 * Math.PI) / x > 8192 ? Math.fround(x / 16) : x)));
+    expect(inverseFrequencies.filter((x, i) => x !== plain[i]).length).toBeGreaterThan(10);
+  });
   it("dynamic: as it begins, where its base is stretched by alpha as well", () => {
     const of = (rope: object, alpha: boolean, d = 8) =>
       ropeFromConfig(new ConfigReader({ rope_parameters: { rope_type: "dynamic", rope_theta: 100, ...rope } }, "config.json"), d, { alpha })
@@ -283,7 +297,7 @@ describe("numbers outside of what any model has", () => {
     ["olmoe", { rope_scaling: { type: "linear", factor: 1e5 } }, /"factor"/],
     ["olmoe", { rope_scaling: { ...llama3, factor: 0 } }, /"factor"/],
     ["olmoe", { rope_scaling: { ...llama3, low_freq_factor: 0 } }, /"low_freq_factor"/],
-    ["olmoe", { rope_scaling: { ...llama3, high_freq_factor: 1 } }, /"high_freq_factor" must be above low_freq_factor 1, found 1/],
+    ["olmoe", { rope_scaling: { ...llama3, high_freq_factor: 0.5 } }, /"high_freq_factor" must be at least low_freq_factor 1, found 0.5/],
     ["olmoe", { rope_scaling: { ...llama3, high_freq_factor: 1e9 } }, /"high_freq_factor"/],
     ["olmoe", { rope_scaling: { ...llama3, original_max_position_embeddings: 0.5 } }, /"original_max_position_embeddings"/],
     ["deepseek", { rope_scaling: { ...yarn, factor: 1e300 } }, /"factor"/],

@@ -86,13 +86,14 @@ export function ropeFromConfig(reader: ConfigReader, headDim: number, options: R
       const factor = p.number("factor", ranges.stretch);
       const low = p.number("low_freq_factor", ranges.factor);
       const high = p.number("high_freq_factor", ranges.factor);
-      if (high <= low) p.fail("high_freq_factor", `above low_freq_factor ${low}`);
+      if (high < low) p.fail("high_freq_factor", `at least low_freq_factor ${low}`);
       const original = p.int("original_max_position_embeddings", undefined, ranges.positions);
       const inverse = base.map((x) => {
         const wave = (2 * Math.PI) / x;
         if (wave > original / low) return f32(x / factor);
         if (wave < original / high) return x;
-        const smooth = (original / wave - low) / (high - low);
+        // Where the two are one factor (Llama 4 Scout), every wave is shorter or longer than that one.
+        const smooth = high === low ? 0 : (original / wave - low) / (high - low);
         return f32(((1 - smooth) * x) / factor + smooth * x);
       });
       return { spec: { inverseFrequencies: inverse, factor: 1, interleaved }, scoreFactor: 1 };
