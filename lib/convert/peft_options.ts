@@ -1,10 +1,9 @@
 // What a PEFT folder adapts, as options of our LoRA: the fewest names that stand for exactly those matrices, their ranks and factors.
 
-import type { ExpertTerms, LoraMatrix } from "../methods/lora_targets.ts";
-import { LORA_GROUPS, moduleOf } from "../methods/lora_targets.ts";
+import type { Adaptable, ExpertTerms } from "../methods/lora_targets.ts";
+import { isCalled, LORA_GROUPS, moduleOf } from "../methods/lora_targets.ts";
 import type { PeftConfig } from "./peft_config.ts";
 
-type Adaptable = Omit<LoraMatrix, "rank" | "scaling">;
 interface Term {
   readonly matrix: Adaptable;
   readonly rank: number;
@@ -45,7 +44,7 @@ export function loraOptionsOf(all: readonly Adaptable[], terms: readonly Term[],
     if (!/\[/.test(name))
       cover(
         name,
-        all.filter((m) => leaf(m) === name),
+        all.filter(({ names }) => isCalled(names, name)),
       );
   for (const t of terms) if (left.has(t.matrix.key)) say(moduleOf(t.matrix.key), t);
   return {

@@ -15,7 +15,7 @@ import { decodeFloats, encodeFloats } from "../files/floats.ts";
 import type { SafetensorsFile } from "../files/safetensors.ts";
 import { openSafetensors } from "../files/safetensors.ts";
 import { attachmentsOf } from "../methods/attachments.ts";
-import type { ExpertTerms, LoraMatrix } from "../methods/lora_targets.ts";
+import type { Adaptable, ExpertTerms } from "../methods/lora_targets.ts";
 import { adaptableMatrices, moduleOf } from "../methods/lora_targets.ts";
 import { checkpointSpec, peftNames } from "../model/families/index.ts";
 import type { PeftNames } from "../model/families/index.ts";
@@ -26,9 +26,6 @@ import type { PeftConfig } from "./peft_config.ts";
 import { loraOptionsOf } from "./peft_options.ts";
 import { unstack } from "./peft_stacks.ts";
 import type { Factors } from "./peft_stacks.ts";
-
-/** A matrix that LoRA can adapt. */
-export type Adaptable = Omit<LoraMatrix, "rank" | "scaling">;
 
 /** One that the folder adapts. */
 export interface PeftTerm {

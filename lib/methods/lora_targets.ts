@@ -4,7 +4,7 @@
 // expression between slashes, which is tried on the module's whole name: /layers\.(0|1)\..*\.gate$/.
 //
 // Routed experts have a term beside each of gate, up and down; or, `fused`, one beside gate over up (they share A) and one beside
-// down, as PEFT has them (target_parameters).
+// down, as PEFT has them (target_parameters). Where the checkpoint has gate and up in one matrix, that has one either way.
 
 import { ConfigError } from "../errors.ts";
 import type { ExpertSet } from "../experts/expert_set.ts";
@@ -84,30 +84,41 @@ function candidates(spec: ModelSpec, terms: ExpertTerms): Candidate[] {
     const { ref, shape, role, layer, expert, part } = p;
     const own = moduleOf(sliceKey(ref));
     const place = placeOf(p);
-    const itself = { key: sliceKey(ref), target: ref, shape, place, names: [own] };
+    // An expert of a fused tensor is named by that, and by itself.
+    const names = role === "expert" ? [...new Set([moduleOf(ref.name), own])] : [own];
+    const itself = { key: sliceKey(ref), target: ref, shape, place, names };
     if (terms === "matrix" || role !== "expert" || part === "down") return [itself];
     if (part === "up") return [];
     const weights = moeOf(spec, layer)!.experts[expert!]!;
     if ("gateUp" in weights) return [itself];
     const key = gateUpKey(weights);
     const { part: _, ...fused } = place;
-    const names = [own, moduleOf(sliceKey(weights.up)), moduleOf(key)];
+    const all = [...names, moduleOf(sliceKey(weights.up)), moduleOf(key)];
     const whole =
       weights.gate.index !== undefined && key !== sliceKey(weights.gate) ? { name: weights.gate.name, index: weights.gate.index } : null;
-    return [{ key, ...(whole ? { target: whole } : {}), shape: [2 * shape[0]!, shape[1]!], place: fused, names }];
+    return [{ key, ...(whole ? { target: whole } : {}), shape: [2 * shape[0]!, shape[1]!], place: fused, names: all }];
   });
 }
 
-/** All matrices that LoRA can adapt. */
-export function adaptableMatrices(spec: ModelSpec, terms: ExpertTerms): Omit<LoraMatrix, "rank" | "scaling">[] {
+/** A matrix that LoRA can adapt. */
+export interface Adaptable extends Omit<LoraMatrix, "rank" | "scaling"> {
+  /** What a target may call it. */
+  readonly names: readonly string[];
+}
+
+export function adaptableMatrices(spec: ModelSpec, terms: ExpertTerms): Adaptable[] {
   return candidates(spec, terms)
     .filter(adapts)
-    .map(({ names: _, ...matrix }) => ({ ...matrix, shape: matrix.shape as [number, number] }));
+    .map((matrix) => ({ ...matrix, shape: matrix.shape as [number, number] }));
 }
 
 const adapts = ({ place, shape }: Candidate): boolean => ADAPTABLE.has(place.role) && shape.length === 2;
 
 type Matches = (c: Candidate) => boolean;
+
+/** Is a target one of the names, or the last parts of one? */
+export const isCalled = (names: readonly string[], target: string): boolean =>
+  names.some((name) => name === target || name.endsWith(`.${target}`));
 
 /** What a target means. Groups leave out matrices with one row: a number per token, which takes no rank. @throws ConfigError a bad pattern */
 function matcher(target: string, key: string): Matches {
@@ -116,7 +127,7 @@ function matcher(target: string, key: string): Matches {
     return ({ place, shape }) => roles.includes(place.role) && (shape[0] ?? 0) > 1;
   }
   const pattern = /^\/(.+)\/$/s.exec(target)?.[1];
-  if (pattern === undefined) return ({ names }) => names.some((name) => name === target || name.endsWith(`.${target}`));
+  if (pattern === undefined) return ({ names }) => isCalled(names, target);
   try {
     const expression = new RegExp(pattern, "u");
     return ({ names }) => names.some((name) => expression.test(name));
