@@ -1,4 +1,5 @@
-// attention (contract: ops/attention.h) with mma.sync, for every supported GPU and head size up to 512.
+// attention (contract: ops/attention.h) with mma.sync, for every supported GPU and head size up to 512 (above 256: where a block
+// may have 160 KB of shared memory; others are refused).
 //
 // Bound by the tensor cores: 2·(dq + dv) FLOPs per visible pair and head. One CTA of four warps holds a tile of queries of one head
 // (32 or 16 rows per warp, Q in shared memory, the running maximum, sum and output in registers) and walks over its keys, 32 or 64 at a

@@ -44,7 +44,8 @@ __global__ void __launch_bounds__(Shape<DQ, DV, kKeys>::kThreads, 1) backward_mm
   const LanePlace pa = place_a(), pb = place_b();
 
   // What streams past: for keys the queries that see them, of every query head in turn; for queries the keys they see.
-  const int begin = kKeys ? row0 : __ldg(p.first + row0) / kColumns * kColumns;
+  // Whole tiles of columns: the rows of sums are padded to them. Where keys come in smaller tiles, queries before them are masked.
+  const int begin = (kKeys ? row0 : __ldg(p.first + row0)) / kColumns * kColumns;
   const int end = kKeys ? query_end(p, row0, row0 + kRows - 1) : min_of(row0 + kRows, l.T);
   const int per_head = int(ceil_div(end - begin, kColumns)), steps = kKeys ? per_head * l.group : per_head;
   auto load_stage = [&](int step, int stage) {
