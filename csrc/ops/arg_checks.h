@@ -16,6 +16,7 @@ void expect_present(const char* op, Argument argument, const esft_tensor& t);
 void expect_layout_list(const char* op, const char* argument, const esft_tensor_list& list);
 void expect_ints(const char* op, const char* argument, const esft_ints& ints, int64_t limit);  // ascending, unique, in [0, limit)
 
+void expect_cap(const char* op, const char* argument, double cap);  // of logits
 void expect_finite(const char* op, const char* argument, double value);
 void expect_not_negative(const char* op, const char* argument, double value);  // finite and >= 0
 void expect_flag(const char* op, const char* argument, int64_t value);  // 0 or 1

@@ -91,10 +91,14 @@ void expect_scalar(const char* op, Argument argument, const esft_tensor& t, int3
 void expect_activation(const char* op, const char* argument, int64_t act, double alpha, double limit, ActivationKind lowest) {
   expect_range(op, argument, act, lowest, ACT_GELU_TANH);
   const bool clamped = act == ACT_CLAMPED_SWIGLU;
-  if (clamped ? !std::isfinite(alpha) : alpha != 0)
-    fail(op, "alpha", clamped ? "finite" : format("0 with %s %lld", argument, (long long)act), format("%g", alpha));
-  if (clamped ? !(std::isfinite(limit) && limit > 0) : limit != 0)
-    fail(op, "limit", clamped ? "finite and > 0" : format("0 with %s %lld", argument, (long long)act), format("%g", limit));
+  if (clamped ? !std::isfinite(float(alpha)) : alpha != 0)
+    fail(op, "alpha", clamped ? "finite in f32" : format("0 with %s %lld", argument, (long long)act), format("%g", alpha));
+  if (clamped ? !(std::isfinite(float(limit)) && float(limit) > 0) : limit != 0)
+    fail(op, "limit", clamped ? "finite and > 0 in f32" : format("0 with %s %lld", argument, (long long)act), format("%g", limit));
+}
+void expect_cap(const char* op, const char* argument, double cap) {
+  // Kernels compute with it and with its reciprocal in f32.
+  if (!(cap >= 1e-30 && cap <= 1e30)) fail(op, argument, "in 1e-30..1e30", format("%g", cap));
 }
 void expect_absent(const char* op, const char* argument, const esft_tensor& t, const char* when) {
   if (present(t)) fail(op, argument, std::string("absent ") + when, describe(t));

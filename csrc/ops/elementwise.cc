@@ -43,8 +43,7 @@ void check_scale(const esft_scale_args& a) {
 
 void check_soft_cap(const esft_soft_cap_args& a) {
   ESFT_BEGIN_CHECK(soft_cap)
-  expect_finite(kOp, "cap", a.cap);
-  if (!(a.cap > 0)) fail(kOp, "cap", "above 0", format("%g", a.cap));
+  expect_cap(kOp, "cap", a.cap);
   expect_matrix(kOp, "x", a.x, -1, -1);
   expect_matrix(kOp, "y", a.y, rows(a.x), cols(a.x));
   expect_same_or_apart(kOp, "y", a.y, "x", a.x);

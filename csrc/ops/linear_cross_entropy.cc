@@ -9,7 +9,7 @@ void check_linear_cross_entropy(const esft_linear_cross_entropy_args& a) {
   expect_flag(kOp, "precision", a.precision);
   expect_finite(kOp, "grad_scale", a.grad_scale);
   expect_finite(kOp, "logit_scale", a.logit_scale);
-  expect_not_negative(kOp, "soft_cap", a.soft_cap);
+  if (a.soft_cap != 0) expect_cap(kOp, "soft_cap", a.soft_cap);
   expect_matrix(kOp, "x", a.x, -1, -1);
   const int64_t T = rows(a.x), D = cols(a.x);
   expect_float_weight(kOp, "w", a.w);

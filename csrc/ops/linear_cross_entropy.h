@@ -6,7 +6,7 @@
 //   correct i64 [1] optional += rows whose argmax (ties: lower id) is the label
 //   dx_TD act optional, overwritten: grad_scale · ∂nll/∂x (0 for unsupervised rows)
 //   dw_VD f32 optional, accumulate = 1 +=, 0 overwritten: grad_scale · ∂nll/∂W  (absent = the head is frozen and costs nothing)
-//   dbias_V f32 optional, with bias only, as dw: grad_scale · ∂nll/∂bias, a sum of the ∂nll/∂u that the products read
+//   dbias_V f32 optional, with bias only, as dw: grad_scale · ∂nll/∂bias; precision 1: the terms may be rounded to bf16, as the products read them, or not
 //   x_TD act, w_VD f32|bf16, bias_V f32|bf16 optional, labels_T i32: −100 = not supervised, else in [0, V) (already shifted by one): else KernelError
 //   scale (optional) f64 [1]: read on the device in place of grad_scale, so that a recorded graph follows what is written there
 //   precision as in gemm. The softmax is f32 with the row maximum subtracted.

@@ -20,7 +20,7 @@
 //   through scale, renormalisation (quotient rule) and softmax or sigmoid; the choice itself has no gradient, nor has nearness.
 //   probs from topk_route (score 2: not needed, weights suffice), ids, weights as produced. dlogits_TE f32 overwritten.
 //   expert_scale as topk_route had it, not with score 2; its gradient dexpert_scale_E f32 optional, accumulate = 1 +=, 0 overwritten,
-//   a sum in the order of the tokens.
+//   a sum in a fixed order.
 // Source: per-family semantics in the families' configs (DeepSeek-V2/V3, OLMoE, Mixtral, Qwen-MoE, Granite, GPT-OSS, Phi-3.5-MoE,
 // Gemma 4); SparseMixer: arXiv 2409.12136.
 // Reference: topk_route_ref.cc. Tests: test/ops/topk_route.test.ts.

@@ -68,13 +68,13 @@ export interface GroupedGemmTnArgs {
   accumulate?: boolean;
   precision?: Maybe<Precision>;
 }
+const activationX = activationArgs<GroupedGemmTnArgs>(0);
 /**
  * dW_e (+)= (dyScale · dy)ᵀ·x over the rows of each expert in `groups`, zeros where it has none; the others are frozen: no read, no write,
  * no memory.
  * dy [*, ΣM_s] act, dyScale [N], x [*, C] act, each gathered by its rows [N] i32; dw: groups·S f32 matrices [M_s, C].
  * activation: x is h [N, 2C], f(gate, up) is computed as it is read.
  */
-const activationX = activationArgs<GroupedGemmTnArgs>(0);
 export const groupedGemmTn = bind<GroupedGemmTnArgs>("grouped_gemm_tn", {
   segments: 1,
   x_act: activationX.act,

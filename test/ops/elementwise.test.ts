@@ -32,6 +32,7 @@ const activations = [
   { name: "clamps without a limit", change: { ...clamped, limit: 0 }, says: ["limit", "> 0", "received 0"] },
   { name: "a negative limit", change: { ...clamped, limit: -1 }, says: ["limit", "> 0"] },
   { name: "an infinite alpha", change: { ...clamped, alpha: -Infinity }, says: ["alpha", "finite"] },
+  { name: "an alpha that f32 does not hold", change: { ...clamped, alpha: 1e39 }, says: ["alpha", "finite in f32"] },
 ];
 describeRefusals([
   { base: swigluBase, rows: activations },
@@ -49,7 +50,9 @@ describeRefusals([
   {
     base: softCapBase,
     rows: [
-      { name: "a cap of 0", change: { cap: 0 }, says: ["cap", "above 0"] },
+      { name: "a cap of 0", change: { cap: 0 }, says: ["cap", "1e-30"] },
+      { name: "a cap that f32 does not hold", change: { cap: 1e39 }, says: ["cap", "1e+39"] },
+      { name: "a cap whose reciprocal f32 does not hold", change: { cap: 1e-46 }, says: ["cap", "1e-46"] },
       { name: "an infinite cap", change: { cap: Infinity }, says: ["cap"] },
     ],
     inPlace: ["y=x"],

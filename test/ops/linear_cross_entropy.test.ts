@@ -27,6 +27,7 @@ describeRefusals([
       { name: "an infinite grad_scale", change: { grad_scale: Infinity }, says: ["grad_scale"] },
       { name: "an infinite logit_scale", change: { logit_scale: -Infinity }, says: ["logit_scale"] },
       { name: "a negative cap", change: { soft_cap: -1 }, says: ["soft_cap"] },
+      { name: "a cap that f32 does not hold", change: { soft_cap: 1e39 }, says: ["soft_cap", "1e+39"] },
       { name: "a bias of another vocabulary", change: { bias: out([5]) }, says: ["bias", "6"] },
       { name: "the gradient of no bias", change: { bias: null }, says: ["dbias", "absent"] },
       {

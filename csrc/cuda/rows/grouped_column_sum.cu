@@ -19,7 +19,7 @@ struct GroupedSumParams {
   float* const* y;  // [G·S]
   const int32_t* sizes;  // [S]
   int64_t ld, columns, n;
-  int32_t segments, accumulate, experts;
+  int32_t segments, accumulate;
   IndexCheck check;
 };
 
@@ -29,8 +29,8 @@ __global__ void __launch_bounds__(kWarps * 32) grouped_sum_kernel(const EarlySta
   ESFT_SHARED(smem);
   float* sums = reinterpret_cast<float*>(smem);  // [warps][32]
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int64_t column = int64_t(blockIdx.x) * 32 + lane;
-  const int e = p.groups[blockIdx.y];
+  const int64_t column = int64_t(blockIdx.y) * 32 + lane;
+  const int e = p.groups[blockIdx.x];
   // Offsets that are wrong were reported; no row beyond x's is read for them.
   const int64_t begin = max_of<int64_t>(p.offsets[e], 0), end = min_of<int64_t>(p.offsets[e + 1], p.n);
   const T* x = static_cast<const T*>(p.x);
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kWarps * 32) grouped_sum_kernel(const EarlySta
     int64_t from = r;
     if (p.index) {
       const int32_t value = p.index[r];
-      if (lane == 0 && blockIdx.x == 0 ? !p.check.ok(r, value) : value < 0 || value >= p.check.limit) continue;
+      if (lane == 0 && blockIdx.y == 0 ? !p.check.ok(r, value) : value < 0 || value >= p.check.limit) continue;
       from = value;
     }
     if (column < p.columns) sum += (p.scale ? p.scale[r] : 1.f) * to_float(x[from * p.ld + column]);
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kWarps * 32) grouped_sum_kernel(const EarlySta
   int64_t at = column;
   int s = 0;
   while (at >= p.sizes[s]) at -= p.sizes[s++];
-  float* y = p.y[int64_t(blockIdx.y) * p.segments + s] + at;
+  float* y = p.y[int64_t(blockIdx.x) * p.segments + s] + at;
   *y = (p.accumulate ? *y : 0.f) + total;
 }
 
@@ -71,14 +71,14 @@ void run_grouped_column_sum(const esft_grouped_column_sum_args& a, Context& c) {
   p.x = a.x.data, p.ld = a.x.ld, p.columns = cols(a.x), p.n = n;
   p.index = present(a.rows) ? data<int32_t>(a.rows) : nullptr;
   p.scale = present(a.scale) ? data<float>(a.scale) : nullptr;
-  p.offsets = data<int32_t>(a.offsets), p.experts = int32_t(numel(a.offsets) - 1);
+  p.offsets = data<int32_t>(a.offsets);
   p.groups = c.constant_of(a.groups.items, a.groups.count);
   p.y = c.constant_of(y.data(), a.y.count), p.sizes = c.constant_of(sizes.data(), a.segments);
   p.segments = int32_t(a.segments), p.accumulate = a.accumulate != 0;
   p.check = index_check(c, ESFT_OP_grouped_column_sum, kArgRows, a.rows, rows(a.x));
   by_float_type(a.x, [&](auto type) {
     using T = typename decltype(type)::type;
-    ESFT_LAUNCH((grouped_sum_kernel<T>), c, dim3(grid_of(p.columns, 32), unsigned(a.groups.count)), kWarps * 32,
+    ESFT_LAUNCH((grouped_sum_kernel<T>), c, dim3(unsigned(a.groups.count), grid_of(p.columns, 32)), kWarps * 32,
                 kWarps * 32 * sizeof(float), p);
   });
 }
