@@ -110,7 +110,7 @@ export function estimateTraining(checkpoint: Checkpoint, spec: ModelSpec, traina
     trainedParameters: trainable.parameters,
     /** Of the model's parameters. */
     share: trainable.parameters / trainable.totalParameters,
-    /** Frozen weights: in the mapped files without a copy, save what has to be decoded. */
+    /** Frozen weights: in the mapped files without a copy, save what has to be decoded or turned. */
     weightBytes,
     stateBytes,
     activationBytes,

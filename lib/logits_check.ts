@@ -18,6 +18,26 @@ function tokenRows(vocab: number, length: number): number[][] {
   );
 }
 
+const rowsOf = ({ spec }: MoeModel): number[][] => tokenRows(spec.vocab, Math.min(TOKENS, spec.maxPositions));
+
+/** Logits of those rows, a row after the other. */
+async function logitsOf(model: MoeModel): Promise<Float32Array[]> {
+  const out: Float32Array[] = [];
+  for (const ids of rowsOf(model)) {
+    using logits = model.transformer.logits(hostBatch([{ ids, targets: ids.map(() => -100) }]));
+    out.push(await logits.readF32());
+  }
+  return out;
+}
+
+/** Of the base alone, and with the adapter as merging rounds it. */
+async function ofBase(dir: string, adapter: Adapter, load: Parameters<typeof MoeModel.fromPretrained>[1]) {
+  await using base = await MoeModel.fromPretrained(dir, load);
+  const before = await logitsOf(base);
+  await base.applyAdapter(asMerged(adapter, base.checkpoint));
+  return { before, wanted: await logitsOf(base), tokens: rowsOf(base).flat().length };
+}
+
 /** @throws LayoutError the adapter does not fit the base */
 export async function checkMergedLogits(
   baseDir: string,
@@ -25,24 +45,12 @@ export async function checkMergedLogits(
   mergedDir: string,
   options: { readonly threads?: number; readonly signal?: AbortSignal } = {},
 ) {
-  // On the CPU: exact, and both models are mapped files, no memory for two.
+  // On the CPU, which is exact. One model after the other: weights may be copied when they are loaded.
   // A base that is quantised on disk is computed with as merging writes it.
   const load = { ...options, device: "cpu", checkWeights: false, dequantise: "bf16" } as const;
-  await using base = await MoeModel.fromPretrained(baseDir, load);
-  const rows = tokenRows(base.spec.vocab, Math.min(TOKENS, base.spec.maxPositions));
-  const run = async (model: MoeModel): Promise<Float32Array[]> => {
-    const out: Float32Array[] = [];
-    for (const ids of rows) {
-      using logits = model.transformer.logits(hostBatch([{ ids, targets: ids.map(() => -100) }]));
-      out.push(await logits.readF32());
-    }
-    return out;
-  };
-  const before = await run(base);
-  await base.applyAdapter(asMerged(adapter, base.checkpoint));
-  const wanted = await run(base);
+  const { before, wanted, tokens } = await ofBase(baseDir, adapter, load);
   await using merged = await MoeModel.fromPretrained(mergedDir, load);
-  const found = await run(merged);
+  const found = await logitsOf(merged);
   let [different, values, maxAbs, maxChange] = [0, 0, 0, 0];
   found.forEach((row, r) => {
     const [w, b] = [wanted[r]!, before[r]!];
@@ -58,8 +66,8 @@ export async function checkMergedLogits(
   });
   return {
     ok: different === 0,
-    rows: rows.length,
-    tokens: rows.length * rows[0]!.length,
+    rows: ROWS,
+    tokens,
     values,
     different,
     /** Largest |merged − (base + adapter)|; 0 when equal. */

@@ -225,7 +225,7 @@ describe("F16", () => {
 describe("refusals", () => {
   it("memory is asked for before it is taken", async () => {
     await requireRoomForWeights("base", 0, "exact");
-    await expect(requireRoomForWeights("base", 1e18, "exact")).rejects.toThrow(/^base: the weights are stored quantised .* need 909494\.7 TiB of memory when they are decoded, .* are available. Fixes: dequantise bf16 \(--dequantise bf16\)/); // prettier-ignore
+    await expect(requireRoomForWeights("base", 1e18, "exact")).rejects.toThrow(/^base: weights that are stored quantised, as F16 or transposed need 909494\.7 TiB of memory when they are loaded, .* are available. Fixes: dequantise bf16 \(--dequantise bf16\)/); // prettier-ignore
     await expect(requireRoomForWeights("base", 1e18, "bf16")).rejects.toMatchObject({ code: "ERR_MEMORY" });
   });
   it("an unknown choice", async () => {

@@ -1,11 +1,11 @@
 // esft verify: is this adapter whole and made for this base; is this merged model base + adapter and nothing else?
 
-import { stat } from "node:fs/promises";
-import { join } from "node:path";
+import { readdir } from "node:fs/promises";
 import type { Command } from "@commander-js/extra-typings";
 import { ConfigError, IoError, LayoutError, NonFiniteError } from "../errors.ts";
 import { isAdapterDir } from "../adapter/folder.ts";
 import { openAdapter } from "../convert/open.ts";
+import { isPeftFolder } from "../convert/peft_config.ts";
 import { frozenDigest } from "../adapter/digest.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
 import type { Checkpoint } from "../files/checkpoint.ts";
@@ -48,18 +48,20 @@ export function registerVerify(program: Command, terminal: Terminal): void {
       const task = { signal: terminal.signal, onProgress: byteProgress(terminal) };
       const base = flags.base === undefined ? null : await openCheckpoint(flags.base);
       if (base) checkpointSpec(base);
-      const official = (await stat(join(dir, "expert_cfg.json")).catch(() => null)) !== null;
+      const names = await readdir(dir).catch((): string[] => []);
+      const foreign = names.includes("expert_cfg.json") || isPeftFolder(names);
+      const isOwn = await isAdapterDir(dir);
       const checks: Check[] = [];
       const check = (name: string, ok: boolean, detail: string): unknown => checks.push({ name, ok, detail });
       let adapter: Adapter | null = null;
       let report: MergeReport | null = null;
       const run = await runChecks(dir, task);
       checks.push(...run);
-      if ((await isAdapterDir(dir)) || (official && flags.adapter === undefined)) {
+      if (isOwn || (foreign && flags.adapter === undefined)) {
         if (flags.adapter !== undefined) throw new ConfigError(`verify: ${dir} is an adapter; --adapter belongs to a merged model`);
         adapter = await openAdapter(dir, { ...task, ...(base ? { base } : {}) });
         const tensors = `${adapter.tensors.size + adapter.attached.size} tensors, ${count(adapter.parameters)} parameters, ${bytes(adapter.bytes)}`;
-        check("tensors", true, `${tensors}: ${official ? "all finite" : "sha256 as in the manifest, all finite"}`);
+        check("tensors", true, `${tensors}: ${!isOwn ? "all finite" : "sha256 as in the manifest, all finite"}`);
         if (base) {
           const { identity } = adapter.base;
           const made = identity && `made for this base (${identity.fingerprint.slice(0, 16)})`;
@@ -72,13 +74,16 @@ export function registerVerify(program: Command, terminal: Terminal): void {
             where: { file: dir },
           });
         const { foldAdapter } = await import("../convert/fold.ts");
-        adapter = foldAdapter(base, await openAdapter(flags.adapter, { base, ...task }));
+        const given = await openAdapter(flags.adapter, { base, ...task });
+        adapter = foldAdapter(base, given);
         const { verifyMerge } = await import("../convert/merge.ts");
         report = await verifyMerge(base, adapter, dir, task);
         const equal = `${report.untouched} of ${report.tensors} tensors bit-equal to the base, ${report.slices.length} trained parts bit-equal to the adapter`;
         check("bits", report.ok, report.ok ? equal : report.mismatches.slice(0, 5).join("; "));
         if (report.ok) {
-          check("digest", ...(await digestCheck(adapter, await openCheckpoint(dir), "the merged model", task)));
+          // What LoRA was trained beside is the base as a whole; a merge leaves it nowhere.
+          if (given.attached.size > 0) check("digest", ...(await digestCheck(given, base, "the base", task)));
+          else check("digest", ...(await digestCheck(adapter, await openCheckpoint(dir), "the merged model", task)));
           if (flags.logits) {
             const { checkMergedLogits } = await import("../logits_check.ts");
             const logits = await checkMergedLogits(base.dir, adapter, dir, { signal: terminal.signal });

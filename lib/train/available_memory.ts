@@ -70,14 +70,14 @@ export async function requireRoomForExamples(bytes: number): Promise<void> {
   );
 }
 
-/** Weights that have to be decoded when they are loaded are refused before memory is taken for them. @throws MemoryError */
+/** Weights that cannot be used where they lie in their files are refused before memory is taken for copies. @throws MemoryError */
 export async function requireRoomForWeights(dir: string, bytes: number, dequantise: Dequantise): Promise<void> {
   if (bytes === 0) return;
   const available = await availableMemory();
   if (bytes <= available) return;
-  const smaller = dequantise === "exact" ? "dequantise bf16 (--dequantise bf16) where they become f32; " : "";
+  const smaller = dequantise === "exact" ? "dequantise bf16 (--dequantise bf16) where quantised ones become f32; " : "";
   throw new MemoryError(
-    `${dir}: the weights are stored quantised (or as F16) and need ${size(bytes)} of memory when they are decoded, ${size(available)} are available. ` +
+    `${dir}: weights that are stored quantised, as F16 or transposed need ${size(bytes)} of memory when they are loaded, ${size(available)} are available. ` +
       `Fixes: ${smaller}a machine (or a memory limit of its container) with more memory, or a GPU`,
     { where: { file: dir, neededBytes: bytes, availableBytes: available } },
   );

@@ -5,7 +5,7 @@
 //              micro-batches under way, what is copied to save
 //   available  what the machine can give without swapping, and every control group this process is in; on a GPU what is free there
 // Frozen weights are not counted: on the CPU they are mapped files, page cache that comes and goes; on a GPU they are there already,
-// and a trained weight's bf16 copy takes the place of the frozen one.
+// and a trained weight's bf16 copy takes the place of the frozen one; what a method attached has one of its own.
 
 import { MemoryError } from "../errors.ts";
 import { sliceKey } from "../files/slice.ts";
@@ -47,7 +47,7 @@ const NO_DATA: DataSize = { held: 0, examples: 0, repacked: false };
 
 export interface MemoryPlan {
   readonly activationBytes: number;
-  /** f32 master, gradient and two moments of what trains. */
+  /** f32 master, gradient and two moments of what trains; on a GPU bf16 copies of what is attached. */
   readonly stateBytes: number;
   /** The host's share, encoded examples included. */
   readonly hostBytes: number;
@@ -63,7 +63,9 @@ export function planMemory(spec: ModelSpec, trainable: TrainableSpec, tokens: nu
   const activation: DType = where.activationDtype;
   const plan = planActivations(spec, trainable, activation).bytes(tokens);
   const activationBytes = plan + (where.hostMemory ? 0 : workspaceBytes(spec, tokens));
-  const stateBytes = trainable.parameters * STATE_BYTES_PER_PARAMETER;
+  const attached = (trainable.attachments?.parameters ?? []).reduce((n, { shape }) => n + shape.reduce((a, b) => a * b, 1), 0);
+  const copies = !where.hostMemory && activation === "bf16" ? 2 * attached : 0;
+  const stateBytes = trainable.parameters * STATE_BYTES_PER_PARAMETER + copies;
   const hostBytes = data.held + orderBytes(data) + tokens * ROW_BYTES_PER_TOKEN + savingBytes(spec, trainable);
   return { activationBytes, stateBytes, hostBytes, bytes: activationBytes + stateBytes + hostBytes };
 }
@@ -79,12 +81,17 @@ function orderBytes({ held, examples, repacked }: DataSize): number {
   return examples * (4 + 2 * 8 + 2 * 4) + (repacked ? 3 * held : 0); // rows grow by doubling, then are cut to size
 }
 
-/** What is copied at a time: a part of a checkpoint and the one before, or the largest tensor of an adapter, read and encoded. */
+/**
+ * What is copied at a time: a part of a checkpoint and the one before, or the largest tensor of an adapter, read and encoded, and put in
+ * the order of its file where that is another one.
+ */
 function savingBytes(spec: ModelSpec, { keys, attachments, parameters }: TrainableSpec): number {
   const trained = new Set(keys);
   const shapes = parameterShapes(spec).filter(({ ref }) => trained.has(sliceKey(ref)));
-  const sizes = [...shapes, ...(attachments?.parameters ?? [])].map(({ shape }) => shape.reduce((a, b) => a * b, 1));
-  return 8 * Math.max(Math.min(CHECKPOINT_CHUNK, parameters), ...sizes);
+  const sizeOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
+  const tensors = shapes.map(({ shape, layout }) => (layout ? 12 : 8) * sizeOf(shape));
+  const attached = (attachments?.parameters ?? []).map(({ shape }) => 8 * sizeOf(shape));
+  return Math.max(8 * Math.min(CHECKPOINT_CHUNK, parameters), ...tensors, ...attached);
 }
 
 export interface MemoryRequest {

@@ -34,7 +34,13 @@ export async function resolveMethod(
   }
   const set = await expertsOf(session, method, warn);
   for (const w of set?.warnings ?? []) warn(w);
-  if (method.type === "lora") return loraTrainable(session.spec, loraOptions(method, set), seed);
+  if (method.type === "lora") {
+    if (set && (set.sharedExperts || set.nonExpertModules))
+      warn(
+        "the expert set also names shared experts or other modules: LoRA adapts what its targets name, and of the set the routed experts alone",
+      );
+    return loraTrainable(session.spec, loraOptions(method, set), seed);
+  }
   if (!set) throw new ConfigError("ESFT needs experts, or a profile to select them from", { where: { key: "method" } }); // the schema has one
   const { sharedExperts = set.sharedExperts, nonExpertModules = set.nonExpertModules } = method;
   return esftTrainable(session.spec, set.with({ sharedExperts, nonExpertModules }));
@@ -57,7 +63,7 @@ function loraOptions(method: LoraMethod, experts: ExpertSet | null): LoraOptions
 }
 
 /** Words between commas; those in a regular expression between slashes stay. */
-const split = (list: string): string[] => (list.match(/\/(?:[^/\\]|\\.)*\/[^,]*|[^,]+/g) ?? []).map((word) => word.trim());
+const split = (list: string): string[] => (list.match(/\s*\/(?:[^/\\]|\\.)*\/[^,]*|[^,]+/g) ?? []).map((word) => word.trim());
 
 /** "experts=4,router=2" as numbers by target. @param words that stand for numbers */
 function byTarget<W extends string>(

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { AdapterInit } from "../../lib/adapter/adapter.ts";
 import { Adapter } from "../../lib/adapter/adapter.ts";
+import { modelCard } from "../../lib/adapter/card.ts";
 import { frozenDigest } from "../../lib/adapter/digest.ts";
 import { saveEsftAdapter } from "../../lib/adapter/esft_layout.ts";
 import { mergeAdapter } from "../../lib/adapter/merge.ts";
@@ -49,7 +50,10 @@ describe("attached tensors", () => {
     expect(await frozenDigest(base, loaded.tensors.values())).toBe(loaded.frozenDigest);
     const card = readFileSync(join(dir, "README.md"), "utf8");
     expect(card).toMatch(/^3 trained tensors.* They stand beside the base model's weights/m);
-    expect(card).not.toContain("esft merge");
+    expect(card).toContain("esft merge");
+    const { identity } = loaded.base;
+    const beside = new Adapter({ method: { type: "perft" }, base: { identity }, experts: null, attached: pair });
+    expect(modelCard(beside)).not.toContain("esft merge");
   });
 
   it("stand together with replaced ones; experts are whole unless the method only attaches to them", async () => {
