@@ -15,8 +15,8 @@ import { decodeFloats, encodeFloats } from "../files/floats.ts";
 import type { SafetensorsFile } from "../files/safetensors.ts";
 import { openSafetensors } from "../files/safetensors.ts";
 import { attachmentsOf } from "../methods/attachments.ts";
-import type { Adaptable, ExpertTerms } from "../methods/lora_targets.ts";
-import { adaptableMatrices, moduleOf } from "../methods/lora_targets.ts";
+import type { Adaptable, ExpertTerms, LoraMatrix } from "../methods/lora_targets.ts";
+import { adaptableMatrices, loraMatrices, moduleOf } from "../methods/lora_targets.ts";
 import { checkpointSpec, peftNames } from "../model/families/index.ts";
 import type { PeftNames } from "../model/families/index.ts";
 import type { ModelSpec } from "../model/spec.ts";
@@ -64,7 +64,9 @@ export async function readPeftAdapter(dir: string, base: Checkpoint): Promise<Ad
     });
     return [tensor("A", (f) => f.a), tensor("B", (f) => f.b)];
   });
-  const method = { type: "lora", ...loraOptionsOf(adaptableMatrices(spec, expertTerms), terms, config, expertTerms) };
+  const options = loraOptionsOf(adaptableMatrices(spec, expertTerms), terms, config, expertTerms);
+  requireSame(loraMatrices(spec, options), terms, config, path);
+  const method = { type: "lora", ...options };
   const adapter = new Adapter({
     method,
     base: { identity: null, ...(typeof config.base_model_name_or_path === "string" ? { name: config.base_model_name_or_path } : {}) },
@@ -74,6 +76,20 @@ export async function readPeftAdapter(dir: string, base: Checkpoint): Promise<Ad
   });
   attachmentsOf(spec, adapter.method, adapter.attached); // the options say what the file holds, or nothing is loaded
   return adapter;
+}
+
+/** The options mean what the folder does, matrix by matrix. @throws LayoutError a rank or factor that is another */
+function requireSame(matrices: readonly LoraMatrix[], terms: readonly PeftTerm[], { use_rslora: rslora }: PeftConfig, path: string): void {
+  const byKey = new Map(matrices.map((m) => [m.key, m]));
+  for (const { matrix, rank, alpha } of terms) {
+    const m = byKey.get(matrix.key);
+    const scaling = rslora === true ? alpha / Math.sqrt(rank) : alpha / rank;
+    if (m?.rank !== rank || m.scaling !== scaling)
+      throw layoutFault(
+        path,
+        `expected rank ${rank} and factor ${scaling} beside "${matrix.key}", found ${m?.rank} and ${m?.scaling} by names of ours`,
+      );
+  }
 }
 
 class Folder {

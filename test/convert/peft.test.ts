@@ -7,6 +7,8 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { Adapter } from "../../lib/adapter/adapter.ts";
 import { openAdapter } from "../../lib/convert/open.ts";
+import type { PeftConfig } from "../../lib/convert/peft_config.ts";
+import { loraOptionsOf } from "../../lib/convert/peft_options.ts";
 import { fuseHalves, stack, unstack } from "../../lib/convert/peft_stacks.ts";
 import { savePeftAdapter } from "../../lib/convert/peft_write.ts";
 import { ExpertSet } from "../../lib/experts/expert_set.ts";
@@ -15,12 +17,13 @@ import { decodeFloats, encodeFloats } from "../../lib/files/floats.ts";
 import { openSafetensors } from "../../lib/files/safetensors.ts";
 import { writeSafetensors } from "../../lib/files/safetensors_writer.ts";
 import { loraTrainable } from "../../lib/methods/lora.ts";
+import { adaptableMatrices, loraMatrices } from "../../lib/methods/lora_targets.ts";
 import type { LoraOptions } from "../../lib/methods/lora_targets.ts";
 import { hostBatch } from "../../lib/model/batch.ts";
-import { checkpointSpec } from "../../lib/model/families/index.ts";
+import { checkpointSpec, modelSpec } from "../../lib/model/families/index.ts";
 import { MoeModel } from "../../lib/moe_model.ts";
 import { tempDir } from "../support/fixture.ts";
-import { normals } from "../support/tiny_model.ts";
+import { normals, tinyDeepseek } from "../support/tiny_model.ts";
 
 const fixtures = "test/fixtures/methods";
 const root = tempDir();
@@ -46,6 +49,16 @@ async function filled(base: string, options: LoraOptions): Promise<Adapter> {
   });
   return new Adapter({ method: { type: "lora", ...method } as Adapter["method"], base: { identity: null }, experts, attached });
 }
+
+it("names that PEFT has for one kind of matrix stand for no other of ours", () => {
+  const spec = modelSpec(tinyDeepseek, "config.json");
+  const all = adaptableMatrices(spec, "fused").filter(({ place: { role } }) => role === "expert" || role === "shared");
+  const alphaOf = (key: string): number => (/shared_experts\.(gate|up)_proj/.test(key) ? 32 : 8);
+  const terms = all.map((matrix) => ({ matrix, rank: 4, alpha: alphaOf(matrix.key) }));
+  const options = loraOptionsOf(adaptableMatrices(spec, "fused"), terms, { r: 4, lora_alpha: 8 } as PeftConfig, "fused");
+  const found = loraMatrices(spec, options);
+  expect(found.map((m) => [m.key, m.rank, m.scaling])).toEqual(all.map(({ key }) => [key, 4, alphaOf(key) / 4]));
+});
 
 describe("written by PEFT", () => {
   it.each(["olmoe-lora-all-linear", "deepseek_v2-lora-linear"])("%s gives the logits of its fixture", async (name) => {

@@ -28,6 +28,21 @@ const matrices = (targets: readonly string[], more: Partial<LoraOptions> = {}) =
 const names = (targets: string[], more: Partial<LoraOptions> = {}): string[] => matrices(targets, more).map((m) => m.key);
 const selected = new ExpertSet({ layers: [[1, { ranked: [5, 0] }], [2, { ranked: [7] }]] }); // prettier-ignore
 
+const tinyLlama4 = {
+  model_type: "llama4_text",
+  hidden_size: 16,
+  head_dim: 8,
+  num_hidden_layers: 2,
+  num_attention_heads: 2,
+  num_key_value_heads: 1,
+  intermediate_size: 8,
+  intermediate_size_mlp: 16,
+  num_local_experts: 3,
+  interleave_moe_layer_step: 2,
+  max_position_embeddings: 64,
+  vocab_size: 32,
+};
+
 describe("targets", () => {
   it("groups are what matrices are to the model", () => {
     expect(names(["attention"])).toHaveLength(3 * 4); // q, kv_a, kv_b, o
@@ -55,6 +70,16 @@ describe("targets", () => {
     expect(() => matrices(["attention"], { experts: selected })).toThrow(/was given 3 experts, but no target names routed experts/);
     const elsewhere = new ExpertSet({ layers: [[1, { ranked: [8] }]] });
     expect(() => matrices(["experts"], { experts: elsewhere })).toThrow(expect.objectContaining({ code: "ERR_CONFIG" }));
+  });
+
+  it("experts of a fused tensor go by its name, and each by its own", () => {
+    const fused = modelSpec({ ...tinyLlama4 }, "config.json");
+    const keys = (target: string) => loraMatrices(fused, { rank: 2, targets: [target] }).map((m) => m.key);
+    const at = "model.layers.1.feed_forward.experts";
+    expect(keys("experts.down_proj")).toEqual([0, 1, 2].map((e) => `${at}.down_proj[${e}]`));
+    expect(keys("gate_up_proj")).toEqual([0, 1, 2].map((e) => `${at}.gate_up_proj[${e}]`));
+    expect(keys("down_proj[1]")).toEqual([`${at}.down_proj[1]`]);
+    expect(() => keys("down_prj")).toThrow(/did you mean "down_proj"/);
   });
 
   it("a regular expression is tried on whole names of modules", () => {

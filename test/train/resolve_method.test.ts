@@ -39,6 +39,8 @@ it("full and LoRA take nothing but the model", async () => {
   const brief = ({ type, options, attachments }: ReturnType<typeof wanted>) => [type, options, attachments!.parameters.map((p) => p.key)];
   expect(brief(await of({}))).toEqual(brief(wanted(8, ["linear"])));
   expect(brief(await of({ rank: 3, alpha: 2, targets: "attention, dense" }))).toEqual(brief(wanted(2, ["attention", "dense"], 3)));
+  const pattern = "/layers\\.\\d{1,2}\\..*o_proj$/";
+  expect(brief(await of({ targets: `dense, ${pattern}` }))).toEqual(brief(wanted(8, ["dense", pattern])));
   expect(brief(await of({ targets: ["shared", "router"] }))).toEqual(brief(wanted(8, ["shared", "router"])));
   await expect(of({ targets: "no such" })).rejects.toMatchObject({ code: "ERR_CONFIG" });
 });
@@ -54,6 +56,12 @@ it("experts are a set or its file; what they warn of and another base are told",
     ["the experts were selected on another checkpoint than the one to train", "few", "odd"],
   ]);
   expect((await resolved({ type: "esft", experts: set({ base: "mine" }) })).said).toEqual([]);
+});
+
+it("LoRA takes the routed experts of a set, and says so where it names more", async () => {
+  const of = async (own: object) => (await resolved({ type: "lora", rank: 2, targets: "experts", experts: set(own) })).said;
+  expect(await of({})).toEqual([]);
+  expect(await of({ sharedExperts: true })).toEqual([expect.stringMatching(/LoRA adapts what its targets name/)]);
 });
 
 it("switches are the request's, else the set's", async () => {
