@@ -94,6 +94,17 @@ export const families: readonly (readonly [name: string, config: Config])[] = [
   ],
   ["glm4-moe", { ...common, model_type: "glm4_moe", ...deepseek, use_qk_norm: true }],
   ["glm4-moe-lite", { ...common, model_type: "glm4_moe_lite", ...deepseek, ...latent, mlp_layer_types: sparse }],
+  [
+    "gpt-oss",
+    {
+      ...common,
+      model_type: "gpt_oss",
+      ...mixtral,
+      sliding_window: 128,
+      swiglu_limit: 7,
+      rope_parameters: { rope_type: "default", rope_theta: 150000 },
+    },
+  ],
   ["granite-moe", { ...common, model_type: "granitemoe", ...mixtral, attention_multiplier: 0.125 }],
   ["hunyuan-v1-moe", { ...common, model_type: "hunyuan_v1_moe", num_experts_per_tok: null, ...plain, moe_topk: 4 }],
   ["hy-v3", { ...common, model_type: "hy_v3", ...numbered, mlp_layer_types: sparse }],
