@@ -150,7 +150,7 @@ const shapes: readonly (readonly [string, Shape])[] = [
   ["several blocks, documents, shared keys", { T: 260, heads: 2, kDim: 32, vDim: 48, shared: 16, docs: [0, 70, 75, 190] }],
   ["several blocks, window", { T: 220, heads: 2, kDim: 24, window: 65 }],
   ["512 wide, grouped, documents", { T: 75, heads: 2, kvHeads: 1, kDim: 512, docs: [0, 30] }],
-  ["512 wide, whole tiles", { T: 128, heads: 2, kDim: 512, scale: 1, spread: 3 }],
+  ["512 wide, whole tiles", { T: 128, heads: 2, kDim: 512 }],
   ["320 wide, all but a tile", { T: 240, heads: 1, kDim: 320 }],
   ["values wider than 256, unaligned", { T: 37, heads: 2, kDim: 40, vDim: 301 }],
   ["keys wider than 256, shared ones too", { T: 37, heads: 1, kDim: 256, vDim: 24, shared: 64, window: 20 }],
