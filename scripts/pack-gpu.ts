@@ -1,4 +1,4 @@
-// npm run pack:gpu [-- --out DIR]: a folder (out/gpu) below 60 MB that runs the tests, the benchmarks and the peer on a machine that has
+// npm run pack:gpu [-- --out DIR]: a folder (out/gpu) below 55 MB that runs the tests, the benchmarks and the peer on a machine that has
 // only an NVIDIA driver and python3: `out/gpu/run.sh`. Holds the addon, sources of lib, test, bench and scripts, and two archives:
 // kernels.tar.xz, the CUDA library and the debug one (which share most of their kernels, so that the second costs little), and
 // runtime.tar.xz, this node, stripped, and the npm packages that lib, vitest and tsx need.
@@ -9,7 +9,7 @@ import path from "node:path";
 import { capture, root, stop } from "./run.ts";
 
 const name = "pack:gpu";
-const limit = 60e6;
+const limit = 55e6;
 const argument = process.argv.indexOf("--out");
 const out = path.resolve((argument > 0 ? process.argv[argument + 1] : undefined) ?? path.join(root, "out", "gpu"));
 const library = path.join("build", "Release", "libesft_cuda.so");
@@ -154,8 +154,8 @@ const sources = [
   "LICENSE",
   ":(glob)examples/embedded/*.json",
 ];
-/** Family fixtures that stay behind: all but those of the survey's golden numbers, for the folder has a limit. */
-const leftOut = /^test\/fixtures\/families\/(?!(?:olmoe|olmoe-gqa-clip|deepseek-v2|deepseek-v2-lite)\/)/;
+/** Fixtures that stay behind, for the folder has a limit: all but those of the survey's golden numbers and of test/cuda. */
+const leftOut = /^test\/fixtures\/(?:text|methods|families\/(?!(?:olmoe|olmoe-gqa-clip|deepseek-v2|deepseek-v2-lite)\/))/;
 const files = output("git", ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ...sources])
   .split("\0")
   .filter((file) => file !== "" && !leftOut.test(file));
