@@ -154,8 +154,9 @@ const sources = [
   "LICENSE",
   ":(glob)examples/embedded/*.json",
 ];
-/** Fixtures that stay behind, for the folder has a limit: all but those of the survey's golden numbers and of test/cuda. */
-const leftOut = /^test\/fixtures\/(?:text|methods|families\/(?!(?:olmoe|olmoe-gqa-clip|deepseek-v2|deepseek-v2-lite)\/))/;
+/** What stays behind, for the folder has a limit: tests of other places, and fixtures but those of test/cuda and of the survey. */
+const leftOut =
+  /^test\/(?!(?:cuda|ops|support|golden|fixtures\/quantised)\/|fixtures\/families\/(?:olmoe|olmoe-gqa-clip|deepseek-v2|deepseek-v2-lite)\/)/;
 const files = output("git", ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ...sources])
   .split("\0")
   .filter((file) => file !== "" && !leftOut.test(file));
