@@ -16,7 +16,7 @@ import type { SafetensorsFile } from "../files/safetensors.ts";
 import { openSafetensors } from "../files/safetensors.ts";
 import { attachmentsOf } from "../methods/attachments.ts";
 import type { Adaptable, ExpertTerms, LoraMatrix } from "../methods/lora_targets.ts";
-import { adaptableMatrices, loraMatrices, moduleOf } from "../methods/lora_targets.ts";
+import { adaptableMatrices, isCalled, loraMatrices, moduleOf } from "../methods/lora_targets.ts";
 import { checkpointSpec, peftNames } from "../model/families/index.ts";
 import type { PeftNames } from "../model/families/index.ts";
 import type { ModelSpec } from "../model/spec.ts";
@@ -32,6 +32,7 @@ export interface PeftTerm {
   readonly matrix: Adaptable;
   readonly rank: number;
   readonly alpha: number;
+  readonly scaling: number;
   readonly factors: () => Promise<Factors>;
 }
 
@@ -65,7 +66,7 @@ export async function readPeftAdapter(dir: string, base: Checkpoint): Promise<Ad
     return [tensor("A", (f) => f.a), tensor("B", (f) => f.b)];
   });
   const options = loraOptionsOf(adaptableMatrices(spec, expertTerms), terms, config, expertTerms);
-  requireSame(loraMatrices(spec, options), terms, config, path);
+  requireSame(loraMatrices(spec, options), terms, path);
   const method = { type: "lora", ...options };
   const adapter = new Adapter({
     method,
@@ -79,11 +80,10 @@ export async function readPeftAdapter(dir: string, base: Checkpoint): Promise<Ad
 }
 
 /** The options mean what the folder does, matrix by matrix. @throws LayoutError a rank or factor that is another */
-function requireSame(matrices: readonly LoraMatrix[], terms: readonly PeftTerm[], { use_rslora: rslora }: PeftConfig, path: string): void {
+function requireSame(matrices: readonly LoraMatrix[], terms: readonly PeftTerm[], path: string): void {
   const byKey = new Map(matrices.map((m) => [m.key, m]));
-  for (const { matrix, rank, alpha } of terms) {
+  for (const { matrix, rank, scaling } of terms) {
     const m = byKey.get(matrix.key);
-    const scaling = rslora === true ? alpha / Math.sqrt(rank) : alpha / rank;
     if (m?.rank !== rank || m.scaling !== scaling)
       throw layoutFault(
         path,
@@ -170,12 +170,12 @@ class Folder {
         );
       const isParameter = matrix.place.role === "router" && this.names.routerIsParameter;
       const term = termOf(this.config, isParameter && this.namesParameter(`${module}.weight`) ? `${module}.weight` : module, this.path);
-      return [{ matrix, rank: term.rank, alpha: term.alpha, factors: this.reader(module, matrix.shape, term, 1) }];
+      return [{ matrix, ...term, factors: this.reader(module, matrix.shape, term, 1) }];
     });
   }
 
   private namesParameter(name: string): boolean {
-    return (this.config.target_parameters ?? []).some((t) => name === t || name.endsWith(`.${t}`));
+    return (this.config.target_parameters ?? []).some((t) => isCalled([name], t));
   }
 
   /** The factors of a module; their shapes are looked at now. */
@@ -216,7 +216,7 @@ class Folder {
       if (!matrix || matrix.shape.join() !== shape.join())
         return this.fail(`expected stacked experts as this ${this.spec.modelType} model has them`, this.nameOf(module, "A"));
       const factors = async (): Promise<Factors> => unstack(await read(), e, experts.length, shape);
-      return { matrix, rank: term.rank, alpha: term.alpha, factors };
+      return { matrix, ...term, factors };
     });
   }
 
@@ -229,9 +229,9 @@ class Folder {
     };
     // Modules of transformers 4 that transformers 5 has in stacks.
     const before = this.expertTerms === "fused" ? adaptableMatrices(this.spec, "matrix").map(({ key }) => moduleOf(key)) : [];
-    const isModule = (target: string): boolean => before.some((name) => name === target || name.endsWith(`.${target}`));
+    const isModule = (target: string): boolean => isCalled(before, target);
     for (const target of Array.isArray(modules) ? modules : []) {
-      const named = [...this.modules].filter(([name]) => name === target || name.endsWith(`.${target}`));
+      const named = [...this.modules].filter(([name]) => isCalled([name], target));
       if (named.length === 0 && this.expertTerms === "fused" && isModule(target)) continue;
       if (named.length === 0) throw layoutFault(this.path, `target "${target}" names no module of this ${this.spec.modelType} model`);
       const routed = named.filter(([, m]) => m.place.role === "expert");
@@ -239,7 +239,7 @@ class Folder {
       for (const [name, m] of named) if (!has.has(m.key) && !(skipsRouted && m.place.role === "expert")) fail(target, name);
     }
     for (const target of parameters ?? []) {
-      const matches = (name: string): boolean => name === target || name.endsWith(`.${target}`);
+      const matches = (name: string): boolean => isCalled([name], target);
       let known = false;
       for (const [module, layer] of this.stacks)
         for (const [parameter, part] of [
