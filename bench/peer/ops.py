@@ -110,6 +110,8 @@ def rotary(case, env):
 
 
 def activation(case, env):
+    if "-" in case.config:
+        return  # no SwiGLU
     T, width = case.sizes["T"], case.sizes["F"]
     yield from of_functions(case, functions(swiglu), lambda env: (env.randn(T, 2 * width, dtype=DTYPES[case.dtype], salt=1),))
 

@@ -30,7 +30,6 @@ describe("the table", () => {
     const measured = new Set(perfRows.flatMap((row) => row.make(tiny(row.sizes), new Sketch(row.id)).calls.map((c) => c.op)));
     const aside = [
       "scale",
-      "soft_cap",
       "clamp",
       "clamp_backward",
       "fill",

@@ -223,15 +223,16 @@ export const maskGradBase = maskRow("base", (r) => ({ grad: r.normal([3, 2, 5]),
 
 // ---- performance ------------------------------------------------------------------------------------------------------
 
-function swigluPerf(on: Backend, T: number, F: number): PerfRow[] {
-  const id = `swiglu/${T}x${F}/${on === "cuda" ? "bf16" : "f32"}`;
+/** @param name what is not SwiGLU */
+function swigluPerf(on: Backend, T: number, F: number, name = "", activation: Args = { ...swiglu }): PerfRow[] {
+  const id = `swiglu/${T}x${F}${name && `-${name}`}/${on === "cuda" ? "bf16" : "f32"}`;
   return [
-    perfCall(`${id}/fwd`, on, { T, F }, "swiglu", (s, r) => ({ h: r.normal([s.T, 2 * s.F]), a: out([s.T, s.F]), ...swiglu })),
+    perfCall(`${id}/fwd`, on, { T, F }, "swiglu", (s, r) => ({ h: r.normal([s.T, 2 * s.F]), a: out([s.T, s.F]), ...activation })),
     perfCall(`${id}/bwd`, on, { T, F }, "swiglu_backward", (s, r) => ({
       h: r.normal([s.T, 2 * s.F]),
       da: r.normal([s.T, s.F]),
       dh: out([s.T, 2 * s.F]),
-      ...swiglu,
+      ...activation,
     })),
   ];
 }
@@ -242,8 +243,17 @@ const addPerf = (on: Backend, T: number, D: number): PerfRow =>
     y: out([s.T, s.D]),
     alpha: 1,
   }));
+const softCapPerf = (on: Backend, T: number, V: number): PerfRow =>
+  perfCall(`soft_cap/${T}x${V}/${on === "cuda" ? "bf16" : "f32"}/fwd`, on, { T, V }, "soft_cap", (s, r) => ({
+    x: r.normal([s.T, s.V]),
+    y: out([s.T, s.V]),
+    cap: 30,
+  }));
 export const elementwisePerf: readonly PerfRow[] = [
   ...swigluPerf("cpu", 4096, 1408),
+  ...swigluPerf("cpu", 4096, 1408, "clamped", { act: 2, alpha: 1.702, limit: 7 }),
+  ...swigluPerf("cpu", 4096, 1408, "gelu", { act: 3, alpha: 0, limit: 0 }),
+  softCapPerf("cpu", 256, 32768),
   addPerf("cpu", 4096, 2048),
   // Our own copy: what the device moves without arithmetic.
   perfCall("copy/1GiB/bf16/copy", "cuda", { rows: 1024, cols: 524288 }, "cast", (s, r) => ({
@@ -251,5 +261,8 @@ export const elementwisePerf: readonly PerfRow[] = [
     y: out([s.rows, s.cols], "bf16"),
   })),
   ...swigluPerf("cuda", 49152, 1408),
+  ...swigluPerf("cuda", 49152, 1408, "clamped", { act: 2, alpha: 1.702, limit: 7 }),
+  ...swigluPerf("cuda", 49152, 1408, "gelu", { act: 3, alpha: 0, limit: 0 }),
+  softCapPerf("cuda", 256, 131072),
   addPerf("cuda", 8192, 2048),
 ];
