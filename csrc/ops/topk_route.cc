@@ -77,7 +77,12 @@ void check_route_backward(const esft_route_backward_args& a) {
   const int64_t K = cols(a.ids);
   expect_range(kOp, "ids", K, 1, E);
   expect_f32(kOp, "weights", a.weights, T, K);
-  if (present(a.pos)) {
+  expect_flag(kOp, "dense", a.dense);
+  if (a.dense) {
+    expect_range(kOp, "score", a.score, 0, 2);
+    expect_absent(kOp, "pos", a.pos, "with dense = 1");
+    expect_f32(kOp, "dweights", a.dweights, T, E);
+  } else if (present(a.pos)) {
     expect_dtype(kOp, "pos", a.pos, ESFT_I32);
     expect_matrix(kOp, "pos", a.pos, T, K);
     expect_f32_vector(kOp, "dweights", a.dweights, T * K);
@@ -89,7 +94,7 @@ void check_route_backward(const esft_route_backward_args& a) {
   check_expert_scale(kOp, a.expert_scale, E);
   if (!present(a.expert_scale)) expect_absent(kOp, "dexpert_scale", a.dexpert_scale, "where there is no expert_scale");
   if (present(a.dexpert_scale)) expect_f32_vector(kOp, "dexpert_scale", a.dexpert_scale, E);
-  if (a.score != 2) expect_present(kOp, "probs", a.probs);
+  if (a.score != 2 || a.dense) expect_present(kOp, "probs", a.probs);
   if (present(a.probs)) expect_f32(kOp, "probs", a.probs, T, E);
   for (const Named& in : {Named{"dweights", a.dweights}, Named{"pos", a.pos}, Named{"probs", a.probs}, Named{"ids", a.ids},
                           Named{"weights", a.weights}, Named{"expert_scale", a.expert_scale}}) {

@@ -21,8 +21,16 @@
 //   probs from topk_route (score 2: not needed, weights suffice), ids, weights as produced. dlogits_TE f32 overwritten.
 //   expert_scale as topk_route had it, not with score 2; its gradient dexpert_scale_E f32 optional, accumulate = 1 +=, 0 overwritten,
 //   a sum in a fixed order.
+//   dense = 1: the straight-through gradient of DenseMixer. dweights [T, E] is that of the weights of all experts, chosen or not (pos
+//     absent), of the surrogate out = sg(sparse) + dense - sg(dense), sg a constant, m the chosen:
+//       w = scale · expert_scale · s                                                    without renormalisation
+//       w = scale · expert_scale · (s · (1 - m) / sg(S) + s · m / S), S = Σ_chosen s + norm_eps   with it, so that
+//       ds_e = f_e · dw_e / S (not chosen), f_e · (dw_e - Σ_chosen f dw s / (f_e S)) / S (chosen), f = scale · expert_scale
+//     then softmax or sigmoid over all experts. Groups and a selection bias only choose. Score 2 is the softmax over all experts,
+//     renormalised (norm_eps only divides it once more): probs, which are its logits, are needed. Score 3: none, since its weights
+//     are each a softmax over what is near a chosen expert, and one that was not chosen has none. dexpert_scale: Σ over all experts.
 // Source: per-family semantics in the families' configs (DeepSeek-V2/V3, OLMoE, Mixtral, Qwen-MoE, Granite, GPT-OSS, Phi-3.5-MoE,
-// Gemma 4); SparseMixer: arXiv 2409.12136.
+// Gemma 4); SparseMixer: arXiv 2409.12136; dense: DenseMixer (NeurIPS workshop 2025).
 // Reference: topk_route_ref.cc. Tests: test/ops/topk_route.test.ts.
 #pragma once
 #include "../core/op_args.h"
@@ -35,5 +43,6 @@ ESFT_DEFINE_ARGS(topk_route)
 
 #define ESFT_ARGS_route_backward(F) \
   F(IN, dweights) F(IN_OPT, pos) F(IN_OPT, probs) F(IN, ids) F(IN, weights) F(IN_OPT, expert_scale) F(OUT, dlogits) \
-  F(INOUT_OPT, dexpert_scale) F(I64, score) F(I64, renormalize) F(F64, norm_eps) F(F64, scale) F(F64, jitter) F(I64, accumulate)
+  F(INOUT_OPT, dexpert_scale) F(I64, score) F(I64, renormalize) F(F64, norm_eps) F(F64, scale) F(F64, jitter) F(I64, accumulate) \
+  F(I64, dense)
 ESFT_DEFINE_ARGS(route_backward)

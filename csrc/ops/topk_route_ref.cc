@@ -105,6 +105,39 @@ void ref_topk_route(const esft_topk_route_args& a) {
   }
 }
 
+namespace {
+
+// One token of dense = 1; dscale [E] gets its share of the gradient of expert_scale.
+void dense_backward(const esft_route_backward_args& a, int64_t t, std::vector<double>& dscale) {
+  const int64_t E = cols(a.dlogits), K = cols(a.ids);
+  std::vector<double> s(E), f(E), ds(E);
+  std::vector<char> chosen(E, 0);
+  for (int64_t k = 0; k < K; k++) chosen[i32_at(a.ids, t, k)] = 1;
+  const float* probs = f32_row(a.probs, t);
+  double top = -kInf, total = 0;
+  for (int64_t e = 0; e < E; e++) top = std::max(top, double(probs[e]));
+  for (int64_t e = 0; e < E; e++) total += std::exp(double(probs[e]) - top);
+  for (int64_t e = 0; e < E; e++) {
+    s[e] = a.score == 2 ? std::exp(double(probs[e]) - top) / total : double(probs[e]);
+    f[e] = a.scale * (present(a.expert_scale) ? vat(a.expert_scale, e) : 1);
+    if (a.score == 2 && a.renormalize) f[e] /= 1 + a.norm_eps;
+  }
+  const bool divided = a.renormalize || a.score == 2;
+  double sum = divided ? (a.score == 2 ? 0 : a.norm_eps) : 1, dot = 0;
+  for (int64_t e = 0; divided && e < E; e++) sum += chosen[e] ? s[e] : 0;
+  const float* dw = f32_row(a.dweights, t);
+  for (int64_t e = 0; divided && e < E; e++) dot += chosen[e] ? f[e] * dw[e] * s[e] / sum : 0;
+  for (int64_t e = 0; e < E; e++) {
+    ds[e] = (f[e] * dw[e] - (chosen[e] ? dot : 0)) / sum;
+    dscale[e] += a.scale * dw[e] * s[e] / sum;
+  }
+  double all = 0;
+  for (int64_t e = 0; e < E; e++) all += s[e] * ds[e];
+  for (int64_t e = 0; e < E; e++) f32_row(a.dlogits, t)[e] = float(a.score == 1 ? s[e] * (1 - s[e]) * ds[e] : s[e] * (ds[e] - all));
+}
+
+}  // namespace
+
 // u = s[ids] (score 2, 3: softmax over the chosen logits, over those near), w = scale · u or scale · u / (Σu + eps), times expert_scale.
 void ref_route_backward(const esft_route_backward_args& a) {
   const int64_t T = rows(a.dlogits), E = cols(a.dlogits), K = cols(a.ids);
@@ -112,6 +145,10 @@ void ref_route_backward(const esft_route_backward_args& a) {
   if (present(a.pos)) check_indices("route_backward", "pos", a.pos, T * K);
   std::vector<double> u(K), du(K), dscale(E, 0.0);
   for (int64_t t = 0; t < T; t++) {
+    if (a.dense) {
+      dense_backward(a, t, dscale);
+      continue;
+    }
     const float* w = f32_row(a.weights, t);
     float* dlogits = f32_row(a.dlogits, t);
     double sum = a.norm_eps;

@@ -51,12 +51,13 @@ export const topkRoute = bind<{
 
 /**
  * dlogits [T, E] from the gradient of the weights: dweights [T, K], or [N] in the order of the experts with pos [T, K] i32.
- * dexpertScale [E] f32 (+)=.
+ * dexpertScale [E] f32 (+)=. `dense`: the straight-through gradient of a dense mixture, with dweights [T, E] of all experts.
  */
 export const routeBackward = bind<{
   dweights: Tensor;
   pos?: Maybe<Tensor>;
-  /** Not needed for "softmaxTopk". */
+  dense?: boolean;
+  /** Not needed for "softmaxTopk" unless dense. */
   probs?: Maybe<Tensor>;
   ids: Tensor;
   weights: Tensor;
@@ -66,7 +67,7 @@ export const routeBackward = bind<{
   /** Adds to dexpertScale. */
   accumulate?: boolean;
   rule: RouteRule;
-}>("route_backward", { ...weighting, accumulate: (a) => flag(a.accumulate) });
+}>("route_backward", { ...weighting, accumulate: (a) => flag(a.accumulate), dense: (a) => flag(a.dense) });
 
 /**
  * dlogits += coefficient · T · gradient of the layer's load-balancing loss; loss [1] f64 += that loss (1 when perfectly balanced).

@@ -8,11 +8,13 @@ import {
   balanceCases,
   plain,
   route,
+  routeBackward,
   routeBackwardBase,
   routeBackwardCases,
   routeBase,
   routeCases,
 } from "./cases/routing.ts";
+import type { Rule } from "./cases/routing.ts";
 import { Random, f32, i32, out, tensor } from "./host.ts";
 import type { Args } from "./host.ts";
 import { checkGradients, describeCases, describeRefusals, device, instructionSets, pick, run, weighted } from "./support.ts";
@@ -67,6 +69,15 @@ describeRefusals([
       { name: "factors under softmax over the chosen", change: { score: 2 }, says: ["expert_scale", "absent"] },
       { name: "the gradient of no factors", change: { expert_scale: null }, says: ["dexpert_scale", "absent"] },
       { name: "accumulate = 2", change: { accumulate: 2 }, says: ["accumulate"] },
+      { name: "dense = 2", change: { dense: 2 }, says: ["dense"] },
+      { name: "dense through pos", change: { dense: 1 }, says: ["pos", "dense"] },
+      { name: "dense without those of all experts", change: { dense: 1, pos: null, dweights: out([5, 3]) }, says: ["dweights", "[5, 8]"] },
+      { name: "dense under SparseMixer", change: { dense: 1, score: 3, pos: null, dweights: out([5, 8]) }, says: ["score", "0..2"] },
+      {
+        name: "dense under softmax over the chosen without logits",
+        change: { dense: 1, score: 2, pos: null, dweights: out([5, 8]), probs: null, expert_scale: null, dexpert_scale: null },
+        says: ["probs"],
+      },
       { name: "no probs under softmax", change: { probs: null }, says: ["probs"] },
       {
         name: "an expert that does not exist",
@@ -118,6 +129,7 @@ describe("gradients of logits and factors against finite differences", () => {
         norm_eps: full.norm_eps,
         scale: full.scale,
         jitter: full.jitter,
+        dense: 0,
       });
       const inputs = factors ? ["logits", "expert_scale"] : ["logits"];
       await checkGradients({
@@ -130,6 +142,99 @@ describe("gradients of logits and factors against finite differences", () => {
         },
       });
     });
+});
+
+/** Weights of all experts by the surrogate, in f64: what stands behind a constant is of `at`. */
+function denseWeights(
+  z: ArrayLike<number>,
+  at: ArrayLike<number>,
+  chosen: ReadonlySet<number>,
+  rule: Rule,
+  factors: ArrayLike<number>,
+): number[] {
+  const scores = (x: ArrayLike<number>): number[] => {
+    const v = Array.from(x);
+    if (rule.score === 1) return v.map((l) => 1 / (1 + Math.exp(-l)));
+    const sum = v.reduce((s, l) => s + Math.exp(l), 0);
+    return v.map((l) => Math.exp(l) / sum);
+  };
+  const [p, still] = [scores(z), scores(at)];
+  const eps = rule.score === 2 ? 0 : rule.norm_eps;
+  const sum = (v: readonly number[]): number => v.reduce((s, x, e) => s + (chosen.has(e) ? x : 0), eps);
+  const once = rule.score === 2 && rule.renormalize === 1 ? 1 + rule.norm_eps : 1;
+  const divisor = (e: number): number => (rule.renormalize === 1 || rule.score === 2 ? sum(chosen.has(e) ? p : still) * once : 1);
+  return p.map((x, e) => (rule.scale * factors[e]! * x) / divisor(e));
+}
+
+describe("the dense gradient against finite differences of its surrogate", () => {
+  const rules = backwardRules.filter(([, { score }]) => score !== 3).map(([name, rule]) => [name, { ...plain, ...rule }] as const);
+  const scaled = rules.filter(([, { score }]) => score !== 2).map(([name, rule]) => [`${name}, factors`, rule, true] as const);
+  it.each([...rules.map(([name, rule]) => [name, rule, false] as const), ...scaled])("%s", async (name, rule, factors) => {
+    const [T, E, K] = [3, 7, 3];
+    const random = new Random(name);
+    const args: Args = route(T, E, K, rule, factors ? { expertScale: "f32" } : {})(random);
+    const z = tensor(args, "logits");
+    const dweights = random.normal([T, E]);
+    const made = await run(device("ref"), "topk_route", args);
+    const ids = Array.from(pick(made, "ids"));
+    const back = await run(device("ref"), "route_backward", {
+      dweights,
+      probs: f32([T, E], pick(made, "probs")),
+      ids: i32(ids, [T, K]),
+      weights: f32([T, K], pick(made, "weights")),
+      expert_scale: args.expert_scale,
+      dlogits: out([T, E]),
+      dexpert_scale: factors ? out([E]) : null,
+      accumulate: 0,
+      dense: 1,
+      score: rule.score,
+      renormalize: rule.renormalize,
+      norm_eps: rule.norm_eps,
+      scale: rule.scale,
+      jitter: rule.jitter,
+    });
+    const scales = factors ? tensor(args, "expert_scale").values : new Float64Array(E).fill(1);
+    const loss = (logits: ArrayLike<number>, by: ArrayLike<number>): number => {
+      let sum = 0;
+      for (let t = 0; t < T; t++) {
+        const row = (v: ArrayLike<number>) => Array.from({ length: E }, (_, e) => v[t * E + e]!);
+        const w = denseWeights(row(logits), row(z.values), new Set(ids.slice(t * K, t * K + K)), rule, by);
+        w.forEach((x, e) => (sum += x * dweights.values[t * E + e]!));
+      }
+      return sum;
+    };
+    const difference = (values: ArrayLike<number>, i: number, f: (v: Float64Array) => number): number => {
+      const moved = (by: number): number => f(Float64Array.from(values, (x, j) => (j === i ? x + by : x)));
+      return (moved(1e-5) - moved(-1e-5)) / 2e-5;
+    };
+    pick(back, "dlogits").forEach((d, i) =>
+      expect(d).toBeCloseTo(
+        difference(z.values, i, (v) => loss(v, scales)),
+        4,
+      ),
+    );
+    if (factors)
+      pick(back, "dexpert_scale").forEach((d, i) =>
+        expect(d).toBeCloseTo(
+          difference(scales, i, (v) => loss(z.values, v)),
+          4,
+        ),
+      );
+  });
+
+  it("with all experts chosen it is the gradient of the weights", async () => {
+    for (const [, rule] of rules) {
+      const dense = routeBackward(6, 5, 5, rule, { dense: true })(new Random(4));
+      const back = await run(device("cpu"), "route_backward", dense);
+      const [ids, dw] = [tensor(dense, "ids"), tensor(dense, "dweights")];
+      const sparse = f32(
+        [6, 5],
+        Array.from(ids.values, (e, i) => dw.values[Math.floor(i / 5) * 5 + e]!),
+      );
+      const plainly = await run(device("cpu"), "route_backward", { ...dense, dense: 0, dweights: sparse });
+      pick(back, "dlogits").forEach((d, i) => expect(d).toBeCloseTo(pick(plainly, "dlogits")[i]!, 5));
+    }
+  });
 });
 
 it("scores that are no normal number are 0", async () => {

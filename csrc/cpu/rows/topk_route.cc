@@ -211,6 +211,53 @@ void add_shares(const esft_route_backward_args& a, const float* share, double* s
   for (int64_t e = 0; e < E; e++) to[e] = float(sum[e]);
 }
 
+// dense = 1: dweights of all experts; see the contract. share [T, E] of dexpert_scale, or nullptr.
+void dense_backward(const esft_route_backward_args& a, float* share, Context& ctx) {
+  const int64_t T = rows(a.dlogits), E = cols(a.dlogits), K = cols(a.ids), padded = round_up(E, W);
+  const float eps = float(a.norm_eps), scale = float(a.scale);
+  const float factor = a.score == 2 && a.renormalize ? scale / (1.0f + eps) : scale;
+  const bool divided = a.renormalize || a.score == 2, scaled = present(a.expert_scale), sigmoid = a.score == 1;
+  for_rows(ctx, T, 4 * E + 16 * K, [&](int64_t begin, int64_t end, int worker) {
+    float* s = static_cast<float*>(ctx.worker_scratch(worker, (3 * padded) * 4));
+    float* f = s + padded;   // factor of each expert
+    float* du = f + padded;  // f · dw, then its gradient before softmax or sigmoid
+    for (int64_t i = 0; i < padded; i++) f[i] = i >= E ? 0.0f : scaled ? factor * float_at(a.expert_scale, i) : factor;
+    for (int64_t t = begin; t < end; t++) {
+      const int32_t* ids = row_of<int32_t>(a.ids, t);
+      copy_padded(s, row_of<float>(a.probs, t), E, a.score == 2 ? -kInf : 0.0f);
+      copy_padded(du, row_of<float>(a.dweights, t), E, 0.0f);
+      if (a.score == 2) softmax_row(s, padded);
+      float sum = divided ? (a.score == 2 ? 0.0f : eps) : 1.0f, dot = 0;
+      for (int64_t k = 0; divided && k < K; k++) sum += s[ids[k]];
+      const float inverse = 1.0f / sum;
+      if (share)
+        map(share + t * E, E, false,
+            [=](int64_t i, int64_t) ESFT_LAMBDA { return splat(scale * inverse) * load(du + i) * load(s + i); });
+      for (int64_t k = 0; divided && k < K; k++) dot += f[ids[k]] * du[ids[k]] * (s[ids[k]] * inverse);
+      for (int64_t i = 0; i < padded; i += W) store(du + i, load(f + i) * load(du + i));
+      for (int64_t k = 0; divided && k < K; k++) du[ids[k]] -= dot;
+      vf all = {};
+      if (!sigmoid)
+        for (int64_t i = 0; i < padded; i += W) all += load(s + i) * load(du + i);
+      const vf mean = splat(hsum(all)), by = splat(inverse);
+      map(row_of<float>(a.dlogits, t), E, false, [=](int64_t i, int64_t) ESFT_LAMBDA {
+        const vf v = load(s + i), d = load(du + i);
+        return sigmoid ? v * (splat(1.0f) - v) * d * by : v * (d - mean) * by;
+      });
+    }
+  });
+}
+
+// dexpert_scale (+)= Σ over tokens of share [T, E], in their order.
+void add_dense_shares(const esft_route_backward_args& a, const float* share, double* sum) {
+  const int64_t T = rows(a.ids), E = numel(a.dexpert_scale);
+  float* to = data<float>(a.dexpert_scale);
+  for (int64_t e = 0; e < E; e++) sum[e] = a.accumulate ? double(to[e]) : 0.0;
+  for (int64_t t = 0; t < T; t++)
+    for (int64_t e = 0; e < E; e++) sum[e] += double(share[t * E + e]);
+  for (int64_t e = 0; e < E; e++) to[e] = float(sum[e]);
+}
+
 }  // namespace
 
 // With r = s[ids] / (Σ s[ids] + eps):  ds[k] = scale · (dw[k] − Σ dw·r) / (Σ s + eps);  without renormalisation scale · dw[k].
@@ -228,6 +275,12 @@ void route_backward(const esft_route_backward_args& a, Context& ctx) {
   const float scale = float(a.scale), eps = float(a.norm_eps), limit = float(2 * a.jitter);
   const int64_t padded = round_up(E, W);
   const bool scaled = present(a.expert_scale), wants_scale = present(a.dexpert_scale);
+  if (a.dense) {
+    float* share = wants_scale ? static_cast<float*>(ctx.shared_scratch(round_up(T * E, 2) * 4 + E * 8)) : nullptr;
+    dense_backward(a, share, ctx);
+    if (wants_scale) add_dense_shares(a, share, reinterpret_cast<double*>(share + round_up(T * E, 2)));
+    return;
+  }
   // What each slot adds to dexpert_scale, and the sums.
   float* share = wants_scale ? static_cast<float*>(ctx.shared_scratch(round_up(T * K, 2) * 4 + E * 8)) : nullptr;
   const bool nt = streams(a.dlogits);

@@ -147,6 +147,66 @@ __global__ void __launch_bounds__(32 * kWarps) route_backward_mixer(const EarlyS
   }
 }
 
+// dense = 1: dweights of all experts, a lane for every 32nd; see the contract. share is [T, E] here.
+__global__ void __launch_bounds__(32 * kWarps) route_backward_dense(const EarlyStart early, const BackwardParams p) {
+  early.wait();
+  const int lane = threadIdx.x % 32;
+  const int64_t t = blockIdx.x * int64_t(kWarps) + threadIdx.x / 32;
+  if (t >= p.T) return;
+  const float* probs = p.probs + t * p.probs_ld;
+  const float* dw = p.dweights + t * p.dweights_ld;
+  float* dlogits = p.dlogits + t * p.dlogits_ld;
+  const bool divided = p.renormalize || p.score == 2;
+  const float factor = p.score == 2 && p.renormalize ? p.scale / (1.0f + p.norm_eps) : p.scale;
+  float top = 0, total = 1;
+  if (p.score == 2) {
+    top = -__builtin_inff(), total = 0;
+    for (int e = lane; e < p.E; e += 32) top = fmaxf(top, probs[e]);
+    top = warp_max(top);
+    for (int e = lane; e < p.E; e += 32) total += expf(probs[e] - top);
+    total = warp_sum(total);
+  }
+  const auto score = [&](int e) { return p.score == 2 ? expf(probs[e] - top) / total : probs[e]; };
+  const auto scaled = [&](int e) { return factor * scale_at(p.expert_scale, e) * dw[e]; };
+  // A chosen expert, or −1 where its index is bad.
+  const auto chosen = [&](int k) {
+    const int32_t id = p.ids[t * p.ids_ld + k];
+    return p.id_check.ok(t * p.K + k, id) ? id : -1;
+  };
+  float sum = 1, dot = 0, among = 0;
+  if (divided) {
+    sum = 0;
+    for (int k = lane; k < p.K; k += 32) {
+      const int id = chosen(k);
+      if (id < 0) continue;
+      const float s = score(id);
+      sum += s, dot += scaled(id) * s;
+    }
+    among = warp_sum(sum);
+    sum = among + (p.score == 2 ? 0.0f : p.norm_eps);
+    dot = warp_sum(dot) / sum;
+  }
+  float all = 0;
+  if (p.score != 1) {
+    for (int e = lane; e < p.E; e += 32) all += score(e) * scaled(e);
+    all = warp_sum(all) - dot * among;
+  }
+  const auto gradient = [&](int e, float less) {
+    const float s = score(e), d = scaled(e) - less;
+    return p.score == 1 ? s * (1.0f - s) * d / sum : s * (d - all) / sum;
+  };
+  for (int e = lane; e < p.E; e += 32) {
+    dlogits[e] = gradient(e, 0.0f);
+    if (p.share) p.share[t * p.E + e] = p.scale * dw[e] * score(e) / sum;
+  }
+  if (!divided) return;
+  __syncwarp();  // the chosen lie in elements that other lanes have just written
+  for (int k = lane; k < p.K; k += 32) {
+    const int id = chosen(k);
+    if (id >= 0) dlogits[id] = gradient(id, dot);
+  }
+}
+
 struct ScaleSumParams {
   const float* share;
   const int32_t* ids;
@@ -154,6 +214,7 @@ struct ScaleSumParams {
   int64_t slots, ids_ld;
   int32_t K;
   bool accumulate;
+  bool dense;  // slots are [T, E], their expert is their place; K is E
 };
 
 // dexpert_scale of one expert per block: its slots' shares in a fixed order.
@@ -162,7 +223,7 @@ __global__ void __launch_bounds__(kSumThreads) sum_shares(const EarlyStart early
   ESFT_SHARED(smem);
   float sum = 0;
   for (int64_t i = threadIdx.x; i < p.slots; i += kSumThreads)
-    if (p.ids[i / p.K * p.ids_ld + i % p.K] == int(blockIdx.x)) sum += p.share[i];
+    if ((p.dense ? int(i % p.K) : p.ids[i / p.K * p.ids_ld + i % p.K]) == int(blockIdx.x)) sum += p.share[i];
   sum = block_sum(sum, reinterpret_cast<float*>(smem));
   if (threadIdx.x == 0) p.sum[blockIdx.x] = (p.accumulate ? p.sum[blockIdx.x] : 0.0f) + sum;
 }
@@ -173,7 +234,7 @@ void run_route_backward(const esft_route_backward_args& a, Context& c) {
   BackwardParams p{};
   p.dweights = data<float>(a.dweights);
   p.pos = present(a.pos) ? data<int32_t>(a.pos) : nullptr;
-  p.probs = present(a.probs) && a.score != 2 ? data<float>(a.probs) : nullptr;
+  p.probs = present(a.probs) && (a.score != 2 || a.dense) ? data<float>(a.probs) : nullptr;
   p.ids = data<int32_t>(a.ids);
   p.weights = data<float>(a.weights);
   p.dlogits = data<float>(a.dlogits);
@@ -187,12 +248,16 @@ void run_route_backward(const esft_route_backward_args& a, Context& c) {
   p.norm_eps = float(a.norm_eps), p.scale = float(a.scale);
   p.back = p.scale == 0 ? 0.0f : (p.renormalize ? 1.0f + p.norm_eps : 1.0f) / p.scale;
   p.near_limit = float(2 * a.jitter), p.expert_scale = expert_scale_of(a.expert_scale);
-  p.share = present(a.dexpert_scale) ? c.scratch_of<float>(p.T * p.K) : nullptr;
+  const int64_t slots = p.T * (a.dense ? p.E : p.K);
+  p.share = present(a.dexpert_scale) ? c.scratch_of<float>(slots) : nullptr;
   const dim3 grid(unsigned(ceil_div(p.T, kWarps)));
   if (p.T > 0 && p.score == 3) ESFT_LAUNCH((route_backward_mixer), c, grid, 32 * kWarps, 0, p);
-  if (p.T > 0 && p.score != 3) ESFT_LAUNCH((route_backward), c, grid, 32 * kWarps, 0, p);
+  if (p.T > 0 && a.dense) ESFT_LAUNCH((route_backward_dense), c, grid, 32 * kWarps, 0, p);
+  if (p.T > 0 && p.score != 3 && !a.dense) ESFT_LAUNCH((route_backward), c, grid, 32 * kWarps, 0, p);
   if (!present(a.dexpert_scale)) return;
-  const ScaleSumParams sums{p.share, p.ids, data<float>(a.dexpert_scale), p.T * p.K, p.ids_ld, p.K, a.accumulate != 0};
+  const int32_t per_token = a.dense ? p.E : p.K;
+  const ScaleSumParams sums{p.share,           p.ids,       data<float>(a.dexpert_scale), slots, p.ids_ld, per_token,
+                            a.accumulate != 0, a.dense != 0};
   ESFT_LAUNCH((sum_shares), c, dim3(unsigned(p.E)), kSumThreads, kSumThreads / 32 * sizeof(float), sums);
 }
 

@@ -240,6 +240,8 @@ interface BackwardOptions {
   readonly dscale?: boolean;
   /** dexpert_scale is written, not added to. */
   readonly overwrite?: boolean;
+  /** dweights are those of all experts. */
+  readonly dense?: boolean;
 }
 export function routeBackward(T: number, E: number, K: number, rule: Partial<Rule> = {}, o: BackwardOptions = {}, results = exactRoute) {
   return (r: Random): Args => {
@@ -248,9 +250,9 @@ export function routeBackward(T: number, E: number, K: number, rule: Partial<Rul
     const wrap = (t: HostTensor): HostTensor => (o.strided ? strided(t) : t);
     const full = { ...plain, ...rule };
     return {
-      dweights: o.pos ? r.normal([T * K]) : wrap(r.normal([T, K])),
+      dweights: o.pos ? r.normal([T * K]) : wrap(r.normal([T, o.dense ? E : K])),
       pos: o.pos ? wrap(i32(r.permutation(T * K), [T, K])) : null,
-      probs: full.score === 2 ? null : wrap(made.probs),
+      probs: full.score === 2 && !o.dense ? null : wrap(made.probs),
       ids: wrap(made.ids),
       weights: wrap(made.weights),
       expert_scale: forward.expert_scale,
@@ -262,6 +264,7 @@ export function routeBackward(T: number, E: number, K: number, rule: Partial<Rul
       renormalize: full.renormalize,
       norm_eps: full.norm_eps,
       scale: full.scale,
+      dense: o.dense ? 1 : 0,
     };
   };
 }
@@ -286,6 +289,19 @@ export const routeBackwardCases: readonly OpCase[] = [
     backRow(name, 40, 61, 6, rule),
     backRow(`${name}, through pos`, 33, 16, 4, rule, { pos: true }),
   ]),
+  ...backwardRules
+    .filter(([, { score }]) => score !== 3)
+    .map(([name, rule]) => backRow(`dense, ${name}`, 40, 61, 6, rule, { dense: true })),
+  backRow("dense, one token", 1, 8, 2, { renormalize: 1 }, { dense: true }),
+  backRow("dense, no tokens", 0, 8, 2, {}, { dense: true }),
+  backRow("dense, one expert", 3, 1, 1, { score: 1 }, { dense: true }),
+  backRow("dense, all experts chosen", 9, 7, 7, { renormalize: 1 }, { dense: true }),
+  backRow("dense, strided", 20, 37, 5, { renormalize: 1, scale: 2 }, { dense: true, strided: true }),
+  backRow("dense, factors of experts", 40, 61, 6, { renormalize: 1, scale: 2 }, { dense: true, expertScale: "f32" }),
+  backRow("dense, bf16 factors of experts, overwritten", 33, 16, 4, { score: 1 }, { dense: true, expertScale: "bf16", overwrite: true }),
+  backRow("dense, factors, no tokens, overwritten", 0, 8, 2, {}, { dense: true, expertScale: "f32", overwrite: true }),
+  backRow("dense, many experts", 6, 1500, 40, { score: 2 }, { dense: true }),
+  backRow("dense, many tokens", 700, 64, 8, { renormalize: 1 }, { dense: true }),
   backRow("SparseMixer, top-2", 40, 16, 2, { score: 3, jitter: 0.01 }, { pos: true }),
   backRow("SparseMixer, factors of experts", 40, 16, 2, { score: 3, jitter: 0.2 }, { expertScale: "f32" }),
   backRow("SparseMixer, many experts", 6, 1500, 2, { score: 3, jitter: 0.2 }),
@@ -494,6 +510,19 @@ export const routingPerf: readonly PerfRow[] = [
     "route_backward",
     (s, r) =>
       routeBackward(s.T, s.E, s.K, {}, { pos: true }, () => ({
+        ids: r.routes(s.T, s.K, s.E),
+        weights: r.normal([s.T, s.K], 0.1),
+        probs: r.normal([s.T, s.E], 0.1),
+      }))(r),
+    (s) => ({ tokens: s.T }),
+  ),
+  perfCall(
+    "topk_route/4096x64/f32/dense",
+    "cpu",
+    cpuSizes,
+    "route_backward",
+    (s, r) =>
+      routeBackward(s.T, s.E, s.K, { renormalize: 1 }, { dense: true }, () => ({
         ids: r.routes(s.T, s.K, s.E),
         weights: r.normal([s.T, s.K], 0.1),
         probs: r.normal([s.T, s.E], 0.1),
