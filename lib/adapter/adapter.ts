@@ -75,7 +75,10 @@ export class Adapter {
     if (this.tensors.size + this.attached.size === 0) throw adapterFault("expected trained tensors, found none");
     if (!this.experts && NEED_EXPERTS.has(this.method.type))
       throw adapterFault(`expected the experts that method "${this.method.type}" trained, found none ("experts": null)`);
-    if (this.experts) checkExperts(this.tensors.values(), this.experts, this.attached.size > 0);
+    if (this.experts) {
+      const attaches = this.attached.size > 0 && !NEED_EXPERTS.has(this.method.type);
+      checkExperts(this.tensors.values(), this.experts, { attaches, routers: this.method["router"] !== undefined });
+    }
   }
 
   /** The same adapter with other tensors or other facts. */

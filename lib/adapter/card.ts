@@ -41,7 +41,7 @@ export function modelCard(adapter: CardFacts): string {
     "```",
     "esft eval  BASE --adapter THIS_FOLDER --data test.jsonl",
     // LoRA is folded into the weights; what stands beside a whole block is not.
-    ...(attached > 0 && method.type !== "lora" ? [] : ["esft merge BASE --adapter THIS_FOLDER -o MERGED"]),
+    ...(attached > 0 && method.type !== "lora" && method.type !== "esft" ? [] : ["esft merge BASE --adapter THIS_FOLDER -o MERGED"]),
     "```",
   ];
   if (experts && experts.count > 0) {

@@ -121,10 +121,14 @@ export async function readInto(key: string, t: Content, into: { readonly dtype: 
 
 /**
  * Trained tensors of routed experts belong to selected experts, and a selected expert is there as a whole; the rest is what the set's
- * switches allow. A method that only attaches tensors to the experts replaces none of them.
+ * switches and the method's mode of the routers allow. A method that only attaches tensors to the experts replaces none of them.
  * @throws LayoutError the first tensor that should not be there, or is missing
  */
-export function checkExperts(tensors: Iterable<AdapterTensor>, experts: ExpertSet, attaches: boolean): void {
+export function checkExperts(
+  tensors: Iterable<AdapterTensor>,
+  experts: ExpertSet,
+  { attaches, routers }: { readonly attaches: boolean; readonly routers: boolean },
+): void {
   const have = new Set<string>();
   for (const t of tensors) {
     const { role, layer, expert, part } = t;
@@ -135,7 +139,7 @@ export function checkExperts(tensors: Iterable<AdapterTensor>, experts: ExpertSe
           sliceKey(t),
         );
       have.add(`${layer}/${expert}/${part}`);
-    } else if (!(role === "shared" ? experts.sharedExperts : experts.nonExpertModules)) {
+    } else if (!(role === "shared" ? experts.sharedExperts : experts.nonExpertModules || (routers && role === "router"))) {
       const kind = role === "shared" ? "shared experts" : "non-expert modules";
       throw adapterFault(`expected no tensors of ${kind} since the expert set does not train them`, sliceKey(t));
     }

@@ -120,6 +120,11 @@ function show(event: TrainEvent, terminal: Terminal): void {
       );
       for (const { role, attached, tensors, parameters } of event.trained)
         terminal.note(`  trains ${attached ? "beside " : ""}${ROLES[role]}: ${tensors} tensors, ${count(parameters)} parameters`);
+      if (event.straightThrough)
+        terminal.note(
+          `  routers straight through: every backward runs all experts on all tokens, ${percent(event.straightThrough.flops)} more ` +
+            `multiply-adds a step and ${bytes(event.straightThrough.bytes)} more memory`,
+        );
       return;
     case "step":
       terminal.progress(progressLine(event), event.step === event.steps);

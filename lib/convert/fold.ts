@@ -46,7 +46,9 @@ export function foldAdapter(base: Checkpoint, adapter: Adapter): Adapter {
     );
   }
   const tensors = foldedTensors(base, spec, adapter, method.matrices);
-  return adapter.with({ tensors: [...adapter.tensors.values(), ...tensors], attached: [], experts: null, frozenDigest: undefined });
+  // Of ESFT the selected experts are there as they were.
+  const experts = adapter.method.type === "esft" ? adapter.experts : null;
+  return adapter.with({ tensors: [...adapter.tensors.values(), ...tensors], attached: [], experts, frozenDigest: undefined });
 }
 
 /** A parameter, the term beside it, and which rows of the term's B are its own. */

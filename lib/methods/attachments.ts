@@ -15,6 +15,7 @@ import type { LoraMatrix } from "./lora_targets.ts";
 import { PerftAttachments } from "./perft.ts";
 import { PERFT_VARIANTS } from "./perft_options.ts";
 import type { PerftOptions } from "./perft_options.ts";
+import { joined, routerMatrices, ROUTER_MODES } from "./router_mode.ts";
 
 /** What an adapter says of an attached tensor. */
 interface AttachedFacts {
@@ -29,8 +30,14 @@ const MANIFEST_METHOD = "adapter.json, method";
 const byTarget = <V extends z.ZodType>(value: V) => z.record(z.string(), value).optional();
 /** Of the training, not of what the adapter computes. */
 const dropout = z.number().min(0).lt(1).optional();
+/** How the base's routers were trained, and a term beside them. */
+const router = { router: z.enum(ROUTER_MODES).optional() };
+const routerTerm = { ...router, routerRank: z.int().min(1).optional(), routerAlpha: z.number().gt(0).optional() };
+/** ESFT attaches a term beside the routers, or nothing. */
+const Esft = z.strictObject({ type: z.literal("esft"), ...routerTerm });
 const Lora = z.strictObject({
   type: z.literal("lora"),
+  ...router,
   rank: z.int().min(1),
   alpha: z.number().gt(0).optional(),
   targets: z.array(z.string()),
@@ -84,39 +91,49 @@ const Perft = z.strictObject({
   baseBalanceLoss: z.number().min(0).optional(),
   init: z.enum(["kaiming", "perft"]).optional(),
   dropout,
+  ...routerTerm,
 });
 
-/** A method that attaches something, its options understood. */
+/** A method that attaches something, its options understood: low-rank terms beside matrices, and adapters of PERFT beside blocks. */
 export type AttachingMethod =
   | { readonly type: "lora"; readonly matrices: readonly LoraMatrix[] }
-  | { readonly type: "perft"; readonly options: PerftOptions };
+  | { readonly type: "perft"; readonly options: PerftOptions; readonly matrices: readonly LoraMatrix[] };
 
 /**
  * @param method as adapter.json has it
  * @throws LayoutError options that this method does not have, or that do not fit the model
  */
 export function attachingMethod(spec: ModelSpec, method: { readonly type: string }, experts: ExpertSet | null): AttachingMethod {
+  const besideRouters = (options: z.output<typeof Esft> | z.output<typeof Perft>): LoraMatrix[] =>
+    options.router === "lora" ? fitting(() => routerMatrices(spec, options)) : [];
   switch (method.type) {
+    case "esft":
+      return { type: "lora", matrices: besideRouters(checkSchema(Esft, method, MANIFEST_METHOD, LayoutError)) };
     case "lora": {
       const options = checkSchema(Lora, method, MANIFEST_METHOD, LayoutError);
       return { type: "lora", matrices: fitting(() => loraMatrices(spec, { ...options, experts, anyRank: true })) };
     }
     case "perft": {
-      const { type, ...options } = checkSchema(Perft, method, MANIFEST_METHOD, LayoutError);
-      return { type, options };
+      const checked = checkSchema(Perft, method, MANIFEST_METHOD, LayoutError);
+      const { type, router: _, routerRank: _r, routerAlpha: _a, ...options } = checked;
+      return { type, options, matrices: besideRouters(checked) };
     }
     default:
-      throw new LayoutError(`adapter: attached tensors of method "${method.type}" are not known to this version; known: lora, perft`, {
-        where: { key: "method.type" },
-      });
+      throw new LayoutError(
+        `adapter: attached tensors of method "${method.type}" are not known to this version; known: esft, lora, perft`,
+        {
+          where: { key: "method.type" },
+        },
+      );
   }
 }
 
 function madeOf(spec: ModelSpec, method: { readonly type: string }, experts: ExpertSet | null): Attachments {
   const known = attachingMethod(spec, method, experts);
-  return known.type === "lora"
-    ? new LoraAttachments(known.matrices, "kaiming", 0)
-    : fitting(() => new PerftAttachments(spec, known.options, 0));
+  const terms = new LoraAttachments(known.matrices, "kaiming", 0);
+  if (known.type === "lora") return terms;
+  const adapters = fitting(() => new PerftAttachments(spec, known.options, 0));
+  return joined([adapters, known.matrices.length > 0 ? terms : null])!;
 }
 
 /** What does not fit the model is a fault of the manifest here. */

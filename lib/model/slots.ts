@@ -24,6 +24,8 @@ export interface SlotSpec {
   /** Rows per token when not 1 (routed rows: K). */
   readonly rowsPerToken?: number;
   readonly fixed?: readonly number[];
+  /** So many rows, with a column for each token. */
+  readonly across?: number;
 }
 
 /** An activation: f32 or bf16, as the device has them. */
@@ -124,6 +126,12 @@ export class Planner {
     return this.add({ ...slot.spec, rowsPerToken: rowsPerToken / n }, "", lifetime, { of: slot.index, columns: null, part: i });
   }
 
+  /** Row `i` of a slot with tokens across, as a vector of T. */
+  row(slot: Slot, i: number): Slot {
+    const lifetime = this.entries[slot.index]?.lifetime ?? null;
+    return this.add({ dtype: slot.spec.dtype, perToken: 0 }, "", lifetime, { of: slot.index, columns: null, part: i });
+  }
+
   private add(spec: SlotSpec, name: string, lifetime: Lifetime | null, view: View | null = null): Slot {
     this.entries.push({ owner: this.owner, name: this.prefix + name, spec, lifetime, view });
     return { index: this.entries.length - 1, spec };
@@ -132,6 +140,7 @@ export class Planner {
 
 function shapeOf(spec: SlotSpec, T: number): number[] {
   if (spec.fixed) return [...spec.fixed];
+  if (spec.across !== undefined) return [spec.across, T];
   const rows = T * (spec.rowsPerToken ?? 1);
   return spec.perToken === undefined || spec.perToken === 0 ? [rows] : [rows, spec.perToken];
 }

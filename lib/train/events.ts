@@ -7,6 +7,7 @@ import type { TrainedRole } from "../methods/method.ts";
 import { readTextFile } from "../files/regular.ts";
 import { ioError } from "../task.ts";
 import type { Evaluation } from "./evaluate.ts";
+import type { RouterCost } from "./router_cost.ts";
 import type { StepFigures } from "./update.ts";
 
 interface StepEvent extends Omit<StepFigures, "coverage"> {
@@ -33,6 +34,8 @@ interface StartEvent {
   readonly stateBytes: number;
   /** The host's share: encoded examples, their order, rows under way, what is copied to save. */
   readonly hostBytes: number;
+  /** What the straight-through gradient of the routers adds to a step; absent without. */
+  readonly straightThrough?: RouterCost;
   readonly examples: number;
   readonly heldOut: number;
   readonly device: string;

@@ -4,6 +4,7 @@ import { z } from "zod";
 import { ExpertSet } from "../experts/expert_set.ts";
 import { Profile } from "../experts/profile.ts";
 import { PERFT_VARIANTS } from "../methods/perft_options.ts";
+import { ROUTER_MODES } from "../methods/router_mode.ts";
 import { selectSchema } from "../options.ts";
 
 const experts = z.union([z.string(), z.instanceof(ExpertSet)], "expected a file or an ExpertSet");
@@ -21,6 +22,26 @@ const selection = {
   select: selectSchema.optional(),
 };
 
+/** What a method does with the base's routers. */
+const router = {
+  router: z
+    .enum(ROUTER_MODES)
+    .optional()
+    .describe(
+      "the base's routers (default: frozen, unless the method trains them): train, lora = a low-rank term beside each, " +
+        "ste = train with DenseMixer's straight-through gradient, whose backward runs all experts",
+    ),
+};
+const routerTerm = {
+  ...router,
+  routerRank: z
+    .int()
+    .min(1)
+    .optional()
+    .describe("rank of the terms of router lora beside ESFT and PERFT (default: 8, at most the experts)"),
+  routerAlpha: z.number().gt(0).optional().describe("alpha of those terms (default: twice their rank)"),
+};
+
 const esft = z
   .strictObject({
     type: z
@@ -34,6 +55,7 @@ const esft = z
       .boolean()
       .optional()
       .describe("train embedding, attention, norms, router, dense layers and head too (default: as the expert set says)"),
+    ...routerTerm,
   })
   .check((ctx) => {
     const { experts: set, profile: scores, select } = ctx.value;
@@ -80,6 +102,7 @@ const lora = z
       .optional()
       .describe("share of what terms of LoRA and PERFT read that is dropped out in training (default: 0)"),
     ...selection,
+    ...router,
   })
   .check((ctx) => {
     const { experts: set, profile: scores, select } = ctx.value;
@@ -114,9 +137,10 @@ const perft = z.strictObject({
     .describe("weight of the load-balancing loss of the base's frozen routers in PERFT (default: 0)"),
   init: lora.shape.init,
   dropout: lora.shape.dropout,
+  ...routerTerm,
 });
 
-export const methodSchema = z.discriminatedUnion("type", [esft, lora, perft, z.strictObject({ type: z.literal("full") })]);
+export const methodSchema = z.discriminatedUnion("type", [esft, lora, perft, z.strictObject({ type: z.literal("full"), ...router })]);
 export type PerftMethod = z.output<typeof perft>;
 export type MethodOptions = z.output<typeof methodSchema>;
 export type EsftMethod = z.input<typeof esft>;

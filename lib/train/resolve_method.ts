@@ -12,6 +12,7 @@ import type { LoraOptions } from "../methods/lora_targets.ts";
 import { esftTrainable } from "../methods/esft.ts";
 import type { TrainableSpec } from "../methods/method.ts";
 import { perftTrainable } from "../methods/perft.ts";
+import { withRouter } from "../methods/router_mode.ts";
 import { expertParameters } from "../model/spec.ts";
 import { decimal } from "../options.ts";
 import type { LoraMethod, MethodOptions, Selection } from "./method_options.ts";
@@ -27,9 +28,19 @@ export async function resolveMethod(
   seed: number,
   warn: (message: string) => void,
 ): Promise<TrainableSpec> {
+  return withRouter(session.spec, await withoutRouter(session, method, seed, warn), method, seed);
+}
+
+/** The method itself. Of LoRA the mode "lora" of the routers is a target. */
+async function withoutRouter(
+  session: TrainSession,
+  method: MethodOptions,
+  seed: number,
+  warn: (message: string) => void,
+): Promise<TrainableSpec> {
   if (method.type === "full") return fullTrainable(session.spec);
   if (method.type === "perft") {
-    const { type: _, ...options } = method;
+    const { type: _, router: _mode, routerRank: _rank, routerAlpha: _alpha, ...options } = method;
     return perftTrainable(session.spec, options.variant === "R" ? { balanceLoss: PERFT_BALANCE, ...options } : options, seed);
   }
   const set = await expertsOf(session, method, warn);
@@ -47,11 +58,12 @@ export async function resolveMethod(
 }
 
 function loraOptions(method: LoraMethod, experts: ExpertSet | null): LoraOptions & LoraTraining {
-  const { rank, alpha, targets, ranks, alphas, rslora, expertTerms, init, dropout } = method;
+  const { rank, alpha, targets, ranks, alphas, rslora, expertTerms, init, dropout, router } = method;
+  const named = typeof targets === "string" ? split(targets) : targets;
   return {
     rank,
     alpha,
-    targets: typeof targets === "string" ? split(targets) : targets,
+    targets: router === "lora" && !named.includes("router") ? [...named, "router"] : named,
     ranks: byTarget(ranks, "method.ranks", [RANK_BY_TOP_K]),
     alphas: byTarget(alphas, "method.alphas", []),
     rslora,

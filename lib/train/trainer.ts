@@ -20,6 +20,7 @@ import type { TrainEvent } from "./events.ts";
 import { evaluateRows } from "./evaluate.ts";
 import type { Evaluation } from "./evaluate.ts";
 import { requireSameRun, runFacts } from "./fingerprint.ts";
+import { routerCost } from "./router_cost.ts";
 import type { Extension } from "./fingerprint.ts";
 import type { TrainOptions } from "../options.ts";
 import { requireBalancedRouter, Update } from "./update.ts";
@@ -179,6 +180,7 @@ class Loop {
     const { capacity } = this.update;
     model.prepare(capacity, true);
     if (extension !== null) await this.extend(extension);
+    const straight = routerCost(model.spec, trainable, capacity, model.device.info.activationDtype);
     await this.emit({
       type: "start",
       step: this.reached.step,
@@ -190,6 +192,7 @@ class Loop {
       activationBytes: model.describePlan(true).bytes(capacity),
       stateBytes: this.state.size * STATE_BYTES_PER_PARAMETER,
       hostBytes: this.init.hostBytes,
+      ...(straight ? { straightThrough: straight } : {}),
       examples: train.length,
       heldOut: heldOut?.length ?? 0,
       device: model.device.info.instructionSet,

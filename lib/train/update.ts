@@ -148,7 +148,7 @@ export function requireBalancedRouter(spec: ModelSpec, trainable: TrainableSpec,
   const fail = (why: string): never => {
     throw new ConfigError(`auxLoss ${auxLoss} has no effect: ${why}`, { where: { key: "auxLoss" } });
   };
-  if (routers.length === 0) fail("the router does not train; set it to 0, or train the non-expert modules");
+  if (routers.length === 0) fail("the router does not train; set it to 0, or train it (router train, or the non-expert modules)");
   if (routers.some((score) => score !== "softmax"))
     fail(`the load-balancing loss is that of softmax routers, this model's score is ${routers[0]}; set it to 0`);
 }

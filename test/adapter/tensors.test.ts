@@ -53,7 +53,19 @@ describe("an adapter", () => {
     const init = { method: { type: "esft" }, experts: new ExpertSet({ layers: [[1, { ranked: [3] }]], nonExpertModules: true }) };
     expect(make({ ...init, tensors: [expert("gate"), expert("up"), expert("down"), norm] }).tensors.size).toBe(4);
     expect(() => make({ ...init, tensors: [norm] })).toThrow(/layer 1, expert 3: expected gate, up, down .* found no gate/);
-    expect(make({ ...init, tensors: [norm], attached: [added] }).attached.size).toBe(1);
+    expect(make({ ...init, method: { type: "lora" }, tensors: [norm], attached: [added] }).attached.size).toBe(1);
+    expect(() => make({ ...init, tensors: [norm], attached: [added] })).toThrow(/found no gate/);
+  });
+
+  it("of a method that says how routers train holds those, and nothing else beside its experts", () => {
+    const experts = new ExpertSet({ layers: [] });
+    const router = { ...norm, name: "gate", role: "router" } as const;
+    expect(make({ method: { type: "lora", router: "train" }, experts, tensors: [router] }).tensors.size).toBe(1);
+    for (const [method, tensor] of [
+      [{ type: "lora" }, router],
+      [{ type: "lora", router: "train" }, norm],
+    ] as const)
+      expect(() => make({ method, experts, tensors: [tensor] })).toThrow(/expected no tensors of non-expert modules/);
   });
 
   it.each([

@@ -50,6 +50,36 @@ const cases: readonly [string, string[], () => object, RegExp][] = [
     () => ({ type: "perft", variant: "R", rank: 3, adapters: 3, adaptersPerToken: 1, baseBalanceLoss: 0.01 }),
     /trains beside routed experts: 12 tensors, .*\n.*trains beside routers: 2 tensors/,
   ],
+  [
+    "esft-router",
+    ["--experts", "@", "--router", "train"],
+    () => ({ experts: at("experts.json"), router: "train" }),
+    /trains routers: 2 tensors, .*\n.*trains routed experts: 9 tensors/,
+  ],
+  [
+    "esft-router-lora",
+    ["--experts", "@", "--router", "lora", "--router-rank", "2"],
+    () => ({ type: "esft", experts: at("experts.json"), router: "lora", routerRank: 2 }),
+    /trains routed experts: 9 tensors, .*\n.*trains beside routers: 4 tensors/,
+  ],
+  [
+    "esft-ste",
+    ["--experts", "@", "--router", "ste"],
+    () => ({ type: "esft", experts: at("experts.json"), router: "ste" }),
+    /routers straight through: every backward runs all experts on all tokens, [\d.]+ ?% more multiply-adds a step and .* more memory/,
+  ],
+  [
+    "lora-ste",
+    ["--method", "lora", "--rank", "2", "--targets", "attention,router", "--router", "ste"],
+    () => ({ type: "lora", rank: 2, targets: ["attention", "router"], router: "ste" }),
+    /trains beside routers: 4 tensors(.|\n)*routers straight through/,
+  ],
+  [
+    "perft-router-lora",
+    ["--method", "perft", "--variant", "S", "--rank", "2", "--router", "lora"],
+    () => ({ type: "perft", variant: "S", rank: 2, router: "lora" }),
+    /trains beside routed experts: 4 tensors, .*\n.*trains beside routers: 4 tensors/,
+  ],
 ];
 
 describe.each(cases)("%s", (name, flags, yaml, roles) => {
@@ -74,6 +104,23 @@ describe.each(cases)("%s", (name, flags, yaml, roles) => {
     expect((await cli(["resume", at(`${name}-killed`)])).code).toBe(0);
     expect(bytes(`${name}-killed`)).toEqual(bytes(name));
   }, 120_000);
+});
+
+it.each(["esft-router", "esft-router-lora", "esft-ste", "lora-ste"])("%s is evaluated, merged and verified", async (run) => {
+  const evaluated = await cli(["eval", at("model"), "--adapter", at(run), "--data", data, "--max-length", "64", "--json"]);
+  expect(JSON.parse(evaluated.out).results[0].lossChange).toBeLessThan(0);
+  const merged = await cli(["merge", at("model"), "--adapter", at(run), "-o", at(`${run}-merged`), "--json"]);
+  expect([merged.code, merged.err]).toEqual([0, expect.any(String)]);
+  expect(JSON.parse(merged.out)).toMatchObject({ ok: true, logits: { ok: true, different: 0 } });
+  expect((await cli(["verify", at(`${run}-merged`), "--base", at("model"), "--adapter", at(run)])).code).toBe(0);
+  expect((await cli(["verify", at(run), "--base", at("model")])).code).toBe(0);
+});
+
+it("PERFT with a term beside the routers is evaluated; a mode that contradicts the method is refused", async () => {
+  const evaluated = await cli(["eval", at("model"), "--adapter", at("perft-router-lora"), "--data", data, "--max-length", "64", "--json"]);
+  expect(JSON.parse(evaluated.out).results[0].lossChange).toBeLessThan(0);
+  const refused = await cli(["train", ...quick(), "--method", "full", "--router", "frozen", "--out", at("never-2"), "--steps", "1"]);
+  expect([refused.code, refused.err]).toEqual([1, expect.stringMatching(/ERR_CONFIG.*contradicts full fine-tuning/)]);
 });
 
 it("LoRA is evaluated, merged, verified and exported; PERFT is not merged", async () => {

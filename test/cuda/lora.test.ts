@@ -44,6 +44,7 @@ withCudaModel("LoRA on cuda", () => {
     ["LoRA on routed experts", { type: "lora", rank: 4, targets: "experts" }],
     ["LoRA on gate over up, with dropout", { type: "lora", rank: 4, targets: "experts", expertTerms: "fused", dropout: 0.1 }],
     ["LoRA on some experts", { type: "lora", rank: 4, targets: "experts", experts: new ExpertSet({ layers: [[1, { ranked: [0, 3] }]] }) }],
+    ["LoRA, routers straight through", { type: "lora", rank: 4, targets: "attention", router: "ste" }],
     ["PERFT-R", { type: "perft", variant: "R", rank: 4, adapters: 3, baseBalanceLoss: 0.01 }],
     ["PERFT-R as in 2024", { type: "perft", variant: "R", rank: 4, compat: "perft-2024" }],
     ["PERFT-E", { type: "perft", variant: "E", rank: 4 }],

@@ -115,6 +115,8 @@ export interface Attachments {
   readonly balance?: BalanceWeights | undefined;
   /** Passes of training drop out: masks are functions of `Run.dropout`. */
   readonly dropsOut?: boolean | undefined;
+  /** The backward gives the base's routers the straight-through gradient of a dense mixture (straight_through.ts). */
+  readonly straightThrough?: boolean | undefined;
   linear?(target: LinearSpec, context: AttachmentContext): LinearAttachment | null;
   experts?(site: ExpertsSite, context: AttachmentContext): ExpertsAttachment | null;
   moe?(site: MoeSite, context: AttachmentContext): MoeAttachment | null;

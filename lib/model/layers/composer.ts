@@ -72,6 +72,11 @@ export class Composer implements AttachmentContext {
     return this.pools.join(1, this.weight("added"), routers);
   }
 
+  /** Routers have the straight-through gradient of a dense mixture. */
+  get straightThrough(): boolean {
+    return this.methods.some((m) => m.straightThrough);
+  }
+
   attachedToLinear(target: LinearSpec): LinearAttachment[] {
     return this.methods.flatMap((m) => m.linear?.(target, this) ?? []);
   }

@@ -21,6 +21,7 @@ import { Linear } from "./linear.ts";
 import { MoeInputs } from "./moe_inputs.ts";
 import type { ExpertsAndRouter } from "./moe_inputs.ts";
 import { SharedExpert } from "./shared.ts";
+import { StraightThrough } from "./straight_through.ts";
 
 /** What a profile collects from the routing of one layer: ids i32 [T, K] and weights f32 [T, K]. */
 export type RouteObserver = (layer: number, ids: Tensor, weights: Tensor) => void;
@@ -68,6 +69,7 @@ export class MoeBlock {
   private readonly attached: readonly MoeAttachment[];
   private readonly balanced: BalancedRouter | null;
   private readonly slots: ReturnType<typeof slotsOf>;
+  private readonly straight: StraightThrough | null;
   /** Gradient of the logits through what is attached. */
   private readonly moreLogits: Slot | null;
 
@@ -92,6 +94,8 @@ export class MoeBlock {
     this.attached = c.attachedToMoe({ layer, width: D, experts: E, topK: K, weights: this.slots.weights_TK });
     this.moreLogits = this.attached.some((m) => m.dweights) ? c.plan.backward(f32(E), "moreLogits") : null;
     this.balanced = c.baseBalanced({ experts: E, topK: K });
+    const site = { layer, inside: inside.length };
+    this.straight = c.straightThrough && this.routerTrains ? new StraightThrough(spec, site, within.named("dense")) : null;
     const beside = this.attached.length > 0 || (this.shared?.trains ?? false) || (this.inputs?.trains ?? false);
     this.trains = this.experts.trains || this.routerTrains || beside;
   }
@@ -161,14 +165,14 @@ export class MoeBlock {
     const xRows = scaled ? { offsets: rows.offsets, tokens: null } : rows;
     if (!(this.experts instanceof Experts)) this.plainBackward(this.experts, run, dy, x, xRows);
     else if (scaled) this.experts.backward(run, dy, x, { ...rows, gate: null, xTokens: null }, { dgate: null, all });
-    else this.experts.backward(run, dy, xn, rows, { dgate: all ? dgate : null, all });
+    else this.experts.backward(run, dy, xn, rows, { dgate: all && !this.straight ? dgate : null, all });
     if (this.shared) this.shared.backward(run, dy, xn, dxn);
     if (scaled ? all : dxn) this.experts.rowGradient(run, xRows, run.at(this.slots.dx_ND));
     const [dx_ND, pos, weights] = [run.at(this.slots.dx_ND), run.at(this.slots.pos_TK), run.at(this.slots.weights_TK)];
     if (scaled && all) ops.combineBackward(run.device, { dy: xn, x: dx_ND, pos, weights, dweights: dgate });
     if (dxn) ops.combine(run.device, { x: dx_ND, pos, weights: scaled ? weights : null, y: dxn, accumulate: this.shared !== null });
     for (const m of this.attached) m.backward(run, dy, xn, dxn);
-    if (all) this.routerBackward(run, routed, d?.router ?? null);
+    if (all) this.routerBackward(run, this.straight?.dweights(run, dy, xn) ?? null, routed, d?.router ?? null);
   }
 
   private scaleLogits(run: Run, x: Tensor): void {
@@ -201,7 +205,8 @@ export class MoeBlock {
     experts.backward(run, dy_ND, x, rows);
   }
 
-  private routerBackward(run: Run, x: Tensor, dx: Tensor | null): void {
+  /** dense: gradient of the weights of all experts, where it is taken straight through; else that of the chosen is there. */
+  private routerBackward(run: Run, dense: Tensor | null, x: Tensor, dx: Tensor | null): void {
     const { device, accumulate } = run;
     const { rule } = this.spec;
     const [expertScale, dexpertScale] = [this.expertScale?.value, this.expertScale?.grad];
@@ -213,7 +218,8 @@ export class MoeBlock {
     ];
     const pos = this.slots.open || this.slots.scaled ? null : run.at(this.slots.pos_TK);
     const routed = { probs, ids, weights, expertScale, dexpertScale, rule };
-    ops.routeBackward(device, { ...routed, dweights: run.at(this.slots.dgate), pos, dlogits, accumulate });
+    if (dense) ops.routeBackward(device, { ...routed, dweights: dense, dense: true, dlogits, accumulate });
+    else ops.routeBackward(device, { ...routed, dweights: run.at(this.slots.dgate), pos, dlogits, accumulate });
     for (const { dweights } of this.attached) {
       if (!dweights || !this.moreLogits) continue;
       const more = run.at(this.moreLogits);

@@ -1,0 +1,119 @@
+// What a method does with the base's routers, chosen beside every method:
+//
+//   frozen   nothing of them trains (the rule where nothing else is said)
+//   train    all that is the router's trains: its matrix and bias, and where a family has them the norm of its input and the factors
+//            per expert on its weights. Never the selection bias, which has no gradient.
+//   lora     a low-rank term beside the matrix (LoRA's on the target "router")
+//   ste      as train, or where LoRA's targets name the routers as lora, with DenseMixer's straight-through gradient of the routing
+//            weights: the backward runs all experts on all tokens (model/layers/straight_through.ts)
+//
+// Full fine-tuning trains the routers, ESFT does with its non-expert modules, and LoRA's targets may name them; what contradicts that is refused.
+
+import { ConfigError } from "../errors.ts";
+import type { Attachments } from "../model/layers/attachment.ts";
+import { requireStraightThrough } from "../model/layers/straight_through.ts";
+import type { ModelSpec } from "../model/spec.ts";
+import { moeLayers, moeOf } from "../model/spec.ts";
+import { sliceKey } from "../files/slice.ts";
+import { LoraAttachments } from "./lora.ts";
+import { loraMatrices } from "./lora_targets.ts";
+import type { LoraMatrix } from "./lora_targets.ts";
+import { trainable } from "./method.ts";
+import type { MethodOptions, TrainableSpec } from "./method.ts";
+
+export const ROUTER_MODES = ["frozen", "train", "lora", "ste"] as const;
+export type RouterMode = (typeof ROUTER_MODES)[number];
+
+export interface RouterOptions {
+  /** Absent: as the method has it by itself. */
+  readonly router?: RouterMode | undefined;
+  /** r of "lora". Default 8, or the number of experts where that is less. */
+  readonly routerRank?: number | undefined;
+  /** α of "lora"; the term is scaled by α/r. Default 2·r. */
+  readonly routerAlpha?: number | undefined;
+}
+
+const DEFAULT_RANK = 8;
+
+const refuse = (key: keyof RouterOptions, message: string): never => {
+  throw new ConfigError(message, { where: { key: `method.${key}` } });
+};
+
+/** The matrices of the routers with their rank and factor. @throws ConfigError a rank or alpha that does not fit */
+export function routerMatrices(spec: ModelSpec, { routerRank, routerAlpha }: RouterOptions): LoraMatrix[] {
+  return loraMatrices(spec, { rank: rankOf(spec, routerRank), alpha: routerAlpha, targets: ["router"] });
+}
+
+const rankOf = (spec: ModelSpec, asked: number | undefined): number =>
+  asked ?? Math.min(DEFAULT_RANK, spec.hidden, ...moeLayers(spec).map((l) => moeOf(spec, l)!.experts.length));
+
+/**
+ * A method with the routers as `options` say.
+ * @param seed of first values @throws ConfigError they contradict the method, or do not fit the model
+ */
+export function withRouter(spec: ModelSpec, method: TrainableSpec, options: RouterOptions, seed: number): TrainableSpec {
+  const { router: mode, routerRank, routerAlpha } = options;
+  for (const key of ["routerRank", "routerAlpha"] as const)
+    if (options[key] !== undefined && mode !== "lora")
+      refuse(key, `${key} belongs to router "lora", found router ${mode === undefined ? "not given" : `"${mode}"`}`);
+  if (mode === undefined) return method;
+  const layers = moeLayers(spec);
+  if (layers.length === 0)
+    refuse("router", `router "${mode}" needs a Mixture-of-Experts model; this ${spec.modelType} model has no router`);
+  const keys = new Set(method.keys);
+  const trains = layers.some((l) => keys.has(sliceKey(moeOf(spec, l)!.router)));
+  const adapted = method.type === "lora" && (method.attachments?.parameters ?? []).some((p) => p.place.role === "router");
+  if (mode === "frozen" || mode === "lora") {
+    if (trains)
+      refuse(
+        "router",
+        `router "${mode}" contradicts ${TRAINS[method.type] ?? "the method"}, which trains the routers: leave it out, or take "train"`,
+      );
+    if (adapted && mode === "frozen")
+      refuse("router", 'router "frozen" contradicts the targets of LoRA, which name routers: leave one of them out');
+    if (mode === "frozen" || adapted) return method;
+  }
+  if (mode === "train" && adapted)
+    refuse("router", 'router "train" contradicts the targets of LoRA, which name routers: take those out, or router "lora"');
+  if (mode === "train" && method.type === "full") return method;
+  if (mode === "ste") requireStraightThrough(spec);
+  const matrices = mode === "lora" ? routerMatrices(spec, options) : [];
+  const added: Attachments | null =
+    mode === "lora" ? new LoraAttachments(matrices, "kaiming", seed) : mode === "ste" ? { parameters: [], straightThrough: true } : null;
+  const rank = rankOf(spec, routerRank);
+  const said: MethodOptions = { router: mode, ...(mode === "lora" ? { routerRank: rank, routerAlpha: routerAlpha ?? 2 * rank } : {}) };
+  const { type, experts } = method;
+  const attachments = joined([method.attachments, added]);
+  const whole = mode === "train" || (mode === "ste" && !adapted);
+  return trainable(
+    spec,
+    { type, experts, attachments, options: { ...method.options, ...said } },
+    ({ role }, key) => keys.has(key) || (whole && role === "router"),
+  );
+}
+
+const TRAINS: Readonly<Partial<Record<TrainableSpec["type"], string>>> = { full: "full fine-tuning", esft: "nonExpertModules" };
+
+/** Several attachments as one; no two of them have something at the same place. */
+export function joined(parts: readonly (Attachments | null)[]): Attachments | null {
+  const all = parts.filter((part) => part !== null);
+  const [only] = all;
+  if (only === undefined || all.length === 1) return only ?? null;
+  const first = <T>(of: (part: Attachments) => T | null | undefined): T | null => {
+    for (const part of all) {
+      const found = of(part);
+      if (found) return found;
+    }
+    return null;
+  };
+  const weight = (of: "base" | "added"): number => all.reduce((sum, { balance }) => sum + (balance?.[of] ?? 0), 0);
+  return {
+    parameters: all.flatMap((part) => part.parameters),
+    balance: { base: weight("base"), added: weight("added") },
+    dropsOut: all.some((part) => part.dropsOut),
+    straightThrough: all.some((part) => part.straightThrough),
+    linear: (target, context) => first((part) => part.linear?.(target, context)),
+    experts: (site, context) => first((part) => part.experts?.(site, context)),
+    moe: (site, context) => first((part) => part.moe?.(site, context)),
+  };
+}
