@@ -11,7 +11,7 @@ interface Term {
 }
 
 /** Groups that do not overlap. */
-const GROUPS = ["attention", "dense", "shared", "router", "experts"] as const;
+const GROUPS = ["attention", "dense", "shared", "router", "experts", "head"] as const;
 
 export function loraOptionsOf(all: readonly Adaptable[], terms: readonly Term[], config: PeftConfig, expertTerms: ExpertTerms) {
   const { r: rank, lora_alpha: alpha, use_rslora: rslora } = config;

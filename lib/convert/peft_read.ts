@@ -2,7 +2,7 @@
 // names has its tensors, or it is refused as a whole.
 //
 // Routed experts come in two layouts: a module per expert (transformers 4: …experts.3.up_proj), or stacks (transformers 5:
-// peft_stacks.ts). What PEFT itself leaves out when it loads a folder (see peft_names.ts) is loaded here all the same.
+// peft_stacks.ts). Beside an adapted head PEFT saves the base's own matrix: it must be that of this base. What PEFT itself leaves out when it loads a folder (see peft_names.ts) is loaded here all the same.
 
 import { pathArgument } from "../arguments.ts";
 import { join } from "node:path";
@@ -11,9 +11,9 @@ import type { AttachedTensor } from "../adapter/tensors.ts";
 import type { Checkpoint } from "../files/checkpoint.ts";
 import { checkpointArgument } from "../files/checkpoint.ts";
 import { layoutFault } from "../files/fault.ts";
-import { decodeFloats, encodeFloats } from "../files/floats.ts";
+import { castFloats, decodeFloats, encodeFloats } from "../files/floats.ts";
 import type { SafetensorsFile } from "../files/safetensors.ts";
-import { openSafetensors } from "../files/safetensors.ts";
+import { openSafetensors, tensorBytes } from "../files/safetensors.ts";
 import { attachmentsOf } from "../methods/attachments.ts";
 import type { Adaptable, ExpertTerms, LoraMatrix } from "../methods/lora_targets.ts";
 import { adaptableMatrices, isCalled, loraMatrices, moduleOf } from "../methods/lora_targets.ts";
@@ -21,6 +21,7 @@ import { checkpointSpec, peftNames } from "../model/families/index.ts";
 import type { PeftNames } from "../model/families/index.ts";
 import type { ModelSpec } from "../model/spec.ts";
 import { moeLayers, moeOf } from "../model/spec.ts";
+import { DequantisedCheckpoint } from "../quantised.ts";
 import { PEFT_CONFIG, PEFT_WEIGHTS, readPeftConfig, termOf } from "./peft_config.ts";
 import type { PeftConfig } from "./peft_config.ts";
 import { loraOptionsOf } from "./peft_options.ts";
@@ -52,6 +53,7 @@ export async function readPeftAdapter(dir: string, base: Checkpoint): Promise<Ad
   const folder = new Folder(spec, names, config, path, file);
   const terms = folder.terms();
   folder.requireAll(terms);
+  await folder.requireCopies(base);
   const { expertTerms } = folder;
   const attached = terms.flatMap(({ matrix, rank, factors }): AttachedTensor[] => {
     const { key, shape, place, target } = matrix;
@@ -105,6 +107,8 @@ class Folder {
   private readonly names: PeftNames;
   /** Modules of the file. */
   private readonly found: readonly string[];
+  /** Matrices of the base that the file repeats, by module. */
+  private readonly copies: string[] = [];
   /** Matrices as one expert's, by layer, expert and part. */
   private readonly routed = new Map<string, Adaptable>();
 
@@ -137,6 +141,11 @@ class Folder {
   private modulesOfFile(): string[] {
     const parts = new Map<string, Set<string>>();
     for (const key of this.file.tensors.keys()) {
+      const copied = /^base_model\.model\.(.+)\.base_layer\.weight$/.exec(key)?.[1];
+      if (copied !== undefined) {
+        this.copies.push(copied);
+        continue;
+      }
       const [, module, part] = /^base_model\.model\.(.+)\.lora_(A|B)(?:\.default)?\.weight$/.exec(key) ?? [];
       if (module === undefined || part === undefined)
         this.fail("expected factors of LoRA (base_model.model.….lora_A.weight) alone, found another tensor", key);
@@ -149,6 +158,24 @@ class Folder {
     }
     if (parts.size === 0) this.fail("expected factors of LoRA, found none");
     return [...parts.keys()];
+  }
+
+  /** @throws LayoutError a matrix that is not the head's of this base, where this or another one was rounded too */
+  async requireCopies(base: Checkpoint): Promise<void> {
+    using source = new DequantisedCheckpoint(base);
+    for (const module of this.copies) {
+      const key = `base_model.model.${module}.base_layer.weight`;
+      const { target, place } = this.modules.get(module) ?? {};
+      if (!target || place?.role !== "head")
+        this.fail("expected factors of LoRA (base_model.model.….lora_A.weight) alone, found another tensor", key);
+      const [stored, found] = [source.tensors.get(target.name)!, this.file.tensors.get(key)!];
+      const values = castFloats(await source.range(target.name, 0, tensorBytes(stored.dtype, stored.shape)!), stored.dtype, found.dtype);
+      if (found.shape.join() !== stored.shape.join() || Buffer.compare(values, await this.file.read(key)) !== 0)
+        this.fail(
+          `expected "${target.name}" as this base has it, found other values: the head was trained too, or is of another base`,
+          key,
+        );
+    }
   }
 
   private nameOf(module: string, part: string): string {

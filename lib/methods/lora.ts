@@ -1,6 +1,6 @@
 // LoRA (arXiv 2106.09685) on the linear layers of a model: attention, dense MLPs, shared experts, routers, routed experts (all, or a
-// selection: ESFT with low-rank terms in place of whole experts). Which matrices are adapted is decided in lora_targets.ts; the terms
-// themselves are low_rank.ts and grouped_low_rank.ts.
+// selection: ESFT with low-rank terms in place of whole experts), the head. Which matrices are adapted is decided in lora_targets.ts; the terms
+// themselves are low_rank.ts, grouped_low_rank.ts and low_rank_head.ts.
 //
 // Tensors are called lora.<checkpoint tensor>.A [r, in] and .B [out, r]. First values are drawn from a stream of its own per matrix, so
 // that a choice of targets does not change the others' values (low_rank_init.ts).
@@ -8,7 +8,14 @@
 import type { TensorSlice } from "../files/slice.ts";
 import { sliceKey } from "../files/slice.ts";
 import { gateUpKey } from "../model/families/index.ts";
-import type { AttachmentContext, Attachments, ExpertsAttachment, ExpertsSite, LinearAttachment } from "../model/layers/attachment.ts";
+import type {
+  AttachmentContext,
+  Attachments,
+  ExpertsAttachment,
+  ExpertsSite,
+  HeadAttachment,
+  LinearAttachment,
+} from "../model/layers/attachment.ts";
 import type { LinearSpec, ModelSpec, RoutedExpertWeights } from "../model/spec.ts";
 import type { AttachedSpec } from "../model/weights/parameter.ts";
 import { ConfigError } from "../errors.ts";
@@ -16,6 +23,7 @@ import { dropoutOf } from "./dropout.ts";
 import type { Dropout } from "./dropout.ts";
 import { GroupedLowRank } from "./grouped_low_rank.ts";
 import { LowRank, LowRankMlp } from "./low_rank.ts";
+import { LowRankHead } from "./low_rank_head.ts";
 import { LowRankExperts } from "./low_rank_experts.ts";
 import { firstA, zeros } from "./low_rank_init.ts";
 import type { LowRankInit } from "./low_rank_init.ts";
@@ -91,6 +99,15 @@ export class LoraAttachments implements Attachments {
     return term
       ? new LowRank({ ...term, exact: term.place.role === "router", in: term.shape[1], dropout: this.dropout(term.a) }, context)
       : null;
+  }
+
+  head(weight: TensorSlice, context: AttachmentContext): HeadAttachment | null {
+    const term = this.terms.get(sliceKey(weight));
+    if (!term) return null;
+    return new LowRankHead(
+      { ...term, in: term.shape[1], dropout: this.dropout(term.a) },
+      { plan: context.plan, attached: (key) => context.attached(key) },
+    );
   }
 
   linear(target: LinearSpec, context: AttachmentContext): LinearAttachment | null {

@@ -53,13 +53,14 @@ export interface LoraMatrix {
   readonly scaling: number;
 }
 
-/** Names for groups of matrices, by what they are to the model. */
+/** Names for groups of matrices, by what they are to the model. As in PEFT, all-linear leaves the head out. */
 export const LORA_GROUPS = {
   attention: ["attention"],
   dense: ["dense"],
   shared: ["shared"],
   router: ["router"],
   experts: ["expert"],
+  head: ["head"],
   linear: ["attention", "dense", "shared"],
   "all-linear": ["attention", "dense", "shared", "router", "expert"],
 } as const satisfies Record<string, readonly ParameterRole[]>;
@@ -149,6 +150,11 @@ function named(spec: ModelSpec, all: readonly Candidate[], target: string, key: 
   if (adaptable.length > 0) return adaptable;
   const [other] = found;
   if (other) fail(`matches only ${describe(other)}, which LoRA does not adapt`);
+  if (target.includes("head") && sliceKey(spec.head) === sliceKey(spec.embedding))
+    fail(
+      "names the head, which is the embedding in this model: a term beside the head alone could not be merged, and one in the embedding " +
+        "would change what the model reads; untie them first (a checkpoint with tie_word_embeddings false and a matrix for each)",
+    );
   const names = new Set(all.filter(adapts).flatMap((c) => c.names.map((name) => name.split(".").at(-1) ?? "")));
   const valid = [...Object.keys(LORA_GROUPS), ...names];
   const near = nearest(target, valid);

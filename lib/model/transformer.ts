@@ -212,9 +212,9 @@ export class Transformer {
   /** Forward and loss of the supervised positions; adds to the loss sums. */
   evaluate(host: HostBatch, hooks: ForwardHooks = {}): void {
     const { decoder, run, targets } = this.upload(host, 0, false);
-    const { lossSum, correct, precision } = this;
+    const { lossSum, correct } = this;
     const x = decoder.forward(run, hooks);
-    decoder.head.loss(this.device, { x, labels: targets, loss: lossSum, correct, precision });
+    decoder.head.loss(run, { x, labels: targets, loss: lossSum, correct });
   }
 
   /**
@@ -266,7 +266,7 @@ export class Transformer {
 
   /** The second half, scaled by `setGradScale`: submits ops and nothing else, so that it can be recorded (Device.capture). */
   forwardBackwardStaged({ run, targets }: StagedBatch, hooks: ForwardHooks = {}, accumulate = true): void {
-    const { composed, lossSum, correct, precision } = this;
+    const { composed, lossSum, correct } = this;
     if (!composed) throw new ConfigError("the staged batch is no longer valid: the model's activations were released");
     const { decoder } = composed;
     run.accumulate = accumulate;
@@ -276,8 +276,7 @@ export class Transformer {
     const x = decoder.forward(run, hooks);
     const { head, needsDx } = decoder;
     const dx = needsDx ? run.at(decoder.dxf) : null;
-    const backward = { dx, scale: this.gradScale, accumulate };
-    head.loss(this.device, { x, labels: targets, loss: lossSum, correct, precision, backward });
+    head.loss(run, { x, labels: targets, loss: lossSum, correct, backward: { dx, scale: this.gradScale } });
     if (dx) decoder.backward(run, dx);
   }
 
@@ -286,7 +285,7 @@ export class Transformer {
     const { decoder, run } = this.upload(host, 0, false);
     const x = decoder.forward(run, hooks);
     const c = this.device.empty("f32", [host.ids.length, this.spec.vocab]);
-    decoder.head.logits(this.device, x, c, this.precision);
+    decoder.head.logits(run, x, c);
     return c;
   }
 
@@ -296,7 +295,7 @@ export class Transformer {
     const xf = decoder.forward(run, {});
     using c = this.device.empty("f32", [1, this.spec.vocab]);
     using last = xf.rows(host.ids.length - 1, host.ids.length);
-    decoder.head.logits(this.device, last, c, this.precision);
+    decoder.head.logits(run, last, c);
     return await c.readF32();
   }
 

@@ -3,15 +3,18 @@ import type { Tensor, TensorList } from "../tensor.ts";
 import { bind, flag, handleOf, precision, type Maybe, type Precision } from "./bind.ts";
 
 /**
- * loss [1] f64 += Σ over supervised rows of −log softmax(cap(logitScale · (x·Wᵀ + bias)))[label], cap(u) = softCap · tanh(u / softCap), u
- * where that is 0; the logits are never stored whole.
+ * loss [1] f64 += Σ over supervised rows of −log softmax(cap(logitScale · (x·Wᵀ + u·Bᵀ + bias)))[label], cap(y) = softCap · tanh(y / softCap),
+ * y where that is 0; the logits are never stored whole.
  * x [T, D] act, w [V, D] f32 or bf16, labels [T] i32: −100 = not supervised, else in [0, V), shifted by one already. correct [1] i64 += rows
- * whose argmax is the label; rowLoss [T]; dx [T, D] act = and dw [V, D], dbias [V] f32 (+)= gradScale · gradient.
+ * whose argmax is the label; rowLoss [T]; dx [T, D] act = and dw [V, D], dbias [V] f32 (+)= gradScale · gradient. u [T, R] act and b [V, R]
+ * f32 or bf16, both or neither: a low-rank term, with du [T, R] act = and db [V, R] f32 (+)=.
  * `scale` [1] f64: read on the device in place of gradScale.
  */
 export const linearCrossEntropy = bind<{
   x: Tensor;
   w: Tensor;
+  u?: Maybe<Tensor>;
+  b?: Maybe<Tensor>;
   bias?: Maybe<Tensor>;
   labels: Tensor;
   loss: Tensor;
@@ -19,8 +22,10 @@ export const linearCrossEntropy = bind<{
   rowLoss?: Maybe<Tensor>;
   dx?: Maybe<Tensor>;
   dw?: Maybe<Tensor>;
+  du?: Maybe<Tensor>;
+  db?: Maybe<Tensor>;
   dbias?: Maybe<Tensor>;
-  /** Adds to dw and dbias. */
+  /** Adds to dw, db and dbias. */
   accumulate?: boolean;
   scale?: Maybe<Tensor>;
   gradScale?: number;

@@ -80,7 +80,7 @@ const TABLE: readonly (readonly [names: string, answer: string])[] = [
   ["lora_alpha", "{method.alpha}, with {method.type} lora (default: twice the rank)"], // A L T S
   [
     "lora_target_modules lora_target target_modules lora_target_linear lora_target_parameters",
-    "{method.targets}, with {method.type} lora: attention, dense, shared, router, experts, linear, all-linear, or names of modules",
+    "{method.targets}, with {method.type} lora: attention, dense, shared, router, experts, head, linear, all-linear, or names of modules",
   ], // A T; L; S
   ["lora_dropout", "{method.dropout}, with {method.type} lora or perft"], // A L T S
   ["finetuning_type train_type tuner_type sft_type use_peft adapter_type", "{method.type}: esft, lora, perft or full"], // L; S; T

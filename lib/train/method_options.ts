@@ -77,8 +77,8 @@ const lora = z
       .or(z.array(z.string()).readonly())
       .default("linear")
       .describe(
-        "matrices that LoRA adapts, comma-separated: attention, dense, shared, router, experts, linear (the first three), all-linear " +
-          "(all five), names of modules, or /regular expressions/ over their names",
+        "matrices that LoRA adapts, comma-separated: attention, dense, shared, router, experts, head, linear (the first three), all-linear " +
+          "(all but the head), names of modules, or /regular expressions/ over their names",
       ),
     ranks: byTarget(z.int().min(1).or(z.literal("r/top_k")))
       .optional()

@@ -65,7 +65,7 @@ export const products = [
     ["bool first = «at_label == max»;", "at_label >= max - 0.5f"],
     ["v < V; v++) «max = z[v] * scale > max ? z[v] * scale : max;»", ""],
     ["i < n; i++) «sum += e[i];»", ""],
-    ["«if (has_dx) memset(row_of<float>(a.dx, t), 0, D * 4);»", ""],
+    ["«if (factors[i].has_dx) memset(row_of<float>(*factors[i].dx, t), 0, factors[i].width * 4);»", ""],
     ["«if (present(a.row_loss)) static_cast<float*>(a.row_loss.data)[t] = 0;»", ""],
     ["«*static_cast<double*>(a.loss.data) += loss;»", "*static_cast<double*>(a.loss.data) = loss;"],
     ["«*static_cast<int64_t*>(a.correct.data) += correct;»", "*static_cast<int64_t*>(a.correct.data) = correct;"],
@@ -73,7 +73,8 @@ export const products = [
     ["const vf u = s * (bias ? load_n(z + i, m) + «load_n(bias + i, m)»", "vf{}"],
     ["return cap > 0 ? «c * vtanh(u * inverse)» : u;", "u"],
     ["vf total = «adds ? load_n(sum + i, k) : vf{}»;", "vf{}"],
-    ["«a.accumulate || n0 > 0», w);", "a.accumulate"],
+    ["const bool adds = «a.accumulate || n0 > 0»;", "a.accumulate"],
+    ["«f > 0», precision, ctx", "false"],
     ["const int32_t* index = c.index + «n0»;", "int64_t(0)"],
   ),
   ...of(

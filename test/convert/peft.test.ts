@@ -124,6 +124,36 @@ describe("written by PEFT", () => {
     await expect(openAdapter(dir, { base })).rejects.toMatchObject({ code: "ERR_LAYOUT" });
   });
 
+  it("beside the head the base's own matrix may lie there, as PEFT saves it, and no other", async () => {
+    const base = await openCheckpoint(join(fixtures, "base-olmoe"));
+    const adapter = await filled("base-olmoe", { rank: 3, targets: ["head"] });
+    const dir = fresh();
+    await savePeftAdapter(adapter, base, dir);
+    const weights = await openSafetensors(join(dir, "adapter_model.safetensors"));
+    const own = await Promise.all(
+      [...weights.tensors.values()].map(async ({ name, dtype, shape }) => ({ name, dtype, shape, bytes: await weights.read(name) })),
+    );
+    const head = base.tensors.get("lm_head.weight")!;
+    const withCopy = async (name: string, change: (bytes: Uint8Array) => void): Promise<string> => {
+      const bytes = Uint8Array.from(await base.read("lm_head.weight"));
+      change(bytes);
+      const to = fresh();
+      cpSync(dir, to, { recursive: true });
+      const entries = [...own, { name: `base_model.model.${name}.base_layer.weight`, dtype: head.dtype, shape: head.shape, bytes }];
+      await writeSafetensors(
+        join(to, "adapter_model.safetensors"),
+        entries.map(({ bytes: b, ...t }) => ({ ...t, data: async () => b })),
+      );
+      return to;
+    };
+    const same = await openAdapter(await withCopy("lm_head", () => undefined), { base });
+    expect([...same.attached.keys()]).toEqual(["lora.lm_head.weight.A", "lora.lm_head.weight.B"]);
+    const other = await withCopy("lm_head", (b) => (b[0]! ^= 1));
+    await expect(openAdapter(other, { base })).rejects.toThrow(/expected "lm_head.weight" as this base has it/);
+    const elsewhere = await withCopy("model.layers.0.self_attn.q_proj", () => undefined);
+    await expect(openAdapter(elsewhere, { base })).rejects.toThrow(/alone, found another tensor/);
+  });
+
   it("without its base it is refused", async () => {
     await expect(openAdapter(join(fixtures, "olmoe-lora-all-linear/peft"))).rejects.toThrow(/open it together with its base/);
   });
@@ -142,6 +172,7 @@ describe("written by us", () => {
       "base-olmoe",
       { rank: 4, targets: ["experts"], experts: selected, ranks: { down_proj: 2 }, rslora: true },
     ],
+    ["the head, and what stands before it", "base-olmoe", { rank: 3, alpha: 5, targets: ["head", "v_proj"], ranks: { head: 5 } }],
     ["down alone", "base-olmoe", { rank: 2, targets: ["down_proj"] }],
   ])("%s: the same logits again", async (_what, base, options) => {
     const adapter = await filled(base, options);

@@ -51,6 +51,8 @@ describe("targets", () => {
     expect(names(["router"])).toHaveLength(2);
     expect(names(["experts"])).toHaveLength(2 * 8 * 3);
     expect(names(["linear"])).toEqual(names(["attention", "dense", "shared"]));
+    expect(names(["head"])).toEqual(["lm_head.weight"]);
+    expect(names(["lm_head"])).toEqual(["lm_head.weight"]);
     expect(names(["all-linear"])).toEqual(names(["attention", "dense", "shared", "router", "experts"]));
   });
 
@@ -70,6 +72,15 @@ describe("targets", () => {
     expect(() => matrices(["attention"], { experts: selected })).toThrow(/was given 3 experts, but no target names routed experts/);
     const elsewhere = new ExpertSet({ layers: [[1, { ranked: [8] }]] });
     expect(() => matrices(["experts"], { experts: elsewhere })).toThrow(expect.objectContaining({ code: "ERR_CONFIG" }));
+  });
+
+  it("a head that is the embedding is refused with the reason", () => {
+    const tied = modelSpec({ ...tinyOlmoe, tie_word_embeddings: true }, "config.json");
+    for (const target of ["head", "lm_head"])
+      expect(() => loraMatrices(tied, { rank: 2, targets: [target] })).toThrow(
+        /names the head, which is the embedding in this model: .*untie/,
+      );
+    expect(loraMatrices(tied, { rank: 2, targets: ["all-linear"] }).some((m) => m.place.role === "head")).toBe(false);
   });
 
   it("experts of a fused tensor go by its name, and each by its own", () => {
@@ -127,12 +138,12 @@ describe("targets", () => {
     [[], /at least one target/],
     [["roj"], /"roj" matches nothing in this deepseek_v2 model/],
     [["q_porj"], /did you mean "q_proj"/],
-    [["lm_head"], /matches only the head/],
+    [["embed_tokens"], /matches only the embedding/],
     [["input_layernorm"], /matches only vectors/],
     [["kv_a_layernorm"], /matches only vectors/], // of attention, but not a matrix
     [
       ["xyzzy"],
-      /"xyzzy" matches nothing in this deepseek_v2 model \(valid: attention, dense, shared, router, experts, linear, all-linear, q_proj, kv_a_proj_with_mqa, kv_b_proj, o_proj, gate_proj, up_proj, down_proj, gate\)$/,
+      /"xyzzy" matches nothing in this deepseek_v2 model \(valid: attention, dense, shared, router, experts, head, linear, all-linear, q_proj, kv_a_proj_with_mqa, kv_b_proj, o_proj, gate_proj, up_proj, down_proj, gate, lm_head\)$/,
     ],
   ])("refuses %j", (targets, message) => {
     expect(() => matrices(targets as string[])).toThrow(message);
@@ -251,6 +262,8 @@ describe("a run", () => {
   const bytes = (outDir: string): Promise<Buffer> => readFile(join(at(outDir), "adapter.safetensors"));
 
   it.each([
+    ["of the head alone", { rank: 4, targets: ["head"] }],
+    ["of the head too, with dropout", { rank: 4, targets: ["head", "o_proj"], dropout: 0.2 }],
     ["of all-linear, with the paper's first values", { rank: 4, targets: "all-linear", init: "perft" }],
     ["of selected experts", { rank: 4, targets: ["experts"], ranks: "down_proj=2", experts: selected, rslora: true }],
     ["fused", { rank: 4, targets: ["experts"], expertTerms: "fused" }],

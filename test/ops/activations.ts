@@ -17,7 +17,7 @@ function roundsOperands(op: string, output: string, args: Args): boolean {
     case "attention_backward":
       return true;
     case "linear_cross_entropy":
-      return output === "dx" || output === "dw" || output === "dbias";
+      return output !== "loss" && output !== "row_loss" && output !== "correct";
     default:
       return false;
   }

@@ -29,6 +29,14 @@ describeRefusals([
       { name: "a negative cap", change: { soft_cap: -1 }, says: ["soft_cap"] },
       { name: "a cap that f32 does not hold", change: { soft_cap: 1e39 }, says: ["soft_cap", "1e+39"] },
       { name: "a bias of another vocabulary", change: { bias: out([5]) }, says: ["bias", "6"] },
+      { name: "u without b", change: { b: null }, says: ["b must be a tensor"] },
+      { name: "b without u", change: { u: null }, says: ["b", "absent", "no u"] },
+      { name: "the gradients of no term", change: { u: null, b: null }, says: ["du", "absent", "no u"] },
+      { name: "b of another rank", change: { b: out([6, 3]) }, says: ["b", "[6, 2]"] },
+      { name: "b of another vocabulary", change: { b: out([5, 2]) }, says: ["b", "[6, 2]"] },
+      { name: "u of other rows", change: { u: out([3, 2]) }, says: ["u", "[4"] },
+      { name: "rank 0", change: { u: out([4, 0]), b: out([6, 0]), du: out([4, 0]), db: out([6, 0]) }, says: ["u"] },
+      { name: "a bf16 gradient of b", change: { db: out([6, 2], "bf16") }, says: ["db", "f32", "bf16"] },
       { name: "the gradient of no bias", change: { bias: null }, says: ["dbias", "absent"] },
       {
         name: "an empty vocabulary",
@@ -43,24 +51,29 @@ it.each([0, 2])("gradients of x and the head against finite differences, cap %d"
   const [T, V, D] = [5, 7, 4];
   const labels = (): HostTensor => i32([3, -100, 0, 6, 3]);
   const args = {
-    ...loss(T, V, D, { logitScale: 0.7, gradScale: 1, labels, bias: "f32", softCap })(new Random("head")),
+    ...loss(T, V, D, { logitScale: 0.7, gradScale: 1, labels, bias: "f32", softCap, rank: 3 })(new Random("head")),
     dw: zeros("f32", [V, D]),
+    db: zeros("f32", [V, 3]),
     dbias: zeros("f32", [V]),
     loss: zeros("f64", [1]),
   };
   const made = await run(device("ref"), "linear_cross_entropy", args);
   await checkGradients({
-    inputs: Object.fromEntries(["x", "w", "bias"].map((name) => [name, Float32Array.from(tensor(args, name).values)])),
-    gradients: { x: pick(made, "dx"), w: pick(made, "dw"), bias: pick(made, "dbias") },
+    inputs: Object.fromEntries(["x", "w", "u", "b", "bias"].map((name) => [name, Float32Array.from(tensor(args, name).values)])),
+    gradients: { x: pick(made, "dx"), w: pick(made, "dw"), u: pick(made, "du"), b: pick(made, "db"), bias: pick(made, "dbias") },
     loss: async (i) =>
       pick(
         await run(device("ref"), "linear_cross_entropy", {
           ...args,
           x: f32([T, D], i.x!),
           w: f32([V, D], i.w!),
+          u: f32([T, 3], i.u!),
+          b: f32([V, 3], i.b!),
           bias: f32([V], i.bias!),
           dx: null,
           dw: null,
+          du: null,
+          db: null,
           dbias: null,
         }),
         "loss",

@@ -4,7 +4,8 @@
 // stay in device memory. Per chunk: logits with the softmax's tile statistics in the epilogue; a pass over the rows that combines
 // them and turns the logits into dZ in place; dX = dZ·W; the sum of its parts to the rows of dx; dW (+)= dZᵀ·x when the head trains.
 // The host does not know how many rows are supervised: it launches the chunks that T rows would need, and those past the count
-// find an empty group and end at once.
+// find an empty group and end at once. A low-rank term is a stretch more of the logits' contraction, and the two products of the backward
+// once more with its B and u in place of W and x.
 // Logits are kept as bf16(z - maximum of their tile): the large ones, which carry the gradient, keep their precision; loss, maximum
 // and the label's logit are f32 throughout.
 // Limit: the two products, 4·n·D·V FLOPs; the row pass is bytes (chunk read and written once), about a tenth of the time.
@@ -113,7 +114,7 @@ struct ScatterParams {
   const int32_t *offsets, *rows;
   CeSplits splits;
   bf16* dx;
-  int64_t dx_ld, features;
+  int64_t dx_ld, features, columns;  // features: of the parts; columns: of dx, no more
 };
 
 // A warp per row and 32·kVec columns: the parts in order, rounded once.
@@ -125,7 +126,7 @@ __global__ void __launch_bounds__(kThreads) scatter_gradient(const EarlyStart ea
   for (int i = blockIdx.x * (kThreads / 32) + threadIdx.x / 32; i < n * pieces; i += gridDim.x * (kThreads / 32)) {
     const int r = i / pieces;
     const int64_t d = int64_t(i - r * pieces) * (32 * kVec) + threadIdx.x % 32 * kVec;
-    if (d >= p.features) continue;
+    if (d >= p.columns) continue;
     const float* part = p.partials + r * p.features + d;
     float sum[kVec] = {};
 #pragma unroll 4
@@ -176,6 +177,25 @@ __global__ void __launch_bounds__(kThreads) bias_gradient(const EarlyStart early
   p.dbias[column] = total;
 }
 
+struct PadParams {
+  Rows from;
+  const int32_t* offsets;
+  bf16* to;
+  int64_t rank, padded;
+};
+
+__global__ void __launch_bounds__(kThreads) copy_padded(const EarlyStart early, const PadParams p) {
+  early.wait();
+  const int64_t items = (p.offsets ? p.offsets[1] : p.from.count) * p.padded;
+  for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < items; i += gridDim.x * int64_t(kThreads)) {
+    const int64_t r = i / p.padded, column = i - r * p.padded;
+    bf16 value;
+    value.bits = 0;
+    if (column < p.rank) value = p.from.data[(p.from.index ? p.from.index[r] : r) * p.from.ld + column];
+    p.to[i] = value;
+  }
+}
+
 struct LossParams {
   const float* nll;
   const int32_t *correct, *count;
@@ -199,19 +219,45 @@ __global__ void __launch_bounds__(kThreads) add_loss(const EarlyStart early, con
 
 dim3 grid_up_to(int64_t items, int64_t most) { return dim3(unsigned(max_of<int64_t>(1, min_of(items, most)))); }
 
+// dx[rows] = dZ·W of a chunk; or du = dZ·B.
+void input_gradient(const CeGradient& g, const int32_t* rows, const esft_tensor& dx, Context& c) {
+  CeSplits splits;
+  if (!(c.hopper && sm90_ce_gradient(g, &splits, c))) {
+    expect_portable("linear_cross_entropy", c);
+    splits = portable_ce_gradient(g, c);
+  }
+  const bool vectors = cols(dx) == g.features && g.features % 8 == 0 && rows_aligned16(dx);
+  const ScatterParams scatter{g.partials, g.offsets, rows, splits, data<bf16>(dx), dx.ld, g.features, cols(dx)};
+  const dim3 grid = grid_up_to(ceil_div(g.capacity * ceil_div(g.features, vectors ? 128 : 32), kThreads / 32), c.sms * 8);
+  if (vectors)
+    ESFT_LAUNCH((scatter_gradient<4>), c, grid, kThreads, 0, scatter);
+  else
+    ESFT_LAUNCH((scatter_gradient<1>), c, grid, kThreads, 0, scatter);
+}
+
 }  // namespace
+
+void pad_rows(const Rows& rows, const int32_t* offsets, bf16* to, int64_t rank, int64_t padded, Context& c) {
+  ESFT_LAUNCH((copy_padded), c, dim3(unsigned(c.sms * 4)), kThreads, 0, PadParams{rows, offsets, to, rank, padded});
+}
 
 void run_linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& c) {
   expect_bf16_activation("linear_cross_entropy", "x", a.x);
   expect_bf16_weight("linear_cross_entropy", a.w);
   expect_bf16_precision("linear_cross_entropy", a.precision);
-  const int64_t T = rows(a.x), D = cols(a.x), V = rows(a.w);
-  const bool want_dx = present(a.dx), want_dw = present(a.dw), want_db = present(a.dbias);
+  if (present(a.b)) expect_bf16_weight("linear_cross_entropy", a.b);
+  const int64_t T = rows(a.x), D = cols(a.x), V = rows(a.w), R = present(a.u) ? cols(a.u) : 0;
+  const bool want_dx = present(a.dx), want_dw = present(a.dw), want_du = present(a.du), want_db = present(a.db),
+             want_dbias = present(a.dbias);
   if (T == 0) {
-    if (want_db && !a.accumulate) run_fill({a.dbias, 0.0}, c);
+    if (want_dbias && !a.accumulate) run_fill({a.dbias, 0.0}, c);
+    if (want_db && !a.accumulate) run_fill({a.db, 0.0}, c);
     if (want_dw && !a.accumulate) run_fill({a.dw, 0.0}, c);
     return;
   }
+  // Rows of B that do not begin on 16 bytes are copied for Hopper's kernels; zeros behind them.
+  const bool pads = R > 0 && c.hopper && !(R % 8 == 0 && rows_aligned16(a.b));
+  const int64_t padded_rank = pads ? ceil_div(R, 8) * 8 : R;
   const int64_t padded = ceil_div(V, 8) * 8, fits = kChunkBytes / (padded * 2) / kMmaTile * kMmaTile;
   const int64_t capacity = min_of(ceil_div(T, kMmaTile) * kMmaTile, max_of<int64_t>(kMmaTile, min_of(kMostRows, fits)));
   const int64_t chunks = ceil_div(T, capacity);
@@ -222,12 +268,22 @@ void run_linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& 
   float* nll = c.scratch_of<float>(chunks * capacity);
   int32_t* correct = c.scratch_of<int32_t>(chunks * capacity);
   float* row_loss = present(a.row_loss) ? data<float>(a.row_loss) : nullptr;
-  const bool vectors = want_dx && D % 8 == 0 && rows_aligned16(a.dx);
   clear_unsupervised_rows(labels, V, a.dx, row_loss, T, c);
+  if (want_du) clear_unsupervised_rows(labels, V, a.du, nullptr, T, c);
 
   CeLogits z = {};
   z.x = activation(a.x, nullptr, kArgRows);
   z.w = {a.w.data, a.w.ld};
+  if (R > 0) {
+    z.u = activation(a.u, nullptr, kArgRows);
+    z.b = {a.b.data, a.b.ld};
+    z.rank = R;
+    if (pads) {
+      bf16* copy = c.scratch_of<bf16>(V * padded_rank);
+      pad_rows({static_cast<const bf16*>(a.b.data), a.b.ld, V, nullptr, kArgRows}, nullptr, copy, R, padded_rank, c);
+      z.b = {copy, padded_rank};
+    }
+  }
   z.capacity = capacity, z.vocabulary = V, z.features = D;
   z.labels = labels;
   z.finish = {present(a.bias) ? a.bias.data : nullptr, present(a.bias) && a.bias.dtype == ESFT_BF16, float(a.logit_scale),
@@ -240,38 +296,29 @@ void run_linear_cross_entropy(const esft_linear_cross_entropy_args& a, Context& 
   z.tile_sum = c.scratch_of<float>(capacity * z.tiles);
   z.label_z = c.scratch_of<float>(capacity);
   z.label_first = c.scratch_of<int32_t>(capacity);
-  float* partials = want_dx ? c.scratch_of<float>(ce_partials_size(capacity, D, c.sms)) : nullptr;
+  const int64_t widest = max_of(want_dx ? D : 0, want_du ? padded_rank : 0);
+  float* partials = widest > 0 ? c.scratch_of<float>(ce_partials_size(capacity, widest, c.sms)) : nullptr;
 
   for (int64_t i = 0; i < chunks; i++) {
-    z.x.index = supervised.rows + i * capacity;
+    z.x.index = z.u.index = supervised.rows + i * capacity;
     z.offsets = supervised.offsets + 2 * i;
     if (!(c.hopper && sm90_ce_logits(z, c))) {
       expect_portable("linear_cross_entropy", c);
       portable_ce_logits(z, c);
     }
-    ESFT_LAUNCH((softmax_rows), c, grid_up_to(capacity, c.sms * 8), kThreads, kThreads / 32 * (sizeof(Best) + sizeof(float)),
-                SoftmaxParams{z, nll + i * capacity, correct + i * capacity, row_loss, float(a.grad_scale * a.logit_scale),
-                              present(a.scale) ? data<double>(a.scale) : nullptr, a.logit_scale,
-                              a.soft_cap > 0 ? float(1 / a.soft_cap) : 0.f, want_dx || want_dw || want_db});
+    ESFT_LAUNCH(
+        (softmax_rows), c, grid_up_to(capacity, c.sms * 8), kThreads, kThreads / 32 * (sizeof(Best) + sizeof(float)),
+        SoftmaxParams{z, nll + i * capacity, correct + i * capacity, row_loss, float(a.grad_scale * a.logit_scale),
+                      present(a.scale) ? data<double>(a.scale) : nullptr, a.logit_scale,
+                      a.soft_cap > 0 ? float(1 / a.soft_cap) : 0.f, want_dx || want_dw || want_du || want_db || want_dbias});
     const Rows dz = {z.shifted, padded, capacity, nullptr, kArgRows};
-    if (want_dx && D > 0) {
-      const CeGradient g = {dz, z.w, z.offsets, capacity, V, D, partials};
-      CeSplits splits;
-      if (!(c.hopper && sm90_ce_gradient(g, &splits, c))) {
-        expect_portable("linear_cross_entropy", c);
-        splits = portable_ce_gradient(g, c);
-      }
-      const ScatterParams scatter{partials, z.offsets, z.x.index, splits, data<bf16>(a.dx), a.dx.ld, D};
-      const dim3 grid = grid_up_to(ceil_div(capacity * ceil_div(D, vectors ? 128 : 32), kThreads / 32), c.sms * 8);
-      if (vectors)
-        ESFT_LAUNCH((scatter_gradient<4>), c, grid, kThreads, 0, scatter);
-      else
-        ESFT_LAUNCH((scatter_gradient<1>), c, grid, kThreads, 0, scatter);
-    }
-    if (want_db)
+    if (want_dx && D > 0) input_gradient({dz, z.w, z.offsets, capacity, V, D, partials}, z.x.index, a.dx, c);
+    if (want_du) input_gradient({dz, z.b, z.offsets, capacity, V, padded_rank, partials}, z.x.index, a.du, c);
+    if (want_dbias)
       ESFT_LAUNCH((bias_gradient), c, dim3(unsigned(ceil_div(padded, 256))), kThreads, kThreads / 32 * 256 * sizeof(float),
                   BiasGradientParams{z.shifted, z.offsets, data<float>(a.dbias), padded, V, a.accumulate || i > 0});
     if (want_dw && D > 0) portable_ce_weight_gradient(dz, z.x, z.offsets, a.dw, a.accumulate || i > 0, c);
+    if (want_db) portable_ce_weight_gradient(dz, z.u, z.offsets, a.db, a.accumulate || i > 0, c);
   }
   ESFT_LAUNCH(
       (add_loss), c, dim3(1), kThreads, kThreads / 32 * sizeof(double),

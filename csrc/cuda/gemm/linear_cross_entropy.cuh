@@ -6,7 +6,7 @@
 
 namespace esft::cuda {
 
-// Logits z = cap(scale · (x·Wᵀ + bias)) of the chunk and, per row and tile of 128 columns, what the softmax needs. For every row r < n and
+// Logits z = cap(scale · (x·Wᵀ + u·Bᵀ + bias)) of the chunk and, per row and tile of 128 columns, what the softmax needs. For every row r < n and
 // every tile t of columns 128·t ..:
 //   tile_max[r, t] = max z,  tile_sum[r, t] = Σ exp(z - tile_max) in f32,  shifted[r, v] = bf16(z - tile_max[r, t])
 // Of the row's label: label_z[r] = its z, f32, not rounded;  label_first[r] = 1 where it is the lowest id of its tile that has tile_max.
@@ -19,6 +19,9 @@ struct CeLogits {
   LogitFinish finish;
   int32_t tiles;            // ceil(V / 128)
   bf16* gathered;           // [capacity, D] for the rows of x; nullptr where no kernel wants them
+  Rows u;                   // [T, R] and
+  Matrix b;                 // [V, R] of a low-rank term, u indexed as x is; R = 0: none
+  int64_t rank;             // where Hopper's kernels are to serve, b's rows begin on 16 bytes
   bf16* shifted;            // [capacity, shifted_ld], shifted_ld = V rounded up to 8
   int64_t shifted_ld;
   float *tile_max, *tile_sum;  // [capacity, tiles]
@@ -53,6 +56,10 @@ CeSplits portable_ce_gradient(const CeGradient& g, Context& c);
 // dw [V, D] f32 (+)= dZᵀ·x.
 void portable_ce_weight_gradient(const Rows& dz, const Rows& x, const int32_t* offsets, const esft_tensor& dw, bool accumulate,
                                  Context& c);
+
+// to [n, padded] = the first `rank` columns of `rows` in the order of their index, where there is one, and zeros. offsets = {0, n};
+// nullptr: all rows. For the copy engine, whose rows begin on 16 bytes.
+void pad_rows(const Rows& rows, const int32_t* offsets, bf16* to, int64_t rank, int64_t padded, Context& c);
 
 // linear_cross_entropy_sm90.cu; false: not served.
 bool sm90_ce_logits(const CeLogits& ce, Context& c);

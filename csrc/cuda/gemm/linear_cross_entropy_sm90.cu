@@ -66,6 +66,15 @@ bool sm90_ce_logits(const CeLogits& z, Context& c) {
   if (!operands.add_a(matrix(z.gathered, z.capacity, z.features, z.features), kTileM, &which) ||
       !operands.add_segment(&p.contraction, which, 0, {&w, 1, 1, 0, 1}, z.features, Shape<Role::kNt, Epilogue::kLogits>::kBoxRows))
     return false;
+  if (z.rank > 0) {
+    const int64_t padded = ceil_div(z.rank, 8) * 8;
+    bf16* u = c.scratch_of<bf16>(z.capacity * padded);
+    const esft_tensor b = matrix(z.b.data, z.vocabulary, z.rank, z.b.ld);
+    if (!operands.add_a(matrix(u, z.capacity, padded, padded), kTileM, &which) ||
+        !operands.add_segment(&p.contraction, which, 0, {&b, 1, 1, 0, 1}, z.rank, Shape<Role::kNt, Epilogue::kLogits>::kBoxRows))
+      return false;
+    pad_rows(z.u, z.offsets, u, z.rank, padded, c);
+  }
   ESFT_LAUNCH((gather_rows), c, dim3(unsigned(c.sms * 4)), 256, 0, GatherParams{z.x, z.offsets, z.gathered, z.features});
   p.parts = 1;
   p.part_rows = int32_t(z.vocabulary);

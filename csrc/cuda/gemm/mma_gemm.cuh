@@ -52,17 +52,34 @@ __device__ __forceinline__ const bf16* source_row(const MmaParams& p, const Rows
   return rows.data + from * rows.ld;
 }
 
-__device__ __forceinline__ KMajorRows activation_rows_of(const MmaParams& p, const TilePlace& place) {
+__device__ __forceinline__ KMajorRows rows_beside(const MmaParams& p, const Rows& rows, const TilePlace& place) {
   KMajorRows a;
   a.valid = 0;
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     const int64_t r = place.begin + threadIdx.x / 8 + 32 * i;
-    const bf16* row = r < place.end ? source_row(p, p.a, r) : nullptr;
-    a.row[i] = row ? row : p.a.data;
+    const bf16* row = r < place.end ? source_row(p, rows, r) : nullptr;
+    a.row[i] = row ? row : rows.data;
     a.valid |= uint32_t(row != nullptr) << i;
   }
   return a;
+}
+__device__ __forceinline__ KMajorRows activation_rows_of(const MmaParams& p, const TilePlace& place) {
+  return rows_beside(p, p.a, place);
+}
+
+// Rows row0 … of a matrix under a tile of columns.
+__device__ __forceinline__ KMajorRows rows_of_tile(const Matrix& w, const ColumnTile& tile) {
+  KMajorRows b;
+  b.valid = 0;
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const int row = threadIdx.x / 8 + 32 * i;
+    const bool inside = row < tile.count;
+    b.row[i] = static_cast<const bf16*>(w.data) + (inside ? tile.row0 + row : 0) * w.ld;
+    b.valid |= uint32_t(inside) << i;
+  }
+  return b;
 }
 
 // Rows of the weight under a tile of columns. SwiGLU: rows 0-31 and 64-95 of the tile are gate, 32-63 and 96-127 the same up.
@@ -146,7 +163,16 @@ __global__ void __launch_bounds__(kMmaThreads, 1) mma_gemm(const MmaParams p, co
       if constexpr (kEpilogue == kSwiglu) features = extra.features;
       const KMajorRows a = activation_rows_of(p, place);
       const KMajorRows b = weight_rows_of<kEpilogue == kSwiglu>(p, place, tile, features);
+      if constexpr (kEpilogue == kCeLogits) steps += int(ceil_div(extra.rank, kMmaStep));
       multiply_tile<kNt>(sums, smem, p.stages, steps, [&](unsigned char* stage, int step) {
+        if constexpr (kEpilogue == kCeLogits) {  // the low-rank term: a stretch of its own behind the features
+          if (step >= all_steps) {
+            const int64_t k = int64_t(step - all_steps) * kMmaStep;
+            rows_beside(p, extra.u, place).template load<kAligned>(stage, k, extra.rank);
+            rows_of_tile(extra.b, tile).template load<kAligned>(stage + kOperandBytes, k, extra.rank);
+            return;
+          }
+        }
         const int64_t k = int64_t(begin + step) * kMmaStep;
         a.load<kAligned>(stage, k, p.k);
         b.load<kAligned>(stage + kOperandBytes, k, p.k);

@@ -1,8 +1,9 @@
-// The seams at which a method puts modules of its own into the model: Linear, Experts and MoeBlock.
+// The seams at which a method puts modules of its own into the model: Linear, Experts, MoeBlock and Head.
 //
 // A method hands its Attachments over when the model is composed; each layer asks for those of its place and keeps them. An
 // attachment owns its parameters, slots and gradients, which it overwrites or adds to as `run.accumulate` says. Inputs are what the layer itself reads; sums (y, dx) are added to.
 
+import type { TensorSlice } from "../../files/slice.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { Run } from "../run.ts";
 import type { Planner, Slot } from "../slots.ts";
@@ -36,6 +37,26 @@ export interface LinearAttachment {
   forward(run: Run, x: Tensor, y: Tensor): void;
   /** Its gradients from dy [T, out] and x; dx += its part, where wanted. */
   backward(run: Run, dy: Tensor, x: Tensor, dx: Tensor | null): void;
+}
+
+/** Factors of a term of the logits u·Bᵀ. */
+export interface HeadTerm {
+  /** [T, R]. */
+  readonly u: Tensor;
+  /** [V, R]. */
+  readonly b: Tensor;
+}
+
+/** Beside the head, whose loss takes the term apart since it never stores the logits. */
+export interface HeadAttachment {
+  /** Of x [T, D]. */
+  term(run: Run, x: Tensor): HeadTerm;
+  /** Where the loss puts the gradients of the factors; null: not wanted. */
+  gradients(run: Run): { readonly du: Tensor; readonly db: Tensor | null };
+  /** After the loss: the other gradients from du; dx += its part, where wanted. */
+  backward(run: Run, x: Tensor, dx: Tensor | null): void;
+  /** y [n, V] += the term of n <= T rows x. */
+  logits(run: Run, x: Tensor, y: Tensor): void;
 }
 
 /** One group of experts: the routed ones of a layer, or an MLP that every token visits (one expert). */
@@ -117,6 +138,7 @@ export interface Attachments {
   readonly dropsOut?: boolean | undefined;
   /** The backward gives the base's routers the straight-through gradient of a dense mixture (straight_through.ts). */
   readonly straightThrough?: boolean | undefined;
+  head?(weight: TensorSlice, context: AttachmentContext): HeadAttachment | null;
   linear?(target: LinearSpec, context: AttachmentContext): LinearAttachment | null;
   experts?(site: ExpertsSite, context: AttachmentContext): ExpertsAttachment | null;
   moe?(site: MoeSite, context: AttachmentContext): MoeAttachment | null;

@@ -11,6 +11,7 @@ import type {
   Attachments,
   ExpertsAttachment,
   ExpertsSite,
+  HeadAttachment,
   LinearAttachment,
   MoeAttachment,
   MoeSite,
@@ -77,6 +78,10 @@ export class Composer implements AttachmentContext {
     return this.methods.some((m) => m.straightThrough);
   }
 
+  /** The loss takes one term. */
+  attachedToHead(weight: TensorSlice): HeadAttachment | null {
+    return this.methods.flatMap((m) => m.head?.(weight, this) ?? [])[0] ?? null;
+  }
   attachedToLinear(target: LinearSpec): LinearAttachment[] {
     return this.methods.flatMap((m) => m.linear?.(target, this) ?? []);
   }

@@ -16,6 +16,10 @@ function expectedLoss(a: Args): Record<string, ArrayLike<number>> {
   const dx = new Float64Array(labels.length * D);
   const cap = number(a, "soft_cap");
   const dbias = has(a, "dbias") ? Float64Array.from(tensor(a, "dbias").values, (x) => (a.accumulate === 1 ? x : 0)) : null;
+  const [u, b] = has(a, "u") ? [tensor(a, "u"), tensor(a, "b")] : [null, null];
+  const R = u ? colsOf(u) : 0;
+  const du = new Float64Array(labels.length * R);
+  const db = has(a, "db") ? Float64Array.from(tensor(a, "db").values, (x) => (a.accumulate === 1 ? x : 0)) : null;
   const dw = has(a, "dw") ? Float64Array.from(tensor(a, "dw").values, (x) => (a.accumulate === 1 ? x : 0)) : null;
   let correct = 0;
   for (let t = 0; t < labels.length; t++) {
@@ -23,8 +27,9 @@ function expectedLoss(a: Args): Record<string, ArrayLike<number>> {
     const z = Array.from({ length: V }, (_, v) => {
       let s = 0;
       for (let d = 0; d < D; d++) s += round(at(x, t, d)) * round(at(w, v, d));
-      const u = (s + (has(a, "bias") ? tensor(a, "bias").values[v]! : 0)) * number(a, "logit_scale");
-      return cap > 0 ? cap * Math.tanh(u / cap) : u;
+      for (let k = 0; k < R; k++) s += round(at(u!, t, k)) * round(at(b!, v, k));
+      const y = (s + (has(a, "bias") ? tensor(a, "bias").values[v]! : 0)) * number(a, "logit_scale");
+      return cap > 0 ? cap * Math.tanh(y / cap) : y;
     });
     const top = Math.max(...z);
     const lse = top + Math.log(z.reduce((s, v) => s + Math.exp(v - top), 0));
@@ -41,12 +46,18 @@ function expectedLoss(a: Args): Record<string, ArrayLike<number>> {
         dx[t * D + d]! += round(dz) * round(at(w, i, d));
         if (dw) dw[i * D + d]! += round(dz) * round(at(x, t, d));
       }
+      for (let k = 0; k < R; k++) {
+        du[t * R + k]! += round(dz) * round(at(b!, i, k));
+        if (db) db[i * R + k]! += round(dz) * round(at(u!, t, k));
+      }
     });
   }
   const all: Record<string, ArrayLike<number>> = {
     loss: [tensor(a, "loss").values[0]! + rowLoss.reduce((s, v) => s + v, 0)],
     row_loss: rowLoss,
     dx,
+    du,
+    ...(db ? { db } : {}),
     ...(dw ? { dw } : {}),
     ...(dbias ? { dbias } : {}),
     ...(has(a, "correct") ? { correct: [tensor(a, "correct").values[0]! + correct] } : {}),
@@ -73,6 +84,11 @@ interface LossOptions {
   readonly bias?: "f32" | "bf16";
   readonly dbias?: boolean;
   readonly softCap?: number;
+  /** Rank of a term beside w, with its gradients unless the call has none of them. */
+  readonly rank?: number;
+  readonly b?: "f32" | "bf16";
+  readonly du?: boolean;
+  readonly db?: boolean;
   readonly spread?: number;
 }
 export function loss(T: number, V: number, D: number, o: LossOptions = {}) {
@@ -82,12 +98,16 @@ export function loss(T: number, V: number, D: number, o: LossOptions = {}) {
       x: wrap(r.normal([T, D], o.spread ?? 1)),
       w: wrap(r.normal([V, D], 0.5, o.w ?? "f32")),
       bias: o.bias ? r.normal([V], 0.5, o.bias) : null,
+      u: o.rank === undefined ? null : wrap(r.normal([T, o.rank], o.spread ?? 1)),
+      b: o.rank === undefined ? null : wrap(r.normal([V, o.rank], 0.5, o.b ?? "f32")),
       labels: o.labels?.(r) ?? i32(Array.from({ length: T }, () => (r.uniform() < 0.3 ? -100 : r.below(V)))),
       loss: { dtype: "f64", shape: [1], values: [2.5] },
       correct: o.correct === false ? null : { dtype: "i64", shape: [1], values: [7] },
       row_loss: o.rowLoss === false ? null : out([T]),
       dx: o.dx === false ? null : wrap(out([T, D])),
       dw: o.dw === false ? null : wrap(o.overwrite ? out([V, D]) : r.normal([V, D], 0.1)),
+      du: o.rank === undefined || o.du === false ? null : wrap(out([T, o.rank])),
+      db: o.rank === undefined || o.db === false ? null : wrap(o.overwrite ? out([V, o.rank]) : r.normal([V, o.rank], 0.1)),
       dbias: !o.bias || o.dbias === false ? null : o.overwrite ? out([V]) : r.normal([V], 0.1),
       scale: o.scale === undefined ? null : f64(o.scale),
       grad_scale: o.gradScale ?? 0.25,
@@ -104,7 +124,7 @@ const lossRow = (name: string, T: number, V: number, D: number, o?: LossOptions)
   args: loss(T, V, D, o),
   k: D + V,
   expected: expectedLoss,
-  eps: { loss: "f32", ...(o?.bf16 ? { dx: "bf16", dw: "bf16", dbias: "bf16" } : {}) },
+  eps: { loss: "f32", ...(o?.bf16 ? { dx: "bf16", dw: "bf16", du: "bf16", db: "bf16", dbias: "bf16" } : {}) },
 });
 const none = (T: number) => (): HostTensor => i32(new Array<number>(T).fill(-100));
 const all =
@@ -143,6 +163,19 @@ export const lossCases: readonly OpCase[] = [
   lossRow("capped logits, scaled, a bias", 40, 61, 37, { softCap: 2, logitScale: 0.3, bias: "bf16" }),
   lossRow("capped logits, bf16 compute", 40, 61, 37, { softCap: 3, bf16: true, w: "bf16" }),
   lossRow("capped logits, several chunks", 900, 90, 12, { softCap: 5 }),
+  lossRow("a low-rank term", 40, 61, 37, { rank: 5 }),
+  lossRow("a low-rank term, frozen head", 40, 61, 37, { rank: 4, dw: false, w: "bf16", logitScale: 0.3 }),
+  lossRow("a low-rank term, its loss alone", 40, 61, 37, { rank: 4, dw: false, dx: false, du: false, db: false }),
+  lossRow("a low-rank term, its gradients alone", 40, 61, 37, { rank: 1, dw: false, dx: false }),
+  lossRow("a low-rank term, b alone trains", 40, 61, 37, { rank: 3, dw: false, dx: false, du: false, overwrite: true }),
+  lossRow("a bf16 low-rank term, strided, a bias, capped", 40, 61, 37, { rank: 6, b: "bf16", strided: true, bias: "f32", softCap: 3 }),
+  lossRow("a low-rank term, bf16 compute", 40, 61, 37, { rank: 8, bf16: true, w: "bf16", b: "bf16" }),
+  lossRow("a low-rank term, several chunks, overwritten", 900, 90, 12, { rank: 16, overwrite: true, dw: false }),
+  lossRow("a low-rank term, several chunks, added", 900, 90, 12, { rank: 16 }),
+  lossRow("a low-rank term, no row supervised, overwritten", 9, 20, 16, { rank: 4, labels: none(9), overwrite: true }),
+  lossRow("a low-rank term, no tokens, overwritten", 0, 9, 5, { rank: 2, overwrite: true }),
+  lossRow("a low-rank term wider than x", 20, 61, 5, { rank: 40 }),
+  lossRow("a low-rank term, wide vocabulary", 12, 5000, 16, { rank: 16, dw: false }),
   lossRow("dw overwritten", 40, 61, 37, { overwrite: true, strided: true, w: "bf16" }),
   lossRow("several chunks, dw overwritten", 900, 90, 12, { overwrite: true }),
   lossRow("no row supervised, dw overwritten", 9, 20, 16, { labels: none(9), overwrite: true }),
@@ -155,12 +188,15 @@ export const lossTileCases: readonly OpCase[] = [
   lossRow("odd vocabulary", 64, 1025, 64, { bf16: true, w: "bf16" }),
   lossRow("tiles, a bias, capped", 130, 1100, 128, { bf16: true, w: "bf16", bias: "bf16", softCap: 6 }),
   lossRow("odd vocabulary, a bias", 64, 1025, 64, { bf16: true, w: "bf16", bias: "f32", logitScale: 0.5 }),
+  lossRow("tiles, a low-rank term", 130, 1100, 128, { bf16: true, w: "bf16", rank: 16, dw: false }),
+  lossRow("tiles, a low-rank term of odd rank", 130, 1025, 128, { bf16: true, w: "bf16", rank: 5, bias: "f32", softCap: 6 }),
+  lossRow("tiles, a low-rank term of more than a step", 257, 520, 192, { bf16: true, w: "bf16", rank: 72, overwrite: true }),
   lossRow("tiles, dw overwritten", 130, 1100, 128, { bf16: true, w: "bf16", overwrite: true }),
 ];
 export const lossBase: OpCase = {
   op: "linear_cross_entropy",
   name: "base",
-  args: loss(4, 6, 5, { labels: () => i32([1, -100, 5, 0]), bias: "f32" }),
+  args: loss(4, 6, 5, { labels: () => i32([1, -100, 5, 0]), bias: "f32", rank: 2 }),
   eps: { loss: "f32" },
 };
 
