@@ -17,8 +17,8 @@ def backend(name):
 
 def variants(case, env):
     qk, v, seq, batch, heads = (case.sizes[name] for name in ("qk", "v", "S", "B", "heads"))
-    if case.sizes["window"] or case.sizes["sinks"]:
-        return  # scaled_dot_product_attention has neither, a mask of its own is another kernel
+    if case.sizes["window"] or case.sizes["sinks"] or case.sizes["group"] > 1:
+        return  # scaled_dot_product_attention has no window and no sinks (a mask of its own is another kernel); groups are not compared
     names = ["sdpa", *(CUDA_BACKENDS if env.suite == "cuda" else ())]
     if env.suite == "cuda" and qk != v:  # those that refuse unequal widths, with V padded to the width of Q and K
         names += [f"{name}-padded" for name in CUDA_BACKENDS]

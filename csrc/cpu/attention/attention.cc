@@ -1,10 +1,10 @@
 // attention — forward (contract: ops/attention.h).
 //
 // A task is one kv-head (with its query heads) and a block of queries of one document. It walks over blocks of keys:
-// pack K transposed and V once, then for every query head and tile of MR queries
+// pack K transposed and V once, as far as they are seen, then for every tile of MR rows (query heads side by side, query after query)
 //     S = Q·Kᵀ  →  running maximum, P = 2^(scale2·S − max), row sums  →  O = alpha·O + P·V
-// with S and P in L1. Tiles stop at their own diagonal, so the causal half costs nothing; a row's sums run over its keys in
-// ascending order with block borders counted from the start of its document, whatever the task.
+// with S and P in L1. Tiles stop at their own diagonal and begin where their window does, so what is not seen costs nothing; a
+// row's sums run over its keys in ascending order with block borders counted from the start of its document, whatever the task.
 // Sinks join a row's sum when it ends. Method: online softmax, arXiv 2205.14135.
 #include <math.h>
 
@@ -17,8 +17,8 @@ namespace {
 
 struct Sizes {
   int64_t keys, queries;  // per block, per task
-  int64_t as, units;      // pitch and length of a row of q in units
-  int64_t sld;            // pitch of S; not a power of two, rows must not share cache sets
+  int64_t as, units;  // pitch and length of a row of q in units
+  int64_t sld;  // pitch of S; not a power of two, rows must not share cache sets
 };
 
 struct ForwardScratch {
@@ -64,62 +64,83 @@ struct Forward {
   const int32_t* first;
   Plan plan;
 
-  // Keys [k0, k0 + n) of kv-head h: K transposed and V as panels.
-  void pack_keys(const ForwardScratch& w, int64_t h, int64_t k0, int64_t n) const {
+  // Keys [k0 + from, k0 + n) of kv-head h: K transposed and V as panels. `from` begins a panel.
+  void pack_keys(const ForwardScratch& w, int64_t h, int64_t k0, int64_t from, int64_t n) const {
     const int64_t nr_units = NR / P::pair, kcol = g.k_offset + h * g.k_stride, vcol = g.v_offset + h * g.v_stride;
-    for (int64_t r = 0; r < n; r += NR) {
+    for (int64_t r = from; r < n; r += NR) {
       const int64_t m = min_of(NR, n - r);
-      gather_rows(w.rows, g.dqp, m, NR, k.at(k0 + r, kcol), k.ld, g.k_dim, g.dr ? ks.at(k0 + r, 0) : nullptr, ks.ld, g.dr);
+      gather_rows(w.rows, g.dqp, m, NR, k.rows(k0 + r, kcol), g.k_dim, g.dr ? ks.at(k0 + r, 0) : nullptr, ks.ld, g.dr);
       // the row tile is overwritten by its own units (they are not longer)
       units_of_rows<P>(w.rows, z.as, w.rows, g.dqp, NR, g.dqp);
       transpose_panel(w.kt + r / NR * round_up(z.units, W) * NR, w.rows, z.as, z.units);
-      gather_rows(w.rows, g.dvp, m, NR, v.at(k0 + r, vcol), v.ld, g.dv, nullptr, 0, 0);
+      gather_rows(w.rows, g.dvp, m, NR, v.rows(k0 + r, vcol), g.dv);
       panels_of_rows<P>(w.v, z.keys / P::pair * NR, r / NR * nr_units, w.rows, g.dvp, NR, g.dvp);
     }
   }
 
-  void pack_queries(const ForwardScratch& w, int64_t h, int64_t t0, int64_t n, float* dst) const {
+  void pack_queries(const ForwardScratch& w, int64_t kv, int64_t t0, int64_t n, float* dst) const {
     for (int64_t r = 0; r < n; r += NR) {
       const int64_t m = min_of(NR, n - r);
-      gather_rows(w.rows, g.dqp, m, m, q.at(t0 + r, h * g.dq), q.ld, g.dq, nullptr, 0, 0);
+      gather_rows(w.rows, g.dqp, m, m, g.query_rows(q, g.dq, t0, kv, r), g.dq);
       if (g.scale < 0)  // the running maximum is taken before scaling
         for (int64_t i = 0; i < m * g.dqp; i += W) store(w.rows + i, -load(w.rows + i));
       units_of_rows<P>(dst + r * z.as, z.as, w.rows, g.dqp, m, g.dqp);
     }
   }
 
-  // One row of scores: columns [lo, hi) are seen; P gets zeros in the rest of [start, end), all multiples of W.
-  void softmax_row(const float* s, float* p, int64_t start, int64_t end, int64_t lo, int64_t hi, float* m, float* l,
-                   float* alpha) const {
-    if (hi <= lo) {
-      *alpha = 1.0f;
-      for (int64_t j = start; j < end; j += W) put(p, j, vf{});
-      return;
+  // Which columns of a tile are seen: [lo, hi) by row; every row sees all of [full0, full1), whole vectors, and none outside [start, end).
+  struct Seen {
+    int64_t start, full0, full1, end;
+    int32_t lo[MR], hi[MR];
+  };
+
+  // f(column, seen lanes or nullptr for all) over the vectors of a row. The same number of steps for every row of a tile.
+  template <class F>
+  ESFT_INLINE void columns(const Seen& c, int64_t row, F f) {
+    int64_t j = c.start;
+    const auto masked = [&](int64_t end) ESFT_LAMBDA {
+      for (; j < end; j += W) {
+        const vi seen = lanes_in(j, c.lo[row], c.hi[row]);
+        f(j, &seen);
+      }
+    };
+    masked(min_of(c.full0, c.end));
+    for (; j < c.full1; j += W) f(j, static_cast<const vi*>(nullptr));
+    masked(c.end);
+  }
+
+  // Rows of scores to probabilities; running maxima m and sums l, and the factor alpha of what was summed before.
+  void softmax(int64_t rows, const float* s, float* p, const Seen& c, float* m, float* l, float* alpha) const {
+    const vf none = splat(-__builtin_inff()), scale2 = splat(g.scale2 < 0 ? -g.scale2 : g.scale2);
+    float shift[(MR + W - 1) / W * W];  // by row
+    for (int64_t r = 0; r < rows; r += W) store(shift + r, none);
+    for (int64_t r = 0; r < rows; r++) {
+      vf mx = none;
+      columns(c, r, [&](int64_t j, const vi* seen) ESFT_LAMBDA {
+        const vf x = load(s + r * z.sld + j);
+        mx = vmax(mx, seen ? select(*seen, x, none) : x);
+      });
+      shift[r] = hmax(mx);
     }
-    const float scale2 = g.scale2 < 0 ? -g.scale2 : g.scale2;
-    const vf none = splat(-__builtin_inff()), c = splat(scale2);
-    const int64_t full0 = round_up(lo, W), full1 = hi / W * W, begin = lo / W * W;
-    vf mx = none, mx2 = none;
-    int64_t j = begin;
-    for (; j < min_of(full0, hi); j += W) mx = vmax(mx, select(lanes_in(j, lo, hi), load(s + j), none));
-    for (; j + 2 * W <= full1; j += 2 * W) {
-      mx = vmax(mx, load(s + j));
-      mx2 = vmax(mx2, load(s + j + W));
+    for (int64_t r = 0; r < rows; r += W) {
+      const int64_t n = min_of(W, rows - r);
+      const vf best = load(shift + r), old = load_n(m + r, n);
+      const vf now = select(best == none, none, scale2 * best), top = select(old > now, old, now);
+      const vf a = select(old == top, splat(1.0f), exp2v(old - top));
+      store_n(alpha + r, a, n);
+      store_n(l + r, load_n(l + r, n) * a, n);
+      store_n(m + r, top, n);
+      store(shift + r, -top);
     }
-    for (; j < hi; j += W) mx = vmax(mx, select(lanes_in(j, lo, hi), load(s + j), none));
-    const float old = *m, now = scale2 * hmax(vmax(mx, mx2));
-    const float top = old > now ? old : now;
-    const vf shift = splat(-top);
-    vf sum = {};
-    for (j = start; j < begin; j += W) put(p, j, vf{});
-    for (; j < min_of(full0, hi); j += W) sum += put(p, j, select(lanes_in(j, lo, hi), exp2v(load(s + j) * c + shift), vf{}));
-    for (; j < full1; j += W) sum += put(p, j, exp2v(load(s + j) * c + shift));
-    for (; j < hi; j += W) sum += put(p, j, select(lanes_in(j, lo, hi), exp2v(load(s + j) * c + shift), vf{}));
-    for (; j < end; j += W) put(p, j, vf{});
-    const float a = old == top ? 1.0f : exp2v(splat(old - top))[0];
-    *alpha = a;
-    *m = top;
-    *l = *l * a + hsum(sum);
+    for (int64_t r = 0; r < rows; r++) {
+      const vf by = splat(shift[r]);
+      vf sum = {};
+      columns(c, r, [&](int64_t j, const vi* seen) ESFT_LAMBDA {
+        const vf x = exp2v(load(s + r * z.sld + j) * scale2 + by);
+        sum += put(p + r * z.sld, j, seen ? select(*seen, x, vf{}) : x);
+      });
+      l[r] += hsum(sum);
+    }
   }
   // Stores W probabilities as units; the sum is taken of the unrounded ones.
   ESFT_INLINE vf put(float* p, int64_t j, vf v) {
@@ -136,10 +157,10 @@ struct Forward {
     }
   }
 
-  void finish(const ForwardScratch& w, int64_t h, int64_t slot, int64_t t0, int64_t n) const {
-    const float sink = sinks.data ? sinks.at(h) : -__builtin_inff();
-    for (int64_t i = 0; i < n; i++) {
-      const int64_t r = slot * z.queries + i;
+  void finish(const ForwardScratch& w, int64_t kv, int64_t t0, int64_t n) const {
+    for (int64_t r = 0; r < n; r++) {
+      const int64_t t = t0 + g.token(r), h = kv * g.group + r % g.group;
+      const float sink = sinks.data ? sinks.at(h) : -__builtin_inff();
       float top = w.m[r], sum = w.l[r], factor = 1.0f;  // of what was summed: the sink may be above all scores
       if (sinks.data) {
         top = sink > top ? sink : top;
@@ -147,45 +168,49 @@ struct Forward {
         sum = sum * factor + exp2v(splat(sink - top))[0];
       }
       const vf inv = splat(factor / sum);
-      float* y = out.at(t0 + i, h * g.dv);
+      float* y = out.at(t, h * g.dv);
+      for (int64_t c = 0; c < g.dv; c += 16) __builtin_prefetch(y + out.ld + c, 1);  // the next query's
       const float* o = w.o + r * g.dvp;
       int64_t c = 0;
       for (; c + W <= g.dv; c += W) store(y + c, load(o + c) * inv);
       if (c < g.dv) store_part(y + c, load(o + c) * inv, g.dv - c);
-      if (lse.data) *lse.at(t0 + i, h) = (top + log2f(sum)) * 0.69314718056f;
+      if (lse.data) *lse.at(t, h) = (top + log2f(sum)) * 0.69314718056f;
     }
   }
 
   void piece(const ForwardScratch& w, const Piece& b, int64_t kv) const {
-    const int64_t n = b.t1 - b.t0, part = even_part(n), vs = z.keys / P::pair * NR, ks_ = round_up(z.units, W) * NR;
-    for (int64_t i = 0; i < g.group; i++) {
-      pack_queries(w, kv * g.group + i, b.t0, n, w.q + i * z.queries * z.as);
-      for (int64_t r = i * z.queries; r < i * z.queries + n; r++) {
-        w.m[r] = -__builtin_inff();
-        w.l[r] = 0;
-      }
-      memset(w.o + i * z.queries * g.dvp, 0, n * g.dvp * 4);
+    const int64_t n = (b.t1 - b.t0) * g.group, part = even_part(n), vs = z.keys / P::pair * NR, ks_ = round_up(z.units, W) * NR;
+    pack_queries(w, kv, b.t0, n, w.q);
+    for (int64_t r = 0; r < n; r++) {
+      w.m[r] = -__builtin_inff();
+      w.l[r] = 0;
     }
+    memset(w.o, 0, n * g.dvp * 4);
     int64_t k0 = b.doc + (first[b.t0] - b.doc) / z.keys * z.keys;
     for (; k0 < b.t1; k0 += z.keys) {
       const int64_t k1 = min_of(k0 + z.keys, b.t1);
-      pack_keys(w, kv, k0, k1 - k0);
-      for (int64_t i = 0; i < g.group; i++)
-        for (int64_t t = b.t0; t < b.t1; t += part) {
-          const int64_t te = min_of(t + part, b.t1), rows = te - t;
-          const int64_t hi = min_of(k1, te) - k0, lo = max_of(0, first[t] - k0);  // of the tile: the last row's and the first's
-          if (hi <= lo) continue;
-          const int64_t start = lo / NR * NR, end = round_up(hi, W), slot = i * z.queries + (t - b.t0);
-          product<P, kRows>(rows, hi - start, z.units, w.q + slot * z.as, z.as, w.kt + start / NR * ks_, ks_, w.s + start, z.sld,
-                            kZero);
-          for (int64_t r = 0; r < rows; r++)
-            softmax_row(w.s + r * z.sld, w.p + r * z.sld, start, end, max_of(0, first[t + r] - k0), min_of(hi, t + r + 1 - k0),
-                        w.m + slot + r, w.l + slot + r, w.alpha + r);
-          product<P, kRows>(rows, g.dv, ceil_div(hi - start, P::pair), w.p + start / P::pair, z.sld, w.v + start / P::pair * NR, vs,
-                            w.o + slot * g.dvp, g.dvp, kScaleAdd, w.alpha);
+      pack_keys(w, kv, k0, max_of(0, first[b.t0] - k0) / NR * NR, k1 - k0);
+      for (int64_t r0 = 0; r0 < n; r0 += part) {
+        const int64_t rows = min_of(part, n - r0), last = b.t0 + g.token(r0 + rows - 1);
+        const int64_t hi = min_of(k1, last + 1) - k0, lo = max_of(0, first[b.t0 + g.token(r0)] - k0);  // of the tile
+        if (hi <= lo) continue;
+        const int64_t start = lo / W * W, end = round_up(hi, W), unit = lo / P::pair;
+        product<P, kRows>(rows, hi - start, z.units, w.q + r0 * z.as, z.as, w.kt + start / NR * ks_, ks_, w.s + start, z.sld, kZero,
+                          nullptr, start % NR != 0);
+        Seen c = {start, 0, end, end, {}, {}};
+        for (int64_t r = 0; r < rows; r++) {
+          const int64_t t = b.t0 + g.token(r0 + r);
+          c.lo[r] = (int32_t)max_of(0, first[t] - k0);
+          c.hi[r] = (int32_t)min_of(hi, t + 1 - k0);
+          c.full0 = max_of(c.full0, round_up(c.lo[r], W));
+          c.full1 = min_of(c.full1, c.hi[r] / W * W);
         }
+        softmax(rows, w.s, w.p, c, w.m + r0, w.l + r0, w.alpha);
+        product<P, kRows>(rows, g.dv, ceil_div(hi, P::pair) - unit, w.p + unit, z.sld, w.v + unit * NR, vs, w.o + r0 * g.dvp, g.dvp,
+                          kScaleAdd, w.alpha);
+      }
     }
-    for (int64_t i = 0; i < g.group; i++) finish(w, kv * g.group + i, i, b.t0, n);
+    finish(w, kv, b.t0, n);
   }
 };
 

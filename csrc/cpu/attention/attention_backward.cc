@@ -4,7 +4,8 @@
 // documents and heads for the cores. It keeps dK and dV of a block of keys in cache while the queries that see it pass by:
 //     S = Q·Kᵀ, dP = dO·Vᵀ  →  P = 2^(scale2·S − lse), dS = P·(dP − Δ)  →  dV += Pᵀ·dO, dK += dSᵀ·Q, dQ += dS·K
 // Five products on one copy of P and dS: they are read by rows or by columns, never transposed.
-// Order of every sum: key blocks ascending (dQ), heads then queries ascending (dK, dV), queries ascending (dsinks). Parts of a document write their own
+// Rows of Q are the query heads of the kv-head side by side, query after query.
+// Order of every sum: key blocks ascending (dQ), queries and their heads ascending (dK, dV), queries ascending (dsinks). Parts of a document write their own
 // copy of dQ, kv-heads their own copy of dk_shared; the copies are added in order afterwards. How documents are divided
 // depends on the shapes alone.
 // Method: arXiv 2205.14135, appendix B.
@@ -15,7 +16,7 @@ namespace esft::cpu::ESFT_ISA {
 namespace attn {
 namespace {
 
-constexpr int64_t kQueries = MR == 14 ? 56 : 48;  // queries per step: whole tiles
+constexpr int64_t kQueries = MR == 14 ? 56 : 48;  // rows of queries per step: whole tiles
 constexpr int64_t kPad = 16;  // columns behind a row of P that a tile of keys may read (zeros)
 constexpr int64_t kWantedTasks = 16;  // divide documents to have about that many
 constexpr int64_t kCopyBytes = int64_t(256) << 20;  // most memory for the copies of dQ
@@ -52,6 +53,10 @@ struct Row {
   float lse2, delta;
   int64_t lo, hi;
 };
+// Columns that are written of a tile, all of them whole vectors; what is seen lies in [start, stop).
+struct Columns {
+  int64_t begin, start, stop, end;
+};
 
 template <class P>
 struct Backward {
@@ -69,32 +74,33 @@ struct Backward {
     const int64_t aq = g.dqp / P::pair, av = g.dvp / P::pair;
     for (int64_t r = 0; r < n; r += NR) {
       const int64_t m = min_of(NR, n - r);
-      gather_rows(w.rows, g.dqp, m, NR, k.at(k0 + r, kcol), k.ld, g.k_dim, g.dr ? ks.at(k0 + r, 0) : nullptr, ks.ld, g.dr);
+      gather_rows(w.rows, g.dqp, m, NR, k.rows(k0 + r, kcol), g.k_dim, g.dr ? ks.at(k0 + r, 0) : nullptr, ks.ld, g.dr);
       panels_of_rows<P>(w.kb, keys / P::pair * NR, r / P::pair, w.rows, g.dqp, NR, g.dqp);
       units_of_rows<P>(w.rows, aq, w.rows, g.dqp, NR, g.dqp);  // in place: units are not longer
       transpose_panel(w.kt + r * aq, w.rows, aq, aq);
-      gather_rows(w.rows, g.dvp, m, NR, v.at(k0 + r, vcol), v.ld, g.dv, nullptr, 0, 0);
+      gather_rows(w.rows, g.dvp, m, NR, v.rows(k0 + r, vcol), g.dv);
       units_of_rows<P>(w.rows, av, w.rows, g.dvp, NR, g.dvp);
       transpose_panel(w.vt + r * av, w.rows, av, av);
     }
   }
 
-  void pack_queries(const BackwardScratch& w, int64_t h, int64_t t, int64_t n) const {
+  // Rows [row, row + n) of the queries from token t0 on.
+  void pack_queries(const BackwardScratch& w, int64_t kv, int64_t t0, int64_t row, int64_t n) const {
     for (int64_t r = 0; r < n; r += NR) {
       const int64_t m = min_of(NR, n - r), pairs = round_up(m, P::pair);
-      gather_rows(w.rows, g.dqp, m, pairs, q.at(t + r, h * g.dq), q.ld, g.dq, nullptr, 0, 0);
+      gather_rows(w.rows, g.dqp, m, pairs, g.query_rows(q, g.dq, t0, kv, row + r), g.dq);
       panels_of_rows<P>(w.qb, kQueries / P::pair * NR, r / P::pair, w.rows, g.dqp, pairs, g.dqp);
       units_of_rows<P>(w.qa + r * (g.dqp / P::pair), g.dqp / P::pair, w.rows, g.dqp, m, g.dqp);
-      gather_rows(w.rows, g.dvp, m, pairs, dout.at(t + r, h * g.dv), dout.ld, g.dv, nullptr, 0, 0);
+      gather_rows(w.rows, g.dvp, m, pairs, g.query_rows(dout, g.dv, t0, kv, row + r), g.dv);
       panels_of_rows<P>(w.ob, kQueries / P::pair * NR, r / P::pair, w.rows, g.dvp, pairs, g.dvp);
       units_of_rows<P>(w.oa + r * (g.dvp / P::pair), g.dvp / P::pair, w.rows, g.dvp, m, g.dvp);
     }
   }
 
-  // P and dS of one row (or of a pair of rows) over columns [0, end), zero where not seen.
-  void probabilities(const Row* rows, float* pc, [[maybe_unused]] float* dsc, float* dsr, int64_t end) const {
+  // P and dS of one row (or of a pair of rows), zero where not seen.
+  void probabilities(const Row* rows, float* pc, [[maybe_unused]] float* dsc, float* dsr, const Columns& c) const {
     const vf scale2 = splat(g.scale2);
-    int64_t full0 = 0, full1 = end;  // columns that all rows see, in whole vectors
+    int64_t full0 = 0, full1 = c.stop;  // columns that all rows see, in whole vectors
     for (int i = 0; i < P::pair; i++) {
       full0 = max_of(full0, round_up(rows[i].lo, W));
       full1 = min_of(full1, rows[i].hi / W * W);
@@ -126,53 +132,77 @@ struct Backward {
         store(dsr + j, d[0]);
       }
     };
-    int64_t j = 0;
-    for (; j < min_of(full0, end); j += W) step(j, true);
+    auto zeros = [&](int64_t from, int64_t to) ESFT_LAMBDA {
+      for (int64_t j = from; j < to; j += W) {
+        store(pc + j, vf{});
+        if constexpr (P::pair == 2) {
+          store(dsc + j, vf{});
+          memset(dsr + j / 2, 0, 32);
+          memset(dsr + (ld + j) / 2, 0, 32);
+        } else
+          store(dsr + j, vf{});
+      }
+    };
+    zeros(c.begin, c.start);
+    int64_t j = c.start;
+    for (; j < min_of(full0, c.stop); j += W) step(j, true);
     for (; j < full1; j += W) step(j, false);
-    for (; j < end; j += W) step(j, true);
+    for (; j < c.stop; j += W) step(j, true);
+    zeros(j, c.end);
   }
 
-  // One query head, queries [t, te), keys [k0, k1).
-  void block(const BackwardScratch& w, int64_t h, int64_t t0, int64_t te, int64_t k0, int64_t k1, float* dq_rows,
+  // Rows [row, row + n) of the queries from token k0 on, keys [k0, k1).
+  void block(const BackwardScratch& w, int64_t kv, int64_t row, int64_t n, int64_t k0, int64_t k1, float* dq_rows,
              int64_t dq_ld) const {
-    const int64_t aq = g.dqp / P::pair, av = g.dvp / P::pair, n = te - t0, part = even_part(n), ldr = ld / P::pair;
+    const int64_t aq = g.dqp / P::pair, av = g.dvp / P::pair, part = even_part(n), ldr = ld / P::pair;
     const int64_t panel_keys = keys / P::pair * NR, panel_queries = kQueries / P::pair * NR;
-    pack_queries(w, h, t0, n);
+    auto token = [&](int64_t r) ESFT_LAMBDA { return k0 + g.token(row + r); };
+    auto head = [&](int64_t r) ESFT_LAMBDA { return kv * g.group + (row + r) % g.group; };
+    pack_queries(w, kv, k0, row, n);
     for (int64_t r = 0; r < n; r += part) {
-      const int64_t t = t0 + r, m = min_of(part, n - r), hi = min_of(k1, t + m) - k0, lo = max_of(0, first[t] - k0),
-                    start = lo / NR * NR;
+      const int64_t m = min_of(part, n - r), hi = min_of(k1, token(r + m - 1) + 1) - k0, lo = max_of(0, first[token(r)] - k0);
+      const int64_t start = lo / W * W, unit = lo / P::pair;
       if (hi > lo) {
-        product<P, kRows>(m, hi - start, ceil_div(g.dq, P::pair), w.qa + r * aq, aq, w.kt + start * aq, NR * aq,
-                          w.s + r * ld + start, ld, kZero);
-        product<P, kRows>(m, hi - start, ceil_div(g.dv, P::pair), w.oa + r * av, av, w.vt + start * av, NR * av,
-                          w.dp + r * ld + start, ld, kZero);
+        const bool half = start % NR != 0;
+        product<P, kRows>(m, hi - start, ceil_div(g.dq, P::pair), w.qa + r * aq, aq, w.kt + start / NR * NR * aq, NR * aq,
+                          w.s + r * ld + start, ld, kZero, nullptr, half);
+        product<P, kRows>(m, hi - start, ceil_div(g.dv, P::pair), w.oa + r * av, av, w.vt + start / NR * NR * av, NR * av,
+                          w.dp + r * ld + start, ld, kZero, nullptr, half);
       }
       for (int64_t i = r; i < r + m; i += P::pair) {
         Row rows[2];
+        int64_t seen = keys;  // the first key that one of them sees
         for (int e = 0; e < P::pair; e++) {
-          const int64_t x = t0 + min_of(i + e, n - 1);
-          rows[e] = Row{w.s + (i + e) * ld, w.dp + (i + e) * ld,      lse2[h * g.T + x],
-                        delta[h * g.T + x], max_of(0, first[x] - k0), min_of(hi, x + 1 - k0)};
+          const int64_t x = min_of(i + e, n - 1), t = token(x), at = head(x) * g.T + t;
+          rows[e] =
+              Row{w.s + (i + e) * ld, w.dp + (i + e) * ld, lse2[at], delta[at], max_of(0, first[t] - k0), min_of(hi, t + 1 - k0)};
+          seen = min_of(seen, rows[e].lo);
           if (i + e >= n) rows[e].hi = 0;  // the last row of an odd block has no partner
         }
-        // A tile of keys reads up to MR columns beyond the last key of its first row.
-        probabilities(rows, w.pc + i / P::pair * ld, w.dsc + i / P::pair * ld, w.dsr + i * ldr, round_up(min_of(hi + MR, keys), W));
+        // A tile of keys reads up to MR columns before the first key of its last row, and beyond the last key of its first row.
+        const int64_t begin = max_of(0, min_of(lo, seen - MR)) / W * W, end = round_up(min_of(hi + MR, keys), W);
+        const Columns c = {begin, min_of(start, end), min_of(max_of(start, round_up(hi, W)), end), end};
+        probabilities(rows, w.pc + i / P::pair * ld, w.dsc + i / P::pair * ld, w.dsr + i * ldr, c);
       }
       if (hi <= lo) continue;
-      product<P, kRows>(m, g.dq, ceil_div(hi - start, P::pair), w.dsr + r * ldr + start / P::pair, ldr, w.kb + start / P::pair * NR,
-                        panel_keys, w.dq, g.dqp, kZero);
+      product<P, kRows>(m, g.dq, ceil_div(hi, P::pair) - unit, w.dsr + r * ldr + unit, ldr, w.kb + unit * NR, panel_keys, w.dq,
+                        g.dqp, kZero);
       const vf scale = splat(g.scale);
       for (int64_t i = 0; i < m; i++) {
-        float* y = dq_rows + (t + i) * dq_ld + h * g.dq;
+        float* y = dq_rows + token(r + i) * dq_ld + head(r + i) * g.dq;
         const float* x = w.dq + i * g.dqp;
         int64_t c = 0;
         for (; c + W <= g.dq; c += W) store(y + c, load(y + c) + load(x + c) * scale);
         if (c < g.dq) store_part(y + c, load_part(y + c, g.dq - c) + load(x + c) * scale, g.dq - c);
       }
     }
-    const int64_t nk = min_of(k1, te) - k0, kpart = even_part(nk);
-    for (int64_t j = 0; j < nk; j += kpart) {
-      const int64_t m = min_of(kpart, nk - j), u0 = max_of(0, k0 + j - t0) / P::pair, units = ceil_div(n, P::pair) - u0;
+    const int64_t nk = min_of(k1, token(n - 1) + 1) - k0, kpart = even_part(nk);
+    int64_t end = 0;  // rows before it see a key of the tile, or one before it
+    for (int64_t j = max_of(0, first[token(0)] - k0) / kpart * kpart; j < nk; j += kpart) {
+      const int64_t m = min_of(kpart, nk - j), u0 = max_of(0, j * g.group - row) / P::pair;
+      while (end < n && first[token(end)] < k0 + j + m) end = min_of(n, (g.token(row + end) + 1) * g.group - row);
+      const int64_t units = ceil_div(end, P::pair) - u0;
+      if (units <= 0) continue;
       product<P, kCols>(m, g.dv, units, w.pc + u0 * ld + j, ld, w.ob + u0 * NR, panel_queries, w.dv + j * g.dvp, g.dvp, kAdd);
       product<P, kCols>(m, g.dq, units, w.dsc + u0 * ld + j, ld, w.qb + u0 * NR, panel_queries, w.dk + j * g.dqp, g.dqp, kAdd);
     }
@@ -190,18 +220,28 @@ struct Backward {
     }
   }
 
+  // The tokens before it (and before `end`) see a key before k1.
+  int64_t see(int64_t k1, int64_t end) const {
+    int64_t t = k1 - 1;
+    while (t < end && first[t] < k1) t++;
+    return t;
+  }
+
+  // Where the rows of dQ end that a part writes. The first one writes all: the copies are added to it.
+  int64_t rows_end(const Piece& b) const { return b.part ? see(b.t1, b.doc_end) : b.doc_end; }
+
   void piece(const BackwardScratch& w, const Piece& b, int64_t kv) const {
     const int64_t dq_ld = b.part ? g.H * g.dq : dq.ld;
     float* dq_rows = b.part ? dq_copies + (b.part - 1) * g.T * dq_ld : dq.data;
-    for (int64_t t = b.t0; t < b.doc_end; t++) memset(dq_rows + t * dq_ld + kv * g.group * g.dq, 0, g.group * g.dq * 4);
+    for (int64_t t = b.t0, end = rows_end(b); t < end; t++)
+      memset(dq_rows + t * dq_ld + kv * g.group * g.dq, 0, g.group * g.dq * 4);
     for (int64_t k0 = b.t0; k0 < b.t1; k0 += keys) {
       const int64_t k1 = min_of(k0 + keys, b.t1), n = k1 - k0;
       pack_keys(w, kv, k0, n);
       memset(w.dk, 0, n * g.dqp * 4);
       memset(w.dv, 0, n * g.dvp * 4);
-      for (int64_t h = kv * g.group; h < (kv + 1) * g.group; h++)
-        for (int64_t t = k0; t < b.doc_end && first[t] < k1; t += kQueries)
-          block(w, h, t, min_of(t + kQueries, b.doc_end), k0, k1, dq_rows, dq_ld);
+      const int64_t rows = (see(k1, b.doc_end) - k0) * g.group;
+      for (int64_t r = 0; r < rows; r += kQueries) block(w, kv, r, min_of(kQueries, rows - r), k0, k1, dq_rows, dq_ld);
       write_rows(dk, k0, g.k_offset + kv * g.k_stride, n, g.k_dim, w.dk, g.dqp, g.scale);
       write_rows(dv, k0, g.v_offset + kv * g.v_stride, n, g.dv, w.dv, g.dvp, 1.0f);
       if (g.dr && dks.data) {  // dk_shared is optional
@@ -304,8 +344,9 @@ void backward(const esft_attention_backward_args& a, Context& ctx) {
   for (int64_t p = 0; p < pieces; p++) {
     const Piece& b = f.plan.pieces[p];
     if (b.part == 0) continue;
-    parallel_for(ctx, ceil_div(b.doc_end - b.t0, kChunk), [&](int64_t i, int) {
-      for (int64_t t = b.t0 + i * kChunk; t < min_of(b.doc_end, b.t0 + (i + 1) * kChunk); t++) {
+    const int64_t end = f.rows_end(b);
+    parallel_for(ctx, ceil_div(end - b.t0, kChunk), [&](int64_t i, int) {
+      for (int64_t t = b.t0 + i * kChunk; t < min_of(end, b.t0 + (i + 1) * kChunk); t++) {
         float* y = f.dq.at(t, 0);
         const float* x = f.dq_copies + ((b.part - 1) * g.T + t) * width;
         for (int64_t j = 0; j < width; j++) y[j] += x[j];

@@ -11,6 +11,10 @@ struct Matrix {
   float* data;
   int64_t ld;
   float* at(int64_t row, int64_t col) const { return data + row * ld + col; }
+  // The rows from `row` on, as gather_rows reads them.
+  auto rows(int64_t row, int64_t col) const {
+    return [first = at(row, col), pitch = ld](int64_t r) { return first + r * pitch; };
+  }
 };
 ESFT_INLINE Matrix matrix(const esft_tensor& t) {
   Matrix m = {t.rank >= 0 ? static_cast<float*>(t.data) : nullptr, t.ld};
@@ -23,6 +27,15 @@ struct Shape {
   int64_t dq, dv, v_offset, v_stride;
   int64_t dqp, dvp;                                // padded to whole panels
   int64_t window;
+  // Rows of queries: the query heads of a kv-head side by side, token after token, so that neighbours see almost the same keys.
+  int64_t token(int64_t row) const { return row / group; }
+  // Row `row` and those behind it of x [T, H·d], counted from token t0, of kv-head kv.
+  template <class M>
+  auto query_rows(const M& x, int64_t d, int64_t t0, int64_t kv, int64_t row) const {
+    return [first = x.at(t0, kv * group * d), pitch = x.ld, row, d, g = group](int64_t r) {
+      return first + (row + r) / g * pitch + (row + r) % g * d;
+    };
+  }
   float scale2;                                    // scale · log2(e): probabilities are powers of two
   float scale;
 };

@@ -174,10 +174,14 @@ ESFT_INLINE TileFn tile_for(int64_t m, bool wide) {
   return table[m - 1][wide];
 }
 
-// c[m <= MR rows][n columns] (init) A[m, units]·B; panels of B are `bs` apart.
+// c[m <= MR rows][n columns] (init) A[m, units]·B; panels of B are `bs` apart. The first column may be the second half of a panel.
 template <class P, Side S>
 static void product(int64_t m, int64_t n, int64_t units, const float* a, int64_t as, const float* b, int64_t bs, float* c,
-                    int64_t ldc, Init init, const float* alpha = nullptr) {
+                    int64_t ldc, Init init, const float* alpha = nullptr, bool half = false) {
+  if (half && n > 0) {
+    tile_for<P, S>(m, false)(units, a, as, b + W, c, ldc, init, alpha);
+    n -= W, b += bs, c += W;
+  }
   const TileFn wide = tile_for<P, S>(m, true);
   for (; n > W; n -= NR, b += bs, c += NR) wide(units, a, as, b, c, ldc, init, alpha);
   if (n > 0) tile_for<P, S>(m, false)(units, a, as, b, c, ldc, init, alpha);
@@ -187,14 +191,15 @@ static void product(int64_t m, int64_t n, int64_t units, const float* a, int64_t
 
 constexpr int64_t kAhead = 8;
 
-// n rows of `d` floats, then d2 from a second matrix, into dst [nz][pitch], zero to the full pitch and nz rows.
-static void gather_rows(float* dst, int64_t pitch, int64_t n, int64_t nz, const float* src, int64_t ld, int64_t d,
-                        const float* src2, int64_t ld2, int64_t d2) {
+// Rows r < n, `d` floats each at row(r) and then d2 from a second matrix, into dst [nz][pitch], zero to the full pitch and nz rows.
+template <class Row>
+static void gather_rows(float* dst, int64_t pitch, int64_t n, int64_t nz, const Row& row, int64_t d, const float* src2 = nullptr,
+                        int64_t ld2 = 0, int64_t d2 = 0) {
   for (int64_t r = 0; r < n; r++) {
     float* o = dst + r * pitch;
-    const float* s = src + r * ld;
+    const float* s = row(r);
     // A head's rows are short and far apart: no hardware prefetcher follows them. (Prefetching past the end is harmless.)
-    const char* ahead = reinterpret_cast<const char*>(s + kAhead * ld);
+    const char* ahead = reinterpret_cast<const char*>(row(r + kAhead));
     for (int64_t c = 0; c < d * 4; c += 64) __builtin_prefetch(ahead + c);
     int64_t i = 0;
     for (; i + W <= d; i += W) store(o + i, load(s + i));

@@ -68,7 +68,7 @@ static int64_t documents_of(const int32_t* doc_start, int64_t T, Document* out, 
 
 // n rows of one head, d wide, into padded rows (the pad and up to W rows behind them are 0).
 static void gather_head(Block dst, const Matrix& src, int64_t t0, int64_t n, int64_t col, int64_t d) {
-  gather_rows(dst.data, dst.ld, n, round_up(n, W), src.at(t0, col), src.ld, d, nullptr, 0, 0);
+  gather_rows(dst.data, dst.ld, n, round_up(n, W), src.rows(t0, col), d);
 }
 
 // What the value heads of a key head share: q̂, k̂, k̂ transposed, and their products. [n or dk, padded].

@@ -149,6 +149,9 @@ const shapes: readonly (readonly [string, Shape])[] = [
   ["several blocks", { T: 200, heads: 2, kvHeads: 1, kDim: 64 }],
   ["several blocks, documents, shared keys", { T: 260, heads: 2, kDim: 32, vDim: 48, shared: 16, docs: [0, 70, 75, 190] }],
   ["several blocks, window", { T: 220, heads: 2, kDim: 24, window: 65 }],
+  ["several blocks, narrow window, grouped", { T: 450, heads: 3, kvHeads: 1, kDim: 16, window: 40 }],
+  ["window, more heads than a tile has rows", { T: 50, heads: 33, kvHeads: 1, kDim: 8, window: 9 }],
+  ["more heads than a step has rows, documents", { T: 24, heads: 62, kvHeads: 1, kDim: 4, docs: [0, 5] }],
   ["512 wide, grouped, documents", { T: 75, heads: 2, kvHeads: 1, kDim: 512, docs: [0, 30] }],
   ["512 wide, whole tiles", { T: 128, heads: 2, kDim: 512 }],
   ["320 wide, all but a tile", { T: 240, heads: 1, kDim: 320 }],
@@ -156,6 +159,7 @@ const shapes: readonly (readonly [string, Shape])[] = [
   ["keys wider than 256, shared ones too", { T: 37, heads: 1, kDim: 256, vDim: 24, shared: 64, window: 20 }],
   ["bf16 compute", { T: 40, heads: 4, kvHeads: 2, kDim: 32, bf16: true }],
   ["bf16 compute, unaligned, shared keys, documents", { T: 90, heads: 3, kDim: 21, vDim: 15, shared: 6, bf16: true, docs: [0, 33] }],
+  ["bf16 compute, odd group, window", { T: 150, heads: 3, kvHeads: 1, kDim: 32, bf16: true, window: 41 }],
   ["bf16 compute, blocks, window", { T: 150, heads: 2, kDim: 32, bf16: true, window: 70 }],
 ];
 
@@ -250,14 +254,17 @@ interface PerfSizes extends Record<string, number> {
   readonly B: number;
   readonly S: number;
   readonly heads: number;
+  /** Query heads that share a kv-head. */
+  readonly group: number;
   /** Keys that a query sees; 0 = all. */
   readonly window: number;
   /** 1: with them. */
   readonly sinks: number;
 }
-const shapeOf = ({ qk, v, shared, B, S, heads, window, sinks }: PerfSizes, bf16: boolean): Shape => ({
+const shapeOf = ({ qk, v, shared, B, S, heads, group, window, sinks }: PerfSizes, bf16: boolean): Shape => ({
   T: B * S,
   heads,
+  kvHeads: heads / group,
   kDim: qk - shared,
   vDim: v,
   shared,
@@ -277,8 +284,8 @@ const likely =
 
 /** Causal: half of S² for the scores and half for the values, of those in the window; backward: the scores again, dV, dP, dQ and dK. */
 function perf(on: Backend, dtype: "f32" | "bf16", sizes: PerfSizes): PerfRow[] {
-  const { qk, v, S, window, sinks } = sizes;
-  const variant = `${window > 0 ? `-W${window}` : ""}${sinks > 0 ? "-sinks" : ""}`;
+  const { qk, v, S, group, window, sinks } = sizes;
+  const variant = `${group > 1 ? `-G${group}` : ""}${window > 0 ? `-W${window}` : ""}${sinks > 0 ? "-sinks" : ""}`;
   const id = `attention/hd${qk}${qk === v ? "" : `v${v}`}-S${S}${variant}/${dtype}`;
   const seen = (s: PerfSizes): number => (s.window > 0 && s.window < s.S ? s.window * (2 * s.S - s.window) : s.S * s.S);
   const pairs = (s: PerfSizes): number => s.B * s.heads * seen(s);
@@ -303,16 +310,16 @@ function perf(on: Backend, dtype: "f32" | "bf16", sizes: PerfSizes): PerfRow[] {
   ];
 }
 
-const plain = { shared: 0, window: 0, sinks: 0 } as const;
+const plain = { shared: 0, group: 1, window: 0, sinks: 0 } as const;
 const variants = [{ sinks: 1 }, { window: 512 }, { window: 128, sinks: 1 }] as const;
-/** On the CPU 4096 tokens of 4 heads; on cuda DeepSeek-V2-Lite's 192/128 and the usual widths, 2 × 4096 tokens of 16 heads. */
+/** On the CPU 4096 tokens of 4 heads, and of eight over one kv-head as windows are published (GPT-OSS); on cuda DeepSeek-V2-Lite's 192/128 and the usual widths, 2 × 4096 tokens of 16 heads. */
 export const attentionPerf: readonly PerfRow[] = [
   ...[64, 128].flatMap((hd) =>
     [512, 2048].flatMap((S) =>
       (["f32", "bf16"] as const).flatMap((dtype) => perf("cpu", dtype, { ...plain, qk: hd, v: hd, B: 4096 / S, S, heads: 4 })),
     ),
   ),
-  ...variants.flatMap((variant) => perf("cpu", "f32", { ...plain, qk: 64, v: 64, B: 2, S: 2048, heads: 4, ...variant })),
+  ...[{}, ...variants].flatMap((variant) => perf("cpu", "f32", { ...plain, qk: 64, v: 64, B: 2, S: 2048, heads: 8, group: 8, ...variant })),
   ...(
     [
       [64, 64, 0],
