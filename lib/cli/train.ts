@@ -125,6 +125,13 @@ function show(event: TrainEvent, terminal: Terminal): void {
           `  routers straight through: every backward runs all experts on all tokens, ${percent(event.straightThrough.flops)} more ` +
             `multiply-adds a step and ${bytes(event.straightThrough.bytes)} more memory`,
         );
+      if (event.reallocation)
+        terminal.note(
+          `  ranks are re-allocated (${event.reallocation.kind}): ${event.reallocation.rank} per expert on average, memory for ${event.reallocation.maxRank}`,
+        );
+      return;
+    case "reallocate":
+      terminal.note(`step ${event.step}: ${event.columns} ranks went from one expert to another`);
       return;
     case "step":
       terminal.progress(progressLine(event), event.step === event.steps);

@@ -15,6 +15,7 @@ import type { LoraMatrix } from "./lora_targets.ts";
 import { PerftAttachments } from "./perft.ts";
 import { PERFT_VARIANTS } from "./perft_options.ts";
 import type { PerftOptions } from "./perft_options.ts";
+import { REALLOCATIONS } from "./reallocation.ts";
 import { joined, routerMatrices, ROUTER_MODES } from "./router_mode.ts";
 
 /** What an adapter says of an attached tensor. */
@@ -30,6 +31,17 @@ const MANIFEST_METHOD = "adapter.json, method";
 const byTarget = <V extends z.ZodType>(value: V) => z.record(z.string(), value).optional();
 /** Of the training, not of what the adapter computes. */
 const dropout = z.number().min(0).lt(1).optional();
+/** How ranks were re-allocated, and what came of it. */
+const reallocation = {
+  reallocate: z.enum(REALLOCATIONS).optional(),
+  ...Object.fromEntries(
+    ["reallocateWarmup", "reallocateEvery", "reallocateDecay", "reallocateRatio", "reallocateColumns", "minRank", "maxRank"].map((key) => [
+      key,
+      z.number().min(0).optional(),
+    ]),
+  ),
+  expertRanks: z.record(z.string(), z.array(z.int().min(0))).optional(),
+};
 /** How the base's routers were trained, and a term beside them. */
 const router = { router: z.enum(ROUTER_MODES).optional() };
 const routerTerm = { ...router, routerRank: z.int().min(1).optional(), routerAlpha: z.number().gt(0).optional() };
@@ -47,6 +59,7 @@ const Lora = z.strictObject({
   expertTerms: z.enum(["matrix", "fused"]).optional(),
   init: z.enum(["kaiming", "perft"]).optional(),
   dropout,
+  ...reallocation,
 });
 
 /**

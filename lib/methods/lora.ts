@@ -29,6 +29,8 @@ import { firstA, zeros } from "./low_rank_init.ts";
 import type { LowRankInit } from "./low_rank_init.ts";
 import { loraMatrices } from "./lora_targets.ts";
 import type { LoraMatrix, LoraOptions } from "./lora_targets.ts";
+import { planReallocation, reallocationWords } from "./reallocation.ts";
+import type { ReallocationOptions, ReallocationPlan } from "./reallocation.ts";
 import { trainable } from "./method.ts";
 import type { MethodOptions, TrainableSpec } from "./method.ts";
 
@@ -38,22 +40,26 @@ import type { MethodOptions, TrainableSpec } from "./method.ts";
  * @throws ConfigError a rank, alpha, target or selection that does not fit the model
  */
 export function loraTrainable(spec: ModelSpec, options: LoraOptions & LoraTraining, seed: number): TrainableSpec {
-  const { experts = null, init = "kaiming", dropout = 0, ...rest } = options;
+  const { experts = null, init = "kaiming", dropout = 0, reallocate, ...rest } = options;
   if (!(dropout >= 0 && dropout < 1))
     throw new ConfigError(`LoRA dropout must be a number >= 0 and < 1, found ${dropout}`, { where: { key: "method.dropout" } });
-  const attachments = new LoraAttachments(loraMatrices(spec, options), init, seed, dropout);
-  return trainable(spec, { type: "lora", options: manifestOptions({ ...rest, init, dropout }), attachments, experts }, () => false);
+  const matrices = loraMatrices(spec, options);
+  const reallocation = reallocate === undefined ? null : planReallocation(matrices, { ...rest, reallocate }, seed);
+  const allocated = matrices.map((m) => (reallocation && m.place.role === "expert" ? { ...m, allocated: reallocation.maxRank } : m));
+  const attachments = new LoraAttachments(allocated, init, seed, dropout);
+  const said = manifestOptions({ ...rest, init, dropout }, reallocation);
+  return trainable(spec, { type: "lora", options: said, attachments, experts, reallocation }, () => false);
 }
 
 /** What matters while it trains alone. */
-export interface LoraTraining {
+export interface LoraTraining extends ReallocationOptions {
   readonly init?: LowRankInit | undefined;
   /** Share of what a term reads that is dropped out, with a mask of its own per term, step and micro-batch (dropout.ts). */
   readonly dropout?: number | undefined;
 }
 
 /** As an adapter's manifest keeps them: what is not said is not there. */
-function manifestOptions(options: Omit<LoraOptions, "experts"> & LoraTraining): MethodOptions {
+function manifestOptions(options: Omit<LoraOptions, "experts"> & LoraTraining, reallocation: ReallocationPlan | null): MethodOptions {
   const { rank, targets, ranks, alphas, rslora, expertTerms, init, dropout } = options;
   const alpha = options.alpha ?? (ranks === undefined ? 2 * rank : undefined);
   return {
@@ -66,6 +72,7 @@ function manifestOptions(options: Omit<LoraOptions, "experts"> & LoraTraining): 
     ...(expertTerms === "fused" ? { expertTerms } : {}),
     ...(init === undefined || init === "kaiming" ? {} : { init }),
     ...(dropout === undefined || dropout === 0 ? {} : { dropout }),
+    ...(reallocation === null ? {} : reallocationWords(reallocation)),
   };
 }
 
@@ -85,11 +92,18 @@ export class LoraAttachments implements Attachments {
     this.dropout = (name) => dropoutOf(dropout, seed, name);
     const terms = matrices.map((m): Term => ({ ...m, a: `lora.${m.key}.A`, b: `lora.${m.key}.B` }));
     this.terms = new Map(terms.map((t) => [t.key, t]));
-    this.parameters = terms.flatMap(({ a, b, shape: [out, input], rank, place, target }): AttachedSpec[] => {
+    this.parameters = terms.flatMap(({ a, b, shape: [out, input], rank, allocated = rank, place, target }): AttachedSpec[] => {
       const beside = { place, ...(target ? { target } : {}) };
+      const first = (): Float32Array => {
+        const live = firstA(init, rank, input, seed, a);
+        if (allocated === rank) return live;
+        const all = zeros(allocated * input);
+        all.set(live);
+        return all;
+      };
       return [
-        { key: a, shape: [rank, input], ...beside, initial: () => firstA(init, rank, input, seed, a) },
-        { key: b, shape: [out, rank], ...beside, initial: () => zeros(out * rank) },
+        { key: a, shape: [allocated, input], ...beside, initial: first },
+        { key: b, shape: [out, allocated], ...beside, initial: () => zeros(out * allocated) },
       ];
     });
   }
@@ -134,11 +148,11 @@ export class LoraAttachments implements Attachments {
       // Experts of one rank and factor share their products.
       const alike = new Map<string, typeof found>();
       for (const term of found) {
-        const key = `${term.rank} ${term.scaling}`;
+        const key = `${term.allocated ?? term.rank} ${term.scaling}`;
         alike.set(key, [...(alike.get(key) ?? []), term]);
       }
       return [...alike.values()].map((groups) => {
-        const { rank, scaling, shape } = groups[0]!;
+        const { rank: live, allocated: rank = live, scaling, shape } = groups[0]!;
         const [out, input] = shape;
         const target = {
           experts: experts.length,

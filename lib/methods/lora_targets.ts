@@ -37,6 +37,11 @@ export interface LoraOptions {
   readonly expertTerms?: ExpertTerms | undefined;
   /** The routed experts that are adapted; absent: all that targets name. */
   readonly experts?: ExpertSet | null | undefined;
+  /**
+   * Of an adapter whose ranks were re-allocated: layer → rank of each expert, 0 = no term. The factor is that of the rank which options
+   * give the expert.
+   */
+  readonly expertRanks?: Readonly<Record<string, readonly number[]>> | undefined;
   /** Ranks above what a matrix can have are taken: of adapters that others made. */
   readonly anyRank?: boolean | undefined;
 }
@@ -50,6 +55,8 @@ export interface LoraMatrix {
   readonly shape: readonly [out: number, input: number];
   readonly place: ParameterPlace;
   readonly rank: number;
+  /** Columns in memory where that is more than the rank: what is beyond it is zeros. */
+  readonly allocated?: number;
   readonly scaling: number;
 }
 
@@ -181,6 +188,15 @@ const positive = (alpha: number, key: string, of = ""): number => {
   return alpha;
 };
 
+function rankAmong(ranks: Readonly<Record<string, readonly number[]>>, { key, place: { layer, expert } }: Candidate): number {
+  const own = ranks[layer]?.[expert!];
+  if (own === undefined || !Number.isInteger(own) || own < 0)
+    throw new ConfigError(`expertRanks must give "${key}" a rank >= 0, found ${own === undefined ? "none" : String(own)}`, {
+      where: { key: "method.expertRanks", tensor: key },
+    });
+  return own;
+}
+
 /**
  * The matrices that the options name, in model order, each with its rank and factor.
  * @throws ConfigError a rank, alpha, target or selection of experts that does not fit the model
@@ -195,6 +211,7 @@ export function loraMatrices(spec: ModelSpec, options: LoraOptions): LoraMatrix[
     rslora = false,
     expertTerms = "matrix",
     experts = null,
+    expertRanks = null,
     anyRank = false,
   } = options;
   whole(rank, "method.rank");
@@ -222,7 +239,7 @@ export function loraMatrices(spec: ModelSpec, options: LoraOptions): LoraMatrix[
   for (const [target, r] of Object.entries(ranks)) if (r !== RANK_BY_TOP_K) whole(r, "method.ranks", ` of "${target}"`);
   for (const [target, a] of Object.entries(alphas)) positive(a, "method.alphas", ` of "${target}"`);
   const [ranksOf, alphasOf] = [own(ranks, "method.ranks"), own(alphas, "method.alphas")];
-  return kept.map((c): LoraMatrix => {
+  return kept.flatMap((c): LoraMatrix[] => {
     const { names: _, ...matrix } = c;
     const r = rankOf(spec, c, ranksOf.get(c) ?? rank, rank);
     const shape = c.shape as [number, number];
@@ -233,6 +250,8 @@ export function loraMatrices(spec: ModelSpec, options: LoraOptions): LoraMatrix[
         { where: { key, tensor: c.key } },
       );
     const a = alphasOf.get(c) ?? alpha ?? 2 * r;
-    return { ...matrix, shape, rank: r, scaling: rslora ? a / Math.sqrt(r) : a / r };
+    const scaling = rslora ? a / Math.sqrt(r) : a / r;
+    const own = expertRanks && isRouted(c) ? rankAmong(expertRanks, c) : r;
+    return own === 0 ? [] : [{ ...matrix, shape, rank: own, scaling }];
   });
 }

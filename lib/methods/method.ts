@@ -7,10 +7,11 @@ import { sliceKey } from "../files/slice.ts";
 import type { Attachments } from "../model/layers/attachment.ts";
 import type { ModelSpec, ParameterRole, ParameterShape } from "../model/spec.ts";
 import { parameterShapes } from "../model/spec.ts";
+import type { ReallocationPlan } from "./reallocation.ts";
 
 /** What a method was asked for, as JSON. */
 export type MethodOptions = Readonly<
-  Record<string, string | number | boolean | readonly string[] | Readonly<Record<string, number | string>>>
+  Record<string, string | number | boolean | readonly string[] | Readonly<Record<string, number | string | readonly number[]>>>
 >;
 
 export interface TrainableSpec {
@@ -23,6 +24,8 @@ export interface TrainableSpec {
   readonly attachments: Attachments | null;
   /** Selected experts, of a method that has a selection. */
   readonly experts: ExpertSet | null;
+  /** Ranks of experts that change while it trains; null: none do. */
+  readonly reallocation: ReallocationPlan | null;
   /** Parameters that train. */
   readonly parameters: number;
   /** The same by what they are to the model, in model order. */
@@ -45,10 +48,10 @@ export interface TrainedRole {
 /** The rest of a TrainableSpec from its choice of base parameters and its attachments. @throws ConfigError nothing trains */
 export function trainable(
   spec: ModelSpec,
-  method: Pick<TrainableSpec, "type"> & Partial<Pick<TrainableSpec, "options" | "attachments" | "experts">>,
+  method: Pick<TrainableSpec, "type"> & Partial<Pick<TrainableSpec, "options" | "attachments" | "experts" | "reallocation">>,
   chosen: (parameter: ParameterShape, key: string) => boolean,
 ): TrainableSpec {
-  const { type, options = {}, attachments = null, experts = null } = method;
+  const { type, options = {}, attachments = null, experts = null, reallocation = null } = method;
   const shapes = parameterShapes(spec).map((p) => ({ p, key: sliceKey(p.ref) }));
   const base = shapes.filter(({ p, key }) => chosen(p, key));
   const attached = attachments?.parameters ?? [];
@@ -63,6 +66,7 @@ export function trainable(
     keys: base.map(({ key }) => key),
     attachments,
     experts,
+    reallocation,
     parameters: trained.reduce((n, { shape }) => n + product(shape), 0),
     roles: byRole(trained),
     totalParameters: shapes.reduce((n, { p }) => n + product(p.shape), 0),

@@ -82,12 +82,12 @@ export function withRouter(spec: ModelSpec, method: TrainableSpec, options: Rout
     mode === "lora" ? new LoraAttachments(matrices, "kaiming", seed) : mode === "ste" ? { parameters: [], straightThrough: true } : null;
   const rank = rankOf(spec, routerRank);
   const said: MethodOptions = { router: mode, ...(mode === "lora" ? { routerRank: rank, routerAlpha: routerAlpha ?? 2 * rank } : {}) };
-  const { type, experts } = method;
+  const { type, experts, reallocation } = method;
   const attachments = joined([method.attachments, added]);
   const whole = mode === "train" || (mode === "ste" && !adapted);
   return trainable(
     spec,
-    { type, experts, attachments, options: { ...method.options, ...said } },
+    { type, experts, reallocation, attachments, options: { ...method.options, ...said } },
     ({ role }, key) => keys.has(key) || (whole && role === "router"),
   );
 }
@@ -112,6 +112,7 @@ export function joined(parts: readonly (Attachments | null)[]): Attachments | nu
     balance: { base: weight("base"), added: weight("added") },
     dropsOut: all.some((part) => part.dropsOut),
     straightThrough: all.some((part) => part.straightThrough),
+    head: (weight, context) => first((part) => part.head?.(weight, context)),
     linear: (target, context) => first((part) => part.linear?.(target, context)),
     experts: (site, context) => first((part) => part.experts?.(site, context)),
     moe: (site, context) => first((part) => part.moe?.(site, context)),

@@ -20,6 +20,7 @@ import { damaged, readSealedJson, sealedJson } from "../files/sealed.ts";
 import { forget, removeAllStale, temporary } from "../files/temporary.ts";
 import type { TrainingState } from "../model/weights/training_state.ts";
 import { ioError } from "../task.ts";
+import { reallocationSchema } from "./reallocation_state.ts";
 
 const Hash = z.string().regex(/^[0-9a-f]{64}$/, "expected a sha256 in hex");
 
@@ -42,6 +43,8 @@ const Run = z.strictObject({
   lastEval: z.number().nullable(),
   tokens: z.int(),
   seconds: z.number(),
+  /** Averages and ranks, where they are re-allocated. */
+  reallocation: reallocationSchema.optional(),
   parameters: z.array(z.strictObject({ key: z.string(), shape: z.array(z.int()), offset: z.int() })),
   stateSha256: Hash,
 });

@@ -9,11 +9,13 @@ import type { AdapterTensor, AttachedTensor } from "../adapter/tensors.ts";
 import { AbortError, LayoutError, NonFiniteError } from "../errors.ts";
 import { encodeFloats } from "../files/floats.ts";
 import type { BaseIdentity } from "../files/hash.ts";
+import { LiveRanks } from "../methods/live_ranks.ts";
 import type { TrainableSpec } from "../methods/method.ts";
 import type { TrainOptions } from "../options.ts";
 import { DequantisedCheckpoint } from "../quantised.ts";
 import type { LongTask } from "../task.ts";
 import { bestDir, keptStates, pruneBest, readRun } from "./checkpoint.ts";
+import type { RankSummary } from "./reallocation_state.ts";
 import type { TrainSession } from "./session.ts";
 import type { TrainSummary } from "./trainer.ts";
 
@@ -27,10 +29,10 @@ export interface Delivery {
 }
 
 /** Keeps the trained values of now as the best so far, beside those that kept states name. */
-export async function keepBest(delivery: Delivery, step: number): Promise<void> {
+export async function keepBest(delivery: Delivery, step: number, ranks: RankSummary | null = null): Promise<void> {
   if (delivery.options.keep !== "best") return;
   await delivery.session.checkpoint.files.requireUnchanged();
-  await makeAdapter(delivery, { step }).save(bestDir(delivery.outDir, step));
+  await makeAdapter(delivery, { step, ranks }).save(bestDir(delivery.outDir, step));
 }
 
 /** Is the best adapter that a checkpoint names there and whole? @throws LayoutError */
@@ -67,16 +69,23 @@ export async function deliver(
     );
   const best = options.keep === "best" ? summary.best : null;
   if (best?.step === 0) warn("the held-out loss never fell below the base model's; the adapter is that of the last step");
-  const adapter =
-    best !== null && best.step > 0 && best.step < summary.step
-      ? withValuesOf(makeAdapter(delivery, { ...summary, step: best.step }, digest), await loadBest(outDir, best.step))
-      : makeAdapter(delivery, summary, digest);
+  const kept = best !== null && best.step > 0 && best.step < summary.step ? await loadBest(outDir, best.step) : null;
+  const adapter = kept
+    ? withValuesOf(makeAdapter(delivery, { ...summary, step: best!.step, ranks: ranksAt(summary.ranks, best!.step) }, digest), kept)
+    : makeAdapter(delivery, summary, digest);
   const named = options.keep === "best" ? await namedByStates(outDir) : new Set<number>();
   named.delete(best?.step ?? summary.step);
   for (const step of named) await rescue(outDir, step);
   await adapter.save(outDir);
   await pruneBest(outDir, named);
   return Adapter.load(outDir);
+}
+
+/** Ranks as they were after `step` updates; null: as at the beginning, or there are none. */
+function ranksAt(summary: RankSummary | null, step: number): RankSummary | null {
+  if (summary === null) return null;
+  const history = summary.history.filter((entry) => entry.step <= step);
+  return { ranks: history.at(-1)?.ranks ?? null, history };
 }
 
 /** Steps of the best adapters that the kept states name: one of them may be gone back to. */
@@ -120,9 +129,10 @@ async function loadBest(outDir: string, step: number): Promise<Adapter> {
 
 /** What goes into the manifest: the same for the same run, whenever and however often it was interrupted. */
 function facts(options: TrainOptions, summary: Partial<TrainSummary>): Record<string, never> {
-  const { best, firstEval, lastEval, step, tokens, extensions = [] } = summary;
+  const { best, firstEval, lastEval, step, tokens, ranks, extensions = [] } = summary;
+  const reallocations = ranks?.history;
   const extended = extensions.length > 0 ? extensions : undefined;
-  return JSON.parse(JSON.stringify({ options, step, tokens, best, firstEval, lastEval, extended })) as Record<string, never>;
+  return JSON.parse(JSON.stringify({ options, step, tokens, best, firstEval, lastEval, extended, reallocations })) as Record<string, never>;
 }
 
 function makeAdapter({ session, trainable, options, identity }: Delivery, summary: Partial<TrainSummary>, digest?: string): Adapter {
@@ -133,12 +143,19 @@ function makeAdapter({ session, trainable, options, identity }: Delivery, summar
     const dtype = options.adapterDtype === "base" && (p.stored === "bf16" || isQuantised) ? "BF16" : "F32";
     return parameterTensor(p.weight, { dtype, read: async () => encodeFloats(await params.inFileOrder(p, p.master!), dtype) });
   });
-  const attached = (trainable.attachments?.parameters ?? []).map(({ key, shape, place, target }): AttachedTensor => {
+  const { reallocation } = trainable;
+  const live = reallocation && new LiveRanks(reallocation, summary.ranks?.ranks ?? null);
+  const attached = (trainable.attachments?.parameters ?? []).flatMap(({ key, shape, place, target }): AttachedTensor[] => {
     const { master } = params.attached(key);
-    return { name: key, layer: place.layer, target, dtype: "F32", shape, read: async () => encodeFloats(await master!.readF32(), "F32") };
+    const whole = { name: key, layer: place.layer, target, dtype: "F32" as const };
+    const cut = live?.of(key);
+    if (!cut) return [{ ...whole, shape, read: async () => encodeFloats(await master!.readF32(), "F32") }];
+    return cut.rank === 0
+      ? []
+      : [{ ...whole, shape: cut.shape, read: async () => encodeFloats(cut.values(await master!.readF32()), "F32") }];
   });
   return new Adapter({
-    method: { type: trainable.type, ...trainable.options },
+    method: { type: trainable.type, ...trainable.options, ...(live ? { expertRanks: live.words(session.spec) } : {}) },
     base: { name, identity },
     experts: trainable.experts,
     tensors,

@@ -7,6 +7,7 @@ import type { TrainedRole } from "../methods/method.ts";
 import { readTextFile } from "../files/regular.ts";
 import { ioError } from "../task.ts";
 import type { Evaluation } from "./evaluate.ts";
+import type { Reallocated } from "./reallocation_state.ts";
 import type { RouterCost } from "./router_cost.ts";
 import type { StepFigures } from "./update.ts";
 
@@ -36,6 +37,8 @@ interface StartEvent {
   readonly hostBytes: number;
   /** What the straight-through gradient of the routers adds to a step; absent without. */
   readonly straightThrough?: RouterCost;
+  /** Ranks of experts that are re-allocated, and what memory is taken for; absent without. */
+  readonly reallocation?: { readonly kind: string; readonly rank: number; readonly maxRank: number };
   readonly examples: number;
   readonly heldOut: number;
   readonly device: string;
@@ -44,6 +47,7 @@ interface StartEvent {
 export type TrainEvent =
   | StartEvent
   | StepEvent
+  | Reallocated
   | ({ readonly type: "eval"; readonly step: number; readonly best: boolean } & Pick<Evaluation, "loss" | "accuracy" | "supervised">)
   | { readonly type: "checkpoint"; readonly step: number; readonly path: string }
   | { readonly type: "warning"; readonly step: number; readonly message: string }

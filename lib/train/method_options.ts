@@ -4,6 +4,7 @@ import { z } from "zod";
 import { ExpertSet } from "../experts/expert_set.ts";
 import { Profile } from "../experts/profile.ts";
 import { PERFT_VARIANTS } from "../methods/perft_options.ts";
+import { REALLOCATIONS } from "../methods/reallocation.ts";
 import { ROUTER_MODES } from "../methods/router_mode.ts";
 import { selectSchema } from "../options.ts";
 
@@ -67,6 +68,29 @@ const esft = z
 /** Target → number; as a text: target=8,other=4. */
 const byTarget = <V extends z.ZodType>(value: V) => z.string().or(z.record(z.string(), value));
 
+/** Ranks of routed experts that change while they train (methods/reallocation.ts). */
+const reallocation = {
+  reallocate: z
+    .enum(REALLOCATIONS)
+    .optional()
+    .describe(
+      "move ranks of LoRA among the routed experts of a layer, rank on average: epng = by the router's weight that an expert gets, " +
+        "dr = by that times the gradient of its terms",
+    ),
+  reallocateWarmup: z.int().min(1).optional().describe("updates before the first re-allocation (default: 50)"),
+  reallocateEvery: z.int().min(1).optional().describe("updates from one re-allocation to the next (default: 50)"),
+  reallocateDecay: z.number().min(0).lt(1).optional().describe("decay of the averages that decide, per update (default: 0.95)"),
+  reallocateRatio: z
+    .number()
+    .gt(0)
+    .max(0.5)
+    .optional()
+    .describe("most experts of a layer that give ranks, and that get some (default: 0.25)"),
+  reallocateColumns: z.int().min(1).optional().describe("ranks that one gives at a time (default: a quarter of rank)"),
+  minRank: z.int().min(0).optional().describe("lowest rank of an expert; without any it stays (default: 0 with epng, 1 with dr)"),
+  maxRank: z.int().min(1).optional().describe("highest rank of an expert, which memory is taken for (default: twice the rank)"),
+};
+
 const lora = z
   .strictObject({
     type: z.literal("lora"),
@@ -103,9 +127,15 @@ const lora = z
       .describe("share of what terms of LoRA and PERFT read that is dropped out in training (default: 0)"),
     ...selection,
     ...router,
+    ...reallocation,
   })
   .check((ctx) => {
-    const { experts: set, profile: scores, select } = ctx.value;
+    const { experts: set, profile: scores, select, reallocate, ...rest } = ctx.value;
+    const without = (Object.keys(reallocation) as (keyof typeof reallocation)[]).find(
+      (key) => key !== "reallocate" && (rest as Record<string, unknown>)[key] !== undefined,
+    );
+    if (reallocate === undefined && without !== undefined)
+      fault(ctx, [without], `expected with reallocate only (${REALLOCATIONS.join(" or ")})`, "no reallocate");
     if (set !== undefined && scores !== undefined)
       fault(ctx, [], "expected experts (a set or its file), or profile and select, or neither (all routed experts)", "both");
     else if (scores === undefined && select !== undefined) fault(ctx, ["select"], "expected with a profile only", "no profile");

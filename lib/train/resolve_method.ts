@@ -59,6 +59,7 @@ async function withoutRouter(
 
 function loraOptions(method: LoraMethod, experts: ExpertSet | null): LoraOptions & LoraTraining {
   const { rank, alpha, targets, ranks, alphas, rslora, expertTerms, init, dropout, router } = method;
+  const { reallocate, reallocateWarmup, reallocateEvery, reallocateDecay, reallocateRatio, reallocateColumns, minRank, maxRank } = method;
   const named = typeof targets === "string" ? split(targets) : targets;
   return {
     rank,
@@ -71,6 +72,14 @@ function loraOptions(method: LoraMethod, experts: ExpertSet | null): LoraOptions
     experts,
     init,
     dropout,
+    reallocate,
+    reallocateWarmup,
+    reallocateEvery,
+    reallocateDecay,
+    reallocateRatio,
+    reallocateColumns,
+    minRank,
+    maxRank,
   };
 }
 

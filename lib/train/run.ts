@@ -132,7 +132,7 @@ async function carryOut(
         emit(event);
       },
       beforeSave: async () => void (await session.checkpoint.files.requireUnchanged()),
-      keepBest: (step) => keepBest(delivery, step),
+      keepBest: (step, ranks) => keepBest(delivery, step, ranks),
       checkBest: (best) => checkBest(delivery, best),
       extend: task.extend,
     });

@@ -13,12 +13,15 @@ import type { Transformer } from "../model/transformer.ts";
 import { STATE_BYTES_PER_PARAMETER } from "../model/weights/training_state.ts";
 import type { TrainingState } from "../model/weights/training_state.ts";
 import type { TrainableSpec } from "../methods/method.ts";
+import type { ReallocationPlan } from "../methods/reallocation.ts";
 import { Checkpoints } from "./checkpoint.ts";
 import type { RunState } from "./checkpoint.ts";
 import { EventLog } from "./events.ts";
 import type { TrainEvent } from "./events.ts";
 import { evaluateRows } from "./evaluate.ts";
 import type { Evaluation } from "./evaluate.ts";
+import { Reallocator } from "./reallocator.ts";
+import type { RankSummary } from "./reallocation_state.ts";
 import { requireSameRun, runFacts } from "./fingerprint.ts";
 import { routerCost } from "./router_cost.ts";
 import type { Extension } from "./fingerprint.ts";
@@ -49,7 +52,7 @@ export interface TrainerInit {
   /** @throws what the trained values rest on is no longer what it was: nothing is saved */
   readonly beforeSave: () => Promise<void>;
   /** Called when the held-out loss reached a new minimum: keeps the trained values. */
-  readonly keepBest: (step: number) => Promise<void>;
+  readonly keepBest: (step: number, ranks: RankSummary | null) => Promise<void>;
   /** Is the best adapter that a checkpoint names still whole? @throws LayoutError */
   readonly checkBest?: (best: RunState["best"]) => Promise<void>;
   /** A run to resume may get more steps of its decaying schedule. */
@@ -64,6 +67,8 @@ export interface TrainSummary {
   readonly lastEval: number | null;
   readonly tokens: number;
   readonly seconds: number;
+  /** Of experts whose ranks are re-allocated; null without. */
+  readonly ranks: RankSummary | null;
   /** Lengthened schedules; empty for most runs. */
   readonly extensions: readonly Extension[];
 }
@@ -74,14 +79,24 @@ export async function runTraining(init: TrainerInit): Promise<TrainSummary> {
   await mkdir(outDir, { recursive: true });
   const state = model.train(trainable);
   requirePlanned(state, trainable);
-  const update = new Update(model, state, options);
+  const { reallocation } = trainable;
+  if (reallocation && reallocation.warmup >= options.steps)
+    throw new ConfigError(
+      `reallocateWarmup ${reallocation.warmup} leaves no re-allocation within ${options.steps} steps: lower it, or leave reallocate out`,
+      { where: { key: "method.reallocateWarmup" } },
+    );
+  const reallocator = reallocation && new Reallocator(model, state, reallocation);
+  const update = new Update(model, state, options, reallocator);
   try {
-    return await new Loop(init, state, update).run();
+    return await new Loop(init, state, update, reallocator).run();
   } finally {
     await model.device.synchronize().catch(() => undefined);
     update.dispose();
+    reallocator?.dispose();
   }
 }
+
+const rankWords = ({ kind, rank, maxRank }: ReallocationPlan) => ({ kind, rank, maxRank });
 
 /** What was planned trains, and nothing else. @throws ConfigError */
 function requirePlanned({ parameters }: TrainingState, { keys, attachments }: TrainableSpec): void {
@@ -100,6 +115,7 @@ class Loop {
   private readonly init: TrainerInit;
   private readonly state: TrainingState;
   private readonly update: Update;
+  private readonly reallocator: Reallocator | null;
   private readonly stream: BatchStream;
   /** Null: nothing in them is supervised. */
   private readonly heldOut: Rows | null;
@@ -116,11 +132,12 @@ class Loop {
   /** A warning said why passes are not recorded. */
   private refusalTold = false;
 
-  constructor(init: TrainerInit, state: TrainingState, update: Update) {
+  constructor(init: TrainerInit, state: TrainingState, update: Update, reallocator: Reallocator | null) {
     const { options, train, heldOut } = init;
     this.init = init;
     this.state = state;
     this.update = update;
+    this.reallocator = reallocator;
     const { packing, maxLength, onOverflow } = options.data;
     const stream = { packing, maxLength, onOverflow, seed: options.seed, padId: init.padId };
     this.stream = new BatchStream(train, { ...stream, rowsPerBatch: options.rowsPerStep });
@@ -159,7 +176,8 @@ class Loop {
     const { seconds } = this;
     const { step, best, firstEval, lastEval, tokens } = reached;
     await this.emit({ type: "done", step, reason, seconds });
-    return { reason, step, best, firstEval, lastEval, tokens, seconds, extensions: this.extensions };
+    const ranks = this.reallocator?.summary ?? null;
+    return { reason, step, best, firstEval, lastEval, tokens, seconds, ranks, extensions: this.extensions };
   }
 
   /** Goes on from a checkpoint when there is one, and plans the memory of the passes. */
@@ -193,6 +211,7 @@ class Loop {
       stateBytes: this.state.size * STATE_BYTES_PER_PARAMETER,
       hostBytes: this.init.hostBytes,
       ...(straight ? { straightThrough: straight } : {}),
+      ...(trainable.reallocation ? { reallocation: rankWords(trainable.reallocation) } : {}),
       examples: train.length,
       heldOut: heldOut?.length ?? 0,
       device: model.device.info.instructionSet,
@@ -208,6 +227,7 @@ class Loop {
         { where: { key: "steps" } },
       );
     const { step, skipped, best, firstEval, lastEval, tokens } = run;
+    this.reallocator?.restore(run.reallocation);
     this.stream.restore(run.cursor);
     this.update.optimizer.steps = run.optimizerSteps;
     Object.assign(this.reached, { step, skipped, best, firstEval, lastEval, tokens } satisfies Progress);
@@ -236,6 +256,7 @@ class Loop {
       cursor: this.stream.cursor,
       facts,
       extensions: [...extensions],
+      ...(this.reallocator ? { reallocation: this.reallocator.state } : {}),
       seconds,
     });
     this.savedStep = step;
@@ -246,6 +267,7 @@ class Loop {
   private async next(): Promise<boolean> {
     const { reached, init } = this;
     const { steps } = init.options;
+    await this.reallocate(); // of a run that goes on beyond its last step
     const began = performance.now();
     const applied = await this.apply();
     if (applied === null) return false;
@@ -266,7 +288,13 @@ class Loop {
       tokensPerSecond: figures.tokens / seconds,
       etaSeconds: (this.seconds / step) * (steps - step),
     });
+    if (step < steps) await this.reallocate();
     return true;
+  }
+
+  private async reallocate(): Promise<void> {
+    const { step } = this.reached;
+    if (this.reallocator?.due(step)) await this.emit(await this.reallocator.reallocate(step));
   }
 
   /** What a device with graphs could not record: the run goes on, op by op. */
@@ -332,7 +360,7 @@ class Loop {
     reached.firstEval ??= loss;
     reached.lastEval = loss;
     await this.emit({ type: "eval", step, loss, accuracy, supervised, best });
-    if (best && step > 0) await init.keepBest(step);
+    if (best && step > 0) await init.keepBest(step, this.reallocator?.summary ?? null);
   }
 
   private async measure(): Promise<Evaluation | "no rows" | "interrupted"> {

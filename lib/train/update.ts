@@ -7,12 +7,13 @@ import type { TrainableSpec } from "../methods/method.ts";
 import { hostBatch } from "../model/batch.ts";
 import type { ModelSpec } from "../model/spec.ts";
 import { moeLayers, moeOf } from "../model/spec.ts";
-import type { Transformer } from "../model/transformer.ts";
+import type { ForwardHooks, Transformer } from "../model/transformer.ts";
 import type { TrainingState } from "../model/weights/training_state.ts";
 import type { TrainOptions } from "../options.ts";
 import { throwIfAborted } from "../task.ts";
 import { Coverage } from "./coverage.ts";
 import { AHEAD, microBatchOf } from "./memory_plan.ts";
+import type { Reallocator } from "./reallocator.ts";
 import { AdamW } from "./optimizer.ts";
 import { learningRate } from "./schedule.ts";
 
@@ -61,14 +62,21 @@ export class Update {
   private readonly state: TrainingState;
   private readonly options: TrainOptions;
   private readonly coverage: Coverage | null;
+  private readonly reallocator: Reallocator | null;
+  /** The same ones for every pass. */
+  private readonly hooks: ForwardHooks;
   private readonly microBatch: number;
 
-  constructor(model: Transformer, state: TrainingState, options: TrainOptions) {
+  /** @param reallocator sees every update */
+  constructor(model: Transformer, state: TrainingState, options: TrainOptions, reallocator: Reallocator | null = null) {
     this.model = model;
     this.state = state;
     this.options = options;
     this.optimizer = new AdamW(model.device, state, options.optimizer);
     this.coverage = Coverage.of(model);
+    this.reallocator = reallocator;
+    const observers = [this.coverage, reallocator].flatMap((o) => o?.observe ?? []);
+    this.hooks = observers.length > 0 ? { onRoute: (...route) => observers.forEach((observe) => observe(...route)) } : {};
     this.microBatch = microBatchOf(options);
     this.capacity = this.microBatch * options.data.maxLength;
   }
@@ -81,10 +89,17 @@ export class Update {
     const lr = learningRate(this.options.optimizer, this.options.steps, done);
     const { tokens, supervised, epoch } = batch;
     await this.accumulate(batch, done, signal);
+    this.reallocator?.submit();
     this.optimizer.prepare(lr);
     await this.model.recorder.submit([this.optimizer], () => this.optimizer.update());
-    const [sums, gradNorm, coverage = null] = await Promise.all([this.model.readLoss(), this.optimizer.readNorm(), this.coverage?.read()]);
+    const [sums, gradNorm, coverage = null, routed] = await Promise.all([
+      this.model.readLoss(),
+      this.optimizer.readNorm(),
+      this.coverage?.read(),
+      this.reallocator?.read(),
+    ]);
     if (!Number.isFinite(gradNorm)) this.optimizer.steps--;
+    else if (routed) this.reallocator?.average(routed, tokens);
     const n = Math.max(1, supervised);
     const figures = { loss: sums.loss / n, accuracy: sums.correct / n, tokens, supervised, gradNorm, lr, epoch, coverage };
     const balanceLoss = (sums.balance[0] + sums.balance[1]) / Math.ceil(batch.length / this.microBatch);
@@ -102,12 +117,12 @@ export class Update {
     const { model, options } = this;
     model.resetLoss();
     this.coverage?.reset();
+    this.reallocator?.reset();
     // The loss is the mean over all supervised tokens of the step, however they fall into micro-batches; the balancing loss is a
     // mean over all tokens.
     const gradScale = 1 / Math.max(1, supervised);
     model.balance = (options.auxLoss * supervised) / tokens;
     model.stepTokens = tokens;
-    const hooks = this.coverage ? { onRoute: this.coverage.observe } : {};
     const microBatches = Math.ceil(length / this.microBatch);
     const source = rows[Symbol.iterator]();
     const done: Promise<void>[] = [];
@@ -115,7 +130,7 @@ export class Update {
       if (i > AHEAD) await done.shift();
       if (i > 0) throwIfAborted(signal, "training");
       model.pass = step * MOST_MICRO_BATCHES + i;
-      await model.forwardBackwardAgain(hostBatch(take(source, this.microBatch)), gradScale, this.capacity, hooks, i > 0);
+      await model.forwardBackwardAgain(hostBatch(take(source, this.microBatch)), gradScale, this.capacity, this.hooks, i > 0);
       if (i + AHEAD + 1 < microBatches) done.push(quiet(model.device.synchronize()));
     }
   }

@@ -45,6 +45,12 @@ const cases: readonly [string, string[], () => object, RegExp][] = [
     /trains beside attention: 24 tensors, .*\n.*trains beside routed experts: 18 tensors/,
   ],
   [
+    "reallocated",
+    "--method lora --rank 4 --targets experts,head --reallocate dr --reallocate-warmup 1 --reallocate-every 2 --max-rank 6".split(" "),
+    () => ({ type: "lora", rank: 4, targets: "experts,head", reallocate: "dr", reallocateWarmup: 1, reallocateEvery: 2, maxRank: 6 }),
+    /trains beside routed experts: 96 tensors, .*\n.*trains beside the head: 2 tensors, .*\n.*re-allocated \(dr\): 4 per expert on average, memory for 6/,
+  ],
+  [
     "perft",
     ["--method", "perft", "--variant", "R", "--rank", "3", "--adapters", "3", "--adapters-per-token", "1", "--base-balance-loss", "0.01"],
     () => ({ type: "perft", variant: "R", rank: 3, adapters: 3, adaptersPerToken: 1, baseBalanceLoss: 0.01 }),

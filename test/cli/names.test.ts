@@ -153,7 +153,7 @@ describe("suggestions", () => {
       'FILE.method: unknown key "experts" (valid: type, variant, rank, alpha, form, adapters, adaptersPerToken, compat, balanceLoss, baseBalanceLoss, init, dropout, router, routerRank, routerAlpha)',
     );
     expect(await fault({ ...base, method: { type: "lora", rnak: 1 } })).toMatch(
-      /did you mean "rank"\? \(valid: type, rank, alpha, targets, ranks, alphas, rslora, expertTerms, init, dropout, experts, profile, select, router\)$/,
+      /did you mean "rank"\? \(valid: type, rank, alpha, targets, ranks, alphas, rslora, expertTerms, init, dropout, experts, profile, select, router, reallocate, reallocateWarmup, reallocateEvery, reallocateDecay, reallocateRatio, reallocateColumns, minRank, maxRank\)$/,
     );
     for (const text of [await fault({ ...base, foo: 1 }), await fault({ ...base, method: { type: "nope", foo: 1 } })]) {
       const valid = /\(valid: (.*)\)$/.exec(text)?.[1]?.split(", ") ?? [];

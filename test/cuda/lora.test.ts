@@ -42,6 +42,10 @@ withCudaModel("LoRA on cuda", () => {
 
   it.each([
     ["LoRA on the head, with dropout", { type: "lora", rank: 4, targets: "head", dropout: 0.1 }],
+    [
+      "LoRA of re-allocated ranks",
+      { type: "lora", rank: 3, targets: "experts", reallocate: "dr", reallocateWarmup: 1, reallocateEvery: 1 },
+    ],
     ["LoRA on routed experts", { type: "lora", rank: 4, targets: "experts" }],
     ["LoRA on gate over up, with dropout", { type: "lora", rank: 4, targets: "experts", expertTerms: "fused", dropout: 0.1 }],
     ["LoRA on some experts", { type: "lora", rank: 4, targets: "experts", experts: new ExpertSet({ layers: [[1, { ranked: [0, 3] }]] }) }],

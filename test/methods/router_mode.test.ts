@@ -17,7 +17,7 @@ import type { RouterOptions } from "../../lib/methods/router_mode.ts";
 import { hostBatch } from "../../lib/model/batch.ts";
 import { planActivations } from "../../lib/model/decoder.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
-import type { Attachments } from "../../lib/model/layers/attachment.ts";
+import type { AttachmentContext, Attachments, HeadAttachment } from "../../lib/model/layers/attachment.ts";
 import type { ModelSpec } from "../../lib/model/spec.ts";
 import { moeLayers, moeOf } from "../../lib/model/spec.ts";
 import { Transformer } from "../../lib/model/transformer.ts";
@@ -128,6 +128,9 @@ it("attachments join", () => {
     { ...none, dropsOut: true },
   ])!;
   expect([both.balance, both.dropsOut, both.straightThrough]).toEqual([{ base: 1, added: 2 }, true, false]);
+  const [term, name] = [{} as HeadAttachment, { name: "head" }];
+  const head = joined([none, { ...none, head: () => term }])!;
+  expect(head.head!(name, {} as AttachmentContext)).toBe(term);
 });
 
 const v3 = {
