@@ -21,6 +21,7 @@ import type { ConfigReader } from "./config.ts";
 import { ranges } from "./config.ts";
 import type { Headers } from "./headers.ts";
 import { NestedReader, textNames } from "./nested.ts";
+import type { PeftNaming } from "./peft_names.ts";
 import type { RopeConfig } from "./rope.ts";
 
 /** One family: how its config.json becomes a ModelSpec. */
@@ -37,6 +38,8 @@ export interface Family {
   readonly finalNorm?: string;
   /** tie_word_embeddings, when absent; false unless given. */
   readonly tied?: boolean;
+  /** How PEFT's adapters name its modules; absent: not known, they are neither read nor written. */
+  readonly peft?: PeftNaming;
   readonly layers: (b: Builder) => LayerSpec[];
   /** Factors on the embedding's output and on the logits; 1 unless given. */
   readonly factors?: (b: Builder) => { readonly embedding?: number; readonly logits?: number };

@@ -38,10 +38,11 @@ import { qwen35Moe } from "./tables/qwen3_5_moe.ts";
 import { qwen3Moe } from "./tables/qwen3_moe.ts";
 import { qwen3Next } from "./tables/qwen3_next.ts";
 import { solarOpen } from "./tables/solar_open.ts";
+import { namesOf } from "./peft_names.ts";
+import type { PeftNames } from "./peft_names.ts";
 import { requireSameModel } from "./tensors.ts";
 
 export { gateUpKey } from "./fused.ts";
-export { peftNames } from "./peft_names.ts";
 export type { PeftNames } from "./peft_names.ts";
 
 const families: Readonly<Record<string, Family>> = {
@@ -81,6 +82,15 @@ const nested: Readonly<Record<string, readonly [string, ...string[]]>> = {
   mistral3: ["mistral4"],
   qwen3_5_moe: ["qwen3_5_moe_text"],
 };
+/** Those of them whose text model's modules PEFT's adapters name as the checkpoint does. */
+const nestedPeft: Readonly<Record<string, string>> = { qwen3_5_moe: "qwen3_5_moe_text" };
+
+/** How PEFT's adapters name a model's modules. Null: not known for this model type. */
+export function peftNames(modelType: string): PeftNames | null {
+  const type = nestedPeft[modelType] ?? modelType;
+  const naming = Object.hasOwn(families, type) ? families[type]?.peft : undefined;
+  return naming ? namesOf(naming) : null;
+}
 
 export function supportedModelTypes(): string[] {
   return [...Object.keys(families), ...Object.keys(nested)].sort();

@@ -320,6 +320,8 @@ export const attentionPerf: readonly PerfRow[] = [
     ),
   ),
   ...[{}, ...variants].flatMap((variant) => perf("cpu", "f32", { ...plain, qk: 64, v: 64, B: 2, S: 2048, heads: 8, group: 8, ...variant })),
+  // As many keys for a query as a window of 128 shows it.
+  ...perf("cpu", "f32", { ...plain, qk: 64, v: 64, B: 16, S: 256, heads: 8, group: 8 }),
   ...(
     [
       [64, 64, 0],

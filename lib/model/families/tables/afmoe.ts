@@ -8,6 +8,7 @@ import { ropeFromConfig } from "../rope.ts";
 export const afmoe: Family = {
   accepts: { hidden_act: ["silu"], score_func: ["sigmoid"], route_norm: [true], n_group: [1], topk_group: [1], num_expert_groups: [1] },
   eps: 1e-5,
+  peft: { rewritten: "qwen2", linearRouter: true },
   layers(b) {
     const { c, D } = b;
     const rope = ropeFromConfig(c, b.headDim(128)).spec;

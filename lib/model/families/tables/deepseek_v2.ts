@@ -10,6 +10,7 @@ import { ropeFromConfig } from "../rope.ts";
 export const deepseekV2: Family = {
   accepts: { hidden_act: ["silu"], mlp_bias: [false], moe_layer_freq: [1], scoring_func: ["softmax"] },
   eps: 1e-6,
+  peft: { rewritten: "qwen2" },
   layers(b) {
     const { c } = b;
     const rope = ropeFromConfig(c, c.int("qk_rope_head_dim", undefined, ranges.headDim), { interleaved: true });

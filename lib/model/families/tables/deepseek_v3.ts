@@ -14,6 +14,7 @@ export const deepseekV3: Family = {
     mlp_bias: [false],
   },
   eps: 1e-6,
+  peft: { rewritten: "qwen2" },
   layers(b) {
     const { c } = b;
     const rope = ropeFromConfig(c, c.int("qk_rope_head_dim", undefined, ranges.headDim), { interleaved: c.bool("rope_interleave", true) });

@@ -9,6 +9,7 @@ export const ernie45Moe: Family = {
   accepts: { hidden_act: ["silu"], use_bias: [false], moe_norm_min: [1e-12] },
   eps: 1e-5,
   tied: true,
+  peft: { rewritten: "qwen2" },
   layers(b) {
     const { c } = b;
     const rope = ropeFromConfig(c, b.headDim(), { interleaved: true, theta: 5e5 }).spec;

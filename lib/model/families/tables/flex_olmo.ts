@@ -7,6 +7,7 @@ import { ropeFromConfig } from "../rope.ts";
 export const flexOlmo: Family = {
   accepts: { hidden_act: ["silu"] },
   eps: 1e-6,
+  peft: { rewritten: "qwen2" },
   layers(b) {
     const { c } = b;
     const attention = {

@@ -7,6 +7,7 @@ import { ropeFromConfig } from "../rope.ts";
 export const glm4Moe: Family = {
   accepts: { hidden_act: ["silu"] },
   eps: 1e-5,
+  peft: { rewritten: "qwen2" },
   layers(b) {
     const { c } = b;
     const attention = {

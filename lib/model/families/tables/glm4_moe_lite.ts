@@ -7,6 +7,7 @@ import { ropeFromConfig } from "../rope.ts";
 export const glm4MoeLite: Family = {
   accepts: { hidden_act: ["silu"] },
   eps: 1e-5,
+  peft: { rewritten: "qwen2" },
   layers(b) {
     const { c } = b;
     const rope = ropeFromConfig(c, c.int("qk_rope_head_dim", undefined, ranges.headDim), { interleaved: c.bool("rope_interleave", true) });

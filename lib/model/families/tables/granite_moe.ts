@@ -19,6 +19,7 @@ function sharedMlp(at: string, hidden: number): MlpSpec {
 export const graniteMoe: Family = {
   accepts: { hidden_act: ["silu"] },
   eps: 1e-6,
+  peft: { rewritten: "none", renames: [[/\.router\.layer$/, ".router"]], experts: [/\.output_linear\.weight$/, ".experts"] },
   layers(b) {
     const { c } = b;
     const attention = {

@@ -8,6 +8,7 @@ import { ropeFromConfig } from "../rope.ts";
 export const hunyuanV1Moe: Family = {
   accepts: { hidden_act: ["silu"] },
   eps: 1e-5,
+  peft: { rewritten: "qwen2", linearRouter: true },
   layers(b) {
     const { c } = b;
     const attention = {

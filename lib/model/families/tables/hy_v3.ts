@@ -7,6 +7,13 @@ import { ropeFromConfig } from "../rope.ts";
 export const hyV3: Family = {
   accepts: { hidden_act: ["silu"], mlp_bias: [false] },
   eps: 1e-5,
+  peft: {
+    rewritten: "none",
+    renames: [
+      [/\.mlp\.router\.gate$/, ".mlp.gate"],
+      [/\.mlp\.shared_mlp\./, ".mlp.shared_experts."],
+    ],
+  },
   layers(b) {
     const { c } = b;
     const attention = {

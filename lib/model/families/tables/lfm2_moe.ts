@@ -11,6 +11,7 @@ export const lfm2Moe: Family = {
   epsKey: "norm_eps",
   tied: true,
   finalNorm: "embedding_norm",
+  peft: { rewritten: "none" },
   layers(b) {
     const { c, D } = b;
     const rope = ropeFromConfig(c, b.headDim(), { theta: 1e6 }).spec;

@@ -3,11 +3,13 @@
 
 import { w132 } from "../build.ts";
 import type { Family } from "../build.ts";
+import { blockToMlp } from "../peft_names.ts";
 import { ropeFromConfig } from "../rope.ts";
 
 export const minimaxM2: Family = {
   accepts: { hidden_act: ["silu"], scoring_func: ["sigmoid"], use_qk_norm: [true], qk_norm_type: ["per_layer"], use_routing_bias: [true] },
   eps: 1e-6,
+  peft: { rewritten: "mixtral", renames: blockToMlp },
   layers(b) {
     const { c } = b;
     const headDim = b.headDim(128);

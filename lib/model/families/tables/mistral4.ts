@@ -8,6 +8,7 @@ import { ropeFromConfig } from "../rope.ts";
 export const mistral4: Family = {
   accepts: { hidden_act: ["silu"] },
   eps: 1e-6,
+  peft: { rewritten: "none" },
   layers(b) {
     const { c } = b;
     const ropeDim = c.int("qk_rope_head_dim", undefined, ranges.headDim);

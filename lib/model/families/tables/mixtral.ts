@@ -3,11 +3,13 @@
 
 import { softmaxRule, w132 } from "../build.ts";
 import type { Family } from "../build.ts";
+import { blockToMlp } from "../peft_names.ts";
 import { ropeFromConfig } from "../rope.ts";
 
 export const mixtral: Family = {
   accepts: { hidden_act: ["silu"] },
   eps: 1e-5,
+  peft: { rewritten: "mixtral", renames: blockToMlp },
   layers(b) {
     const { c } = b;
     const rope = ropeFromConfig(c, b.headDim(), { theta: 1e6 }).spec;

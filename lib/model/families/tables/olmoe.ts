@@ -9,6 +9,7 @@ import { ropeFromConfig } from "../rope.ts";
 export const olmoe: Family = {
   accepts: { hidden_act: ["silu"] },
   eps: 1e-5,
+  peft: { rewritten: "qwen2" },
   layers(b) {
     const { c } = b;
     const rope = ropeFromConfig(c, b.headDim()).spec;

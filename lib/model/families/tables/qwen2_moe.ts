@@ -9,6 +9,7 @@ import { sparseLayers } from "../sparse_layers.ts";
 export const qwen2Moe: Family = {
   accepts: { hidden_act: ["silu"] },
   eps: 1e-6,
+  peft: { rewritten: "none" },
   layers(b) {
     const { c } = b;
     const attention = { rope: ropeFromConfig(c, b.headDim()).spec, bias: c.bool("qkv_bias", true) ? "qkv" : "none", kvHeads: 16 } as const;

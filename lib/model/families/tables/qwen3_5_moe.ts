@@ -8,6 +8,7 @@ export const qwen35Moe: Family = {
   accepts: { hidden_act: ["silu"], attn_output_gate: [true] },
   eps: 1e-6,
   norms: "zero-centred",
+  peft: { rewritten: "none" },
   layers(b) {
     const { D } = b;
     return hybridLayers(b, {

@@ -9,6 +9,7 @@ import { sparseLayers } from "../sparse_layers.ts";
 export const qwen3Moe: Family = {
   accepts: { hidden_act: ["silu"] },
   eps: 1e-6,
+  peft: { rewritten: "qwen2" },
   layers(b) {
     const { c } = b;
     const attention = {

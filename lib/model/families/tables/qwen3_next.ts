@@ -9,6 +9,7 @@ export const qwen3Next: Family = {
   accepts: { hidden_act: ["silu"] },
   eps: 1e-6,
   norms: "zero-centred",
+  peft: { rewritten: "qwen2" },
   layers(b) {
     const { c, D } = b;
     const renormalize = c.bool("norm_topk_prob", true);

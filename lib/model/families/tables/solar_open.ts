@@ -6,6 +6,7 @@ import { ropeFromConfig } from "../rope.ts";
 export const solarOpen: Family = {
   accepts: { hidden_act: ["silu"] },
   eps: 1e-5,
+  peft: { rewritten: "qwen2" },
   layers(b) {
     const { c } = b;
     const rope = ropeFromConfig(c, b.headDim(128), { theta: 1e6 }).spec;
