@@ -33,7 +33,7 @@
   X(multiply) X(multiply_backward) \
   X(sigmoid_gate) X(sigmoid_gate_backward) X(scale_rows) \
   X(layer_norm) X(layer_norm_backward) X(transpose) X(soft_cap) \
-  X(grouped_column_sum) X(dropout)
+  X(grouped_column_sum) X(dropout) X(saliency)
 
 enum esft_op {
 #define ESFT_OP_ENUM(name) ESFT_OP_##name,

@@ -1,12 +1,12 @@
-// Argument checks of grad_norm and adamw (contract: optimizer.h).
+// Argument checks of grad_norm, saliency and adamw (contract: optimizer.h).
 #include "arg_checks.h"
 
 namespace esft {
 
-static void expect_shape_of(Argument name, const esft_tensor& t, const esft_tensor& parameter) {
+static void expect_shape_of(const char* op, Argument name, const esft_tensor& t, const esft_tensor& parameter) {
   bool same = t.rank == parameter.rank;
   for (int d = 0; same && d < t.rank; d++) same = t.shape[d] == parameter.shape[d];
-  if (!same) fail("adamw", name, "shaped like its parameter " + describe(parameter), describe(t));
+  if (!same) fail(op, name, "shaped like its parameter " + describe(parameter), describe(t));
 }
 
 void check_grad_norm(const esft_grad_norm_args& a) {
@@ -14,6 +14,21 @@ void check_grad_norm(const esft_grad_norm_args& a) {
   expect_scalar(kOp, "norm", a.norm, ESFT_F64);
   for (int64_t i = 0; i < a.grads.count; i++) expect_dtype(kOp, {"grads", i}, a.grads.items[i], ESFT_F32);
   expect_apart_from_list(kOp, {"norm", a.norm}, "grads", a.grads);
+}
+
+void check_saliency(const esft_saliency_args& a) {
+  ESFT_BEGIN_CHECK(saliency)
+  if (a.grads.count != a.weights.count)
+    fail(kOp, "grads", format("as long as weights (%lld)", (long long)a.weights.count), std::to_string(a.grads.count));
+  expect_dtype(kOp, "squares", a.squares, ESFT_F64);
+  expect_vector(kOp, "squares", a.squares, a.weights.count);
+  for (int64_t i = 0; i < a.weights.count; i++) {
+    expect_float_weight(kOp, {"weights", i}, a.weights.items[i]);
+    expect_dtype(kOp, {"grads", i}, a.grads.items[i], ESFT_F32);
+    expect_shape_of(kOp, {"grads", i}, a.grads.items[i], a.weights.items[i]);
+  }
+  expect_apart_from_list(kOp, {"squares", a.squares}, "weights", a.weights);
+  expect_apart_from_list(kOp, {"squares", a.squares}, "grads", a.grads);
 }
 
 void check_adamw(const esft_adamw_args& a) {
@@ -41,7 +56,7 @@ void check_adamw(const esft_adamw_args& a) {
     for (int64_t i = 0; i < l.list.count; i++) {
       const Argument name(l.name, i);
       expect_dtype(kOp, name, l.list.items[i], ESFT_F32);
-      expect_shape_of(name, l.list.items[i], a.params.items[i]);
+      expect_shape_of(kOp, name, l.list.items[i], a.params.items[i]);
     }
   }
   if (a.copies.count) {
@@ -51,7 +66,7 @@ void check_adamw(const esft_adamw_args& a) {
       const Argument name("copies", i);
       const esft_tensor& t = a.copies.items[i];
       expect_dtype(kOp, name, t, ESFT_BF16);
-      expect_shape_of(name, t, a.params.items[i]);
+      expect_shape_of(kOp, name, t, a.params.items[i]);
     }
   }
   Extents memory;

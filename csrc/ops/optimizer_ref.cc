@@ -1,4 +1,4 @@
-// grad_norm and adamw as plain loops.
+// grad_norm, saliency and adamw as plain loops.
 #include <algorithm>
 
 #include "ref_math.h"
@@ -15,6 +15,19 @@ void ref_grad_norm(const esft_grad_norm_args& a) {
         sum += g * g;
       }
   *data<double>(a.norm) = std::sqrt(sum);
+}
+
+void ref_saliency(const esft_saliency_args& a) {
+  for (int64_t i = 0; i < a.weights.count; i++) {
+    const esft_tensor &w = a.weights.items[i], &g = a.grads.items[i];
+    double sum = 0;
+    for (int64_t r = 0; r < rows(w); r++)
+      for (int64_t c = 0; c < cols(w); c++) {
+        const double product = double(at(w, r, c)) * f32_row(g, r)[c];
+        sum += product * product;
+      }
+    data<double>(a.squares)[i] = sum;
+  }
 }
 
 void ref_adamw(const esft_adamw_args& a) {

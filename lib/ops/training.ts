@@ -44,6 +44,9 @@ export const linearCrossEntropy = bind<{
 /** norm [1] f64 = square root of the sum of all squared gradients (f32), in f64. */
 export const gradNorm = bind<{ grads: TensorList; norm: Tensor }>("grad_norm");
 
+/** squares [n] f64 = Σ (w · g)² of each item. weights f32 or bf16 each, grads f32, item by item of one shape. csrc/ops/optimizer.h. */
+export const saliency = bind<{ weights: TensorList; grads: TensorList; squares: Tensor }>("saliency");
+
 /**
  * One AdamW update (arXiv 1711.05101) after clipping to maxNorm (0 = none) as torch's clip_grad_norm_ does; a norm that is not finite
  * leaves everything as it was. params, grads, m, v: f32, item by item of one shape; norm [1] f64 is read on the device; step counts from 1.

@@ -1,12 +1,12 @@
-// grad_norm and adamw on the device "cuda" (the emulation, or a GPU: npm run test:gpu). Alone: npx vitest run test/cuda/optimizer.test.ts
+// grad_norm, saliency and adamw on the device "cuda" (the emulation, or a GPU: npm run test:gpu). Alone: npx vitest run test/cuda/optimizer.test.ts
 
 import { expect, it } from "vitest";
-import { adamwCases, gradNormCases } from "../ops/cases/training.ts";
+import { adamwCases, gradNormCases, saliencyCases } from "../ops/cases/training.ts";
 import { Random, toBf16 } from "../ops/host.ts";
 import { pick, run } from "../ops/support.ts";
 import { cudaDevice, describeCudaCases, withCuda } from "./support.ts";
 
-describeCudaCases("optimizer", [...gradNormCases, ...adamwCases]);
+describeCudaCases("optimizer", [...gradNormCases, ...saliencyCases, ...adamwCases]);
 
 withCuda("bf16 copies on cuda", () => {
   it("each is its updated parameter rounded to nearest even", async () => {

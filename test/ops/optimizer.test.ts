@@ -2,15 +2,30 @@
 // finite differences, refusals. No GPU. Alone: npx vitest run test/ops/optimizer.test.ts
 
 import { expect, it } from "vitest";
-import { adamwBase, adamwCases, gradNormBase, gradNormCases } from "./cases/training.ts";
+import { adamwBase, adamwCases, gradNormBase, gradNormCases, saliencyBase, saliencyCases } from "./cases/training.ts";
 import { Random, out, toBf16, zeros } from "./host.ts";
 import { describeCases, describeRefusals, device, instructionSets, pick, run } from "./support.ts";
 
-describeCases("optimizer", [...gradNormCases, ...adamwCases]);
+describeCases("optimizer", [...gradNormCases, ...saliencyCases, ...adamwCases]);
 
 const base = adamwBase.args(new Random("base"));
 describeRefusals([
   { base: gradNormBase, freeRows: ["grads"], rows: [{ name: "an f32 norm", change: { norm: out([1]) }, says: ["norm", "one f64"] }] },
+  {
+    base: saliencyBase,
+    rows: [
+      { name: "an f32 sum", change: { squares: out([2]) }, says: ["squares", "f64"] },
+      { name: "fewer sums than weights", change: { squares: out([1], "f64") }, says: ["squares", "2"] },
+      { name: "too few gradients", change: { grads: [zeros("f32", [2, 3])] }, says: ["grads", "as long as weights (2)", "received 1"] },
+      { name: "a bf16 gradient", change: { grads: [out([2, 3], "bf16"), out([4])] }, says: ["grads[0]", "f32", "bf16"] },
+      {
+        name: "a gradient of another shape",
+        change: { grads: [zeros("f32", [3, 2]), zeros("f32", [4])] },
+        says: ["grads[0]", "[2, 3]", "[3, 2]"],
+      },
+      { name: "integer weights", change: { weights: [out([2, 3], "i32"), out([4])] }, says: ["weights[0]", "i32"] },
+    ],
+  },
   {
     base: adamwBase,
     rows: [

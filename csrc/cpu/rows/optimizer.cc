@@ -30,6 +30,30 @@ double sum_squares(const float* g, int64_t n) {
   return sum;
 }
 
+// Σ (w · g)²; w f32 or bf16.
+double sum_weighted_squares(const esft_tensor& w, int64_t r, int64_t c, const float* g, int64_t n) {
+  constexpr int H = W / 2;
+  const float* f32_row = w.dtype == ESFT_BF16 ? nullptr : row_of<float>(w, r) + c;
+  const uint16_t* bf16_row = w.dtype == ESFT_BF16 ? row_of<uint16_t>(w, r) + c : nullptr;
+  vd s0 = {}, s1 = {};
+  int64_t i = 0;
+  for (; i + W <= n; i += W) {
+    float values[W];
+    store(values, f32_row ? load(f32_row + i) : load_bf16(bf16_row + i));
+    const vd a = load_f64(values) * load_f64(g + i), b = load_f64(values + H) * load_f64(g + i + H);
+    s0 += a * a;
+    s1 += b * b;
+  }
+  s0 += s1;
+  double sum = 0;
+  for (int l = 0; l < H; l++) sum += s0[l];
+  for (; i < n; i++) {
+    const double a = double(f32_row ? f32_row[i] : bf16_to_f32(bf16_row[i])) * double(g[i]);
+    sum += a * a;
+  }
+  return sum;
+}
+
 // The tasks of a list of tensors in list order; `first` holds each tensor's first task, then the total.
 struct ListSplit {
   int64_t count;
@@ -77,6 +101,28 @@ void grad_norm(const esft_grad_norm_args& a, Context& ctx) {
   double total = 0;
   for (int64_t t = 0; t < list.tasks(); t++) total += partial[t];
   *data<double>(a.norm) = __builtin_sqrt(total);
+}
+
+void saliency(const esft_saliency_args& a, Context& ctx) {
+  if (a.weights.count == 0) return;
+  auto split_at = [&](int64_t i) {
+    return split_of(a.grads.items[i], contiguous(a.grads.items[i]) && contiguous(a.weights.items[i]));
+  };
+  const ListSplit list = split_list(ctx, a.weights.count, true, split_at);
+  double* partial = reinterpret_cast<double*>(list.first + list.count + 1);
+  for_chunks(ctx, list.tasks(), 1, kTaskElements, [&](int64_t task, int64_t, int) {
+    const int64_t item = list.tensor_of(task);
+    double sum = 0;
+    split_at(item).run(task - list.first[item], [&](int64_t r, int64_t c, int64_t n) {
+      sum += sum_weighted_squares(a.weights.items[item], r, c, row_of<float>(a.grads.items[item], r) + c, n);
+    });
+    partial[task] = sum;
+  });
+  for (int64_t i = 0; i < list.count; i++) {
+    double total = 0;
+    for (int64_t t = list.first[i]; t < list.first[i + 1]; t++) total += partial[t];
+    data<double>(a.squares)[i] = total;
+  }
 }
 
 void adamw(const esft_adamw_args& a, Context& ctx) {

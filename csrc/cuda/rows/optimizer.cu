@@ -1,4 +1,4 @@
-// grad_norm and adamw over lists of tensors, any number of them in one launch.
+// grad_norm, saliency and adamw over lists of tensors, any number of them in one launch.
 //
 // The elements of all tensors form one space of chunks; a table of tensors with their first chunk (kept on the device, found
 // again by content) says what a block's chunk is. Chunks depend on shapes alone, so sums do not depend on the grid.
@@ -53,6 +53,10 @@ __device__ __forceinline__ Chunk<kArrays> find_chunk(const ListItem<kArrays>* it
 // ---- grad_norm ------------------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ double square(float x) { return double(x) * double(x); }
+__device__ __forceinline__ double square_of(float w, float g) {
+  const double product = double(w) * double(g);
+  return product * product;
+}
 
 __global__ void __launch_bounds__(kThreads)
     sum_squares_kernel(const EarlyStart early, const ListItem<1>* items, int64_t count, double* partial) {
@@ -83,6 +87,44 @@ __global__ void __launch_bounds__(kMergeThreads)
   for (int64_t i = threadIdx.x; i < chunks; i += kMergeThreads) sum += partial[i];
   const double total = block_sum(sum, reinterpret_cast<double*>(smem));
   if (threadIdx.x == 0) *norm = sqrt(total);
+}
+
+// ---- saliency -------------------------------------------------------------------------------------------------------------
+
+// Σ (w · g)² of a chunk; w and g at its first element.
+template <class T>
+__device__ __forceinline__ double weighted_squares(const T* w, const float* g, int64_t n) {
+  double sum[2] = {0, 0};
+  for (int64_t i = threadIdx.x; i < n; i += 2 * kThreads) {
+    sum[0] += square_of(to_float(w[i]), g[i]);
+    if (i + kThreads < n) sum[1] += square_of(to_float(w[i + kThreads]), g[i + kThreads]);
+  }
+  return sum[0] + sum[1];
+}
+
+__global__ void __launch_bounds__(kThreads)
+    saliency_kernel(const EarlyStart early, const ListItem<2>* items, const int32_t* is_bf16, int64_t count, double* partial) {
+  early.wait();
+  ESFT_SHARED(smem);
+  const Chunk<2> chunk = find_chunk(items, count, blockIdx.x, kNormChunk);
+  const int64_t n = chunk.end - chunk.begin, row = chunk.row * chunk.item->ld[0] + chunk.begin;
+  const float* g = in_global(static_cast<const float*>(chunk.item->data[1]) + chunk.row * chunk.item->ld[1] + chunk.begin);
+  const double sum = is_bf16[chunk.item - items]
+                         ? weighted_squares(in_global(static_cast<const bf16*>(chunk.item->data[0]) + row), g, n)
+                         : weighted_squares(in_global(static_cast<const float*>(chunk.item->data[0]) + row), g, n);
+  const double total = block_sum(sum, reinterpret_cast<double*>(smem));
+  if (threadIdx.x == 0) partial[blockIdx.x] = total;
+}
+
+// A block per item: its chunks are first[i] … first[i + 1] − 1.
+__global__ void __launch_bounds__(kThreads)
+    merge_saliency_kernel(const EarlyStart early, const double* partial, const int64_t* first, double* squares) {
+  early.wait();
+  ESFT_SHARED(smem);
+  double sum = 0;
+  for (int64_t i = first[blockIdx.x] + threadIdx.x; i < first[blockIdx.x + 1]; i += kThreads) sum += partial[i];
+  const double total = block_sum(sum, reinterpret_cast<double*>(smem));
+  if (threadIdx.x == 0) squares[blockIdx.x] = total;
 }
 
 // ---- adamw ----------------------------------------------------------------------------------------------------------------
@@ -231,6 +273,31 @@ void run_grad_norm(const esft_grad_norm_args& a, Context& context) {
   }
   ESFT_LAUNCH((merge_norm_kernel), context, 1, kMergeThreads, kMergeThreads / 32 * sizeof(double), partial, chunks,
               data<double>(a.norm));
+}
+
+void run_saliency(const esft_saliency_args& a, Context& context) {
+  if (a.weights.count == 0) return;
+  std::vector<ListItem<2>> items;
+  const esft_tensor_list* lists[2] = {&a.weights, &a.grads};
+  const int64_t chunks =
+      list_items(a.weights.count, kNormChunk, [&](int64_t i, int k) -> const esft_tensor* { return lists[k]->items + i; }, items);
+  std::vector<int64_t> first(size_t(a.weights.count + 1), chunks);
+  std::vector<int32_t> is_bf16;
+  for (int64_t i = 0, listed = 0; i < a.weights.count; i++) {
+    first[size_t(i)] = listed < int64_t(items.size()) ? items[size_t(listed)].first : chunks;
+    if (numel(a.weights.items[i]) == 0) continue;
+    listed++;
+    is_bf16.push_back(a.weights.items[i].dtype == ESFT_BF16);
+  }
+  double* partial = nullptr;
+  if (chunks > 0) {
+    partial = context.scratch_of<double>(chunks);
+    ESFT_LAUNCH((saliency_kernel), context, unsigned(chunks), kThreads, kThreads / 32 * sizeof(double),
+                context.constant_of(items.data(), int64_t(items.size())),
+                context.constant_of(is_bf16.data(), int64_t(is_bf16.size())), int64_t(items.size()), partial);
+  }
+  ESFT_LAUNCH((merge_saliency_kernel), context, unsigned(a.weights.count), kThreads, kThreads / 32 * sizeof(double), partial,
+              context.constant_of(first.data(), int64_t(first.size())), data<double>(a.squares));
 }
 
 void run_adamw(const esft_adamw_args& a, Context& context) {

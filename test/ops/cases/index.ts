@@ -13,7 +13,17 @@ import { gemmBase, gemmCases, gemmPerf } from "./gemm.ts";
 import { groupedColumnSumBase, groupedColumnSumCases, groupedColumnSumPerf } from "./grouped_column_sum.ts";
 import { groupedGemmCases, groupedPerf, nnBase, ntBase, tnBase } from "./grouped_gemm.ts";
 import * as routing from "./routing.ts";
-import { adamwBase, adamwCases, gradNormBase, gradNormCases, lossBase, lossCases, trainingPerf } from "./training.ts";
+import {
+  adamwBase,
+  adamwCases,
+  gradNormBase,
+  gradNormCases,
+  lossBase,
+  lossCases,
+  saliencyBase,
+  saliencyCases,
+  trainingPerf,
+} from "./training.ts";
 import { transposeBase, transposeCases, transposePerf } from "./transpose.ts";
 
 export const bases: readonly OpCase[] = [
@@ -50,6 +60,7 @@ export const bases: readonly OpCase[] = [
   elementwise.columnSumBase,
   lossBase,
   gradNormBase,
+  saliencyBase,
   adamwBase,
   delta.causalConvBase,
   delta.causalConvBackwardBase,
@@ -87,6 +98,7 @@ export const allCases: readonly OpCase[] = [
   ...attentionBackwardCases,
   ...lossCases,
   ...gradNormCases,
+  ...saliencyCases,
   ...adamwCases,
   ...delta.causalConvCases,
   ...delta.deltaRuleCases,

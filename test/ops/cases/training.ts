@@ -1,4 +1,4 @@
-// Cases of linear_cross_entropy, grad_norm and adamw (csrc/ops/linear_cross_entropy.h, optimizer.h).
+// Cases of linear_cross_entropy, grad_norm, saliency and adamw (csrc/ops/linear_cross_entropy.h, optimizer.h).
 
 import { at, colsOf, f32, has, i32, list, number, out, rounded, rowsOf, strided, tensor, toBf16, zeros } from "../host.ts";
 import type { Args, HostTensor, Random } from "../host.ts";
@@ -236,6 +236,41 @@ export const gradNormCases: readonly OpCase[] = [
 ];
 export const gradNormBase: OpCase = normRow("base", (r) => ({ grads: tensors(r, [[2, 3], [4]]), norm: out([1], "f64") }));
 
+const saliencyRow = (name: string, weights: (r: Random) => HostTensor[], wrap = (t: HostTensor): HostTensor => t): OpCase => ({
+  op: "saliency",
+  name: `saliency, ${name}`,
+  args: (r) => {
+    const w = weights(r);
+    const grads = tensors(r, w.map((t) => t.shape)).map(wrap); // prettier-ignore
+    return { weights: w.map(wrap), grads, squares: out([w.length], "f64") };
+  },
+  k: 300_000,
+  expected: (a) => ({
+    squares: list(a, "weights").map((w, i) => {
+      const g = list(a, "grads")[i]!.values;
+      return Array.from(w.values).reduce((s, v, j) => s + (v * g[j]!) ** 2, 0);
+    }),
+  }),
+});
+export const saliencyCases: readonly OpCase[] = [
+  saliencyRow("several tensors", (r) => tensors(r, mixedShapes)),
+  saliencyRow("bf16 beside f32", (r) => [
+    r.normal([3, 37], 1, "bf16"),
+    r.normal([64, 80]),
+    r.normal([0, 4], 1, "bf16"),
+    r.normal([5], 1, "bf16"),
+  ]),
+  saliencyRow("no tensors", () => []),
+  saliencyRow(
+    "strided",
+    (r) => [r.normal([9, 37], 1, "bf16"), r.normal([4, 5])],
+    (t) => strided(t),
+  ),
+  saliencyRow("large and small values", (r) => [...tensors(r, [[50, 20]], 1e18), ...tensors(r, [[50, 20]], 1e-18)]),
+  saliencyRow("many chunks", (r) => [r.normal([300, 700], 1, "bf16"), ...tensors(r, [[129, 130], [7]])]),
+];
+export const saliencyBase: OpCase = saliencyRow("base", (r) => [r.normal([2, 3], 1, "bf16"), r.normal([4])]);
+
 function expectedAdamw(a: Args): Record<string, Float64Array[]> {
   const norm = has(a, "norm") ? tensor(a, "norm").values[0]! : null;
   const skip = norm !== null && !Number.isFinite(norm);
@@ -362,6 +397,11 @@ function state(on: Backend, name: string, sizes: { matrices: number; rows: numbe
   const dtype = on === "cuda" ? "bf16" : "f32";
   return [
     perfCall(`adamw/${name}/${dtype}/step`, on, sizes, "adamw", (s, r) => adamw(shapes(s), { copies: on === "cuda", lr: 1e-5 })(r)),
+    perfCall(`saliency/${name}/${dtype}/squares`, on, sizes, "saliency", (s, r) => ({
+      weights: shapes(s).map((shape) => r.normal(shape, 0.02, "bf16")),
+      grads: tensors(r, shapes(s)),
+      squares: out([s.matrices], "f64"),
+    })),
     perfCall(`grad_norm/${name}/${dtype}/norm`, on, sizes, "grad_norm", (s, r) => ({
       grads: tensors(r, shapes(s)),
       norm: out([1], "f64"),
