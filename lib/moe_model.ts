@@ -34,7 +34,7 @@ import type { ModelSpec } from "./model/spec.ts";
 import { defaultPrecision, requirePrecision, Transformer } from "./model/transformer.ts";
 import type { Precision } from "./ops.ts";
 import type { Device, Tensor } from "./tensor.ts";
-import { requireRoomForExamples, requireRoomForWeights } from "./train/available_memory.ts";
+import { requireRoomForExamples, requireRoomForGradients, requireRoomForWeights } from "./train/available_memory.ts";
 import { evaluateRows } from "./train/evaluate.ts";
 import type { Evaluation } from "./train/evaluate.ts";
 import { dataSchema, machineSchema, parseOptions } from "./options.ts";
@@ -173,7 +173,8 @@ export class MoeModel implements TrainSession {
   }
 
   /**
-   * Scores every routed expert on a task: how often and with what gate weight `tokens` tokens (default 131072) of it are routed there.
+   * Scores every routed expert on a task: how often and with what gate weight `tokens` tokens (default 131072) of it are routed there;
+   * with `gradient` also by ‖W ⊙ dW‖, from a backward per batch over the supervised tokens, in which nothing trains.
    * @throws ConfigError no sparse layer, or a partial profile of other data · DataError · NonFiniteError · AbortError after `onPartial`
    */
   async profile(data: DataSource, options: Partial<Omit<ProfileOptions, "model" | "data">> & { data?: DataInput } = {}): Promise<Profile> {
@@ -191,6 +192,7 @@ export class MoeModel implements TrainSession {
         tokens: 131_072,
         seed: 1,
         maxLength: Math.min(o.maxLength, this.spec.maxPositions),
+        requireRoom: (bytes) => requireRoomForGradients(this.device, bytes),
         ...rest,
         signal,
         model: measured,

@@ -12,13 +12,21 @@ import { meantBy } from "./options/suggest.ts";
 export const SHAPES = ["messages", "sharegpt", "alpaca", "prompt_completion", "text"] as const;
 export type Shape = (typeof SHAPES)[number];
 
-/** How experts are chosen from a profile: exactly one of p, topKPerLayer and maxTrainableParams. */
+/** How experts are chosen from a profile: exactly one of p, topKPerLayer, maxTrainableParams and fixed. */
 export const selectSchema = z.strictObject({
-  score: z.enum(["token", "gate"]).default("token").describe("score that ranks the experts: share of routed tokens, or mean gate weight"),
+  score: z
+    .enum(["token", "gate", "gradient"])
+    .default("token")
+    .describe("score that ranks the experts: share of routed tokens, mean gate weight, or share of ‖W ⊙ dW‖ (of a profile with gradients)"),
   p: z.number().gt(0).max(1).optional().describe("per layer, take the best experts until their scores sum to p, in (0, 1]"),
   compat: z.enum(["esft-2024"]).optional().describe("select exactly as the released configurations did"),
   topKPerLayer: z.int().min(1).optional().describe("instead of p: this many experts per layer"),
   maxTrainableParams: z.number().gt(0).optional().describe("instead of p: the best experts within so many parameters"),
+  fixed: z
+    .string()
+    .or(z.record(z.string(), z.array(z.int().min(0))))
+    .optional()
+    .describe("instead of p: these experts, layer=id+id between commas (1=3+0,2=5); in a file also layer: [ids]"),
   gateNormalize: z.enum(["raw", "perLayer"]).default("raw").describe("gate scores as they are, or scaled to sum to 1 per layer"),
   average: z.enum(["tokens", "sequences"]).default("tokens").describe("mean over all tokens, or over the means of the sequences"),
   random: z.int().min(0).optional().describe("the paper's control: as many experts per layer, drawn with this seed"),

@@ -139,7 +139,11 @@ export function checkExperts(
           sliceKey(t),
         );
       have.add(`${layer}/${expert}/${part}`);
-    } else if (!(role === "shared" ? experts.sharedExperts : experts.nonExpertModules || (routers && role === "router"))) {
+    } else if (
+      !(role === "shared"
+        ? experts.sharedExperts
+        : experts.nonExpertModules || (routers && (role === "router" || role === "selectionBias")))
+    ) {
       const kind = role === "shared" ? "shared experts" : "non-expert modules";
       throw adapterFault(`expected no tensors of ${kind} since the expert set does not train them`, sliceKey(t));
     }

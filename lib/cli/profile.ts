@@ -15,7 +15,7 @@ const SAVE_EVERY = 5000; // ms between partial profiles
 function profileCommand(program: Command) {
   const command = program
     .command("profile")
-    .description("score every routed expert on a task: share of routed tokens and mean gate weight")
+    .description("score every routed expert on a task: share of routed tokens, mean gate weight, and what its gradient says")
     .argument("[dir]", "checkpoint directory")
     .argument("[data]", "task rows (JSONL)")
     .requiredOption("-o, --output <file>", "profile to write; an interrupted run keeps <file>.partial and goes on from it")
@@ -23,6 +23,7 @@ function profileCommand(program: Command) {
     .option("--seed <n>", "order of the rows", wholeNumber, 1)
     .option("--max-length <n>", "longest row; longer ones are cut at the end (default: 1024)", wholeNumber)
     .option("--batch-tokens <n>", "tokens per forward", wholeNumber, 4096)
+    .option("--gradient", "gradient scores ‖W ⊙ dW‖ too: a backward per batch over the supervised tokens; nothing trains")
     .option("--restart", "ignore a partial profile")
     .option("--from-traces <dir>", "instead of running a model: read expert_weights_<layer>.txt")
     .option("--top-k <n>", "with --from-traces: experts per token (default: concluded from the logs)", wholeNumber)
@@ -63,7 +64,7 @@ async function measure(dir: string, data: string, partial: string, flags: Flags,
   await using model = await openModel(dir, flags, terminal);
   if (resume) terminal.note(`going on from ${partial} (${count(resume.tokens)} tokens scored); --restart begins anew`);
   await announcePipe(data, terminal);
-  const { tokens, seed, batchTokens } = flags;
+  const { tokens, seed, batchTokens, gradient } = flags;
   const { signal } = terminal;
   let savedAt = performance.now();
   return await model.profile(data, {
@@ -71,6 +72,7 @@ async function measure(dir: string, data: string, partial: string, flags: Flags,
     tokens,
     seed,
     batchTokens,
+    ...(gradient ? { gradient } : {}),
     resume,
     signal,
     partialEvery: 1,
@@ -102,18 +104,20 @@ function scoresOf(profile: Profile) {
       layer,
       tokenScores: [...profile.scores(layer, { score: "token" })],
       gateScores: [...profile.scores(layer, { score: "gate" })],
+      ...(profile.data.gradient ? { gradientScores: [...profile.scores(layer, { score: "gradient" })] } : {}),
       layerMass: profile.layerMass(layer),
     })),
   };
 }
 
 function report(profile: Profile, output: string, terminal: Terminal): void {
+  const gradient = profile.data.gradient !== undefined;
   terminal.print(
     `${count(profile.tokens)} tokens in ${count(profile.data.sequences)} sequences, ${profile.layers.length} layers of ${several(profile.layout.values())} experts, top-${several(profile.layers.map((l) => profile.topK(l)))}`,
   );
   terminal.print(
     table(
-      ["layer", "best by token share", "best by gate", "for half of the tokens", "gate mass"],
+      ["layer", "best by token share", "best by gate", ...(gradient ? ["best by gradient"] : []), "for half of the tokens", "gate mass"],
       profile.layers.map((layer) => {
         const token = profile.scores(layer, { score: "token" });
         const gate = profile.scores(layer, { score: "gate" });
@@ -121,9 +125,11 @@ function report(profile: Profile, output: string, terminal: Terminal): void {
         let sum = 0;
         let n = 0;
         while (sum < 0.5 && n < sorted.length) sum += sorted[n++]!;
-        return [layer, best(token, percent), best(gate, (x) => x.toFixed(3)), `${n} experts`, profile.layerMass(layer).toFixed(3)];
+        const byGradient = gradient ? [best(profile.scores(layer, { score: "gradient" }), percent)] : [];
+        const mass = profile.layerMass(layer).toFixed(3);
+        return [layer, best(token, percent), best(gate, (x) => x.toFixed(3)), ...byGradient, `${n} experts`, mass];
       }),
-      { left: [1, 2] },
+      { left: gradient ? [1, 2, 3] : [1, 2] },
     ),
   );
   terminal.print(`written: ${output}`);

@@ -22,13 +22,17 @@ export function registerSelect(program: Command, terminal: Terminal): void {
     .argument("<profile>", "output of esft profile")
     .option("-o, --output <file>", "expert set to write (default: print only)")
     .addOption(
-      new Option("--score <kind>", "share of routed tokens, or mean gate weight")
-        .choices(["token", "gate"] as const)
+      new Option("--score <kind>", "share of routed tokens, mean gate weight, or share of ‖W ⊙ dW‖ (esft profile --gradient)")
+        .choices(["token", "gate", "gradient"] as const)
         .default("token" as const),
     )
     .option("--p <x>", "per layer, the best experts until their scores sum to p, in (0, 1]", number)
     .option("--top-k-per-layer <n>", "instead of p: so many experts per layer", wholeNumber)
     .option("--max-params <n>", "instead of p: the best experts within so many parameters (needs --model or --expert-params)", number)
+    .option(
+      "--fixed <list>",
+      "instead of p: these experts, layer=id+id between commas (1=3+0,2=5); without a profile: --experts of esft train",
+    )
     .addOption(new Option("--compat <name>", "select exactly as the released configurations did").choices(["esft-2024"] as const))
     .addOption(
       new Option("--gate-normalize <kind>", "gate scores as they are, or scaled to sum to 1 per layer")
@@ -58,7 +62,7 @@ export function registerSelect(program: Command, terminal: Terminal): void {
     .action(async (file, flags) => {
       if (flags.output !== undefined) await requireOutputFile(flags.output, [file]);
       const profile = await Profile.load(file);
-      const { sharedExperts, nonExpertModules, score, gateNormalize, average, p, compat, topKPerLayer, maxParams, random } = flags;
+      const { sharedExperts, nonExpertModules, score, gateNormalize, average, p, compat, topKPerLayer, maxParams, random, fixed } = flags;
       const spec = flags.model === undefined ? null : await specOf(flags.model);
       const expertParams = flags.expertParams ?? (spec ? expertParameters(spec) : undefined);
       if (maxParams !== undefined && expertParams === undefined)
@@ -66,7 +70,7 @@ export function registerSelect(program: Command, terminal: Terminal): void {
           where: { key: "expertParams" },
         });
       // All rules that were asked for go in; the library refuses any number but one.
-      const rules = { p, compat, topKPerLayer, maxTrainableParams: maxParams, expertParams };
+      const rules = { p, compat, topKPerLayer, maxTrainableParams: maxParams, fixed, expertParams };
       const options = { score, gateNormalize, average, random, sharedExperts, nonExpertModules, ...rules };
       const set = profile.select(options as SelectOptions);
       if (spec) esftTrainable(spec, set); // refuses a set that does not fit

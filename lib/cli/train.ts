@@ -164,6 +164,7 @@ export function progressLine(e: Extract<TrainEvent, { type: "step" }>): string {
     `norm ${e.gradNorm.toPrecision(3)}`,
     `lr ${e.lr.toExponential(1)}`,
     ...(e.coverage === undefined ? [] : [`hits ${percent(e.coverage)}`]),
+    ...(e.alwaysActive === undefined ? [] : [`condensed ${e.alwaysActive}`]),
     `${count(e.tokensPerSecond)} tok/s`,
     `ETA ${duration(e.etaSeconds)}`,
   ].join("  ");

@@ -45,7 +45,8 @@ export function foldAdapter(base: Checkpoint, adapter: Adapter): Adapter {
       { where: { method: "perft", key: "method.variant" } },
     );
   }
-  const tensors = foldedTensors(base, spec, adapter, method.matrices);
+  const biases = (method.condensers?.layers ?? []).map(({ layer, key }) => foldedBias(base, spec, adapter, layer, key));
+  const tensors = [...foldedTensors(base, spec, adapter, method.matrices), ...biases];
   // Of ESFT the selected experts are there as they were.
   const experts = adapter.method.type === "esft" ? adapter.experts : null;
   return adapter.with({ tensors: [...adapter.tensors.values(), ...tensors], attached: [], experts, frozenDigest: undefined });
@@ -75,6 +76,29 @@ function foldsOf(spec: ModelSpec, parameters: ReadonlyMap<string, ParameterShape
     if (!parameter) throw missing(sliceKey(ref));
     return { parameter, matrix, firstRow: i * half };
   });
+}
+
+/** The family's selection bias with the condensers' added. @throws LayoutError the family has none */
+function foldedBias(base: Checkpoint, spec: ModelSpec, adapter: Adapter, layer: number, key: string): AdapterTensor {
+  const ref = moeOf(spec, layer)?.selectionBias;
+  const parameter = ref && parameterShapes(spec).find((p) => sliceKey(p.ref) === sliceKey(ref));
+  if (!parameter)
+    throw new LayoutError(
+      `an adapter with condensers cannot be merged into a ${spec.modelType} model: its checkpoint has no place for a bias on the choice of ` +
+        "experts; load it beside the base (--adapter)",
+      { where: { tensor: key, key: "method.condensers" } },
+    );
+  const read = async (): Promise<Uint8Array> => {
+    using source = new DequantisedCheckpoint(base);
+    const info = source.tensors.get(parameter.ref.name);
+    if (!info) throw missing(parameter.ref.name);
+    const { begin, end } = placeSlice(parameter.ref, info, fileShape(parameter));
+    const bias = decodeFloats(await source.range(parameter.ref.name, begin, end), info.dtype).slice();
+    const delta = decodeFloats(await adapter.read(key), adapter.attached.get(key)!.dtype);
+    bias.forEach((b, e) => (bias[e] = b + delta[e]!));
+    return encodeFloats(bias, "F32");
+  };
+  return parameterTensor(parameter, { dtype: "F32", read });
 }
 
 const missing = (tensor: string): LayoutError =>

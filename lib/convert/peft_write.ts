@@ -67,6 +67,7 @@ export async function savePeftAdapter(adapter: Adapter, base: Checkpoint, dir: s
   const known = attachingMethod(spec, adapter.method, adapter.experts);
   const names = peftNames(spec.modelType);
   if (!names || known.type !== "lora") return refuse(`the names of modules of ${spec.modelType} models in transformers are not known here`);
+  if (known.condensers) refuse("it has a bias on the choice of experts, which PEFT has no place for");
   const { layout = "stacked" } = options;
   if (layout !== "stacked" && layout !== "per-expert")
     throw new ConfigError(`savePeftAdapter: layout must be "stacked" or "per-expert", found ${JSON.stringify(layout)}`, {

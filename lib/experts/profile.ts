@@ -3,6 +3,7 @@
 //   token score   counts[e] / (K·T)
 //   gate score    gateSums[e] / T
 //   perLayer      gateSums[e] / Σ gateSums
+//   gradient score  gradientSums[e] / Σ gradientSums
 //   average "sequences": mean over sequences of the per-sequence scores instead of over all tokens
 //
 // Sizes: T tokens, K experts per token, E routed experts, one entry per sparse layer. A layer whose K or E is not the profile's says so.
@@ -31,6 +32,8 @@ const Layer = z.strictObject({
   /** Σ over sequences of count/(K·L) and of Σgate/L; present when whole sequences were profiled. */
   sequenceTokenSums: z.array(Sum).optional(),
   sequenceGateSums: z.array(Sum).optional(),
+  /** Σ over batches of ‖W ⊙ dW‖ of each expert (saliency.ts); present when gradients were asked for. */
+  gradientSums: z.array(Sum).optional(),
 });
 
 const ProfileJson = z.strictObject({
@@ -43,6 +46,8 @@ const ProfileJson = z.strictObject({
   seed: z.int().optional(),
   /** True when the router's top-k weights are renormalised, so that gate scores sum to the scaling factor. */
   normTopkProb: z.boolean().optional(),
+  /** Of gradientSums: batches of at most so many tokens, dW that of the summed loss of a batch's supervised tokens, and how many those were. */
+  gradient: z.strictObject({ batchTokens: z.int().min(1), supervised: Count }).optional(),
   /** Of a layer, unless it says otherwise. */
   topK: z.int().min(1),
   experts: z.int().min(1),
@@ -124,13 +129,14 @@ export class Profile implements ExpertScores {
     return found;
   }
 
-  /** Scores of a layer's E experts. @throws ConfigError nothing was scored, or sequence averages were not recorded */
+  /** Scores of a layer's E experts. @throws ConfigError nothing was scored, or sequence averages or gradients were not recorded */
   scores(layer: number, asked: ScoreOptions): Float64Array {
     const options = optionsArgument(asked, "profile.scores: options");
     const l = this.layer(layer);
     const { sequences } = this.data;
     const K = this.topK(layer);
     if (l.tokens === 0) throw new ConfigError(`profile, layer ${layer}: expected scored tokens, found none`, { where: { layer } });
+    if (options.score === "gradient") return gradientScores(l, options);
     let [sums, divisor] = options.score === "token" ? [l.counts, K * l.tokens] : [l.gateSums, l.tokens];
     if (options.average === "sequences") {
       const own = options.score === "token" ? l.sequenceTokenSums : l.sequenceGateSums;
@@ -162,16 +168,16 @@ export class Profile implements ExpertScores {
     const [first, ...rest] = parts;
     if (!first) throw new ConfigError("expected at least one profile to merge, found none");
     const identity = (p: Profile) => {
-      const { source, model, normTopkProb, topK, experts } = p.data;
+      const { source, model, normTopkProb, topK, experts, gradient } = p.data;
       const shapes = [...p.layout].map(([layer, E]) => [layer, p.topK(layer), E]);
-      return JSON.stringify([source, model?.fingerprint, normTopkProb, topK, experts, shapes]);
+      return JSON.stringify([source, model?.fingerprint, normTopkProb, topK, experts, shapes, gradient?.batchTokens]);
     };
     for (const p of rest)
       if (identity(p) !== identity(first))
         throw new ConfigError(`cannot merge profiles of different models: expected ${identity(first)}, found ${identity(p)}`);
     const layers = first.layers.map((layer): ProfileLayer => {
       const all = parts.map((p) => p.layer(layer));
-      const add = (key: "counts" | "gateSums" | "sequenceTokenSums" | "sequenceGateSums") => {
+      const add = (key: "counts" | "gateSums" | "sequenceTokenSums" | "sequenceGateSums" | "gradientSums") => {
         const lists = all.map((l) => l[key]);
         return lists.every((v) => v !== undefined) ? lists.reduce((a, b) => a.map((x, i) => x + b[i]!)) : undefined;
       };
@@ -182,6 +188,7 @@ export class Profile implements ExpertScores {
         gateSums: add("gateSums")!,
         sequenceTokenSums: add("sequenceTokenSums"),
         sequenceGateSums: add("sequenceGateSums"),
+        gradientSums: add("gradientSums"),
       };
     });
     const origin = ({ data }: Profile) => JSON.stringify([data.data, data.seed]);
@@ -189,6 +196,7 @@ export class Profile implements ExpertScores {
     return new Profile({
       ...first.data,
       ...(sameData ? {} : { data: undefined, seed: undefined }),
+      gradient: first.data.gradient && { ...first.data.gradient, supervised: sum(parts.map((p) => p.data.gradient!.supervised)) },
       resume: undefined,
       sequences: sum(parts.map((p) => p.data.sequences)),
       layers,
@@ -209,6 +217,20 @@ export class Profile implements ExpertScores {
     pathArgument(path, "Profile.load: path");
     return new Profile(checkSchema(ProfileJson, await readJsonFile(path, ConfigError), path, ConfigError), path);
   }
+}
+
+function gradientScores({ layer, gradientSums }: ProfileLayer, { average }: ScoreOptions): Float64Array {
+  const fail = (message: string): never => {
+    throw new ConfigError(`profile, layer ${layer}: ${message}`, { where: { layer, option: "score" } });
+  };
+  if (!gradientSums)
+    return fail(
+      "gradient scores were not measured; measure them with esft profile --gradient (gradient: true), or select by token or gate",
+    );
+  if (average === "sequences") fail('gradient scores are sums over batches, not sequences; use average "tokens"');
+  const total = sum(gradientSums);
+  if (total === 0) fail("every gradient is 0: the profiled rows have no supervised tokens, or the model does not depend on these experts");
+  return Float64Array.from(gradientSums, (s) => s / total);
 }
 
 function sum(values: Iterable<number>): number {

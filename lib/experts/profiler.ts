@@ -1,13 +1,14 @@
 // Affinity profiling: runs the task through the model and accumulates, fused into routing, how often and how strongly every
 // routed expert is used (counts i64, gate sums f64). Resumable: partial sums and the data position are saved together.
 
-import { ConfigError, NonFiniteError } from "../errors.ts";
+import { ConfigError, DataError, NonFiniteError } from "../errors.ts";
 import { throwIfAborted } from "../task.ts";
 import type { Examples } from "../data/examples.ts";
 import { fit } from "../data/packing.ts";
 import { shuffledIndices } from "../data/shuffle.ts";
 import type { BatchRow } from "../model/batch.ts";
 import { hostBatch } from "../model/batch.ts";
+import { planActivations } from "../model/decoder.ts";
 import { CHECK_WEIGHTS, explainNonFinite } from "../model/non_finite.ts";
 import type { ModelSpec } from "../model/spec.ts";
 import { moeOf } from "../model/spec.ts";
@@ -16,6 +17,7 @@ import type { ExpertSums } from "./counting.ts";
 import { ExpertCounts } from "./counting.ts";
 import { expertLayout } from "./expert_set.ts";
 import { Profile } from "./profile.ts";
+import { ExpertSaliency } from "./saliency.ts";
 
 export interface ProfileOptions {
   /** Tokens to score; profiling stops at the end of the example that reaches it, or when the data is used up. */
@@ -25,6 +27,10 @@ export interface ProfileOptions {
   readonly maxLength: number;
   /** Tokens per forward. */
   readonly batchTokens?: number;
+  /** Gradient scores too (saliency.ts): a backward per batch, over the labels that training would have. */
+  readonly gradient?: boolean;
+  /** Told before memory is taken for gradients: bytes of activations and scratch. */
+  readonly requireRoom?: (bytes: number) => Promise<void>;
   readonly model?: { readonly name?: string; readonly fingerprint?: string };
   readonly data?: { readonly name?: string; readonly sha256?: string };
   /** Where an earlier, interrupted profile stopped: its sums are kept and its place is taken up. */
@@ -56,6 +62,11 @@ interface Place {
   tokens: number;
 }
 
+/** What was reached, and the gradients' part of it. */
+interface Measured extends Place {
+  readonly gradient: { readonly batchTokens: number; readonly supervised: number; sums(layer: number): readonly number[] } | null;
+}
+
 /**
  * Scores every token (prompt, response and special tokens, as the official profiling does) of examples in a seeded random order.
  * Examples are documents of their own: they never see each other. Interrupted and resumed, the sums are those of one uninterrupted
@@ -84,8 +95,9 @@ export async function profileExamples(model: Transformer, examples: Examples, op
     for (let size = 0; done.next < examples.length && done.tokens < options.tokens; done.next++) {
       const length = lengthAt(done.next);
       if (size > 0 && size + length > batchTokens) break;
-      const { inputIds } = fit(examples.get(order[done.next]!), maxLength, "truncateRight");
-      rows.push({ ids: inputIds, targets: new Int32Array(inputIds.length).fill(-100) });
+      const { inputIds, labels } = fit(examples.get(order[done.next]!), maxLength, "truncateRight");
+      const target = (_: number, t: number): number => (options.gradient ? (labels[t + 1] ?? -100) : -100);
+      rows.push({ ids: inputIds, targets: Int32Array.from(inputIds, target) });
       size += length;
       done.tokens += length;
       done.sequences++;
@@ -96,12 +108,30 @@ export async function profileExamples(model: Transformer, examples: Examples, op
   for (let i = 0; i < examples.length && total < options.tokens; i++) total += lengthAt(i);
 
   using sums = new ExpertCounts(model.device, layout);
+  using saliency = options.gradient ? new ExpertSaliency(model.device, model.spec, layout) : null;
+  let supervised = 0;
   if (resume) sums.write((layer) => resume.layer(layer));
-  const partial = async (): Promise<Profile> => {
-    const state: ResumeState = { next: done.next, examples: fingerprint };
-    return profileOf(await sums.read(), model.spec, done, options, state);
+  if (resume && saliency) {
+    if (resume.data.gradient?.batchTokens !== batchTokens)
+      throw new ConfigError(
+        `the partial profile was measured ${resume.data.gradient ? `in batches of ${resume.data.gradient.batchTokens} tokens, not ${batchTokens}` : "without gradients"}; profile from the start, or use the same options`,
+        { where: { key: "resume" } },
+      );
+    saliency.write((layer) => resume.layer(layer).gradientSums!);
+    supervised = resume.data.gradient.supervised;
+  }
+  const measured = async (state?: ResumeState): Promise<Profile> => {
+    const gradient = saliency && { batchTokens, supervised, sums: (layer: number) => saliency.read(layer) };
+    return profileOf(await sums.read(), model.spec, { ...done, gradient }, options, state);
   };
-  model.prepare(batchTokens, false);
+  const partial = (): Promise<Profile> => measured({ next: done.next, examples: fingerprint });
+  if (saliency) {
+    const choice = { keys: [], attachments: saliency, lowestLayer: saliency.lowestLayer };
+    await options.requireRoom?.(planActivations(model.spec, choice, model.device.info.activationDtype).bytes(batchTokens));
+    model.train(choice);
+  }
+  using _ = { [Symbol.dispose]: () => void (saliency && model.freeze()) };
+  model.prepare(batchTokens, saliency !== null);
   const began = performance.now();
   const tokensBefore = done.tokens;
   for (let batches = 1; done.next < examples.length && done.tokens < options.tokens; batches++) {
@@ -109,15 +139,21 @@ export async function profileExamples(model: Transformer, examples: Examples, op
       await onPartial?.(await partial());
       throwIfAborted(signal, "profiling");
     }
-    model.forward(hostBatch(nextRows()), { onRoute: sums.observe });
+    const batch = hostBatch(nextRows());
+    if (saliency) model.forwardBackward(batch, 1, batchTokens, { onRoute: sums.observe }, false);
+    else model.forward(batch, { onRoute: sums.observe });
+    supervised += batch.supervised;
     await model.device.synchronize().catch((error: unknown) => {
       throw explainNonFinite(error, "profile", CHECK_WEIGHTS);
     });
+    await saliency?.collect();
     const rate = (done.tokens - tokensBefore) / ((performance.now() - began) / 1000);
     onProgress?.({ done: done.tokens, total, tokensPerSecond: rate, etaSeconds: Math.max(0, total - done.tokens) / rate });
     if (batches % partialEvery === 0) await onPartial?.(await partial());
   }
-  return profileOf(await sums.read(), model.spec, done, options);
+  if (saliency && supervised === 0)
+    throw new DataError("gradient scores need supervised tokens, found none in the profiled rows", { where: { key: "gradient" } });
+  return measured();
 }
 
 /** Where a partial profile stopped. @throws ConfigError it is not one of this model, data and options */
@@ -139,13 +175,16 @@ function placeOf(partial: Profile, examples: string, options: ProfileOptions): P
 function profileOf(
   sums: ReadonlyMap<number, ExpertSums>,
   spec: ModelSpec,
-  { tokens, sequences }: Place,
+  { tokens, sequences, gradient }: Measured,
   options: ProfileOptions,
   resume?: ResumeState,
 ): Profile {
   for (const [layer, { gateSums }] of sums)
     if (!gateSums.every(Number.isFinite))
       throw new NonFiniteError(`profile: the gate weights of layer ${layer} are not finite: ${CHECK_WEIGHTS}`, { where: { layer } });
+  for (const layer of gradient ? sums.keys() : [])
+    if (!gradient!.sums(layer).every(Number.isFinite))
+      throw new NonFiniteError(`profile: the weight gradients of layer ${layer} are not finite: ${CHECK_WEIGHTS}`, { where: { layer } });
   const sparse = [...sums.keys()].map((layer) => moeOf(spec, layer)!);
   const [topK, experts] = [Math.max(...sparse.map((m) => m.topK)), Math.max(...sparse.map((m) => m.experts.length))];
   const unless = (most: number, own: number) => (own === most ? undefined : own);
@@ -155,6 +194,7 @@ function profileOf(
     data: options.data,
     seed: options.seed,
     normTopkProb: sparse[0]!.rule.renormalize,
+    gradient: gradient ? { batchTokens: gradient.batchTokens, supervised: gradient.supervised } : undefined,
     topK,
     experts,
     sequences,
@@ -165,6 +205,7 @@ function profileOf(
       tokens,
       counts: [...counts],
       gateSums: [...gateSums],
+      gradientSums: gradient ? [...gradient.sums(layer)] : undefined,
     })),
     resume: resume && { ...resume },
   });

@@ -2,10 +2,12 @@
 //
 //   token score   share of the routed slots that an expert got; sums to 1 per layer
 //   gate score    mean gate weight; sums to the layer mass (below 1 where top-k is not renormalised)
+//   gradient score  an expert's share of its layer's Σ ‖W ⊙ dW‖ (saliency.ts); sums to 1 per layer
 
 import { shapeArgument } from "../arguments.ts";
 
-export type ScoreKind = "token" | "gate";
+export const SCORES = ["token", "gate", "gradient"] as const;
+export type ScoreKind = (typeof SCORES)[number];
 /** "perLayer": divided by the layer's mass, so that any router convention is on one scale. */
 export type GateNormalize = "raw" | "perLayer";
 /** Over all tokens, or over the scores of each sequence (ESFT paper, eq. 6-7). */

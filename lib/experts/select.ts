@@ -3,7 +3,7 @@ import { optionsArgument } from "../arguments.ts";
 import { ConfigError } from "../errors.ts";
 import { ExpertSet } from "./expert_set.ts";
 import type { ExpertScores, ScoreOptions } from "./scores.ts";
-import { rank, roundHalfEven4, scoresArgument } from "./scores.ts";
+import { rank, roundHalfEven4, SCORES, scoresArgument } from "./scores.ts";
 import { selectRandom } from "./select_random.ts";
 
 interface Switches {
@@ -33,7 +33,13 @@ export interface SelectByBudget extends Partial<ScoreOptions>, Switches {
   readonly expertParams: number | ReadonlyMap<number, number>;
 }
 
-export type SelectOptions = SelectByP | SelectTopK | SelectByBudget;
+/** Those that are named, whatever their scores: layer → expert ids. As a text: 1=3+0,2=5. */
+export interface SelectFixed extends Partial<ScoreOptions>, Switches {
+  readonly fixed: FixedExperts;
+}
+export type FixedExperts = string | Readonly<Record<string, readonly number[]>>;
+
+export type SelectOptions = SelectByP | SelectTopK | SelectByBudget | SelectFixed;
 
 /** Chosen experts, best first, with their scores. */
 type OfLayer = { readonly ranked: number[]; readonly scores: number[] };
@@ -43,13 +49,14 @@ type Chosen = Map<number, OfLayer>;
 const SLACK = 1e-12;
 
 /**
- * Picks experts by one of three rules. Ties go to the lower expert id; in the budget rule to the lower layer, then to the lower id.
+ * Picks experts by one of four rules. Ties go to the lower expert id; in the budget rule to the lower layer, then to the lower id.
  *
  * - `p`: per layer, in descending order of score, until the cumulative score reaches p; the expert that crosses p is included.
  *   A layer whose scores sum to less than p gets all its experts, and the set carries a warning.
  * - `topKPerLayer`: that many per layer.
  * - `maxTrainableParams`: over all layers in descending order of score per parameter; one that no longer fits is skipped,
  *   one that was never used is not taken.
+ * - `fixed`: those that are named; layers that are not have none.
  *
  * @throws ConfigError p outside (0, 1], or an option that does not fit the scores
  * @example const experts = selectExperts(profile, { score: "token", p: 0.2 });
@@ -62,14 +69,14 @@ export function selectExperts(measured: ExpertScores, asked: SelectOptions): Exp
     gateNormalize: options.gateNormalize ?? "raw",
     average: options.average ?? "tokens",
   } as const;
-  oneOf("score", score.score, ["token", "gate"]);
+  oneOf("score", score.score, SCORES);
   oneOf("gateNormalize", score.gateNormalize, ["raw", "perLayer"]);
   oneOf("average", score.average, ["tokens", "sequences"]);
-  const { p, compat, topKPerLayer, maxTrainableParams } = options as Partial<SelectByP & SelectTopK & SelectByBudget>;
-  const given = Object.entries({ p, topKPerLayer, maxTrainableParams }).filter(([, value]) => value !== undefined);
+  const { p, compat, topKPerLayer, maxTrainableParams, fixed } = options as Partial<SelectByP & SelectTopK & SelectByBudget & SelectFixed>;
+  const given = Object.entries({ p, topKPerLayer, maxTrainableParams, fixed }).filter(([, value]) => value !== undefined);
   if (given.length !== 1) {
     const found = given.map(([key]) => key).join(" and ") || "none";
-    throw new ConfigError(`selection: expected exactly one of p, topKPerLayer, maxTrainableParams, found ${found}`);
+    throw new ConfigError(`selection: expected exactly one of p, topKPerLayer, maxTrainableParams, fixed, found ${found}`);
   }
   const warnings: string[] = [];
   const layers =
@@ -77,7 +84,9 @@ export function selectExperts(measured: ExpertScores, asked: SelectOptions): Exp
       ? byP(measured, score, { p, compat }, warnings)
       : topKPerLayer !== undefined
         ? byTopK(measured, score, topKPerLayer)
-        : byBudget(measured, score, options as SelectByBudget, warnings);
+        : fixed !== undefined
+          ? byName(measured, score, fixed)
+          : byBudget(measured, score, options as SelectByBudget, warnings);
   const set = new ExpertSet({
     layers,
     sharedExperts: options.sharedExperts,
@@ -86,7 +95,7 @@ export function selectExperts(measured: ExpertScores, asked: SelectOptions): Exp
       score: score.score,
       average: score.average,
       ...(score.score === "gate" ? { gateNormalize: score.gateNormalize } : {}),
-      ...Object.fromEntries(given),
+      ...(fixed !== undefined ? { fixed: true } : Object.fromEntries(given)),
       ...(p !== undefined && compat ? { compat } : {}),
     },
     base: measured.base,
@@ -105,6 +114,8 @@ function byP(measured: ExpertScores, score: ScoreOptions, { p, compat }: SelectB
     throw new ConfigError(`selection: expected p in (0, 1], found ${p}`, { where: { option: "p" } });
   if (compat !== undefined) {
     oneOf("compat", compat, ["esft-2024"]);
+    if (score.score === "gradient")
+      throw new ConfigError('selection: compat "esft-2024" knows token and gate scores, found score "gradient"; drop compat');
     if (score.gateNormalize === "perLayer" || score.average === "sequences")
       throw new ConfigError(`selection: compat "esft-2024" knows only raw scores averaged over tokens; drop gateNormalize and average`);
   }
@@ -130,6 +141,54 @@ function byTopK(measured: ExpertScores, score: ScoreOptions, n: number): Chosen 
         where: { option: "topKPerLayer", layer },
       });
     return best(scores, n);
+  });
+}
+
+/** Layer → ids from an object, or from its text. @throws ConfigError */
+export function fixedExperts(fixed: FixedExperts): Map<number, readonly number[]> {
+  const fail = (found: string): never => {
+    throw new ConfigError(
+      `selection: expected fixed experts as layer=id+id, several between commas (1=3+0,2=5), or layer: [ids], found ${found}`,
+      {
+        where: { option: "fixed" },
+      },
+    );
+  };
+  const whole = (text: string): number => (/^\d+$/.test(text.trim()) ? Number(text) : fail(JSON.stringify(text)));
+  const entries: [string, readonly number[]][] =
+    typeof fixed === "string"
+      ? fixed.split(",").map((entry) => {
+          const [layer = "", ids, ...rest] = entry.split("=");
+          if (ids === undefined || rest.length > 0) return fail(JSON.stringify(entry));
+          return [layer, ids.split("+").map(whole)];
+        })
+      : Object.entries(fixed);
+  const layers = new Map<number, readonly number[]>();
+  for (const [layer, ids] of entries) {
+    const l = whole(layer);
+    if (layers.has(l)) fail(`layer ${l} twice`);
+    if (!Array.isArray(ids) || !ids.every((id) => Number.isSafeInteger(id) && id >= 0)) fail(JSON.stringify(ids));
+    layers.set(l, ids);
+  }
+  return layers;
+}
+
+function byName(measured: ExpertScores, score: ScoreOptions, fixed: FixedExperts): Chosen {
+  const named = fixedExperts(fixed);
+  const odd = [...named.keys()].find((layer) => !measured.layers.includes(layer));
+  if (odd !== undefined)
+    throw new ConfigError(`selection: expected fixed experts of the layers ${measured.layers.join(", ")}, found layer ${odd}`, {
+      where: { option: "fixed", layer: odd },
+    });
+  return eachLayer(measured, score, (scores, layer) => {
+    const ranked = [...(named.get(layer) ?? [])];
+    const beyond = ranked.find((id) => id >= scores.length);
+    if (beyond !== undefined || new Set(ranked).size < ranked.length)
+      throw new ConfigError(
+        `selection: expected fixed experts of layer ${layer} from 0 to ${scores.length - 1}, each once, found ${ranked.join(", ")}`,
+        { where: { option: "fixed", layer } },
+      );
+    return { ranked, scores: ranked.map((id) => scores[id]!) };
   });
 }
 

@@ -15,8 +15,11 @@ import type { LoraMatrix } from "./lora_targets.ts";
 import { PerftAttachments } from "./perft.ts";
 import { PERFT_VARIANTS } from "./perft_options.ts";
 import type { PerftOptions } from "./perft_options.ts";
+import { CondenserAttachments, condenserRule } from "./condenser.ts";
+import { joined } from "./joined.ts";
+import type { CondenserRule } from "./method.ts";
 import { REALLOCATIONS } from "./reallocation.ts";
-import { joined, routerMatrices, ROUTER_MODES } from "./router_mode.ts";
+import { routerMatrices, ROUTER_MODES } from "./router_mode.ts";
 
 /** What an adapter says of an attached tensor. */
 interface AttachedFacts {
@@ -43,10 +46,15 @@ const reallocation = {
   expertRanks: z.record(z.string(), z.array(z.int().min(0))).optional(),
 };
 /** How the base's routers were trained, and a term beside them. */
-const router = { router: z.enum(ROUTER_MODES).optional() };
+const router = {
+  router: z.enum(ROUTER_MODES).optional(),
+  condensers: z.int().min(1).optional(),
+  condenserRate: z.number().gt(0).optional(),
+};
 const routerTerm = { ...router, routerRank: z.int().min(1).optional(), routerAlpha: z.number().gt(0).optional() };
 /** ESFT attaches a term beside the routers, or nothing. */
 const Esft = z.strictObject({ type: z.literal("esft"), ...routerTerm });
+const Full = z.strictObject({ type: z.literal("full"), ...router });
 const Lora = z.strictObject({
   type: z.literal("lora"),
   ...router,
@@ -107,10 +115,11 @@ const Perft = z.strictObject({
   ...routerTerm,
 });
 
-/** A method that attaches something, its options understood: low-rank terms beside matrices, and adapters of PERFT beside blocks. */
-export type AttachingMethod =
-  | { readonly type: "lora"; readonly matrices: readonly LoraMatrix[] }
-  | { readonly type: "perft"; readonly options: PerftOptions; readonly matrices: readonly LoraMatrix[] };
+/** A method that attaches something, its options understood: low-rank terms beside matrices, adapters of PERFT beside blocks, condensers. */
+export type AttachingMethod = { readonly matrices: readonly LoraMatrix[]; readonly condensers: CondenserRule | null } & (
+  | { readonly type: "lora" }
+  | { readonly type: "perft"; readonly options: PerftOptions }
+);
 
 /**
  * @param method as adapter.json has it
@@ -119,21 +128,34 @@ export type AttachingMethod =
 export function attachingMethod(spec: ModelSpec, method: { readonly type: string }, experts: ExpertSet | null): AttachingMethod {
   const besideRouters = (options: z.output<typeof Esft> | z.output<typeof Perft>): LoraMatrix[] =>
     options.router === "lora" ? fitting(() => routerMatrices(spec, options)) : [];
+  const condensersOf = (
+    options: z.output<typeof Full> | z.output<typeof Lora> | Parameters<typeof besideRouters>[0],
+  ): CondenserRule | null => (options.condensers === undefined ? null : fitting(() => condenserRule(spec, options)));
   switch (method.type) {
-    case "esft":
-      return { type: "lora", matrices: besideRouters(checkSchema(Esft, method, MANIFEST_METHOD, LayoutError)) };
+    case "full": {
+      const checked = checkSchema(Full, method, MANIFEST_METHOD, LayoutError);
+      return { type: "lora", matrices: [], condensers: condensersOf(checked) };
+    }
+    case "esft": {
+      const checked = checkSchema(Esft, method, MANIFEST_METHOD, LayoutError);
+      return { type: "lora", matrices: besideRouters(checked), condensers: condensersOf(checked) };
+    }
     case "lora": {
       const options = checkSchema(Lora, method, MANIFEST_METHOD, LayoutError);
-      return { type: "lora", matrices: fitting(() => loraMatrices(spec, { ...options, experts, anyRank: true })) };
+      return {
+        type: "lora",
+        condensers: condensersOf(options),
+        matrices: fitting(() => loraMatrices(spec, { ...options, experts, anyRank: true })),
+      };
     }
     case "perft": {
       const checked = checkSchema(Perft, method, MANIFEST_METHOD, LayoutError);
-      const { type, router: _, routerRank: _r, routerAlpha: _a, ...options } = checked;
-      return { type, options, matrices: besideRouters(checked) };
+      const { type, router: _, routerRank: _r, routerAlpha: _a, condensers: _c, condenserRate: _s, ...options } = checked;
+      return { type, options, matrices: besideRouters(checked), condensers: condensersOf(checked) };
     }
     default:
       throw new LayoutError(
-        `adapter: attached tensors of method "${method.type}" are not known to this version; known: esft, lora, perft`,
+        `adapter: attached tensors of method "${method.type}" are not known to this version; known: esft, full, lora, perft`,
         {
           where: { key: "method.type" },
         },
@@ -144,9 +166,9 @@ export function attachingMethod(spec: ModelSpec, method: { readonly type: string
 function madeOf(spec: ModelSpec, method: { readonly type: string }, experts: ExpertSet | null): Attachments {
   const known = attachingMethod(spec, method, experts);
   const terms = new LoraAttachments(known.matrices, "kaiming", 0);
-  if (known.type === "lora") return terms;
-  const adapters = fitting(() => new PerftAttachments(spec, known.options, 0));
-  return joined([adapters, known.matrices.length > 0 ? terms : null])!;
+  const adapters = known.type === "lora" ? terms : fitting(() => new PerftAttachments(spec, known.options, 0));
+  const beside = known.type === "perft" && known.matrices.length > 0 ? terms : null;
+  return joined([adapters, beside, known.condensers && new CondenserAttachments(spec, known.condensers)])!;
 }
 
 /** What does not fit the model is a fault of the manifest here. */

@@ -14,6 +14,15 @@ export type MethodOptions = Readonly<
   Record<string, string | number | boolean | readonly string[] | Readonly<Record<string, number | string | readonly number[]>>>
 >;
 
+/** Biases on the choice of experts that a run moves after each update (condenser.ts). */
+export interface CondenserRule {
+  /** Experts of each layer that become always active. */
+  readonly condensers: number;
+  readonly rate: number;
+  /** Keys of the biases. */
+  readonly layers: readonly { readonly layer: number; readonly key: string }[];
+}
+
 export interface TrainableSpec {
   readonly type: "esft" | "full" | "lora" | "perft";
   /** As an adapter's manifest keeps it beside the type. */
@@ -22,6 +31,7 @@ export interface TrainableSpec {
   readonly keys: readonly string[];
   /** What it brings beside the base's weights. */
   readonly attachments: Attachments | null;
+  readonly condensing: CondenserRule | null;
   /** Selected experts, of a method that has a selection. */
   readonly experts: ExpertSet | null;
   /** Ranks of experts that change while it trains; null: none do. */
@@ -48,10 +58,10 @@ export interface TrainedRole {
 /** The rest of a TrainableSpec from its choice of base parameters and its attachments. @throws ConfigError nothing trains */
 export function trainable(
   spec: ModelSpec,
-  method: Pick<TrainableSpec, "type"> & Partial<Pick<TrainableSpec, "options" | "attachments" | "experts" | "reallocation">>,
+  method: Pick<TrainableSpec, "type"> & Partial<Pick<TrainableSpec, "options" | "attachments" | "experts" | "reallocation" | "condensing">>,
   chosen: (parameter: ParameterShape, key: string) => boolean,
 ): TrainableSpec {
-  const { type, options = {}, attachments = null, experts = null, reallocation = null } = method;
+  const { type, options = {}, attachments = null, experts = null, reallocation = null, condensing = null } = method;
   const shapes = parameterShapes(spec).map((p) => ({ p, key: sliceKey(p.ref) }));
   const base = shapes.filter(({ p, key }) => chosen(p, key));
   const attached = attachments?.parameters ?? [];
@@ -65,6 +75,7 @@ export function trainable(
     options,
     keys: base.map(({ key }) => key),
     attachments,
+    condensing,
     experts,
     reallocation,
     parameters: trained.reduce((n, { shape }) => n + product(shape), 0),

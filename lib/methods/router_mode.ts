@@ -15,6 +15,7 @@ import { requireStraightThrough } from "../model/layers/straight_through.ts";
 import type { ModelSpec } from "../model/spec.ts";
 import { moeLayers, moeOf } from "../model/spec.ts";
 import { sliceKey } from "../files/slice.ts";
+import { joined } from "./joined.ts";
 import { LoraAttachments } from "./lora.ts";
 import { loraMatrices } from "./lora_targets.ts";
 import type { LoraMatrix } from "./lora_targets.ts";
@@ -93,28 +94,3 @@ export function withRouter(spec: ModelSpec, method: TrainableSpec, options: Rout
 }
 
 const TRAINS: Readonly<Partial<Record<TrainableSpec["type"], string>>> = { full: "full fine-tuning", esft: "nonExpertModules" };
-
-/** Several attachments as one; no two of them have something at the same place. */
-export function joined(parts: readonly (Attachments | null)[]): Attachments | null {
-  const all = parts.filter((part) => part !== null);
-  const [only] = all;
-  if (only === undefined || all.length === 1) return only ?? null;
-  const first = <T>(of: (part: Attachments) => T | null | undefined): T | null => {
-    for (const part of all) {
-      const found = of(part);
-      if (found) return found;
-    }
-    return null;
-  };
-  const weight = (of: "base" | "added"): number => all.reduce((sum, { balance }) => sum + (balance?.[of] ?? 0), 0);
-  return {
-    parameters: all.flatMap((part) => part.parameters),
-    balance: { base: weight("base"), added: weight("added") },
-    dropsOut: all.some((part) => part.dropsOut),
-    straightThrough: all.some((part) => part.straightThrough),
-    head: (weight, context) => first((part) => part.head?.(weight, context)),
-    linear: (target, context) => first((part) => part.linear?.(target, context)),
-    experts: (site, context) => first((part) => part.experts?.(site, context)),
-    moe: (site, context) => first((part) => part.moe?.(site, context)),
-  };
-}

@@ -142,11 +142,12 @@ export class Transformer {
     if (!this.params.state) this.attachments = [];
   }
 
-  /** Lowest layer whose activations a backward needs: 0 when the embedding trains, the layer count when only norm or head do. */
+  /** Lowest layer whose activations a backward needs, of what trains or is attached: 0 when the embedding trains, the layer count when only norm or head do. */
   lowestTrained(): number {
     const { epoch, state } = this.params;
     if (this.lowest.epoch !== epoch) {
-      const layer = (state?.parameters ?? []).reduce((l, p) => Math.min(l, Math.max(0, p.layer)), Number.POSITIVE_INFINITY);
+      const read = Math.min(...this.attachments.map((a) => a.lowestLayer ?? Number.POSITIVE_INFINITY));
+      const layer = (state?.parameters ?? []).reduce((l, p) => Math.min(l, Math.max(0, p.layer)), read);
       this.lowest = { epoch, layer };
     }
     return this.lowest.layer;

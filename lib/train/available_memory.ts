@@ -70,6 +70,17 @@ export async function requireRoomForExamples(bytes: number): Promise<void> {
   );
 }
 
+/** For `requireRoom` of experts/profiler.ts: what a backward keeps is refused before it is taken. @throws MemoryError */
+export async function requireRoomForGradients(device: Device, bytes: number): Promise<void> {
+  const available = await availableOn(device);
+  if (bytes <= available) return;
+  throw new MemoryError(
+    `gradient scores need ${size(bytes)} of activations and weight gradients, ${size(available)} are available; ` +
+      "use smaller batches (--batch-tokens, batchTokens) with a shorter maxLength, or profile without gradients",
+    { where: { neededBytes: bytes, availableBytes: available } },
+  );
+}
+
 /** Weights that cannot be used where they lie in their files are refused before memory is taken for copies. @throws MemoryError */
 export async function requireRoomForWeights(dir: string, bytes: number, dequantise: Dequantise): Promise<void> {
   if (bytes === 0) return;

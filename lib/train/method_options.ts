@@ -8,7 +8,10 @@ import { REALLOCATIONS } from "../methods/reallocation.ts";
 import { ROUTER_MODES } from "../methods/router_mode.ts";
 import { selectSchema } from "../options.ts";
 
-const experts = z.union([z.string(), z.instanceof(ExpertSet)], "expected a file or an ExpertSet");
+const experts = z.union(
+  [z.string(), z.instanceof(ExpertSet), z.record(z.string(), z.array(z.int().min(0)))],
+  "expected a file, an ExpertSet, or layer: [ids]",
+);
 const profile = z.union([z.string(), z.custom<Profile>((x) => x instanceof Profile)], "expected a file or a Profile");
 
 /** Adds an issue with its own words for what was found. */
@@ -18,7 +21,9 @@ export function fault(ctx: z.core.ParsePayload, path: readonly string[], message
 
 /** Where a selection of experts comes from: a set (ours or expert_cfg.json), or a profile to select from. */
 const selection = {
-  experts: experts.optional().describe("expert set: output of `esft select`, or an official expert_cfg.json"),
+  experts: experts
+    .optional()
+    .describe("expert set: output of `esft select`, or an official expert_cfg.json; in a YAML file also layer: [ids]"),
   profile: profile.optional().describe("instead of --experts: a profile to select from (with --score and --p)"),
   select: selectSchema.optional(),
 };
@@ -32,6 +37,12 @@ const router = {
       "the base's routers (default: frozen, unless the method trains them): train, lora = a low-rank term beside each, " +
         "ste = train with DenseMixer's straight-through gradient, whose backward runs all experts",
     ),
+  condensers: z
+    .int()
+    .min(1)
+    .optional()
+    .describe("experts of each layer that a bias makes always active, beside routers that train (ExpertCondenser; default: none)"),
+  condenserRate: z.number().gt(0).max(1).optional().describe("what that bias moves by after each update; active at 1 (default: 0.01)"),
 };
 const routerTerm = {
   ...router,

@@ -4,6 +4,8 @@
 import { ConfigError } from "../errors.ts";
 import { ExpertSet } from "../experts/expert_set.ts";
 import { Profile } from "../experts/profile.ts";
+import { fixedExperts } from "../experts/select.ts";
+import { withCondensers } from "../methods/condenser.ts";
 import { fullTrainable } from "../methods/full.ts";
 import { loraTrainable } from "../methods/lora.ts";
 import type { LoraTraining } from "../methods/lora.ts";
@@ -28,7 +30,8 @@ export async function resolveMethod(
   seed: number,
   warn: (message: string) => void,
 ): Promise<TrainableSpec> {
-  return withRouter(session.spec, await withoutRouter(session, method, seed, warn), method, seed);
+  const routed = withRouter(session.spec, await withoutRouter(session, method, seed, warn), method, seed);
+  return withCondensers(session.spec, routed, method, method.type === "full" || method.router === "train" || method.router === "ste");
 }
 
 /** The method itself. Of LoRA the mode "lora" of the routers is a target. */
@@ -40,7 +43,7 @@ async function withoutRouter(
 ): Promise<TrainableSpec> {
   if (method.type === "full") return fullTrainable(session.spec);
   if (method.type === "perft") {
-    const { type: _, router: _mode, routerRank: _rank, routerAlpha: _alpha, ...options } = method;
+    const { type: _, router: _mode, routerRank: _rank, routerAlpha: _alpha, condensers: _n, condenserRate: _rate, ...options } = method;
     return perftTrainable(session.spec, options.variant === "R" ? { balanceLoss: PERFT_BALANCE, ...options } : options, seed);
   }
   const set = await expertsOf(session, method, warn);
@@ -103,6 +106,9 @@ function byTarget<W extends string>(
   return Object.fromEntries(entries) as Readonly<Record<string, number | W>>;
 }
 
+const named = (experts: Readonly<Record<string, readonly number[]>>): ExpertSet =>
+  new ExpertSet({ layers: [...fixedExperts(experts)].map(([layer, ranked]) => [layer, { ranked }] as const), rule: { fixed: true } });
+
 async function expertsOf(
   session: TrainSession,
   { experts, profile, select }: Selection,
@@ -111,7 +117,7 @@ async function expertsOf(
   const isOther = async (fingerprint: string | undefined): Promise<boolean> =>
     fingerprint !== undefined && fingerprint !== (await session.identity()).fingerprint;
   if (experts !== undefined) {
-    const set = typeof experts === "string" ? await ExpertSet.load(experts) : experts;
+    const set = typeof experts === "string" ? await ExpertSet.load(experts) : experts instanceof ExpertSet ? experts : named(experts);
     if (await isOther(set.base)) warn("the experts were selected on another checkpoint than the one to train");
     return set;
   }

@@ -86,7 +86,7 @@ export async function runTraining(init: TrainerInit): Promise<TrainSummary> {
       { where: { key: "method.reallocateWarmup" } },
     );
   const reallocator = reallocation && new Reallocator(model, state, reallocation);
-  const update = new Update(model, state, options, reallocator);
+  const update = new Update(model, state, options, reallocator, trainable.condensing);
   try {
     return await new Loop(init, state, update, reallocator).run();
   } finally {

@@ -3,7 +3,7 @@
 import type { Batch } from "../data/stream.ts";
 import { ConfigError } from "../errors.ts";
 import { sliceKey } from "../files/slice.ts";
-import type { TrainableSpec } from "../methods/method.ts";
+import type { CondenserRule, TrainableSpec } from "../methods/method.ts";
 import { hostBatch } from "../model/batch.ts";
 import type { ModelSpec } from "../model/spec.ts";
 import { moeLayers, moeOf } from "../model/spec.ts";
@@ -11,6 +11,7 @@ import type { ForwardHooks, Transformer } from "../model/transformer.ts";
 import type { TrainingState } from "../model/weights/training_state.ts";
 import type { TrainOptions } from "../options.ts";
 import { throwIfAborted } from "../task.ts";
+import { Condensing } from "./condensing.ts";
 import { Coverage } from "./coverage.ts";
 import { AHEAD, microBatchOf } from "./memory_plan.ts";
 import type { Reallocator } from "./reallocator.ts";
@@ -50,6 +51,8 @@ export interface StepFigures {
   readonly epoch: number;
   /** Share of routed slots that met a trained expert; null when every expert trains. */
   readonly coverage: number | null;
+  /** Experts of all layers that a bias makes always active; absent without condensers. */
+  readonly alwaysActive?: number;
   /** Load-balancing losses that the method weighs, with their weights, mean over micro-batches; absent without. */
   readonly balanceLoss?: number;
 }
@@ -63,19 +66,27 @@ export class Update {
   private readonly options: TrainOptions;
   private readonly coverage: Coverage | null;
   private readonly reallocator: Reallocator | null;
+  private readonly condensing: Condensing | null;
   /** The same ones for every pass. */
   private readonly hooks: ForwardHooks;
   private readonly microBatch: number;
 
-  /** @param reallocator sees every update */
-  constructor(model: Transformer, state: TrainingState, options: TrainOptions, reallocator: Reallocator | null = null) {
+  /** @param reallocator sees every update @param condensing biases that move after each */
+  constructor(
+    model: Transformer,
+    state: TrainingState,
+    options: TrainOptions,
+    reallocator: Reallocator | null = null,
+    condensing: CondenserRule | null = null,
+  ) {
     this.model = model;
     this.state = state;
     this.options = options;
     this.optimizer = new AdamW(model.device, state, options.optimizer);
     this.coverage = Coverage.of(model);
     this.reallocator = reallocator;
-    const observers = [this.coverage, reallocator].flatMap((o) => o?.observe ?? []);
+    this.condensing = condensing && new Condensing(model, condensing);
+    const observers = [this.coverage, reallocator, this.condensing].flatMap((o) => o?.observe ?? []);
     this.hooks = observers.length > 0 ? { onRoute: (...route) => observers.forEach((observe) => observe(...route)) } : {};
     this.microBatch = microBatchOf(options);
     this.capacity = this.microBatch * options.data.maxLength;
@@ -101,8 +112,10 @@ export class Update {
     if (!Number.isFinite(gradNorm)) this.optimizer.steps--;
     else if (routed) this.reallocator?.average(routed, tokens);
     const n = Math.max(1, supervised);
-    const figures = { loss: sums.loss / n, accuracy: sums.correct / n, tokens, supervised, gradNorm, lr, epoch, coverage };
+    const plain = { loss: sums.loss / n, accuracy: sums.correct / n, tokens, supervised, gradNorm, lr, epoch, coverage };
+    const active = await this.condensing?.move(Number.isFinite(gradNorm));
     const balanceLoss = (sums.balance[0] + sums.balance[1]) / Math.ceil(batch.length / this.microBatch);
+    const figures = active === undefined ? plain : { ...plain, alwaysActive: active };
     return balanceLoss === 0 ? figures : { ...figures, balanceLoss };
   }
 
@@ -118,6 +131,7 @@ export class Update {
     model.resetLoss();
     this.coverage?.reset();
     this.reallocator?.reset();
+    this.condensing?.reset();
     // The loss is the mean over all supervised tokens of the step, however they fall into micro-batches; the balancing loss is a
     // mean over all tokens.
     const gradScale = 1 / Math.max(1, supervised);
@@ -150,6 +164,7 @@ export class Update {
     this.model.recorder.clear();
     this.optimizer.dispose();
     this.coverage?.dispose();
+    this.condensing?.dispose();
   }
 }
 

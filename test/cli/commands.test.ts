@@ -204,7 +204,7 @@ describe("profile and select", () => {
   it.each([
     [["--p", "0"], /expected p in \(0, 1\], found 0/],
     [["--p", "1.2"], /expected p in \(0, 1\], found 1.2/],
-    [[], /expected exactly one of p, topKPerLayer, maxTrainableParams, found none/],
+    [[], /expected exactly one of p, topKPerLayer, maxTrainableParams, fixed, found none/],
     [["--p", "0.2", "--top-k-per-layer", "2"], /found p and topKPerLayer/],
     [["--max-params", "5000"], /--model DIR or --expert-params N/],
     [["--p", "0.2", "--model", "olmoe"], /was it made for another model\?/],

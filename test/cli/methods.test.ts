@@ -75,6 +75,12 @@ const cases: readonly [string, string[], () => object, RegExp][] = [
     /routers straight through: every backward runs all experts on all tokens, [\d.]+ ?% more multiply-adds a step and .* more memory/,
   ],
   [
+    "esft-condensers",
+    ["--experts", "@", "--router", "train", "--condensers", "1", "--condenser-rate", "0.3"],
+    () => ({ type: "esft", experts: at("experts.json"), router: "train", condensers: 1, condenserRate: 0.3 }),
+    /trains routers: 2 tensors, .*\n.*trains routed experts: 9 tensors, .*\n.*trains beside selection biases: 2 tensors/,
+  ],
+  [
     "lora-ste",
     ["--method", "lora", "--rank", "2", "--targets", "attention,router", "--router", "ste"],
     () => ({ type: "lora", rank: 2, targets: ["attention", "router"], router: "ste" }),

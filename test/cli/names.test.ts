@@ -147,13 +147,13 @@ describe("suggestions", () => {
 
   it("list every valid key once, of the kind that was chosen", async () => {
     expect(await fault({ ...base, method: { type: "esft", experts: "e", foo: 1 } })).toBe(
-      'FILE.method: unknown key "foo" (valid: type, experts, profile, select, sharedExperts, nonExpertModules, router, routerRank, routerAlpha)',
+      'FILE.method: unknown key "foo" (valid: type, experts, profile, select, sharedExperts, nonExpertModules, router, condensers, condenserRate, routerRank, routerAlpha)',
     );
     expect(await fault({ ...base, method: { type: "perft", experts: "e" } })).toBe(
-      'FILE.method: unknown key "experts" (valid: type, variant, rank, alpha, form, adapters, adaptersPerToken, compat, balanceLoss, baseBalanceLoss, init, dropout, router, routerRank, routerAlpha)',
+      'FILE.method: unknown key "experts" (valid: type, variant, rank, alpha, form, adapters, adaptersPerToken, compat, balanceLoss, baseBalanceLoss, init, dropout, router, condensers, condenserRate, routerRank, routerAlpha)',
     );
     expect(await fault({ ...base, method: { type: "lora", rnak: 1 } })).toMatch(
-      /did you mean "rank"\? \(valid: type, rank, alpha, targets, ranks, alphas, rslora, expertTerms, init, dropout, experts, profile, select, router, reallocate, reallocateWarmup, reallocateEvery, reallocateDecay, reallocateRatio, reallocateColumns, minRank, maxRank\)$/,
+      /did you mean "rank"\? \(valid: type, rank, alpha, targets, ranks, alphas, rslora, expertTerms, init, dropout, experts, profile, select, router, condensers, condenserRate, reallocate, reallocateWarmup, reallocateEvery, reallocateDecay, reallocateRatio, reallocateColumns, minRank, maxRank\)$/,
     );
     for (const text of [await fault({ ...base, foo: 1 }), await fault({ ...base, method: { type: "nope", foo: 1 } })]) {
       const valid = /\(valid: (.*)\)$/.exec(text)?.[1]?.split(", ") ?? [];

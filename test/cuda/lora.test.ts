@@ -40,6 +40,22 @@ withCudaModel("LoRA on cuda", () => {
     patience,
   );
 
+  it(
+    "gradient scores of experts are those of the CPU",
+    async () => {
+      const rows = Dataset.fromRows(toyRows(6, 9));
+      const of = async (model: MoeModel): Promise<number[]> => {
+        const p = await model.profile(rows, { tokens: 150, batchTokens: 64, data: { maxLength: 32 }, gradient: true });
+        return p.layers.flatMap((layer) => [...p.scores(layer, { score: "gradient" })]);
+      };
+      await using gpu = await open(at("model"));
+      await using cpu = await MoeModel.fromPretrained(at("model"), { device: "cpu" });
+      const [found, want] = [await of(gpu), await of(cpu)];
+      found.forEach((score, i) => expect(Math.abs(score - want[i]!), `expert ${i}`).toBeLessThan(0.03));
+    },
+    patience,
+  );
+
   it.each([
     ["LoRA on the head, with dropout", { type: "lora", rank: 4, targets: "head", dropout: 0.1 }],
     [
@@ -50,6 +66,7 @@ withCudaModel("LoRA on cuda", () => {
     ["LoRA on gate over up, with dropout", { type: "lora", rank: 4, targets: "experts", expertTerms: "fused", dropout: 0.1 }],
     ["LoRA on some experts", { type: "lora", rank: 4, targets: "experts", experts: new ExpertSet({ layers: [[1, { ranked: [0, 3] }]] }) }],
     ["LoRA, routers straight through", { type: "lora", rank: 4, targets: "attention", router: "ste" }],
+    ["condensers", { type: "full", condensers: 1, condenserRate: 1 }],
     ["PERFT-R", { type: "perft", variant: "R", rank: 4, adapters: 3, baseBalanceLoss: 0.01 }],
     ["PERFT-R as in 2024", { type: "perft", variant: "R", rank: 4, compat: "perft-2024" }],
     ["PERFT-E", { type: "perft", variant: "E", rank: 4 }],

@@ -117,7 +117,9 @@ describe("p", () => {
     expect(select({ average: "sequences" })).toThrow(/knows only raw scores averaged over tokens/);
     expect(select({ score: "gate", gateNormalize: "perLayer" })).toThrow(/knows only raw scores averaged over tokens/);
     expect(select({ score: "gate" })().count).toBe(1);
-    expect(() => selectExperts(scores, {} as never)).toThrow("expected exactly one of p, topKPerLayer, maxTrainableParams, found none");
+    expect(() => selectExperts(scores, {} as never)).toThrow(
+      "expected exactly one of p, topKPerLayer, maxTrainableParams, fixed, found none",
+    );
     expect(() => selectExperts(scores, { p: 1, topKPerLayer: 1 } as never)).toThrow("found p and topKPerLayer");
     const halves = selectExperts(scored({ 0: [0.5, 0.5] }), { p: 0.5, compat: "esft-2024" });
     expect([chosen(halves), halves.warnings]).toEqual([{ 0: [0] }, []]); // p itself is enough

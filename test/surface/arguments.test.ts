@@ -72,7 +72,9 @@ describe("every public function", () => {
       Promise.resolve()
         .then(() => calls[name]!.call(...args))
         .catch((error: Error) => error.message);
-    expect(await says("profile.select")).toMatch(/^selection: expected exactly one of p, topKPerLayer, maxTrainableParams, found none/);
+    expect(await says("profile.select")).toMatch(
+      /^selection: expected exactly one of p, topKPerLayer, maxTrainableParams, fixed, found none/,
+    );
     expect(await says("profile.select", null)).toBe("select: options: expected an object of options, found null");
     expect(await says("openAdapter", "")).toBe('openAdapter: dir: expected a path, found ""');
     expect(await says("openCheckpoint", "a\0b")).toMatch(/^openCheckpoint: dir: expected a path without NUL/);

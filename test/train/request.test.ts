@@ -95,7 +95,7 @@ describe("method", () => {
     [{ method: { type: "esft", experts, select: { p: 0.2 } } }, /^train\.method\.select: expected with a profile only, found experts too$/],
     [
       { method: { type: "esft", experts: rows } },
-      /^train\.method\.experts: expected a file or an ExpertSet, found a value of class Dataset$/,
+      /^train\.method\.experts: expected a file, an ExpertSet, or layer: \[ids\], found a value of class Dataset$/,
     ],
     [{ method: 5 }, /^train\.method: expected keys and values, found 5$/],
     [{ method: "lorra" }, /^train\.method\.type: .*found "lorra"$/],

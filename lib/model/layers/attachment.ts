@@ -22,6 +22,8 @@ export interface AttachmentContext {
   readonly plan: Planner;
   /** The same, its slots named after a part. */
   named(part: string): AttachmentContext;
+  /** One of the base's. */
+  parameter(ref: TensorSlice): Parameter;
   /** One of the parameters that the method brought. */
   attached(key: string): Parameter;
   /** Several as one operand. */
@@ -138,8 +140,12 @@ export interface Attachments {
   readonly dropsOut?: boolean | undefined;
   /** The backward gives the base's routers the straight-through gradient of a dense mixture (straight_through.ts). */
   readonly straightThrough?: boolean | undefined;
+  /** Lowest layer whose backward it reads, where it brings no parameter that says so. */
+  readonly lowestLayer?: number | undefined;
   head?(weight: TensorSlice, context: AttachmentContext): HeadAttachment | null;
   linear?(target: LinearSpec, context: AttachmentContext): LinearAttachment | null;
+  /** f32 [E], added to the scores (and a family's own selection bias) for choosing alone. */
+  selectionBias?(layer: number, context: AttachmentContext): Parameter | null;
   experts?(site: ExpertsSite, context: AttachmentContext): ExpertsAttachment | null;
   moe?(site: MoeSite, context: AttachmentContext): MoeAttachment | null;
 }

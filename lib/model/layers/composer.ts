@@ -82,6 +82,10 @@ export class Composer implements AttachmentContext {
   attachedToHead(weight: TensorSlice): HeadAttachment | null {
     return this.methods.flatMap((m) => m.head?.(weight, this) ?? [])[0] ?? null;
   }
+  /** What is added to the scores of a layer's experts for choosing; null: nothing. */
+  attachedSelectionBias(layer: number): Parameter | null {
+    return this.methods.flatMap((m) => m.selectionBias?.(layer, this) ?? [])[0] ?? null;
+  }
   attachedToLinear(target: LinearSpec): LinearAttachment[] {
     return this.methods.flatMap((m) => m.linear?.(target, this) ?? []);
   }

@@ -62,6 +62,8 @@ export class MoeBlock {
   private readonly spec: MoeSpec;
   private readonly router: Linear;
   private readonly selectionBias: Parameter | null;
+  /** One that a method attached, and its sum with the family's where both are. */
+  private readonly attachedBias: { readonly own: Parameter; readonly sum: Slot | null } | null;
   private readonly expertScale: Parameter | null;
   private readonly inputs: MoeInputs | null;
   private readonly experts: Experts | AttachedExperts;
@@ -81,6 +83,9 @@ export class MoeBlock {
     const bias = spec.routerBias ? { bias: spec.routerBias } : {};
     this.router = new Linear({ weight: spec.router, ...bias, in: D, out: E }, c.named("router"), { exact: true });
     this.selectionBias = spec.selectionBias ? c.parameter(spec.selectionBias) : null;
+    const own = c.attachedSelectionBias(layer);
+    const sum = (): Slot => c.plan.scratch({ dtype: "f32", fixed: [E] }, "bias");
+    this.attachedBias = own && { own, sum: this.selectionBias ? sum() : null };
     this.expertScale = spec.expertScale ? c.parameter(spec.expertScale) : null;
     this.inputs = spec.inputNorms ? new MoeInputs(spec.inputNorms, D, c.named("inputs")) : null;
     const within = c.named("experts");
@@ -116,7 +121,7 @@ export class MoeBlock {
     const [logits, ids, weights, pos, y_ND] = [run.at(logits_TE), run.at(ids_TK), run.at(weights_TK), run.at(pos_TK), run.at(rows_ND)];
     this.router.forward(run, routed, logits);
     this.scaleLogits(run, logits);
-    const [bias, expertScale] = [this.selectionBias?.value, this.expertScale?.value];
+    const [bias, expertScale] = [this.choosingBias(run), this.expertScale?.value];
     ops.topkRoute(device, { logits, bias, expertScale, ids, weights, probs: run.saved(this.slots.probs_TE), rule: this.spec.rule });
     observe?.(this.layer, ids, weights);
     this.balanced?.record(run, ids);
@@ -173,6 +178,15 @@ export class MoeBlock {
     if (dxn) ops.combine(run.device, { x: dx_ND, pos, weights: scaled ? weights : null, y: dxn, accumulate: this.shared !== null });
     for (const m of this.attached) m.backward(run, dy, xn, dxn);
     if (all) this.routerBackward(run, this.straight?.dweights(run, dy, xn) ?? null, routed, d?.router ?? null);
+  }
+
+  private choosingBias(run: Run): Tensor | null {
+    const base = this.selectionBias?.value ?? null;
+    const { own, sum } = this.attachedBias ?? {};
+    if (!own || !base || !sum) return own?.value ?? base;
+    const y = run.at(sum);
+    ops.add(run.device, { a: base, b: own.value, y });
+    return y;
   }
 
   private scaleLogits(run: Run, x: Tensor): void {

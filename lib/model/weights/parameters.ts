@@ -153,12 +153,17 @@ export class Parameters implements ParameterSource {
     for (const [i, p] of added.entries()) {
       this.attachedByKey.set(p.key, p);
       p.master!.write(attached[i]!.initial());
-      p.value = copiesProducts(this.device) ? this.rounded(p.master!) : p.master!;
+      p.value = this.copies(p) ? this.rounded(p.master!) : p.master!;
     }
     this.dropLists();
     this.epoch++;
     this.state = state;
     return state;
+  }
+
+  /** The model computes with a bf16 copy of an attached parameter. Choosing reads f32 on every device. */
+  private copies({ role }: Parameter): boolean {
+    return copiesProducts(this.device) && role !== "selectionBias";
   }
 
   /** A bf16 copy, for products that read nothing else. */
@@ -221,7 +226,7 @@ export class Parameters implements ParameterSource {
       const inPlace = p instanceof BaseParameter && p.inPlace;
       if (inPlace) ops.cast(this.device, { x: tensor, y: p.base });
       if (inPlace) tensor.dispose();
-      else if (!(p instanceof BaseParameter) && copiesProducts(this.device) && tensor.dtype !== "bf16") {
+      else if (!(p instanceof BaseParameter) && this.copies(p) && tensor.dtype !== "bf16") {
         p.value = this.rounded(tensor);
         tensor.dispose();
       } else p.value = tensor;
