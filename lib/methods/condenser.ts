@@ -116,7 +116,9 @@ export function withCondensers(spec: ModelSpec, method: TrainableSpec, options: 
   const { type, experts, reallocation } = method;
   const attachments = joined([method.attachments, new CondenserAttachments(spec, rule)]);
   const said = { condensers, condenserRate: rule.rate };
-  return trainable(spec, { type, experts, reallocation, attachments, options: { ...method.options, ...said }, condensing: rule }, (_, key) =>
-    keys.has(key),
+  return trainable(
+    spec,
+    { type, experts, reallocation, attachments, options: { ...method.options, ...said }, condensing: rule },
+    (_, key) => keys.has(key),
   );
 }

@@ -15,7 +15,8 @@ export function joined(parts: readonly (Attachments | null)[]): Attachments | nu
     return null;
   };
   const weight = (of: "base" | "added"): number => all.reduce((sum, { balance }) => sum + (balance?.[of] ?? 0), 0);
-  return {
+  // Every seam, or this does not compile.
+  const whole: { readonly [K in keyof Required<Attachments>]: Exclude<Attachments[K], undefined> } = {
     parameters: all.flatMap((part) => part.parameters),
     balance: { base: weight("base"), added: weight("added") },
     dropsOut: all.some((part) => part.dropsOut),
@@ -27,4 +28,5 @@ export function joined(parts: readonly (Attachments | null)[]): Attachments | nu
     experts: (site, context) => first((part) => part.experts?.(site, context)),
     moe: (site, context) => first((part) => part.moe?.(site, context)),
   };
+  return whole;
 }

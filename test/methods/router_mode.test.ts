@@ -288,6 +288,19 @@ describe("straight through", () => {
     }
   });
 
+  it("beside it every other term of the method gets its gradient", async () => {
+    const { model, spec, close } = await open(tinyDeepseek);
+    try {
+      const method = withRouter(spec, loraTrainable(spec, { rank: 2, targets: ["attention", "head", "router"] }, 1), { router: "ste" }, 1);
+      const state = model.train(method);
+      model.forwardBackward(host, 1 / host.supervised, host.ids.length, {}, false);
+      for (const p of state.parameters)
+        if (p.key.endsWith(".B")) expect(Math.hypot(...(await p.grad!.readF32())), p.key).toBeGreaterThan(0);
+    } finally {
+      close();
+    }
+  });
+
   it("changes the router's gradient, and the experts' of the last layer not at all; 1 and 2 threads give the same bits", async () => {
     const [dense, sparse, one] = [
       await gradients(tinyDeepseek, true),
