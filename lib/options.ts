@@ -63,6 +63,17 @@ export const dataSchema = z.strictObject({
     .describe("rows with messages, tool calls or tools that the chat template leaves out: not usable, or trained without them and counted"),
 });
 
+/** What a run trains for a while, of what its method trains; rates that it does not say are the optimizer's. */
+const stageSchema = z.strictObject({
+  targets: z.union([z.string(), z.array(z.string()).readonly()], "expected what trains: names between commas, or a list of them"),
+  steps: z.int().min(1),
+  lr: z.number().min(0).optional(),
+  schedule: optimizerSchema.shape.schedule.unwrap().optional(),
+  warmupSteps: z.int().min(0).optional(),
+  minLrRatio: z.number().min(0).max(1).optional(),
+});
+export type StageOptions = z.output<typeof stageSchema>;
+
 export const trainSchema = z.strictObject({
   steps: z.int().min(1).default(500).describe("updates to do"),
   rowsPerStep: z.int().min(1).default(32).describe("rows (of at most max-length tokens) per update"),
@@ -83,6 +94,15 @@ export const trainSchema = z.strictObject({
     .min(0)
     .default(0)
     .describe("weight of the routers' load-balancing loss; only for runs that train the router (full, non-expert modules)"),
+  stages: z
+    .array(stageSchema)
+    .min(1, "expected at least one stage")
+    .readonly()
+    .optional()
+    .describe(
+      "what trains when, of what the method trains: a list of {targets, steps, lr, schedule, warmupSteps, minLrRatio}, as JSON on the " +
+        "command line; targets as LoRA's, with embedding and norms",
+    ),
   optimizer: optimizerSchema.prefault({}),
   data: dataSchema.prefault({}),
 });

@@ -68,7 +68,7 @@ An interrupt (Ctrl-C) writes a checkpoint and stops; esft resume goes on to the 
 }
 
 /** What parameters are to the model, for people. */
-const ROLES: Readonly<Record<Extract<TrainEvent, { type: "start" }>["trained"][number]["role"], string>> = {
+const ROLES: Readonly<Record<Trained[number]["role"], string>> = {
   embedding: "the embedding",
   attention: "attention",
   norm: "norms",
@@ -110,6 +110,13 @@ async function runJob({ model: dir, request, ...machine }: Job, json: boolean, t
   terminal.print(`${step} steps, ${count(tokens)} tokens, ${duration(seconds)}`);
 }
 
+type Trained = Extract<TrainEvent, { type: "start" }>["trained"];
+
+function showTrained(trained: Trained, terminal: Terminal): void {
+  for (const { role, attached, tensors, parameters } of trained)
+    terminal.note(`  trains ${attached ? "beside " : ""}${ROLES[role]}: ${tensors} tensors, ${count(parameters)} parameters`);
+}
+
 function show(event: TrainEvent, terminal: Terminal): void {
   switch (event.type) {
     case "start":
@@ -118,8 +125,7 @@ function show(event: TrainEvent, terminal: Terminal): void {
           `(${percent(event.trainedParameters / event.totalParameters)}); state ${bytes(event.stateBytes)}, activations ${bytes(event.activationBytes)}, host ${bytes(event.hostBytes)}; ` +
           `${event.examples} examples, ${event.heldOut} held out`,
       );
-      for (const { role, attached, tensors, parameters } of event.trained)
-        terminal.note(`  trains ${attached ? "beside " : ""}${ROLES[role]}: ${tensors} tensors, ${count(parameters)} parameters`);
+      showTrained(event.trained, terminal);
       if (event.straightThrough)
         terminal.note(
           `  routers straight through: every backward runs all experts on all tokens, ${percent(event.straightThrough.flops)} more ` +
@@ -129,6 +135,10 @@ function show(event: TrainEvent, terminal: Terminal): void {
         terminal.note(
           `  ranks are re-allocated (${event.reallocation.kind}): ${event.reallocation.rank} per expert on average, memory for ${event.reallocation.maxRank}`,
         );
+      return;
+    case "stage":
+      terminal.note(`stage ${event.stage} of ${event.of} begins with step ${event.step}`);
+      showTrained(event.trained, terminal);
       return;
     case "reallocate":
       terminal.note(`step ${event.step}: ${event.columns} ranks went from one expert to another`);

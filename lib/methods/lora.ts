@@ -145,10 +145,10 @@ export class LoraAttachments implements Attachments {
         const term = key === null ? undefined : this.terms.get(key);
         return term ? [{ ...term, expert }] : [];
       });
-      // Experts of one rank and factor share their products.
+      // Experts of one rank and factor share their products, and their gradients where a stage trains some alone.
       const alike = new Map<string, typeof found>();
       for (const term of found) {
-        const key = `${term.allocated ?? term.rank} ${term.scaling}`;
+        const key = `${term.allocated ?? term.rank} ${term.scaling} ${context.attached(term.a).trains}`;
         alike.set(key, [...(alike.get(key) ?? []), term]);
       }
       return [...alike.values()].map((groups) => {

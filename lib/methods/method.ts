@@ -36,7 +36,9 @@ export interface TrainableSpec {
   readonly experts: ExpertSet | null;
   /** Ranks of experts that change while it trains; null: none do. */
   readonly reallocation: ReallocationPlan | null;
-  /** Parameters that train. */
+  /** Which of it trains when; null: all of it, always. */
+  readonly stages: readonly Stage[] | null;
+  /** Parameters that train, in some stage. */
   readonly parameters: number;
   /** The same by what they are to the model, in model order. */
   readonly roles: readonly TrainedRole[];
@@ -53,6 +55,13 @@ export interface TrainedRole {
   readonly attached: boolean;
   readonly tensors: number;
   readonly parameters: number;
+}
+
+/** What trains for a while (stages.ts). */
+export interface Stage {
+  /** Parameters that train, of the base and attached. */
+  readonly keys: ReadonlySet<string>;
+  readonly roles: readonly TrainedRole[];
 }
 
 /** The rest of a TrainableSpec from its choice of base parameters and its attachments. @throws ConfigError nothing trains */
@@ -78,6 +87,7 @@ export function trainable(
     condensing,
     experts,
     reallocation,
+    stages: null,
     parameters: trained.reduce((n, { shape }) => n + product(shape), 0),
     roles: byRole(trained),
     totalParameters: shapes.reduce((n, { p }) => n + product(p.shape), 0),
@@ -85,7 +95,8 @@ export function trainable(
   };
 }
 
-function byRole(
+/** The same parameters by role, in their order. */
+export function byRole(
   trained: readonly { readonly shape: readonly number[]; readonly role: ParameterRole; readonly attached: boolean }[],
 ): TrainedRole[] {
   const found = new Map<string, TrainedRole>();

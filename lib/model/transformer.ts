@@ -121,6 +121,11 @@ export class Transformer {
     this.attachments = attachments ? [attachments] : [];
     return state;
   }
+  /** Of what trains, these alone do from here on; the others keep the values that they have. */
+  activate(keys: ReadonlySet<string>): void {
+    this.recorder.clear();
+    this.params.activate(keys);
+  }
   /** Nothing trains, nothing is attached: the base again, or what `override` made of it. */
   freeze(): void {
     if (!this.params.state) return;
@@ -147,7 +152,8 @@ export class Transformer {
     const { epoch, state } = this.params;
     if (this.lowest.epoch !== epoch) {
       const read = Math.min(...this.attachments.map((a) => a.lowestLayer ?? Number.POSITIVE_INFINITY));
-      const layer = (state?.parameters ?? []).reduce((l, p) => Math.min(l, Math.max(0, p.layer)), read);
+      const trained = (state?.parameters ?? []).filter((p) => p.trains);
+      const layer = trained.reduce((l, p) => Math.min(l, Math.max(0, p.layer)), read);
       this.lowest = { epoch, layer };
     }
     return this.lowest.layer;

@@ -10,6 +10,7 @@ interface Node {
     readonly defaultValue?: unknown;
     readonly values?: readonly string[];
     readonly entries?: Record<string, string>;
+    readonly element?: Node;
   };
   readonly description?: string | undefined;
 }
@@ -59,7 +60,7 @@ export function keysAt(schema: unknown, path: readonly PropertyKey[], value: unk
   for (const key of path) {
     at = isObject(at) ? at[String(key)] : undefined;
     nodes = nodes.flatMap((node) => {
-      const child = node.def.shape?.[String(key)];
+      const child = node.def.shape?.[String(key)] ?? node.def.element;
       return child ? kindsOf(child, at) : [];
     });
   }
@@ -70,7 +71,7 @@ export function keysAt(schema: unknown, path: readonly PropertyKey[], value: unk
 function kindsOf(node: Node, value: unknown): Node[] {
   const { innerType, options, discriminator, shape } = node.def;
   if (innerType) return kindsOf(innerType, value);
-  if (shape) return [node];
+  if (shape || node.def.element) return [node];
   const word = discriminator !== undefined && isObject(value) ? value[discriminator] : undefined;
   const named = (options ?? []).filter((o) => o.def.shape?.[discriminator ?? ""]?.def.values?.includes(word as string));
   return (named.length > 0 ? named : (options ?? [])).flatMap((option) => kindsOf(option, value));

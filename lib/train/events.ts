@@ -48,6 +48,8 @@ export type TrainEvent =
   | StartEvent
   | StepEvent
   | Reallocated
+  /** A stage begins with this update; of `of` stages, from 1, and what trains in it. */
+  | { readonly type: "stage"; readonly step: number; readonly stage: number; readonly of: number; readonly trained: readonly TrainedRole[] }
   | ({ readonly type: "eval"; readonly step: number; readonly best: boolean } & Pick<Evaluation, "loss" | "accuracy" | "supervised">)
   | { readonly type: "checkpoint"; readonly step: number; readonly path: string }
   | { readonly type: "warning"; readonly step: number; readonly message: string }

@@ -26,7 +26,9 @@ export class AdamW {
     this.options = options;
     this.norm = device.empty("f64", [1]);
     this.rates = device.empty("f64", [2]);
-    this.grads = new TensorList([state.grad]);
+    this.grads = new TensorList(
+      activeRuns(state).map(([from, to]) => (to - from === state.size ? state.grad : state.grad.view(from, [to - from]))),
+    );
     this.groups = groupsOf(state);
   }
 
@@ -71,7 +73,23 @@ interface Group {
   readonly copies?: TensorList;
 }
 
-/** One call over the flat tensors where masters are what the model computes with; else working copies are refreshed, one by one. */
+/** Stretches [from, to) of the flat tensors that train, padding included: one where all of it does. */
+function activeRuns({ parameters, offsets, size }: TrainingState): [number, number][] {
+  const runs: [number, number][] = [];
+  parameters.forEach((p, i) => {
+    if (!p.trains) return;
+    const [from, to] = [offsets[i]!, offsets[i + 1] ?? size];
+    const last = runs.at(-1);
+    if (last?.[1] === from) last[1] = to;
+    else runs.push([from, to]);
+  });
+  return runs;
+}
+
+/**
+ * One call over the flat tensors where masters are what the model computes with; else working copies are refreshed, one by one. What does
+ * not train now is in none.
+ */
 function groupsOf(state: TrainingState): Group[] {
   const { master, grad, m, v, parameters, offsets } = state;
   const lists = (pick: (flat: Tensor) => readonly Tensor[]): Group => ({
@@ -80,9 +98,11 @@ function groupsOf(state: TrainingState): Group[] {
     m: new TensorList(pick(m)),
     v: new TensorList(pick(v)),
   });
-  const copied = parameters.flatMap((p, i) => (p.value === p.master ? [] : [i]));
-  if (copied.length === 0) return [lists((flat) => [flat])];
-  const own = parameters.flatMap((p, i) => (p.value === p.master ? [i] : []));
+  const active = parameters.flatMap((p, i) => (p.trains ? [i] : []));
+  const copied = active.filter((i) => parameters[i]!.value !== parameters[i]!.master);
+  if (copied.length === 0 && active.length === parameters.length) return [lists((flat) => [flat])];
+  if (copied.length === 0) return [lists((flat) => activeRuns(state).map(([from, to]) => flat.view(from, [to - from])))];
+  const own = active.filter((i) => parameters[i]!.value === parameters[i]!.master);
   const views = (indices: readonly number[]) => (flat: Tensor) => indices.map((i) => flat.view(offsets[i]!, parameters[i]!.shape));
   const copies = new TensorList(copied.map((i) => parameters[i]!.value));
   return [{ ...lists(views(copied)), copies }, ...(own.length > 0 ? [lists(views(own))] : [])];

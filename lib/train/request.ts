@@ -87,7 +87,39 @@ function complete(request: Plain, from: string): Plain {
       : [shown(data), ""];
     throw new ConfigError(`${from}.data: expected one file of rows, or {file, …}, found ${found}${fix}`, { where: { key: "data" } });
   }
-  return { ...rest, data, method: isPlain(method) && method["type"] === undefined ? { type: "esft", ...method } : method };
+  return {
+    ...rest,
+    ...stagesOf(rest, from),
+    data,
+    method: isPlain(method) && method["type"] === undefined ? { type: "esft", ...method } : method,
+  };
+}
+
+/** Stages as a list, where they came as the text of a flag, and the steps that they sum up to, where none are given. */
+function stagesOf({ stages, steps }: Plain, from: string): Plain {
+  if (stages === undefined) return {};
+  let list = stages;
+  if (typeof stages === "string")
+    try {
+      list = JSON.parse(stages);
+    } catch (cause) {
+      throw new ConfigError(
+        `${from}.stages: expected a list of stages, on the command line as JSON ('[{"targets": "attention,router", "steps": 100}, …]'), found ${shown(stages)}`,
+        { where: { key: "stages" }, cause },
+      );
+    }
+  const own = Array.isArray(list) ? list.map((stage) => (isPlain(stage) ? Number(stage["steps"]) : NaN)) : [];
+  const sum = own.reduce((a, b) => a + b, 0);
+  return { stages: list, ...(steps === undefined && Number.isSafeInteger(sum) && sum > 0 ? { steps: sum } : {}) };
+}
+
+/** @throws ConfigError the steps of a run are not those of its stages */
+function requireSteps({ steps, stages }: Pick<TrainOptions, "steps" | "stages">): void {
+  const sum = stages?.reduce((n, stage) => n + stage.steps, 0) ?? steps;
+  if (sum !== steps)
+    throw new ConfigError(`train.steps: expected ${sum}, the sum of the stages' steps (leave it out), found ${steps}`, {
+      where: { key: "steps" },
+    });
 }
 
 export class CheckedRequest {
@@ -111,6 +143,7 @@ export class CheckedRequest {
     this.evalData = evalData;
     this.method = method;
     this.outDir = outDir;
+    requireSteps(rest);
     this.options = { ...rest, data };
     this.control = control;
   }

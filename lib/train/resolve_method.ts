@@ -87,7 +87,7 @@ function loraOptions(method: LoraMethod, experts: ExpertSet | null): LoraOptions
 }
 
 /** Words between commas; those in a regular expression between slashes stay. */
-const split = (list: string): string[] => (list.match(/\s*\/(?:[^/\\]|\\.)*\/[^,]*|[^,]+/g) ?? []).map((word) => word.trim());
+export const split = (list: string): string[] => (list.match(/\s*\/(?:[^/\\]|\\.)*\/[^,]*|[^,]+/g) ?? []).map((word) => word.trim());
 
 /** "experts=4,router=2" as numbers by target. @param words that stand for numbers */
 function byTarget<W extends string>(

@@ -15,6 +15,7 @@ import type { DataSource } from "../data/source.ts";
 import { requireApart } from "../files/apart.ts";
 import { ConfigError, DisposedError, EsftError } from "../errors.ts";
 import type { TrainableSpec } from "../methods/method.ts";
+import { withStages } from "../methods/stages.ts";
 import type { TrainOptions } from "../options.ts";
 import type { LongTask } from "../task.ts";
 import { hasCheckpoint } from "./checkpoint.ts";
@@ -26,7 +27,7 @@ import { microBatchOf, requireMemory } from "./memory_plan.ts";
 import type { DataSize, MemoryPlan } from "./memory_plan.ts";
 import { CheckedRequest, keepRequest } from "./request.ts";
 import type { RunControl, TrainRequest } from "./request.ts";
-import { resolveMethod } from "./resolve_method.ts";
+import { resolveMethod, split } from "./resolve_method.ts";
 import { lockRun } from "./run_lock.ts";
 import type { TrainSession } from "./session.ts";
 import { runTraining } from "./trainer.ts";
@@ -158,7 +159,9 @@ async function prepare(session: TrainSession, request: CheckedRequest, task: Lon
       where: { key: "data.maxLength" },
     });
   const resuming = await resumes(outDir, control.resume ?? false);
-  const trainable = await resolveMethod(session, request.method, options.seed, warn);
+  const method = await resolveMethod(session, request.method, options.seed, warn);
+  const targets = options.stages?.map(({ targets: of }) => (typeof of === "string" ? split(of) : of));
+  const trainable = targets ? withStages(session.spec, method, targets) : method;
   const { train, heldOut, held } = await readExamples(session, request, task, warn);
   const identity = await session.identity(task);
   await session.checkpoint.files.requireUnchanged();

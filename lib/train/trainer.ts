@@ -25,7 +25,9 @@ import type { RankSummary } from "./reallocation_state.ts";
 import { requireSameRun, runFacts } from "./fingerprint.ts";
 import { routerCost } from "./router_cost.ts";
 import type { Extension } from "./fingerprint.ts";
+import * as ops from "../ops.ts";
 import type { TrainOptions } from "../options.ts";
+import { stageAt } from "./schedule.ts";
 import { requireBalancedRouter, Update } from "./update.ts";
 import type { StepFigures } from "./update.ts";
 
@@ -86,12 +88,12 @@ export async function runTraining(init: TrainerInit): Promise<TrainSummary> {
       { where: { key: "method.reallocateWarmup" } },
     );
   const reallocator = reallocation && new Reallocator(model, state, reallocation);
-  const update = new Update(model, state, options, reallocator, trainable.condensing);
+  const loop = new Loop(init, state, reallocator);
   try {
-    return await new Loop(init, state, update, reallocator).run();
+    return await loop.run();
   } finally {
     await model.device.synchronize().catch(() => undefined);
-    update.dispose();
+    loop.dispose();
     reallocator?.dispose();
   }
 }
@@ -114,7 +116,9 @@ type Progress = { -readonly [K in "step" | "skipped" | "best" | "firstEval" | "l
 class Loop {
   private readonly init: TrainerInit;
   private readonly state: TrainingState;
-  private readonly update: Update;
+  /** Of the stage that the run is in. */
+  private update: Update;
+  private stage = 0;
   private readonly reallocator: Reallocator | null;
   private readonly stream: BatchStream;
   /** Null: nothing in them is supervised. */
@@ -132,12 +136,12 @@ class Loop {
   /** A warning said why passes are not recorded. */
   private refusalTold = false;
 
-  constructor(init: TrainerInit, state: TrainingState, update: Update, reallocator: Reallocator | null) {
+  constructor(init: TrainerInit, state: TrainingState, reallocator: Reallocator | null) {
     const { options, train, heldOut } = init;
     this.init = init;
     this.state = state;
-    this.update = update;
     this.reallocator = reallocator;
+    this.update = this.enter(0);
     const { packing, maxLength, onOverflow } = options.data;
     const stream = { packing, maxLength, onOverflow, seed: options.seed, padId: init.padId };
     this.stream = new BatchStream(train, { ...stream, rowsPerBatch: options.rowsPerStep });
@@ -145,6 +149,46 @@ class Loop {
     this.log = new EventLog(join(init.outDir, "events.jsonl"));
     this.facts = runFacts(init, this.stream);
     this.checkpoints = new Checkpoints(init.outDir);
+  }
+
+  dispose(): void {
+    this.update.dispose();
+  }
+
+  /** The stage of update `done` + 1; 0 in a run without. */
+  private stageAt(done: number): number {
+    return stageAt(this.init.options.stages ?? [], done).index;
+  }
+
+  /** What this stage trains is what trains from here on. @returns its updates */
+  private enter(stage: number): Update {
+    const { model, trainable, options } = this.init;
+    const { stages } = trainable;
+    if (stages) model.activate(stages[stage]!.keys);
+    this.stage = stage;
+    return new Update(model, this.state, options, this.reallocator, trainable.condensing);
+  }
+
+  /** Where the next update is the first of a stage: moments start anew, and what trains is told. */
+  private async nextStage(): Promise<void> {
+    const { model, options, trainable } = this.init;
+    const { step } = this.reached;
+    if (!options.stages || !trainable.stages) return;
+    const { index, first } = stageAt(options.stages, step);
+    if (index !== this.stage) {
+      this.update.dispose();
+      this.update = this.enter(index);
+      for (const x of [this.state.m, this.state.v]) ops.fill(model.device, { x, value: 0 });
+      model.prepare(this.update.capacity, true);
+    }
+    if (step === first)
+      await this.emit({
+        type: "stage",
+        step: step + 1,
+        stage: index + 1,
+        of: options.stages.length,
+        trained: trainable.stages[index]!.roles,
+      });
   }
 
   private async emit(event: TrainEvent): Promise<void> {
@@ -228,6 +272,8 @@ class Loop {
       );
     const { step, skipped, best, firstEval, lastEval, tokens } = run;
     this.reallocator?.restore(run.reallocation);
+    this.update.dispose();
+    this.update = this.enter(this.stageAt(Math.max(0, run.step - 1)));
     this.stream.restore(run.cursor);
     this.update.optimizer.steps = run.optimizerSteps;
     Object.assign(this.reached, { step, skipped, best, firstEval, lastEval, tokens } satisfies Progress);
@@ -267,6 +313,7 @@ class Loop {
   private async next(): Promise<boolean> {
     const { reached, init } = this;
     const { steps } = init.options;
+    await this.nextStage();
     await this.reallocate(); // of a run that goes on beyond its last step
     const began = performance.now();
     const applied = await this.apply();

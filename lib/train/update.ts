@@ -16,7 +16,7 @@ import { Coverage } from "./coverage.ts";
 import { AHEAD, microBatchOf } from "./memory_plan.ts";
 import type { Reallocator } from "./reallocator.ts";
 import { AdamW } from "./optimizer.ts";
-import { learningRate } from "./schedule.ts";
+import { rateOf } from "./schedule.ts";
 
 /** The next `n` of `source`, fewer at its end. */
 function take<T>(source: Iterator<T>, n: number): T[] {
@@ -97,7 +97,7 @@ export class Update {
    * micro-batches: weights and moments are as before
    */
   async apply(batch: Batch, done: number, signal?: AbortSignal): Promise<StepFigures> {
-    const lr = learningRate(this.options.optimizer, this.options.steps, done);
+    const lr = rateOf(this.options, done);
     const { tokens, supervised, epoch } = batch;
     await this.accumulate(batch, done, signal);
     this.reallocator?.submit();
@@ -152,7 +152,8 @@ export class Update {
   /** Where the first NaN or infinity of the last step is. */
   async firstNonFinite(): Promise<string> {
     for (const p of this.state.parameters) {
-      const g = await p.grad!.readF32();
+      if (!p.grad) continue;
+      const g = await p.grad.readF32();
       if (g.some((x) => !Number.isFinite(x))) return `the gradient of ${p.key}`;
     }
     return "the loss";

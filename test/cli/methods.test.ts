@@ -18,6 +18,7 @@ beforeAll(async () => {
   await set.save(at("experts.json"));
 });
 const quick = (): string[] => ["--model", at("model"), "--data", data, "--max-length", "64", "--rows-per-step", "4", "--lr", "0.02"];
+const stages = [{ targets: ["attention"], steps: 3, lr: 0.01 }, { targets: "experts", steps: 3 }]; // prettier-ignore
 const job = (method: object, out: string): string => {
   const file = at(`${out}.yaml`);
   writeFileSync(
@@ -27,7 +28,7 @@ const job = (method: object, out: string): string => {
       data: { file: data, maxLength: 64 },
       method,
       outDir: at(out),
-      steps: 6,
+      ...(out.startsWith("stages") ? { stages } : { steps: 6 }),
       rowsPerStep: 4,
       optimizer: { lr: 0.02 },
     }),
@@ -49,6 +50,12 @@ const cases: readonly [string, string[], () => object, RegExp][] = [
     "--method lora --rank 4 --targets experts,head --reallocate dr --reallocate-warmup 1 --reallocate-every 2 --max-rank 6".split(" "),
     () => ({ type: "lora", rank: 4, targets: "experts,head", reallocate: "dr", reallocateWarmup: 1, reallocateEvery: 2, maxRank: 6 }),
     /trains beside routed experts: 96 tensors, .*\n.*trains beside the head: 2 tensors, .*\n.*re-allocated \(dr\): 4 per expert on average, memory for 6/,
+  ],
+  [
+    "stages",
+    [...'--method lora --rank 4 --targets attention,experts --stages'.split(" "), '[{"targets": "attention", "steps": 3, "lr": 0.01}, {"targets": ["experts"], "steps": 3}]'], // prettier-ignore
+    () => ({ type: "lora", rank: 4, targets: "attention,experts" }),
+    /stage 1 of 2 begins with step 1\n {2}trains beside attention: 24 tensors, [^\n]*\n(.*\n)*stage 2 of 2 begins with step 4\n {2}trains beside routed experts: 96 tensors/,
   ],
   [
     "perft",

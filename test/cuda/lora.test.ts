@@ -56,6 +56,22 @@ withCudaModel("LoRA on cuda", () => {
     patience,
   );
 
+  it(
+    "in stages it trains as on the CPU",
+    async () => {
+      const method = { type: "lora", rank: 4, targets: "attention,experts" } as const;
+      const stages = [{ targets: "attention", steps: 2 }, { targets: "experts", steps: 2 }]; // prettier-ignore
+      const few = { ...more, steps: 4, method, stages };
+      await using gpu = await open(at("model"));
+      const found = losses(await train(gpu, at("gpu stages"), few));
+      await using cpu = await MoeModel.fromPretrained(at("model"), { device: "cpu" });
+      losses(await train(cpu, at("cpu stages"), few)).forEach((loss, i) =>
+        expect(Math.abs(loss - found[i]!), `loss ${i}`).toBeLessThan(0.02),
+      );
+    },
+    patience,
+  );
+
   it.each([
     ["LoRA on the head, with dropout", { type: "lora", rank: 4, targets: "head", dropout: 0.1 }],
     [

@@ -26,9 +26,16 @@ function stateOf(
   const copies = new Map(copied.map((i) => [i, device.empty("bf16", SHAPES[i]!)] as const));
   const parameters = SHAPES.map((shape, i) => {
     const own = master!.view(OFFSETS[i]!, shape);
-    return { key: `p${i}`, shape, master: own, grad: grad!.view(OFFSETS[i]!, shape), value: copies.get(i) ?? own } as unknown as Parameter;
+    return {
+      key: `p${i}`,
+      shape,
+      trains: true,
+      master: own,
+      grad: grad!.view(OFFSETS[i]!, shape),
+      value: copies.get(i) ?? own,
+    } as unknown as Parameter;
   });
-  return { parameters, offsets: OFFSETS, size: SIZE, master: master!, grad: grad!, m: m!, v: v!, copies };
+  return { parameters, offsets: OFFSETS, size: SIZE, master: master!, grad: grad!, gradients: [], m: m!, v: v!, copies };
 }
 const gradients = (step: number): Float32Array => Float32Array.from({ length: SIZE }, normals(50 + step));
 

@@ -2,7 +2,7 @@
 
 import { describe, expect, it } from "vitest";
 import type { OptimizerOptions } from "../../lib/options.ts";
-import { learningRate } from "../../lib/train/schedule.ts";
+import { learningRate, rateOf, stageAt } from "../../lib/train/schedule.ts";
 import { trainOptions } from "../support/tiny_training.ts";
 
 const rates = (optimizer: Partial<OptimizerOptions>, steps: number, upTo = steps): number[] => {
@@ -21,6 +21,31 @@ describe("warm-up", () => {
     close(rates({ warmupSteps: 0 }, 3), [1, 1, 1]);
   });
   it("may be longer than the run", () => close(rates({ warmupSteps: 8, schedule: "cosine" }, 3), [1 / 8, 2 / 8, 3 / 8]));
+});
+
+describe("stages", () => {
+  const stages = [
+    { targets: "attention", steps: 2, lr: 3 },
+    { targets: "experts", steps: 4, schedule: "linear", warmupSteps: 0 },
+  ] as const;
+  it("each has a schedule of its own, with the run's rates where it says none", () => {
+    const options = { ...trainOptions({ steps: 6, optimizer: { lr: 1, warmupSteps: 2 } }), stages };
+    close(
+      Array.from({ length: 6 }, (_, done) => rateOf(options, done)),
+      [1.5, 3, 1, 0.75, 0.5, 0.25],
+    );
+  });
+  it("an update is of the stage that it falls in; beyond the last, of that", () => {
+    expect([0, 1, 2, 5, 6, 9].map((done) => stageAt(stages, done))).toEqual([
+      { index: 0, first: 0 },
+      { index: 0, first: 0 },
+      { index: 1, first: 2 },
+      { index: 1, first: 2 },
+      { index: 1, first: 2 },
+      { index: 1, first: 2 },
+    ]);
+    expect(stageAt([], 3)).toEqual({ index: 0, first: 0 });
+  });
 });
 
 describe("decay", () => {

@@ -21,7 +21,7 @@ import { fromFile, toFile } from "./layout.ts";
 import type { AttachedSpec, ParameterSource } from "./parameter.ts";
 import { BaseParameter, Parameter, ParameterList } from "./parameter.ts";
 import { isProductWeight, locateWeights, Weights } from "./resident.ts";
-import { allocateState, releaseState } from "./training_state.ts";
+import { activate, allocateState, releaseState } from "./training_state.ts";
 import type { TrainingState } from "./training_state.ts";
 
 export class Parameters implements ParameterSource {
@@ -164,6 +164,14 @@ export class Parameters implements ParameterSource {
   /** The model computes with a bf16 copy of an attached parameter. Choosing reads f32 on every device. */
   private copies({ role }: Parameter): boolean {
     return copiesProducts(this.device) && role !== "selectionBias";
+  }
+
+  /** Which of what `train` chose trains from here on: it alone has gradients. */
+  activate(keys: ReadonlySet<string>): void {
+    if (!this.state) return;
+    activate(this.state, (p) => keys.has(p.key));
+    this.dropLists();
+    this.epoch++;
   }
 
   /** A bf16 copy, for products that read nothing else. */

@@ -18,6 +18,8 @@ export interface TrainingState {
   readonly size: number;
   readonly master: Tensor;
   readonly grad: Tensor;
+  /** Of each parameter. */
+  readonly gradients: readonly Tensor[];
   readonly m: Tensor;
   readonly v: Tensor;
 }
@@ -43,22 +45,30 @@ export function allocateState(device: Device, parameters: readonly Parameter[]):
     );
   }
   const [master, grad, m, v] = flat as [Tensor, Tensor, Tensor, Tensor];
+  const gradients = parameters.map((p, i) => grad.view(offsets[i]!, p.shape));
   parameters.forEach((p, i) => {
     p.master = master.view(offsets[i]!, p.shape);
-    p.grad = grad.view(offsets[i]!, p.shape);
-    p.trains = true;
   });
-  return { parameters, offsets, size, master, grad, m, v };
+  const state = { parameters, offsets, size, master, grad, gradients, m, v };
+  activate(state, () => true);
+  return state;
+}
+
+/** Which of them train from here on; the others keep their masters, and no gradient is made for them. */
+export function activate({ parameters, gradients }: TrainingState, trains: (p: Parameter) => boolean): void {
+  parameters.forEach((p, i) => {
+    p.trains = trains(p);
+    p.grad = p.trains ? gradients[i]! : null;
+  });
 }
 
 /** Gives the memory back; what the parameters compute with is the caller's to restore. */
 export function releaseState(state: TrainingState): void {
   for (const p of state.parameters) {
     p.master!.dispose();
-    p.grad!.dispose();
     p.master = null;
     p.grad = null;
     p.trains = false;
   }
-  for (const t of [state.master, state.grad, state.m, state.v]) t.dispose();
+  for (const t of [...state.gradients, state.master, state.grad, state.m, state.v]) t.dispose();
 }
