@@ -7,7 +7,7 @@ import { Profile } from "../experts/profile.ts";
 import { readTraces } from "../experts/traces.ts";
 import { disk } from "../files/disk.ts";
 import { announcePipe, dataInput, dataOptions, machineOptions, openModel, wholeNumber } from "./common.ts";
-import { count, duration, percent, table } from "./format.ts";
+import { bytes, count, duration, percent, table } from "./format.ts";
 import type { Terminal } from "./terminal.ts";
 
 const SAVE_EVERY = 5000; // ms between partial profiles
@@ -73,6 +73,7 @@ async function measure(dir: string, data: string, partial: string, flags: Flags,
     seed,
     batchTokens,
     ...(gradient ? { gradient } : {}),
+    onGradientMemory: (n) => terminal.note(`gradient scores take ${bytes(n)} of activations and weight gradients`),
     resume,
     signal,
     partialEvery: 1,

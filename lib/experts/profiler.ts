@@ -29,8 +29,9 @@ export interface ProfileOptions {
   readonly batchTokens?: number;
   /** Gradient scores too (saliency.ts): a backward per batch, over the labels that training would have. */
   readonly gradient?: boolean;
-  /** Told before memory is taken for gradients: bytes of activations and scratch. */
+  /** Told before memory is taken for gradients: bytes of activations, and of weight gradients of as many experts as are taken at a time. */
   readonly requireRoom?: (bytes: number) => Promise<void>;
+  readonly onGradientMemory?: ((bytes: number) => void) | undefined;
   readonly model?: { readonly name?: string; readonly fingerprint?: string };
   readonly data?: { readonly name?: string; readonly sha256?: string };
   /** Where an earlier, interrupted profile stopped: its sums are kept and its place is taken up. */
@@ -126,8 +127,14 @@ export async function profileExamples(model: Transformer, examples: Examples, op
   };
   const partial = (): Promise<Profile> => measured({ next: done.next, examples: fingerprint });
   if (saliency) {
+    if (model.params.overridden)
+      throw new ConfigError("gradient scores are those of the base: remove the adapter, or merge it and profile the merged model", {
+        where: { key: "gradient" },
+      });
     const choice = { keys: [], attachments: saliency, lowestLayer: saliency.lowestLayer };
-    await options.requireRoom?.(planActivations(model.spec, choice, model.device.info.activationDtype).bytes(batchTokens));
+    const bytes = planActivations(model.spec, choice, model.device.info.activationDtype).bytes(batchTokens);
+    await options.requireRoom?.(bytes);
+    options.onGradientMemory?.(bytes);
     model.train(choice);
   }
   using _ = { [Symbol.dispose]: () => void (saliency && model.freeze()) };

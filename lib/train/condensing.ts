@@ -22,7 +22,7 @@ export class Condensing {
   private readonly model: Transformer;
   private readonly rule: CondenserRule;
   private readonly counts: ExpertCounts;
-  /** As the state has them; read when first needed, after a checkpoint was restored. */
+  /** As the state has them; read before the first update, after a checkpoint was restored. */
   private biases: readonly Bias[] | null = null;
 
   constructor(model: Transformer, rule: CondenserRule) {
@@ -32,17 +32,17 @@ export class Condensing {
     this.observe = this.counts.observe;
   }
 
-  /** Before the passes of a step. */
-  reset(): void {
+  /** Before the passes of a step, and what the optimizer's decay does. */
+  async reset(): Promise<void> {
+    this.biases ??= await this.read();
     this.counts.reset();
   }
 
   /** After an update: moves the biases, where the update was `applied`. @returns experts that are always active */
   async move(applied: boolean): Promise<number> {
-    this.biases ??= await this.read();
     const counts = await this.counts.read();
     let active = 0;
-    for (const { layer, key, delta, limit } of this.biases) {
+    for (const { layer, key, delta, limit } of this.biases ?? []) {
       if (applied) {
         condense(delta, counts.get(layer)!.counts, limit, this.rule);
         this.model.params.attached(key).master!.write(delta.slice());

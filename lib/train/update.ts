@@ -131,7 +131,7 @@ export class Update {
     model.resetLoss();
     this.coverage?.reset();
     this.reallocator?.reset();
-    this.condensing?.reset();
+    await this.condensing?.reset();
     // The loss is the mean over all supervised tokens of the step, however they fall into micro-batches; the balancing loss is a
     // mean over all tokens.
     const gradScale = 1 / Math.max(1, supervised);

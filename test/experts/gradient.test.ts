@@ -162,6 +162,7 @@ it("from the command line and from YAML", async () => {
   const data = writeRows(at("rows.jsonl"), toyRows(40));
   const measured = await cli(["profile", at("model"), data, "-o", at("p.json"), "--tokens", "600", "--max-length", "64", "--gradient"]);
   expect([measured.code, measured.out]).toEqual([0, expect.stringMatching(/best by gradient/)]);
+  expect(measured.err).toMatch(/gradient scores take [\d.]+ \wB of activations and weight gradients/);
   expect((await cli(["select", at("p.json"), "--score", "gradient", "--p", "0.3", "-o", at("set.json")])).code).toBe(0);
   const set = await ExpertSet.load(at("set.json"));
   expect(set.rule).toMatchObject({ score: "gradient", p: 0.3 });

@@ -165,6 +165,33 @@ describe.each([
   }, 60_000);
 });
 
+it("beside LoRA whose ranks move: the same bits when interrupted, and the adapter applies", async () => {
+  await writeTinyModel(at("both"), tinyDeepseek);
+  await using model = await MoeModel.fromPretrained(at("both"), { threads: 2 });
+  const moving = { type: "lora", rank: 2, targets: "experts", reallocate: "epng", reallocateWarmup: 1, reallocateEvery: 1 } as const;
+  const train = async (out: string, stopAt?: number, resume = false): Promise<void> => {
+    const stop = new AbortController();
+    const run = model.train({
+      data: { rows: Dataset.fromRows(toyRows(60)), maxLength: 64 },
+      method: { ...moving, router: "train", condensers: 1, condenserRate: 0.2 },
+      outDir: at(out),
+      steps: 5,
+      rowsPerStep: 4,
+      evalFraction: 0,
+      resume,
+      signal: stop.signal,
+    });
+    for await (const e of run) if (e.type === "step" && e.step === stopAt) stop.abort(new Error("stop"));
+    await run.result;
+  };
+  await train("both-whole");
+  await train("both-stopped", 3);
+  await train("both-stopped", undefined, true);
+  expect(readFileSync(at("both-stopped", "adapter.safetensors"))).toEqual(readFileSync(at("both-whole", "adapter.safetensors")));
+  await model.applyAdapter(at("both-whole"));
+  expect((await model.evaluate(Dataset.fromRows(toyRows(9, 4)), { maxLength: 64 })).loss).toBeGreaterThan(0);
+}, 60_000);
+
 it("from the command line; routers that do not train are refused", async () => {
   await writeTinyModel(at("cli"), tinyDeepseek);
   const data = writeRows(at("rows.jsonl"), toyRows(30));

@@ -88,7 +88,8 @@ function factsFault(said: Json, a: Adapter): string | null {
   const d = difference(Object.fromEntries(Object.keys(facts).map((key) => [key, said[key]])), facts, "adapter");
   if (d !== null) return d;
   const { type, ...options } = method as Json;
-  const known = type === "lora" ? ["rank", "alpha", "targets"] : [];
+  const beside = ["router", "routerRank", "routerAlpha", "condensers", "condenserRate"];
+  const known = type === "lora" ? ["rank", "alpha", "targets"] : type === "esft" ? beside : [];
   const odd = a.attached.size > 0 ? Object.keys(options).find((key) => !known.includes(key)) : undefined;
   if (odd !== undefined) return `accepted the option ${odd} of method ${String(type)}`;
   if (type === "esft" && a.experts === null) return "accepted ESFT without experts";
@@ -110,6 +111,12 @@ function placesFault(spec: ModelSpec, a: Adapter): string | null {
     if (d !== null) return d;
   }
   for (const [key, t] of a.attached) {
+    const bias = /^condenser\.layers\.(\d+)\.bias$/.exec(key)?.[1];
+    if (bias !== undefined) {
+      const d = difference({ layer: Number(bias), target: undefined }, { layer: t.layer, target: t.target }, key);
+      if (d !== null) return d;
+      continue;
+    }
     const target = key.replace(/^lora\.(.*)\.[AB]$/, "$1");
     const d = difference({ layer: places.get(target)!.layer, target }, { layer: t.layer, target: t.target && sliceKey(t.target) }, key);
     if (d !== null) return d;

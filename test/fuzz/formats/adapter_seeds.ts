@@ -12,6 +12,8 @@ import { hashCheckpoint } from "../../../lib/files/hash.ts";
 import { sliceKey } from "../../../lib/files/slice.ts";
 import { esftTrainable } from "../../../lib/methods/esft.ts";
 import { loraTrainable } from "../../../lib/methods/lora.ts";
+import { withCondensers } from "../../../lib/methods/condenser.ts";
+import { withRouter } from "../../../lib/methods/router_mode.ts";
 import type { TrainableSpec } from "../../../lib/methods/method.ts";
 import { checkpointSpec } from "../../../lib/model/families/index.ts";
 import { parameterShapes } from "../../../lib/model/spec.ts";
@@ -28,7 +30,7 @@ export async function adapterBase(dir: string): Promise<Checkpoint> {
   return openCheckpoint(dir);
 }
 
-/** ESFT on experts, on everything; LoRA on attention and on all that is linear. */
+/** ESFT on experts, on everything; LoRA on attention and on all that is linear; ESFT with routers that train or have a term. */
 export async function adapters(base: Checkpoint): Promise<Adapter[]> {
   const spec = checkpointSpec(base);
   const set = (switches: object) =>
@@ -38,6 +40,8 @@ export async function adapters(base: Checkpoint): Promise<Adapter[]> {
     esftTrainable(spec, set({ sharedExperts: true, nonExpertModules: true })),
     loraTrainable(spec, { rank: 1, alpha: 2, targets: ["attention"] }, 1),
     loraTrainable(spec, { rank: 2, alpha: 3.5, targets: ["linear", "router"] }, 1),
+    withRouter(spec, esftTrainable(spec, set({})), { router: "lora", routerRank: 1 }, 1),
+    withCondensers(spec, withRouter(spec, esftTrainable(spec, set({})), { router: "train" }, 1), { condensers: 1 }, true),
   ];
   return Promise.all(methods.map((method) => adapterOf(base, method)));
 }
