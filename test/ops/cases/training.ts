@@ -378,18 +378,26 @@ export const adamwBase: OpCase = { op: "adamw", name: "base", args: adamw([[2, 3
 // ---- performance ------------------------------------------------------------------------------------------------------
 
 /** Loss and dX of a frozen head; every row is supervised. */
-const head = (on: Backend, dtype: "f32" | "bf16", T: number, D: number, V: number): PerfRow =>
+/** With a rank, a low-rank term beside the frozen head, its gradients included; the peer has the head alone, the bound of what it may cost. */
+const head = (on: Backend, dtype: "f32" | "bf16", T: number, D: number, V: number, R = 0): PerfRow =>
   perfCall(
-    `head/d${D}-V${V}/${dtype}/train`,
+    `head/d${D}-V${V}${R > 0 ? `-r${R}` : ""}/${dtype}/train`,
     on,
-    { T, D, V },
+    { T, D, V, ...(R > 0 ? { R } : {}) },
     "linear_cross_entropy",
     (s, r) => ({
-      ...loss(s.T, s.V, s.D, { w: "bf16", labels: all(s.T, s.V), dw: false, rowLoss: false, bf16: dtype === "bf16" })(r),
+      ...loss(s.T, s.V, s.D, {
+        w: "bf16",
+        labels: all(s.T, s.V),
+        dw: false,
+        rowLoss: false,
+        bf16: dtype === "bf16",
+        ...(R > 0 ? { rank: s.R!, b: on === "cuda" ? "bf16" : "f32" } : {}),
+      })(r),
       w: r.normal([s.V, s.D], s.D ** -0.5, "bf16"),
       grad_scale: 1 / s.T,
     }),
-    (s) => ({ flops: 4 * s.T * s.D * s.V, tokens: s.T }),
+    (s) => ({ flops: (4 * s.D + (R > 0 ? 6 * s.R! : 0)) * s.T * s.V, tokens: s.T }),
   );
 /** Master, gradient and two moments in f32: 28 bytes per parameter, 30 with the bf16 copy that products read on cuda. */
 function state(on: Backend, name: string, sizes: { matrices: number; rows: number; cols: number }): PerfRow[] {
@@ -410,7 +418,9 @@ function state(on: Backend, name: string, sizes: { matrices: number; rows: numbe
 }
 export const trainingPerf: readonly PerfRow[] = [
   ...(["f32", "bf16"] as const).flatMap((dtype) => [head("cpu", dtype, 4096, 256, 8192), head("cpu", dtype, 1024, 2048, 32768)]),
+  head("cpu", "f32", 1024, 2048, 32768, 16),
   ...state("cpu", "16777216", { matrices: 1, rows: 4096, cols: 4096 }),
   head("cuda", "bf16", 8192, 2048, 102400),
+  head("cuda", "bf16", 8192, 2048, 102400, 16),
   ...state("cuda", "1.07B", { matrices: 372, rows: 2048, cols: 1408 }),
 ];
