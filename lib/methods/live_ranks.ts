@@ -17,10 +17,10 @@ export class LiveRanks {
   private readonly parts = new Map<string, LivePart>();
   private readonly rankOf: (layer: number, expert: number) => number;
 
-  /** @param ranks of all experts, by layer; null: as at the beginning */
-  constructor(plan: ReallocationPlan, ranks: Readonly<Record<string, readonly number[]>> | null) {
+  /** @param ranks of all experts, by layer */
+  constructor(plan: ReallocationPlan, ranks: Readonly<Record<string, readonly number[]>>) {
     this.plan = plan;
-    this.rankOf = (layer, expert) => (ranks === null ? plan.rank : (ranks[layer]?.[expert] ?? 0));
+    this.rankOf = (layer, expert) => ranks[layer]?.[expert] ?? 0;
     for (const [layer, experts] of plan.layers)
       for (const { expert, matrices } of experts) {
         const rank = this.rankOf(layer, expert);

@@ -102,8 +102,8 @@ export class LoraAttachments implements Attachments {
         return all;
       };
       return [
-        { key: a, shape: [allocated, input], ...beside, initial: first },
-        { key: b, shape: [out, allocated], ...beside, initial: () => zeros(out * allocated) },
+        { key: a, shape: [allocated, input], live: [rank, input], ...beside, initial: first },
+        { key: b, shape: [out, allocated], live: [out, rank], ...beside, initial: () => zeros(out * allocated) },
       ];
     });
   }

@@ -188,6 +188,18 @@ const positive = (alpha: number, key: string, of = ""): number => {
   return alpha;
 };
 
+/** Ranks by layer and expert are those of this model's experts, all of them. */
+function requireRanks(spec: ModelSpec, ranks: Readonly<Record<string, readonly number[]>>): void {
+  const layout = expertLayout(spec);
+  for (const [layer, own] of Object.entries(ranks)) {
+    const experts = layout.get(Number(layer));
+    if (experts !== own.length)
+      throw new ConfigError(`expertRanks of layer ${layer} must be those of its ${experts ?? 0} routed experts, found ${own.length}`, {
+        where: { key: "method.expertRanks", layer: Number(layer) },
+      });
+  }
+}
+
 function rankAmong(ranks: Readonly<Record<string, readonly number[]>>, { key, place: { layer, expert } }: Candidate): number {
   const own = ranks[layer]?.[expert!];
   if (own === undefined || !Number.isInteger(own) || own < 0)
@@ -218,6 +230,7 @@ export function loraMatrices(spec: ModelSpec, options: LoraOptions): LoraMatrix[
   if (alpha !== undefined) positive(alpha, "method.alpha");
   if (targets.length === 0) throw new ConfigError("LoRA needs at least one target, found none", { where: { key: "method.targets" } });
   if (experts) experts.validate(expertLayout(spec));
+  if (expertRanks) requireRanks(spec, expertRanks);
   const all = candidates(spec, expertTerms);
   const chosen = new Set(targets.flatMap((target) => named(spec, all, target, "method.targets")));
   const isRouted = ({ place }: Candidate): boolean => place.role === "expert";

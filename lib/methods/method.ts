@@ -40,7 +40,9 @@ export interface TrainableSpec {
   readonly stages: readonly Stage[] | null;
   /** Parameters that train, in some stage. */
   readonly parameters: number;
-  /** The same by what they are to the model, in model order. */
+  /** Those with memory for masters, gradients and moments: more where ranks move (reallocation.ts). */
+  readonly allocated: number;
+  /** The same as `parameters` by what they are to the model, in model order. */
   readonly roles: readonly TrainedRole[];
   /** Parameters of the base. */
   readonly totalParameters: number;
@@ -76,7 +78,7 @@ export function trainable(
   const attached = attachments?.parameters ?? [];
   const trained = [
     ...base.map(({ p: { shape, role, layer } }) => ({ shape, role, layer, attached: false })),
-    ...attached.map(({ shape, place: { role, layer } }) => ({ shape, role, layer, attached: true })),
+    ...attached.map(({ shape, live = shape, place: { role, layer } }) => ({ shape: live, role, layer, attached: true })),
   ];
   if (trained.length === 0) throw new ConfigError("nothing to train: the selection is empty");
   return {
@@ -89,6 +91,7 @@ export function trainable(
     reallocation,
     stages: null,
     parameters: trained.reduce((n, { shape }) => n + product(shape), 0),
+    allocated: [...base.map(({ p }) => p), ...attached].reduce((n, { shape }) => n + product(shape), 0),
     roles: byRole(trained),
     totalParameters: shapes.reduce((n, { p }) => n + product(p.shape), 0),
     lowestLayer: Math.min(spec.layers.length, ...trained.map(({ layer }) => Math.max(0, layer))),

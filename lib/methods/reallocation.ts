@@ -6,7 +6,7 @@
 //   budget       per layer, since the weights of a router are shares of its layer's tokens: experts · rank columns, always
 //   when         after `warmup` updates, then after every `every`
 //   how          the least important experts give `columns` each to the most important ones, one to one, at most `ratio` of the experts
-//                on either side and only where the importance differs; none falls below minRank or rises above maxRank. An expert that
+//                (at least one) on either side and only where the importance differs; none falls below minRank or rises above maxRank. An expert that
 //                has none left stays without: pruning is not undone.
 //
 // Terms are allocated at maxRank. Dead columns are zeros in A, in B and in the moments: their gradients are exact zeros, so that they stay
@@ -88,7 +88,13 @@ export function planReallocation(
     return fail("reallocate", `reallocate ${kind} moves ranks among routed experts, but no target names any: add "experts" to the targets`);
   const { rank, scaling } = first;
   const odd = others.find((m) => m.rank !== rank || m.scaling !== scaling);
-  if (odd) fail("reallocate", `reallocate ${kind} needs one rank and one alpha for all routed experts, found rank ${rank} beside "${first.key}" and ${odd.rank} beside "${odd.key}"`); // prettier-ignore
+  if (odd) {
+    const [what, here, there] = odd.rank === rank ? ["factor", scaling, odd.scaling] : ["rank", rank, odd.rank];
+    fail(
+      "reallocate",
+      `reallocate ${kind} needs one rank and one alpha for all routed experts, found the ${what} ${here} beside "${first.key}" and ${there} beside "${odd.key}"`,
+    );
+  }
   const most = Math.min(...routed.flatMap(({ shape }) => shape));
   const { maxRank = Math.min(2 * rank, most), minRank = kind === "epng" ? 0 : 1 } = options;
   const { reallocateColumns: columns = Math.ceil(rank / USUAL.share) } = options;
@@ -102,8 +108,13 @@ export function planReallocation(
   whole("maxRank", maxRank, 1);
   if (!(decay >= 0 && decay < 1)) fail("reallocateDecay", `reallocateDecay must be a number >= 0 and < 1, found ${decay}`);
   if (!(ratio > 0 && ratio <= 0.5)) fail("reallocateRatio", `reallocateRatio must be a number > 0 and <= 0.5, found ${ratio}`);
-  if (minRank >= rank) fail("minRank", `minRank must be below the rank ${rank} of the experts, or none can give any, found ${minRank}`);
-  if (maxRank <= rank) fail("maxRank", `maxRank must be above the rank ${rank} of the experts, or none can get any, found ${maxRank}`);
+  const found = (key: "minRank" | "maxRank", value: number): string => (options[key] === undefined ? `the usual ${value}` : `${value}`);
+  if (rank >= most)
+    fail("rank", `the rank of experts whose ranks are re-allocated must be below ${most}, the least side of their matrices, found ${rank}`);
+  if (minRank >= rank)
+    fail("minRank", `minRank must be below the rank ${rank} of the experts, or none can give any, found ${found("minRank", minRank)}`);
+  if (maxRank <= rank)
+    fail("maxRank", `maxRank must be above the rank ${rank} of the experts, or none can get any, found ${found("maxRank", maxRank)}`);
   if (maxRank > most) fail("maxRank", `maxRank must be at most ${most}, the least side of an expert's matrix, found ${maxRank}`);
   const layers = new Map<number, RankedExpert[]>();
   for (const { key, place, shape } of routed) {

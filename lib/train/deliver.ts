@@ -15,7 +15,7 @@ import type { TrainOptions } from "../options.ts";
 import { DequantisedCheckpoint } from "../quantised.ts";
 import type { LongTask } from "../task.ts";
 import { bestDir, keptStates, pruneBest, readRun } from "./checkpoint.ts";
-import type { RankSummary } from "./reallocation_state.ts";
+import type { ExpertRanks, RankSummary } from "./reallocation_state.ts";
 import type { TrainSession } from "./session.ts";
 import type { TrainSummary } from "./trainer.ts";
 
@@ -71,7 +71,7 @@ export async function deliver(
   if (best?.step === 0) warn("the held-out loss never fell below the base model's; the adapter is that of the last step");
   const kept = best !== null && best.step > 0 && best.step < summary.step ? await loadBest(outDir, best.step) : null;
   const adapter = kept
-    ? withValuesOf(makeAdapter(delivery, { ...summary, step: best!.step, ranks: ranksAt(summary.ranks, best!.step) }, digest), kept)
+    ? withValuesOf(makeAdapter(delivery, { ...summary, step: best!.step, ranks: ranksOf(kept, summary.ranks) }, digest), kept)
     : makeAdapter(delivery, summary, digest);
   const named = options.keep === "best" ? await namedByStates(outDir) : new Set<number>();
   named.delete(best?.step ?? summary.step);
@@ -81,11 +81,9 @@ export async function deliver(
   return Adapter.load(outDir);
 }
 
-/** Ranks as they were after `step` updates; null: as at the beginning, or there are none. */
-function ranksAt(summary: RankSummary | null, step: number): RankSummary | null {
-  if (summary === null) return null;
-  const history = summary.history.filter((entry) => entry.step <= step);
-  return { ranks: history.at(-1)?.ranks ?? null, history };
+/** Ranks of an adapter of this run that was kept while they moved. */
+function ranksOf({ method, training }: Adapter, summary: RankSummary | null): RankSummary | null {
+  return summary && { ranks: method["expertRanks"] as ExpertRanks, history: training?.["reallocations"] as RankSummary["history"] };
 }
 
 /** Steps of the best adapters that the kept states name: one of them may be gone back to. */
@@ -144,7 +142,7 @@ function makeAdapter({ session, trainable, options, identity }: Delivery, summar
     return parameterTensor(p.weight, { dtype, read: async () => encodeFloats(await params.inFileOrder(p, p.master!), dtype) });
   });
   const { reallocation } = trainable;
-  const live = reallocation && new LiveRanks(reallocation, summary.ranks?.ranks ?? null);
+  const live = reallocation && summary.ranks ? new LiveRanks(reallocation, summary.ranks.ranks) : null;
   const attached = (trainable.attachments?.parameters ?? []).flatMap(({ key, shape, place, target }): AttachedTensor[] => {
     const { master } = params.attached(key);
     const whole = { name: key, layer: place.layer, target, dtype: "F32" as const };

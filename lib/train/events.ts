@@ -68,13 +68,14 @@ export class EventLog {
       throw ioError(error, `cannot write ${this.path}`, { file: this.path });
     });
   }
-  /** Drops what was logged after `step` (a killed run continues from its checkpoint), and half lines. */
-  async rewind(step: number): Promise<void> {
+  /** Drops what was logged after `step` (a killed run continues from its checkpoint) save what was `made`, and half lines. */
+  async rewind(step: number, made: (event: { type: string; step: number }) => boolean = () => false): Promise<void> {
     if (!existsSync(this.path)) return;
     const text = await readTextFile(this.path, 2 ** 29, "replace");
     const kept = text.split("\n").filter((line) => {
       try {
-        return (JSON.parse(line) as { step: number }).step <= step;
+        const event = JSON.parse(line) as { type: string; step: number };
+        return event.step <= step || made(event);
       } catch {
         return false;
       }

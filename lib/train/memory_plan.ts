@@ -65,7 +65,7 @@ export function planMemory(spec: ModelSpec, trainable: TrainableSpec, tokens: nu
   const activationBytes = plan + (where.hostMemory ? 0 : workspaceBytes(spec, tokens));
   const attached = (trainable.attachments?.parameters ?? []).reduce((n, { shape }) => n + shape.reduce((a, b) => a * b, 1), 0);
   const copies = !where.hostMemory && activation === "bf16" ? 2 * attached : 0;
-  const stateBytes = trainable.parameters * STATE_BYTES_PER_PARAMETER + copies;
+  const stateBytes = trainable.allocated * STATE_BYTES_PER_PARAMETER + copies;
   const hostBytes = data.held + orderBytes(data) + tokens * ROW_BYTES_PER_TOKEN + savingBytes(spec, trainable);
   return { activationBytes, stateBytes, hostBytes, bytes: activationBytes + stateBytes + hostBytes };
 }
@@ -183,7 +183,7 @@ function cheapestFixes(
     fixes.push(
       `data.maxLength ${length} instead of ${maxLength}${same === microBatch ? "" : " with microBatch 1"}: ${verdict(need(same, length))}`,
     );
-  const smallest = need(1, maxLength) - trainable.parameters * STATE_BYTES_PER_PARAMETER;
+  const smallest = need(1, maxLength) - trainable.allocated * STATE_BYTES_PER_PARAMETER;
   const fit = Math.floor((available - smallest) / STATE_BYTES_PER_PARAMETER);
   if (trainable.type === "full")
     fixes.push(`method esft instead of full: only selected experts cost ${STATE_BYTES_PER_PARAMETER} bytes per parameter`);

@@ -86,7 +86,7 @@ const reallocation = {
     .optional()
     .describe(
       "move ranks of LoRA among the routed experts of a layer, rank on average: epng = by the router's weight that an expert gets, " +
-        "dr = by that times the gradient of its terms",
+        "dr = by that times the gradient of its terms; the factor stays alpha / rank",
     ),
   reallocateWarmup: z.int().min(1).optional().describe("updates before the first re-allocation (default: 50)"),
   reallocateEvery: z.int().min(1).optional().describe("updates from one re-allocation to the next (default: 50)"),
@@ -96,7 +96,7 @@ const reallocation = {
     .gt(0)
     .max(0.5)
     .optional()
-    .describe("most experts of a layer that give ranks, and that get some (default: 0.25)"),
+    .describe("most experts of a layer that give ranks, and that get some, as a share; at least one (default: 0.25)"),
   reallocateColumns: z.int().min(1).optional().describe("ranks that one gives at a time (default: a quarter of rank)"),
   minRank: z.int().min(0).optional().describe("lowest rank of an expert; without any it stays (default: 0 with epng, 1 with dr)"),
   maxRank: z.int().min(1).optional().describe("highest rank of an expert, which memory is taken for (default: twice the rank)"),

@@ -5,11 +5,14 @@ import type { ReallocationPlan } from "../methods/reallocation.ts";
 
 const ByLayer = z.record(z.string(), z.array(z.number()));
 
-/** As checkpoints keep it. Ranks are those of the last entry of the history; averages stand by place in the plan's lists. */
+/** As checkpoints keep it. Averages stand by place in the plan's lists. The ranks of every re-allocation are in events.jsonl. */
 export const reallocationSchema = z.strictObject({
   gate: ByLayer,
   gradient: ByLayer,
-  history: z.array(z.strictObject({ step: z.int(), ranks: z.record(z.string(), z.array(z.int().min(0))) })),
+  /** Of all experts, by layer. */
+  ranks: z.record(z.string(), z.array(z.int().min(0))),
+  /** Updates that were done before each, and the columns that moved. */
+  history: z.array(z.strictObject({ step: z.int(), columns: z.int().min(0) })),
 });
 export type ReallocationState = z.output<typeof reallocationSchema>;
 
@@ -19,7 +22,7 @@ export type ExpertRanks = Readonly<Record<string, readonly number[]>>;
 /** What is told of one. */
 export interface Reallocated {
   readonly type: "reallocate";
-  /** Updates done. */
+  /** The update that begins with it. */
   readonly step: number;
   readonly kind: ReallocationPlan["kind"];
   /** Columns that went from one expert to another. */
@@ -30,7 +33,6 @@ export interface Reallocated {
 }
 
 export interface RankSummary {
-  /** Null: as at the beginning. */
-  readonly ranks: ExpertRanks | null;
+  readonly ranks: ExpertRanks;
   readonly history: ReallocationState["history"];
 }

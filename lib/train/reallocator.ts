@@ -88,9 +88,14 @@ export class Reallocator {
 
   /** Is one due after so many updates, and not done yet? */
   due(updates: number): boolean {
-    return isDue(this.plan, updates) && (this.history.at(-1)?.step ?? 0) < updates;
+    return isDue(this.plan, updates) && !this.done(updates);
+  }
+  /** Was the last one made after so many updates? */
+  done(updates: number): boolean {
+    return this.history.at(-1)?.step === updates;
   }
 
+  /** Before the next update. @param step updates done */
   async reallocate(step: number): Promise<Reallocated> {
     let columns = 0;
     const importance = new Map<number, number[]>();
@@ -107,10 +112,10 @@ export class Reallocator {
       }
     }
     this.model.params.refreshCopies();
-    this.history.push({ step, ranks: this.words(this.ranks, true) });
+    this.history.push({ step, columns });
     return {
       type: "reallocate",
-      step,
+      step: step + 1,
       kind: this.plan.kind,
       columns,
       ranks: this.words(this.ranks, true),
@@ -160,7 +165,8 @@ export class Reallocator {
   }
 
   get state(): ReallocationState {
-    return { gate: this.words(this.gate, false), gradient: this.words(this.gradient, false), history: [...this.history] };
+    const [gate, gradient, ranks] = [this.words(this.gate, false), this.words(this.gradient, false), this.words(this.ranks, true)];
+    return { gate, gradient, ranks, history: [...this.history] };
   }
 
   /** Ranks of now, and how they came to be. */
@@ -187,10 +193,9 @@ export class Reallocator {
       );
     [this.gate, this.gradient] = [of("gate"), of("gradient")];
     this.history = [...state.history];
-    const last = this.history.at(-1);
     this.ranks = new Map(
       [...layers].map(([layer, experts]) => {
-        const own = experts.map(({ expert }) => (last ? last.ranks[layer]?.[expert] : rank) ?? -1);
+        const own = experts.map(({ expert }) => state.ranks[layer]?.[expert] ?? -1);
         const odd = own.some((r) => r < minRank || r > maxRank) || own.reduce((a, b) => a + b, 0) !== rank * experts.length;
         if (odd) fail(`ranks from ${minRank} to ${maxRank} of mean ${rank} in layer ${layer}`);
         return [layer, own];

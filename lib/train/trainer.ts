@@ -281,7 +281,9 @@ class Loop {
     this.evalDue = !run.evaluated;
     this.secondsBefore = run.seconds;
     this.extensions = run.extensions;
-    await this.log.rewind(step);
+    // Saved when an interrupt came between a re-allocation and its update.
+    const moved = this.reallocator?.done(step) ?? false;
+    await this.log.rewind(step, (event) => moved && event.type === "reallocate" && event.step === step + 1);
   }
 
   /** From here on the schedule is the longer one. Kept at once: request.json will ask for the new number of steps. */
@@ -314,7 +316,7 @@ class Loop {
     const { reached, init } = this;
     const { steps } = init.options;
     await this.nextStage();
-    await this.reallocate(); // of a run that goes on beyond its last step
+    await this.reallocate();
     const began = performance.now();
     const applied = await this.apply();
     if (applied === null) return false;
@@ -335,10 +337,10 @@ class Loop {
       tokensPerSecond: figures.tokens / seconds,
       etaSeconds: (this.seconds / step) * (steps - step),
     });
-    if (step < steps) await this.reallocate();
     return true;
   }
 
+  /** What is evaluated and saved after an update is what it made; ranks move before the next one. */
   private async reallocate(): Promise<void> {
     const { step } = this.reached;
     if (this.reallocator?.due(step)) await this.emit(await this.reallocator.reallocate(step));

@@ -135,12 +135,13 @@ describe("options", () => {
   const make = (more: Partial<LoraOptions & LoraTraining>) =>
     loraTrainable(spec, { rank: 4, targets: ["experts"], reallocate: "epng", ...more }, 1);
   it("say their usual values; memory is that of the highest rank", () => {
-    const { options, reallocation, attachments, parameters } = make({});
+    const { options, reallocation, attachments, parameters, allocated } = make({});
     expect(options).toMatchObject({ reallocate: "epng", reallocateWarmup: 50, reallocateEvery: 50, reallocateColumns: 1, minRank: 0, maxRank: 8 }); // prettier-ignore
     expect(make({ reallocate: "dr" }).options).toMatchObject({ reallocate: "dr", minRank: 1 });
     expect([...reallocation!.layers].map(([layer, experts]) => [layer, experts.length, experts[0]!.matrices.length])).toEqual([[1, 8, 3], [2, 8, 3]]); // prettier-ignore
     expect(attachments!.parameters.every((p) => Math.min(...p.shape) === 8)).toBe(true);
-    expect(parameters).toBe(2 * loraTrainable(spec, { rank: 4, targets: ["experts"] }, 1).parameters);
+    expect(parameters).toBe(loraTrainable(spec, { rank: 4, targets: ["experts"] }, 1).parameters);
+    expect(allocated).toBe(2 * parameters);
     const plain = loraTrainable(spec, { rank: 4, targets: ["experts"] }, 1).attachments!.parameters[0]!.initial();
     const wide = attachments!.parameters[0]!.initial();
     expect([...wide.subarray(0, plain.length)]).toEqual([...plain]);
@@ -152,8 +153,11 @@ describe("options", () => {
       "several ranks",
       { ranks: { down_proj: 2 } },
       "reallocate",
-      /needs one rank and one alpha for all routed experts, found rank 4 .* and 2 beside/,
+      /needs one rank and one alpha for all routed experts, found the rank 4 .* and 2 beside/,
     ],
+    ["several factors", { alphas: { down_proj: 3 } }, "reallocate", /found the factor 2 .* and 0.75 beside/],
+    ["a rank that leaves no room", { rank: 24 }, "rank", /must be below 24, the least side/],
+    ["the usual lowest rank at rank 1", { rank: 1, reallocate: "dr" }, "minRank", /below the rank 1 .* found the usual 1/],
     ["one expert a layer", { experts: new ExpertSet({ layers: [[1, { ranked: [3] }]] }) }, "reallocate", /every layer has one alone/],
     ["a highest rank that is none", { maxRank: 4 }, "maxRank", /above the rank 4/],
     ["a highest rank that no matrix has", { maxRank: 25 }, "maxRank", /at most 24/],
@@ -200,7 +204,7 @@ describe.each(["epng", "dr"] as const)("a run of %s", (reallocate) => {
   it("moves ranks within the budget, tells it, and resumes to the same bits on one thread", async () => {
     const events = await run(reallocate, more());
     const told = events.filter((e) => e.type === "reallocate");
-    expect(told.map((e) => e.step)).toEqual([2, 4, 6]);
+    expect(told.map((e) => e.step)).toEqual([3, 5, 7]);
     for (const { ranks, columns } of told) {
       expect(columns).toBeGreaterThan(0);
       for (const own of Object.values(ranks)) {
@@ -212,7 +216,7 @@ describe.each(["epng", "dr"] as const)("a run of %s", (reallocate) => {
     const adapter = await Adapter.load(at(reallocate));
     const { ranks } = told.at(-1)!;
     expect(adapter.method).toMatchObject({ type: "lora", rank: 4, reallocate, expertRanks: ranks });
-    expect(adapter.training).toMatchObject({ reallocations: told.map((e) => ({ step: e.step, ranks: e.ranks })) });
+    expect(adapter.training).toMatchObject({ reallocations: told.map((e) => ({ step: e.step - 1, columns: e.columns })) });
     for (const [layer, own] of Object.entries(ranks))
       own.forEach((rank, expert) => {
         const key = `lora.model.layers.${layer}.mlp.experts.${expert}.up_proj.weight.A`;
@@ -222,10 +226,10 @@ describe.each(["epng", "dr"] as const)("a run of %s", (reallocate) => {
     for (const [i, stop] of [2, 5].entries()) {
       await run(`${reallocate}-${i}`, { ...more(), saveEvery: 1 }, 1, stop);
       const rest = await run(`${reallocate}-${i}`, { ...more(), saveEvery: 1, resume: true }, 1);
-      expect(rest.filter((e) => e.type === "reallocate").map((e) => e.step)).toEqual([2, 4, 6].filter((s) => s > stop));
+      expect(rest.filter((e) => e.type === "reallocate").map((e) => e.step)).toEqual([3, 5, 7].filter((s) => s > stop));
       expect(bytes(`${reallocate}-${i}`)).toEqual(bytes(reallocate));
       const log = readFileSync(at(`${reallocate}-${i}`, "events.jsonl"), "utf8").split("\n").filter((line) => line.includes('"reallocate"')); // prettier-ignore
-      expect(log.map((line) => (JSON.parse(line) as { step: number }).step)).toEqual([2, 4, 6]);
+      expect(log.map((line) => (JSON.parse(line) as { step: number }).step)).toEqual([3, 5, 7]);
     }
   }, 120_000);
 
@@ -255,6 +259,27 @@ it("the best adapter has the ranks of its step", async () => {
   const last = events.filter((e) => e.type === "reallocate" && e.step <= best).at(-1) as { ranks: Record<string, number[]> } | undefined;
   const wanted = last?.ranks ?? { 1: new Array<number>(8).fill(4), 2: new Array<number>(8).fill(4) };
   expect((adapter.method as unknown as { expertRanks: unknown }).expertRanks).toEqual(wanted);
+}, 60_000);
+
+it("a run that goes on is the straight run: ranks move before an update, not after the last one", async () => {
+  const more = { keep: "best", evalFraction: 0.2, evalEvery: 1, optimizer: { lr: 0.05, schedule: "constant" } } as const;
+  const evals = (events: readonly TrainEvent[]) => events.flatMap((e) => (e.type === "eval" ? [[e.step, e.loss]] : []));
+  const straight = await run("straight", { ...more, steps: 6 });
+  const first = await run("parts", { ...more, steps: 4 });
+  const rest = await run("parts", { ...more, steps: 6, resume: true });
+  expect([...evals(first), ...evals(rest)]).toEqual(evals(straight));
+  expect(bytes("parts")).toEqual(bytes("straight"));
+  const log = readFileSync(at("parts", "events.jsonl"), "utf8").split("\n").filter((line) => line.includes('"reallocate"')); // prettier-ignore
+  expect(log.map((line) => (JSON.parse(line) as { step: number }).step)).toEqual([3, 5]);
+}, 60_000);
+
+it("a best adapter from before a re-allocation is delivered with the ranks that it has", async () => {
+  const more = { keep: "best", evalFraction: 0.2, evalEvery: 1, optimizer: { lr: 0.05, schedule: "constant" } } as const;
+  const first = await run("kept", { ...more, steps: 4 });
+  const best = first.findLast((e) => e.type === "eval" && e.best)!.step;
+  expect(best).toBe(4); // where one is due
+  await run("kept", { ...more, steps: 5, resume: true });
+  expect((await Adapter.load(at("kept"))).training?.["step"]).toBe(4);
 }, 60_000);
 
 it("a run that would end before the first re-allocation is refused", async () => {

@@ -75,6 +75,8 @@ export class BaseParameter extends Parameter {
 export interface AttachedSpec {
   readonly key: string;
   readonly shape: readonly number[];
+  /** What of it trains at any time, where that is less. */
+  readonly live?: readonly number[];
   readonly place: ParameterPlace;
   /** The base parameter that it stands beside, when it is one. */
   readonly target?: TensorSlice;

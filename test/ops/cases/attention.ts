@@ -264,7 +264,7 @@ interface PerfSizes extends Record<string, number> {
 const shapeOf = ({ qk, v, shared, B, S, heads, group, window, sinks }: PerfSizes, bf16: boolean): Shape => ({
   T: B * S,
   heads,
-  kvHeads: heads / group,
+  kvHeads: Math.max(1, heads / group), // a row in small may have fewer heads than a group
   kDim: qk - shared,
   vDim: v,
   shared,
