@@ -151,7 +151,7 @@ static void test_moe(const Kernels& isa, const MoeShape& m, uint64_t seed) {
   auto f32 = [](Buffer& b, int64_t rr, int64_t cc) { return matrix(b.data(), ESFT_F32, rr, cc); };
 
   esft_grouped_gemm_nt_args nt = {};
-  nt.x = f32(x, xr, m.D), nt.rows = index, nt.w = up.list(), nt.offsets = off, nt.segments = m.S, nt.act = 1,
+  nt.x = f32(x, xr, m.D), nt.rows = index, nt.w = up.list(), nt.offsets = off, nt.segments = m.S, nt.act = 1, nt.factor = 1,
   nt.precision = m.precision;
   nt.h = f32(wh, N, 2 * m.F), nt.y = f32(wact, N, m.F);
   esft::ref_grouped_gemm_nt(nt);
@@ -167,7 +167,7 @@ static void test_moe(const Kernels& isa, const MoeShape& m, uint64_t seed) {
 
   esft_grouped_gemm_nt_args dn = {};
   dn.x = f32(wact, N, m.F), dn.rows = absent(), dn.w = down.list(), dn.offsets = off, dn.h = absent(), dn.segments = 1,
-  dn.precision = m.precision;
+  dn.factor = 1, dn.precision = m.precision;
   dn.y = f32(wy, N, m.D);
   esft::ref_grouped_gemm_nt(dn);
   dn.y = f32(y, N, m.D);
@@ -183,7 +183,7 @@ static void test_moe(const Kernels& isa, const MoeShape& m, uint64_t seed) {
     esft_grouped_gemm_nn_args nn = {};
     nn.dy = f32(dy, m.T, m.D), nn.rows = rows_t, nn.w = down.list(), nn.offsets = off;
     nn.gate = seed % 3 ? vector_of(gate.data(), ESFT_F32, N) : absent();
-    nn.segments = 1, nn.act = 1, nn.precision = m.precision;
+    nn.segments = 1, nn.factor = 1, nn.act = 1, nn.precision = m.precision;
     if (some) nn.groups = {groups.data(), int64_t(groups.size())};
     wdh.v = wh.v;  // aliasing h
     nn.h = f32(wdh, N, 2 * m.F), nn.dx = nn.h, nn.dgate = vector_of(wdgate.data(), ESFT_F32, N);
@@ -198,7 +198,7 @@ static void test_moe(const Kernels& isa, const MoeShape& m, uint64_t seed) {
     esft_grouped_gemm_nn_args nx = {};
     nx.dy = f32(wdh, N, 2 * m.F), nx.rows = absent(), nx.w = up.list(), nx.offsets = off;
     nx.h = nx.gate = nx.dgate = absent();
-    nx.segments = m.S, nx.precision = m.precision, nx.groups = nn.groups;
+    nx.segments = m.S, nx.factor = 1, nx.precision = m.precision, nx.groups = nn.groups;
     nx.dx = f32(wdx, N, m.D);
     esft::ref_grouped_gemm_nn(nx);
     nx.dx = f32(dx, N, m.D);

@@ -459,10 +459,10 @@ static int bench_layer(int threads, int64_t D, int64_t F, int64_t T, int64_t E, 
     };
     esft_grouped_gemm_nt_args up = {}, dn = {};
     up.x = f32(l.x, T, D), up.rows = rows_t, up.w = {l.up.data(), 2 * E}, up.offsets = off, up.h = f32(l.h, N, 2 * F);
-    up.y = f32(l.act, N, F), up.segments = 2, up.act = 1, up.precision = precision;
+    up.y = f32(l.act, N, F), up.segments = 2, up.factor = 1, up.act = 1, up.precision = precision;
     timed([&] { kernels::grouped_gemm_nt(up, ctx); });
     dn.x = f32(l.act, N, F), dn.rows = absent(), dn.w = {l.down.data(), E}, dn.offsets = off, dn.h = absent();
-    dn.y = f32(l.y_N, N, D), dn.segments = 1, dn.precision = precision;
+    dn.y = f32(l.y_N, N, D), dn.segments = 1, dn.factor = 1, dn.precision = precision;
     timed([&] { kernels::grouped_gemm_nt(dn, ctx); });
     esft_combine_args co = {};
     co.x = f32(l.y_N, N, D), co.pos = pos, co.weights = matrix(l.gate_TK.data(), ESFT_F32, T, K), co.y = f32(l.y, T, D);
@@ -476,10 +476,10 @@ static int bench_layer(int threads, int64_t D, int64_t F, int64_t T, int64_t E, 
     esft_grouped_gemm_nn_args nd = {}, nu = {};
     nd.dy = f32(l.dy, T, D), nd.rows = rows_t, nd.w = {l.down.data(), E}, nd.offsets = off, nd.h = f32(l.h, N, 2 * F);
     nd.gate = vector_of(l.gate_N.data(), ESFT_F32, N), nd.dx = nd.h, nd.dgate = vector_of(l.dgate, ESFT_F32, N);
-    nd.segments = 1, nd.act = 1, nd.precision = precision;
+    nd.segments = 1, nd.factor = 1, nd.act = 1, nd.precision = precision;
     timed([&] { kernels::grouped_gemm_nn(nd, ctx); });
     nu.dy = f32(l.h, N, 2 * F), nu.rows = absent(), nu.w = {l.up.data(), 2 * E}, nu.offsets = off;
-    nu.h = nu.gate = nu.dgate = absent(), nu.dx = f32(l.dx_N, N, D), nu.segments = 2, nu.precision = precision;
+    nu.h = nu.gate = nu.dgate = absent(), nu.dx = f32(l.dx_N, N, D), nu.segments = 2, nu.factor = 1, nu.precision = precision;
     timed([&] { kernels::grouped_gemm_nn(nu, ctx); });
     tu.dy = f32(l.h, N, 2 * F), tu.dy_rows = tu.dy_scale = absent(), tu.x = f32(l.x, T, D), tu.x_rows = rows_t, tu.offsets = off;
     tu.groups = td.groups, tu.segments = 2, tu.dw = {l.dup.data(), int64_t(l.dup.size())}, tu.precision = precision;

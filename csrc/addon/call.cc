@@ -25,7 +25,7 @@ void Call::run(Device& device, Failure& f) {
 void Call::release() {
   for (size_t i = 0; i < buffer_count_; i++) buffers_[i].reset();
   for (size_t i = 0; i < list_count_; i++) lists_[i].reset();
-  ints_.reset();
+  while (ints_count_) ints_[--ints_count_].reset();
   buffer_count_ = list_count_ = 0;
 }
 

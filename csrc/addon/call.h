@@ -26,7 +26,7 @@ class Call {
   void* args() { return args_; }  // as large as any argument struct; the binding fills every field
   void keep(const std::shared_ptr<Buffer>& buffer);
   void keep(const std::shared_ptr<ListItems>& list) { lists_[list_count_++] = list; }
-  void keep(std::unique_ptr<int32_t[]> ints) { ints_ = std::move(ints); }
+  void keep(std::unique_ptr<int32_t[]> ints) { ints_[ints_count_++] = std::move(ints); }
 
   void run(Device& device, Failure& f);  // on the device thread
   void release();                        // what was kept
@@ -35,8 +35,8 @@ class Call {
   // One entry per buffer: the tensors of a call are mostly views of the same few, and a count that two threads change is slow.
   std::shared_ptr<Buffer> buffers_[kMaxTensors];
   std::shared_ptr<ListItems> lists_[kMaxLists];
-  std::unique_ptr<int32_t[]> ints_;
-  size_t buffer_count_ = 0, list_count_ = 0;
+  std::unique_ptr<int32_t[]> ints_[kMaxInts];
+  size_t buffer_count_ = 0, list_count_ = 0, ints_count_ = 0;
   alignas(std::max_align_t) unsigned char args_[kMaxArgsSize];
 };
 

@@ -72,7 +72,7 @@ constexpr size_t kMaxArgsSize = std::max({ESFT_OPS(ESFT_SIZE) size_t(1)});
 constexpr size_t kMaxFields = std::max({ESFT_OPS(ESFT_FIELDS) size_t(1)});
 constexpr size_t kMaxTensors = std::max({ESFT_OPS(ESFT_TENSORS) size_t(1)});
 constexpr size_t kMaxLists = std::max({ESFT_OPS(ESFT_LISTS) size_t(1)});
-static_assert(std::max({ESFT_OPS(ESFT_INTS) size_t(1)}) == 1, "Call holds one list of integers");
+constexpr size_t kMaxInts = std::max({ESFT_OPS(ESFT_INTS) size_t(1)});
 #undef ESFT_SIZE
 #undef ESFT_FIELDS
 #undef ESFT_TENSORS

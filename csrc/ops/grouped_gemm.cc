@@ -36,6 +36,55 @@ void expect_biases(const char* op, const esft_tensor_list& bias, const esft_tens
   }
 }
 
+// Low-rank terms beside products of m stacked rows (nt: those of the terms; nn: m = 0) and k columns (nn: those of the terms).
+struct Terms {
+  const esft_tensor& u;
+  const esft_tensor_list& items;
+  const esft_ints& groups;
+};
+void expect_terms(const char* op, const Terms& t, int64_t n, int64_t experts, bool gated, int64_t m, int64_t k) {
+  if (t.items.count == 0) {
+    expect_absent(op, "u", t.u, "without terms");
+    if (t.groups.count) fail(op, "term_groups", "empty without terms", std::to_string(t.groups.count) + " ids");
+    return;
+  }
+  expect_ints(op, "term_groups", t.groups, experts);
+  if (t.groups.count == 0 || t.items.count % t.groups.count)
+    fail(op, "terms", format("as many matrices for each of %lld experts of term_groups", (long long)t.groups.count),
+         std::to_string(t.items.count));
+  const bool nt = k < 0;
+  const int64_t parts = t.items.count / t.groups.count;
+  if (parts > (nt && gated ? 2 : 64))
+    fail(op, "terms", format("at most %d matrices per expert", nt && gated ? 2 : 64), std::to_string(parts));
+  expect_present(op, "u", t.u);
+  expect_matrix(op, "u", t.u, n, -1);
+  if (cols(t.u) % parts) fail(op, "u", format("columns in %lld equal parts", (long long)parts), describe(t.u));
+  const int64_t rank = cols(t.u) / parts;
+  int64_t height = 0, largest = 0;
+  for (int64_t i = 0; i < t.items.count; i++) {
+    const esft_tensor& item = t.items.items[i];
+    expect_float_weight(op, {"terms", i}, item);
+    if (nt)
+      expect_matrix(op, {"terms", i}, item, gated && parts == 2 ? m / 2 : i < parts ? -1 : rows(t.items.items[i % parts]), -1);
+    else
+      expect_matrix(op, {"terms", i}, item, -1, k);
+    const int64_t own = nt ? cols(item) : rows(item);
+    if (own > rank) fail(op, {"terms", i}, format("a rank of at most %lld, a part of u", (long long)rank), describe(item));
+    if (own > largest) largest = own;
+    if (i < parts) height += rows(item);
+  }
+  if (largest < rank)
+    fail(op, "u", format("%lld parts of the largest rank, %lld columns", (long long)parts, (long long)largest), describe(t.u));
+  if (nt && height != m) fail(op, "terms", format("%lld rows per expert", (long long)m), std::to_string(height));
+}
+
+void expect_plain_output(const char* op, double factor, int64_t accumulate, int64_t act) {
+  expect_finite(op, "factor", factor);
+  expect_flag(op, "accumulate", accumulate);
+  if (act && factor != 1) fail(op, "factor", "1 with an activation", format("%g", factor));
+  if (act && accumulate) fail(op, "accumulate", "0 with an activation", "1");
+}
+
 // Rows of an operand: all n of them in order, or gathered by `index`.
 void expect_gather(const char* op, const char* argument, const esft_tensor& x, const char* index_name, const esft_tensor& index,
                    int64_t n) {
@@ -69,12 +118,18 @@ void check_grouped_gemm_nt(const esft_grouped_gemm_nt_args& a) {
     expect_absent(kOp, "h", a.h, "with act 0");
     expect_matrix(kOp, "y", a.y, n, m);
     if (present(a.residual)) expect_matrix(kOp, "residual", a.residual, n, m);
+    if (a.accumulate) expect_absent(kOp, "residual", a.residual, "with accumulate 1");
   }
   expect_biases(kOp, a.bias, tensors_of(a.w), a.segments);
-  expect_apart(kOp, {"y", a.y}, {{"x", a.x}, {"rows", a.rows}, {"offsets", a.offsets}, {"residual", a.residual}, {"h", a.h}});
-  expect_apart(kOp, {"h", a.h}, {{"x", a.x}, {"rows", a.rows}, {"offsets", a.offsets}});
+  expect_terms(kOp, {a.u, a.terms, a.term_groups}, n, e, a.act != 0, m, -1);
+  expect_ints(kOp, "groups", a.groups, e);
+  expect_plain_output(kOp, a.factor, a.accumulate, a.act);
+  expect_apart(kOp, {"y", a.y},
+               {{"x", a.x}, {"rows", a.rows}, {"offsets", a.offsets}, {"u", a.u}, {"residual", a.residual}, {"h", a.h}});
+  expect_apart(kOp, {"h", a.h}, {{"x", a.x}, {"rows", a.rows}, {"offsets", a.offsets}, {"u", a.u}});
   for (const Named& out : {Named{"y", a.y}, {"h", a.h}}) {
     expect_apart_from_list(kOp, out, "w", tensors_of(a.w));
+    expect_apart_from_list(kOp, out, "terms", a.terms);
     expect_apart_from_list(kOp, out, "bias", a.bias);
   }
 }
@@ -105,12 +160,17 @@ void check_grouped_gemm_nn(const esft_grouped_gemm_nn_args& a) {
     expect_absent(kOp, "gate", a.gate, "with act 0");
     expect_absent(kOp, "dgate", a.dgate, "with act 0");
   }
+  expect_terms(kOp, {a.u, a.terms, a.term_groups}, n, e, a.act != 0, 0, k);
   expect_ints(kOp, "groups", a.groups, e);
-  expect_apart(kOp, {"dx", a.dx}, {{"dy", a.dy}, {"rows", a.rows}, {"offsets", a.offsets}, {"gate", a.gate}, {"dgate", a.dgate}});
+  expect_plain_output(kOp, a.factor, a.accumulate, a.act);
+  expect_apart(kOp, {"dx", a.dx},
+               {{"dy", a.dy}, {"rows", a.rows}, {"offsets", a.offsets}, {"u", a.u}, {"gate", a.gate}, {"dgate", a.dgate}});
   expect_same_or_apart(kOp, "dx", a.dx, "h", a.h);
-  expect_apart(kOp, {"dgate", a.dgate}, {{"dy", a.dy}, {"rows", a.rows}, {"offsets", a.offsets}, {"gate", a.gate}, {"h", a.h}});
+  expect_apart(kOp, {"dgate", a.dgate},
+               {{"dy", a.dy}, {"rows", a.rows}, {"offsets", a.offsets}, {"u", a.u}, {"gate", a.gate}, {"h", a.h}});
   for (const Named& out : {Named{"dx", a.dx}, {"dgate", a.dgate}}) {
     expect_apart_from_list(kOp, out, "w", tensors_of(a.w));
+    expect_apart_from_list(kOp, out, "terms", a.terms);
     expect_apart_from_list(kOp, out, "bias", a.bias);
   }
 }

@@ -17,6 +17,22 @@
 //   Index values outside their range are refused when the op runs (KernelError): core/op_args.h.
 //   Deterministic: k order is fixed, no element is summed by two threads. An expert without rows is legal everywhere.
 //   Any M, K, N >= 0 (no multiple needed). Inputs alias no output, except where said.
+//   groups (nt, nn)  ids of the experts to compute (ascending, unique); empty = all. Rows of the others are not read and not written
+//   factor (nt, nn)  of product and term, before bias and residual; 1 with an activation
+//   accumulate (nt, nn) with act 0: 1 adds to the rows that are computed (then no residual), 0 overwrites them
+//
+// Low-rank terms (nt, nn): one more stretch of the same sum, so that what follows the product (activation, its backward, dgate, bias,
+// residual) sees product and term as one. Experts that are not listed have none.
+//   u [N, P·R]       act, in expert order: what the terms multiply, any factor already in it
+//   term_groups      ids of the experts with a term (ascending, unique), G of them
+//   terms            G·P matrices, item g·P + p, f32 or bf16 each on its own. Part p reads the columns p·R … of u, as many as its own
+//                    rank, which may differ from item to item, 0 among them (R is the largest)
+//     nt   [M_p, rank]: the parts lie one above the other like the segments of W, ΣM_p = ΣM_s, every expert alike. One part beside two
+//          segments is a term that gate and up share, two parts are gate's own and up's own; with an activation P <= 2, of equal heights
+//     nn   [rank, K]: the parts' products are added
+//   Zeros of a term meet all columns of u that the op names (another part's, those past a rank): numbers there have to be finite.
+//   On Hopper a term is a segment of the contraction, in steps of 64 that all tiles take, those of experts without one on zeros; u and
+//   terms whose rows do not start on 16 bytes (ranks that are no multiple of 8) go to the kernels of any GPU.
 //
 // grouped_gemm_nt    y[r] = x[r] · W_eᵀ (+ bias_e)  (+ activation)
 //   x [*, K] act;  act = 0: y [N, ΣM_s];  h must be absent;  residual [N, ΣM_s] act optional: y[r] = residual[r] + (x[r] · W_eᵀ + bias_e),
@@ -30,8 +46,7 @@
 //   act > 0: g = dy·W [N, F] is the gradient of the *unscaled* activation a = f(h_gate, h_up) (recomputed from the h [N, 2F] stored);
 //            dgate[r] = ⟨g, a⟩ + ⟨dy[r], bias_e⟩ (optional, f32 [N]), the gradient of the weight of a·Wᵀ + bias;  bias is absent without
 //            dgate, and not rounded;  da = gate[r]·g (gate f32 [N], absent = 1);
-//            dx = dh [N, 2F] = (da · ∂f/∂gate | da · ∂f/∂up).  dx may be the same memory as h.
-//   groups: expert ids (ascending, unique) to compute; empty = all. Rows of other experts are not read and not written.
+//            dx = dh [N, 2F] = (da · ∂f/∂gate | da · ∂f/∂up).  dx may be the same memory as h. A term is part of g.
 //
 // grouped_gemm_tn    dW[g·S+s] (+)= (dy_scale · dy[rows of e])[:, segment s]ᵀ · x[rows of e],   e = groups[g]
 //   dy [*, ΣM_s] act (gather dy_rows), dy_scale f32 [N] optional, x [*, K] act (gather x_rows);
@@ -47,13 +62,15 @@
 #include "activation.h"
 
 #define ESFT_ARGS_grouped_gemm_nt(F) \
-  F(AIN, x) F(IN_OPT, rows) F(WEIGHTS, w) F(LIST_IN_OPT, bias) F(IN, offsets) F(AIN_OPT, residual) F(AOUT_OPT, h) F(AOUT, y) \
-  F(I64, segments) F(I64, act) F(F64, alpha) F(F64, limit) F(I64, precision)
+  F(AIN, x) F(IN_OPT, rows) F(WEIGHTS, w) F(LIST_IN_OPT, bias) F(IN, offsets) F(AIN_OPT, u) F(LIST_IN_OPT, terms) \
+  F(INTS, term_groups) F(AIN_OPT, residual) F(AOUT_OPT, h) F(AINOUT, y) F(INTS, groups) F(F64, factor) F(I64, segments) \
+  F(I64, act) F(F64, alpha) F(F64, limit) F(I64, accumulate) F(I64, precision)
 ESFT_DEFINE_ARGS(grouped_gemm_nt)
 
 #define ESFT_ARGS_grouped_gemm_nn(F) \
-  F(AIN, dy) F(IN_OPT, rows) F(WEIGHTS, w) F(LIST_IN_OPT, bias) F(IN, offsets) F(AIN_OPT, h) F(IN_OPT, gate) F(AINOUT, dx) F(OUT_OPT, dgate) \
-  F(INTS, groups) F(I64, segments) F(I64, act) F(F64, alpha) F(F64, limit) F(I64, precision)
+  F(AIN, dy) F(IN_OPT, rows) F(WEIGHTS, w) F(LIST_IN_OPT, bias) F(IN, offsets) F(AIN_OPT, u) F(LIST_IN_OPT, terms) \
+  F(INTS, term_groups) F(AIN_OPT, h) F(IN_OPT, gate) F(AINOUT, dx) F(OUT_OPT, dgate) F(INTS, groups) F(F64, factor) \
+  F(I64, segments) F(I64, act) F(F64, alpha) F(F64, limit) F(I64, accumulate) F(I64, precision)
 ESFT_DEFINE_ARGS(grouped_gemm_nn)
 
 #define ESFT_ARGS_grouped_gemm_tn(F) \

@@ -20,6 +20,37 @@ double bias_at(const esft_tensor_list& bias, int64_t segments, int64_t expert, i
   }
 }
 
+// The low-rank term of one expert, if it has one.
+struct Term {
+  const esft_tensor* items;  // null: none
+  int64_t parts, rank;  // rank: columns of u for each part
+  Term(const esft_tensor& u, const esft_tensor_list& list, const esft_ints& groups, int64_t expert)
+      : items(nullptr), parts(0), rank(0) {
+    for (int64_t g = 0; g < groups.count; g++)
+      if (groups.items[g] == expert) {
+        parts = list.count / groups.count;
+        rank = cols(u) / parts;
+        items = list.items + g * parts;
+      }
+  }
+  // nt: of output m, the part that it lies in against that part's columns of u.
+  double output(const esft_tensor& u, int64_t r, int64_t m, int64_t precision) const {
+    double sum = 0;
+    for (int64_t p = 0; items && p < parts; m -= rows(items[p++]))
+      for (int64_t j = 0; m >= 0 && m < rows(items[p]) && j < cols(items[p]); j++)
+        sum += operand(at(u, r, p * rank + j), precision) * operand(at(items[p], m, j), precision);
+    return sum;
+  }
+  // nn: of column k, all parts.
+  double gradient(const esft_tensor& u, int64_t r, int64_t k, int64_t precision) const {
+    double sum = 0;
+    for (int64_t p = 0; items && p < parts; p++)
+      for (int64_t j = 0; j < rows(items[p]); j++)
+        sum += operand(at(u, r, p * rank + j), precision) * operand(at(items[p], j, k), precision);
+    return sum;
+  }
+};
+
 // Row m of expert e's stacked weight.
 struct Stacked {
   esft_tensor_list w;
@@ -44,8 +75,11 @@ void ref_grouped_gemm_nt(const esft_grouped_gemm_nt_args& a) {
   const int64_t N = rows(a.y), E = numel(a.offsets) - 1, K = cols(a.x), F = cols(a.y);
   const int64_t routed = check_offsets("grouped_gemm_nt", a.offsets, N);
   if (present(a.rows)) check_first_indices("grouped_gemm_nt", "rows", a.rows, routed, rows(a.x));
-  for (int64_t e = 0; e < E; e++) {
+  const int64_t groups = a.groups.count ? a.groups.count : E;
+  for (int64_t g = 0; g < groups; g++) {
+    const int64_t e = a.groups.count ? a.groups.items[g] : g;
     const Stacked w{tensors_of(a.w), a.segments, e};
+    const Term term(a.u, a.terms, a.term_groups, e);
     const int64_t M = w.size();
     std::vector<float> z(M);
     for (int64_t r = data<int32_t>(a.offsets)[e]; r < data<int32_t>(a.offsets)[e + 1]; r++) {
@@ -53,7 +87,9 @@ void ref_grouped_gemm_nt(const esft_grouped_gemm_nt_args& a) {
       for (int64_t m = 0; m < M; m++) {
         double sum = 0;
         for (int64_t k = 0; k < K; k++) sum += operand(at(a.x, from, k), a.precision) * operand(w.at(m, k), a.precision);
-        sum += bias_at(a.bias, a.segments, e, m);
+        sum += term.output(a.u, r, m, a.precision);
+        sum = a.factor * sum + bias_at(a.bias, a.segments, e, m);
+        if (a.accumulate) sum += at(a.y, r, m);
         z[m] = float(sum);
         if (present(a.residual)) z[m] = float(held(a.y, sum) + at(a.residual, r, m));
       }
@@ -73,6 +109,7 @@ void ref_grouped_gemm_nn(const esft_grouped_gemm_nn_args& a) {
   for (int64_t g = 0; g < groups; g++) {
     const int64_t e = a.groups.count ? a.groups.items[g] : g;
     const Stacked w{tensors_of(a.w), a.segments, e};
+    const Term term(a.u, a.terms, a.term_groups, e);
     const int64_t M = w.size();
     for (int64_t r = data<int32_t>(a.offsets)[e]; r < data<int32_t>(a.offsets)[e + 1]; r++) {
       const int64_t from = source(a.rows, r);
@@ -80,8 +117,9 @@ void ref_grouped_gemm_nn(const esft_grouped_gemm_nn_args& a) {
       for (int64_t k = 0; k < K; k++) {
         double g_k = 0;
         for (int64_t m = 0; m < M; m++) g_k += operand(at(a.dy, from, m), a.precision) * operand(w.at(m, k), a.precision);
+        g_k += term.gradient(a.u, r, k, a.precision);
         if (!a.act) {
-          put(a.dx, r, k, g_k);
+          put(a.dx, r, k, a.factor * g_k + (a.accumulate ? at(a.dx, r, k) : 0.0f));
           continue;
         }
         const double gate_pre = at(a.h, r, k), up = at(a.h, r, K + k);  // before dx, which may be h

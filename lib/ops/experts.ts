@@ -5,7 +5,26 @@ import type { Tensor, TensorList } from "../tensor.ts";
 import { activationArgs, type Activation } from "./activation.ts";
 import { bind, flag, handleOf, precision, type Ids, type Maybe, type Precision } from "./bind.ts";
 
-export interface GroupedGemmNtArgs {
+/** A low-rank term inside of a product, in the same sum: u times the matrices of the experts that have one; the others cost nothing. */
+export interface LowRankTerms {
+  /** [N, P·R] act, in the order of the experts: R columns for each of an expert's P parts. */
+  u?: Maybe<Tensor>;
+  /** P matrices for each of termGroups. Each reads the first columns of its part of u, as many as its rank; R is the largest. */
+  terms?: Maybe<TensorList>;
+  termGroups?: Ids;
+}
+
+/** What products of some experts have in common. */
+export interface SomeExperts {
+  /** Experts to compute; absent or empty: all. Rows of the others are neither read nor written. */
+  groups?: Ids;
+  /** Of the product with its terms, before bias and residual; 1 unless given, and with an activation. */
+  factor?: number;
+  /** The output is added to; without an activation and a residual. */
+  accumulate?: boolean;
+}
+
+export interface GroupedGemmNtArgs extends LowRankTerms, SomeExperts {
   x: Tensor;
   /** Row r reads x[rows[r]]; absent: x is in the order of the experts. */
   rows?: Maybe<Tensor>;
@@ -21,16 +40,18 @@ export interface GroupedGemmNtArgs {
 }
 /**
  * y[r] = x[r]·W_eᵀ (+ bias_e) per expert (+ residual[r]). x [*, C] act, rows [N] i32, w: matrices [M_s, C], bias: vectors [M_s], y, residual
- * [N, ΣM_s] act. activation: W is gate over up, y [N, F] = f(gate, up); h [N, 2F] act keeps gate | up for the backward.
+ * [N, ΣM_s] act. terms: + u[r]·B_eᵀ, parts [M_p, rank] one above the other, ΣM_p = ΣM_s. activation: W is gate over up, y [N, F] = f(gate, up); h [N, 2F] act keeps gate | up for the backward.
  */
 export const groupedGemmNt = bind<GroupedGemmNtArgs>("grouped_gemm_nt", {
   residual: (a) => handleOf(a.residual),
+  factor: 1,
   segments: 1,
   ...activationArgs(0),
+  accumulate: (a) => flag(a.accumulate),
   precision,
 });
 
-export interface GroupedGemmNnArgs {
+export interface GroupedGemmNnArgs extends LowRankTerms, SomeExperts {
   dy: Tensor;
   rows?: Maybe<Tensor>;
   w: TensorList;
@@ -40,18 +61,22 @@ export interface GroupedGemmNnArgs {
   gate?: Maybe<Tensor>;
   dx: Tensor;
   dgate?: Maybe<Tensor>;
-  /** Experts to compute; absent or empty: all. Rows of the others are neither read nor written. */
-  groups?: Ids;
   segments?: number;
   activation?: Maybe<Activation>;
   precision?: Maybe<Precision>;
 }
 /**
- * dx[r] = dy[r]·W_e per expert. dy [*, ΣM_s] act (gathered by rows), dx [N, C] act.
+ * dx[r] = dy[r]·W_e per expert (terms: + Σ_p u[r]·A_ep, parts [rank, C]). dy [*, ΣM_s] act (gathered by rows), dx [N, C] act.
  * activation: through it: h [N, 2F] as kept, gate [N] the weight of each row (absent: 1), dx = dh [N, 2F] (may be h), dgate [N] the
  * gradient of those weights, which multiply the bias too: vectors [M_s], with dgate alone.
  */
-export const groupedGemmNn = bind<GroupedGemmNnArgs>("grouped_gemm_nn", { segments: 1, ...activationArgs(0), precision });
+export const groupedGemmNn = bind<GroupedGemmNnArgs>("grouped_gemm_nn", {
+  factor: 1,
+  segments: 1,
+  ...activationArgs(0),
+  accumulate: (a) => flag(a.accumulate),
+  precision,
+});
 
 export interface GroupedGemmTnArgs {
   dy: Tensor;

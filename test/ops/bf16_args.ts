@@ -20,7 +20,7 @@ export const takesActivations = (op: string): boolean => op === "gemm" || fields
 function becomesBf16(op: string, { name, activation }: OpField, args: Args): boolean {
   if (activation) return true;
   if (op === "gemm") return name === "a" || name === "b" || name === "residual" || (name === "c" && args.mode !== 2);
-  return name === "w" || (op === "linear_cross_entropy" && name === "b");
+  return name === "w" || name === "terms" || (op === "linear_cross_entropy" && name === "b");
 }
 
 /** A call as such a device gets it: products take bf16 operands at precision 1; parameter gradients and statistics stay f32. */

@@ -47,6 +47,21 @@ const groups = [
   { name: "a group beyond the experts", change: { groups: [0, 3] }, says: ["groups", "0..2", "3 at position 1"] },
   { name: "a negative group", change: { groups: [-1, 2] }, says: ["groups", "-1 at position 0"] },
 ];
+/** Of calls with terms of experts 0 and 2, u [7, 2 per part]. */
+const terms = [
+  { name: "term groups that descend", change: { term_groups: [2, 0] }, says: ["term_groups", "ascending"] },
+  { name: "a term group twice", change: { term_groups: [2, 2] }, says: ["term_groups", "repeats"] },
+  { name: "a term group beyond the experts", change: { term_groups: [0, 3] }, says: ["term_groups", "0..2", "3 at position 1"] },
+  { name: "terms without groups", change: { term_groups: [] }, says: ["terms", "0 experts"] },
+  { name: "terms without u", change: { u: null }, says: ["u"] },
+  { name: "u and groups without terms", change: { terms: null }, says: ["u", "absent without terms"] },
+  { name: "groups without terms", change: { terms: null, u: null }, says: ["term_groups", "empty without terms", "2 ids"] },
+  { name: "u of too few rows", change: { u: out([6, 4]) }, says: ["u", "[7, *]"] },
+  { name: "a factor that is no number", change: { factor: Infinity }, says: ["factor", "finite"] },
+  { name: "added to with an activation", change: { accumulate: 1 }, says: ["accumulate", "0 with an activation"] },
+  { name: "accumulate = 2", change: { accumulate: 2 }, says: ["accumulate"] },
+  { name: "a factor with an activation", change: { factor: 2 }, says: ["factor", "1 with an activation", "received 2"] },
+];
 describeRefusals([
   {
     base: ntBase,
@@ -55,6 +70,32 @@ describeRefusals([
       ...gather("rows"),
       ...offsets,
       ...segments,
+      ...groups,
+      ...terms,
+      { name: "a term too few", change: { terms: [4, 4, 4].map((m) => out([m, 2])) }, says: ["terms", "2 experts", "received 3"] },
+      {
+        name: "three parts with an activation",
+        change: { terms: new Array<number>(6).fill(4).map((m) => out([m, 1])) },
+        says: ["terms", "at most 2"],
+      },
+      { name: "u of odd halves", change: { u: out([7, 3]) }, says: ["u", "2 equal parts"] },
+      {
+        name: "a rank above u's",
+        change: { terms: [2, 2, 3, 2].map((rank) => out([4, rank])) },
+        says: ["terms[2]", "at most 2", "[4, 3]"],
+      },
+      { name: "terms of another height", change: { terms: [4, 4, 4, 3].map((m) => out([m, 2])) }, says: ["terms[3]", "[4, *]"] },
+      {
+        name: "terms that are too low",
+        change: { u: out([7, 2]), terms: [7, 7].map((m) => out([m, 2])) },
+        says: ["terms", "8 rows", "received 7"],
+      },
+      {
+        name: "a term of integers",
+        change: { terms: [4, 4, 4, 4].map((m) => ({ ...i32(new Array<number>(m * 2).fill(0)), shape: [m, 2] })) },
+        says: ["terms[0]", "f32 or bf16"],
+      },
+      { name: "u in the memory of y", change: { u: { same: "y" } }, says: ["y", "u"] },
       { name: "h without an activation", change: { act: 0 }, says: ["h", "absent"] },
       { name: "three segments with an activation", change: { segments: 3 }, says: ["segments", "1..2"] },
       { name: "gate and up of different heights", change: { w: [5, 3, 5, 3, 5, 3].map((m) => out([m, 6])) }, says: ["w[1]", "[5, *]"] },
@@ -103,6 +144,10 @@ describeRefusals([
       ...offsets,
       ...segments,
       ...groups,
+      ...terms,
+      { name: "a term too few", change: { terms: [out([2, 6]), out([2, 6]), out([2, 6])] }, says: ["terms", "2 experts", "received 3"] },
+      { name: "a rank above u's", change: { terms: [out([2, 6]), out([3, 6])] }, says: ["terms[1]", "at most 2", "[3, 6]"] },
+      { name: "terms of another width", change: { terms: [out([2, 6]), out([2, 5])] }, says: ["terms[1]", "[*, 6]"] },
       ...activations,
       ...biases,
       { name: "a bias without dgate", change: { dgate: null }, says: ["bias", "absent without dgate", "received 3 vectors"] },
@@ -230,9 +275,32 @@ describe("gradients against finite differences of the reference", () => {
     const w = [0, 1, 2].map(() => random.normal([4, D]));
     const cx = random.normal([N, 4]);
     const xs = random.normal([N, D]);
-    const y = pick(await run(ref(), "grouped_gemm_nt", { x: xs, w, offsets: k, y: out([N, 4]), segments: 1, ...none, precision: 0 }), "y");
+    const y = pick(
+      await run(ref(), "grouped_gemm_nt", {
+        x: xs,
+        w,
+        offsets: k,
+        y: out([N, 4]),
+        factor: 1,
+        segments: 1,
+        ...none,
+        accumulate: 0,
+        precision: 0,
+      }),
+      "y",
+    );
     const dx = pick(
-      await run(ref(), "grouped_gemm_nn", { dy: cx, w, offsets: k, dx: out([N, D]), segments: 1, ...none, precision: 0 }),
+      await run(ref(), "grouped_gemm_nn", {
+        dy: cx,
+        w,
+        offsets: k,
+        dx: out([N, D]),
+        factor: 1,
+        segments: 1,
+        ...none,
+        accumulate: 0,
+        precision: 0,
+      }),
       "dx",
     );
     const dw = await run(ref(), "grouped_gemm_tn", {

@@ -40,8 +40,14 @@ struct PreparedA {
   int64_t ld;        // bytes between rows (A_ROWS)
 };
 
-PreparedA prepare_a(const Block& b, int64_t tiles, void* scratch) {
+// A block of one group of panels reads A once: its tiles are packed one by one, where they stay in the caches.
+bool packs_by_tile(const Block& b, int64_t panels) {
+  return !b.a_columns && a_row_bytes(b.kind, b.k) > kRowBytes && panels <= panel_group(b.kind, b.k);
+}
+
+PreparedA prepare_a(const Block& b, int64_t tiles, bool by_tile, void* scratch) {
   const int64_t row_bytes = a_row_bytes(b.kind, b.k);
+  if (by_tile) return {A_PACKED, static_cast<const char*>(scratch), 0};
   if (!b.a_columns && row_bytes <= kRowBytes) {
     if (reads_a_in_place(b)) return {A_ROWS, reinterpret_cast<const char*>(b.a.data), b.a.ld * 4};
     copy_rows(b.kind, b.a, b.m, b.k, scratch, row_bytes / 4);
@@ -75,6 +81,21 @@ void build_panels(const Block& b, int64_t p, int64_t count, void* out) {
       panel_of_weight_rows(b.kind, b.w, q * NR, q * NR + W, b.n, b.n, b.k0, b.k, to);
   }
 }
+
+// The same of the term.
+void build_term_panels(const Block& b, PanelKind kind, int64_t p, int64_t count, void* out) {
+  char* to = static_cast<char*>(out);
+  for (int64_t q = p; q < p + count; q++, to += panel_bytes(kind, b.term.k)) {
+    if (b.source == FROM_WEIGHT_COLUMNS)
+      panel_of_term_columns(kind, b.term, q * NR, b.n, to);
+    else if (b.out.kind == OUT_GATED)
+      panel_of_term_rows(kind, b.term, q * W, b.n + q * W, b.n, 2 * b.n, to);
+    else
+      panel_of_term_rows(kind, b.term, q * NR, q * NR + W, b.n, b.n, to);
+  }
+}
+// Terms are short: f32, unless the product rounds its operands, whatever its own panels hold.
+PanelKind term_kind(const Block& b) { return b.kind == PANEL_DOT ? PANEL_DOT : PANEL_F32; }
 
 struct Place {
   const Segment* s;
@@ -193,7 +214,8 @@ Block block_part(const Block& b, int64_t m0, int64_t m1) {
     p.a.data += m0;
   else
     p.a = rows_from(b.a, m0);
-  if (p.out.c) p.out.c += m0 * p.out.ldc;
+  if (p.term.k) p.term.u = rows_from(b.term.u, m0);
+  if (p.out.c) p.out.c += m0 * (p.out.transposed ? 1 : p.out.ldc);
   if (p.out.residual) p.out.residual += m0 * p.out.ldr;
   if (p.out.h) p.out.h += m0 * p.out.ldh;
   if (p.out.row_gate) p.out.row_gate += m0;
@@ -203,9 +225,10 @@ Block block_part(const Block& b, int64_t m0, int64_t m1) {
 
 int64_t block_panels(const Block& b) { return b.out.kind == OUT_GATED ? (b.n + W - 1) / W : (b.n + NR - 1) / NR; }
 
-size_t block_scratch(int64_t m, int64_t k, PanelKind kind, bool panel) {
+size_t block_scratch(int64_t m, int64_t k, PanelKind kind, bool panel, int64_t term_k) {
+  const int64_t of_term = aligned(m * term_k * 4) + aligned(panel_bytes(PANEL_F32, term_k) * panel_group(kind, k));
   return size_t(aligned(m * a_row_bytes(kind, k) + kSpill) + (panel ? aligned(panel_bytes(kind, k) * panel_group(kind, k)) : 0) +
-                aligned(m * W * 4) + kMaxTileRows * NR * 4);
+                aligned(m * W * 4) + kMaxTileRows * NR * 4 + (term_k ? of_term : 0));
 }
 
 int64_t pass_k(int64_t k, OutputKind kind) {
@@ -227,14 +250,22 @@ static void run_pass(const Block& b, int64_t p0, int64_t p1, void* scratch) {
   at += aligned(b.m * W * 4);
   float* tile = reinterpret_cast<float*>(at);
   at += kMaxTileRows * NR * 4;
+  const PanelKind of_term = term_kind(b);
+  const int64_t term_ld = a_row_bytes(of_term, b.term.k), term_pitch = panel_bytes(of_term, b.term.k);
+  char* term_rows = at;
+  at += aligned(b.m * term_ld);
+  char* term_panels = at;
+  at += aligned(term_pitch * group);
   char* panel_scratch = at;
+  if (b.term.k) copy_rows(of_term, b.term.u, b.m, b.term.k, term_rows, term_ld / 4);
 
-  const PreparedA a = prepare_a(b, tiles, a_scratch);
+  const bool by_tile = packs_by_tile(b, p1 - p0);
+  const PreparedA a = prepare_a(b, tiles, by_tile, a_scratch);
   const bool dgate = b.out.kind == OUT_DGATED && b.out.dgate;
   if (dgate) memset(sums, 0, size_t(b.m) * W * 4);
   int64_t fetches = 0;  // fetch opportunities per tile and panel
   for (int64_t s = 0; s < steps; s += chunk) fetches += min_of(chunk, steps - s) / kPrefetchSteps;
-  const bool reads_outputs = b.out.add || b.out.residual || b.out.kind == OUT_DGATED;
+  const bool reads_outputs = (b.out.add && !b.out.transposed) || b.out.residual || b.out.kind == OUT_DGATED;
 
   const bool a_cold = reads_a_in_place(b) && !reads_outputs;
   Prefetch ahead = {}, tile_ahead = {};
@@ -248,11 +279,13 @@ static void run_pass(const Block& b, int64_t p0, int64_t p1, void* scratch) {
     } else {
       build_panels(b, g0, count, panel_scratch);
     }
+    if (b.term.k) build_term_panels(b, of_term, g0, count, term_panels);
     ahead.per_block = 0;
     for (int64_t t = 0, i = 0; t < tiles; t++) {
       const int64_t mr = tile_height(b.m, tiles, t);
       const MicroKernel kernel = micro_kernel(b.kind, a.access, int(mr));
-      const char* a_tile = a.access == A_ROWS ? a.data + i * a.ld : a.data + i * row_bytes;
+      const char* a_tile = a.access == A_ROWS ? a.data + i * a.ld : a.data + (by_tile ? 0 : i * row_bytes);
+      if (by_tile) pack_rows(b.kind, rows_from(b.a, i), mr, b.k, a_scratch);
       const int64_t a_chunk = chunk * 4 * (b.kind == PANEL_PAIR ? 2 : 1) * (a.access == A_ROWS ? 1 : mr);
       if (a_cold && g0 == p0 && t + 1 < tiles)
         fetch_rows(a.data + (i + mr) * a.ld, a.ld, tile_height(b.m, tiles, t + 1), b.k * 4, fetches * count, &tile_ahead);
@@ -260,7 +293,8 @@ static void run_pass(const Block& b, int64_t p0, int64_t p1, void* scratch) {
       if (t == (tiles > kLate ? tiles - kLate : 0) && g0 + count < p1)
         fetch_panels(b, g0 + count, min_of(group, p1 - g0 - count), fetches * (tiles - t) * count, &ahead);
       for (int64_t p = g0; p < g0 + count; p++) {
-        const bool direct = b.out.kind == OUT_PLAIN && (p + 1) * NR <= b.n && !b.out.bias && !b.out.past_caches;
+        const bool direct = b.out.kind == OUT_PLAIN && (p + 1) * NR <= b.n && !b.out.bias && !b.out.past_caches &&
+                            b.out.factor == 1 && !b.out.transposed;
         MicroArgs g;
         g.a = a_tile;
         g.lda = a.ld;
@@ -277,6 +311,13 @@ static void run_pass(const Block& b, int64_t p0, int64_t p1, void* scratch) {
           g.add = true;
           g.a = static_cast<const char*>(g.a) + a_chunk;
           g.panel = static_cast<const char*>(g.panel) + chunk * NR * 4;
+        }
+        if (b.term.k) {
+          g.a = term_rows + i * term_ld;
+          g.lda = term_ld;
+          g.panel = term_panels + (p - g0) * term_pitch;
+          g.steps = panel_steps(of_term, b.term.k);
+          micro_kernel(of_term, A_ROWS, int(mr))(g);
         }
         if (!direct)
           finish_tile(b, tile, i, mr, p, sums);
@@ -317,7 +358,7 @@ void run_block(const Block& b, int64_t p0, int64_t p1, void* scratch) {
     }
     pass.out.add = b.out.add || k > 0;
     pass.out.past_caches = false;
-    if (k + step < b.k) pass.out.bias = nullptr, pass.out.residual = nullptr;
+    if (k + step < b.k) pass.out.bias = nullptr, pass.out.residual = nullptr, pass.term.k = 0;
     run_pass(pass, p0, p1, scratch);
   }
 }

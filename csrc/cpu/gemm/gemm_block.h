@@ -18,7 +18,9 @@ struct Output {
   Activation act;  // OUT_GATED, OUT_DGATED
   float* c;
   int64_t ldc;
+  float factor = 1;  // OUT_PLAIN: of the product
   bool add;          // OUT_PLAIN: c += instead of c =
+  bool transposed;   // OUT_PLAIN, alone or with add: element (i, j) at c + j·ldc + i; for products of few rows
   bool past_caches;  // large outputs nobody reads soon: streaming stores (not with add)
   const void* bias;  // optional; OUT_GATED: of gate, then of up; OUT_DGATED: f32 [k]
   bool bias_bf16;
@@ -46,6 +48,7 @@ struct Block {
   const float* a_scale;   // a_columns: factor per row of memory, optional
   PanelSource source;
   Weights w;              // FROM_WEIGHT_*
+  Term term;              // FROM_WEIGHT_*: added to the product
   Rows x;                 // FROM_ROWS: k rows
   Activation x_act;       // FROM_ROWS: rows are h = gate | up, and the activation is taken; kind 0: rows as they are
   int64_t x_features;     // FROM_ROWS with x_act: distance of up from gate
@@ -61,7 +64,8 @@ bool reads_a_in_place(const Block& b);                       // rows short enoug
 Block block_part(const Block& b, int64_t m0, int64_t m1);    // rows m0 .. m1 of the block
 // k of one pass: long plain products run in several, adding into c, so that panels stay in L2.
 int64_t pass_k(int64_t k, OutputKind kind);
-size_t block_scratch(int64_t m, int64_t k, PanelKind kind, bool panel);  // k: of one pass; panel: it builds panels itself
+// k: of one pass; panel: it builds panels itself; term_k: columns of a term.
+size_t block_scratch(int64_t m, int64_t k, PanelKind kind, bool panel, int64_t term_k = 0);
 // Panels p0 .. p1 of the block.
 void run_block(const Block& b, int64_t p0, int64_t p1, void* scratch);
 

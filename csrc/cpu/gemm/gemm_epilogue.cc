@@ -48,14 +48,21 @@ ESFT_INLINE vf load_bias(const Output& o, int64_t j, int64_t n) {
 
 template <Put kPut>
 void plain(const Output& o, const float* sums, int64_t i0, int64_t mr, int64_t j, int64_t n) {
-  const vf bias = o.bias ? load_bias(o, j, n) : vf{};
+  const vf bias = o.bias ? load_bias(o, j, n) : vf{}, factor = splat(o.factor);
   for (int64_t i = 0; i < mr; i++) {
     float* c = o.c + (i0 + i) * o.ldc + j;
-    vf v = load(sums + i * NR);
+    vf v = load(sums + i * NR) * factor;
     if (o.bias) v += bias;
     if (o.add) v += get<kPut>(c, n);
     if (o.residual) v += get<kPut>(o.residual + (i0 + i) * o.ldr + j, n);
     put<kPut>(c, v, n);
+  }
+}
+
+void transposed(const Output& o, const float* sums, int64_t i0, int64_t mr, int64_t j, int64_t n) {
+  for (int64_t q = 0; q < n; q++) {
+    float* c = o.c + (j + q) * o.ldc + i0;
+    for (int64_t i = 0; i < mr; i++) c[i] = sums[i * NR + q] * o.factor + (o.add ? c[i] : 0.0f);
   }
 }
 
@@ -126,7 +133,9 @@ void finish_tile(const Block& b, const float* tile, int64_t i, int64_t mr, int64
   for (int half = 0; half < 2; half++) {
     const int64_t j = p * NR + half * W, n = min_of(W, b.n - j);
     if (n <= 0) return;
-    if (o.kind == OUT_DGATED) {
+    if (o.transposed) {
+      transposed(o, tile + half * W, i, mr, j, n);
+    } else if (o.kind == OUT_DGATED) {
       n < W ? dgated_tile<PART>(b, tile + half * W, i, mr, j, n, sums) : dgated_tile<WHOLE>(b, tile + half * W, i, mr, j, n, sums);
     } else {
 #define RUN(kPut) plain<kPut>(o, tile + half * W, i, mr, j, n)

@@ -246,6 +246,40 @@ void panels_of_weight_columns(PanelKind kind, const Weights& w, int64_t n0, int6
 
 namespace {
 
+ESFT_INLINE float value_of(const TermPart& t, int64_t row, int64_t column) {
+  if (!t.bf16) return static_cast<const float*>(t.data)[row * t.ld + column];
+  return bf16_to_f32(static_cast<const uint16_t*>(t.data)[row * t.ld + column]);
+}
+// Element (k, column) of a panel.
+ESFT_INLINE void put(PanelKind kind, void* panel, int64_t k, int64_t column, float v) {
+  if (kind == PANEL_F32)
+    floats(panel)[k * NR + column] = v;
+  else
+    static_cast<uint16_t*>(panel)[(k / 2 * NR + column) * 2 + k % 2] = f32_to_bf16(v);
+}
+
+}  // namespace
+
+// A few thousand elements beside panels of some hundred times as many: plain loops.
+void panel_of_term_rows(PanelKind kind, const Term& t, int64_t n0, int64_t n1, int64_t limit0, int64_t limit1, void* out) {
+  memset(out, 0, size_t(panel_bytes(kind, t.k)));
+  for (int64_t c = 0; c < NR; c++) {
+    int64_t row = c < W ? n0 + c : n1 + c - W, p = 0;
+    if (row >= (c < W ? limit0 : limit1)) continue;
+    while (row >= t.parts[p].rows) row -= t.parts[p++].rows;
+    for (int64_t j = 0; j < t.parts[p].cols; j++) put(kind, out, p * t.rank + j, c, value_of(t.parts[p], row, j));
+  }
+}
+
+void panel_of_term_columns(PanelKind kind, const Term& t, int64_t n0, int64_t n, void* out) {
+  memset(out, 0, size_t(panel_bytes(kind, t.k)));
+  for (int64_t p = 0; p < t.count; p++)
+    for (int64_t j = 0; j < t.parts[p].rows; j++)
+      for (int64_t c = 0; c < NR && n0 + c < n; c++) put(kind, out, p * t.rank + j, c, value_of(t.parts[p], j, n0 + c));
+}
+
+namespace {
+
 template <int32_t kAct>
 void panels_of_rows(PanelKind kind, const Rows& x, const Activation& act, int64_t K, int64_t n0, int64_t count, int64_t k,
                     void* out_) {

@@ -31,6 +31,20 @@ struct Weights {
   int64_t count;
 };
 
+// A low-rank term beside a product (ops/grouped_gemm.h): k columns of u, `rank` for each part; k = 0: none. For FROM_WEIGHT_ROWS the
+// rows of a part are outputs and its columns the contraction, for FROM_WEIGHT_COLUMNS the other way round.
+struct TermPart {
+  const void* data;
+  int64_t ld, rows, cols;
+  bool bf16;
+};
+struct Term {
+  int64_t k, rank;
+  Rows u;
+  const TermPart* parts;
+  int64_t count;
+};
+
 // A by rows (its k runs along memory): rows [0, mr) as [k][mr], or as rows `ld` elements apart.
 void pack_rows(PanelKind kind, const Rows& a, int64_t mr, int64_t k, void* out);
 void copy_rows(PanelKind kind, const Rows& a, int64_t m, int64_t k, void* out, int64_t ld);
@@ -44,6 +58,9 @@ void panel_of_weight_rows(PanelKind kind, const Weights& w, int64_t n0, int64_t 
                           int64_t k, void* out);
 // Consecutive panels from columns n0 .. n0+count of the weight (dx = dy·W): k runs over the stacked rows.
 void panels_of_weight_columns(PanelKind kind, const Weights& w, int64_t n0, int64_t count, int64_t k0, int64_t k, void* out);
+// Panels of a term like those two: PANEL_F32 or PANEL_DOT, zeros where no part meets.
+void panel_of_term_rows(PanelKind kind, const Term& t, int64_t n0, int64_t n1, int64_t limit0, int64_t limit1, void* out);
+void panel_of_term_columns(PanelKind kind, const Term& t, int64_t n0, int64_t n, void* out);
 // Consecutive panels from columns of gathered f32 rows (dW = dyᵀ·x); with an activation the rows are h = gate | up, K each, and it is
 // taken of them.
 void panels_of_rows(PanelKind kind, const Rows& x, const Activation& act, int64_t K, int64_t n0, int64_t count, int64_t k,

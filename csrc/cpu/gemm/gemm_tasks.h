@@ -112,7 +112,7 @@ static void cut_tail(TaskList& list, const Block* blocks, int64_t threads) {
   }
 }
 
-ESFT_INLINE int64_t work_of(const Block& b) { return b.m * b.n * (b.out.kind == OUT_GATED ? 2 : 1) * b.k; }
+ESFT_INLINE int64_t work_of(const Block& b) { return b.m * b.n * (b.out.kind == OUT_GATED ? 2 : 1) * (b.k + b.term.k); }
 
 // Cuts the blocks (whole products) into `tasks` and runs them.
 static void run_blocks(Context& ctx, const Block* blocks, int64_t count, Task* tasks) {
@@ -143,7 +143,8 @@ static void run_blocks(Context& ctx, const Block* blocks, int64_t count, Task* t
   size_t scratch = 0;
   for (int64_t i = 0; i < list.count; i++) {
     const Block& b = blocks[list.tasks[i].item];
-    const size_t s = block_scratch(list.tasks[i].m1 - list.tasks[i].m0, pass_k(b.k, b.out.kind), b.kind, b.source != FROM_PANELS);
+    const size_t s =
+        block_scratch(list.tasks[i].m1 - list.tasks[i].m0, pass_k(b.k, b.out.kind), b.kind, b.source != FROM_PANELS, b.term.k);
     if (s > scratch) scratch = s;
   }
   auto run = [&](int64_t i, int worker) {

@@ -17,17 +17,21 @@ struct Plan {
   Segment* segments;
   float* biases;
   Task* tasks;
+  TermPart* parts;
 };
 
-// items products of at most `rows` rows together, with `segments` weight segments and `biases` elements of biases.
-Plan make_plan(Context& ctx, int64_t items, int64_t segments, int64_t rows, int64_t biases) {
+// items products of at most `rows` rows together, with `segments` weight segments, `biases` elements of biases and `parts` of terms.
+Plan make_plan(Context& ctx, int64_t items, int64_t segments, int64_t rows, int64_t biases, int64_t parts = 0) {
   const int64_t bound = tasks_bound(items, rows, ctx.threads());
   const size_t blocks_bytes = size_t(items) * sizeof(Block), segments_bytes = size_t(segments) * sizeof(Segment);
-  const size_t tasks_bytes = size_t(bound) * sizeof(Task);
-  char* p = static_cast<char*>(ctx.shared_scratch(blocks_bytes + segments_bytes + tasks_bytes + size_t(biases) * 4));
-  return {reinterpret_cast<Block*>(p), 0, reinterpret_cast<Segment*>(p + blocks_bytes),
-          reinterpret_cast<float*>(p + blocks_bytes + segments_bytes + tasks_bytes),
-          reinterpret_cast<Task*>(p + blocks_bytes + segments_bytes)};
+  const size_t tasks_bytes = size_t(bound) * sizeof(Task), parts_bytes = size_t(parts) * sizeof(TermPart);
+  char* p = static_cast<char*>(ctx.shared_scratch(blocks_bytes + segments_bytes + tasks_bytes + parts_bytes + size_t(biases) * 4));
+  return {reinterpret_cast<Block*>(p),
+          0,
+          reinterpret_cast<Segment*>(p + blocks_bytes),
+          reinterpret_cast<float*>(p + blocks_bytes + segments_bytes + tasks_bytes + parts_bytes),
+          reinterpret_cast<Task*>(p + blocks_bytes + segments_bytes),
+          reinterpret_cast<TermPart*>(p + blocks_bytes + segments_bytes + tasks_bytes)};
 }
 
 // The experts a call computes.
@@ -77,6 +81,32 @@ const float* bias_of(const esft_tensor_list& bias, int64_t e, int64_t S, float* 
   return out;
 }
 
+// The low-rank terms of a call, taken up expert by expert in ascending order.
+struct Terms {
+  const esft_tensor& u;
+  const esft_tensor_list& items;
+  const esft_ints& groups;
+  int64_t next;
+  int64_t parts() const { return groups.count ? items.count / groups.count : 0; }
+  // The term of expert e, whose rows begin with `first`; its parts are written to `out`. nt: ranks are columns of the items.
+  Term of(int64_t e, int64_t first, bool nt, TermPart* out) {
+    while (next < groups.count && groups.items[next] < e) next++;
+    Term t = {};
+    if (next == groups.count || groups.items[next] != e) return t;
+    t.count = parts();
+    t.rank = cols(u) / t.count;
+    t.parts = out;
+    t.u = rows_from({data<const float>(u), u.ld, nullptr}, first);
+    for (int64_t p = 0; p < t.count; p++) {
+      const esft_tensor& item = items.items[next * t.count + p];
+      out[p] = {item.data, item.ld, rows(item), cols(item), item.dtype == ESFT_BF16};
+      const int64_t own = nt ? cols(item) : rows(item);
+      if (own) t.k = p * t.rank + own;
+    }
+    return t;
+  }
+};
+
 Activation activation_of(int64_t kind, double alpha, double limit) { return {int32_t(kind), float(alpha), float(limit)}; }
 
 // Outputs larger than the caches keep for their reader go past them.
@@ -92,9 +122,11 @@ void grouped_gemm_nt(const esft_grouped_gemm_nt_args& a, Context& ctx) {
   const int64_t N = rows(a.y), S = a.segments;
   const int64_t routed = check_offsets("grouped_gemm_nt", a.offsets, N);
   if (present(a.rows)) check_first_indices("grouped_gemm_nt", "rows", a.rows, routed, rows(a.x));
-  const Experts experts = experts_of(a.offsets, nullptr);
+  const Experts experts = experts_of(a.offsets, &a.groups);
   const int64_t M = a.act ? 2 * cols(a.y) : cols(a.y);
-  Plan plan = make_plan(ctx, experts.count, experts.count * S, N, a.bias.count ? experts.count * M : 0);
+  Terms terms = {a.u, a.terms, a.term_groups, 0};
+  Plan plan =
+      make_plan(ctx, experts.count, experts.count * S, N, a.bias.count ? experts.count * M : 0, experts.count * terms.parts());
   for (int64_t i = 0; i < experts.count; i++) {
     const int64_t e = experts.id(i), first = experts.first_row(e);
     if (experts.rows(e) == 0 || cols(a.y) == 0) continue;
@@ -108,12 +140,15 @@ void grouped_gemm_nt(const esft_grouped_gemm_nt_args& a, Context& ctx) {
     b.k = cols(a.x);
     b.kind = panel_kind(bf16, a.precision, b.m);
     b.a = rows_of(a.x, a.rows, first);
+    b.term = terms.of(e, first, true, plan.parts + i * terms.parts());
+    b.out.factor = float(a.factor);
+    b.out.add = a.accumulate != 0;
     b.out.c = row_or_null(a.y, first);
     b.out.ldc = a.y.ld;
     b.out.kind = a.act ? OUT_GATED : OUT_PLAIN;
     b.out.act = activation_of(a.act, a.alpha, a.limit);
     b.out.bias = bias_of(a.bias, e, S, plan.biases + i * M);
-    b.out.past_caches = !a.act && streams(a.y);
+    b.out.past_caches = !a.act && !a.accumulate && streams(a.y);
     b.out.residual = row_or_null(a.residual, first);
     b.out.ldr = a.residual.ld;
     if (a.act && present(a.h)) {
@@ -131,7 +166,9 @@ void grouped_gemm_nn(const esft_grouped_gemm_nn_args& a, Context& ctx) {
   if (present(a.rows)) check_first_indices("grouped_gemm_nn", "rows", a.rows, routed, rows(a.dy));
   const Experts experts = experts_of(a.offsets, &a.groups);
   const int64_t M = cols(a.dy);
-  Plan plan = make_plan(ctx, experts.count, experts.count * S, N, a.bias.count ? experts.count * M : 0);
+  Terms terms = {a.u, a.terms, a.term_groups, 0};
+  Plan plan =
+      make_plan(ctx, experts.count, experts.count * S, N, a.bias.count ? experts.count * M : 0, experts.count * terms.parts());
   for (int64_t i = 0; i < experts.count; i++) {
     const int64_t e = experts.id(i), first = experts.first_row(e);
     const int64_t n = a.act ? cols(a.dx) / 2 : cols(a.dx);
@@ -153,9 +190,12 @@ void grouped_gemm_nn(const esft_grouped_gemm_nn_args& a, Context& ctx) {
     b.k = cols(a.dy);
     b.kind = panel_kind(bf16, a.precision, b.m);
     b.a = rows_of(a.dy, a.rows, first);
+    b.term = terms.of(e, first, false, plan.parts + i * terms.parts());
+    b.out.factor = float(a.factor);
+    b.out.add = a.accumulate != 0;
     b.out.c = row_or_null(a.dx, first);
     b.out.ldc = a.dx.ld;
-    b.out.past_caches = !a.act && streams(a.dx);
+    b.out.past_caches = !a.act && !a.accumulate && streams(a.dx);
     if (a.act) {
       b.out.kind = OUT_DGATED;
       b.out.act = activation_of(a.act, a.alpha, a.limit);
@@ -201,6 +241,17 @@ void grouped_gemm_tn(const esft_grouped_gemm_tn_args& a, Context& ctx) {
         b.x_act = activation_of(a.x_act, a.alpha, a.limit);
         b.x_features = K;
         b.out.kind = OUT_PLAIN;
+        // Few columns (a low rank) would fill part of a panel, and dy is cheaper to lay into panels than into rows of A. A scale
+        // changes what is rounded, and there it stays.
+        if (K <= W && m > K && !a.x_act && !(a.precision && present(a.dy_scale))) {
+          const Rows dy = b.a;
+          b.a = b.x;
+          b.x = dy;
+          b.m = K;
+          b.n = m;
+          b.kind = panel_kind(false, a.precision, K);
+          b.out.transposed = true;
+        }
         b.out.c = data<float>(dw);
         b.out.ldc = dw.ld;
         b.out.add = a.accumulate != 0;

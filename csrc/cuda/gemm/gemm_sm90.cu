@@ -20,6 +20,7 @@ Arguments<kRole, kEpilogue> basics(int op, Context& c) {
   p.experts = p.group_count = 1;
   p.faults = c.faults;
   p.op = op;
+  if constexpr (kEpilogue == Epilogue::kStore) p.factor = 1.f;
   return p;
 }
 
@@ -112,11 +113,38 @@ __global__ void __launch_bounds__(256) split_f32(const EarlyStart early, const S
 
 namespace {
 
+// Low-rank terms as the last segments of a contraction. parts: of the weights of nt, of which a term has as many or one; nn: 0, its parts
+// are segments one after the other.
+bool add_terms(Contraction* contraction, const esft_tensor& u, const esft_tensor_list& list, const esft_ints& groups,
+               int64_t experts, int64_t parts, int box_rows, Operands& operands, Context& c) {
+  if (groups.count == 0) return true;
+  const int64_t own = list.count / groups.count, rank = cols(u) / own;
+  int32_t which;
+  if (!rows_aligned(u) || !operands.add_a(u, kTileM, &which)) return false;
+  for (int64_t i = 0; i < list.count; i++)
+    if (numel(list.items[i]) == 0) return false;
+  contraction->first_term = contraction->count;
+  if (groups.count < experts) {
+    std::vector<int32_t> terms_of(size_t(experts), -1);
+    for (int64_t g = 0; g < groups.count; g++) terms_of[size_t(groups.items[g])] = int32_t(g);
+    contraction->terms_of = c.constant_of(terms_of.data(), experts);
+  }
+  if (parts > 0) {
+    if (own != 1 && (own != parts || !same_rows(list, own))) return false;
+    if (!operands.add_segment(contraction, which, 0, {list.items, list.count, own, 0, own}, own * rank, box_rows)) return false;
+    contraction->segments[contraction->count - 1].shift = int32_t(own > 1 ? rank : 0);
+    return true;
+  }
+  for (int64_t p = 0; p < own; p++)
+    if (!operands.add_segment(contraction, which, p * rank, {list.items, list.count, own, p, 1}, rank, box_rows)) return false;
+  return true;
+}
+
 template <Epilogue kEpilogue>
 bool grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c, Operands& operands, int box_rows,
                 Arguments<Role::kNt, kEpilogue>* out) {
   auto p = basics<Role::kNt, kEpilogue>(ESFT_OP_grouped_gemm_nt, c);
-  if (!set_groups(p, a.offsets, nullptr, c) || !same_rows(tensors_of(a.w), a.segments)) return false;
+  if (!set_groups(p, a.offsets, &a.groups, c) || !same_rows(tensors_of(a.w), a.segments)) return false;
   p.n = rows(a.y);
   p.parts = int32_t(a.segments);
   p.part_rows = int32_t(rows(a.w.items[0]));
@@ -124,7 +152,8 @@ bool grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c, Operands& operan
   if (p.n == 0 || k == 0 || cols(a.y) == 0 || !fits(a.segments * p.part_rows, p)) return false;
   int32_t which;
   if (!set_a(p.a, operands, a.x, &a.rows, kArgRows, kTileM, &which) ||
-      !operands.add_segment(&p.contraction, which, 0, {a.w.items, a.w.count, a.segments, 0, a.segments}, k, box_rows))
+      !operands.add_segment(&p.contraction, which, 0, {a.w.items, a.w.count, a.segments, 0, a.segments}, k, box_rows) ||
+      !add_terms(&p.contraction, a.u, a.terms, a.term_groups, p.experts, a.segments, box_rows, operands, c))
     return false;
   *out = p;
   return true;
@@ -136,9 +165,11 @@ bool sm90_grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c) {
   Operands operands(c);
   if (!a.act) {
     Arguments<Role::kNt, Epilogue::kStore> p;
-    const NtTiles tiles = tiling_of(rows(a.w.items[0]), cols(a.x), present(a.rows), !present(a.residual) && a.bias.count == 0, c);
+    const NtTiles tiles = tiling_of(rows(a.w.items[0]), cols(a.x), present(a.rows),
+                                    !present(a.residual) && a.bias.count == 0 && !a.accumulate && a.factor == 1, c);
     if (!grouped_nt(a, c, operands, tiles.columns / 2, &p)) return false;
-    p.out = operands.out_of(a.y, false, p.part_rows, &operands.maps.out);
+    p.out = operands.out_of(a.y, a.accumulate != 0, p.part_rows, &operands.maps.out);
+    p.factor = float(a.factor);
     p.biases = bias_table(a.bias, c);
     p.added = added_to(p.out, &a.residual, p.part_rows);
     launch(operands.maps, p, tiles.tiling, c.sms, c);
@@ -173,6 +204,7 @@ bool grouped_nn(const esft_grouped_gemm_nn_args& a, Context& c, Operands& operan
   for (int64_t s = 0; s < a.segments; s++)
     if (!operands.add_segment(&p.contraction, which, s * length, {a.w.items, a.w.count, a.segments, s, 1}, length, kBoxRows))
       return false;
+  if (!add_terms(&p.contraction, a.u, a.terms, a.term_groups, p.experts, 0, kBoxRows, operands, c)) return false;
   *out = p;
   return true;
 }
@@ -184,7 +216,9 @@ bool sm90_grouped_nn(const esft_grouped_gemm_nn_args& a, Context& c) {
   if (!a.act) {
     Arguments<Role::kNn, Epilogue::kStore> p;
     if (!grouped_nn(a, c, operands, &p)) return false;
-    p.out = operands.out_of(a.dx, false, 8, &operands.maps.out);
+    p.out = operands.out_of(a.dx, a.accumulate != 0, 8, &operands.maps.out);
+    p.factor = float(a.factor);
+    p.added = added_to(p.out, nullptr, 8);
     launch(operands.maps, p, c.sms, c);
     return true;
   }

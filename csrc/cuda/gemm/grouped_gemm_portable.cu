@@ -22,6 +22,26 @@ bool all_vector_rows(const esft_tensor_list& list) {
   return true;
 }
 
+// u, the matrices, and which experts they are of. nt: the ranks are columns of the items, nn: rows.
+Terms terms_of(const esft_tensor& u, const esft_tensor_list& list, const esft_ints& groups, int64_t experts, Context& c) {
+  if (groups.count == 0 || cols(u) == 0) return {};
+  const int64_t parts = list.count / groups.count;
+  Terms t = {data<bf16>(u), u.ld, int32_t(cols(u)), int32_t(parts), int32_t(cols(u) / parts), 0, nullptr, nullptr};
+  bool vectors = vector_rows(u) && t.rank % 8 == 0;
+  std::vector<TermItem> items(size_t(list.count));
+  for (int64_t i = 0; i < list.count; i++) {
+    const esft_tensor& item = list.items[i];
+    items[size_t(i)] = {item.data, item.ld, int32_t(rows(item)), int32_t(cols(item))};
+    vectors = vectors && vector_rows(item);
+  }
+  std::vector<int32_t> first(size_t(experts), -1);
+  for (int64_t g = 0; g < groups.count; g++) first[size_t(groups.items[g])] = int32_t(g * parts);
+  t.vectors = vectors;
+  t.items = c.constant_of(items.data(), list.count);
+  t.first = c.constant_of(first.data(), experts);
+  return t;
+}
+
 // Tiles of at most `width` along the stacked segments of the first expert.
 std::vector<ColumnTile> stack_tiles(const esft_tensor_list& list, int64_t segments, int64_t width) {
   std::vector<ColumnTile> tiles;
@@ -135,11 +155,13 @@ void sum_dgate(const float* partials, int tiles, const esft_grouped_gemm_nn_args
 
 void portable_grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c) {
   const int64_t n = rows(a.y);
-  MmaParams p = grouped(a.offsets, nullptr, n, a.segments, ESFT_OP_grouped_gemm_nt, c);
+  MmaParams p = grouped(a.offsets, &a.groups, n, a.segments, ESFT_OP_grouped_gemm_nt, c);
   p.a = activation(a.x, &a.rows, kArgRows);
   p.w = matrix_table(tensors_of(a.w), c);
   p.k = cols(a.x);
-  p.out = output(a.y, false, a.residual);
+  p.out = output(a.y, a.accumulate != 0, a.residual);
+  p.factor = float(a.factor);
+  p.terms = terms_of(a.u, a.terms, a.term_groups, p.experts, c);
   p.biases = bias_table(a.bias, c);
   const bool aligned = vector_rows(a.x) && all_vector_rows(tensors_of(a.w));
   if (!a.act) {
@@ -147,7 +169,7 @@ void portable_grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c) {
     set_stack(p, tiles, c);
     p.n = cols(a.y);
     p.out.pairs = p.out.pairs && columns_multiple_of(tiles, 2);
-    return launch_mma<kNt, kStore>(p, {}, aligned, row_tiles(n, p.experts) * p.stack_count, c);
+    return launch_mma<kNt, kStore>(p, {}, aligned, row_tiles(n, p.group_count) * p.stack_count, c);
   }
   const int64_t features = cols(a.y);
   std::vector<ColumnTile> tiles;
@@ -157,7 +179,7 @@ void portable_grouped_nt(const esft_grouped_gemm_nt_args& a, Context& c) {
   p.n = features;
   SwigluOutput h = {nullptr, 0, features, activation_of(a.act, a.alpha, a.limit), 0};
   if (present(a.h)) h = {data<bf16>(a.h), a.h.ld, features, h.act, output(a.h, false).pairs && features % 2 == 0};
-  launch_mma<kNt, kSwiglu>(p, h, aligned, row_tiles(n, p.experts) * p.stack_count, c);
+  launch_mma<kNt, kSwiglu>(p, h, aligned, row_tiles(n, p.group_count) * p.stack_count, c);
 }
 
 void portable_grouped_nn(const esft_grouped_gemm_nn_args& a, Context& c) {
@@ -165,7 +187,9 @@ void portable_grouped_nn(const esft_grouped_gemm_nn_args& a, Context& c) {
   MmaParams p = grouped(a.offsets, &a.groups, n, a.segments, ESFT_OP_grouped_gemm_nn, c);
   p.a = activation(a.dy, &a.rows, kArgRows);
   p.w = matrix_table(tensors_of(a.w), c);
-  p.out = output(a.dx, false);
+  p.out = output(a.dx, a.accumulate != 0);
+  p.factor = float(a.factor);
+  p.terms = terms_of(a.u, a.terms, a.term_groups, p.experts, c);
   const std::vector<ColumnTile> segments = stack_tiles(tensors_of(a.w), a.segments, 0);
   const bool aligned = vector_rows(a.dy) && all_vector_rows(tensors_of(a.w)) && columns_multiple_of(segments, 8);
   set_stack(p, segments, c);

@@ -34,6 +34,7 @@ Arguments<kRole, kEpilogue> chunk_params(const int32_t* offsets, Context& c) {
   p.n = -1;
   p.op = ESFT_OP_linear_cross_entropy;
   p.faults = c.faults;
+  if constexpr (kEpilogue == Epilogue::kStore) p.factor = 1.f;
   return p;
 }
 

@@ -102,6 +102,7 @@ __device__ __forceinline__ void epilogue_store(const MmaParams& p, const MmaSums
       for (int j = 0; j < 8; j++) {
         const int column = fragment_column(j), count = int(min_of<int64_t>(2, width - column));
         float v0 = sums[i][j][2 * half], v1 = sums[i][j][2 * half + 1];
+        if (kMode != kTn) v0 *= p.factor, v1 *= p.factor;
         if (kMode == kTn) v0 += 0.f, v1 += 0.f;  // as if added to zeros: no -0
         if (kMode == kNt && bias.data) {
           if (count > 0) v0 += bias_at(bias, bias0 + column);

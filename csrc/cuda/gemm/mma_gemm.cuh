@@ -137,6 +137,64 @@ __device__ __forceinline__ int contraction_steps(const MmaParams& p) {
   return steps;
 }
 
+// Columns `column` … of u, K-major, for the rows of a tile.
+__device__ __forceinline__ void load_u(const Terms& t, const TilePlace& place, unsigned char* slab, int column) {
+  const int r = threadIdx.x / 8, c = threadIdx.x % 8, first = column + c * 8;
+#pragma unroll 1
+  for (int i = 0; i < 4; i++) {
+    const int64_t row = place.begin + r + 32 * i;
+    const bool valid = row < place.end;
+    const bf16* from = t.u + (valid ? row : 0) * t.ld;
+    unsigned char* dst = slab + (r + 32 * i) * 128 + ((c ^ (r & 7)) << 4);
+    if (t.vectors)
+      load_chunk<true>(dst, from, first, t.columns, valid);
+    else
+      load_chunk<false>(dst, from, first, t.columns, valid);
+  }
+}
+
+// The rows of a term under a tile of stacked columns, as weight_rows_of has those of the weights: zeros where another part reads.
+template <bool kPairs>
+__device__ __forceinline__ void load_term_rows(const Terms& t, const TermItem* items, const ColumnTile& tile, int64_t features,
+                                               unsigned char* slab, int column) {
+  const int r = threadIdx.x / 8, c = threadIdx.x % 8;
+#pragma unroll 1
+  for (int i = 0; i < 4; i++) {
+    const bool second = kPairs && i % 2;
+    const int row = kPairs ? r + i / 2 * 32 : r + 32 * i;
+    int64_t m = (kPairs ? tile.row0 : tile.column0) + row + (second ? features : 0);
+    const bool inside = row < tile.count;
+    int part = 0;
+    while (inside && m >= items[part].rows) m -= items[part++].rows;
+    const TermItem& item = items[part];
+    const bf16* from = static_cast<const bf16*>(item.data) + (inside ? m : 0) * item.ld;
+    const int first = column + c * 8 - part * t.rank;
+    unsigned char* dst = slab + (r + 32 * i) * 128 + ((c ^ (r & 7)) << 4);
+    if (t.vectors) {
+      load_chunk<true>(dst, from, first, item.cols, inside && first >= 0);
+    } else {
+      Vec16 v = {{0, 0, 0, 0}};
+      for (int j = 0; j < 8; j++)
+        if (inside && first + j >= 0 && first + j < item.cols) v.w[j / 2] |= uint32_t(from[first + j].bits) << (j % 2 * 16);
+      store16(dst, v);
+    }
+  }
+}
+
+// Those of a term whose rows are the contraction, from row `k` on.
+__device__ __forceinline__ void load_term_columns(const Terms& t, const TermItem* items, unsigned char* slabs, int k,
+                                                  int64_t column, int64_t limit) {
+  const auto row = [&](int r) -> const bf16* {
+    const int part = (k + r) / t.rank, j = k + r - part * t.rank;
+    if (part >= t.parts || j >= items[part].rows) return nullptr;
+    return static_cast<const bf16*>(items[part].data) + j * items[part].ld;
+  };
+  if (t.vectors)
+    load_mn_major<true>(slabs, t.u, column, limit, row);
+  else
+    load_mn_major<false>(slabs, t.u, column, limit, row);
+}
+
 template <MmaMode kMode, MmaEpilogue kEpilogue, bool kAligned>
 __global__ void __launch_bounds__(kMmaThreads, 1) mma_gemm(const MmaParams p, const typename ExtraOf<kEpilogue>::type extra) {
   ESFT_SHARED(smem);
@@ -156,6 +214,13 @@ __global__ void __launch_bounds__(kMmaThreads, 1) mma_gemm(const MmaParams p, co
     if (splits > 1) begin = min_of(steps, split * split_steps), steps = min_of(steps - begin, split_steps);
     const int64_t column0 = int64_t(place.column) * kMmaTile;  // nn, tn
     MmaSums sums;
+    constexpr bool kTerms = kMode != kTn && kEpilogue != kCeLogits;
+    const TermItem* term = nullptr;
+    const int main_steps = steps;
+    if (kTerms && p.terms.first) {
+      const int item = p.terms.first[place.expert];
+      if (item >= 0) term = p.terms.items + item, steps += int(ceil_div(p.terms.columns, kMmaStep));
+    }
 
     if constexpr (kMode == kNt) {
       const ColumnTile tile = stacked_tile(p, place.stacked, p.n);
@@ -172,6 +237,12 @@ __global__ void __launch_bounds__(kMmaThreads, 1) mma_gemm(const MmaParams p, co
             rows_of_tile(extra.b, tile).template load<kAligned>(stage + kOperandBytes, k, extra.rank);
             return;
           }
+        }
+        if (kTerms && step >= main_steps) {
+          const int column = (step - main_steps) * kMmaStep;
+          load_u(p.terms, place, stage, column);
+          load_term_rows<kEpilogue == kSwiglu>(p.terms, term, tile, features, stage + kOperandBytes, column);
+          return;
         }
         const int64_t k = int64_t(begin + step) * kMmaStep;
         a.load<kAligned>(stage, k, p.k);
@@ -191,7 +262,13 @@ __global__ void __launch_bounds__(kMmaThreads, 1) mma_gemm(const MmaParams p, co
       const KMajorRows a = activation_rows_of(p, place);
       Contraction c;
       c.seek(p, place.expert, begin);
-      multiply_tile<kNn>(sums, smem, p.stages, steps, [&](unsigned char* stage, int) {
+      multiply_tile<kNn>(sums, smem, p.stages, steps, [&](unsigned char* stage, int step) {
+        if (step >= main_steps) {
+          const int column = (step - main_steps) * kMmaStep;
+          load_u(p.terms, place, stage, column);
+          load_term_columns(p.terms, term, stage + kOperandBytes, column, column0, p.n);
+          return;
+        }
         a.load<kAligned>(stage, c.column0 + c.k, c.column0 + c.size);
         load_mn_major<kAligned>(stage + kOperandBytes, c.w, column0, p.n,
                                 [&](int r) { return c.k + r < c.size ? c.w + (c.k + r) * c.ld : nullptr; });

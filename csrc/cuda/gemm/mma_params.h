@@ -47,6 +47,23 @@ struct ColumnTile {
   int32_t segment, row0, column0, count;
 };
 
+// A matrix of a low-rank term (ops/grouped_gemm.h).
+struct TermItem {
+  const void* data;
+  int64_t ld;
+  int32_t rows, cols;
+};
+
+// Low-rank terms beside a grouped product: a short stretch of its contraction, over the columns of u.
+struct Terms {
+  const bf16* u;
+  int64_t ld;
+  int32_t columns, parts, rank;  // of u; matrices per expert, and columns for each
+  int32_t vectors;  // u and items can be read in 16-byte pieces
+  const TermItem* items;
+  const int32_t* first;  // of expert e: its first item, -1: it has no term; nullptr: nobody has
+};
+
 struct Output {
   void* data;
   int64_t ld;
@@ -63,6 +80,8 @@ struct MmaParams {
   Matrix w_one;
   const Matrix* out_items;               // tn: C of listed expert i and segment s at [i·segments + s]; nullptr: out
   Output out;
+  float factor = 1.f;                    // kStore of nt and nn: of the product
+  Terms terms;                           // nt and nn
   Bias bias;                             // kStore of nt
   const Bias* biases;  // nt: of expert e and segment s at [e·segments + s], in the place of bias; nullptr: none
   int32_t segments;

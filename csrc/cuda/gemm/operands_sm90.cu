@@ -35,6 +35,7 @@ bool Operands::add_segment(Contraction* contraction, int32_t a, int64_t column, 
   s.length = int32_t(length);
   s.per_expert = int32_t(w.per_expert);
   s.b = of_b_;
+  s.parts = int32_t(w.parts);
   bool stack = of_b_ + w.parts <= kMapsOfB;
   for (int64_t i = 0; i < w.parts && stack; i++) {
     const int64_t distance = distance_of(w, w.first + i);

@@ -161,6 +161,10 @@ __device__ __forceinline__ void epilogue_store(const Arguments<kRole, Epilogue::
   const int width = p.width();
   const int columns = min_of(2 * kAcc, width - tile.n0);
   const int64_t column0 = int64_t(tile.part) * width + tile.n0;
+  if (p.factor != 1.f) {
+#pragma unroll
+    for (int i = 0; i < kAcc; i++) acc[i] *= p.factor;
+  }
   if constexpr (kRole == Role::kNt) {
     const Bias bias = p.biases ? p.biases[int64_t(tile.expert) * p.parts + tile.part] : p.bias;
     if (bias.data) {

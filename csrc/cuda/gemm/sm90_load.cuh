@@ -71,10 +71,13 @@ __device__ __forceinline__ void load_weights(void* dst, const CUtensorMap* map, 
     ptx::tma_load_3d(dst, map, full, x, y, z);
 }
 
+// A column that no A has: the copy engine reads zeros.
+constexpr int kNowhere = 1 << 30;
+
 // The weights of a tile in one segment of the contraction: where their boxes begin.
 struct WeightBoxes {
   const CUtensorMap *first, *second;  // the second half of an nt tile may lie in another part (up beside gate)
-  int first_row, second_row, expert;
+  int first_row, second_row, first_shift, second_shift, expert;
   // Shared between the CTAs of a cluster: the first half is rank 0's to load, the second rank 1's.
   bool shared, first_half, second_half;
 };
@@ -133,7 +136,12 @@ struct WeightProducer {
         const Segment& segment = p.contraction.segments[i];
         const int end = min_of(step + left, int(ceil_div(segment.length, kTileK)));
         const bool copies = kGathers && segment.a < 0;
-        const WeightBoxes boxes = Producer<K::kRole>::template boxes<K>(p, maps, segment, tile, s.rank);
+        int expert = tile.expert, column = segment.column;
+        if (p.contraction.terms_of && i >= p.contraction.first_term) {
+          expert = p.contraction.terms_of[tile.expert];
+          if (expert < 0) expert = 0, column = kNowhere;
+        }
+        const WeightBoxes boxes = Producer<K::kRole>::template boxes<K>(p, maps, segment, tile, expert, s.rank);
         if (leader && segment.table && acquired != boxes.first) {
           ptx::tma_acquire_map(boxes.first);
           if (boxes.second != boxes.first) ptx::tma_acquire_map(boxes.second);
@@ -149,7 +157,7 @@ struct WeightProducer {
           if (leader) {
             ptx::mbar_arrive_expect_tx(full, copies ? S::kStageB : S::kStage);
             Producer<K::kRole>::template load_b<K>(boxes, stage_a + S::kStageA, full, tile.n0, k0, segment.row);
-            if (!copies) ptx::tma_load_2d(stage_a, maps.a + segment.a, full, segment.column + k0, first_row);
+            if (!copies) ptx::tma_load_2d(stage_a, maps.a + segment.a, full, column + k0, first_row);
           }
           if (copies) copy_k_major(p.a, stage_a, rows, segment.column + k0, segment.column + segment.length);
           if (kGathers) ptx::cp_async_mbar_arrive(full);
@@ -183,13 +191,12 @@ struct WeightProducer {
   }
 
   template <class K>
-  static __device__ __forceinline__ WeightBoxes boxes_of(const Maps& maps, const Segment& segment, const Tile& tile, int part,
-                                                         int rank) {
+  static __device__ __forceinline__ WeightBoxes boxes_of(const Maps& maps, const Segment& segment, const Tile& tile, int expert,
+                                                         int part, int rank) {
     WeightBoxes b;
-    b.first = b.second =
-        segment.table ? segment.table + int64_t(tile.expert) * segment.per_expert + part : maps.b + segment.b + part;
-    b.first_row = b.second_row = 0;
-    b.expert = segment.table ? 0 : tile.expert;
+    b.first = b.second = segment.table ? segment.table + int64_t(expert) * segment.per_expert + part : maps.b + segment.b + part;
+    b.first_row = b.second_row = b.first_shift = b.second_shift = 0;
+    b.expert = segment.table ? 0 : expert;
     b.shared = K::kCluster > 1 && tile.shared_b;
     b.first_half = !b.shared || rank == 0;
     b.second_half = !b.shared || rank == 1;
@@ -202,22 +209,25 @@ template <>
 struct Producer<Role::kNt> : WeightProducer {
   template <class K>
   static __device__ __forceinline__ WeightBoxes boxes(const typename K::Args& p, const Maps& maps, const Segment& segment,
-                                                      const Tile& tile, int rank) {
-    WeightBoxes b = boxes_of<K>(maps, segment, tile, tile.part, rank);
-    b.first_row = tile.n0;
-    b.second_row = tile.n0 + K::S::kBoxRows;
+                                                      const Tile& tile, int expert, int rank) {
+    const int part = segment.parts > 1 ? tile.part : 0;
+    WeightBoxes b = boxes_of<K>(maps, segment, tile, expert, part, rank);
+    b.first_row = tile.n0 + (tile.part - part) * p.part_rows;
+    b.second_row = b.first_row + K::S::kBoxRows;
+    b.first_shift = b.second_shift = part * segment.shift;
     if (K::kEpilogue == Epilogue::kSwiglu) {
-      if (p.parts == 2) b.second = b.first + 1;
-      b.second_row = p.parts == 2 ? tile.n0 : p.part_rows / 2 + tile.n0;
+      if (segment.parts == 2) b.second = b.first + 1, b.second_shift = segment.shift;
+      b.second_row = tile.n0 + (segment.parts == 2 ? 0 : p.parts * p.part_rows / 2);
     }
     return b;
   }
   template <class K>
   static __device__ __forceinline__ void load_b(const WeightBoxes& b, unsigned char* stage_b, uint64_t* full, int, int k0,
                                                 int row) {
-    if (b.first_half) load_weights<K::kCluster>(stage_b, b.first, full, row + k0, b.first_row, b.expert, b.shared);
+    if (b.first_half) load_weights<K::kCluster>(stage_b, b.first, full, row + k0 - b.first_shift, b.first_row, b.expert, b.shared);
     if (b.second_half)
-      load_weights<K::kCluster>(stage_b + K::S::kStageB / 2, b.second, full, row + k0, b.second_row, b.expert, b.shared);
+      load_weights<K::kCluster>(stage_b + K::S::kStageB / 2, b.second, full, row + k0 - b.second_shift, b.second_row, b.expert,
+                                b.shared);
   }
 };
 
@@ -226,8 +236,8 @@ template <>
 struct Producer<Role::kNn> : WeightProducer {
   template <class K>
   static __device__ __forceinline__ WeightBoxes boxes(const typename K::Args&, const Maps& maps, const Segment& segment,
-                                                      const Tile& tile, int rank) {
-    return boxes_of<K>(maps, segment, tile, 0, rank);
+                                                      const Tile& tile, int expert, int rank) {
+    return boxes_of<K>(maps, segment, tile, expert, 0, rank);
   }
   template <class K>
   static __device__ __forceinline__ void load_b(const WeightBoxes& b, unsigned char* stage_b, uint64_t* full, int n0, int k0,

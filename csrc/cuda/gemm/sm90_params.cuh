@@ -62,6 +62,8 @@ struct Segment {
   int32_t length;
   int32_t per_expert;  // items of `table` for each expert
   const CUtensorMap* table;  // stacks of one expert, where the weights are no stack: item expert · per_expert (+ part); else null
+  int32_t parts;  // nt: matrices side by side in the output, or one for all parts
+  int32_t shift;  // nt: columns of A that belong to the parts before, for each of them; B reads as zeros there
 };
 
 // The sum over its segments in order: low-rank terms, weights of several segments and numbers of several parts are all this.
@@ -70,6 +72,10 @@ struct Contraction {
   Segment segments[kMaxSegments];
   int32_t count;
   int32_t steps;  // of 64, all segments together
+  // Segments from here on are low-rank terms of the experts e with terms_of[e] >= 0, their item in B; nullptr: of all. The others go
+  // through the steps with an A of zeros: all tiles of a product take as many.
+  int32_t first_term;
+  const int32_t* terms_of;
 };
 
 template <Role kRole>
@@ -106,6 +112,7 @@ struct EpilogueParams<Epilogue::kStore> {
   Out out;  // nt: [n, parts · part_rows]; nn: [n, columns]
   Bias bias;  // nt of one part
   const Bias* biases;  // nt: of expert e and part i at [e · parts + i], in the place of bias; nullptr: none
+  float factor;  // of the sums
   Added added;  // to bf16 results: what `out` holds, or, nt, a residual
   // nn of one segment: cuts the contraction of few tiles into pieces, f32 partial sums one after the other in `out`
   // (linear_cross_entropy.cuh).

@@ -63,10 +63,10 @@ inline void expect_bf16_activation(const char* op, const char* name, const esft_
     fail_status(ESFT_UNSUPPORTED, op, name, format("%s: %s is %s; CUDA takes bf16 activations", op, name, dtype_name(t.dtype)));
 }
 // w, or item i of the list w.
-inline void expect_bf16_weight(const char* op, const esft_tensor& t, int64_t i = -1) {
+inline void expect_bf16_weight(const char* op, const esft_tensor& t, int64_t i = -1, const char* argument = "w") {
   if (t.dtype == ESFT_BF16) return;
-  const std::string name = i < 0 ? "w" : format("w[%lld]", (long long)i);
-  fail_status(ESFT_UNSUPPORTED, op, "w",
+  const std::string name = i < 0 ? argument : format("%s[%lld]", argument, (long long)i);
+  fail_status(ESFT_UNSUPPORTED, op, argument,
               format("%s: %s is %s; CUDA takes bf16 weights, upload it as bf16", op, name.c_str(), dtype_name(t.dtype)));
 }
 inline void expect_bf16_precision(const char* op, int64_t precision) {

@@ -68,6 +68,7 @@ bool forward(cuda::CudaDevice& c, bool stack, bool gathered) {
   const Buffer<float> y(size_t(kRows * kOut));
   Arguments<Role::kNt, Epilogue::kStore> p{};
   set_common(p, offsets.device, y.device, kOut, c);
+  p.factor = 1;
   p.parts = 1;
   p.part_rows = kOut;
   if (gathered) p.a = {reinterpret_cast<const cuda::bf16*>(x.device.device), kIn, index.device, kRows, cuda::kArgRows};
@@ -100,6 +101,7 @@ bool backward(cuda::CudaDevice& c, bool stack) {
   const Buffer<int32_t> offsets(std::vector<int32_t>(kOffsets, kOffsets + kExperts + 1));
   const Buffer<float> dx(size_t(kRows * kIn));
   Arguments<Role::kNn, Epilogue::kStore> p{};
+  p.factor = 1;
   set_common(p, offsets.device, dx.device, kIn, c);
   p.columns = kIn;
   Operands operands(c);

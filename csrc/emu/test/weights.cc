@@ -49,7 +49,8 @@ void test_weights() {
   esft_grouped_gemm_nt_args g{};
   g.x = a.a;
   g.y = a.c;
-  g.rows = g.residual = g.h = none();
+  g.rows = g.residual = g.h = g.u = none();
+  g.factor = 1;
   g.offsets = {ends, ESFT_I32, 1, {3, 0, 0, 0}, 3};
   g.w = {items, 2, nullptr};
   g.segments = 1;

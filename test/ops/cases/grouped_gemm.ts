@@ -33,23 +33,42 @@ function eachRow(a: Args, experts: readonly number[] | null, f: (e: number, r: n
   for (let e = 0; e + 1 < o.length; e++) if (!experts || experts.includes(e)) for (let r = o[e]!; r < o[e + 1]!; r++) f(e, r);
 }
 
-function expectedNt(a: Args): Record<string, number[]> {
+/** What the low-rank term of expert e adds to sum number i of row r: nt an output, nn a column; undefined where it has none. */
+function termOf(a: Args, e: number, mode: "nt" | "nn"): ((r: number, i: number) => number) | undefined {
+  const g = has(a, "terms") ? ints(a, "term_groups").indexOf(e) : -1;
+  if (g < 0) return undefined;
+  const [round, u, P] = [rounded(a), tensor(a, "u"), list(a, "terms").length / ints(a, "term_groups").length];
+  const parts = list(a, "terms").slice(g * P, (g + 1) * P);
+  const rank = colsOf(u) / P;
+  const dot = (r: number, p: number, n: number, b: (j: number) => number): number =>
+    Array.from({ length: n }, (_, j) => round(at(u, r, p * rank + j)) * round(b(j))).reduce((x, y) => x + y, 0);
+  if (mode === "nn") return (r, k) => parts.reduce((sum, t, p) => sum + dot(r, p, rowsOf(t), (j) => at(t, j, k)), 0);
+  return (r, m) => {
+    let p = 0;
+    while (m >= rowsOf(parts[p]!)) m -= rowsOf(parts[p++]!);
+    return dot(r, p, colsOf(parts[p]!), (j) => at(parts[p]!, m, j));
+  };
+}
+
+function expectedNt(a: Args): Record<string, Float64Array> {
   const round = rounded(a);
-  const y: number[] = [];
-  const h: number[] = [];
+  const [groups, factor] = [ints(a, "groups"), number(a, "factor")];
+  const y = Float64Array.from(tensor(a, "y").values);
+  const h = has(a, "h") ? Float64Array.from(tensor(a, "h").values) : null;
   const [w, bias, f] = [weightsOf(a), biasesOf(a), act.gatedOf(a)];
-  eachRow(a, null, (e, r) => {
+  eachRow(a, groups.length ? groups : null, (e, r) => {
     const x = rowOf(a, "x", "rows", r);
-    const z = w[e]!.map((row, m) => Math.fround(row.reduce((s, v, k) => s + round(v) * round(x[k]!), bias?.[e]![m] ?? 0)));
-    h.push(...z);
+    const term = termOf(a, e, "nt");
+    const product = (row: number[], m: number): number => row.reduce((s, v, k) => s + round(v) * round(x[k]!), term?.(r, m) ?? 0);
+    const z = w[e]!.map((row, m) => Math.fround(factor * product(row, m) + (bias?.[e]![m] ?? 0)));
+    h?.set(z, r * z.length);
     const F = z.length / 2;
     const residual = has(a, "residual") ? rowOf(a, "residual", "", r) : null;
-    y.push(...(f.act ? z.slice(0, F).map((g, i) => act.gated(f, g, z[F + i]!).a) : z.map((v, m) => v + (residual?.[m] ?? 0))));
+    const old = a.accumulate === 1 ? rowOf(a, "y", "", r) : residual;
+    const out = f.act ? z.slice(0, F).map((g, i) => act.gated(f, g, z[F + i]!).a) : z.map((v, m) => v + (old?.[m] ?? 0));
+    y.set(out, r * out.length);
   });
-  y.push(...Array.from(tensor(a, "y").values).slice(y.length));
-  if (!has(a, "h")) return { y };
-  h.push(...Array.from(tensor(a, "h").values).slice(h.length));
-  return { y, h };
+  return h ? { y, h } : { y };
 }
 
 function expectedNn(a: Args): Record<string, ArrayLike<number>> {
@@ -64,8 +83,13 @@ function expectedNn(a: Args): Record<string, ArrayLike<number>> {
     const dy = rowOf(a, "dy", "rows", r);
     const w = all[e]!;
     const K = f.act ? C / 2 : C;
-    const g = Array.from({ length: K }, (_, k) => w.reduce((s, row, m) => s + round(row[k]!) * round(dy[m]!), 0));
-    if (!f.act) return result.set(g, r * C);
+    const term = termOf(a, e, "nn");
+    const g = Array.from({ length: K }, (_, k) => w.reduce((s, row, m) => s + round(row[k]!) * round(dy[m]!), term?.(r, k) ?? 0));
+    if (!f.act)
+      return result.set(
+        g.map((v, k) => number(a, "factor") * v + (a.accumulate === 1 ? at(dx, r, k) : 0)),
+        r * C,
+      );
     const h = rowOf(a, "h", "", r);
     const scale = has(a, "gate") ? tensor(a, "gate").values[r]! : 1;
     const slopes = g.map((_, k) => act.gated(f, h[k]!, h[K + k]!));
@@ -127,6 +151,16 @@ interface Options {
   readonly inPlace?: boolean;
   readonly keepH?: boolean;
   readonly residual?: boolean;
+  /** Low-rank terms of some experts: P parts, u of R columns for each; `own`: ranks of their own, 0 among them. */
+  readonly terms?: {
+    readonly of: readonly number[];
+    readonly rank: number;
+    readonly parts?: number;
+    readonly own?: boolean;
+    readonly w?: "f32" | "bf16";
+  };
+  readonly factor?: number;
+  readonly accumulate?: boolean;
   /** Rows behind the last expert's, full of what must not be read. */
   readonly behind?: number;
   /** Of the numbers in w. */
@@ -166,6 +200,21 @@ function spoilt(t: HostTensor, n: number): HostTensor {
 /** Segments share M evenly; the last takes the rest. */
 const segmentRows = (M: number, S: number, s: number): number => (s < S - 1 ? Math.floor(M / S) : M - Math.floor(M / S) * (S - 1));
 
+/** u and the terms of N rows; `shape` of part p of one of that rank. */
+function termsOf(r: Random, N: number, o: Options, shape: (p: number, rank: number) => number[]) {
+  if (!o.terms) return { u: null, terms: null, term_groups: [] };
+  const { of, rank, parts = 1, own = false, w } = o.terms;
+  const wrap = wrapper(o);
+  const ranks = of.map((_, g) => (own ? [rank, 0, Math.ceil(rank / 2)][g % 3]! : rank));
+  return {
+    u: wrap(spoilt(r.normal([N, parts * rank]), o.behind ?? 0)),
+    terms: of.flatMap((_, g) =>
+      Array.from({ length: parts }, (__, p) => wrap(r.normal(shape(p, ranks[g]!), 1, w ?? (o.w === "bf16" ? "bf16" : "f32")))),
+    ),
+    term_groups: of,
+  };
+}
+
 export function nt(counts: readonly number[], M: number, K: number, o: Options = {}) {
   return (r: Random): Args => {
     const { behind = 0 } = o;
@@ -178,11 +227,15 @@ export function nt(counts: readonly number[], M: number, K: number, o: Options =
       w: weights(r, counts.length, M, K, o),
       bias: biases(r, counts.length, M, o),
       offsets: offsetsOf(counts),
+      ...termsOf(r, N, o, (p, rank) => [segmentRows(M, o.terms?.parts ?? 1, p), rank]),
       residual: o.residual ? wrap(spoilt(r.normal([N, M]), behind)) : null,
       h: o.act && o.keepH !== false ? wrap(out([N, M])) : null,
-      y: wrap(out([N, o.act ? M / 2 : M])),
+      y: wrap(o.accumulate ? spoilt(r.normal([N, M]), behind) : out([N, o.act ? M / 2 : M])),
+      groups: o.groups ?? [],
+      factor: o.factor ?? 1,
       segments: o.segments ?? 1,
       ...gatedBy(o),
+      accumulate: o.accumulate ? 1 : 0,
       precision: o.bf16 ? 1 : 0,
     };
   };
@@ -201,13 +254,16 @@ export function nn(counts: readonly number[], M: number, K: number, o: Options =
       w: weights(r, counts.length, M, K, o),
       bias: biases(r, counts.length, M, o),
       offsets: offsetsOf(counts),
+      ...termsOf(r, N, o, (_, rank) => [rank, K]),
       h: o.act ? (o.inPlace ? { same: "dx" } : wrap(r.normal([N, C]))) : null,
       gate: o.act && o.gate !== false ? spoilt(r.normal([N]), behind) : null,
-      dx: wrap(o.inPlace ? r.normal([N, C]) : out([N, C])),
+      dx: wrap(o.inPlace || o.accumulate ? r.normal([N, C]) : out([N, C])),
       dgate: o.act && o.gate !== false ? out([N]) : null,
       groups: o.groups ?? [],
+      factor: o.factor ?? 1,
       segments: o.segments ?? 1,
       ...gatedBy(o),
+      accumulate: o.accumulate ? 1 : 0,
       precision: o.bf16 ? 1 : 0,
     };
   };
@@ -336,6 +392,69 @@ export const groupedGemmCases: readonly OpCase[] = [
   ntRow("a sum of several passes, bias, residual", [2, 0, 3], 33, 3000, { bias: "bf16", residual: true }),
   ntRow("rows that are nobody's, bias", counts("empty experts"), 24, 20, { bias: "mixed", behind: 5 }),
   ntRow("empty sum, bias", counts("even"), 8, 0, { bias: "f32" }),
+  ntRow("added to, some experts", counts("uneven tail"), 37, 20, { accumulate: true, groups: [0, 3], gather: true, strided: true }),
+  ntRow("added to, a factor, bias, blocks", counts("many rows"), 192, 40, { accumulate: true, factor: 0.5, bias: "f32" }),
+  ntRow("added to, a sum of several passes, term", [2, 0, 3], 33, 3000, { accumulate: true, terms: { of: [0, 2], rank: 4 } }),
+  ntRow("added to, rows that are nobody's", counts("uneven tail"), 24, 20, { accumulate: true, behind: 9 }),
+  ntRow("bf16 compute, added to", counts("uneven tail"), 48, 16, { accumulate: true, bf16: true }),
+  ntRow("some experts only", counts("uneven tail"), 37, 20, { groups: [0, 2], gather: true }),
+  ntRow("some experts only, SwiGLU, bias", counts("uneven tail"), 28, 35, { groups: [1, 3], act: true, bias: "f32" }),
+  ntRow("a factor, bias, residual", counts("uneven tail"), 37, 20, { factor: -0.5, bias: "mixed", residual: true }),
+  ntRow("a factor, a sum of several passes, some experts", [2, 0, 3, 4], 70, 3000, { factor: 2.5, groups: [0, 3], w: "mixed" }),
+  ...everyLayout.map((l) => ntRow(`${l}, terms`, counts(l), 37, 20, { terms: { of: counts(l).length > 1 ? [0, 1, 3] : [0], rank: 5 } })),
+  ...everyLayout.map((l) =>
+    ntRow(`${l}, gathered SwiGLU, two bf16 segments, a term for each`, counts(l), 28, 35, {
+      gather: true,
+      act: true,
+      segments: 2,
+      w: "bf16",
+      terms: { of: counts(l).length > 1 ? [1, 2, 3] : [0], rank: 3, parts: 2, w: "f32" },
+    }),
+  ),
+  ntRow("SwiGLU of two segments, a term for both, bias", counts("uneven tail"), 50, 71, {
+    act: true,
+    segments: 2,
+    bias: "mixed",
+    terms: { of: [0, 2], rank: 7, w: "bf16" },
+  }),
+  ntRow("terms of ranks of their own, two parts, blocks", counts("many rows"), 192, 160, {
+    w: "bf16",
+    terms: { of: [0, 1, 3], rank: 16, parts: 2, own: true },
+  }),
+  ntRow("terms, residual, bias, factor, strided, three unequal segments", counts("uneven tail"), 38, 40, {
+    residual: true,
+    bias: "mixed",
+    factor: 0.75,
+    strided: true,
+    segments: 3,
+    terms: { of: [0, 1, 2, 3], rank: 4, parts: 3 },
+  }),
+  ntRow("a sum of several passes, term, residual, some experts", [2, 0, 3, 5], 33, 3000, {
+    residual: true,
+    groups: [0, 3],
+    terms: { of: [2, 3], rank: 9 },
+  }),
+  ntRow("rows that are nobody's, terms, SwiGLU", counts("empty experts"), 28, 35, {
+    behind: 3,
+    act: true,
+    terms: { of: [1, 3], rank: 4, parts: 2 },
+  }),
+  ntRow("an empty sum beside a term", counts("even"), 8, 0, { terms: { of: [0, 2], rank: 3 } }),
+  ntRow("a term longer than the sum", counts("uneven tail"), 40, 5, { terms: { of: [0, 2], rank: 70 } }),
+  ntRow("bf16 compute, a term for each half, SwiGLU", counts("many rows"), 64, 128, {
+    bf16: true,
+    w: "bf16",
+    act: true,
+    segments: 2,
+    gather: true,
+    terms: { of: [0, 1, 3], rank: 5, parts: 2 },
+  }),
+  ntRow("bf16 compute, terms, mixed weights, factor", counts("uneven tail"), 48, 66, {
+    bf16: true,
+    w: "mixed",
+    factor: 0.5,
+    terms: { of: [0, 3], rank: 8 },
+  }),
   ntRow("M = 1", counts("uneven tail"), 1, 9),
   ntRow("empty sum", counts("even"), 8, 0),
   ntRow("a sum of several passes, two segments", [2, 0, 3], 10, 3000, { segments: 2, w: "mixed" }),
@@ -373,6 +492,55 @@ export const groupedGemmCases: readonly OpCase[] = [
     }),
     nnRow(`bf16 compute, ${name}, bias`, counts("uneven tail"), 64, 40, { act: f, bias: "f32", bf16: true, w: "bf16" }),
   ]),
+  nnRow("added to, some experts, two segments", counts("uneven tail"), 50, 33, { accumulate: true, groups: [0, 3], segments: 2 }),
+  nnRow("added to, a factor, term, strided, blocks", counts("many rows"), 16, 192, {
+    accumulate: true,
+    factor: 0.5,
+    strided: true,
+    terms: { of: [0, 2], rank: 4 },
+  }),
+  nnRow("added to, a sum of several passes", [2, 0, 3], 3001, 7, { accumulate: true }),
+  nnRow("a factor, some experts", counts("uneven tail"), 50, 33, { factor: 1.5, groups: [0, 3] }),
+  ...everyLayout.map((l) =>
+    nnRow(`${l}, terms, gathered SwiGLU backward`, counts(l), 35, 28, {
+      gather: true,
+      act: true,
+      w: "bf16",
+      terms: { of: counts(l).length > 1 ? [0, 1, 3] : [0], rank: 5, w: "f32" },
+    }),
+  ),
+  nnRow("two segments, a term for each, mixed experts", counts("uneven tail"), 50, 71, {
+    segments: 2,
+    w: "mixed",
+    terms: { of: [1, 2], rank: 6, parts: 2 },
+  }),
+  nnRow("terms of ranks of their own, two parts, strided, blocks", counts("many rows"), 96, 130, {
+    strided: true,
+    factor: -2,
+    terms: { of: [0, 1, 3], rank: 16, parts: 2, own: true },
+  }),
+  nnRow("SwiGLU in place, bias, term, some experts", counts("uneven tail"), 50, 33, {
+    act: true,
+    inPlace: true,
+    bias: "f32",
+    groups: [0, 1, 3],
+    terms: { of: [1, 2, 3], rank: 4 },
+  }),
+  nnRow("rows that are nobody's, terms", counts("empty experts"), 35, 28, { behind: 3, terms: { of: [1, 3], rank: 4 } }),
+  nnRow("an empty sum beside a term", counts("even"), 0, 8, { terms: { of: [0, 2], rank: 3 } }),
+  nnRow("a sum of several passes, terms", [2, 0, 3], 3001, 7, { terms: { of: [0, 1, 2], rank: 5, parts: 2 } }),
+  nnRow("bf16 compute, term, SwiGLU", counts("many rows"), 64, 64, {
+    bf16: true,
+    w: "bf16",
+    act: true,
+    gather: true,
+    terms: { of: [0, 2], rank: 5 },
+  }),
+  nnRow("bf16 compute, two terms, mixed weights", counts("uneven tail"), 51, 34, {
+    bf16: true,
+    w: "mixed",
+    terms: { of: [0, 3], rank: 3, parts: 2 },
+  }),
   nnRow("clamped SwiGLU without gates", counts("uneven tail"), 50, 33, { act: act.clamped, gate: false }),
   nnRow("rows that are nobody's, bias", counts("empty experts"), 35, 28, { behind: 3, gather: true, act: true, bias: "f32" }),
   nnRow("a sum of several passes, two segments", [2, 0, 3], 3001, 7, { segments: 2, w: "mixed" }),
@@ -443,6 +611,43 @@ function frozenInfinities(name: "dy" | "x", o: Options & { xGather?: boolean }):
 const tiled = [128, 0, 129, 1, 255, 64];
 const bf16 = { bf16: true, w: "bf16" } as const;
 export const groupedGemmTileCases: readonly OpCase[] = [
+  ntRow("tiles, gathered SwiGLU, a term for each half", tiled, 256, 192, {
+    ...bf16,
+    act: true,
+    segments: 2,
+    gather: true,
+    terms: { of: [0, 1, 2, 3, 4, 5], rank: 16, parts: 2 },
+  }),
+  ntRow("tiles, SwiGLU of two segments, a term for both, some experts", tiled, 272, 136, {
+    ...bf16,
+    act: true,
+    segments: 2,
+    terms: { of: [0, 2, 4], rank: 72 },
+  }),
+  ntRow("tiles, fused SwiGLU, a term", tiled, 272, 136, { ...bf16, act: true, terms: { of: [2, 3, 4], rank: 8 } }),
+  ntRow("tiles, terms, residual", tiled, 136, 128, { ...bf16, residual: true, terms: { of: [0, 2, 4, 5], rank: 16 } }),
+  ntRow("tiles, two segments, a term for each", tiled, 528, 72, { ...bf16, segments: 2, terms: { of: [0, 2, 3], rank: 40, parts: 2 } }),
+  ntRow("tiles, narrow, gathered, factor, some experts", tiled, 32, 192, {
+    ...bf16,
+    gather: true,
+    segments: 2,
+    factor: 0.5,
+    groups: [0, 2, 5],
+  }),
+  ntRow("tiles, added to, some experts", tiled, 136, 72, { ...bf16, accumulate: true, groups: [0, 2, 5] }),
+  ntRow("tiles, added to, a short sum", tiled, 256, 16, { ...bf16, accumulate: true }),
+  nnRow("tiles, added to, factor", tiled, 16, 256, { ...bf16, accumulate: true, factor: 0.5 }),
+  ntRow("tiles, narrow, factor, some experts", tiled, 16, 192, { ...bf16, factor: 2, groups: [2, 4] }),
+  nnRow("tiles, gathered SwiGLU, term", tiled, 136, 128, { ...bf16, act: true, gather: true, terms: { of: [0, 1, 2, 3, 4, 5], rank: 16 } }),
+  nnRow("tiles, SwiGLU in place, bias, term of some experts", tiled, 192, 72, {
+    ...bf16,
+    act: true,
+    inPlace: true,
+    bias: "mixed",
+    terms: { of: [0, 4], rank: 8 },
+  }),
+  nnRow("tiles, two segments, a term for each", tiled, 256, 192, { ...bf16, segments: 2, terms: { of: [0, 2, 4], rank: 24, parts: 2 } }),
+  nnRow("tiles, narrow, factor, some experts", tiled, 136, 16, { ...bf16, factor: 0.5, groups: [0, 2, 5] }),
   ntRow("tiles, gathered SwiGLU", tiled, 256, 192, { ...bf16, act: true, segments: 2, gather: true }),
   ntRow("tiles, fused SwiGLU, h not kept", tiled, 272, 136, { ...bf16, act: true, keepH: false }),
   ntRow("tiles", tiled, 136, 128, bf16),
@@ -503,7 +708,7 @@ export const ntBase: OpCase = {
   op: "grouped_gemm_nt",
   name: "base",
   args: (r) => ({
-    ...nt([3, 0, 4], M, K, { act: true, segments: 2, bias: "f32" })(r),
+    ...nt([3, 0, 4], M, K, { act: true, segments: 2, bias: "f32", terms: { of: [0, 2], rank: 2, parts: 2 } })(r),
     x: r.normal([T, K]),
     rows: i32([0, 1, 2, 3, 4, 0, 1]),
   }),
@@ -512,7 +717,7 @@ export const nnBase: OpCase = {
   op: "grouped_gemm_nn",
   name: "base",
   args: (r) => ({
-    ...nn([3, 0, 4], M, K, { act: true, groups: [0, 2], bias: "f32" })(r),
+    ...nn([3, 0, 4], M, K, { act: true, groups: [0, 2], bias: "f32", terms: { of: [0, 2], rank: 2 } })(r),
     dy: r.normal([T, M]),
     rows: i32([0, 1, 2, 3, 4, 0, 1]),
   }),
