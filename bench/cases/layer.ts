@@ -4,11 +4,17 @@
 //   CPU    fwd         expert_sort, gate|up with gather and SwiGLU, down, combine; nothing kept
 //          dx          the same keeping h, then dX: down with dSwiGLU and gate gradient, gate|up, combine
 //          esft, full  and dW of the first `trained` experts, of every expert
+//          lora        dx with LoRA of rank 16 on gate, up and down of every expert, and its gradients
+//          perft-r     dx with PERFT-R of rank 16 beside the layer, 1 of 4 adapters, its router and all their gradients
 //   cuda   fwd         the forward that keeps h       bwd-none, bwd-esft, bwd-all   the backward alone; dW of the hottest experts
+//          fwd-lora, bwd-lora, fwd-perft-r, bwd-perft-r   as on the CPU, to be held against fwd and bwd-none
 //
 // Weights are bf16 as a checkpoint holds them; where the device computes with f32 masters, trained experts are those.
 
 import { LayoutError } from "../../lib/errors.ts";
+import { LoraAttachments } from "../../lib/methods/lora.ts";
+import { RoutedAdapters } from "../../lib/methods/perft_routed.ts";
+import type { Attachments } from "../../lib/model/layers/attachment.ts";
 import { sliceKey } from "../../lib/files/slice.ts";
 import type { TensorSlice } from "../../lib/files/slice.ts";
 import { BalancePools } from "../../lib/model/layers/balance.ts";
@@ -19,7 +25,7 @@ import { Run } from "../../lib/model/run.ts";
 import { act, ActivationPlan, f32 } from "../../lib/model/slots.ts";
 import type { ExpertWeights } from "../../lib/model/spec.ts";
 import { Parameter, ParameterList } from "../../lib/model/weights/parameter.ts";
-import type { ParameterSource } from "../../lib/model/weights/parameter.ts";
+import type { AttachedSpec, ParameterSource } from "../../lib/model/weights/parameter.ts";
 import * as ops from "../../lib/ops.ts";
 import type { Precision } from "../../lib/ops.ts";
 import type { Tensor } from "../../lib/tensor.ts";
@@ -33,6 +39,39 @@ import type { BenchCase, Work } from "./case.ts";
 
 type LayerSizes = MoeSizes & { readonly T: number; readonly routing: string };
 
+const RANK = 16;
+
+/** What a mode attaches. */
+function attachmentsOf(mode: string, { D, F, E }: LayerSizes): Attachments | null {
+  if (mode.endsWith("lora")) {
+    const matrices = Array.from({ length: E }, (_, expert) =>
+      (["gate", "up", "down"] as const).map((part) => ({
+        key: `${expert}.${part}.weight`,
+        shape: part === "down" ? ([D, F] as const) : ([F, D] as const),
+        place: { role: "expert", layer: 0, expert, part } as const,
+        rank: RANK,
+        scaling: 2,
+      })),
+    );
+    return new LoraAttachments(matrices.flat(), "kaiming", 1);
+  }
+  if (!mode.endsWith("perft-r")) return null;
+  const keys = Array.from({ length: 4 }, (_, j) => ({ a: `adapters.${j}.A`, b: `adapters.${j}.B` }));
+  const bank = { width: D, rank: RANK, between: { scaling: 2 }, dropout: () => null, keys };
+  const added = { router: "router", topK: 1, renormalize: false, normEps: 0, released: false };
+  const shapes: [string, number[]][] = [
+    ...keys.flatMap(({ a, b }): [string, number[]][] => [
+      [a, [RANK, D]],
+      [b, [D, RANK]],
+    ]),
+    ["router", [4, D]],
+  ];
+  return {
+    parameters: shapes.map(([key, shape]) => ({ key, shape, place: { role: "expert", layer: 0 }, initial: () => new Float32Array(0) })),
+    moe: (site, context) => new RoutedAdapters(bank, added, site, context),
+  };
+}
+
 /** The parameters of a layer without a checkpoint: experts behind each other, trained ones and gradients likewise. */
 class LayerParameters implements ParameterSource {
   readonly experts: readonly ExpertWeights[];
@@ -40,16 +79,25 @@ class LayerParameters implements ParameterSource {
   private readonly b: Buffers;
   private readonly byKey = new Map<string, Parameter>();
 
-  constructor(b: Buffers, { D, F, E }: LayerSizes, trained: readonly number[]) {
+  constructor(b: Buffers, { D, F, E }: LayerSizes, trained: readonly number[], attached: readonly AttachedSpec[] = []) {
     this.b = b;
     this.experts = Array.from({ length: E }, (_, e) => ({
-      gate: { name: `${e}.gate` },
-      up: { name: `${e}.up` },
-      down: { name: `${e}.down` },
+      gate: { name: `${e}.gate.weight` },
+      up: { name: `${e}.up.weight` },
+      down: { name: `${e}.down.weight` },
     }));
     const trains = new Set(trained);
     this.fill(["gate", "up"], [F, D], trains);
     this.fill(["down"], [D, F], trains);
+    const dtype = b.device.info.activationDtype;
+    for (const { key, shape, place } of attached) {
+      const p = new Parameter(key, shape, place);
+      p.trains = true;
+      p.value = b.normal(place.role === "router" || key === "router" ? "f32" : dtype, shape, shape[1]! ** -0.5);
+      p.grad = b.empty("f32", shape);
+      this.gradients.push(p.grad);
+      this.byKey.set(key, p);
+    }
   }
 
   private fill(names: readonly ("gate" | "up" | "down")[], [rows, cols]: readonly [number, number], trains: ReadonlySet<number>): void {
@@ -79,7 +127,7 @@ class LayerParameters implements ParameterSource {
     return p;
   }
   attached(key: string): Parameter {
-    throw new LayoutError(`the layer has no attached parameter "${key}"`);
+    return this.get({ name: key });
   }
   list(parameters: readonly Parameter[], what: "value" | "grad"): ParameterList {
     return new ParameterList(parameters, what, (list) => this.b.hold({ dispose: () => list.drop() }));
@@ -87,15 +135,27 @@ class LayerParameters implements ParameterSource {
 }
 
 /** Experts with all that they work on. */
-function expertLayer(b: Buffers, s: LayerSizes, precision: Precision, trained: readonly number[], keep: boolean) {
+function expertLayer(
+  b: Buffers,
+  s: LayerSizes,
+  precision: Precision,
+  trained: readonly number[],
+  keep: boolean,
+  attachments: Attachments | null = null,
+) {
   const { device } = b;
   const { T, D, F, E, K } = s;
   const N = T * K;
   const routing = route(s.routing, T, E, K);
-  const parameters = new LayerParameters(b, s, trained);
+  const parameters = new LayerParameters(b, s, trained, attachments?.parameters);
   const plan = new ActivationPlan(device.info.activationDtype);
-  const c = new Composer(plan.planner("layer", keep), parameters, [], new RopeIndex(), new BalancePools(plan.planner("model", keep), 1));
-  const experts = new Experts(new ExpertMatrices(parameters.experts, c), { hidden: F, rowsPerToken: K }, c);
+  const methods = attachments ? [attachments] : [];
+  const pools = new BalancePools(plan.planner("model", keep), 1);
+  const c = new Composer(plan.planner("layer", keep), parameters, methods, new RopeIndex(), pools);
+  const { open, terms } = c.attachedToExperts({ layer: 0, routed: true, experts: parameters.experts, width: D, hidden: F, topK: K });
+  const experts = new Experts(new ExpertMatrices(parameters.experts, c), { hidden: F, rowsPerToken: K }, c, terms);
+  if (open.length > 0) throw new LayoutError("the terms of a layer that is measured are inside its products");
+  const beside = c.attachedToMoe({ layer: 0, width: D, experts: E, topK: K, weights: c.plan.scratch(f32(K), "weights") });
   const slots = {
     y_ND: c.plan.scratch(act(D, K), "y"),
     dx_ND: c.plan.backward(act(D, K), "dx"),
@@ -119,11 +179,13 @@ function expertLayer(b: Buffers, s: LayerSizes, precision: Precision, trained: r
       ops.expertSort(device, { ids, weights, pos, ...rows });
       experts.forward(run, x, rows, run.at(slots.y_ND));
       ops.combine(device, { x: run.at(slots.y_ND), pos, weights, y });
+      for (const m of beside) m.forward(run, x, y);
     },
     backward: (): void => {
       experts.backward(run, dy, x, rows, { dgate, all: true });
       experts.rowGradient(run, rows, run.at(slots.dx_ND));
       ops.combine(device, { x: run.at(slots.dx_ND), pos, y: dx });
+      for (const m of beside) m.backward(run, dy, x, dx);
     },
     y,
     gradients: { outputs: [dx, ...(dgate ? [dgate] : [])], state: parameters.gradients },
@@ -143,11 +205,11 @@ function layerCase(id: string, on: Backend, full: LayerSizes, headline: boolean,
   const sizes = small ? tiny(full) : full;
   const { T, D, F, E, K } = sizes;
   const { mode } = parts(id);
-  const forward = mode === "fwd";
+  const forward = mode.startsWith("fwd");
   const alone = mode.startsWith("bwd");
   const setup = (b: Buffers): Work => {
     const trained = trainedOf(mode, on, sizes);
-    const layer = expertLayer(b, sizes, precisionOf(id), trained, !forward || on === "cuda");
+    const layer = expertLayer(b, sizes, precisionOf(id), trained, !forward || on === "cuda", attachmentsOf(mode, sizes));
     const facts = routingFacts(route(sizes.routing, T, E, K).counts, trained);
     if (forward) return { run: layer.forward, outputs: [layer.y], facts };
     const { outputs, state } = layer.gradients;
@@ -166,7 +228,12 @@ function layerCase(id: string, on: Backend, full: LayerSizes, headline: boolean,
     const trained = trainedOf(mode, on, sizes);
     const drawn = trained.length > 0 && trained.length < E; // else how tokens are routed changes no count
     const rows = drawn ? rowsOf(trained, route(sizes.routing, T, E, K).counts) : (trained.length / E) * T * K;
-    return { flops: (forward || alone ? 1 : 2) * pass + 6 * rows * D * F, tokens: T };
+    // Of a term: two products forward, four backward.
+    const term = mode.endsWith("lora") ? 6 * T * K * RANK * (D + F) : mode.endsWith("perft-r") ? 4 * T * RANK * D : 0;
+    return {
+      flops: (forward || alone ? 1 : 2) * pass + 6 * rows * D * F + (forward ? 1 : alone ? 2 : 3) * term,
+      tokens: T,
+    };
   };
   return { id, on, sizes, headline, cost, setup };
 }
@@ -182,6 +249,8 @@ const headlines: Readonly<Record<string, readonly string[]>> = {
   "qwen3-30b-T32768-uniform": ["fwd", "bwd-all"],
 };
 
+const methodModes = ["fwd-lora", "bwd-lora", "fwd-perft-r", "bwd-perft-r"];
+
 export function layerCases(small: boolean): BenchCase[] {
   const cpu = (
     [
@@ -190,7 +259,7 @@ export function layerCases(small: boolean): BenchCase[] {
     ] as const
   ).flatMap(([name, T]) =>
     (["f32", "bf16"] as const).flatMap((dtype) =>
-      ["fwd", "dx", "esft", "esft-lognormal", "full"].map((mode) => {
+      ["fwd", "dx", "esft", "esft-lognormal", "full", "lora", "perft-r"].map((mode) => {
         const sizes = { ...moeSizes[name], T, routing: mode.endsWith("lognormal") ? "lognormal1.0" : "uniform" };
         return layerCase(`layer/${name}/${dtype}/${mode}`, "cpu", sizes, true, small);
       }),
@@ -199,7 +268,7 @@ export function layerCases(small: boolean): BenchCase[] {
   const cuda = (["dsv2-lite", "olmoe", "qwen3-30b", "mixtral"] as const).flatMap((name) =>
     [2048, 8192, 32768].flatMap((T) =>
       ["uniform", "balanced", "lognormal0.7", "lognormal1.0", "extreme"].flatMap((routing) =>
-        ["fwd", "bwd-none", "bwd-esft", "bwd-all"].map((mode) => {
+        ["fwd", "bwd-none", "bwd-esft", "bwd-all", ...(routing === "uniform" ? methodModes : [])].map((mode) => {
           const config = `${name}-T${T}-${routing}`;
           const headline = headlines[config]?.includes(mode) ?? false;
           return layerCase(`layer/${config}/bf16/${mode}`, "cuda", { ...moeSizes[name], T, routing }, headline, small);

@@ -1,6 +1,6 @@
 // The low-rank term beside one matrix of each of some experts: y[r] += s·B_e·(A_e·x[r]) over the rows of those experts, with
 // A_e [r, in] and B_e [out, r]. The merged weights are never built. With SiLU between A and B in place of the factor s it is a
-// parallel adapter.
+// parallel adapter. Its products add to what is there; where a term can be inside of the product beside it, low_rank_terms.ts is.
 //
 // Kept for backward: u = A·x [N, r], times s where there is a factor. Sizes in names: N rows in expert order, E experts, r rank.
 
@@ -11,9 +11,8 @@ import { act } from "../model/slots.ts";
 import type { Slot } from "../model/slots.ts";
 import { drop, drops } from "./dropout.ts";
 import type { Dropout } from "./dropout.ts";
-import { Parameter } from "../model/weights/parameter.ts";
-import type { ParameterList } from "../model/weights/parameter.ts";
-import type { Tensor, TensorList } from "../tensor.ts";
+import type { Parameter, ParameterList } from "../model/weights/parameter.ts";
+import type { Tensor } from "../tensor.ts";
 
 /** What stands between A and B: a factor, or SiLU. */
 export type Between = { readonly scaling: number } | "silu";
@@ -33,40 +32,11 @@ export interface GroupedTarget {
   readonly rowsPerToken: number;
 }
 
-/** One matrix per expert as the operand of a grouped product; zeros for experts that have none. */
-class Matrices {
-  private readonly list: ParameterList;
-  private readonly zeros: { readonly parameter: Parameter; readonly slot: Slot } | null;
-  private lastZeros: Tensor | null = null;
-
-  constructor(experts: number, own: ReadonlyMap<number, Parameter>, shape: readonly [number, number], { plan, values }: Lists) {
-    const parameter = new Parameter("zeros", shape, { role: "expert", layer: 0 });
-    this.zeros = own.size === experts ? null : { parameter, slot: plan.shared({ dtype: "act", fixed: shape }, "zeros") };
-    this.list = values(Array.from({ length: experts }, (_, e) => own.get(e) ?? parameter));
-  }
-
-  at(run: Run): TensorList {
-    if (!this.zeros) return this.list.tensors;
-    const x = run.at(this.zeros.slot);
-    ops.fill(run.device, { x, value: 0 });
-    if (this.lastZeros !== x) {
-      this.zeros.parameter.value = x;
-      this.lastZeros = x;
-      this.list.drop();
-    }
-    return this.list.tensors;
-  }
-}
-
-interface Lists {
-  readonly plan: AttachmentContext["plan"];
-  readonly values: (parameters: readonly Parameter[]) => ParameterList;
-}
-
 export class GroupedLowRank {
   private readonly target: GroupedTarget;
-  private readonly a: Matrices;
-  private readonly b: Matrices;
+  /** One for each expert; of those that are not in `groups` it is not read. */
+  private readonly a: ParameterList;
+  private readonly b: ParameterList;
   private readonly gradA: ParameterList | null;
   private readonly gradB: ParameterList | null;
   private readonly groups: Int32Array;
@@ -75,11 +45,8 @@ export class GroupedLowRank {
   /** silu(u), and ones to make it with. */
   private readonly silu: { readonly z: Slot; readonly backwardZ: Slot; readonly ones: Slot } | null;
   private readonly dropout: Dropout | null;
-  /** What is left of the rows of x. */
-  private readonly dropped: { readonly x: Slot; readonly backwardX: Slot } | null;
-  private readonly term: Slot;
-  private readonly backwardTerm: Slot;
-  private readonly dx: Slot;
+  /** What is left of the rows of x, and the gradient of that. */
+  private readonly dropped: { readonly x: Slot; readonly backwardX: Slot; readonly dx: Slot } | null;
 
   constructor(target: GroupedTarget, context: AttachmentContext) {
     const { experts, groups, rank, rowsPerToken: K } = target;
@@ -87,9 +54,12 @@ export class GroupedLowRank {
     this.target = target;
     const own = (key: "a" | "b") => new Map(groups.map((g) => [g.expert, context.attached(g[key])]));
     const [a, b] = [own("a"), own("b")];
-    const lists = { plan, values: (parameters: readonly Parameter[]) => context.values(parameters) };
-    this.a = new Matrices(experts, a, [rank, target.in], lists);
-    this.b = new Matrices(experts, b, [target.out, rank], lists);
+    const each = (own: ReadonlyMap<number, Parameter>): ParameterList => {
+      const any = own.values().next().value!;
+      return context.values(Array.from({ length: experts }, (_, e) => own.get(e) ?? any));
+    };
+    this.a = each(a);
+    this.b = each(b);
     this.gradA = trained(context, a);
     this.gradB = trained(context, b);
     this.groups = Int32Array.from(groups, (g) => g.expert);
@@ -104,11 +74,12 @@ export class GroupedLowRank {
     const { dropout = null } = target;
     this.dropout = dropout;
     const wide = act(target.in, K);
-    const rowsOfX = (): GroupedLowRank["dropped"] => ({ x: plan.scratch(wide, "dropped"), backwardX: plan.backward(wide, "dropped") });
+    const rowsOfX = (): GroupedLowRank["dropped"] => ({
+      x: plan.scratch(wide, "dropped"),
+      backwardX: plan.backward(wide, "dropped"),
+      dx: plan.backward(wide, "dxTerm"),
+    });
     this.dropped = dropout && target.between !== "silu" ? rowsOfX() : null;
-    this.term = plan.scratch(act(target.out, K), "term");
-    this.backwardTerm = plan.backward(act(target.out, K), "term");
-    this.dx = plan.backward(act(target.in, K), "dxTerm");
   }
 
   /** y [N, out] += the term, or = where it is to `overwrite`; x [N, in], or [T, in] gathered by rows.tokens. */
@@ -116,10 +87,9 @@ export class GroupedLowRank {
     const { device, precision } = run;
     const u = run.at(this.u);
     const { x: read, tokens } = this.read(run, x, rows.tokens, "x");
-    ops.groupedGemmNt(device, { x: read, rows: tokens, w: this.a.at(run), offsets: rows.offsets, y: u, precision });
-    const { between } = this.target;
-    if (between !== "silu") ops.scale(device, { x: u, factor: between.scaling });
-    else if (drops(this.dropout, run)) drop(run, this.dropout, u, u);
+    const { groups, factor } = this;
+    ops.groupedGemmNt(device, { x: read, rows: tokens, w: this.a.tensors, offsets: rows.offsets, y: u, groups, factor, precision });
+    if (this.silu && drops(this.dropout, run)) drop(run, this.dropout, u, u);
     this.output(run, rows, y, "forward", overwrite);
   }
 
@@ -139,9 +109,15 @@ export class GroupedLowRank {
 
   private output(run: Run, { offsets }: ExpertRows, y: Tensor, pass: "forward" | "backward", overwrite: boolean): void {
     const { device, precision } = run;
-    const term = overwrite ? y : run.at(pass === "forward" ? this.term : this.backwardTerm);
-    ops.groupedGemmNt(device, { x: this.middle(run, pass), w: this.b.at(run), offsets, y: term, precision });
-    if (!overwrite) ops.add(device, { a: y, b: term, y });
+    const { groups } = this;
+    const x = this.middle(run, pass);
+    ops.groupedGemmNt(device, { x, w: this.b.tensors, offsets, y, groups, accumulate: !overwrite, precision });
+  }
+
+  /** Of the product with A, and of its gradient. */
+  private get factor(): number {
+    const { between } = this.target;
+    return between === "silu" ? 1 : between.scaling;
   }
 
   /** What B is multiplied with. */
@@ -158,16 +134,14 @@ export class GroupedLowRank {
   /** dA, dB (+)= from dy [N, out]; leaves the gradient of A·x for `inputGradient`. */
   parameterGradients(run: Run, dy: Tensor, x: Tensor, { tokens, offsets }: ExpertRows): void {
     const { device, precision, accumulate } = run;
-    const { groups } = this;
+    const { groups, factor } = this;
     const du = run.at(this.du);
     if (this.gradB) {
       const dw = this.gradB.tensors;
       ops.groupedGemmTn(device, { dy, x: this.middle(run, "backward"), offsets, dw, groups, accumulate, precision });
     }
-    ops.groupedGemmNn(device, { dy, w: this.b.at(run), offsets, dx: du, precision });
-    const { between } = this.target;
-    if (between !== "silu") ops.scale(device, { x: du, factor: between.scaling });
-    else if (this.silu) {
+    ops.groupedGemmNn(device, { dy, w: this.b.tensors, offsets, dx: du, groups, factor, precision });
+    if (this.silu) {
       ops.multiplyBackward(device, { dy: du, a: run.at(this.silu.ones), b: run.at(this.u), db: du, silu: true });
       if (drops(this.dropout, run)) drop(run, this.dropout, du, du);
     }
@@ -179,9 +153,13 @@ export class GroupedLowRank {
   /** dx [N, in] += or = the gradient of the rows that x was read as. */
   inputGradient(run: Run, { offsets }: ExpertRows, dx: Tensor, overwrite = false): void {
     const { device, precision } = run;
-    const term = overwrite ? dx : run.at(this.dx);
-    ops.groupedGemmNn(device, { dy: run.at(this.du), w: this.a.at(run), offsets, dx: term, precision });
-    if (this.dropped && drops(this.dropout, run)) drop(run, this.dropout, term, term);
+    const { groups } = this;
+    const operands = { dy: run.at(this.du), w: this.a.tensors, offsets, groups, precision };
+    if (!this.dropped || !drops(this.dropout, run)) return ops.groupedGemmNn(device, { ...operands, dx, accumulate: !overwrite });
+    const term = overwrite ? dx : run.at(this.dropped.dx);
+    if (!overwrite) ops.fill(device, { x: term, value: 0 }); // rows of the other experts
+    ops.groupedGemmNn(device, { ...operands, dx: term });
+    drop(run, this.dropout, term, term);
     if (!overwrite) ops.add(device, { a: dx, b: term, y: dx });
   }
 }

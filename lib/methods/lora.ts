@@ -1,6 +1,6 @@
 // LoRA (arXiv 2106.09685) on the linear layers of a model: attention, dense MLPs, shared experts, routers, routed experts (all, or a
 // selection: ESFT with low-rank terms in place of whole experts), the head. Which matrices are adapted is decided in lora_targets.ts; the terms
-// themselves are low_rank.ts, grouped_low_rank.ts and low_rank_head.ts.
+// themselves are low_rank.ts, of routed experts low_rank_terms.ts, and low_rank_head.ts.
 //
 // Tensors are called lora.<checkpoint tensor>.A [r, in] and .B [out, r]. First values are drawn from a stream of its own per matrix, so
 // that a choice of targets does not change the others' values (low_rank_init.ts).
@@ -13,6 +13,7 @@ import type {
   Attachments,
   ExpertsAttachment,
   ExpertsSite,
+  ExpertsTerms,
   HeadAttachment,
   LinearAttachment,
 } from "../model/layers/attachment.ts";
@@ -25,6 +26,7 @@ import { GroupedLowRank } from "./grouped_low_rank.ts";
 import { LowRank, LowRankMlp } from "./low_rank.ts";
 import { LowRankHead } from "./low_rank_head.ts";
 import { LowRankExperts } from "./low_rank_experts.ts";
+import { termsOfExperts } from "./low_rank_terms.ts";
 import { firstA, zeros } from "./low_rank_init.ts";
 import type { LowRankInit } from "./low_rank_init.ts";
 import { loraMatrices } from "./lora_targets.ts";
@@ -128,7 +130,7 @@ export class LoraAttachments implements Attachments {
     return this.beside(target.weight, context);
   }
 
-  experts(site: ExpertsSite, context: AttachmentContext): ExpertsAttachment | null {
+  experts(site: ExpertsSite, context: AttachmentContext): ExpertsAttachment | ExpertsTerms | null {
     const { routed, experts } = site;
     const [mlp] = experts;
     if (!mlp) return null;
@@ -138,41 +140,44 @@ export class LoraAttachments implements Attachments {
     return terms.gate || terms.up || terms.down ? new LowRankMlp(terms) : null;
   }
 
-  private routed({ experts, topK }: ExpertsSite, context: AttachmentContext): ExpertsAttachment | null {
-    const of = (part: string, keyOf: (e: RoutedExpertWeights) => string | null): GroupedLowRank[] => {
-      const found = experts.flatMap((e, expert) => {
+  /** Inside the products; beside them where dropout changes what a term reads, or gate has one and up has not. */
+  private routed({ experts, topK }: ExpertsSite, context: AttachmentContext): ExpertsAttachment | ExpertsTerms | null {
+    const of = (keyOf: (e: RoutedExpertWeights) => string | null): (Term & { expert: number })[] =>
+      experts.flatMap((e, expert) => {
         const key = keyOf(e);
         const term = key === null ? undefined : this.terms.get(key);
-        return term ? [{ ...term, expert }] : [];
+        return term ? [{ ...term, rank: term.allocated ?? term.rank, expert }] : [];
       });
-      // Experts of one rank and factor share their products, and their gradients where a stage trains some alone.
-      const alike = new Map<string, typeof found>();
-      for (const term of found) {
-        const key = `${term.allocated ?? term.rank} ${term.scaling} ${context.attached(term.a).trains}`;
-        alike.set(key, [...(alike.get(key) ?? []), term]);
-      }
-      return [...alike.values()].map((groups) => {
-        const { rank: live, allocated: rank = live, scaling, shape } = groups[0]!;
-        const [out, input] = shape;
-        const target = {
-          experts: experts.length,
-          groups,
-          rank,
-          in: input,
-          out,
-          between: { scaling },
-          dropout: this.dropout(groups[0]!.a),
-          rowsPerToken: topK,
-        };
-        return new GroupedLowRank(target, context.named(part));
-      });
+    const found = {
+      gate: of((e) => ("gateUp" in e ? null : sliceKey(e.gate))),
+      up: of((e) => ("gateUp" in e ? null : sliceKey(e.up))),
+      gateUp: of(gateUpKey),
+      down: of((e) => sliceKey(e.down)),
     };
-    const terms = {
-      gate: of("gate", (e) => ("gateUp" in e ? null : sliceKey(e.gate))),
-      up: of("up", (e) => ("gateUp" in e ? null : sliceKey(e.up))),
-      gateUp: of("gateUp", gateUpKey),
-      down: of("down", (e) => sliceKey(e.down)),
-    };
-    return Object.values(terms).some((list) => list.length > 0) ? new LowRankExperts(terms) : null;
+    if (Object.values(found).every((terms) => terms.length === 0)) return null;
+    const { gate, up, gateUp, down } = found;
+    const both = gate.length === up.length && gate.every((term, i) => term.expert === up[i]!.expert);
+    if (!this.dropsOut && both && (gate.length === 0 || gateUp.length === 0)) {
+      const hidden = [gate, up, gateUp].filter((terms) => terms.length > 0);
+      const output = [down].filter((terms) => terms.length > 0);
+      return termsOfExperts({ hidden, output }, { experts: experts.length, rowsPerToken: topK }, context);
+    }
+    const beside = (part: keyof typeof found): GroupedLowRank[] => this.grouped(found[part], experts.length, topK, context.named(part));
+    return new LowRankExperts({ gate: beside("gate"), up: beside("up"), gateUp: beside("gateUp"), down: beside("down") });
+  }
+
+  /** Experts of one rank and factor share their products, and their gradients where a stage trains some alone. */
+  private grouped(found: readonly (Term & { expert: number })[], experts: number, rowsPerToken: number, context: AttachmentContext) {
+    const alike = new Map<string, (Term & { expert: number })[]>();
+    for (const term of found) {
+      const key = `${term.rank} ${term.scaling} ${context.attached(term.a).trains}`;
+      alike.set(key, [...(alike.get(key) ?? []), term]);
+    }
+    return [...alike.values()].map((groups) => {
+      const { rank, scaling, shape, a } = groups[0]!;
+      const [out, input] = shape;
+      const target = { experts, groups, rank, in: input, out, between: { scaling }, dropout: this.dropout(a), rowsPerToken };
+      return new GroupedLowRank(target, context);
+    });
   }
 }

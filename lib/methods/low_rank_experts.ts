@@ -1,4 +1,5 @@
-// Low-rank terms inside routed experts: beside gate, up and down of those that are adapted, or beside gate over up as one matrix.
+// Low-rank terms beside the products of routed experts: of gate, up and down of those that are adapted, or of gate over up as one
+// matrix. For what cannot be inside of the products (low_rank_terms.ts): dropout, and gate without up.
 
 import type { ExpertRows, ExpertsAttachment, Hidden } from "../model/layers/attachment.ts";
 import type { Run } from "../model/run.ts";

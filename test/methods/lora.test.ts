@@ -14,11 +14,13 @@ import { LoraAttachments, loraTrainable } from "../../lib/methods/lora.ts";
 import { loraMatrices } from "../../lib/methods/lora_targets.ts";
 import type { LoraOptions } from "../../lib/methods/lora_targets.ts";
 import { LowRankExperts } from "../../lib/methods/low_rank_experts.ts";
+import { GroupedTerms } from "../../lib/methods/low_rank_terms.ts";
 import { LowRank, LowRankMlp } from "../../lib/methods/low_rank.ts";
+import { planActivations } from "../../lib/model/decoder.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
 import type { AttachmentContext, ExpertsSite } from "../../lib/model/layers/attachment.ts";
 import type { ExpertWeights } from "../../lib/model/spec.ts";
-import { moeOf } from "../../lib/model/spec.ts";
+import { moeLayers, moeOf } from "../../lib/model/spec.ts";
 import { MoeModel } from "../../lib/moe_model.ts";
 import type { TrainRequest } from "../../lib/train/request.ts";
 import { apart, tinyDeepseek, tinyOlmoe, toyRows, writeTinyModel } from "../support/tiny_model.ts";
@@ -222,9 +224,31 @@ describe("what is beside a layer", () => {
   });
   it.each(["gate_proj", "up_proj", "down_proj"])("of an MLP or of routed experts %s alone is enough", (name) => {
     expect(beside(name).experts(site(false, [moe.shared!]), context)).toBeInstanceOf(LowRankMlp);
-    expect(beside(name).experts(site(true, moe.experts.map(apart)), context)).toBeInstanceOf(LowRankExperts);
+    const routed = beside(name).experts(site(true, moe.experts.map(apart)), context);
+    if (name === "down_proj") expect(routed).toMatchObject({ hidden: null, output: expect.any(GroupedTerms) });
+    else expect(routed).toBeInstanceOf(LowRankExperts);
     expect(beside("o_proj").experts(site(true, moe.experts.map(apart)), context)).toBeNull();
     expect(beside(name).experts(site(false, []), context)).toBeNull();
+  });
+  it("takes u and its gradient in routed experts, and nothing else", () => {
+    const rows = (attachments: LoraAttachments | null) =>
+      planActivations(deepseek, { keys: [], attachments, lowestLayer: 0 })
+        .table(64)
+        .map((r) => ({ ...r, name: `${r.owner}/${r.name}` }));
+    const frozen = new Map(rows(null).map((r) => [r.name, r.bytes]));
+    const more = rows(beside("experts")).filter((r) => r.bytes !== frozen.get(r.name));
+    const { topK } = moe;
+    // Kept in every sparse layer; du is scratch of the one pass that needs most.
+    const [u, du] = [(r: (typeof more)[0]) => r.lifetime === "kept", (r: (typeof more)[0]) => r.lifetime !== "kept"];
+    const sparse = moeLayers(deepseek).length;
+    expect(more.filter(u).map((r) => [r.name.replace(/.*experts\./, ""), r.shape])).toEqual(
+      Array.from({ length: sparse }, () => [
+        ["gate|up.u", [64 * topK, 2 * 2]],
+        ["down.u", [64 * topK, 2]],
+      ]).flat(),
+    );
+    for (const r of more.filter(du)) expect(r.name).toMatch(/experts\.(gate\|up|down)\.du$/);
+    expect(rows(beside("experts")).length - frozen.size).toBe(more.length);
   });
   it("activations of a router's term are f32, others follow the model", () => {
     slots.length = 0;

@@ -4,6 +4,7 @@
 // attachment owns its parameters, slots and gradients, which it overwrites or adds to as `run.accumulate` says. Inputs are what the layer itself reads; sums (y, dx) are added to.
 
 import type { TensorSlice } from "../../files/slice.ts";
+import type { Activation, LowRankTerms } from "../../ops.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { Run } from "../run.ts";
 import type { Planner, Slot } from "../slots.ts";
@@ -112,6 +113,40 @@ export interface ExpertsAttachment {
   };
 }
 
+/** Rows that a product of experts reads: x[rows[r]], or f(gate, up) of them where x is a pre-activation. */
+export interface ProductInput {
+  readonly x: Tensor;
+  readonly rows: Tensor | null;
+  readonly activation?: Activation | null;
+}
+
+/** The gradient of what a product makes: dy[rows[r]], times gate[r] for parameters, where that is the weight of a row. */
+export interface ProductGradient {
+  readonly dy: Tensor;
+  readonly rows: Tensor | null;
+  readonly gate: Tensor | null;
+  /** dy by gate and up, where the product is of both. */
+  readonly halves?: readonly [gate: Tensor, up: Tensor];
+}
+
+/** A low-rank term inside a product of some experts (ops/experts.ts: LowRankTerms). offsets: of the rows. */
+export interface ProductTerms {
+  /** Experts that have one, ascending. */
+  readonly groups: Int32Array;
+  /** What the product is given. */
+  forward(run: Run, input: ProductInput, offsets: Tensor): LowRankTerms;
+  /** Gradients of its parameters, and what `gradient` gives. */
+  backward(run: Run, dy: ProductGradient, input: ProductInput, offsets: Tensor): void;
+  /** What the product of the input's gradient is given: of rows not weighted by their gate. */
+  gradient(run: Run): LowRankTerms;
+}
+
+/** Inside the products of a group of experts, which stays fused: gate and up, and down. */
+export interface ExpertsTerms {
+  readonly hidden: ProductTerms | null;
+  readonly output: ProductTerms | null;
+}
+
 export interface MoeSite {
   readonly layer: number;
   readonly width: number;
@@ -146,6 +181,6 @@ export interface Attachments {
   linear?(target: LinearSpec, context: AttachmentContext): LinearAttachment | null;
   /** f32 [E], added to the scores (and a family's own selection bias) for choosing alone. */
   selectionBias?(layer: number, context: AttachmentContext): Parameter | null;
-  experts?(site: ExpertsSite, context: AttachmentContext): ExpertsAttachment | null;
+  experts?(site: ExpertsSite, context: AttachmentContext): ExpertsAttachment | ExpertsTerms | null;
   moe?(site: MoeSite, context: AttachmentContext): MoeAttachment | null;
 }

@@ -1,5 +1,6 @@
 // What a layer is composed from: its owner's plan, the model's parameters, the method's attachments, the rotary tables.
 
+import { LayoutError } from "../../errors.ts";
 import type { TensorSlice } from "../../files/slice.ts";
 import type { RopeHandle, RopeIndex } from "../rope_table.ts";
 import type { Planner } from "../slots.ts";
@@ -10,6 +11,7 @@ import type {
   AttachmentContext,
   Attachments,
   ExpertsAttachment,
+  ExpertsTerms,
   ExpertsSite,
   HeadAttachment,
   LinearAttachment,
@@ -89,8 +91,16 @@ export class Composer implements AttachmentContext {
   attachedToLinear(target: LinearSpec): LinearAttachment[] {
     return this.methods.flatMap((m) => m.linear?.(target, this) ?? []);
   }
-  attachedToExperts(site: ExpertsSite): ExpertsAttachment[] {
-    return this.methods.flatMap((m) => m.experts?.(site, this) ?? []);
+  /** @throws LayoutError terms inside the products beside anything else */
+  attachedToExperts(site: ExpertsSite): { readonly open: readonly ExpertsAttachment[]; readonly terms: ExpertsTerms | null } {
+    const all = this.methods.flatMap((m) => m.experts?.(site, this) ?? []);
+    const open = all.flatMap((m) => ("forward" in m ? [m] : []));
+    const terms = all.flatMap((m) => ("forward" in m ? [] : [m]));
+    if (terms.length > 1 || (terms.length > 0 && open.length > 0))
+      throw new LayoutError(
+        `layer ${site.layer}: low-rank terms inside the products of experts stand alone, found ${all.length} attachments`,
+      );
+    return { open, terms: terms[0] ?? null };
   }
   attachedToMoe(site: MoeSite): MoeAttachment[] {
     return this.methods.flatMap((m) => m.moe?.(site, this) ?? []);

@@ -1,6 +1,7 @@
 // A group of gated experts y = down·f(gate·x, up·x), where they have biases with these: the routed ones of a layer, or an MLP that every
 // token visits, which is a group of one expert. The products, biases and the activation f are fused (grouped_gemm with its epilogues).
 //
+// What a method puts inside the products (low-rank terms of some experts) is part of their sums.
 // Kept for backward: the pre-activation h (gate | up), which the backward overwrites with its gradient. Expert outputs are never
 // needed again: the gradient of a gate weight is ⟨dy·W_down, a⟩ (+ ⟨dy, bias of down⟩), taken in the epilogue of the backward product.
 // Sizes in names: N rows in expert order, F expert width.
@@ -15,7 +16,7 @@ import type { Slot } from "../slots.ts";
 import { biasesOf, inputWeights } from "../spec.ts";
 import type { RoutedExpertWeights } from "../spec.ts";
 import type { Parameter, ParameterList } from "../weights/parameter.ts";
-import type { ExpertRows } from "./attachment.ts";
+import type { ExpertRows, ExpertsTerms } from "./attachment.ts";
 import type { Composer } from "./composer.ts";
 
 /** The rows of experts and what their outputs are weighted with. */
@@ -52,13 +53,27 @@ export class Experts {
   private readonly activation: Activation;
   private readonly h_N2F: Slot;
   private readonly a_NF: Slot;
+  private readonly terms: ExpertsTerms | null;
+  /** Gate and up of h, which terms of their own read. */
+  private readonly halves: readonly [gate: Slot, up: Slot] | null;
+  /** Experts whose pre-activation has a gradient that is wanted, whatever the input's. */
+  private readonly through: Int32Array;
 
-  constructor(weights: ExpertMatrices, { hidden, rowsPerToken, activation = SWIGLU }: ExpertsSizes, c: Composer) {
+  constructor(
+    weights: ExpertMatrices,
+    { hidden, rowsPerToken, activation = SWIGLU }: ExpertsSizes,
+    c: Composer,
+    terms: ExpertsTerms | null = null,
+  ) {
     this.weights = weights;
     this.activation = activation;
-    this.trains = weights.trains;
-    this.h_N2F = c.plan.saved(act(2 * hidden, rowsPerToken), "h");
+    this.trains = weights.trains || terms !== null;
+    const h = c.plan.saved(act(2 * hidden, rowsPerToken), "h");
+    this.h_N2F = h;
     this.a_NF = c.plan.scratch(act(hidden, rowsPerToken), "a");
+    this.terms = terms;
+    this.halves = terms?.hidden ? [c.plan.columns(h, 0, hidden), c.plan.columns(h, hidden, 2 * hidden)] : null;
+    this.through = Int32Array.from(new Set([...weights.trainedGateUp, ...(terms?.hidden?.groups ?? [])])).sort();
   }
 
   /** y [N, D] = each row's expert of x [T, D], not weighted; overwritten. True: the residual [N, D] is in y. */
@@ -67,9 +82,11 @@ export class Experts {
     const { activation } = this;
     const a = run.at(this.a_NF);
     const { segments, gateUp, gateUpBias, down, downBias } = this.weights;
+    const inside = this.terms?.hidden?.forward(run, { x, rows: tokens }, offsets);
     const first = { w: gateUp.tensors, bias: gateUpBias.value, segments, activation, h: run.saved(this.h_N2F) };
-    ops.groupedGemmNt(device, { x, rows: tokens, ...first, offsets, y: a, precision });
-    ops.groupedGemmNt(device, { x: a, w: down.tensors, bias: downBias.value, offsets, residual, y, precision });
+    ops.groupedGemmNt(device, { x, rows: tokens, ...first, ...inside, offsets, y: a, precision });
+    const behind = this.terms?.output?.forward(run, { x: a, rows: null }, offsets);
+    ops.groupedGemmNt(device, { x: a, w: down.tensors, bias: downBias.value, ...behind, offsets, residual, y, precision });
     return residual !== null;
   }
 
@@ -85,15 +102,23 @@ export class Experts {
       ops.groupedGemmTn(device, { ...dyRows, x: h, activation, offsets, dw, groups: trainedDown, accumulate, precision });
       downBias.backward(run, { x: dy, rows: tokens, scale: gate, offsets, groups: trainedDown });
     }
-    if (!all && !gradGateUp) return;
-    const groups = all ? EVERY : trainedGateUp;
+    const { terms, halves, through: wanted } = this;
+    // Before h is its gradient.
+    terms?.output?.backward(run, { dy, rows: tokens, gate }, { x: h, rows: null, activation }, offsets);
+    if (!all && wanted.length === 0) return;
+    const groups = all ? EVERY : wanted;
     const through = { w: down.tensors, bias: dgate ? downBias.value : null, h, gate, dgate, activation };
-    ops.groupedGemmNn(device, { dy, rows: tokens, ...through, offsets, dx: h, groups, precision });
+    const behind = terms?.output?.gradient(run);
+    ops.groupedGemmNn(device, { dy, rows: tokens, ...through, ...behind, offsets, dx: h, groups, precision });
     if (gradGateUp) {
       const dw = gradGateUp.tensors;
       const groups = trainedGateUp;
       ops.groupedGemmTn(device, { dy: h, x, xRows: xTokens, offsets, dw, segments, groups, accumulate, precision });
       gateUpBias.backward(run, { x: h, offsets, groups });
+    }
+    if (terms?.hidden && halves) {
+      const gradient = { dy: h, rows: null, gate: null, halves: [run.at(halves[0]), run.at(halves[1])] as const };
+      terms.hidden.backward(run, gradient, { x, rows: xTokens }, offsets);
     }
   }
 
@@ -101,7 +126,8 @@ export class Experts {
   rowGradient(run: Run, { offsets }: ExpertRows, dx: Tensor): void {
     const { segments } = this.weights;
     const w = this.weights.gateUp.tensors;
-    ops.groupedGemmNn(run.device, { dy: run.at(this.h_N2F), w, segments, offsets, dx, precision: run.precision });
+    const inside = this.terms?.hidden?.gradient(run);
+    ops.groupedGemmNn(run.device, { dy: run.at(this.h_N2F), w, segments, ...inside, offsets, dx, precision: run.precision });
   }
 }
 

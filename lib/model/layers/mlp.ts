@@ -16,9 +16,9 @@ export class Mlp {
   constructor(spec: MlpSpec, layer: number, width: number, c: Composer) {
     const { gate, up, down, hidden, activation } = spec;
     const weights = new ExpertMatrices([{ gate, up, down }], c);
-    const attached = c.attachedToExperts({ layer, routed: false, experts: [{ gate, up, down }], width, hidden, topK: 1 });
+    const { open, terms } = c.attachedToExperts({ layer, routed: false, experts: [{ gate, up, down }], width, hidden, topK: 1 });
     const sizes = { hidden, rowsPerToken: 1, activation };
-    this.experts = attached.length > 0 ? new AttachedExperts(weights, attached, sizes, c) : new Experts(weights, sizes, c);
+    this.experts = open.length > 0 ? new AttachedExperts(weights, open, sizes, c) : new Experts(weights, sizes, c, terms);
     this.trains = this.experts.trains;
   }
 
