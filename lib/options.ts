@@ -4,7 +4,7 @@
 
 import { z } from "zod";
 import { ConfigError, EsftError } from "./errors.ts";
-import { sameWord } from "./options/elsewhere.ts";
+import { sameWord, withMethod } from "./options/elsewhere.ts";
 import { keysAt, leavesOf } from "./options/leaves.ts";
 import { meantBy } from "./options/suggest.ts";
 
@@ -93,7 +93,9 @@ export const trainSchema = z.strictObject({
     .number()
     .min(0)
     .default(0)
-    .describe("weight of the routers' load-balancing loss; only for runs that train the router (full, non-expert modules)"),
+    .describe(
+      "weight of the routers' load-balancing loss; only for runs that train routers (full, non-expert modules, --router, LoRA on router)",
+    ),
   stages: z
     .array(stageSchema)
     .min(1, "expected at least one stage")
@@ -166,6 +168,9 @@ function expectedWords(issue: z.core.$ZodRawIssue): string | undefined {
 /** What an unknown key must have meant, or the keys that there are. */
 function explainKey(schema: unknown, key: string, path: readonly PropertyKey[], value: unknown): string {
   const valid = keysAt(schema, path, value);
+  const level = valueAt(value, path);
+  const other = isPlain(level) ? withMethod(level["type"], key, level[key]) : null;
+  if (other !== null) return `; ${other}`;
   const paths = leavesOf(schema).map((leaf) => leaf.path.join("."));
   // The schema of data alone knows data.maxLength as maxLength.
   const own = (option: string): string | null => [option, option.replace(/^\w+\./, "")].find((p) => paths.includes(p)) ?? null;

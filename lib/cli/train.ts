@@ -117,6 +117,9 @@ function showTrained(trained: Trained, terminal: Terminal): void {
     terminal.note(`  trains ${attached ? "beside " : ""}${ROLES[role]}: ${tensors} tensors, ${count(parameters)} parameters`);
 }
 
+const frozenRouters = (layers: readonly number[]): string =>
+  layers.length === 0 ? "" : `; no target names the routers of layers ${layers.join(", ")}, which stay frozen`;
+
 function show(event: TrainEvent, terminal: Terminal): void {
   switch (event.type) {
     case "start":
@@ -129,7 +132,7 @@ function show(event: TrainEvent, terminal: Terminal): void {
       if (event.straightThrough)
         terminal.note(
           `  routers straight through: every backward runs all experts on all tokens, ${percent(event.straightThrough.flops)} more ` +
-            `multiply-adds a step and ${bytes(event.straightThrough.bytes)} more memory`,
+            `multiply-adds a step and ${bytes(event.straightThrough.bytes)} more memory${frozenRouters(event.straightThrough.frozen)}`,
         );
       if (event.reallocation)
         terminal.note(

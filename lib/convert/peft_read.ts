@@ -2,7 +2,8 @@
 // names has its tensors, or it is refused as a whole.
 //
 // Routed experts come in two layouts: a module per expert (transformers 4: …experts.3.up_proj), or stacks (transformers 5:
-// peft_stacks.ts). Beside an adapted head PEFT saves the base's own matrix: it must be that of this base. What PEFT itself leaves out when it loads a folder (see peft_names.ts) is loaded here all the same.
+// peft_stacks.ts). Beside an adapted head PEFT saves the base's own matrix: it must be that of this base. What PEFT itself leaves out
+// when it loads a folder (see peft_names.ts) is loaded here all the same.
 
 import { pathArgument } from "../arguments.ts";
 import { join } from "node:path";
@@ -14,9 +15,10 @@ import { layoutFault } from "../files/fault.ts";
 import { castFloats, decodeFloats, encodeFloats } from "../files/floats.ts";
 import type { SafetensorsFile } from "../files/safetensors.ts";
 import { openSafetensors, tensorBytes } from "../files/safetensors.ts";
+import { sliceKey } from "../files/slice.ts";
 import { attachmentsOf } from "../methods/attachments.ts";
 import type { Adaptable, ExpertTerms, LoraMatrix } from "../methods/lora_targets.ts";
-import { adaptableMatrices, isCalled, loraMatrices, moduleOf } from "../methods/lora_targets.ts";
+import { adaptableMatrices, isCalled, loraMatrices, moduleOf, TIED_HEAD } from "../methods/lora_targets.ts";
 import { checkpointSpec, peftNames } from "../model/families/index.ts";
 import type { PeftNames } from "../model/families/index.ts";
 import type { ModelSpec } from "../model/spec.ts";
@@ -190,6 +192,8 @@ class Folder {
       const layer = this.stacks.get(bare(module));
       if (layer !== undefined && this.expertTerms === "fused") return this.stackTerms(module, layer);
       const matrix = this.modules.get(module);
+      if (!matrix && module.endsWith("head") && sliceKey(this.spec.head) === sliceKey(this.spec.embedding))
+        this.fail(`this tensor stands beside ${TIED_HEAD}`, this.nameOf(module, "A"));
       if (!matrix)
         this.fail(
           `expected a module of this ${this.spec.modelType} model, found "${module}"; is the adapter for another base?`,

@@ -144,6 +144,11 @@ function matcher(target: string, key: string): Matches {
   }
 }
 
+/** Why a tied head takes no term. */
+export const TIED_HEAD =
+  "the head, which is the embedding in this model: a term beside the head alone could not be merged, and one in the embedding " +
+  "would change what the model reads; untie them first (a checkpoint with tie_word_embeddings false and a matrix for each)";
+
 const describe = ({ place: { role }, shape }: Candidate): string =>
   shape.length === 2 ? `the ${role}` : shape.length === 1 ? "vectors" : "convolutions";
 
@@ -157,11 +162,7 @@ function named(spec: ModelSpec, all: readonly Candidate[], target: string, key: 
   if (adaptable.length > 0) return adaptable;
   const [other] = found;
   if (other) fail(`matches only ${describe(other)}, which LoRA does not adapt`);
-  if (target.includes("head") && sliceKey(spec.head) === sliceKey(spec.embedding))
-    fail(
-      "names the head, which is the embedding in this model: a term beside the head alone could not be merged, and one in the embedding " +
-        "would change what the model reads; untie them first (a checkpoint with tie_word_embeddings false and a matrix for each)",
-    );
+  if (target.includes("head") && sliceKey(spec.head) === sliceKey(spec.embedding)) fail(`names ${TIED_HEAD}`);
   const names = new Set(all.filter(adapts).flatMap((c) => c.names.map((name) => name.split(".").at(-1) ?? "")));
   const valid = [...Object.keys(LORA_GROUPS), ...names];
   const near = nearest(target, valid);

@@ -7,7 +7,8 @@
 //   ste      as train, or where LoRA's targets name the routers as lora, with DenseMixer's straight-through gradient of the routing
 //            weights: the backward runs all experts on all tokens (model/layers/straight_through.ts)
 //
-// Full fine-tuning trains the routers, ESFT does with its non-expert modules, and LoRA's targets may name them; what contradicts that is refused.
+// Full fine-tuning trains the routers, ESFT does with its non-expert modules, and LoRA's targets may name them; what contradicts that
+// is refused.
 
 import { ConfigError } from "../errors.ts";
 import type { Attachments } from "../model/layers/attachment.ts";
@@ -42,11 +43,30 @@ const refuse = (key: keyof RouterOptions, message: string): never => {
 
 /** The matrices of the routers with their rank and factor. @throws ConfigError a rank or alpha that does not fit */
 export function routerMatrices(spec: ModelSpec, { routerRank, routerAlpha }: RouterOptions): LoraMatrix[] {
-  return loraMatrices(spec, { rank: rankOf(spec, routerRank), alpha: routerAlpha, targets: ["router"] });
+  const rank = rankOf(spec, routerRank);
+  if (routerAlpha !== undefined && !(Number.isFinite(routerAlpha) && routerAlpha > 0))
+    refuse("routerAlpha", `routerAlpha must be a number > 0, found ${routerAlpha}`);
+  return loraMatrices(spec, { rank, alpha: routerAlpha, targets: ["router"] });
 }
 
-const rankOf = (spec: ModelSpec, asked: number | undefined): number =>
-  asked ?? Math.min(DEFAULT_RANK, spec.hidden, ...moeLayers(spec).map((l) => moeOf(spec, l)!.experts.length));
+function rankOf(spec: ModelSpec, asked: number | undefined): number {
+  const experts = Math.min(...moeLayers(spec).map((l) => moeOf(spec, l)!.experts.length));
+  const most = Math.min(spec.hidden, experts);
+  const rank = asked ?? Math.min(DEFAULT_RANK, most);
+  if (!Number.isSafeInteger(rank) || rank < 1) refuse("routerRank", `routerRank must be an integer >= 1, found ${rank}`);
+  if (rank > most) refuse("routerRank", `routerRank must be at most ${most} beside routers [${experts}, ${spec.hidden}], found ${rank}`);
+  return rank;
+}
+
+/** Layers whose routers train: their matrix, or something else that is theirs, or a term beside the matrix. */
+export function trainedRouters(spec: ModelSpec, { keys, attachments }: Pick<TrainableSpec, "keys" | "attachments">): number[] {
+  const trained = new Set(keys);
+  for (const { target } of attachments?.parameters ?? []) if (target) trained.add(sliceKey(target));
+  return moeLayers(spec).filter((l) => {
+    const { router, routerBias, expertScale } = moeOf(spec, l)!;
+    return [router, routerBias, expertScale].some((ref) => ref !== undefined && trained.has(sliceKey(ref)));
+  });
+}
 
 /**
  * A method with the routers as `options` say.
@@ -77,7 +97,7 @@ export function withRouter(spec: ModelSpec, method: TrainableSpec, options: Rout
   if (mode === "train" && adapted)
     refuse("router", 'router "train" contradicts the targets of LoRA, which name routers: take those out, or router "lora"');
   if (mode === "train" && method.type === "full") return method;
-  if (mode === "ste") requireStraightThrough(spec);
+  if (mode === "ste") requireStraightThrough(spec, adapted);
   const matrices = mode === "lora" ? routerMatrices(spec, options) : [];
   const added: Attachments | null =
     mode === "lora" ? new LoraAttachments(matrices, "kaiming", seed) : mode === "ste" ? { parameters: [], straightThrough: true } : null;

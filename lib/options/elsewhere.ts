@@ -180,6 +180,19 @@ export function elsewhere(name: string, own: (path: string) => string | null): s
   return answer.replace(PLACE, (_, path: string) => written.get(path) ?? path);
 }
 
+/** Options of some methods that another one says in its own words: method, name, the option and its target. */
+const BY_METHOD: Readonly<Record<string, Readonly<Record<string, string>>>> = {
+  lora: { routerRank: "ranks router", routerAlpha: "alphas router" },
+};
+
+/** What an option of other methods is with this one; null where it has no such thing. */
+export function withMethod(type: unknown, name: string, value: unknown): string | null {
+  const own = typeof type === "string" && Object.hasOwn(BY_METHOD, type) ? BY_METHOD[type]! : {};
+  if (!Object.hasOwn(own, name)) return null;
+  const shown = typeof value === "number" || typeof value === "string" ? String(value) : "…";
+  return `with method ${String(type)}: ${own[name]}=${shown}`;
+}
+
 /** Is it one word, written in another way (weight_decay, weight-decay, weightDecay)? */
 export const sameWord = (a: string, b: string): boolean => bare(a) === bare(b);
 

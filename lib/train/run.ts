@@ -20,6 +20,7 @@ import type { TrainOptions } from "../options.ts";
 import type { LongTask } from "../task.ts";
 import { hasCheckpoint } from "./checkpoint.ts";
 import { checkBest, deliver, keepBest } from "./deliver.ts";
+import { requireEffects } from "./effects.ts";
 import { EventQueue } from "./events.ts";
 import type { TrainEvent } from "./events.ts";
 import { availableMemory, availableOn, requireRoomForExamples } from "./available_memory.ts";
@@ -162,6 +163,7 @@ async function prepare(session: TrainSession, request: CheckedRequest, task: Lon
   const method = await resolveMethod(session, request.method, options.seed, warn);
   const targets = options.stages?.map(({ targets: of }) => (typeof of === "string" ? split(of) : of));
   const trainable = targets ? withStages(session.spec, method, targets) : method;
+  requireEffects(session.spec, trainable, options);
   const { train, heldOut, held } = await readExamples(session, request, task, warn);
   const identity = await session.identity(task);
   await session.checkpoint.files.requireUnchanged();

@@ -16,6 +16,7 @@ import type { TrainableSpec } from "../methods/method.ts";
 import type { ReallocationPlan } from "../methods/reallocation.ts";
 import { Checkpoints } from "./checkpoint.ts";
 import type { RunState } from "./checkpoint.ts";
+import { requireEffects } from "./effects.ts";
 import { EventLog } from "./events.ts";
 import type { TrainEvent } from "./events.ts";
 import { evaluateRows } from "./evaluate.ts";
@@ -28,7 +29,7 @@ import type { Extension } from "./fingerprint.ts";
 import * as ops from "../ops.ts";
 import type { TrainOptions } from "../options.ts";
 import { stageAt } from "./schedule.ts";
-import { requireBalancedRouter, Update } from "./update.ts";
+import { Update } from "./update.ts";
 import type { StepFigures } from "./update.ts";
 
 /** Steps in a row that may be skipped for a non-finite gradient before the run gives up. */
@@ -77,16 +78,11 @@ export interface TrainSummary {
 
 export async function runTraining(init: TrainerInit): Promise<TrainSummary> {
   const { model, trainable, options, outDir } = init;
-  if (options.auxLoss > 0) requireBalancedRouter(model.spec, trainable, options.auxLoss);
+  requireEffects(model.spec, trainable, options);
   await mkdir(outDir, { recursive: true });
   const state = model.train(trainable);
   requirePlanned(state, trainable);
   const { reallocation } = trainable;
-  if (reallocation && reallocation.warmup >= options.steps)
-    throw new ConfigError(
-      `reallocateWarmup ${reallocation.warmup} leaves no re-allocation within ${options.steps} steps: lower it, or leave reallocate out`,
-      { where: { key: "method.reallocateWarmup" } },
-    );
   const reallocator = reallocation && new Reallocator(model, state, reallocation);
   const loop = new Loop(init, state, reallocator);
   try {

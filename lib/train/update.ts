@@ -1,12 +1,8 @@
 // One update: a batch of rows → gradients over micro-batches → AdamW, and the figures of the step.
 
 import type { Batch } from "../data/stream.ts";
-import { ConfigError } from "../errors.ts";
-import { sliceKey } from "../files/slice.ts";
-import type { CondenserRule, TrainableSpec } from "../methods/method.ts";
+import type { CondenserRule } from "../methods/method.ts";
 import { hostBatch } from "../model/batch.ts";
-import type { ModelSpec } from "../model/spec.ts";
-import { moeLayers, moeOf } from "../model/spec.ts";
 import type { ForwardHooks, Transformer } from "../model/transformer.ts";
 import type { TrainingState } from "../model/weights/training_state.ts";
 import type { TrainOptions } from "../options.ts";
@@ -167,19 +163,4 @@ export class Update {
     this.coverage?.dispose();
     this.condensing?.dispose();
   }
-}
-
-/** @throws ConfigError a load-balancing loss that no router would feel */
-export function requireBalancedRouter(spec: ModelSpec, trainable: TrainableSpec, auxLoss: number): void {
-  const trained = new Set(trainable.keys);
-  const routers = moeLayers(spec).flatMap((l) => {
-    const { router, rule } = moeOf(spec, l)!;
-    return trained.has(sliceKey(router)) ? [rule.score] : [];
-  });
-  const fail = (why: string): never => {
-    throw new ConfigError(`auxLoss ${auxLoss} has no effect: ${why}`, { where: { key: "auxLoss" } });
-  };
-  if (routers.length === 0) fail("the router does not train; set it to 0, or train it (router train, or the non-expert modules)");
-  if (routers.some((score) => score !== "softmax"))
-    fail(`the load-balancing loss is that of softmax routers, this model's score is ${routers[0]}; set it to 0`);
 }

@@ -145,6 +145,16 @@ describe("suggestions", () => {
     expect((await cli(["foo"])).err).toMatch(/unknown command foo; the commands are inspect, profile, .*demo \(see esft --help\)/);
   });
 
+  it("of other methods are told in the words of the one that was chosen", async () => {
+    const lora = { type: "lora", router: "lora" };
+    expect(await fault({ ...base, method: { ...lora, routerRank: 3 } })).toBe(
+      'FILE.method: unknown key "routerRank"; with method lora: ranks router=3',
+    );
+    expect(await fault({ ...base, method: { ...lora, routerAlpha: 8 } })).toMatch(/; with method lora: alphas router=8$/);
+    expect(await fault({ ...base, method: { ...lora, ranks: "router=3", alphas: "router=8" } })).toBe("accepted");
+    expect(await fault({ ...base, method: { type: "full", routerRank: 3 } })).toMatch(/unknown key "routerRank"; did you mean "router"/);
+  });
+
   it("list every valid key once, of the kind that was chosen", async () => {
     expect(await fault({ ...base, method: { type: "esft", experts: "e", foo: 1 } })).toBe(
       'FILE.method: unknown key "foo" (valid: type, experts, profile, select, sharedExperts, nonExpertModules, router, condensers, condenserRate, routerRank, routerAlpha)',

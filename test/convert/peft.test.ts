@@ -23,7 +23,7 @@ import { hostBatch } from "../../lib/model/batch.ts";
 import { checkpointSpec, modelSpec } from "../../lib/model/families/index.ts";
 import { MoeModel } from "../../lib/moe_model.ts";
 import { tempDir } from "../support/fixture.ts";
-import { normals, tinyDeepseek } from "../support/tiny_model.ts";
+import { normals, tinyDeepseek, tinyOlmoe, writeTinyModel } from "../support/tiny_model.ts";
 
 const fixtures = "test/fixtures/methods";
 const root = tempDir();
@@ -40,7 +40,7 @@ const distance = (a: Float32Array, b: Float32Array): number => Math.max(...a.map
 
 /** A LoRA adapter with values everywhere. */
 async function filled(base: string, options: LoraOptions): Promise<Adapter> {
-  const spec = checkpointSpec(await openCheckpoint(join(fixtures, base)));
+  const spec = checkpointSpec(await openCheckpoint(base.startsWith("base-") ? join(fixtures, base) : base));
   const { attachments, options: method, experts } = loraTrainable(spec, options, 1);
   const attached = attachments!.parameters.map(({ key, shape, place, target }, i) => {
     const normal = normals(i);
@@ -152,6 +152,15 @@ describe("written by PEFT", () => {
     await expect(openAdapter(other, { base })).rejects.toThrow(/expected "lm_head.weight" as this base has it/);
     const elsewhere = await withCopy("model.layers.0.self_attn.q_proj", () => undefined);
     await expect(openAdapter(elsewhere, { base })).rejects.toThrow(/alone, found another tensor/);
+  });
+
+  it("a term beside the head is refused by its reason where the head is the embedding", async () => {
+    const [apart, tied, dir] = [fresh(), fresh(), fresh()];
+    for (const [at, tie] of [[apart, false], [tied, true]] as const) await writeTinyModel(at, { ...tinyOlmoe, tie_word_embeddings: tie }, { tokenizer: false }); // prettier-ignore
+    await savePeftAdapter(await filled(apart, { rank: 3, targets: ["head"] }), await openCheckpoint(apart), dir);
+    await expect(openAdapter(dir, { base: await openCheckpoint(tied) })).rejects.toThrow(
+      /stands beside the head, which is the embedding in this model: .*untie them first/,
+    );
   });
 
   it("without its base it is refused", async () => {

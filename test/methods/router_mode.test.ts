@@ -90,8 +90,14 @@ describe("what trains", () => {
       /routerRank belongs to router "lora", found router "train"/,
     ],
     ["an alpha without a mode", () => esft(), { routerAlpha: 2 }, /routerAlpha belongs to router "lora", found router not given/],
-    ["rank 0", () => esft(), { router: "lora", routerRank: 0 }, /rank must be an integer >= 1/],
-    ["a rank above the experts", () => esft(), { router: "lora", routerRank: 9 }, /rank must be at most 8/],
+    ["rank 0", () => esft(), { router: "lora", routerRank: 0 }, /routerRank must be an integer >= 1/],
+    [
+      "a rank above the experts",
+      () => esft(),
+      { router: "lora", routerRank: 9 },
+      /routerRank must be at most 8 beside routers \[8, 48\], found 9$/,
+    ],
+    ["alpha 0", () => esft(), { router: "lora", routerAlpha: 0 }, /routerAlpha must be a number > 0/],
   ])("%s is refused", (_what, method, options, message) => expect(() => routed(method(), options)).toThrow(message));
 
   it("a model without routers is refused", () => {
@@ -109,14 +115,36 @@ describe("what trains", () => {
     const ste = (spec: ModelSpec) => () => withRouter(spec, fullTrainable(spec), { router: "ste" }, 1);
     expect(ste(change({ score: "sparseMixer" }))).toThrow(/SparseMixer.*take router "train"/);
     expect(ste(change({}, { weighted: "inputs" }))).toThrow(/weights multiply what experts read/);
-    const inside = routed(lora(["experts"]), { router: "ste" });
-    expect(() => planActivations(deepseek, inside)).toThrow(/modules inside the routed experts/);
+    // The advice is one that is taken.
+    const refusal = (targets: string[]) => expect(() => planActivations(deepseek, routed(lora(targets), { router: "ste" })));
+    refusal(["experts"]).toThrow(/modules inside the routed experts.*; take router "train"$/);
+    refusal(["experts", "router"]).toThrow(/; leave router out \(.*\), or take the experts out of the targets$/);
+    const terms = (spec: ModelSpec) => () =>
+      withRouter(spec, loraTrainable(spec, { rank: 2, targets: ["router"] }, 1), { router: "ste" }, 1);
+    expect(terms(change({ score: "sparseMixer" }))).toThrow(/; leave router out \([^)]*\)$/);
   });
 
   it("its cost is counted", () => {
     const t = routed(esft(), { router: "ste" });
-    const { flops, bytes } = routerCost(deepseek, t, 64, "f32")!;
-    expect([flops > 0.1 && flops < 1, bytes >= 0]).toEqual([true, true]);
+    const { bytes, ...counted } = routerCost(deepseek, t, 64, "f32")!;
+    expect(bytes).toBeGreaterThan(0);
+    // By hand: y of all, dx from layer 1 on, dW of the two selected experts' matrices and of the routers; 3 of 8 experts a token.
+    const [D, F, E, K, V] = [48, 24, 8, 3, 2048];
+    const attention = 3 * 24 * D + (24 + 8) * D + 3 * 32 * 24 + D * 3 * 16;
+    const expert = 3 * D * F;
+    const [block, shared, dense, router] = [(expert * E * K) / E, expert, 3 * D * 64, E * D];
+    const step = attention + dense + 2 * 2 * (attention + block + shared + router) + 2 * V * D + (2 * expert * K) / E + 2 * router;
+    const all = 2 * E * expert;
+    expect(counted).toEqual({ flops: expect.closeTo(all / step, 12) as number, layers: [1, 2], frozen: [] });
+    // A tied head is multiplied all the same: what trains and every product is as where it is a matrix of its own.
+    const cost = (spec: ModelSpec) => routerCost(spec, withRouter(spec, esftTrainable(spec, set()), { router: "ste" }, 1), 64, "f32")!;
+    expect(cost({ ...deepseek, head: deepseek.embedding }).flops).toBeCloseTo(all / step, 12);
+    // Of terms beside some routers only: those layers alone, and the others are told.
+    const some = routed(lora(["/layers\\.2\\.mlp\\.gate$/"]), { router: "ste" });
+    const layer = attention + block + shared + router;
+    const few = attention + dense + 2 * layer + layer + 2 * V * D + 3 * (4 * D + 4 * E);
+    const { bytes: _, ...ofSome } = routerCost(deepseek, some, 64, "f32")!;
+    expect(ofSome).toEqual({ flops: expect.closeTo((E * expert) / few, 12) as number, layers: [2], frozen: [1] });
     expect(routerCost(deepseek, routed(esft(), { router: "train" }), 64, "f32")).toBeNull();
   });
 });

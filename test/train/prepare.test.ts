@@ -140,6 +140,18 @@ describe("a run is refused before anything is written", () => {
     expect((await run(request(fresh(), long(maxPositions)))).error).toBeNull();
   });
 
+  it("for options without an effect on what it trains", async () => {
+    const dr = { type: "lora", targets: "experts", rank: 2, reallocate: "dr", reallocateWarmup: 1 };
+    for (const [more, key] of [
+      [{ auxLoss: 0.1 }, "auxLoss"],
+      [{ method: dr }, "method.reallocateWarmup"],
+    ] as const) {
+      const outDir = fresh();
+      const { error } = await run(request(outDir, more));
+      expect([error, existsSync(outDir)]).toMatchObject([{ code: "ERR_CONFIG", where: { key } }, false]);
+    }
+  });
+
   it("where its outDir holds a run and it does not resume", async () => {
     const outDir = fresh();
     await run(request(outDir));

@@ -9,7 +9,7 @@ import { fullTrainable } from "../../lib/methods/full.ts";
 import type { TrainableSpec } from "../../lib/methods/method.ts";
 import type { TrainingState } from "../../lib/model/weights/training_state.ts";
 import { evaluateRows } from "../../lib/train/evaluate.ts";
-import { requireBalancedRouter, Update } from "../../lib/train/update.ts";
+import { Update } from "../../lib/train/update.ts";
 import type { StepFigures } from "../../lib/train/update.ts";
 import { tinyExamples, tinyTraining, trainOptions } from "../support/tiny_training.ts";
 import type { TinyTraining } from "../support/tiny_training.ts";
@@ -262,27 +262,5 @@ describe("a gradient that is not finite", () => {
       expect(await update.firstNonFinite()).toBe("the loss");
       expect([await state.master.readF32(), await state.m.readF32(), await state.v.readF32()]).toEqual(straight.all);
     });
-  });
-});
-
-describe("a balancing loss", () => {
-  it("needs a softmax router that trains", () => {
-    const { spec } = tiny.model;
-    const refused = { code: "ERR_CONFIG", where: { key: "auxLoss" } };
-    const attempt =
-      (...args: Parameters<typeof requireBalancedRouter>) =>
-      (): void =>
-        requireBalancedRouter(...args);
-    expect(attempt(spec, tiny.trainable, 0.1)).toThrow(expect.objectContaining({ ...refused, message: expect.stringMatching(/auxLoss 0\.1 has no effect: the router does not train/) as string })); // prettier-ignore
-    expect(attempt(spec, fullTrainable(spec), 0.1)).not.toThrow();
-    const sigmoid = {
-      ...spec,
-      layers: spec.layers.map((l) =>
-        l.mlp.kind === "moe" ? { ...l, mlp: { ...l.mlp, rule: { ...l.mlp.rule, score: "sigmoid" as const } } } : l,
-      ),
-    };
-    expect(attempt(sigmoid, fullTrainable(spec), 0.1)).toThrow(/this model's score is sigmoid/);
-    const mixed = { ...spec, layers: [sigmoid.layers[0]!, ...spec.layers.slice(1)] };
-    expect(attempt(mixed, fullTrainable(spec), 0.1)).toThrow(/auxLoss 0\.1 has no effect/);
   });
 });

@@ -99,7 +99,7 @@ export class MoeBlock {
     this.attached = c.attachedToMoe({ layer, width: D, experts: E, topK: K, weights: this.slots.weights_TK });
     this.moreLogits = this.attached.some((m) => m.dweights) ? c.plan.backward(f32(E), "moreLogits") : null;
     this.balanced = c.baseBalanced({ experts: E, topK: K });
-    const site = { layer, inside: open.length + (terms ? 1 : 0) };
+    const site = { layer, inside: open.length + (terms ? 1 : 0), terms: this.router.attached.length > 0 };
     this.straight = c.straightThrough && this.routerTrains ? new StraightThrough(spec, site, within.named("dense")) : null;
     const beside = this.attached.length > 0 || (this.shared?.trains ?? false) || (this.inputs?.trains ?? false);
     this.trains = this.experts.trains || this.routerTrains || beside;

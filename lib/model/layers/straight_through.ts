@@ -21,25 +21,29 @@ import { ExpertMatrices, SWIGLU } from "./experts.ts";
 
 const EVERY = new Int32Array(0);
 
-const refuse = (why: string, layer: number): never => {
-  throw new ConfigError(`router "ste" (straight-through) is not possible here: ${why}; take router "train"`, {
+/** @param terms the routers train by terms beside them */
+const refuse = (why: string, layer: number, terms: boolean, also = ""): never => {
+  const instead = terms ? `leave router out (the routers train by their terms without it)${also}` : 'take router "train"';
+  throw new ConfigError(`router "ste" (straight-through) is not possible here: ${why}; ${instead}`, {
     where: { key: "method.router", layer },
   });
 };
 
-/** @throws ConfigError the model's routers have no straight-through gradient, with the reason */
-export function requireStraightThrough(spec: ModelSpec): void {
+/** @param terms the routers train by terms beside them @throws ConfigError the model has no straight-through gradient, with the reason */
+export function requireStraightThrough(spec: ModelSpec, terms: boolean): void {
   for (const layer of moeLayers(spec)) {
     const { rule, weighted } = moeOf(spec, layer)!;
     if (rule.score === "sparseMixer")
       refuse(
         "the weights of SparseMixer are each a softmax over what is near a chosen expert, and an expert that was not chosen has none",
         layer,
+        terms,
       );
     if (weighted === "inputs")
       refuse(
         "this model's weights multiply what experts read, and an expert's output is not linear in that, so that there is no dense mixture",
         layer,
+        terms,
       );
   }
 }
@@ -53,14 +57,19 @@ export class StraightThrough {
   private readonly rows: readonly Slot[];
   private readonly g_TE: Slot;
 
-  /** @param inside number of modules inside the experts @throws ConfigError there are some */
+  /** @param inside number of modules inside the experts @param terms the router trains by terms @throws ConfigError there are some inside */
   constructor(
     { experts, expertHidden: F, activation = SWIGLU }: MoeSpec,
-    { layer, inside }: { layer: number; inside: number },
+    { layer, inside, terms }: { readonly layer: number; readonly inside: number; readonly terms: boolean },
     c: Composer,
   ) {
     if (inside > 0)
-      refuse("the method has modules inside the routed experts, which the dense products of its backward do not include", layer);
+      refuse(
+        "the method has modules inside the routed experts, which the dense products of its backward do not include",
+        layer,
+        terms,
+        ", or take the experts out of the targets",
+      );
     const E = experts.length;
     this.activation = activation;
     this.experts = experts.map((e) => new ExpertMatrices([e], c));
