@@ -99,6 +99,8 @@ export const checks = [
     ["if («a.segments == 2») expect_matrix", "false"],
     ["if (a.act && «cols(a.dx) % 2») fail", "0"],
     ["if (a.x_act && «cols(a.x) % 2») fail", "0"],
+    ["if («largest < rank») fail", "false"],
+    ["if (nt && «height != m») fail", "false"],
   ),
   ...of(
     "ops/optimizer.cc",
