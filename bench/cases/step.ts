@@ -202,7 +202,9 @@ function stepFlops({ batch, seq, trained, config }: StepSizes, mode: Mode): numb
     return { forward: batch * seen * a.heads * (qk + v), backward: batch * seen * a.heads * (3 * qk + 2 * v) };
   });
   let flops = 0;
-  for (const { role, layer, shape, part } of parameterShapes(spec)) {
+  const tied = sliceKey(spec.head) === sliceKey(spec.embedding);
+  for (const { role: own, layer, shape, part } of parameterShapes(spec)) {
+    const role = own === "embedding" && tied ? "head" : own;
     if (role === "embedding" || role === "norm" || role === "selectionBias" || shape.length !== 2) continue;
     const moe = moeOf(spec, layer);
     const share = role === "expert" && moe ? moe.topK / moe.experts.length : 1;
