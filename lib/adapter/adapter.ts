@@ -77,7 +77,10 @@ export class Adapter {
       throw adapterFault(`expected the experts that method "${this.method.type}" trained, found none ("experts": null)`);
     if (this.experts) {
       const attaches = this.attached.size > 0 && !NEED_EXPERTS.has(this.method.type);
-      checkExperts(this.tensors.values(), this.experts, { attaches, routers: this.method["router"] !== undefined });
+      // Terms beside routers replace matrices when they are folded, and none before.
+      const mode = this.method["router"];
+      const routers = mode === "train" || mode === "ste" || (mode === "lora" && this.attached.size === 0);
+      checkExperts(this.tensors.values(), this.experts, { attaches, routers });
     }
   }
 

@@ -15,12 +15,7 @@ export interface CardFacts extends Pick<AdapterFacts, "method" | "base" | "creat
 export function modelCard(adapter: CardFacts): string {
   const { base, experts, training, method } = adapter;
   const [replaced, attached] = [adapter.tensors.size, adapter.attached.size];
-  const meaning = [
-    ...(replaced > 0 ? ["They replace the tensors of the same names in the base model; everything else is unchanged."] : []),
-    ...(attached > 0
-      ? [`${replaced > 0 ? `${attached} of them` : "They"} stand beside the base model's weights, which stay as they are.`]
-      : []),
-  ];
+  const mode = ROUTERS[String(method["router"])];
   const lines = [
     "---",
     "library_name: esft",
@@ -30,12 +25,13 @@ export function modelCard(adapter: CardFacts): string {
     "",
     `# ${method.type} adapter${base.name ? ` for ${base.name}` : ""}`,
     "",
-    `${replaced + attached} trained tensors, ${adapter.parameters.toLocaleString("en")} parameters, ${(adapter.bytes / 1e6).toFixed(1)} MB. ${meaning.join(" ")}`,
+    `${replaced + attached} trained tensors, ${adapter.parameters.toLocaleString("en")} parameters, ${(adapter.bytes / 1e6).toFixed(1)} MB. ${meaning(replaced, attached)}`,
     "",
     "| | |",
     "|---|---|",
     ...(base.identity ? [`| base fingerprint | \`${base.identity.fingerprint}\` |`] : []),
     ...(adapter.frozenDigest ? [`| digest of frozen weights | \`${adapter.frozenDigest}\` |`] : []),
+    ...(mode === undefined ? [] : [`| routers | ${mode} |`]),
     `| made by | ${adapter.createdBy} |`,
     "",
     "```",
@@ -61,6 +57,23 @@ export function modelCard(adapter: CardFacts): string {
     for (const [key, value] of Object.entries(training)) lines.push(`| ${key} | ${cell(value)} |`);
   }
   return `${lines.join("\n")}\n`;
+}
+
+/** The mode of the base's routers, where they train. */
+const ROUTERS: Readonly<Record<string, string>> = {
+  train: "train: trained",
+  lora: "lora: a low-rank term beside each",
+  ste: "ste: trained by the straight-through gradient",
+};
+
+/** What tensors mean to the base. */
+function meaning(replaced: number, attached: number): string {
+  if (attached === 0) return "They replace the tensors of the same names in the base model; everything else is unchanged.";
+  if (replaced === 0) return "They stand beside the base model's weights, which stay as they are.";
+  return (
+    `${replaced} of them replace the tensors of the same names in the base model, ${attached} stand beside weights of it; ` +
+    "everything else is unchanged."
+  );
 }
 
 /** A value in a table, whatever characters are in it. */

@@ -199,10 +199,34 @@ class Folder {
           `expected a module of this ${this.spec.modelType} model, found "${module}"; is the adapter for another base?`,
           this.nameOf(module, "A"),
         );
+      const own = moduleOf(matrix.key);
+      const names = [module, own, this.names.module(own)];
+      this.requireNamed(module, names, names.map((name) => `${name}.weight`)); // prettier-ignore
       const isParameter = matrix.place.role === "router" && this.names.routerIsParameter;
       const term = termOf(this.config, isParameter && this.namesParameter(`${module}.weight`) ? `${module}.weight` : module, this.path);
       return [{ matrix, ...term, factors: this.reader(module, matrix.shape, term, 1) }];
     });
+  }
+
+  /** What transformers 4 calls the matrices of a stack: targets by those names are of the stack in transformers 5. */
+  private partsOf(layer: number, isGateUp: boolean): string[] {
+    return adaptableMatrices(this.spec, "matrix")
+      .filter(({ place: { role, layer: l, part } }) => role === "expert" && l === layer && (part === "down") !== isGateUp)
+      .flatMap(({ key }) => [moduleOf(key), this.names.module(moduleOf(key))]);
+  }
+
+  /** @throws LayoutError the configuration names neither the module nor a parameter of it, so that PEFT would leave its tensors out */
+  private requireNamed(module: string, names: readonly string[], parameters: readonly string[]): void {
+    const { target_modules: targets, target_parameters } = this.config;
+    const none = targets === undefined || targets === null;
+    if (none && (target_parameters ?? []).length === 0) return; // what PEFT takes for this kind of model
+    if (parameters.some((name) => this.namesParameter(name))) return;
+    if (typeof targets === "string" ? matchesAll(targets, names, this.path) : (targets ?? []).some((t) => isCalled(names, t))) return;
+    this.fail(
+      `expected tensors of what ${PEFT_CONFIG} targets alone, found "${module}", which neither target_modules nor target_parameters ` +
+        "names: PEFT would leave it out",
+      this.nameOf(module, "A"),
+    );
   }
 
   private namesParameter(name: string): boolean {
@@ -240,6 +264,7 @@ class Folder {
       module.endsWith(".base_layer") || (!both && outs === 2 * F && (outs !== D || this.namesParameter(`${module}.${this.names.gateUp}`)));
     const shape = isGateUp ? ([2 * F, D] as const) : ([D, F] as const);
     const name = `${bare(module)}.${isGateUp ? this.names.gateUp : this.names.down}`;
+    this.requireNamed(module, this.partsOf(layer, isGateUp), [name]);
     const term = termOf(this.config, name, this.path);
     const read = once(this.reader(module, shape, term, experts.length));
     return experts.map((_, e): PeftTerm => {
@@ -294,6 +319,17 @@ class Folder {
 
 /** The experts' module of an inner wrapper. */
 const bare = (module: string): string => module.replace(/\.base_layer$/, "");
+
+/** PEFT's one pattern for whole names, or its word for all of them. @throws LayoutError no pattern */
+function matchesAll(pattern: string, names: readonly string[], path: string): boolean {
+  if (pattern === "all-linear") return true;
+  try {
+    const whole = new RegExp(`^(?:${pattern})$`, "u");
+    return names.some((name) => whole.test(name));
+  } catch (error) {
+    throw layoutFault(path, `target_modules ${JSON.stringify(pattern)} is no pattern that can be read here: ${(error as Error).message}`);
+  }
+}
 
 /** The last result, for readers that come one after the other. */
 function once<T>(read: () => Promise<T>): () => Promise<T> {

@@ -64,7 +64,9 @@ describe("attached tensors", () => {
     await both.save(dir);
     const loaded = await Adapter.load(dir, { base });
     expect([loaded.tensors.size, loaded.attached.size]).toEqual([9, 3]);
-    expect(readFileSync(join(dir, "README.md"), "utf8")).toContain("3 of them stand beside");
+    expect(readFileSync(join(dir, "README.md"), "utf8")).toContain(
+      "9 of them replace the tensors of the same names in the base model, 3 stand beside",
+    );
     await make(base, { experts }); // attached to selected experts only
     await expect(make(base, { experts, tensors: tensors.slice(1) })).rejects.toThrow(/expected gate, up, down of every selected expert/);
     await expect(make(base, { experts, attached: [] })).rejects.toThrow(/found none/);

@@ -78,8 +78,19 @@ it("leaves out what is not known, and what attached tensors do not allow", () =>
   expect(modelCard({ ...bare, experts: new ExpertSet({ layers: [[1, { ranked: [3] }]] }) })).toContain("\n1 experts.\n");
   const beside = "stand beside the base model's weights, which stay as they are.";
   const attached = { ...bare, attached: { size: 4 } };
-  expect(modelCard(attached)).toBe(text(...head, `${counted(10)} ${replaces} 4 of them ${beside}`, ...table, ...commands, "```"));
+  const both =
+    "6 of them replace the tensors of the same names in the base model, 4 stand beside weights of it; everything else is unchanged.";
+  expect(modelCard(attached)).toBe(text(...head, `${counted(10)} ${both}`, ...table, ...commands, "```"));
   expect(modelCard({ ...attached, tensors: { size: 0 } })).toBe(
     text(...head, `${counted(4)} They ${beside}`, ...table, ...commands, "```"),
   );
+});
+
+it.each([
+  ["train", "trained"],
+  ["lora", "a low-rank term beside each"],
+  ["ste", "trained by the straight-through gradient"],
+])("says that routers train: %s", (router, words) => {
+  expect(modelCard({ ...bare, method: { type: "esft", router } })).toContain(`\n| routers | ${router}: ${words} |\n`);
+  expect(modelCard({ ...bare, method: { type: "esft", router: "frozen" } })).not.toContain("routers");
 });

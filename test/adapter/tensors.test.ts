@@ -66,6 +66,12 @@ describe("an adapter", () => {
       [{ type: "lora", router: "train" }, norm],
     ] as const)
       expect(() => make({ method, experts, tensors: [tensor] })).toThrow(/expected no tensors of non-expert modules/);
+    // The mode decides: frozen ones are not replaced, and terms beside them replace matrices once they are folded.
+    expect(() => make({ method: { type: "lora", router: "frozen" }, experts, tensors: [router] })).toThrow(/expected no tensors/);
+    const terms = { method: { type: "lora", router: "lora" }, experts, tensors: [router] };
+    expect(() => make({ ...terms, attached: [added] })).toThrow(/expected no tensors of non-expert modules/);
+    expect(make(terms).tensors.size).toBe(1);
+    expect(make({ method: { type: "lora", router: "ste" }, experts, tensors: [router] }).tensors.size).toBe(1);
   });
 
   it.each([

@@ -116,12 +116,26 @@ describe("written by PEFT", () => {
     ["a stack without tensors", [nothing, (key) => (/layers\.1\.mlp\.experts\.lora/.test(key) ? null : key)], /target "down_proj"/],
     ["a module of another model", [nothing, (key) => key.replace("layers.1", "layers.7")], /expected a module of this olmoe model/],
     ["another tensor", [nothing, (key) => key.replace(/v_proj\.lora_A/, "v_proj.lora_magnitude")], /expected factors of LoRA .* alone/],
+    ["tensors of a module that no target names", [(c) => (c["target_modules"] = ["q_proj", "k_proj", "o_proj"])], /found "model\.layers\.0\.self_attn\.v_proj", which neither target_modules nor target_parameters names/], // prettier-ignore
+    ["tensors of a pattern that leaves them out", [(c) => (c["target_modules"] = ".*\\.[qko]_proj")], /v_proj", which neither/],
+    ["a pattern that cannot be read", [(c) => (c["target_modules"] = "(")], /target_modules "\(" is no pattern/],
+    ["stacks that no target names", [(c) => (c["target_parameters"] = ["gate_up_proj", "gate.weight"])], /experts.*", which neither/],
+    ["routers that no target names", [(c) => (c["target_parameters"] = ["gate_up_proj", "down_proj"])], /mlp\.gate", which neither/],
     ["a target of nothing", [(c) => (c["target_modules"] = ["q_proj", "k_proj", "v_proj", "o_proj", "w9"])], /target "w9" names no module/],
   ])("with %s it is refused", async (_what, change, message) => {
     const base = await openCheckpoint(join(fixtures, "base-olmoe"));
     const dir = await folder(...change);
     await expect(openAdapter(dir, { base })).rejects.toThrow(message);
     await expect(openAdapter(dir, { base })).rejects.toMatchObject({ code: "ERR_LAYOUT" });
+  });
+
+  it("a pattern over whole names, and patterns of ranks that match nothing, are taken", async () => {
+    const base = await openCheckpoint(join(fixtures, "base-olmoe"));
+    const dir = await folder((c) => {
+      c["target_modules"] = ".*\\.[qkvo]_proj";
+      c["rank_pattern"] = { ...(c["rank_pattern"] as object), nothing: 2 };
+    });
+    expect((await openAdapter(dir, { base })).attached.size).toBeGreaterThan(0);
   });
 
   it("beside the head the base's own matrix may lie there, as PEFT saves it, and no other", async () => {

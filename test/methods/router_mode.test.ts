@@ -160,6 +160,12 @@ it("attachments join", () => {
   const [term, name] = [{} as HeadAttachment, { name: "head" }];
   const head = joined([none, { ...none, head: () => term }])!;
   expect(head.head!(name, {} as AttachmentContext)).toBe(term);
+  // Two at one place: none is dropped.
+  const twice = joined([
+    { ...none, head: () => term },
+    { ...none, head: () => term },
+  ])!;
+  expect(() => twice.head!(name, {} as AttachmentContext)).toThrow(/expected one thing of the method at the head, found 2/);
 });
 
 const v3 = {

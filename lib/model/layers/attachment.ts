@@ -1,8 +1,10 @@
 // The seams at which a method puts modules of its own into the model: Linear, Experts, MoeBlock and Head.
 //
 // A method hands its Attachments over when the model is composed; each layer asks for those of its place and keeps them. An
-// attachment owns its parameters, slots and gradients, which it overwrites or adds to as `run.accumulate` says. Inputs are what the layer itself reads; sums (y, dx) are added to.
+// attachment owns its parameters, slots and gradients, which it overwrites or adds to as `run.accumulate` says. Inputs are what the
+// layer itself reads; sums (y, dx) are added to.
 
+import { ConfigError } from "../../errors.ts";
 import type { TensorSlice } from "../../files/slice.ts";
 import type { Activation, LowRankTerms } from "../../ops.ts";
 import type { Tensor } from "../../tensor.ts";
@@ -11,6 +13,13 @@ import type { Planner, Slot } from "../slots.ts";
 import type { LinearSpec, RoutedExpertWeights } from "../spec.ts";
 import type { BalancedRouter, RouterSizes } from "./balance.ts";
 import type { AttachedSpec, Parameter, ParameterList } from "../weights/parameter.ts";
+
+/** What is attached at a place that takes one. @throws ConfigError there are more, of which all but one would be dropped */
+export function only<T extends object>(found: readonly T[], place: string): T | null {
+  if (found.length > 1)
+    throw new ConfigError(`expected one thing of the method at ${place}, found ${found.length}; this is a defect of esft`);
+  return found[0] ?? null;
+}
 
 /** Weights of load-balancing losses, pooled over layers: of the base's routers, and of those that the method brought. */
 export interface BalanceWeights {

@@ -6,6 +6,7 @@ import type { RopeHandle, RopeIndex } from "../rope_table.ts";
 import type { Planner } from "../slots.ts";
 import type { LinearSpec, QueryFactorSpec, RopeSpec } from "../spec.ts";
 import type { Parameter, ParameterList, ParameterSource } from "../weights/parameter.ts";
+import { only } from "./attachment.ts";
 import type { BalancedRouter, BalancePools, RouterSizes } from "./balance.ts";
 import type {
   AttachmentContext,
@@ -82,11 +83,17 @@ export class Composer implements AttachmentContext {
 
   /** The loss takes one term. */
   attachedToHead(weight: TensorSlice): HeadAttachment | null {
-    return this.methods.flatMap((m) => m.head?.(weight, this) ?? [])[0] ?? null;
+    return only(
+      this.methods.flatMap((m) => m.head?.(weight, this) ?? []),
+      "the head",
+    );
   }
   /** What is added to the scores of a layer's experts for choosing; null: nothing. */
   attachedSelectionBias(layer: number): Parameter | null {
-    return this.methods.flatMap((m) => m.selectionBias?.(layer, this) ?? [])[0] ?? null;
+    return only(
+      this.methods.flatMap((m) => m.selectionBias?.(layer, this) ?? []),
+      `the choice of experts in layer ${layer}`,
+    );
   }
   attachedToLinear(target: LinearSpec): LinearAttachment[] {
     return this.methods.flatMap((m) => m.linear?.(target, this) ?? []);
