@@ -32,6 +32,20 @@ def hf_experts(data, sizes, implementation):
     return module
 
 
+def peft_experts(data, sizes, implementation):
+    """The same with PEFT's LoRA of rank 16 on both parameters (`target_parameters`): each forward adds the whole delta of all experts."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    holder = torch.nn.Module()
+    holder.experts = hf_experts(data, sizes, implementation)
+    targets = ["experts.gate_up_proj", "experts.down_proj"]
+    holder = inject_adapter_in_model(LoraConfig(r=16, lora_alpha=32, target_parameters=targets), holder)
+    for name, p in holder.experts.named_parameters():
+        if "lora_B" in name:  # zeros, where a gradient of A would be one of zeros
+            torch.nn.init.normal_(p, std=1e-3)
+    return holder.experts.to(data.gate_up.dtype)
+
+
 class Layer:
     def __init__(self, env, case, variant):
         sizes, dtype, mode = case.sizes, DTYPES[case.dtype], case.mode
@@ -44,6 +58,9 @@ class Layer:
             self.module = hf_experts(self.data, sizes, {"eager": "eager", "grouped": "grouped_mm"}[options[0]])
             for p in self.module.parameters():
                 p.requires_grad_(self.trained > 0)
+            self.parameters = [p for p in self.module.parameters() if p.requires_grad]
+        elif kind == "peft":
+            self.module = peft_experts(self.data, sizes, {"eager": "eager", "grouped": "grouped_mm"}[options[0]])
             self.parameters = [p for p in self.module.parameters() if p.requires_grad]
         elif kind == "loop":
             self.module = LoopExperts(self.data.gate_up, self.data.down, self.trained)
@@ -86,8 +103,10 @@ class Layer:
 
 
 def names(case, env):
-    if case.mode.endswith(("lora", "perft-r")):
-        return []
+    if case.mode.endswith("perft-r"):
+        return []  # nobody else has it
+    if case.mode.endswith("lora"):
+        return ["peft-eager", "peft-grouped"] if case.mode == "lora" else []
     hf, hand = ["hf-eager", "hf-grouped", "hf-grouped-compile"], ["hand-mm", "hand-mm-compile"]
     if env.suite == "cpu":
         if case.mode == "dx":
@@ -102,5 +121,5 @@ def names(case, env):
 def variants(case, env):
     for name in names(case, env):
         # eager transformers adds a whole-tensor gradient per expert: half a minute per call at d2048
-        slow = env.suite == "cpu" and name == "hf-eager" and case.sizes["D"] >= 2048 and case.mode != "fwd"
+        slow = env.suite == "cpu" and name.endswith("-eager") and case.sizes["D"] >= 2048 and case.mode != "fwd"
         yield Variant(case, name, lambda env, name=name: Layer(env, case, name), slow=slow)
