@@ -11,7 +11,8 @@
 //   w = s[ids] (score 2: softmax over the K logits);  renormalize: w /= (Σw + norm_eps);  w *= scale · expert_scale[ids]
 //   score 3, for evaluation: w[k] = softmax at m = logits[ids[k]] over the experts that were not chosen before it and are near it,
 //     (m − z) / max(|z|, m) <= 2 · jitter in f32. No bias and no groups; K <= 32
-//   logits_TE f32, bias_E f32 optional, expert_scale_E f32|bf16 optional (1), ids_TK i32, weights_TK f32, probs_TE f32 optional (s, kept for backward)
+//   logits_TE f32, bias_E f32 optional, expert_scale_E f32|bf16 optional (1), ids_TK i32, weights_TK f32, probs_TE f32 optional
+//   (s, kept for backward)
 //   K = ids.shape[1] <= E; with groups K <= topk_group · E / n_group. Non-finite logits: KernelError naming the token.
 //   All arithmetic f32 (softmax with the row maximum subtracted).
 //

@@ -1,6 +1,6 @@
 // LoRA (arXiv 2106.09685) on the linear layers of a model: attention, dense MLPs, shared experts, routers, routed experts (all, or a
-// selection: ESFT with low-rank terms in place of whole experts), the head. Which matrices are adapted is decided in lora_targets.ts; the terms
-// themselves are low_rank.ts, of routed experts low_rank_terms.ts, and low_rank_head.ts.
+// selection: ESFT with low-rank terms in place of whole experts), the head. Which matrices are adapted is decided in lora_targets.ts;
+// the terms themselves are low_rank.ts, of routed experts low_rank_terms.ts, and low_rank_head.ts.
 //
 // Tensors are called lora.<checkpoint tensor>.A [r, in] and .B [out, r]. First values are drawn from a stream of its own per matrix, so
 // that a choice of targets does not change the others' values (low_rank_init.ts).

@@ -62,9 +62,10 @@ void portable_ce_logits(const CeLogits& ce, Context& c) {
   p.w_one = ce.w;
   p.n = ce.vocabulary, p.k = ce.features;
   p.stack_count = ce.tiles;
-  const bool aligned = vector_rows(ce.x.data, ce.x.ld, p.k) && vector_rows(ce.w.data, ce.w.ld, p.k) &&
-                       vector_rows(ce.u.data, ce.u.ld, ce.rank) && vector_rows(ce.b.data, ce.b.ld, ce.rank);
-  launch_mma<kNt, kCeLogits>(p, ce, aligned, ceil_div(ce.capacity, kMmaTile) * p.stack_count, c);
+  const bool aligned = vector_rows(ce.x.data, ce.x.ld, p.k) && vector_rows(ce.w.data, ce.w.ld, p.k);
+  CeLogits own = ce;  // a rank of 4 or 12 leaves the loads of x and W as they are
+  own.vectors = vector_rows(ce.u.data, ce.u.ld, ce.rank) && vector_rows(ce.b.data, ce.b.ld, ce.rank);
+  launch_mma<kNt, kCeLogits>(p, own, aligned, ceil_div(ce.capacity, kMmaTile) * p.stack_count, c);
 }
 
 CeSplits portable_ce_gradient(const CeGradient& g, Context& c) {

@@ -1,7 +1,7 @@
 // linear_cross_entropy on CUDA (contract: ops/linear_cross_entropy.h): bf16 x and w, precision 1.
 //
-// Only supervised rows cost anything: their numbers are compacted first (supervised_rows.cu), then worked on in chunks whose logits (bf16, at most 224 MB)
-// stay in device memory. Per chunk: logits with the softmax's tile statistics in the epilogue; a pass over the rows that combines
+// Only supervised rows cost anything: their numbers are compacted first (supervised_rows.cu), then worked on in chunks whose logits
+// (bf16, at most 224 MB) stay in device memory. Per chunk: logits with the softmax's tile statistics in the epilogue; a pass over the rows that combines
 // them and turns the logits into dZ in place; dX = dZ·W; the sum of its parts to the rows of dx; dW (+)= dZᵀ·x when the head trains.
 // The host does not know how many rows are supervised: it launches the chunks that T rows would need, and those past the count
 // find an empty group and end at once. A low-rank term is a stretch more of the logits' contraction, and the two products of the backward

@@ -6,8 +6,8 @@
 
 namespace esft::cuda {
 
-// Logits z = cap(scale · (x·Wᵀ + u·Bᵀ + bias)) of the chunk and, per row and tile of 128 columns, what the softmax needs. For every row r < n and
-// every tile t of columns 128·t ..:
+// Logits z = cap(scale · (x·Wᵀ + u·Bᵀ + bias)) of the chunk and, per row and tile of 128 columns, what the softmax needs. For every
+// row r < n and every tile t of columns 128·t ..:
 //   tile_max[r, t] = max z,  tile_sum[r, t] = Σ exp(z - tile_max) in f32,  shifted[r, v] = bf16(z - tile_max[r, t])
 // Of the row's label: label_z[r] = its z, f32, not rounded;  label_first[r] = 1 where it is the lowest id of its tile that has tile_max.
 struct CeLogits {
@@ -22,6 +22,7 @@ struct CeLogits {
   Rows u;                   // [T, R] and
   Matrix b;                 // [V, R] of a low-rank term, u indexed as x is; R = 0: none
   int64_t rank;             // where Hopper's kernels are to serve, b's rows begin on 16 bytes
+  bool vectors;             // rows of u and b are 16-byte pieces; the portable kernel sets it
   bf16* shifted;            // [capacity, shifted_ld], shifted_ld = V rounded up to 8
   int64_t shifted_ld;
   float *tile_max, *tile_sum;  // [capacity, tiles]

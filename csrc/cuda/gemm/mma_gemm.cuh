@@ -233,8 +233,14 @@ __global__ void __launch_bounds__(kMmaThreads, 1) mma_gemm(const MmaParams p, co
         if constexpr (kEpilogue == kCeLogits) {  // the low-rank term: a stretch of its own behind the features
           if (step >= all_steps) {
             const int64_t k = int64_t(step - all_steps) * kMmaStep;
-            rows_beside(p, extra.u, place).template load<kAligned>(stage, k, extra.rank);
-            rows_of_tile(extra.b, tile).template load<kAligned>(stage + kOperandBytes, k, extra.rank);
+            const KMajorRows u = rows_beside(p, extra.u, place), beside = rows_of_tile(extra.b, tile);
+            if (extra.vectors) {
+              u.load<true>(stage, k, extra.rank);
+              beside.load<true>(stage + kOperandBytes, k, extra.rank);
+            } else {
+              u.load<false>(stage, k, extra.rank);
+              beside.load<false>(stage + kOperandBytes, k, extra.rank);
+            }
             return;
           }
         }

@@ -57,7 +57,10 @@ export class StraightThrough {
   private readonly rows: readonly Slot[];
   private readonly g_TE: Slot;
 
-  /** @param inside number of modules inside the experts @param terms the router trains by terms @throws ConfigError there are some inside */
+  /**
+   * @param inside number of modules inside the experts @param terms the router trains by terms
+   * @throws ConfigError there are some inside
+   */
   constructor(
     { experts, expertHidden: F, activation = SWIGLU }: MoeSpec,
     { layer, inside, terms }: { readonly layer: number; readonly inside: number; readonly terms: boolean },

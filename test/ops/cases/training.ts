@@ -189,6 +189,7 @@ export const lossTileCases: readonly OpCase[] = [
   lossRow("tiles, a bias, capped", 130, 1100, 128, { bf16: true, w: "bf16", bias: "bf16", softCap: 6 }),
   lossRow("odd vocabulary, a bias", 64, 1025, 64, { bf16: true, w: "bf16", bias: "f32", logitScale: 0.5 }),
   lossRow("tiles, a low-rank term", 130, 1100, 128, { bf16: true, w: "bf16", rank: 16, dw: false }),
+  lossRow("tiles, a low-rank term whose rows are no 16-byte pieces", 130, 1100, 128, { bf16: true, w: "bf16", b: "bf16", rank: 12 }),
   lossRow("tiles, a low-rank term of odd rank", 130, 1025, 128, { bf16: true, w: "bf16", rank: 5, bias: "f32", softCap: 6 }),
   lossRow("tiles, a low-rank term of more than a step", 257, 520, 192, { bf16: true, w: "bf16", rank: 72, overwrite: true }),
   lossRow("tiles, dw overwritten", 130, 1100, 128, { bf16: true, w: "bf16", overwrite: true }),
