@@ -192,7 +192,8 @@ export function parseOptions<S extends z.ZodType>(schema: S, value: unknown, sou
   const at = [source, ...issue.path.map(String)].filter((s) => s !== "").join(".");
   if (issue.code === "unrecognized_keys") {
     const key = issue.keys[0]!;
-    throw new ConfigError(`${at}: unknown key "${key}"${explainKey(schema, key, issue.path, value)}`, {
+    const explained = readSafely(source, () => explainKey(schema, key, issue.path, value));
+    throw new ConfigError(`${at}: unknown key "${key}"${explained}`, {
       where: { key: [...issue.path.map(String), key].join("."), unknown: true },
     });
   }
