@@ -2,6 +2,8 @@
 
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
+import { mutants } from "./mutants/index.ts";
+import { placeOf } from "./mutants/mutant.ts";
 import { capture, root, show } from "./run.ts";
 
 const fix = process.argv.includes("--fix");
@@ -47,12 +49,24 @@ function checkNative(): Result {
   return result(ok);
 }
 
+/** Every planted bug of the native code has its place (npm run test:mutation:native). */
+function checkMutants(): Result {
+  const wrong = mutants.flatMap((mutant) => {
+    const file = path.join(root, "csrc", mutant.file);
+    const place = existsSync(file) ? placeOf(readFileSync(file, "utf8"), mutant) : `csrc/${mutant.file} is not there`;
+    return typeof place === "string" ? [place] : [];
+  });
+  for (const words of wrong) console.log(words);
+  return result(wrong.length === 0);
+}
+
 const steps: [name: string, step: () => Result][] = [
   ["types of lib", () => tool("tsc", "-p", "tsconfig.json", "--noEmit")],
   ["types of everything", () => tool("tsc", "-p", "tsconfig.check.json")],
   ["oxlint", () => tool("oxlint", "--type-aware", "--tsconfig", "tsconfig.check.json", ...(fix ? ["--fix"] : []))],
   ["rules of the house", () => tool("tsx", "scripts/check-house.ts")],
   ["includes of csrc", () => tool("tsx", "scripts/check-includes.ts")],
+  ["places of planted bugs", checkMutants],
   ["tree of ARCHITECTURE.md", () => tool("tsx", "scripts/tree.ts", ...(fix ? ["--write"] : []))],
   ["oxfmt", () => tool("oxfmt", fix ? "--write" : "--check", ".")],
   [`clang-format ${clangFormatVersion}`, checkNative],

@@ -15,6 +15,7 @@ import path from "node:path";
 import { parseArgs } from "node:util";
 import { bestInstructionSet } from "./instruction-set.ts";
 import { mutants } from "./mutants/index.ts";
+import { placeOf } from "./mutants/mutant.ts";
 import type { Mutant } from "./mutants/mutant.ts";
 import { capture, root, stop } from "./run.ts";
 
@@ -44,14 +45,11 @@ interface Edit {
 }
 
 /** Where a bug goes in its file, and what stands there then. */
-function editOf(source: string, { file, at, becomes }: Mutant, id: number): Edit {
-  const [before, original, after] = at.split(/[«»]/);
-  if (before === undefined || original === undefined || after === undefined) stop(name, `${file}: "${at}" marks no place with « and »`);
-  const place = before + original + after;
-  const found = source.indexOf(place);
-  if (found < 0) stop(name, `csrc/${file}: "${place}" is not there; the source has changed, and scripts/mutants must follow`);
-  if (source.includes(place, found + 1)) stop(name, `csrc/${file}: "${place}" is there more than once; say more of its surroundings`);
-  const from = found + before.length;
+function editOf(source: string, mutant: Mutant, id: number): Edit {
+  const { becomes } = mutant;
+  const place = placeOf(source, mutant);
+  if (typeof place === "string") return stop(name, place);
+  const { from, original } = place;
   const text = original.trimEnd().endsWith(";")
     ? `{ if (ESFT_MUTANT(${id})) { ${becomes} } else { ${original} } }`
     : `(ESFT_MUTANT(${id}) ? (${becomes}) : (${original}))`;

@@ -17,3 +17,14 @@ export const of = (file: string, tests: readonly string[], ...list: readonly (re
 
 /** Files of test/ops by their stems. */
 export const ops = (...stems: string[]): string[] => stems.map((stem) => `test/ops/${stem}.test.ts`);
+
+/** Where a bug is planted in its file, and what stands there; in words what is wrong with the place. */
+export function placeOf(source: string, { file, at }: Mutant): { readonly from: number; readonly original: string } | string {
+  const [before, original, after] = at.split(/[«»]/);
+  if (before === undefined || original === undefined || after === undefined) return `${file}: "${at}" marks no place with « and »`;
+  const place = before + original + after;
+  const found = source.indexOf(place);
+  if (found < 0) return `csrc/${file}: "${place}" is not there; the source has changed, and scripts/mutants must follow`;
+  if (source.includes(place, found + 1)) return `csrc/${file}: "${place}" is there more than once; say more of its surroundings`;
+  return { from: found + before.length, original };
+}

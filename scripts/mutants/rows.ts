@@ -54,7 +54,10 @@ export const rows = [
     ["«bad[begin / chunk] = t < end ? t : -1;»", "bad[begin / chunk] = -1;"],
     ["if («!__builtin_isfinite(b[e])»)\n", "false"],
     ["s_K[k] = «probs ? probs[ids[k]] : weights[k] * back»;", "weights[k] * back"],
-    ["sum[e] = «a.accumulate ? double(to[e]) : 0.0»;", "0.0"],
+    [
+      "K = cols(a.ids), E = numel(a.dexpert_scale);\n  float* to = data<float>(a.dexpert_scale);\n  for (int64_t e = 0; e < E; e++) sum[e] = «a.accumulate ? double(to[e]) : 0.0»;",
+      "0.0",
+    ],
     ["sum += select(near(v, splat(m), limit), «vexp(v - splat(m))», vf{});", "splat(1.0f)"],
     ["weights[k] *= «float_at(a.expert_scale, ids[k])»;", "1.0f"],
     [
@@ -118,7 +121,7 @@ export const rows = [
     ["(vsqrt(vi) * inv_root2 + «eps»))", "vf{}"],
     ["1.0 - __builtin_pow(a.beta2, «step»)", "step + 1"],
     ["(«decay * pi» + rate", "vf{}"],
-    ["«partial[task] = sum;»", "partial[item] = sum;"],
+    ["row_of<float>(a.grads.items[item], r) + c, n); });\n    «partial[task] = sum;»", "partial[item] = sum;"],
   ),
   ...of(
     "cpu/rows/rms_norm.cc",
