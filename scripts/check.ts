@@ -51,10 +51,14 @@ function checkNative(): Result {
 
 /** Every planted bug of the native code has its place (npm run test:mutation:native). */
 function checkMutants(): Result {
+  const taken = new Map<string, { readonly from: number; readonly to: number }[]>();
   const wrong = mutants.flatMap((mutant) => {
     const file = path.join(root, "csrc", mutant.file);
     const place = existsSync(file) ? placeOf(readFileSync(file, "utf8"), mutant) : `csrc/${mutant.file} is not there`;
-    return typeof place === "string" ? [place] : [];
+    if (typeof place === "string") return [place];
+    const [others, to] = [taken.get(file) ?? [], place.from + place.original.length];
+    taken.set(file, [...others, { from: place.from, to }]);
+    return others.some((o) => place.from < o.to && o.from < to) ? [`csrc/${mutant.file}: two bugs at "${place.original}"`] : [];
   });
   for (const words of wrong) console.log(words);
   return result(wrong.length === 0);
