@@ -1,4 +1,6 @@
 // Argument checks of the three grouped products (contract: grouped_gemm.h).
+#include <cmath>
+
 #include "arg_checks.h"
 
 namespace esft {
@@ -79,7 +81,7 @@ void expect_terms(const char* op, const Terms& t, int64_t n, int64_t experts, bo
 }
 
 void expect_plain_output(const char* op, double factor, int64_t accumulate, int64_t act) {
-  expect_finite(op, "factor", factor);
+  if (!std::isfinite(float(factor))) fail(op, "factor", "finite in f32", format("%g", factor));
   expect_flag(op, "accumulate", accumulate);
   if (act && factor != 1) fail(op, "factor", "1 with an activation", format("%g", factor));
   if (act && accumulate) fail(op, "accumulate", "0 with an activation", "1");

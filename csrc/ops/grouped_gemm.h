@@ -17,7 +17,8 @@
 //   Index values outside their range are refused when the op runs (KernelError): core/op_args.h.
 //   Deterministic: k order is fixed, no element is summed by two threads. An expert without rows is legal everywhere.
 //   Any M, K, N >= 0 (no multiple needed). Inputs alias no output, except where said.
-//   groups (nt, nn)  ids of the experts to compute (ascending, unique); empty = all. Rows of the others are not read and not written
+//   groups (nt, nn)  ids of the experts to compute (ascending, unique); empty = all. Rows of the others are not written, and of
+//                    what they hold the gather indices alone are read (and refused out of range)
 //   factor (nt, nn)  of product and term, before bias and residual; 1 with an activation
 //   accumulate (nt, nn) with act 0: 1 adds to the rows that are computed (then no residual), 0 overwrites them
 //
@@ -31,8 +32,9 @@
 //          segments is a term that gate and up share, two parts are gate's own and up's own; with an activation P <= 2, of equal heights
 //     nn   [rank, K]: the parts' products are added
 //   Zeros of a term meet all columns of u that the op names (another part's, those past a rank): numbers there have to be finite.
-//   On Hopper a term is a segment of the contraction, in steps of 64 that all tiles take, those of experts without one on zeros; u and
-//   terms whose rows do not start on 16 bytes (ranks that are no multiple of 8) go to the kernels of any GPU.
+//   On Hopper a term is a segment of the contraction, in steps of 64 that all tiles take, those of experts without one as zeros times the
+//   first term, which has to be finite then. The kernels of any GPU serve u and terms whose rows do not start on 16 bytes (ranks that are
+//   no multiple of 8), an item of rank 0, parts beside a fused weight or of unequal heights, and more than four segments with the parts.
 //
 // grouped_gemm_nt    y[r] = x[r] · W_eᵀ (+ bias_e)  (+ activation)
 //   x [*, K] act;  act = 0: y [N, ΣM_s];  h must be absent;  residual [N, ΣM_s] act optional: y[r] = residual[r] + (x[r] · W_eᵀ + bias_e),

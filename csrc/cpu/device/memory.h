@@ -13,10 +13,11 @@ class Scratch {
  public:
   Scratch() = default;
   Scratch(const Scratch&) = delete;
-  ~Scratch() { release(data_, bytes_); }
-  void* get(size_t bytes);  // contents undefined; throws Error
+  ~Scratch() { free(); }
+  void* get(size_t bytes);  // contents undefined; throws Error. What is behind `bytes` may not be touched: AddressSanitizer looks.
 
  private:
+  void free();
   void* data_ = nullptr;
   size_t bytes_ = 0;
 };

@@ -225,10 +225,16 @@ Block block_part(const Block& b, int64_t m0, int64_t m1) {
 
 int64_t block_panels(const Block& b) { return b.out.kind == OUT_GATED ? (b.n + W - 1) / W : (b.n + NR - 1) / NR; }
 
+// Of a group of panels of k steps or fewer, as the last pass of a product has them: fewer steps may make larger groups.
+static int64_t group_bytes(PanelKind kind, int64_t k) {
+  const int64_t bytes = panel_bytes(kind, k);
+  return min_of(kMaxGroup * bytes, max_of(kGroupBytes, bytes));
+}
+
 size_t block_scratch(int64_t m, int64_t k, PanelKind kind, bool panel, int64_t term_k) {
-  const int64_t of_term = aligned(m * term_k * 4) + aligned(panel_bytes(PANEL_F32, term_k) * panel_group(kind, k));
-  return size_t(aligned(m * a_row_bytes(kind, k) + kSpill) + (panel ? aligned(panel_bytes(kind, k) * panel_group(kind, k)) : 0) +
-                aligned(m * W * 4) + kMaxTileRows * NR * 4 + (term_k ? of_term : 0));
+  const int64_t of_term = aligned(m * term_k * 4 + kSpill) + aligned(panel_bytes(PANEL_F32, term_k) * kMaxGroup);
+  return size_t(aligned(m * a_row_bytes(kind, k) + kSpill) + (panel ? aligned(group_bytes(kind, k)) : 0) + aligned(m * W * 4) +
+                kMaxTileRows * NR * 4 + (term_k ? of_term : 0));
 }
 
 int64_t pass_k(int64_t k, OutputKind kind) {
@@ -253,7 +259,7 @@ static void run_pass(const Block& b, int64_t p0, int64_t p1, void* scratch) {
   const PanelKind of_term = term_kind(b);
   const int64_t term_ld = a_row_bytes(of_term, b.term.k), term_pitch = panel_bytes(of_term, b.term.k);
   char* term_rows = at;
-  at += aligned(b.m * term_ld);
+  at += aligned(b.m * term_ld + kSpill);
   char* term_panels = at;
   at += aligned(term_pitch * group);
   char* panel_scratch = at;

@@ -59,6 +59,7 @@ void multiply(const Operand& a, int64_t m, const Panels& panels, float* c, int64
   run_block(b, 0, block_panels(b), scratch);
 }
 
+// Panels of f32 are the largest; those of pairs hold up to k + 1 elements.
 size_t product_scratch(int64_t m, int64_t k) { return block_scratch(m, pass_k(k, OUT_PLAIN) + 1, PANEL_F32, true); }
 
 void product(const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, float* c, int64_t ldc, bool add, int precision,

@@ -147,6 +147,7 @@ export const lossCases: readonly OpCase[] = [
   lossRow("vocabulary of one", 5, 1, 8, { labels: () => i32([0, 0, -100, 0, 0]) }),
   lossRow("a scale on the device", 40, 61, 37, { scale: 0.375, logitScale: 0.3 }),
   lossRow("one token", 1, 9, 5, { labels: () => i32([4]) }),
+  lossRow("one token, a wide bf16 head, loss only", 1, 96, 2048, { labels: () => i32([5]), w: "bf16", dw: false, dx: false }),
   lossRow("no tokens", 0, 9, 5),
   lossRow("zero features: all logits equal", 4, 9, 0, { labels: () => i32([0, 8, -100, 1]) }),
   lossRow("several chunks", 900, 90, 12),
