@@ -193,11 +193,8 @@ const scenes = {
       if (global.gc) global.gc();
     };
     const groups = trap([0, 1], strike);
-    say(
-      attempt(() =>
-        run(device, "grouped_gemm_nn", { ...tensors, w, offsets, groups, segments: 1, act: 0, alpha: 0, limit: 0, precision: 0 }),
-      ),
-    );
+    const plain = { term_groups: [], segments: 1, act: 0, alpha: 0, limit: 0, factor: 1, accumulate: 0, precision: 0 };
+    say(attempt(() => run(device, "grouped_gemm_nn", { ...tensors, w, offsets, groups, ...plain })));
     const keep = device.alloc(f32, [8, 8]);
     const ints = {
       grad: keep,
