@@ -133,11 +133,18 @@ export async function profileExamples(model: Transformer, examples: Examples, op
       });
     const choice = { keys: [], attachments: saliency, lowestLayer: saliency.lowestLayer };
     const bytes = planActivations(model.spec, choice, model.device.info.activationDtype).bytes(batchTokens);
+    model.release(); // what earlier passes hold counts as free
     await options.requireRoom?.(bytes);
     options.onGradientMemory?.(bytes);
     model.train(choice);
   }
-  using _ = { [Symbol.dispose]: () => void (saliency && model.freeze()) };
+  using _ = {
+    [Symbol.dispose]: () => {
+      if (!saliency) return;
+      model.freeze();
+      model.release();
+    },
+  };
   model.prepare(batchTokens, saliency !== null);
   const began = performance.now();
   const tokensBefore = done.tokens;

@@ -155,6 +155,7 @@ export function fixedExperts(fixed: FixedExperts): Map<number, readonly number[]
     );
   };
   const whole = (text: string): number => (/^\d+$/.test(text.trim()) ? Number(text) : fail(JSON.stringify(text)));
+  if (typeof fixed !== "string" && (typeof fixed !== "object" || fixed === null || Array.isArray(fixed))) fail(JSON.stringify(fixed));
   const entries: [string, readonly number[]][] =
     typeof fixed === "string"
       ? fixed.split(",").map((entry) => {

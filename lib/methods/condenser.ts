@@ -12,7 +12,7 @@
 //          group of experts is chosen by its two best, twice that
 //
 // Others keep their order among each other, since they end at Δ = 0. Steps of a count, not of gradients: learning rate, decay and
-// clipping do not touch Δ. `rate` 0.01: a condenser is always active after 100 steps, a fifth of the 500 of the published recipe, so that
+// clipping do not touch Δ. `rate` 0.01: with a limit of 1 a condenser is always active after 100 steps, a fifth of the 500 of the published recipe, so that
 // most of the training sees the routing that it ends with. n = 1 unless said. The rule is a function of counts, which no number of
 // threads changes.
 //
@@ -43,6 +43,7 @@ const fail = (key: keyof CondenserOptions, message: string): never => {
 /** @throws ConfigError numbers or routers that the rule does not serve */
 export function condenserRule(spec: ModelSpec, { condensers = 1, condenserRate: rate = CONDENSER_RATE }: CondenserOptions): CondenserRule {
   if (!(rate > 0 && rate <= 1)) fail("condenserRate", `condenserRate must be a number > 0 and <= 1, found ${rate}`);
+  if (moeLayers(spec).length === 0) fail("condensers", `they are experts of sparse layers; this ${spec.modelType} model has none`);
   for (const layer of moeLayers(spec)) {
     const { topK, experts, rule } = moeOf(spec, layer)!;
     if (!Number.isSafeInteger(condensers) || condensers < 1 || condensers > topK || condensers >= experts.length)

@@ -53,6 +53,10 @@ export class LowRank implements LinearAttachment {
     this.dropped = dropout && { x: context.plan.scratch(wide, "dropped"), backwardX: context.plan.backward(wide, "dropped") };
   }
 
+  get trains(): boolean {
+    return this.a.trains || this.b.trains;
+  }
+
   /** x, or what dropout leaves of it in this pass. */
   private read(run: Run, x: Tensor, pass: "x" | "backwardX"): Tensor {
     if (!this.dropped || !drops(this.dropout, run)) return x;

@@ -64,6 +64,8 @@ export interface Stage {
   /** Parameters that train, of the base and attached. */
   readonly keys: ReadonlySet<string>;
   readonly roles: readonly TrainedRole[];
+  /** As that of the whole method. */
+  readonly lowestLayer: number;
 }
 
 /** The rest of a TrainableSpec from its choice of base parameters and its attachments. @throws ConfigError nothing trains */

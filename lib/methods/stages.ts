@@ -85,7 +85,10 @@ export function withStages(spec: ModelSpec, method: TrainableSpec, stages: reado
     return new Set(targets.flatMap((target) => named(all, target, i)));
   });
   const inNone = all.filter((c) => found.every((of) => !of.has(c)));
-  const asked = inNone.find(({ attached, role }) => attached || (role === "expert" && method.type === "esft"));
+  const routers = ["train", "ste"].includes(String(method.options["router"]));
+  const asked = inNone.find(
+    ({ attached, role }) => attached || (role === "expert" && method.type === "esft") || (role === "router" && routers),
+  );
   if (asked)
     throw new ConfigError(
       `no stage trains "${asked.key}", which the method was asked for: name it in a stage${asked.attached ? ", or take it out of the method" : ""}`,
@@ -100,7 +103,7 @@ export function withStages(spec: ModelSpec, method: TrainableSpec, stages: reado
       const own = [...of];
       requireWhole(spec, method, own, i);
       if (method.type === "perft") requireWholeLayers(all, own, i);
-      return { keys: new Set(own.map(({ key }) => key)), roles: byRole(own) };
+      return { keys: new Set(own.map(({ key }) => key)), roles: byRole(own), lowestLayer: lowestOf(spec, own) };
     }),
   };
 }
@@ -115,12 +118,14 @@ function requireWholeLayers(all: readonly Candidate[], own: readonly Candidate[]
     });
 }
 
+const lowestOf = (spec: ModelSpec, own: readonly Candidate[]): number =>
+  Math.min(spec.layers.length, ...own.map(({ layer }) => Math.max(0, layer)));
+
 /** What trains together or not at all is in a stage together. @throws ConfigError */
 function requireWhole(spec: ModelSpec, { attachments }: TrainableSpec, own: readonly Candidate[], stage: number): void {
   const keys = own.filter(({ attached }) => !attached).map(({ key }) => key);
-  const lowestLayer = Math.min(spec.layers.length, ...own.map(({ layer }) => Math.max(0, layer)));
   try {
-    planActivations(spec, { keys, attachments, lowestLayer });
+    planActivations(spec, { keys, attachments, lowestLayer: lowestOf(spec, own) });
   } catch (error) {
     if (!(error instanceof LayoutError)) throw error;
     throw new ConfigError(`stage ${stage + 1}: ${error.message}`, { where: { key: `stages.${stage}.targets` }, cause: error });

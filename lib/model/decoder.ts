@@ -117,7 +117,13 @@ export class Decoder {
 /** The activation plan of a model that is not loaded. `lowestLayer`: the lowest one that keeps activations, Infinity without training. */
 export function planActivations(
   spec: ModelSpec,
-  choice: { readonly keys: Iterable<string>; readonly attachments?: Attachments | null; readonly lowestLayer: number },
+  choice: {
+    readonly keys: Iterable<string>;
+    readonly attachments?: Attachments | null;
+    /** Those of both that train; absent: all. */
+    readonly active?: ReadonlySet<string>;
+    readonly lowestLayer: number;
+  },
   activation: DType = "f32",
 ): ActivationPlan {
   const attachments = choice.attachments ? [choice.attachments] : [];
@@ -125,6 +131,7 @@ export function planActivations(
     spec,
     choice.keys,
     attachments.flatMap((a) => a.parameters),
+    choice.active ?? null,
   );
   return new Decoder(spec, source, attachments, choice.lowestLayer, activation).plan;
 }

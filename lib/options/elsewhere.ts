@@ -98,7 +98,7 @@ const TABLE: readonly (readonly [names: string, answer: string])[] = [
   ], // A; S; L
   ["expert_config expert_cfg expert_config_path esft_config_path", "{method.experts}"], // E
   ["top_p score_threshold", "{method.select.p}"], // E
-  ["score_function", "{method.select.score}: token or gate"], // E
+  ["score_function", "{method.select.score}: token, gate or gradient"], // E
   ["router_aux_loss_coef moe_aux_loss_coef moe_aux_loss_coeff aux_loss_alpha", "{auxLoss}, only for runs that train the router"], // T; L; S
 
   // The machine

@@ -58,10 +58,17 @@ export interface MemoryPlan {
 export type Where = Pick<Device["info"], "hostMemory" | "activationDtype">;
 const HOST: Where = { hostMemory: true, activationDtype: "f32" };
 
+/** Activations of a run's micro-batches of `tokens` tokens: of the stage that needs most. */
+export function stepActivations(spec: ModelSpec, trainable: TrainableSpec, activation: DType, tokens: number): number {
+  const { keys, attachments, stages } = trainable;
+  const choices = stages?.map((s) => ({ keys, attachments, active: s.keys, lowestLayer: s.lowestLayer })) ?? [trainable];
+  return Math.max(...choices.map((choice) => planActivations(spec, choice, activation).bytes(tokens)));
+}
+
 /** What a run with micro-batches of `tokens` tokens allocates, and the data that it holds. */
 export function planMemory(spec: ModelSpec, trainable: TrainableSpec, tokens: number, where: Where = HOST, data = NO_DATA): MemoryPlan {
   const activation: DType = where.activationDtype;
-  const plan = planActivations(spec, trainable, activation).bytes(tokens);
+  const plan = stepActivations(spec, trainable, activation, tokens);
   const activationBytes = plan + (where.hostMemory ? 0 : workspaceBytes(spec, tokens));
   const attached = (trainable.attachments?.parameters ?? []).reduce((n, { shape }) => n + shape.reduce((a, b) => a * b, 1), 0);
   const copies = !where.hostMemory && activation === "bf16" ? 2 * attached : 0;
@@ -85,13 +92,13 @@ function orderBytes({ held, examples, repacked }: DataSize): number {
  * What is copied at a time: a part of a checkpoint and the one before, or the largest tensor of an adapter, read and encoded, and put in
  * the order of its file where that is another one.
  */
-function savingBytes(spec: ModelSpec, { keys, attachments, parameters }: TrainableSpec): number {
+function savingBytes(spec: ModelSpec, { keys, attachments, allocated }: TrainableSpec): number {
   const trained = new Set(keys);
   const shapes = parameterShapes(spec).filter(({ ref }) => trained.has(sliceKey(ref)));
   const sizeOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
   const tensors = shapes.map(({ shape, layout }) => (layout ? 12 : 8) * sizeOf(shape));
   const attached = (attachments?.parameters ?? []).map(({ shape }) => 8 * sizeOf(shape));
-  return Math.max(8 * Math.min(CHECKPOINT_CHUNK, parameters), ...tensors, ...attached);
+  return Math.max(8 * Math.min(CHECKPOINT_CHUNK, allocated), ...tensors, ...attached);
 }
 
 export interface MemoryRequest {

@@ -42,7 +42,14 @@ const router = {
     .min(1)
     .optional()
     .describe("experts of each layer that a bias makes always active, beside routers that train (ExpertCondenser; default: none)"),
-  condenserRate: z.number().gt(0).max(1).optional().describe("what that bias moves by after each update; active at 1 (default: 0.01)"),
+  condenserRate: z
+    .number()
+    .gt(0)
+    .max(1)
+    .optional()
+    .describe(
+      "what that bias moves by after each update; an expert is always active once it is above all scores, 1 unless the model has a bias or groups (default: 0.01)",
+    ),
 };
 const routerTerm = {
   ...router,

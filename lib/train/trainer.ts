@@ -24,8 +24,9 @@ import type { Evaluation } from "./evaluate.ts";
 import { Reallocator } from "./reallocator.ts";
 import type { RankSummary } from "./reallocation_state.ts";
 import { requireSameRun, runFacts } from "./fingerprint.ts";
-import { routerCost } from "./router_cost.ts";
 import type { Extension } from "./fingerprint.ts";
+import { stepActivations } from "./memory_plan.ts";
+import { routerCost } from "./router_cost.ts";
 import * as ops from "../ops.ts";
 import type { TrainOptions } from "../options.ts";
 import { stageAt } from "./schedule.ts";
@@ -247,7 +248,7 @@ class Loop {
       trainedParameters: trainable.parameters,
       trained: trainable.roles,
       totalParameters: trainable.totalParameters,
-      activationBytes: model.describePlan(true).bytes(capacity),
+      activationBytes: stepActivations(model.spec, trainable, model.device.info.activationDtype, capacity),
       stateBytes: this.state.size * STATE_BYTES_PER_PARAMETER,
       hostBytes: this.init.hostBytes,
       ...(straight ? { straightThrough: straight } : {}),

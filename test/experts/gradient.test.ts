@@ -151,6 +151,8 @@ describe("fixed experts", () => {
     [{ fixed: "1=x" }, /found "x"/],
     [{ fixed: "1=2,1=3" }, /layer 1 twice/],
     [{ fixed: { 1: [-1] } }, /found \[-1\]/],
+    [{ fixed: null as never }, /found null/],
+    [{ fixed: [] as never }, /found \[\]/],
     [{ fixed: "3=1" }, /of the layers 1, 2, found layer 3/],
     [{ fixed: "1=8" }, /from 0 to 7, each once, found 8/],
     [{ fixed: "1=2+2" }, /each once, found 2, 2/],

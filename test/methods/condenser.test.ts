@@ -54,6 +54,7 @@ describe("the rule", () => {
   it.each<[string, () => unknown, RegExp]>([
     ["more than a token chooses", () => condenserRule(deepseek, { condensers: 4 }), /chooses 3 of 8 experts: at most 3 .* found 4/],
     ["none", () => condenserRule(deepseek, { condensers: 0 }), /found 0/],
+    ["a dense model", () => condenserRule({ ...deepseek, layers: deepseek.layers.slice(0, 1) }, {}), /model has none/],
     ["rate 0", () => condenserRule(deepseek, { condenserRate: 0 }), /condenserRate must be a number > 0 and <= 1, found 0/],
     ["logits", () => condenserRule(modelSpec(tinyGptOss, "config.json"), {}), /experts are chosen by logits/],
   ])("%s is refused", (_what, make, message) => expect(make).toThrow(message));

@@ -107,6 +107,7 @@ function insideExperts(spec: ModelSpec, scale: number): Attachments {
 
 /** y += x·Mᵀ, beside a linear layer or a whole block. */
 class Plus implements LinearAttachment, MoeAttachment {
+  readonly trains = true;
   private readonly m: ReturnType<Parameters["attached"]>;
   constructor(m: Plus["m"]) {
     this.m = m;

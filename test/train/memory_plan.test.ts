@@ -59,9 +59,9 @@ describe("memory plan", () => {
     const largest = 24 * 48;
     expect(both.parameters).toBeGreaterThan(largest);
     expect(none.hostBytes).toBe(512 * 136 + 8 * both.parameters);
-    const huge = { ...both, parameters: 2 ** 30 };
+    const huge = { ...both, allocated: 2 ** 30 };
     expect(planMemory(spec, huge, 512).hostBytes).toBe(512 * 136 + 8 * 2 ** 24);
-    expect(planMemory(spec, { ...both, parameters: 1 }, 512).hostBytes).toBe(512 * 136 + 8 * largest);
+    expect(planMemory(spec, { ...both, allocated: 1 }, 512).hostBytes).toBe(512 * 136 + 8 * largest);
     const data = { held: 5000, examples: 100, repacked: false };
     expect(planMemory(spec, both, 512, undefined, data).hostBytes).toBe(none.hostBytes + 5000 + 28 * 100);
     expect(planMemory(spec, both, 512, undefined, { ...data, repacked: true }).hostBytes).toBe(none.hostBytes + 4 * 5000 + 28 * 100);

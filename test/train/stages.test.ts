@@ -16,7 +16,9 @@ import { withCondensers } from "../../lib/methods/condenser.ts";
 import { esftTrainable } from "../../lib/methods/esft.ts";
 import { loraTrainable } from "../../lib/methods/lora.ts";
 import { perftTrainable } from "../../lib/methods/perft.ts";
+import { withRouter } from "../../lib/methods/router_mode.ts";
 import { withStages } from "../../lib/methods/stages.ts";
+import { planActivations } from "../../lib/model/decoder.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
 import { tempDir } from "../support/fixture.ts";
 import { tinyDeepseek, toyRows, writeTinyModel } from "../support/tiny_model.ts";
@@ -31,6 +33,17 @@ const lora = loraTrainable(spec, { rank: 2, targets: ["all-linear"] }, 1);
 const esft = (more = {}) => esftTrainable(spec, selected.with({ sharedExperts: false, nonExpertModules: true, ...more }));
 
 describe("what a stage trains", () => {
+  it("is what its pass works for: a router's term outside of the stage is no router that trains", () => {
+    const terms = loraTrainable(spec, { rank: 2, targets: ["router", "attention"] }, 1);
+    const { keys, attachments, stages } = withStages(spec, withRouter(spec, terms, { router: "ste" }, 1), [["router"], ["attention"]]);
+    const straight = stages!.map(({ keys: active, lowestLayer }) =>
+      planActivations(spec, { keys, attachments, active, lowestLayer })
+        .table(64)
+        .some((row) => row.name.endsWith("dweightsByExpert")),
+    );
+    expect(straight).toEqual([true, false]);
+  });
+
   it("of LoRA groups, modules and patterns", () => {
     const of = withStages(spec, lora, [["attention", "router"], ["experts"], ["linear", "gate"]]).stages!;
     expect(of.map(({ roles }) => roles.map((r) => r.role))).toEqual([
@@ -78,6 +91,12 @@ describe("what a stage trains", () => {
       () => withStages(spec, esft(), [["attention"]]),
       "stages",
       /no stage trains ".*experts.*", which the method was asked for/,
+    ],
+    [
+      "routers that were asked for in no stage",
+      () => withStages(spec, withRouter(spec, esft({ nonExpertModules: false }), { router: "ste" }, 1), [["experts"]]),
+      "stages",
+      /no stage trains ".*gate.weight", which the method was asked for/,
     ],
     [
       "half a product",

@@ -45,6 +45,8 @@ export interface AttachmentContext {
 
 /** Beside one linear layer y = W·x. */
 export interface LinearAttachment {
+  /** Some of its parameters train. */
+  readonly trains: boolean;
   /** y += its term. x is the layer's input [T, in]. */
   forward(run: Run, x: Tensor, y: Tensor): void;
   /** Its gradients from dy [T, out] and x; dx += its part, where wanted. */

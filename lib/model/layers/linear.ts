@@ -25,7 +25,7 @@ export class Linear {
 
   /** Something of it trains, so that its backward reads its input. */
   get trains(): boolean {
-    return this.weight.trains || (this.bias?.trains ?? false) || this.attached.length > 0;
+    return this.weight.trains || (this.bias?.trains ?? false) || this.attached.some((a) => a.trains);
   }
 
   /** y = x·Wᵀ (+ b). True: the residual is in y; where something is attached, that adds first, and the residual is the caller's to add. */

@@ -11,11 +11,11 @@ import { Parameter, ParameterList } from "./parameter.ts";
 export class PlannedParameters implements ParameterSource {
   private readonly byKey = new Map<string, Parameter>();
 
-  /** @param trains keys of the base parameters that would train; what is attached trains always */
-  constructor(spec: ModelSpec, trains: Iterable<string>, attached: readonly AttachedSpec[]) {
+  /** @param trains keys of the base parameters that would train; of what is attached all does, unless `active` leaves it out */
+  constructor(spec: ModelSpec, trains: Iterable<string>, attached: readonly AttachedSpec[], active: ReadonlySet<string> | null = null) {
     for (const { ref, shape, ...place } of parameterShapes(spec)) this.byKey.set(sliceKey(ref), new Parameter(sliceKey(ref), shape, place));
     for (const { key, shape, place } of attached) this.byKey.set(key, new Parameter(key, shape, place));
-    for (const key of [...trains, ...attached.map((a) => a.key)]) this.find(key).trains = true;
+    for (const key of [...trains, ...attached.map((a) => a.key)]) this.find(key).trains = active?.has(key) ?? true;
   }
 
   private find(key: string): Parameter {
