@@ -19,7 +19,8 @@ import { CondenserAttachments, condenserRule } from "./condenser.ts";
 import { joined } from "./joined.ts";
 import type { CondenserRule } from "./method.ts";
 import { REALLOCATIONS } from "./reallocation.ts";
-import { routerMatrices, ROUTER_MODES } from "./router_mode.ts";
+import { routerMatrices } from "./router_mode.ts";
+import { ROUTER_MODES } from "./router_options.ts";
 
 /** What an adapter says of an attached tensor. */
 interface AttachedFacts {

@@ -22,18 +22,7 @@ import { loraMatrices } from "./lora_targets.ts";
 import type { LoraMatrix } from "./lora_targets.ts";
 import { trainable } from "./method.ts";
 import type { MethodOptions, TrainableSpec } from "./method.ts";
-
-export const ROUTER_MODES = ["frozen", "train", "lora", "ste"] as const;
-export type RouterMode = (typeof ROUTER_MODES)[number];
-
-export interface RouterOptions {
-  /** Absent: as the method has it by itself. */
-  readonly router?: RouterMode | undefined;
-  /** r of "lora". Default 8, or the number of experts where that is less. */
-  readonly routerRank?: number | undefined;
-  /** α of "lora"; the term is scaled by α/r. Default 2·r. */
-  readonly routerAlpha?: number | undefined;
-}
+import type { RouterOptions } from "./router_options.ts";
 
 const DEFAULT_RANK = 8;
 

@@ -5,7 +5,7 @@ import { ExpertSet } from "../experts/expert_set.ts";
 import { Profile } from "../experts/profile.ts";
 import { PERFT_VARIANTS } from "../methods/perft_options.ts";
 import { REALLOCATIONS } from "../methods/reallocation.ts";
-import { ROUTER_MODES } from "../methods/router_mode.ts";
+import { ROUTER_MODES } from "../methods/router_options.ts";
 import { selectSchema } from "../options.ts";
 
 const experts = z.union(

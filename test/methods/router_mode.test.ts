@@ -14,7 +14,7 @@ import type { TrainableSpec } from "../../lib/methods/method.ts";
 import { perftTrainable } from "../../lib/methods/perft.ts";
 import { joined } from "../../lib/methods/joined.ts";
 import { withRouter } from "../../lib/methods/router_mode.ts";
-import type { RouterOptions } from "../../lib/methods/router_mode.ts";
+import type { RouterOptions } from "../../lib/methods/router_options.ts";
 import { hostBatch } from "../../lib/model/batch.ts";
 import { planActivations } from "../../lib/model/decoder.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";

@@ -234,7 +234,7 @@ static int64_t group_bytes(PanelKind kind, int64_t k) {
 size_t block_scratch(int64_t m, int64_t k, PanelKind kind, bool panel, int64_t term_k) {
   const int64_t of_term = aligned(m * term_k * 4 + kSpill) + aligned(panel_bytes(PANEL_F32, term_k) * kMaxGroup);
   return size_t(aligned(m * a_row_bytes(kind, k) + kSpill) + (panel ? aligned(group_bytes(kind, k)) : 0) + aligned(m * W * 4) +
-                kMaxTileRows * NR * 4 + (term_k ? of_term : 0));
+                kMaxTileRows * NR * 4 + of_term);
 }
 
 int64_t pass_k(int64_t k, OutputKind kind) {
