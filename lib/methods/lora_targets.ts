@@ -134,13 +134,21 @@ function matcher(target: string, key: string): Matches {
     const roles: readonly ParameterRole[] = LORA_GROUPS[target as keyof typeof LORA_GROUPS];
     return ({ place, shape }) => roles.includes(place.role) && (shape[0] ?? 0) > 1;
   }
+  const matches = nameMatcher(target, (why, cause) => {
+    throw new ConfigError(`LoRA target ${target} ${why}`, { where: { key }, cause });
+  });
+  return ({ names }) => matches(names);
+}
+
+/** What a target means that is no group: a /pattern/ over the names, or one of them. @param refuse where the pattern is none */
+export function nameMatcher(target: string, refuse: (why: string, cause: unknown) => never): (names: readonly string[]) => boolean {
   const pattern = /^\/(.+)\/$/s.exec(target)?.[1];
-  if (pattern === undefined) return ({ names }) => isCalled(names, target);
+  if (pattern === undefined) return (names) => isCalled(names, target);
   try {
     const expression = new RegExp(pattern, "u");
-    return ({ names }) => names.some((name) => expression.test(name));
+    return (names) => names.some((name) => expression.test(name));
   } catch (error) {
-    throw new ConfigError(`LoRA target ${target} is no regular expression: ${(error as Error).message}`, { where: { key }, cause: error });
+    return refuse(`is no regular expression: ${(error as Error).message}`, error);
   }
 }
 

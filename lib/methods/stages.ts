@@ -10,7 +10,7 @@ import { planActivations } from "../model/decoder.ts";
 import type { ModelSpec, ParameterRole } from "../model/spec.ts";
 import { parameterShapes } from "../model/spec.ts";
 import { nearest } from "../options/suggest.ts";
-import { isCalled, LORA_GROUPS, moduleOf } from "./lora_targets.ts";
+import { LORA_GROUPS, moduleOf, nameMatcher } from "./lora_targets.ts";
 import { byRole, trainable } from "./method.ts";
 import type { Stage, TrainableSpec } from "./method.ts";
 
@@ -44,16 +44,8 @@ function named(all: readonly Candidate[], target: string, stage: number): Candid
     throw new ConfigError(`stage ${stage + 1}: target "${target}" ${message}`, { where: { key }, cause });
   };
   const roles = Object.hasOwn(GROUPS, target) ? GROUPS[target] : undefined;
-  const pattern = /^\/(.+)\/$/s.exec(target)?.[1];
-  let expression: RegExp | null = null;
-  try {
-    expression = pattern === undefined ? null : new RegExp(pattern, "u");
-  } catch (error) {
-    return fail(`is no regular expression: ${(error as Error).message}`, error);
-  }
-  const found = all.filter(({ role, names }) =>
-    roles ? roles.includes(role) : expression ? names.some((name) => expression.test(name)) : isCalled(names, target),
-  );
+  const matches = nameMatcher(target, fail);
+  const found = all.filter(({ role, names }) => (roles ? roles.includes(role) : matches(names)));
   if (found.length > 0) return found;
   const groups = Object.keys(GROUPS).filter((group) => all.some(({ role }) => GROUPS[group]!.includes(role)));
   const leaves = new Set(all.flatMap(({ names }) => names.map((name) => name.split(".").at(-1) ?? "")));
