@@ -5,10 +5,10 @@ import type { Examples } from "../data/examples.ts";
 import type { BatchStream } from "../data/stream.ts";
 import { ConfigError } from "../errors.ts";
 import type { ExpertSet } from "../experts/expert_set.ts";
+import { flatFacts, shownFact } from "../files/facts.ts";
 import { sha256 } from "../files/hash.ts";
 import type { TrainableSpec } from "../methods/method.ts";
 import type { Transformer } from "../model/transformer.ts";
-import { isPlain } from "../options.ts";
 import type { TrainOptions } from "../options.ts";
 import type { RunState } from "./checkpoint.ts";
 
@@ -71,7 +71,7 @@ const LABELS: Readonly<Record<string, string>> = {
  * @throws ConfigError what differs, all of it
  */
 export function requireSameRun(dir: string, step: number, before: Facts, now: Facts, extend: boolean): Extension | null {
-  const [old, asked] = [flat(before), flat(now)];
+  const [old, asked] = [flatFacts(before), flatFacts(now)];
   let extension: Extension | null = null;
   const found = [...new Set([...old.keys(), ...asked.keys()])].flatMap((key) => {
     const [from, to] = [old.get(key), asked.get(key)];
@@ -86,22 +86,9 @@ export function requireSameRun(dir: string, step: number, before: Facts, now: Fa
   });
   const [first] = found;
   if (first === undefined) return extension;
-  const list = found.map(({ key, from, to, more }) => `${LABELS[key] ?? key} ${shown(from, to)} → ${shown(to, from)}${more}`);
+  const list = found.map(({ key, from, to, more }) => `${LABELS[key] ?? key} ${shownFact(from, to)} → ${shownFact(to, from)}${more}`);
   throw new ConfigError(
     `${dir}: the checkpoint belongs to a run with other options, data or base model: ${list.join(", ")}; resume with the same ones, or choose another outDir`,
     { where: { file: dir, key: first.key, expected: first.from, found: first.to } },
   );
-}
-
-/** Key paths and their values as JSON. */
-function flat(facts: unknown, path = ""): Map<string, string> {
-  if (!isPlain(facts)) return new Map([[path, JSON.stringify(facts)]]);
-  return new Map(Object.entries(facts).flatMap(([key, value]) => [...flat(value, path === "" ? key : `${path}.${key}`)]));
-}
-
-/** A hash by its beginning, where that tells it from the other one. */
-function shown(value: string | undefined, other: string | undefined): string {
-  if (value === undefined || value === "null") return "none";
-  const short = /^"[0-9a-f]{64}/.test(value) && value.slice(0, 13) !== other?.slice(0, 13);
-  return short ? value.slice(1, 13) : value;
 }
