@@ -20,7 +20,7 @@ const model = [
   "model/transformer",
 ];
 /** What the parts above the model share: the ground, what knows no device, the addon and the model. */
-const below = [...ground, "files", "text", "data", "native", "tensor", "quantised", "ops", "device", "dist", ...model];
+const below = [...ground, "files", "text", "data", "answers", "native", "tensor", "quantised", "ops", "device", "dist", ...model];
 
 /** Part: what it may import. From the ground up. */
 export const arrows: Readonly<Record<string, readonly string[]>> = {
@@ -34,6 +34,7 @@ export const arrows: Readonly<Record<string, readonly string[]>> = {
   files: ground,
   text: [...ground, "files"],
   data: [...ground, "files", "text"],
+  answers: [...ground, "files", "text", "data"],
 
   // The addon.
   native: ["errors"],

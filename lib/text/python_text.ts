@@ -4,6 +4,7 @@
 // Characters for which Python's str.isspace() is true.
 // oxlint-disable-next-line no-control-regex -- U+001C-1F are white space to Python
 const SPACE = /[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]/;
+const SPACES = new RegExp(`${SPACE.source}+`);
 const LONE_SURROGATE = /\p{Surrogate}/u;
 
 /** str.strip / lstrip / rstrip; `chars` is a set of characters, white space when absent. */
@@ -23,6 +24,11 @@ export function pythonStrip(text: string, side: "left" | "right" | "both" = "bot
     to -= point.length;
   }
   return text.slice(from, to);
+}
+
+/** str.split(): the words between runs of white space. */
+export function pythonSplit(text: string): string[] {
+  return text.split(SPACES).filter((word) => word !== "");
 }
 
 /** repr(float): shortest digits, exponent form below 1e-4 and from 1e16, at least ".0". */
