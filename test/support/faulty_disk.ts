@@ -71,13 +71,20 @@ export class FaultyDisk {
   }
 
   /** A write of a file: torn, it moves half of its bytes and the process dies; short, it says so and goes on. */
-  private async write(file: FileHandle, path: string, bytes: Uint8Array, at: number, length: number): Promise<{ bytesWritten: number }> {
+  private async write(
+    file: FileHandle,
+    path: string,
+    bytes: Uint8Array,
+    at: number,
+    length: number,
+    position?: number,
+  ): Promise<{ bytesWritten: number }> {
     this.unsynced.add(path);
     const halved = this.fault === "torn write" || this.fault === "short write";
     if (!halved || this.dead || length < 2 || this.count++ !== this.at)
-      return this.operation("write", path, () => file.write(bytes, at, length));
+      return this.operation("write", path, () => file.write(bytes, at, length, position));
     this.reached = true;
-    const written = await file.write(bytes, at, length >> 1);
+    const written = await file.write(bytes, at, length >> 1, position);
     if (this.fault === "short write") return written;
     this.dead = true;
     throw new Died();
@@ -89,7 +96,9 @@ export class FaultyDisk {
 
   private handle(file: FileHandle, path: string): FileHandle {
     const own: Partial<FileHandle> = {
-      write: ((bytes: Uint8Array, at: number, length: number) => this.write(file, path, bytes, at, length)) as FileHandle["write"],
+      write: ((bytes: Uint8Array, at: number, length: number, position?: number) =>
+        this.write(file, path, bytes, at, length, position)) as FileHandle["write"],
+      truncate: (length) => this.operation("truncate", path, () => file.truncate(length)),
       writeFile: async (text) => {
         const bytes = Buffer.from(text as string);
         for (let at = 0; at < bytes.length;) at += (await this.write(file, path, bytes, at, bytes.length - at)).bytesWritten;
