@@ -41,6 +41,15 @@ export const products = [
     ["v = «l < k ? v * scale0 : vf{}»;", "v"],
   ),
   ...of(
+    "cpu/gemm/gemm_narrow.cc",
+    ops("gemm", "grouped_gemm"),
+    ["float* sums = «k0 < KC» ? tile : piece;", "k0 >= 0"],
+    ["«add = true;»", ""],
+    ["if («k1 == k0»)", "false"],
+    ["if (b.x_scale) «v *= scale;»", ""],
+    ["store_n(c, add ? «load_n(c, mr) + r[q]» : r[q], mr);", "r[q]"],
+  ),
+  ...of(
     "cpu/gemm/gemm_tasks.h",
     ops("gemm", "grouped_gemm"),
     ["{item, m * i / best_m, «m * (i + 1) / best_m», panels", "m * (i + 1) / best_m - (i + 1 < best_m)"],

@@ -6,6 +6,7 @@
 #include "gemm_block.h"
 
 #include "gemm_micro.h"
+#include "gemm_narrow.h"
 #include "gemm_vec.h"
 
 namespace esft::cpu::ESFT_ISA {
@@ -45,6 +46,17 @@ bool packs_by_tile(const Block& b, int64_t panels) {
   return !b.a_columns && a_row_bytes(b.kind, b.k) > kRowBytes && panels <= panel_group(b.kind, b.k);
 }
 
+// All tiles, one behind the other.
+void pack_tiles(PanelKind kind, const Rows& a, int64_t m, int64_t tiles, int64_t k, void* out_) {
+  char* out = static_cast<char*>(out_);
+  for (int64_t t = 0, i = 0; t < tiles; t++) {
+    const int64_t mr = tile_height(m, tiles, t);
+    pack_rows(kind, rows_from(a, i), mr, k, out);
+    out += a_row_bytes(kind, k) * mr;
+    i += mr;
+  }
+}
+
 PreparedA prepare_a(const Block& b, int64_t tiles, bool by_tile, void* scratch) {
   const int64_t row_bytes = a_row_bytes(b.kind, b.k);
   if (by_tile) return {A_PACKED, static_cast<const char*>(scratch), 0};
@@ -56,13 +68,7 @@ PreparedA prepare_a(const Block& b, int64_t tiles, bool by_tile, void* scratch) 
   if (b.a_columns) {
     pack_columns(b.kind, b.a, b.a_scale, b.m, tiles, b.k, scratch);
   } else {
-    char* out = static_cast<char*>(scratch);
-    for (int64_t t = 0, i = 0; t < tiles; t++) {
-      const int64_t mr = tile_height(b.m, tiles, t);
-      pack_rows(b.kind, rows_from(b.a, i), mr, b.k, out);
-      out += row_bytes * mr;
-      i += mr;
-    }
+    pack_tiles(b.kind, b.a, b.m, tiles, b.k, scratch);
   }
   return {A_PACKED, static_cast<const char*>(scratch), 0};
 }
@@ -234,7 +240,7 @@ static int64_t group_bytes(PanelKind kind, int64_t k) {
 size_t block_scratch(int64_t m, int64_t k, PanelKind kind, bool panel, int64_t term_k) {
   const int64_t of_term = aligned(m * term_k * 4 + kSpill) + aligned(panel_bytes(PANEL_F32, term_k) * kMaxGroup);
   return size_t(aligned(m * a_row_bytes(kind, k) + kSpill) + (panel ? aligned(group_bytes(kind, k)) : 0) + aligned(m * W * 4) +
-                kMaxTileRows * NR * 4 + of_term);
+                kMaxTileRows * NR * 4 + of_term + (panel ? kNarrowRowBytes : 0));
 }
 
 int64_t pass_k(int64_t k, OutputKind kind) {
@@ -243,7 +249,13 @@ int64_t pass_k(int64_t k, OutputKind kind) {
   return ((k + passes - 1) / passes + 63) / 64 * 64;
 }
 
+static_assert(kPassK * NR * 4 <= kGroupBytes, "the scratch of a pass holds a panel of f32");
+
 static void run_pass(const Block& b, int64_t p0, int64_t p1, void* scratch) {
+  if (narrow_rows_pay(b)) {
+    float* panel = static_cast<float*>(scratch);
+    return narrow_rows(b, panel, panel + b.k * NR);
+  }
   const int64_t per_tile = tile_rows(b.kind), tiles = (b.m + per_tile - 1) / per_tile;
   const int64_t row_bytes = a_row_bytes(b.kind, b.k), steps = panel_steps(b.kind, b.k);
   const int64_t chunk = b.kind == PANEL_PAIR ? KC / 2 : KC;
@@ -257,13 +269,13 @@ static void run_pass(const Block& b, int64_t p0, int64_t p1, void* scratch) {
   float* tile = reinterpret_cast<float*>(at);
   at += kMaxTileRows * NR * 4;
   const PanelKind of_term = term_kind(b);
-  const int64_t term_ld = a_row_bytes(of_term, b.term.k), term_pitch = panel_bytes(of_term, b.term.k);
+  const int64_t term_row_bytes = a_row_bytes(of_term, b.term.k), term_pitch = panel_bytes(of_term, b.term.k);
   char* term_rows = at;
-  at += aligned(b.m * term_ld + kSpill);
+  at += aligned(b.m * term_row_bytes + kSpill);
   char* term_panels = at;
   at += aligned(term_pitch * group);
   char* panel_scratch = at;
-  if (b.term.k) copy_rows(of_term, b.term.u, b.m, b.term.k, term_rows, term_ld / 4);
+  if (b.term.k) pack_tiles(of_term, b.term.u, b.m, tiles, b.term.k, term_rows);
 
   const bool by_tile = packs_by_tile(b, p1 - p0);
   const PreparedA a = prepare_a(b, tiles, by_tile, a_scratch);
@@ -310,20 +322,16 @@ static void run_pass(const Block& b, int64_t p0, int64_t p1, void* scratch) {
         g.add = direct && b.out.add;
         g.panel_ahead = &ahead;
         g.tile_ahead = &tile_ahead;
+        g.tail = {};
         if (reads_outputs) fetch_tile(b, i, mr, p, fetches, &tile_ahead);
         for (int64_t s = 0; s < steps || s == 0; s += chunk) {
           g.steps = min_of(chunk, steps - s);
+          if (b.term.k && s + chunk >= steps)
+            g.tail = {panel_steps(of_term, b.term.k), term_rows + i * term_row_bytes, term_panels + (p - g0) * term_pitch};
           kernel(g);
           g.add = true;
           g.a = static_cast<const char*>(g.a) + a_chunk;
           g.panel = static_cast<const char*>(g.panel) + chunk * NR * 4;
-        }
-        if (b.term.k) {
-          g.a = term_rows + i * term_ld;
-          g.lda = term_ld;
-          g.panel = term_panels + (p - g0) * term_pitch;
-          g.steps = panel_steps(of_term, b.term.k);
-          micro_kernel(of_term, A_ROWS, int(mr))(g);
         }
         if (!direct)
           finish_tile(b, tile, i, mr, p, sums);
@@ -343,6 +351,7 @@ static void run_pass(const Block& b, int64_t p0, int64_t p1, void* scratch) {
 
 void run_block(const Block& b, int64_t p0, int64_t p1, void* scratch) {
   if (b.m <= 0 || p0 >= p1) return;
+  if (b.few_rows) return narrow_columns(b, p0, p1, scratch);
   const int64_t step = pass_k(b.k, b.out.kind);
   if (step == b.k) return run_pass(b, p0, p1, scratch);
   for (int64_t k = 0; k < b.k; k += step) {

@@ -39,6 +39,8 @@ enum PanelSource : int32_t {
   FROM_PANELS = 3,          // packed beforehand
 };
 
+constexpr int64_t kFewRows = 32;
+
 struct Block {
   PanelKind kind;
   int64_t m, n, k;        // n: columns of the product; OUT_GATED: features, i.e. half of them
@@ -46,12 +48,14 @@ struct Block {
   Rows a;                 // m rows of k, or (a_columns) k rows of m
   bool a_columns;
   const float* a_scale;   // a_columns: factor per row of memory, optional
+  bool few_rows;          // FROM_ROWS, a_columns, m <= kFewRows: narrow_columns makes it (gemm_narrow.h)
   PanelSource source;
   Weights w;              // FROM_WEIGHT_*
   Term term;              // FROM_WEIGHT_*: added to the product
   Rows x;                 // FROM_ROWS: k rows
   Activation x_act;       // FROM_ROWS: rows are h = gate | up, and the activation is taken; kind 0: rows as they are
   int64_t x_features;     // FROM_ROWS with x_act: distance of up from gate
+  const float* x_scale;   // few_rows: factor per row of x, optional
   const Panels* panels;   // FROM_PANELS
   Output out;
 };

@@ -4,17 +4,13 @@
 // 2 + MR loads, so the multiply-add units are the limit from about 8 rows on.
 #include "gemm_micro.h"
 
+#include "gemm_vec.h"
+
 namespace esft::cpu::ESFT_ISA {
 
 namespace {
 
-#if defined(__AVX512F__)
-ESFT_INLINE vf broadcast(const char* p) { return (vf)_mm512_set1_ps(*reinterpret_cast<const float*>(p)); }
-#elif defined(__AVX2__)
-ESFT_INLINE vf broadcast(const char* p) { return (vf)_mm256_broadcast_ss(reinterpret_cast<const float*>(p)); }
-#else
-ESFT_INLINE vf broadcast(const char* p) { return splat(*reinterpret_cast<const float*>(p)); }
-#endif
+ESFT_INLINE vf broadcast_at(const char* p) { return broadcast(reinterpret_cast<const float*>(p)); }
 
 // A rows three to a base register: x86 addresses base, base + lda and base + 2·lda without further arithmetic.
 template <int MR, bool kRows>
@@ -22,11 +18,11 @@ struct Source {
   static constexpr int kBases = kRows ? (MR + 2) / 3 : 1;
   const char* base[kBases];
   int64_t lda;
-  ESFT_INLINE Source make(const MicroArgs& g) {
+  ESFT_INLINE Source make(const void* a, int64_t lda) {
     Source s;
-    s.lda = g.lda;
+    s.lda = lda;
 #pragma GCC unroll 8
-    for (int b = 0; b < kBases; b++) s.base[b] = static_cast<const char*>(g.a) + 3 * b * g.lda;
+    for (int b = 0; b < kBases; b++) s.base[b] = static_cast<const char*>(a) + 3 * b * lda;
     return s;
   }
   __attribute__((always_inline)) const char* at(int i, int step) const {
@@ -50,7 +46,7 @@ ESFT_INLINE void step(Sums<MR>& acc, const Source<MR, kRows>& a, const char* row
     const vf b0 = load(reinterpret_cast<const float*>(row)), b1 = load(reinterpret_cast<const float*>(row) + W);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; i++) {
-      const vf x = broadcast(a.at(i, s));
+      const vf x = broadcast_at(a.at(i, s));
       acc.v[i][0] += x * b0;
       acc.v[i][1] += x * b1;
     }
@@ -59,14 +55,14 @@ ESFT_INLINE void step(Sums<MR>& acc, const Source<MR, kRows>& a, const char* row
     const vf lo0 = (vf)(p0 << 16), lo1 = (vf)(p1 << 16);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; i++) {
-      const vf x = broadcast(a.at(i, 2 * s));
+      const vf x = broadcast_at(a.at(i, 2 * s));
       acc.v[i][0] += x * lo0;
       acc.v[i][1] += x * lo1;
     }
     const vf hi0 = (vf)(p0 & 0xffff0000u), hi1 = (vf)(p1 & 0xffff0000u);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; i++) {
-      const vf x = broadcast(a.at(i, 2 * s + 1));
+      const vf x = broadcast_at(a.at(i, 2 * s + 1));
       acc.v[i][0] += x * hi0;
       acc.v[i][1] += x * hi1;
     }
@@ -116,7 +112,7 @@ void micro(const MicroArgs& g) {
   float* c = g.c;
   const int64_t ldc = g.ldc;
   Sums<MR> acc = {};
-  Source<MR, kRows> a = Source<MR, kRows>::make(g);
+  Source<MR, kRows> a = Source<MR, kRows>::make(g.a, g.lda);
   const char* row = static_cast<const char*>(g.panel);
   int64_t steps = g.steps;
   while (steps >= kPrefetchSteps) {
@@ -134,6 +130,16 @@ void micro(const MicroArgs& g) {
     step<MR, kKind, kRows>(acc, a, row, 0);
     a.advance(kSteps);
     row += NR * 4;
+  }
+  if (g.tail.steps) {
+    constexpr PanelKind kTail = kKind == PANEL_DOT ? PANEL_DOT : PANEL_F32;
+    Source<MR, false> u = Source<MR, false>::make(g.tail.a, 0);
+    const char* of_term = static_cast<const char*>(g.tail.panel);
+    for (int64_t s = g.tail.steps; s > 0; s--) {
+      step<MR, kTail, false>(acc, u, of_term, 0);
+      u.advance(1);
+      of_term += NR * 4;
+    }
   }
   if (g.add) {
 #pragma GCC unroll 16

@@ -27,6 +27,14 @@ struct Prefetch {
 };
 constexpr int64_t kPrefetchSteps = 16;
 
+// A low-rank term behind the last steps, in the same sums: its A is packed whatever the product's own is, its panel is PANEL_F32 or,
+// beside PANEL_DOT, that.
+struct MicroTail {
+  int64_t steps;
+  const void* a;
+  const void* panel;
+};
+
 struct MicroArgs {
   const void* a;
   int64_t lda;      // bytes, A_ROWS only
@@ -35,6 +43,7 @@ struct MicroArgs {
   float* c;
   int64_t ldc;
   bool add;         // c += instead of c =
+  MicroTail tail;   // steps 0: none
   Prefetch* panel_ahead;  // the next panels' source, into L2
   Prefetch* tile_ahead;   // what finishing this tile, or the next tile's rows of A, will read: into L1
 };

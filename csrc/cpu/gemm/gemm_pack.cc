@@ -260,22 +260,44 @@ ESFT_INLINE void put(PanelKind kind, void* panel, int64_t k, int64_t column, flo
 
 }  // namespace
 
-// A few thousand elements beside panels of some hundred times as many: plain loops.
+// Vectors where a part's columns begin with a panel row of their own and W rows of the output lie in it; the rest element by element.
 void panel_of_term_rows(PanelKind kind, const Term& t, int64_t n0, int64_t n1, int64_t limit0, int64_t limit1, void* out) {
   memset(out, 0, size_t(panel_bytes(kind, t.k)));
-  for (int64_t c = 0; c < NR; c++) {
-    int64_t row = c < W ? n0 + c : n1 + c - W, p = 0;
-    if (row >= (c < W ? limit0 : limit1)) continue;
+  for (int half = 0; half < 2; half++) {
+    int64_t row = half ? n1 : n0, left = (half ? limit1 : limit0) - row, p = 0;
+    if (left <= 0) continue;
     while (row >= t.parts[p].rows) row -= t.parts[p++].rows;
-    for (int64_t j = 0; j < t.parts[p].cols; j++) put(kind, out, p * t.rank + j, c, value_of(t.parts[p], row, j));
+    const TermPart& part = t.parts[p];
+    const int64_t first = p * t.rank;
+    if (min_of(left, W) <= part.rows - row && (kind == PANEL_F32 || first % 2 == 0)) {
+      const void* rows[W];
+      for (int64_t i = 0; i < W; i++)
+        rows[i] = static_cast<const char*>(part.data) + (row + min_of(i, left - 1)) * part.ld * (part.bf16 ? 2 : 4);
+      float* to = floats(out) + panel_steps(kind, first) * NR + half * W;
+      part.bf16 ? half_panel<true>(kind, rows, part.cols, to) : half_panel<false>(kind, rows, part.cols, to);
+      continue;
+    }
+    for (int64_t c = 0; c < min_of(left, W); c++, row++) {
+      while (row >= t.parts[p].rows) row -= t.parts[p++].rows;
+      for (int64_t j = 0; j < t.parts[p].cols; j++) put(kind, out, p * t.rank + j, half * W + c, value_of(t.parts[p], row, j));
+    }
   }
 }
 
 void panel_of_term_columns(PanelKind kind, const Term& t, int64_t n0, int64_t n, void* out) {
   memset(out, 0, size_t(panel_bytes(kind, t.k)));
-  for (int64_t p = 0; p < t.count; p++)
-    for (int64_t j = 0; j < t.parts[p].rows; j++)
-      for (int64_t c = 0; c < NR && n0 + c < n; c++) put(kind, out, p * t.rank + j, c, value_of(t.parts[p], j, n0 + c));
+  for (int64_t p = 0; p < t.count; p++) {
+    const TermPart& part = t.parts[p];
+    if (part.rows == 0) continue;
+    const int64_t first = p * t.rank, left = n - n0;
+    if (kind == PANEL_F32 || first % 2 == 0) {
+      const Segment s = {part.data, part.ld, part.rows, part.bf16};
+      panels_of_weight_columns(kind, {&s, 1}, n0, min_of(left, NR), 0, part.rows, floats(out) + panel_steps(kind, first) * NR);
+      continue;
+    }
+    for (int64_t j = 0; j < part.rows; j++)
+      for (int64_t c = 0; c < min_of(left, NR); c++) put(kind, out, first + j, c, value_of(part, j, n0 + c));
+  }
 }
 
 namespace {

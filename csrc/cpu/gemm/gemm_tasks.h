@@ -2,7 +2,7 @@
 // The cut never touches k, so results do not depend on it.
 #pragma once
 #include "../context.h"
-#include "gemm_block.h"
+#include "gemm_narrow.h"
 
 namespace esft::cpu::ESFT_ISA {
 
@@ -143,8 +143,9 @@ static void run_blocks(Context& ctx, const Block* blocks, int64_t count, Task* t
   size_t scratch = 0;
   for (int64_t i = 0; i < list.count; i++) {
     const Block& b = blocks[list.tasks[i].item];
-    const size_t s =
-        block_scratch(list.tasks[i].m1 - list.tasks[i].m0, pass_k(b.k, b.out.kind), b.kind, b.source != FROM_PANELS, b.term.k);
+    const int64_t m = list.tasks[i].m1 - list.tasks[i].m0;
+    const size_t s = b.few_rows ? narrow_columns_scratch(m)
+                                : block_scratch(m, pass_k(b.k, b.out.kind), b.kind, b.source != FROM_PANELS, b.term.k);
     if (s > scratch) scratch = s;
   }
   auto run = [&](int64_t i, int worker) {

@@ -4,6 +4,17 @@
 
 namespace esft::cpu::ESFT_ISA {
 
+// *p in all lanes, as an operand of the multiply-add that uses it.
+ESFT_INLINE vf broadcast(const float* p) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_set1_ps(*p);
+#elif defined(__AVX2__)
+  return (vf)_mm256_broadcast_ss(p);
+#else
+  return splat(*p);
+#endif
+}
+
 // Σ a·b in a fixed order.
 ESFT_INLINE float dot(const float* a, const float* b, int64_t n) {
   vf s0 = {}, s1 = {}, s2 = {}, s3 = {};

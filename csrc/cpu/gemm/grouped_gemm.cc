@@ -241,9 +241,9 @@ void grouped_gemm_tn(const esft_grouped_gemm_tn_args& a, Context& ctx) {
         b.x_act = activation_of(a.x_act, a.alpha, a.limit);
         b.x_features = K;
         b.out.kind = OUT_PLAIN;
-        // Few columns (a low rank) would fill part of a panel, and dy is cheaper to lay into panels than into rows of A. A scale
-        // changes what is rounded, and there it stays.
-        if (K <= W && m > K && !a.x_act && !(a.precision && present(a.dy_scale))) {
+        // Few columns (a low rank): as few rows of the transposed product. The scale goes with the narrow side, unless it changes
+        // what is rounded.
+        if (K <= kFewRows && m > K && !a.x_act) {
           const Rows dy = b.a;
           b.a = b.x;
           b.x = dy;
@@ -251,7 +251,9 @@ void grouped_gemm_tn(const esft_grouped_gemm_tn_args& a, Context& ctx) {
           b.n = m;
           b.kind = panel_kind(false, a.precision, K);
           b.out.transposed = true;
+          if (a.precision) b.x_scale = b.a_scale, b.a_scale = nullptr;
         }
+        b.few_rows = b.m <= kFewRows;
         b.out.c = data<float>(dw);
         b.out.ldc = dw.ld;
         b.out.add = a.accumulate != 0;

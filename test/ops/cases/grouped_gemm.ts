@@ -541,6 +541,16 @@ export const groupedGemmCases: readonly OpCase[] = [
     w: "mixed",
     terms: { of: [0, 3], rank: 3, parts: 2 },
   }),
+  // A side of a rank.
+  ...(["f32", "bf16 compute"] as const).flatMap((compute) => {
+    const bf16 = compute === "bf16 compute";
+    return [16, 32, 20, 3].flatMap((rank) => [
+      nnRow(`${compute}, few columns, ${rank}`, [29, 0, 7, 3], 1500, rank, { bf16, gather: true, factor: 0.5 }),
+      nnRow(`${compute}, few columns, ${rank}, added to`, [13, 3], 300, rank, { bf16, w: "mixed", segments: 2, accumulate: true }),
+      ntRow(`${compute}, few outputs, ${rank}`, [29, 0, 7, 3], rank, 1500, { bf16, gather: true, factor: 0.5 }),
+      ntRow(`${compute}, few outputs, ${rank}, added to`, [13, 3], rank, 300, { bf16, w: "mixed", segments: 2, accumulate: true }),
+    ]);
+  }),
   nnRow("clamped SwiGLU without gates", counts("uneven tail"), 50, 33, { act: act.clamped, gate: false }),
   nnRow("rows that are nobody's, bias", counts("empty experts"), 35, 28, { behind: 3, gather: true, act: true, bias: "f32" }),
   nnRow("a sum of several passes, two segments", [2, 0, 3], 3001, 7, { segments: 2, w: "mixed" }),
@@ -578,6 +588,18 @@ export const groupedGemmCases: readonly OpCase[] = [
     tnRow(`${name} on load, gathered, overwritten`, counts("empty experts"), 20, 33, { act: f, xGather: true, overwrite: true }),
     tnRow(`bf16 compute, ${name} on load`, counts("uneven tail"), 33, 40, { act: f, bf16: true }),
   ]),
+  // A side of a rank: more rows than are summed at once, more columns than are kept together, two tiles of the narrow side.
+  ...(["f32", "bf16 compute"] as const).flatMap((compute) => {
+    const bf16 = compute === "bf16 compute";
+    return [
+      tnRow(`${compute}, few rows`, [750, 0, 7, 33], 16, 300, { bf16, xGather: true, scale: true, segments: 2 }),
+      tnRow(`${compute}, few rows, strided, overwritten`, [40, 3], 20, 4200, { bf16, strided: true, overwrite: true }),
+      tnRow(`${compute}, few rows, activation on load`, counts("many rows"), 16, 96, { bf16, act: true, scale: true }),
+      tnRow(`${compute}, few columns`, [750, 0, 7, 33], 300, 16, { bf16, gather: true, scale: true }),
+      tnRow(`${compute}, few columns, strided, overwritten`, [40, 3], 4200, 20, { bf16, strided: true, segments: 2, overwrite: true }),
+      tnRow(`${compute}, few columns, a few`, counts("empty experts"), 35, 5, { bf16, gather: true, scale: true }),
+    ];
+  }),
   tnRow("bf16 compute", counts("uneven tail"), 50, 71, { bf16: true }),
   tnRow("bf16 compute, gathered, two segments", counts("many rows"), 64, 96, { bf16: true, xGather: true, segments: 2, groups: [0, 3] }),
   tnRow("bf16 compute, activation on load, scaled", counts("many rows"), 64, 40, { bf16: true, act: true, gather: true, scale: true }),
