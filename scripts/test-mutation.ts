@@ -27,6 +27,8 @@ const tests: Readonly<Record<string, readonly string[]>> = {
   "lib/data": ["test/data", "test/text", ...["python_text", "template", "tokenizer"].map((t) => `!test/text/${t}.test.ts`)],
   "lib/text": ["test/text"],
   "lib/files": ["test/files", "!test/files/crash_matrix.test.ts"],
+  "lib/answers": ["test/answers"],
+  "lib/generate": ["test/generate"],
   "lib/model/weights": ["test/model", "test/methods"],
   "lib/model": ["test/model", "test/methods"],
 };

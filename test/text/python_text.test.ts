@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { pythonFloatRepr, pythonStringRepr, pythonStrip } from "../../lib/text/python_text.ts";
+import { pythonFloatRepr, pythonSplit, pythonStringRepr, pythonStrip } from "../../lib/text/python_text.ts";
 import { dumpJson, ExactNumber, parseJson } from "../../lib/text/python_json.ts";
 
 describe("text as Python sees it", () => {
@@ -8,6 +8,11 @@ describe("text as Python sees it", () => {
     expect(pythonStrip("\ufeff x \u200b")).toBe("\ufeff x \u200b");
     expect(pythonStrip("👍x👍", "both", "👍")).toBe("x");
     expect(pythonStrip("xxaxx", "left", "x")).toBe("axx");
+  });
+
+  test("split takes the same white space", () => {
+    expect(pythonSplit(" a\u0085\u001c b\u3000\u00a0c\ufeff \n")).toEqual(["a", "b", "c\ufeff"]);
+    expect(pythonSplit(" \t")).toEqual([]);
   });
 
   test("strip knows whole characters, at both ends and one alone", () => {
