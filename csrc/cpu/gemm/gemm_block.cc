@@ -222,6 +222,7 @@ Block block_part(const Block& b, int64_t m0, int64_t m1) {
     p.a = rows_from(b.a, m0);
   if (p.term.k) p.term.u = rows_from(b.term.u, m0);
   if (p.out.c) p.out.c += m0 * (p.out.transposed ? 1 : p.out.ldc);
+  p.out.split -= m0;
   if (p.out.residual) p.out.residual += m0 * p.out.ldr;
   if (p.out.h) p.out.h += m0 * p.out.ldh;
   if (p.out.row_gate) p.out.row_gate += m0;

@@ -22,6 +22,8 @@ struct Output {
   bool add;          // OUT_PLAIN: c += instead of c =
   bool transposed;   // OUT_PLAIN, alone or with add: element (i, j) at c + j·ldc + i; for products of few rows
   bool past_caches;  // large outputs nobody reads soon: streaming stores (not with add)
+  float* c_behind;     // few_rows, not transposed, optional: rows from `split` on lie there, at the pitch ld_behind
+  int64_t ld_behind, split;
   const void* bias;  // optional; OUT_GATED: of gate, then of up; OUT_DGATED: f32 [k]
   bool bias_bf16;
   const float* residual;  // OUT_PLAIN, optional, not with add; row i at residual + i·ldr

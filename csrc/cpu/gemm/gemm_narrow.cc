@@ -204,7 +204,8 @@ void put_sums(const Block& b, const float* sums, int64_t ld, int64_t j0, int64_t
         for (int64_t q = 0; q < left; q++, c += o.ldc) store_n(c, add ? load_n(c, mr) + r[q] : r[q], mr);
       } else {
         for (int64_t i = i0; i < i0 + mr; i++) {
-          float* c = o.c + i * o.ldc + j0 + j;
+          float* row = o.c_behind && i >= o.split ? o.c_behind + (i - o.split) * o.ld_behind : o.c + i * o.ldc;
+          float* c = row + j0 + j;
           const vf v = load(sums + i * ld + j);
           store_n(c, add ? load_n(c, left) + v : v, left);
         }

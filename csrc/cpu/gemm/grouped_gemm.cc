@@ -254,6 +254,16 @@ void grouped_gemm_tn(const esft_grouped_gemm_tn_args& a, Context& ctx) {
           if (a.precision) b.x_scale = b.a_scale, b.a_scale = nullptr;
         }
         b.few_rows = b.m <= kFewRows;
+        // A second segment as narrow (up's beside gate's) reads the same x.
+        const esft_tensor* up = s + 1 < S && b.few_rows && !b.out.transposed ? &a.dw.items[i * S + s + 1] : nullptr;
+        if (up && rows(*up) > 0 && m + rows(*up) <= kFewRows) {
+          b.out.c_behind = data<float>(*up);
+          b.out.ld_behind = up->ld;
+          b.out.split = m;
+          b.m += rows(*up);
+          column += rows(*up);
+          s++;
+        }
         b.out.c = data<float>(dw);
         b.out.ldc = dw.ld;
         b.out.add = a.accumulate != 0;
