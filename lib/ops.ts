@@ -17,4 +17,5 @@ export * from "./ops/elementwise.ts";
 export * from "./ops/experts.ts";
 export * from "./ops/gate.ts";
 export * from "./ops/routing.ts";
+export * from "./ops/sampling.ts";
 export * from "./ops/training.ts";

@@ -24,7 +24,7 @@ export const rooms: readonly Room[] = [
   { at: "quant", uses: ["core"], order: ["floats.h", "gguf.h", "packed_weight.h"], doors: ["packed_weight.h"] },
 
   { at: "cpu", uses: contracts, order: ["simd.h", "activation.h", "integers.h", "context.h", "kernels.h"] },
-  { at: "cpu/rows", uses: [...contracts, "cpu"], order: ["rows.h"] },
+  { at: "cpu/rows", uses: [...contracts, "cpu"], order: ["rows.h", "sample_select.h"] },
   { at: "cpu/attention", uses: [...contracts, "cpu"], order: ["attention_tile.h", "attention_shape.h", "delta_products.h", "delta_chunk.h"] },
   { at: "cpu/gemm", uses: [...contracts, "cpu", "cpu/rows"],
     order: ["gemm_vec.h", "gemm_panel.h", "gemm_micro.h", "gemm_pack.h", "gemm_block.h", "gemm_narrow.h", "gemm_engine.h", "gemm_tasks.h"] },
@@ -37,7 +37,8 @@ export const rooms: readonly Room[] = [
   { at: "cuda", uses: [...contracts, "emu"], order: ["fault.h", "bounded_wait.cuh", "ptx_wgmma.cuh", "ptx.cuh", "types.cuh", "activation.cuh", "reduce.cuh", "fault.cuh"] },
   { at: "cuda/host", uses: [...contracts, "emu", "cuda"], order: ["allocator.h", "tensor_map.h", "context.h", "early_start.cuh", "launch.h", "device.h"] },
   { at: "cuda/rows", uses: [...contracts, "cuda", "cuda/host"],
-    order: ["rows.cuh", "map.cuh", "index_check.cuh", "column_sum.cuh", "supervised_rows.cuh", "rms_norm.cuh", "topk_route.cuh"] },
+    order: ["rows.cuh", "map.cuh", "index_check.cuh", "column_sum.cuh", "supervised_rows.cuh", "rms_norm.cuh", "float_keys.cuh", "topk_route.cuh",
+      "sample.cuh"] },
   { at: "cuda/attention", uses: [...contracts, "cuda", "cuda/host", "cuda/rows"],
     order: ["attention_tile.cuh", "attention.cuh", "attention_backward.cuh", "attention_backward_sm90.cuh",
       "attention_backward_one_sm90.cuh", "delta_chunk.cuh"] },

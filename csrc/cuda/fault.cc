@@ -15,8 +15,9 @@ const char* const kOpNames[] = {
 #undef ESFT_OP_NAME
 };
 
-const char* const kArgumentNames[] = {"ids",    "rows",      "offsets",   "dy_rows", "x_rows", "pos",
-                                      "labels", "positions", "doc_start", "logits",  "bias"};
+const char* const kArgumentNames[] = {
+    "ids",  "rows", "offsets",      "dy_rows",     "x_rows", "pos",   "labels", "positions", "doc_start",         "logits",
+    "bias", "seen", "seen_offsets", "temperature", "u",      "top_k", "top_p",  "min_p",     "repetition_penalty"};
 static_assert(sizeof kArgumentNames / sizeof *kArgumentNames == kArgCount, "a name for every FaultArgument");
 
 struct BarrierWords {
@@ -63,17 +64,28 @@ Error hang_error(const FaultRecord& r) {
                       r.detail, r.detail / 128, words.name, where.c_str(), words.waiting, after));
 }
 
+// What a number in an argument must be.
+const char* number_words(int32_t argument) {
+  switch (FaultArgument(argument)) {
+    case kArgTemperature: return "finite and >= 0";
+    case kArgU: return "in [0, 1)";
+    case kArgRepetitionPenalty: return "finite and > 0";
+    default: return "in 0..1";
+  }
+}
+
 std::string expectation(const FaultRecord& r) {
   const long long limit = r.limit;
   switch (FaultKind(r.kind)) {
     case kBadIndex: return format("in 0..%lld", limit - 1);
     case kBadLabel: return format("-100 or in 0..%lld", limit - 1);
     case kBadOffsets:
-      if (r.detail) return format("at most %lld, the number of rows", limit);
+      if (r.detail) return format("at most %lld, the number of %s", limit, r.argument == kArgSeenOffsets ? "ids" : "rows");
       return r.position == 0 ? "0" : format("at least %lld, the offset before it", limit);
     case kBadDocStart: return format("in %lld..%lld (not before its predecessor, not after itself)", limit, (long long)r.position);
     case kNotPermutation: return "a row that no other slot has";
     case kNotFinite: return "finite";
+    case kBadNumber: return number_words(r.argument);
     case kNoFault:
     case kHungWait:
     case kBadSharedBase: break;
@@ -98,6 +110,11 @@ Error fault_error(const FaultRecord& r) {
     std::memcpy(&value, &bits, sizeof value);
     received = format("%g", double(value));
     if (columns > 0) received += format(" (token %lld)", row);
+  }
+  if (r.kind == kBadNumber) {
+    double value;
+    std::memcpy(&value, &r.value, sizeof value);
+    received = format("%g", value);
   }
   return Error(ESFT_BAD_ARGUMENT, op, argument,
                format("%s: %s[%s] must be %s, received %s", op, argument, at.c_str(), expectation(r).c_str(), received.c_str()));

@@ -16,6 +16,7 @@ enum FaultKind : int32_t {
   kBadDocStart,  // argument[position] = value, must be in limit..position (limit: its predecessor)
   kNotPermutation,  // argument[position] = value, which an earlier slot has
   kNotFinite,  // argument[position] is not finite, value = its f32 bits
+  kBadNumber,  // argument[position] is not what fault.cc says of that argument, value = its bits as f64
   // Of the debug build. The kernel ends with a trap, after which the device serves nothing more.
   kHungWait,  // argument = WaitBarrier, position = CTA, detail = thread, value = shared offset or number of the barrier, limit = parity;
   // of a turn: value = which, limit = how many should have had theirs
@@ -35,6 +36,14 @@ enum FaultArgument : int32_t {
   kArgDocStart,
   kArgLogits,
   kArgBias,
+  kArgSeen,
+  kArgSeenOffsets,
+  kArgTemperature,
+  kArgU,
+  kArgTopK,
+  kArgTopP,
+  kArgMinP,
+  kArgRepetitionPenalty,
   kArgCount
 };
 

@@ -36,6 +36,7 @@ set(CUDA_PORTABLE
     rows/rms_norm_backward.cu
     rows/rope.cu
     rows/route_backward.cu
+    rows/sample.cu
     rows/supervised_rows.cu
     rows/topk_route.cu
     rows/topk_route_block.cu

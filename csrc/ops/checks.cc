@@ -177,13 +177,13 @@ void Extents::expect_apart(const char* op) {
               format("%s[%s] must be %s, received %lld", argument, at.c_str(), expected.c_str(), found));
 }
 
-int64_t check_offsets(const char* op, const esft_tensor& offsets, int64_t n) {
+int64_t check_offsets(const char* op, const esft_tensor& offsets, int64_t n, const char* argument, const char* of) {
   const int32_t* o = data<int32_t>(offsets);
   const int64_t last = numel(offsets) - 1;
-  if (o[0] != 0) bad_index(op, "offsets", offsets, 0, 0, "0", o[0]);
+  if (o[0] != 0) bad_index(op, argument, offsets, 0, 0, "0", o[0]);
   for (int64_t e = 1; e <= last; e++)
-    if (o[e] < o[e - 1]) bad_index(op, "offsets", offsets, 0, e, format("at least %d, the offset before it", o[e - 1]), o[e]);
-  if (o[last] > n) bad_index(op, "offsets", offsets, 0, last, format("at most %lld, the number of rows", (long long)n), o[last]);
+    if (o[e] < o[e - 1]) bad_index(op, argument, offsets, 0, e, format("at least %d, the offset before it", o[e - 1]), o[e]);
+  if (o[last] > n) bad_index(op, argument, offsets, 0, last, format("at most %lld, the number of %s", (long long)n, of), o[last]);
   return o[last];
 }
 

@@ -19,12 +19,15 @@ void expect_plain(const char* op, const char* argument, const esft_weight_list& 
 
 // Checks of index tensors' values, shared by the reference and the CPU kernels (they read host memory).
 // Returns the last offset, at most n: how many rows are somebody's.
-int64_t check_offsets(const char* op, const esft_tensor& offsets, int64_t n);
+int64_t check_offsets(const char* op, const esft_tensor& offsets, int64_t n, const char* argument = "offsets",
+                      const char* of = "rows");
 void check_indices(const char* op, const char* argument, const esft_tensor& index, int64_t limit);
 // The first n of a vector.
 void check_first_indices(const char* op, const char* argument, const esft_tensor& index, int64_t n, int64_t limit);
 void check_labels(const char* op, const char* argument, const esft_tensor& labels, int64_t limit);  // -100 or [0, limit)
 void check_doc_start(const char* op, const char* argument, const esft_tensor& doc_start);  // <= t, non-decreasing
 void check_permutation(const char* op, const char* argument, const esft_tensor& index, int64_t n);
+// The numbers of every row, and the ids it has seen.
+void check_sample_values(const esft_sample_args& args);
 
 }  // namespace esft

@@ -20,6 +20,7 @@
 #include "regroup.h"
 #include "rms_norm.h"
 #include "rope.h"
+#include "sample.h"
 #include "topk_route.h"
 #include "transpose.h"
 
@@ -33,7 +34,7 @@
   X(multiply) X(multiply_backward) \
   X(sigmoid_gate) X(sigmoid_gate_backward) X(scale_rows) \
   X(layer_norm) X(layer_norm_backward) X(transpose) X(soft_cap) \
-  X(grouped_column_sum) X(dropout) X(saliency)
+  X(grouped_column_sum) X(dropout) X(saliency) X(sample)
 
 enum esft_op {
 #define ESFT_OP_ENUM(name) ESFT_OP_##name,

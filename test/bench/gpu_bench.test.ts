@@ -164,7 +164,7 @@ withCuda("benchmark cases on the emulation", () => {
     });
   const families = [
     /^(copy|gemm|head|grad_norm|adamw|saliency)\//,
-    /^(rms_norm|rope|swiglu|soft_cap|add|routing|combine|sigmoid_gate|scale_rows)\//,
+    /^(rms_norm|rope|swiglu|soft_cap|add|routing|combine|sigmoid_gate|scale_rows|sample)\//,
     /^(causal_conv|gated_delta_rule|delta_gates|multiply|regroup|transpose|dropout)\//,
     /^attention/,
     /^grouped/,

@@ -89,8 +89,8 @@ void check_indices_on_device(Context& c, esft_op op, FaultArgument argument, con
 void check_labels_on_device(Context& c, esft_op op, FaultArgument argument, const esft_tensor& labels, int64_t limit) {
   check<kBadLabel>(c, op, argument, labels, limit);
 }
-void check_offsets_on_device(Context& c, esft_op op, const esft_tensor& offsets, int64_t n) {
-  check<kBadOffsets>(c, op, kArgOffsets, offsets, n);
+void check_offsets_on_device(Context& c, esft_op op, const esft_tensor& offsets, int64_t n, FaultArgument argument) {
+  check<kBadOffsets>(c, op, argument, offsets, n);
 }
 void check_doc_start_on_device(Context& c, esft_op op, FaultArgument argument, const esft_tensor& doc_start) {
   check<kBadDocStart>(c, op, argument, doc_start, 0);

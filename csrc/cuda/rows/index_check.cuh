@@ -35,7 +35,8 @@ inline IndexCheck index_check(Context& c, esft_op op, FaultArgument argument, co
 
 void check_indices_on_device(Context& c, esft_op op, FaultArgument argument, const esft_tensor& index, int64_t limit);
 void check_labels_on_device(Context& c, esft_op op, FaultArgument argument, const esft_tensor& labels, int64_t limit);
-void check_offsets_on_device(Context& c, esft_op op, const esft_tensor& offsets, int64_t n);  // n < 0: any last offset
+void check_offsets_on_device(Context& c, esft_op op, const esft_tensor& offsets, int64_t n,  // n < 0: any last offset
+                             FaultArgument argument = kArgOffsets);
 void check_doc_start_on_device(Context& c, esft_op op, FaultArgument argument, const esft_tensor& doc_start);
 void check_permutation_on_device(Context& c, esft_op op, FaultArgument argument, const esft_tensor& index, int64_t n);
 

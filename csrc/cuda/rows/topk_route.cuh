@@ -5,10 +5,11 @@
 #include "../fault.cuh"
 #include "../host/launch.h"
 #include "../reduce.cuh"
+#include "float_keys.cuh"
 
 namespace esft::cuda {
 
-constexpr uint32_t kTaken = 0, kKeyOfZero = 0x80000000u, kKeyOfMinusInf = 0x007fffffu;
+constexpr uint32_t kTaken = 0, kKeyOfZero = 0x80000000u;
 
 // One factor per expert, f32 or bf16; none: all 1.
 struct ExpertScale {
@@ -40,12 +41,6 @@ struct RouteParams {
   ExpertScale expert_scale;
 };
 
-// Integers in the order of floats, −0 and 0 alike; never 0.
-__device__ __forceinline__ uint32_t key_of(float x) {
-  const uint32_t u = float_to_bits(x + 0.0f);
-  return max_of(u >> 31 ? ~u : u | 0x80000000u, 1u);
-}
-__device__ __forceinline__ float value_of(uint32_t key) { return bits_to_float(key >> 31 ? key & 0x7fffffffu : ~key); }
 __device__ __forceinline__ bool finite(float x) { return (float_to_bits(x) & 0x7f800000u) != 0x7f800000u; }
 
 // s of the contract; top and sum: those of the row's softmax.

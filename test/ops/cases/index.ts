@@ -13,6 +13,7 @@ import { gemmBase, gemmCases, gemmPerf } from "./gemm.ts";
 import { groupedColumnSumBase, groupedColumnSumCases, groupedColumnSumPerf } from "./grouped_column_sum.ts";
 import { groupedGemmCases, groupedPerf, nnBase, ntBase, tnBase } from "./grouped_gemm.ts";
 import * as routing from "./routing.ts";
+import { largeSampleCases, sampleBase, sampleCases, samplePerf } from "./sample.ts";
 import {
   adamwBase,
   adamwCases,
@@ -77,6 +78,7 @@ export const bases: readonly OpCase[] = [
   gates.scaleRowsBase,
   groupedColumnSumBase,
   transposeBase,
+  sampleBase,
 ];
 
 export const allCases: readonly OpCase[] = [
@@ -108,6 +110,8 @@ export const allCases: readonly OpCase[] = [
   ...gates.gateCases,
   ...transposeCases,
   ...dropoutCases,
+  ...sampleCases,
+  ...largeSampleCases,
 ];
 
 export const perfRows: readonly PerfRow[] = [
@@ -124,4 +128,5 @@ export const perfRows: readonly PerfRow[] = [
   ...gates.gatePerf,
   ...transposePerf,
   ...dropoutPerf,
+  ...samplePerf,
 ];
