@@ -5,6 +5,7 @@ import { delta } from "./delta.ts";
 import { products } from "./products.ts";
 import { quant } from "./quant.ts";
 import { rows } from "./rows.ts";
+import { sampling } from "./sampling.ts";
 import type { Mutant } from "./mutant.ts";
 
-export const mutants: readonly Mutant[] = [...checks, ...addon, ...rows, ...products, ...delta, ...quant];
+export const mutants: readonly Mutant[] = [...checks, ...addon, ...rows, ...products, ...delta, ...quant, ...sampling];

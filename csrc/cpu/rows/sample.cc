@@ -78,7 +78,7 @@ bool settle(Row& row) {
   for (int64_t c = 0; c < chunks; c++)
     if (!(row.chunks[c].sum == 0)) sum += row.chunks[c].sum * __builtin_exp(double(row.chunks[c].top) - double(row.raw_top));
   row.log_sum = __builtin_log(sum);
-  return sum == sum && row.raw_top > -kInf && row.raw_top < kInf;
+  return sum > 0;
 }
 
 // What is to be done with z once it is final: the greedy token, or the selections. False: z is no distribution.

@@ -140,9 +140,9 @@ void begin_pass(Row& row, Pass pass) {
   }
 }
 
-// Lanes of the vector at i that are kept so far.
+// Lanes of the vector at i that are kept so far; of those beyond the row none, since they are -inf and last < V.
 ESFT_INLINE vi kept_lanes(const Row& row, vf z, int64_t i) {
-  return (z > splat(row.cut)) | ((z == splat(row.cut)) & (lanes_from(i) <= int32_t(row.last)) & (lanes_from(i) < int32_t(row.V)));
+  return (z > splat(row.cut)) | ((z == splat(row.cut)) & (lanes_from(i) <= int32_t(row.last)));
 }
 
 // One round over a part of the row.

@@ -200,6 +200,15 @@ export const sampleCases: readonly OpCase[] = [
   row("strided", 3, 61, { temperature: 1, p: 0.9, top: 32, strided: true }),
   row("several chunks", 3, 9001, { ...all, k: [0, 50, 4000], p: [0.95, 0.9, 0.99] }),
   row("several chunks, ties", 3, 8193, { ...all, k: [0, 500, 4000], p: [0.95, 0.9, 1], min: [0, 0, 0], logits: coarse }),
+  row("several chunks, the first impossible", 2, 9001, {
+    temperature: 1,
+    u: [0, 2 ** -60],
+    logits: (r, R, V) =>
+      f32(
+        [R, V],
+        Array.from(r.normal([R, V]).values, (x, i) => (i % V < 5000 ? -Infinity : x)),
+      ),
+  }),
   row("several chunks, the tail", 2, 12289, { temperature: [1, 4], u: [1 - 2 ** -53, 0.999] }),
   ...([["NaN", NaN], ["+inf", Infinity]] as const).map(([name, value]) => row(name, 3, 30, { ...all, logits: bad(40, value) })), // prettier-ignore
   row("NaN, greedy", 3, 30, { logits: bad(89, NaN), top: 2 }),
