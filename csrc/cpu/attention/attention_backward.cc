@@ -113,7 +113,7 @@ struct Backward {
         p[i] = exp2v(load(r.s + j) * scale2 - splat(r.lse2));
         d[i] = p[i] * (load(r.dp + j) - splat(r.delta));
         if (masked) {
-          const vi seen = lanes_in(j, r.lo, r.hi);
+          const LaneMask seen = lanes_in(j, r.lo, r.hi);
           p[i] = select(seen, p[i], vf{});
           d[i] = select(seen, d[i], vf{});
         }

@@ -46,12 +46,24 @@ ESFT_INLINE vf exp2v(vf x) {
 #endif
 }
 
-// Mask of the lanes whose index base + lane lies in [lo, hi).
-ESFT_INLINE vi lanes_in(int64_t base, int64_t lo, int64_t hi) {
+// The lanes whose index base + lane lies in [lo, hi).
+#if defined(__AVX512F__)
+typedef __mmask16 LaneMask;
+using ESFT_ISA::select;
+ESFT_INLINE vf select(LaneMask mask, vf a, vf b) { return (vf)_mm512_mask_blend_ps(mask, (__m512)b, (__m512)a); }
+#else
+typedef vi LaneMask;
+#endif
+ESFT_INLINE LaneMask lanes_in(int64_t base, int64_t lo, int64_t hi) {
   vi lane;
   for (int i = 0; i < W; i++) lane[i] = i;
   lane = lane + (int32_t)base;
+#if defined(__AVX512F__)
+  const __mmask16 above = _mm512_cmpge_epi32_mask((__m512i)lane, _mm512_set1_epi32((int32_t)lo));
+  return _mm512_mask_cmplt_epi32_mask(above, (__m512i)lane, _mm512_set1_epi32((int32_t)hi));
+#else
   return (lane >= (int32_t)lo) & (lane < (int32_t)hi);
+#endif
 }
 
 // --- precision policies -----------------------------------------------------------------------------------------------
@@ -114,11 +126,32 @@ ESFT_INLINE void with_precision([[maybe_unused]] int64_t precision, F f) {
 
 // --- the register tile --------------------------------------------------------------------------------------------------
 
+// Memory that is wanted soon, in stretches of 256 bytes. A core has some 16 lines under way at a time and stands still when it
+// asks for more: products ask for one stretch every few units, so that memory works while they multiply.
+struct Ahead {
+  static constexpr int64_t kUnits = 8;  // between two stretches
+  static constexpr int kMost = 8 * MR;
+  const char* at[kMost];
+  int count = 0, next = 0;
+
+  void clear() { count = next = 0; }
+  void add(const float* row, int64_t n) {
+    for (int64_t i = 0; i < n && count < kMost; i += 64) at[count++] = reinterpret_cast<const char*>(row + i);
+  }
+  // Reading past what is there is harmless.
+  __attribute__((always_inline)) void fetch() {
+    if (next == count) return;
+    const char* x = at[next++];
+    for (int i = 0; i < 256; i += 64) __builtin_prefetch(x + i);
+  }
+};
+
 enum Init { kZero, kAdd, kScaleAdd };  // c = A·B, c += A·B, c = alpha[row]·c + A·B
 enum Side { kRows, kCols };            // how A is read
 
 template <class P, Side S, int M, int NV>
-static void tile(int64_t units, const float* a, int64_t as, const float* b, float* c, int64_t ldc, Init init, const float* alpha) {
+static void tile(int64_t units, const float* a, int64_t as, const float* b, float* c, int64_t ldc, Init init, const float* alpha,
+                 Ahead& ahead) {
   vf acc[M][NV];
   if (init == kZero) {
 #pragma GCC unroll 16
@@ -135,23 +168,29 @@ static void tile(int64_t units, const float* a, int64_t as, const float* b, floa
     }
   }
   if constexpr (S == kCols) {
-    for (int64_t u = 0; u < units; u++, a += as, b += NR) {
-      vf bv[NV];
-      for (int j = 0; j < NV; j++) bv[j] = load(b + j * W);
+    for (int64_t u = 0; u < units;) {
+      ahead.fetch();
+      for (const int64_t end = min_of(u + Ahead::kUnits, units); u < end; u++, a += as, b += NR) {
+        vf bv[NV];
+        for (int j = 0; j < NV; j++) bv[j] = load(b + j * W);
 #pragma GCC unroll 16
-      for (int i = 0; i < M; i++) P::template fma<NV>(acc[i], a + i, bv);
+        for (int i = 0; i < M; i++) P::template fma<NV>(acc[i], a + i, bv);
+      }
     }
   } else {
     // Few base pointers, three rows on each ([p], [p + s], [p + 2s]): all of them stay in registers.
     const float* p[5];
     for (int g = 0; g < 5; g++) p[g] = a + (g * 3 < M ? g * 3 : 0) * as;
-    for (int64_t u = 0; u < units; u++, b += NR) {
-      vf bv[NV];
-      for (int j = 0; j < NV; j++) bv[j] = load(b + j * W);
+    for (int64_t u = 0; u < units;) {
+      ahead.fetch();
+      for (const int64_t end = min_of(u + Ahead::kUnits, units); u < end; u++, b += NR) {
+        vf bv[NV];
+        for (int j = 0; j < NV; j++) bv[j] = load(b + j * W);
 #pragma GCC unroll 16
-      for (int i = 0; i < M; i++) P::template fma<NV>(acc[i], p[i / 3] + (i % 3) * as, bv);
+        for (int i = 0; i < M; i++) P::template fma<NV>(acc[i], p[i / 3] + (i % 3) * as, bv);
 #pragma GCC unroll 5
-      for (int g = 0; g < (M + 2) / 3; g++) p[g]++;
+        for (int g = 0; g < (M + 2) / 3; g++) p[g]++;
+      }
     }
   }
 #pragma GCC unroll 16
@@ -159,7 +198,7 @@ static void tile(int64_t units, const float* a, int64_t as, const float* b, floa
     for (int j = 0; j < NV; j++) store(c + i * ldc + j * W, acc[i][j]);
 }
 
-typedef void (*TileFn)(int64_t, const float*, int64_t, const float*, float*, int64_t, Init, const float*);
+typedef void (*TileFn)(int64_t, const float*, int64_t, const float*, float*, int64_t, Init, const float*, Ahead&);
 
 template <class P, Side S>
 ESFT_INLINE TileFn tile_for(int64_t m, bool wide) {
@@ -177,14 +216,16 @@ ESFT_INLINE TileFn tile_for(int64_t m, bool wide) {
 // c[m <= MR rows][n columns] (init) A[m, units]·B; panels of B are `bs` apart. The first column may be the second half of a panel.
 template <class P, Side S>
 static void product(int64_t m, int64_t n, int64_t units, const float* a, int64_t as, const float* b, int64_t bs, float* c,
-                    int64_t ldc, Init init, const float* alpha = nullptr, bool half = false) {
+                    int64_t ldc, Init init, const float* alpha = nullptr, bool half = false, Ahead* ahead = nullptr) {
+  Ahead none;
+  if (!ahead) ahead = &none;
   if (half && n > 0) {
-    tile_for<P, S>(m, false)(units, a, as, b + W, c, ldc, init, alpha);
+    tile_for<P, S>(m, false)(units, a, as, b + W, c, ldc, init, alpha, *ahead);
     n -= W, b += bs, c += W;
   }
   const TileFn wide = tile_for<P, S>(m, true);
-  for (; n > W; n -= NR, b += bs, c += NR) wide(units, a, as, b, c, ldc, init, alpha);
-  if (n > 0) tile_for<P, S>(m, false)(units, a, as, b, c, ldc, init, alpha);
+  for (; n > W; n -= NR, b += bs, c += NR) wide(units, a, as, b, c, ldc, init, alpha, *ahead);
+  if (n > 0) tile_for<P, S>(m, false)(units, a, as, b, c, ldc, init, alpha, *ahead);
 }
 
 // --- packing --------------------------------------------------------------------------------------------------------------
@@ -192,15 +233,17 @@ static void product(int64_t m, int64_t n, int64_t units, const float* a, int64_t
 constexpr int64_t kAhead = 8;
 
 // Rows r < n, `d` floats each at row(r) and then d2 from a second matrix, into dst [nz][pitch], zero to the full pitch and nz rows.
-template <class Row>
+template <bool kFetch = true, class Row>
 static void gather_rows(float* dst, int64_t pitch, int64_t n, int64_t nz, const Row& row, int64_t d, const float* src2 = nullptr,
                         int64_t ld2 = 0, int64_t d2 = 0) {
   for (int64_t r = 0; r < n; r++) {
     float* o = dst + r * pitch;
     const float* s = row(r);
     // A head's rows are short and far apart: no hardware prefetcher follows them. (Prefetching past the end is harmless.)
-    const char* ahead = reinterpret_cast<const char*>(row(r + kAhead));
-    for (int64_t c = 0; c < d * 4; c += 64) __builtin_prefetch(ahead + c);
+    if constexpr (kFetch) {
+      const char* ahead = reinterpret_cast<const char*>(row(r + kAhead));
+      for (int64_t c = 0; c < d * 4; c += 64) __builtin_prefetch(ahead + c);
+    }
     int64_t i = 0;
     for (; i + W <= d; i += W) store(o + i, load(s + i));
     if (i < d) store_part(o + i, load_part(s + i, d - i), d - i);
@@ -259,6 +302,7 @@ static void panels_of_rows(float* dst, int64_t bs, int64_t u0, const float* rows
 // n rows of a gathered tile as A rows of units.
 template <class P>
 static void units_of_rows(float* dst, int64_t as, const float* rows, int64_t pitch, int64_t n, int64_t d) {
+  if (P::pair == 1 && dst == rows) return;
   for (int64_t r = 0; r < n; r++) P::row(dst + r * as, rows + r * pitch, d);
 }
 

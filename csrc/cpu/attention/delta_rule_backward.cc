@@ -108,7 +108,7 @@ struct DeltaBackward {
       vf sum = {};
       for (int64_t c = 0; c < n; c += W) {
         const vf d = c <= t ? decays.decay(t, c) : vf{}, r = load(w.gm.row(t) + c);
-        const vi below = lanes_in(c, 0, t);
+        const LaneMask below = lanes_in(c, 0, t);
         sum += select(below, r * d * load(keys.kk.row(t) + c), vf{});
         store(w.ga.row(t) + c, select(lanes_in(c, 0, t + 1), d * load(w.ga.row(t) + c), vf{}));
         store(w.gm.row(t) + c, select(below, minus_beta * d * r, vf{}));

@@ -149,6 +149,8 @@ const shapes: readonly (readonly [string, Shape])[] = [
   ["several blocks", { T: 200, heads: 2, kvHeads: 1, kDim: 64 }],
   ["several blocks, documents, shared keys", { T: 260, heads: 2, kDim: 32, vDim: 48, shared: 16, docs: [0, 70, 75, 190] }],
   ["several blocks, window", { T: 220, heads: 2, kDim: 24, window: 65 }],
+  ["window wider than a block of keys", { T: 160, heads: 1, kDim: 320, window: 130 }],
+  ["window, whole panels of keys", { T: 300, heads: 2, kDim: 64, window: 100 }],
   ["several blocks, narrow window, grouped", { T: 450, heads: 3, kvHeads: 1, kDim: 16, window: 40 }],
   ["window, more heads than a tile has rows", { T: 50, heads: 33, kvHeads: 1, kDim: 8, window: 9 }],
   ["more heads than a step has rows, documents", { T: 24, heads: 62, kvHeads: 1, kDim: 4, docs: [0, 5] }],
