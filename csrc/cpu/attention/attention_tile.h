@@ -130,7 +130,7 @@ ESFT_INLINE void with_precision([[maybe_unused]] int64_t precision, F f) {
 // asks for more: products ask for one stretch every few units, so that memory works while they multiply.
 struct Ahead {
   static constexpr int64_t kUnits = 8;  // between two stretches
-  static constexpr int kMost = 8 * MR;
+  static constexpr int kMost = 32 * MR;
   const char* at[kMost];
   int count = 0, next = 0;
 
