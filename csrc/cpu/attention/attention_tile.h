@@ -138,11 +138,11 @@ struct Ahead {
   void add(const float* row, int64_t n) {
     for (int64_t i = 0; i < n && count < kMost; i += 64) at[count++] = reinterpret_cast<const char*>(row + i);
   }
-  // Reading past what is there is harmless.
+  // Into L2: a step of the backward asks for more than L1 holds. Reading past what is there is harmless.
   __attribute__((always_inline)) void fetch() {
     if (next == count) return;
     const char* x = at[next++];
-    for (int i = 0; i < 256; i += 64) __builtin_prefetch(x + i);
+    for (int i = 0; i < 256; i += 64) __builtin_prefetch(x + i, 0, 2);
   }
 };
 
