@@ -21,6 +21,7 @@ import { BalancePools } from "../../lib/model/layers/balance.ts";
 import { Composer } from "../../lib/model/layers/composer.ts";
 import { ExpertMatrices, Experts } from "../../lib/model/layers/experts.ts";
 import { RopeIndex } from "../../lib/model/rope_table.ts";
+import { StateIndex } from "../../lib/model/states.ts";
 import { Run } from "../../lib/model/run.ts";
 import { act, ActivationPlan, f32 } from "../../lib/model/slots.ts";
 import type { ExpertWeights } from "../../lib/model/spec.ts";
@@ -151,7 +152,7 @@ function expertLayer(
   const plan = new ActivationPlan(device.info.activationDtype);
   const methods = attachments ? [attachments] : [];
   const pools = new BalancePools(plan.planner("model", keep), 1);
-  const c = new Composer(plan.planner("layer", keep), parameters, methods, new RopeIndex(), pools);
+  const c = new Composer(plan.planner("layer", keep), parameters, methods, new RopeIndex(), new StateIndex(), pools);
   const { open, terms } = c.attachedToExperts({ layer: 0, routed: true, experts: parameters.experts, width: D, hidden: F, topK: K });
   const experts = new Experts(new ExpertMatrices(parameters.experts, c), { hidden: F, rowsPerToken: K }, c, terms);
   if (open.length > 0) throw new LayoutError("the terms of a layer that is measured are inside its products");

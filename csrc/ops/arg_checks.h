@@ -23,6 +23,8 @@ void expect_flag(const char* op, const char* argument, int64_t value);  // 0 or 
 void expect_scalar(const char* op, Argument argument, const esft_tensor& t, int32_t dtype);  // one element
 void expect_absent(const char* op, const char* argument, const esft_tensor& t, const char* when);
 void expect_f32(const char* op, Argument argument, const esft_tensor& t, int64_t rows, int64_t cols);
+// What a sequence carries from call to call: f32, contiguous.
+void expect_state(const char* op, Argument argument, const esft_tensor& t, int64_t rows, int64_t cols);
 void expect_i32(const char* op, Argument argument, const esft_tensor& t, int64_t n);
 void expect_f32_vector(const char* op, Argument argument, const esft_tensor& t, int64_t n);
 

@@ -31,6 +31,14 @@ void check_causal_conv(const esft_causal_conv_args& a) {
   check_operands(kOp, a);
   expect_matrix(kOp, "y", a.y, rows(a.x), cols(a.x));
   expect_apart(kOp, {"y", a.y}, {{"x", a.x}, {"weight", a.weight}, {"bias", a.bias}, {"doc_start", a.doc_start}});
+  if (a.states.count == 0) return;
+  for (int64_t i = 0; i < a.states.count; i++) expect_state(kOp, {"states", i}, a.states.items[i], cols(a.weight) - 1, cols(a.x));
+  Extents memory;
+  for (const Named& n : {Named{"x", a.x}, Named{"weight", a.weight}, Named{"bias", a.bias}, Named{"doc_start", a.doc_start}})
+    if (present(n.t)) memory.add(n.name, n.t, false);
+  memory.add("y", a.y, true);
+  memory.add("states", a.states, true);
+  memory.expect_apart(kOp);
 }
 
 void check_causal_conv_backward(const esft_causal_conv_backward_args& a) {

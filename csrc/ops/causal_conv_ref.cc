@@ -29,9 +29,25 @@ struct Taps {
 
 void ref_causal_conv(const esft_causal_conv_args& a) {
   check_doc_start("causal_conv", "doc_start", a.doc_start);
+  check_documents("causal_conv", "states", a.doc_start, a.states.count);
   const Taps<esft_causal_conv_args> taps{a};
-  for (int64_t t = 0; t < rows(a.x); t++)
-    for (int64_t c = 0; c < cols(a.x); c++) put(a.y, t, c, a.silu ? silu(taps.h(t, c)) : taps.h(t, c));
+  const int64_t T = rows(a.x), C = cols(a.x), w = taps.w;
+  const int32_t* start = data<int32_t>(a.doc_start);
+  for (int64_t t = 0, document = -1; t < T; t++) {
+    document += start[t] == t;
+    for (int64_t c = 0; c < C; c++) {
+      double h = taps.h(t, c);
+      for (int64_t j = 0; a.states.count && j < w; j++)
+        if (taps.row(t, j) < 0) h += double(vat(a.weight, c * w + j)) * at(a.states.items[document], t - start[t] + j, c);
+      put(a.y, t, c, a.silu ? silu(h) : h);
+    }
+  }
+  for (int64_t begin = 0, end = 0, document = 0; a.states.count && begin < T; begin = end, document++) {
+    for (end = begin + 1; end < T && start[end] != end; end++);
+    const esft_tensor& state = a.states.items[document];
+    for (int64_t r = 0, n = end - begin; r < w - 1; r++)
+      for (int64_t c = 0; c < C; c++) put(state, r, c, n - (w - 1) + r >= 0 ? at(a.x, end - (w - 1) + r, c) : at(state, n + r, c));
+  }
 }
 
 void ref_causal_conv_backward(const esft_causal_conv_backward_args& a) {

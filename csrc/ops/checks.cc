@@ -107,6 +107,10 @@ void expect_f32(const char* op, Argument argument, const esft_tensor& t, int64_t
   expect_dtype(op, argument, t, ESFT_F32);
   expect_matrix(op, argument, t, r, c);
 }
+void expect_state(const char* op, Argument argument, const esft_tensor& t, int64_t rows, int64_t cols) {
+  expect_f32(op, argument, t, rows, cols);
+  if (!contiguous(t)) fail(op, argument, "contiguous", describe(t));
+}
 void expect_i32(const char* op, Argument argument, const esft_tensor& t, int64_t n) {
   expect_dtype(op, argument, t, ESFT_I32);
   expect_vector(op, argument, t, n);
@@ -216,6 +220,16 @@ void check_doc_start(const char* op, const char* argument, const esft_tensor& do
       bad_index(op, argument, doc_start, 0, t,
                 format("in %lld..%lld (not before its predecessor, not after itself)", (long long)lo, (long long)t), s[t]);
   }
+}
+
+void check_documents(const char* op, const char* list, const esft_tensor& doc_start, int64_t items) {
+  if (items == 0) return;
+  int64_t documents = 0;
+  for (int64_t t = 0; t < numel(doc_start); t++) documents += data<int32_t>(doc_start)[t] == t;
+  if (documents != items)
+    fail_status(
+        ESFT_BAD_ARGUMENT, op, list,
+        format("%s must have an item for each of the %lld documents, received %lld", list, (long long)documents, (long long)items));
 }
 
 void check_permutation(const char* op, const char* argument, const esft_tensor& index, int64_t n) {

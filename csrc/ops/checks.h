@@ -25,7 +25,12 @@ void check_indices(const char* op, const char* argument, const esft_tensor& inde
 // The first n of a vector.
 void check_first_indices(const char* op, const char* argument, const esft_tensor& index, int64_t n, int64_t limit);
 void check_labels(const char* op, const char* argument, const esft_tensor& labels, int64_t limit);  // -100 or [0, limit)
+// As many documents as items, where there are items.
+void check_documents(const char* op, const char* list, const esft_tensor& doc_start, int64_t items);
 void check_doc_start(const char* op, const char* argument, const esft_tensor& doc_start);  // <= t, non-decreasing
+// Of attention_cached.h: documents and caches in step, positions in order, and room for all that is stored and seen.
+void check_cached_rows(const char* op, const esft_tensor& doc_start, const esft_tensor& positions, const esft_tensor_list& caches,
+                       int64_t window, int64_t chunk);
 void check_permutation(const char* op, const char* argument, const esft_tensor& index, int64_t n);
 // The numbers of every row, and the ids it has seen.
 void check_sample_values(const esft_sample_args& args);

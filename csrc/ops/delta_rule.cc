@@ -44,6 +44,16 @@ void check_gated_delta_rule(const esft_gated_delta_rule_args& a) {
   check_operands(kOp, a);
   expect_matrix(kOp, "o", a.o, rows(a.v), cols(a.v));
   expect_apart(kOp, {"o", a.o}, {{"q", a.q}, {"k", a.k}, {"v", a.v}, {"beta", a.beta}, {"g", a.g}, {"doc_start", a.doc_start}});
+  if (a.states.count == 0) return;
+  const int64_t dk = cols(a.q) / a.key_heads, dv = cols(a.v) / a.heads;
+  for (int64_t i = 0; i < a.states.count; i++) expect_state(kOp, {"states", i}, a.states.items[i], a.heads * dk, dv);
+  Extents extents;
+  for (const Named& in :
+       {Named{"q", a.q}, Named{"k", a.k}, Named{"v", a.v}, Named{"beta", a.beta}, Named{"g", a.g}, Named{"doc_start", a.doc_start}})
+    extents.add(in.name, in.t, false);
+  extents.add("o", a.o, true);
+  extents.add("states", a.states, true);
+  extents.expect_apart(kOp);
 }
 
 void check_gated_delta_rule_backward(const esft_gated_delta_rule_backward_args& a) {

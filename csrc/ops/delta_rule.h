@@ -6,6 +6,8 @@
 //   per value head, the state S [dk, dv] = 0 before a token that opens a document (doc_start[t] = t):
 //     S' = e^{g_t} S;   δ = beta_t (v_t − S'ᵀ k̂_t);   S = S' + k̂_t δᵀ;   o_t = Sᵀ q̂_t            o [T, heads·dv] act
 //   g <= 0 is meant (a decay); a larger one is not refused. f32 products and sums whatever the precision of the model.
+//   states  one f32 matrix [heads·dk, dv] per document, contiguous, or no item: S of every value head before the document, in place of
+//           zeros; then S behind it. So a sequence goes on where an earlier call left it.
 //   Kernels compute chunks of 64 tokens of a document by products of matrices (the UT transform of arXiv 2406.06484): equal in exact
 //   arithmetic. They differ from token by token by rounding; the order of every sum is fixed. Scratch of the backward is the states of
 //   all chunks: dk / 64 (CUDA: dk / 32) times v in f32, on the CPU of one document and key head per thread.
@@ -24,7 +26,8 @@
 #include "../core/op_args.h"
 
 #define ESFT_ARGS_gated_delta_rule(F) \
-  F(AIN, q) F(AIN, k) F(AIN, v) F(IN, beta) F(IN, g) F(IN, doc_start) F(AOUT, o) F(I64, key_heads) F(I64, heads) F(F64, eps)
+  F(AIN, q) F(AIN, k) F(AIN, v) F(IN, beta) F(IN, g) F(IN, doc_start) F(LIST_INOUT_OPT, states) F(AOUT, o) \
+  F(I64, key_heads) F(I64, heads) F(F64, eps)
 ESFT_DEFINE_ARGS(gated_delta_rule)
 
 #define ESFT_ARGS_gated_delta_rule_backward(F) \

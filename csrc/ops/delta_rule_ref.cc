@@ -34,9 +34,13 @@ struct Head {
   }
   // S [dk, dv] ← S' (decayed, 0 at a document's start), then S; error = v − S'ᵀ k̂.
   void step(int64_t t, std::vector<double>& S, std::vector<double>& error, std::vector<double>* decayed = nullptr) const {
+    if (opens(t)) S.assign(S.size(), 0);
+    step_on(t, S, error, decayed);
+  }
+  // The same whatever the token opens.
+  void step_on(int64_t t, std::vector<double>& S, std::vector<double>& error, std::vector<double>* decayed = nullptr) const {
     const std::vector<double> k = unit(a.k, t);
-    const double e = opens(t) ? 0 : decay(t);
-    for (double& s : S) s = opens(t) ? 0 : e * s;
+    for (double& s : S) s *= decay(t);
     if (decayed) *decayed = S;
     for (int64_t j = 0; j < dv; j++) {
       error[j] = v(t, j);
@@ -51,11 +55,20 @@ struct Head {
 
 void ref_gated_delta_rule(const esft_gated_delta_rule_args& a) {
   check_doc_start("gated_delta_rule", "doc_start", a.doc_start);
+  check_documents("gated_delta_rule", "states", a.doc_start, a.states.count);
   for (int64_t h = 0; h < a.heads; h++) {
     const Head<esft_gated_delta_rule_args> w{a, h};
     std::vector<double> S(w.dk * w.dv, 0), error(w.dv);
-    for (int64_t t = 0; t < w.T; t++) {
-      w.step(t, S, error);
+    for (int64_t t = 0, document = -1; t < w.T; t++) {
+      document += w.opens(t);
+      float* state = a.states.count ? data<float>(a.states.items[document]) + h * w.dk * w.dv : nullptr;
+      if (state && w.opens(t)) S.assign(state, state + w.dk * w.dv);
+      if (state)
+        w.step_on(t, S, error);
+      else
+        w.step(t, S, error);
+      if (state && (t + 1 == w.T || w.opens(t + 1)))
+        for (int64_t i = 0; i < w.dk * w.dv; i++) state[i] = float(S[i]);
       const std::vector<double> q = w.unit(a.q, t);
       for (int64_t j = 0; j < w.dv; j++) {
         double y = 0;

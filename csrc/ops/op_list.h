@@ -1,6 +1,7 @@
 // All ops, once. X(name) in a fixed order: the index is the op's number in the Backend table.
 #pragma once
 #include "attention.h"
+#include "attention_cached.h"
 #include "causal_conv.h"
 #include "combine.h"
 #include "delta_rule.h"
@@ -28,7 +29,7 @@
   X(grouped_gemm_nt) X(grouped_gemm_nn) X(grouped_gemm_tn) X(combine) X(combine_backward) \
   X(topk_route) X(route_backward) X(load_balance) X(expert_sort) X(count_experts) \
   X(gemm) X(embedding) X(embedding_backward) X(rms_norm) X(rms_norm_backward) X(rope) \
-  X(attention) X(attention_backward) X(swiglu) X(swiglu_backward) X(add) X(scale) X(clamp) X(clamp_backward) \
+  X(attention) X(attention_backward) X(attention_cached) X(swiglu) X(swiglu_backward) X(add) X(scale) X(clamp) X(clamp_backward) \
   X(fill) X(cast) X(mask_grad) X(column_sum) X(linear_cross_entropy) X(grad_norm) X(adamw) \
   X(causal_conv) X(causal_conv_backward) X(gated_delta_rule) X(gated_delta_rule_backward) X(delta_gates) X(delta_gates_backward) X(regroup) \
   X(multiply) X(multiply_backward) \

@@ -13,6 +13,8 @@ export interface HostBatch {
   readonly docStart: Int32Array;
   /** The token to predict at each position (already shifted by one), −100 = not supervised. */
   readonly targets: Int32Array;
+  /** Position of the last token of each token's document, where tokens of it are not in the batch. */
+  readonly lastPositions?: Int32Array;
   /** Number of targets that are not −100. */
   readonly supervised: number;
 }
@@ -56,12 +58,12 @@ export function chunkStarts(docStart: Int32Array, size: number): Int32Array {
 }
 
 /** Row of each token in a table with two rows for each position: the second is for documents of more than `length` tokens. */
-function rowsByLength({ positions, docStart }: HostBatch, length: number): Int32Array {
+function rowsByLength({ positions, docStart, lastPositions }: HostBatch, length: number): Int32Array {
   const T = positions.length;
   const rows = new Int32Array(T);
   for (let begin = 0, end = 0; begin < T; begin = end) {
     let last = 0;
-    for (end = begin; end < T && docStart[end] === docStart[begin]; end++) last = Math.max(last, positions[end]!);
+    for (end = begin; end < T && docStart[end] === docStart[begin]; end++) last = Math.max(last, lastPositions?.[end] ?? positions[end]!);
     for (let t = begin; t < end; t++) rows[t] = 2 * positions[t]! + (last >= length ? 1 : 0);
   }
   return rows;

@@ -14,6 +14,7 @@ import { Norm } from "./layers/norm.ts";
 import { RopeIndex } from "./rope_table.ts";
 import type { Run } from "./run.ts";
 import { act, ActivationPlan } from "./slots.ts";
+import { StateIndex } from "./states.ts";
 import type { Slot } from "./slots.ts";
 import { moeLayers } from "./spec.ts";
 import type { ModelSpec } from "./spec.ts";
@@ -30,6 +31,7 @@ export interface ForwardHooks {
 export class Decoder {
   readonly plan: ActivationPlan;
   readonly ropes: RopeIndex;
+  readonly states: StateIndex;
   /** Of its two load-balancing losses, pooled over layers: what the sum of their layers counts in the loss. */
   readonly balanceFactors: readonly [number, number];
   readonly head: Head;
@@ -51,12 +53,13 @@ export class Decoder {
   constructor(spec: ModelSpec, source: ParameterSource, attachments: readonly Attachments[], keepFrom: number, activation: DType) {
     this.plan = new ActivationPlan(activation);
     this.ropes = new RopeIndex();
+    this.states = new StateIndex();
     this.keepFrom = keepFrom;
     const D = spec.hidden;
     const L = spec.layers.length;
     const pools = new BalancePools(this.plan.planner("model", keepFrom <= L), moeLayers(spec).length);
     const composer = (owner: string, keeps: boolean): Composer =>
-      new Composer(this.plan.planner(owner, keeps), source, attachments, this.ropes, pools);
+      new Composer(this.plan.planner(owner, keeps), source, attachments, this.ropes, this.states, pools);
     const c = composer("model", keepFrom <= L);
     // Layers that keep nothing pass their outputs in two buffers that take turns.
     const passing = Array.from({ length: Math.min(2, keepFrom, L) }, (_, i) => c.plan.shared(act(D), i === 0 ? "xEven" : "xOdd"));

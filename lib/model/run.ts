@@ -6,9 +6,10 @@
 import { MemoryError } from "../errors.ts";
 import * as ops from "../ops.ts";
 import type { Precision } from "../ops.ts";
-import type { Device, Tensor } from "../tensor.ts";
+import type { Device, Tensor, TensorList } from "../tensor.ts";
 import type { PositionTables, RopeHandle, RopeTable } from "./rope_table.ts";
 import type { ActivationPlan, Slot } from "./slots.ts";
+import type { Continued, StateHandle } from "./states.ts";
 
 /** One micro-batch on the device: a flat sequence of T tokens; documents (and batch rows) are told apart by docStart. */
 export interface Batch {
@@ -41,6 +42,8 @@ export class Run {
   balances: readonly [PooledBalance, PooledBalance] | null = null;
   /** Number of the pass, f64 [1], that masks of dropout are functions of; null: nothing is dropped out. */
   dropout: Tensor | null = null;
+  /** Documents go on where earlier passes left them; null: each is whole. */
+  readonly continued: Continued | null;
   /** Parameter gradients are added to; else overwritten, whatever they hold. */
   accumulate = true;
   private readonly plan: ActivationPlan;
@@ -48,7 +51,15 @@ export class Run {
   /** Another object when the tables are others. */
   readonly ropes: PositionTables;
 
-  constructor(init: { device: Device; batch: Batch; precision: Precision; keep: boolean; plan: ActivationPlan; ropes: PositionTables }) {
+  constructor(init: {
+    device: Device;
+    batch: Batch;
+    precision: Precision;
+    keep: boolean;
+    plan: ActivationPlan;
+    ropes: PositionTables;
+    continued?: Continued | null;
+  }) {
     this.device = init.device;
     this.batch = init.batch;
     this.precision = init.precision;
@@ -56,6 +67,7 @@ export class Run {
     this.plan = init.plan;
     this.tensors = init.plan.bind(init.batch.tokens);
     this.ropes = init.ropes;
+    this.continued = init.continued ?? null;
   }
 
   /** A parameter's gradient for an op that can only add: zeros first, in a pass that overwrites. */
@@ -73,6 +85,13 @@ export class Run {
   /** The tensor of a saved slot, or null when no backward will read it. */
   saved(slot: Slot): Tensor | null {
     return this.keep ? (this.tensors[slot.index] ?? null) : null;
+  }
+  /** A layer's states, one for each document; null: documents are whole. */
+  state(handle: StateHandle): TensorList | null {
+    if (!this.continued) return null;
+    const list = this.continued.lists[handle.index];
+    if (!list) throw new MemoryError(`state ${handle.index} was not given`);
+    return list;
   }
   rope(handle: RopeHandle): RopeTable {
     const table = this.ropes.ropes[handle.index];

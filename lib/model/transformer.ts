@@ -16,6 +16,7 @@ import { Run } from "./run.ts";
 import type { PooledBalance } from "./run.ts";
 import type { ActivationPlan } from "./slots.ts";
 import type { ModelSpec } from "./spec.ts";
+import type { Continued, StateSpec } from "./states.ts";
 import type { Parameters } from "./weights/parameters.ts";
 import type { TrainingState } from "./weights/training_state.ts";
 
@@ -197,7 +198,12 @@ export class Transformer {
     this.buffers = null;
   }
 
-  private upload(host: HostBatch, capacity: number, keep: boolean): { decoder: Decoder; run: Run; targets: Tensor } {
+  private upload(
+    host: HostBatch,
+    capacity: number,
+    keep: boolean,
+    continued: Continued | null = null,
+  ): { decoder: Decoder; run: Run; targets: Tensor } {
     const { composed, buffers } = this.ready(Math.max(capacity, host.ids.length), keep);
     const { batch, targets, maxPosition } = buffers.upload(host, this.spec.vocab);
     if (maxPosition >= this.spec.maxPositions)
@@ -207,7 +213,8 @@ export class Transformer {
       );
     const { decoder } = composed;
     const ropes = composed.ropes.upTo(maxPosition + 1);
-    return { decoder, run: new Run({ device: this.device, batch, precision: this.precision, keep, plan: decoder.plan, ropes }), targets };
+    const { device, precision } = this;
+    return { decoder, run: new Run({ device, batch, precision, keep, plan: decoder.plan, ropes, continued }), targets };
   }
 
   /** Forward without keeping anything; the normalised final hidden states [T, D] stay valid until the next call. */
@@ -304,6 +311,28 @@ export class Transformer {
     using last = xf.rows(host.ids.length - 1, host.ids.length);
     decoder.head.logits(run, last, c);
     return await c.readF32();
+  }
+
+  /** What the model as it is composed now keeps of each sequence that `advance` takes. */
+  states(capacity: number): readonly StateSpec[] {
+    return this.ready(capacity, false).composed.decoder.states.specs;
+  }
+  /** Tokens of a document from which on its rotary tables are others, so that nothing kept before serves; null: never. */
+  get lengthLimit(): number | null {
+    return this.composed?.decoder.ropes.length ?? null;
+  }
+
+  /**
+   * The newest tokens of sequences whose states were kept, a document each: their states take them in. Logits [R, V] f32 of the last R
+   * rows of the batch.
+   */
+  advance(host: HostBatch, continued: Continued, logits: Tensor): void {
+    const { decoder, run } = this.upload(host, 0, false, continued);
+    const xf = decoder.forward(run, {});
+    const [T, R] = [host.ids.length, logits.shape[0]!];
+    if (R === T) return decoder.head.logits(run, xf, logits);
+    using last = xf.rows(T - R, T);
+    decoder.head.logits(run, last, logits);
   }
 
   resetLoss(): void {

@@ -1,5 +1,5 @@
-// csrc/ops/attention.h.
-import type { Tensor } from "../tensor.ts";
+// csrc/ops/attention.h, attention_cached.h.
+import type { Tensor, TensorList } from "../tensor.ts";
 import { bind, precision, type From, type Maybe, type Precision } from "./bind.ts";
 
 /** Where heads lie in q, k and v: kv-head g of k starts at column kOffset + g·kStride and is kDim wide, of v likewise. */
@@ -72,3 +72,25 @@ export const attentionBackward = bind<{
   layout: AttentionLayout;
   precision?: Maybe<Precision>;
 }>("attention_backward", layout);
+
+/**
+ * attention of the newest tokens of several sequences over all that these have kept: first stores the new rows of k (with kShared behind
+ * the heads) and v, position p in row p mod rows of the sequence's item. doc_start tells the sequences apart, positions [T] i32 count in each.
+ * kCache: one [C_i, kvHeads·kDim + shared] each, vCache: one [C_i, kvHeads·vDim] each, or null with v: values are the first vDim columns
+ * of the keys. Without `out` the rows are stored and that is all. `chunk`: attention begins anew at its multiples; 0 = never.
+ */
+export const attentionCached = bind<{
+  q: Tensor;
+  k: Tensor;
+  v: Maybe<Tensor>;
+  kShared?: Maybe<Tensor>;
+  sinks?: Maybe<Tensor>;
+  docStart: Tensor;
+  positions: Tensor;
+  kCache: TensorList;
+  vCache: Maybe<TensorList>;
+  out: Maybe<Tensor>;
+  chunk: number;
+  layout: AttentionLayout;
+  precision?: Maybe<Precision>;
+}>("attention_cached", layout);

@@ -1,17 +1,23 @@
 // Linear attention and short convolution: csrc/ops/causal_conv.h, delta_rule.h.
 
-import type { Tensor } from "../tensor.ts";
+import type { Tensor, TensorList } from "../tensor.ts";
 import { bind, flag } from "./bind.ts";
 import type { Ids, Maybe } from "./bind.ts";
 
 /**
  * y[t, c] = f(bias[c] + Σ_j weight[c, j] · x[t − w + 1 + j, c]) within the document of t, f SiLU or the identity. x, y [T, C] act,
- * weight [C, …, w] and bias [C] f32 or bf16, docStart [T] i32.
+ * weight [C, …, w] and bias [C] f32 or bf16, docStart [T] i32. states: f32 [w − 1, C] for each document, what stands before its rows;
+ * then what stands before the next.
  */
-export const causalConv = bind<{ x: Tensor; weight: Tensor; bias?: Maybe<Tensor>; docStart: Tensor; y: Tensor; silu?: boolean }>(
-  "causal_conv",
-  { silu: (a) => flag(a.silu) },
-);
+export const causalConv = bind<{
+  x: Tensor;
+  weight: Tensor;
+  bias?: Maybe<Tensor>;
+  docStart: Tensor;
+  states?: Maybe<TensorList>;
+  y: Tensor;
+  silu?: boolean;
+}>("causal_conv", { silu: (a) => flag(a.silu) });
 
 /** dx overwritten, dweight and dbias f32 +=, each where wanted. */
 export const causalConvBackward = bind<{
@@ -41,8 +47,11 @@ interface DeltaOperands {
   readonly eps: number;
 }
 
-/** Gated delta rule: a state [dk, dv] per value head, anew at every document. o [T, heads · dv] act. Keeps nothing for the backward. */
-export const gatedDeltaRule = bind<DeltaOperands & { readonly o: Tensor }>("gated_delta_rule");
+/**
+ * Gated delta rule: a state [dk, dv] per value head, anew at every document, or from `states`: f32 [heads · dk, dv] for each document,
+ * which is then that behind it. o [T, heads · dv] act. Keeps nothing for the backward.
+ */
+export const gatedDeltaRule = bind<DeltaOperands & { readonly states?: Maybe<TensorList>; readonly o: Tensor }>("gated_delta_rule");
 
 /** Gradients of all operands from dout, overwritten; the states are computed again. */
 export const gatedDeltaRuleBackward = bind<

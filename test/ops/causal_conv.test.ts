@@ -17,7 +17,15 @@ const rows = [
   { name: "no taps", change: { weight: out([4, 1, 0]) }, says: ["weight", "1..8"] },
 ];
 describeRefusals([
-  { base: causalConvBase, rows, freeCols: ["weight"] },
+  {
+    base: causalConvBase,
+    rows: [
+      ...rows,
+      { name: "a state too few", change: { states: [out([2, 4])] }, says: ["states", "2 documents", "received 1"] },
+      { name: "a state too short", change: { states: [out([2, 4]), out([1, 4])] }, says: ["states[1]", "[2, 4]"] },
+    ],
+    freeCols: ["weight"],
+  },
   {
     base: causalConvBackwardBase,
     rows: [...rows.slice(0, 3), { name: "dweight of other taps", change: { dweight: out([4, 1, 4]) }, says: ["dweight", "[4, 3]"] }],

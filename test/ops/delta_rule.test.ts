@@ -29,7 +29,14 @@ const rows = [
   { name: "v of half a head more", change: { v: out([5, 9]) }, says: ["v", "multiple of 4"] },
 ];
 describeRefusals([
-  { base: deltaRuleBase, rows },
+  {
+    base: deltaRuleBase,
+    rows: [
+      ...rows,
+      { name: "a state too few", change: { states: [out([12, 2])] }, says: ["states", "2 documents", "received 1"] },
+      { name: "a state of other heads", change: { states: [out([12, 2]), out([6, 2])] }, says: ["states[1]", "[12, 2]"] },
+    ],
+  },
   { base: deltaRuleBackwardBase, rows },
   { base: deltaGatesBase, rows: [{ name: "a_log of other heads", change: { a_log: out([4]) }, says: ["a_log", "3"] }] },
   { base: deltaGatesBackwardBase, rows: [{ name: "da_log of other heads", change: { da_log: out([4]) }, says: ["da_log", "3"] }] },

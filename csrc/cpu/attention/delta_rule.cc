@@ -31,10 +31,25 @@ struct ForwardScratch {
   }
 };
 
-void walk(const DeltaShape& s, const ForwardScratch& w, const Matrix& o, Document d, int64_t key_head) {
+// The states of the key head's group from a sequence's [heads·dk, dv], or back.
+void load_states(const DeltaShape& s, const ForwardScratch& w, const float* from, int64_t key_head) {
+  for (int64_t i = 0; i < s.group; i++)
+    gather_rows(
+        w.state.row(i * round_up(s.dk, W)), w.state.ld, s.dk, s.dk,
+        [=](int64_t r) { return from + ((key_head * s.group + i) * s.dk + r) * s.dv; }, s.dv);
+}
+void store_states(const DeltaShape& s, const ForwardScratch& w, float* to, int64_t key_head) {
+  for (int64_t i = 0; i < s.group; i++)
+    for (int64_t r = 0; r < s.dk; r++)
+      memcpy(to + ((key_head * s.group + i) * s.dk + r) * s.dv, w.state.row(i * round_up(s.dk, W) + r), s.dv * 4);
+}
+
+// `kept`: the sequence's states, or nullptr: zeros, and nobody wants them afterwards.
+void walk(const DeltaShape& s, const ForwardScratch& w, const Matrix& o, Document d, int64_t key_head, float* kept) {
+  if (kept) load_states(s, w, kept, key_head);
   for (int64_t t0 = d.begin; t0 < d.end; t0 += kChunkTokens) {
     const int64_t n = min_of(kChunkTokens, d.end - t0);
-    const bool first = t0 == d.begin, last = t0 + n == d.end;
+    const bool first = !kept && t0 == d.begin, last = !kept && t0 + n == d.end;
     w.keys.make(s, t0, n, key_head);
     for (int64_t i = 0; i < s.group; i++) {
       const int64_t head = key_head * s.group + i;
@@ -55,6 +70,7 @@ void walk(const DeltaShape& s, const ForwardScratch& w, const Matrix& o, Documen
       if (!last) w.decays.advance(s, w.keys, state, w.x, w.u, n, first);
     }
   }
+  if (kept) store_states(s, w, kept, key_head);
 }
 
 }  // namespace
@@ -62,6 +78,7 @@ void walk(const DeltaShape& s, const ForwardScratch& w, const Matrix& o, Documen
 
 void gated_delta_rule(const esft_gated_delta_rule_args& a, Context& ctx) {
   check_doc_start("gated_delta_rule", "doc_start", a.doc_start);
+  check_documents("gated_delta_rule", "states", a.doc_start, a.states.count);
   const attn::DeltaShape s = attn::delta_shape(a);
   if (s.T == 0) return;
   const int32_t* doc_start = data<int32_t>(a.doc_start);
@@ -73,7 +90,8 @@ void gated_delta_rule(const esft_gated_delta_rule_args& a, Context& ctx) {
   const size_t bytes = attn::ForwardScratch(nullptr, s).bytes;
   parallel_for(ctx, documents * s.key_heads, [&](int64_t i, int worker) {
     const attn::ForwardScratch w(ctx.worker_scratch(worker, bytes), s);
-    attn::walk(s, w, o, list[i / s.key_heads], i % s.key_heads);
+    float* kept = a.states.count ? data<float>(a.states.items[i / s.key_heads]) : nullptr;
+    attn::walk(s, w, o, list[i / s.key_heads], i % s.key_heads, kept);
   });
 }
 

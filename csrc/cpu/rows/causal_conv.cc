@@ -24,8 +24,10 @@ struct Conv {
 
   // Taps before j0 fall before the document of t.
   int64_t first_tap(int64_t t) const { return max_of(0, w - 1 - (t - doc_start[t])); }
-  ESFT_LAMBDA vf h(int64_t t, int64_t j0, int64_t c, int64_t m) const {
+  // `before`: the row that tap 0 reads where the first j0 taps fall before the document; nullptr: zeros.
+  ESFT_LAMBDA vf h(int64_t t, int64_t j0, int64_t c, int64_t m, const float* before = nullptr) const {
     vf sum = load_n(bias + c, m);
+    for (int64_t j = 0; before && j < j0; j++) sum += load_n(taps + j * pitch + c, m) * load_n(before + j * C + c, m);
     for (int64_t j = j0; j < w; j++) sum += load_n(taps + j * pitch + c, m) * load_n(x + (t - w + 1 + j) * ld + c, m);
     return sum;
   }
@@ -70,23 +72,37 @@ ESFT_INLINE vf silu_slope(vf h) {
 
 void causal_conv(const esft_causal_conv_args& a, Context& ctx) {
   check_doc_start("causal_conv", "doc_start", a.doc_start);
+  check_documents("causal_conv", "states", a.doc_start, a.states.count);
   if (rows(a.x) == 0 || cols(a.x) == 0) return;
-  const Conv v = conv_of(a, static_cast<float*>(ctx.shared_scratch(conv_bytes(a))));
+  float* scratch = static_cast<float*>(ctx.shared_scratch(conv_bytes(a) + (a.states.count ? rows(a.x) * 4 : 0)));
+  const Conv v = conv_of(a, scratch);
+  int32_t* document = reinterpret_cast<int32_t*>(scratch) + conv_bytes(a) / 4;  // of each row, where there are states
+  for (int64_t t = 0, n = -1; a.states.count && t < v.T; t++) document[t] = (int32_t)(n += v.doc_start[t] == t);
   const bool nt = streams(a.y);
   for_rows(ctx, v.T, v.C, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; t++) {
       const int64_t j0 = v.first_tap(t);
       float* y = row_of<float>(a.y, t);
+      const float* before =
+          a.states.count && j0 > 0 ? data<float>(a.states.items[document[t]]) + (t - v.doc_start[t]) * v.C : nullptr;
       if (v.silu)
         map(y, v.C, nt, [=](int64_t c, int64_t m) ESFT_LAMBDA {
-          const vf h = v.h(t, j0, c, m);
+          const vf h = v.h(t, j0, c, m, before);
           return h * vsigmoid(h);
         });
       else
-        map(y, v.C, nt, [=](int64_t c, int64_t m) ESFT_LAMBDA { return v.h(t, j0, c, m); });
+        map(y, v.C, nt, [=](int64_t c, int64_t m) ESFT_LAMBDA { return v.h(t, j0, c, m, before); });
     }
     stream_fence();
   });
+  for (int64_t begin = 0, end = 0, n = 0; a.states.count && begin < v.T; begin = end, n++) {
+    for (end = begin + 1; end < v.T && v.doc_start[end] != end; end++);
+    float* state = data<float>(a.states.items[n]);
+    for (int64_t r = 0, fresh = end - begin; r < v.w - 1; r++) {
+      const float* from = fresh - (v.w - 1) + r >= 0 ? v.x + (end - (v.w - 1) + r) * v.ld : state + (fresh + r) * v.C;
+      memmove(state + r * v.C, from, v.C * 4);
+    }
+  }
 }
 
 void causal_conv_backward(const esft_causal_conv_backward_args& a, Context& ctx) {

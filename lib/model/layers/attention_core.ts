@@ -9,6 +9,7 @@ import type { Run } from "../run.ts";
 import { act, f32 } from "../slots.ts";
 import type { Slot } from "../slots.ts";
 import type { HeadsAttentionSpec } from "../spec.ts";
+import type { StateHandle } from "../states.ts";
 import type { Parameter } from "../weights/parameter.ts";
 import type { Composer } from "./composer.ts";
 
@@ -28,11 +29,25 @@ export class AttentionCore {
   private readonly layout: AttentionLayout;
   private readonly sinks: Parameter | null;
   private readonly chunk: RopeHandle | null;
+  private readonly chunkSize: number;
+  private readonly kept: { readonly keys: StateHandle; readonly values: StateHandle };
 
-  constructor(layout: AttentionLayout, c: Composer, { sinks, chunk }: Pick<HeadsAttentionSpec, "sinks" | "chunk"> = {}) {
+  /** @param options shared: width of the part of a key that all heads have in common */
+  constructor(
+    layout: AttentionLayout,
+    c: Composer,
+    { sinks, chunk, shared = 0 }: Pick<HeadsAttentionSpec, "sinks" | "chunk"> & { readonly shared?: number } = {},
+  ) {
     this.layout = layout;
     this.sinks = sinks ? c.parameter(sinks) : null;
     this.chunk = chunk === undefined ? null : c.chunk(chunk);
+    this.chunkSize = chunk ?? 0;
+    const limits = [layout.window, this.chunkSize].filter((n) => n > 0);
+    const reach = limits.length > 0 ? Math.min(...limits) : null;
+    this.kept = {
+      keys: c.state({ kind: "rows", width: layout.kvHeads * layout.kDim + shared, reach }),
+      values: c.state({ kind: "rows", width: layout.kvHeads * layout.vDim, reach }),
+    };
     this.out = c.plan.kept(act(layout.heads * layout.vDim), "out");
     this.lse = c.plan.saved(f32(layout.heads), "lse");
     this.dout = c.plan.backward(act(layout.heads * layout.vDim), "dout");
@@ -42,7 +57,27 @@ export class AttentionCore {
     return this.sinks?.trains ?? false;
   }
 
-  forward(run: Run, { q, k, v, kShared }: AttentionOperands): void {
+  forward(run: Run, operands: AttentionOperands): void {
+    const [keys, values] = [run.state(this.kept.keys), run.state(this.kept.values)];
+    const fresh = run.continued?.fresh ?? true;
+    if (keys)
+      ops.attentionCached(run.device, {
+        ...operands,
+        sinks: this.sinks?.value,
+        docStart: run.batch.docStart,
+        positions: run.batch.positions,
+        kCache: keys,
+        vCache: values,
+        out: fresh ? null : run.at(this.out),
+        chunk: this.chunkSize,
+        layout: this.layout,
+        precision: run.precision,
+      });
+    if (fresh) this.whole(run, operands);
+  }
+
+  /** Of documents that begin here. */
+  private whole(run: Run, { q, k, v, kShared }: AttentionOperands): void {
     ops.attention(run.device, {
       q,
       k,

@@ -5,6 +5,7 @@ import type { TensorSlice } from "../../files/slice.ts";
 import type { RopeHandle, RopeIndex } from "../rope_table.ts";
 import type { Planner } from "../slots.ts";
 import type { LinearSpec, QueryFactorSpec, RopeSpec } from "../spec.ts";
+import type { StateHandle, StateIndex, StateSpec } from "../states.ts";
 import type { Parameter, ParameterList, ParameterSource } from "../weights/parameter.ts";
 import { only } from "./attachment.ts";
 import type { BalancedRouter, BalancePools, RouterSizes } from "./balance.ts";
@@ -25,19 +26,28 @@ export class Composer implements AttachmentContext {
   private readonly source: ParameterSource;
   private readonly methods: readonly Attachments[];
   private readonly ropes: RopeIndex;
+  private readonly states: StateIndex;
   private readonly pools: BalancePools;
 
-  constructor(plan: Planner, source: ParameterSource, methods: readonly Attachments[], ropes: RopeIndex, pools: BalancePools) {
+  constructor(
+    plan: Planner,
+    source: ParameterSource,
+    methods: readonly Attachments[],
+    ropes: RopeIndex,
+    states: StateIndex,
+    pools: BalancePools,
+  ) {
     this.plan = plan;
     this.source = source;
     this.methods = methods;
     this.ropes = ropes;
+    this.states = states;
     this.pools = pools;
   }
 
   /** The same, for a part of the owner. */
   named(part: string): Composer {
-    return new Composer(this.plan.named(part), this.source, this.methods, this.ropes, this.pools);
+    return new Composer(this.plan.named(part), this.source, this.methods, this.ropes, this.states, this.pools);
   }
 
   parameter(ref: TensorSlice): Parameter {
@@ -63,6 +73,11 @@ export class Composer implements AttachmentContext {
 
   chunk(size: number): RopeHandle {
     return this.ropes.chunk(size);
+  }
+
+  /** What a layer keeps of a sequence while it is decoded. */
+  state(spec: StateSpec): StateHandle {
+    return this.states.add(spec);
   }
 
   private weight(of: "base" | "added"): number {

@@ -4,6 +4,7 @@ import * as ops from "../../ops.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { Run } from "../run.ts";
 import type { ConvSpec } from "../spec.ts";
+import type { StateHandle } from "../states.ts";
 import type { Parameter } from "../weights/parameter.ts";
 import type { Composer } from "./composer.ts";
 
@@ -11,11 +12,13 @@ export class Conv {
   private readonly weight: Parameter;
   private readonly bias: Parameter | null;
   private readonly silu: boolean;
+  private readonly kept: StateHandle;
 
   constructor(spec: ConvSpec, c: Composer, options: { silu: boolean }) {
     this.weight = c.parameter(spec.weight);
     this.bias = spec.bias ? c.parameter(spec.bias) : null;
     this.silu = options.silu;
+    this.kept = c.state({ kind: "matrix", rows: spec.taps - 1, cols: spec.channels });
   }
 
   get trains(): boolean {
@@ -23,7 +26,7 @@ export class Conv {
   }
 
   forward(run: Run, x: Tensor, y: Tensor): void {
-    ops.causalConv(run.device, { ...this.operands(run, x), y });
+    ops.causalConv(run.device, { ...this.operands(run, x), states: run.state(this.kept), y });
   }
 
   /** dx: overwritten. Gradients of weight and bias (+)= where they train. */

@@ -8,6 +8,7 @@ import type { Run } from "../run.ts";
 import { act, f32 } from "../slots.ts";
 import type { Planner, Slot } from "../slots.ts";
 import type { DeltaAttentionSpec, LinearSpec } from "../spec.ts";
+import type { StateHandle } from "../states.ts";
 import type { Parameter } from "../weights/parameter.ts";
 import type { Composer } from "./composer.ts";
 import { Conv } from "./conv.ts";
@@ -23,6 +24,7 @@ export class DeltaAttention {
   private readonly dtBias: Parameter;
   private readonly norm: Norm;
   private readonly o: Linear;
+  private readonly kept: StateHandle;
   private readonly slots: ReturnType<typeof slotsOf>;
 
   constructor(spec: DeltaAttentionSpec, c: Composer) {
@@ -39,6 +41,7 @@ export class DeltaAttention {
     this.dtBias = c.parameter(spec.dtBias);
     this.norm = new Norm(spec.norm, c.named("norm"), heads);
     this.o = new Linear(spec.o, c.named("o"));
+    this.kept = c.state({ kind: "matrix", rows: heads * keyDim, cols: valueDim });
     this.slots = slotsOf(c.plan, spec, this.wide, this.narrow);
   }
 
@@ -55,7 +58,8 @@ export class DeltaAttention {
     this.conv.forward(run, run.at(qkv), run.at(mixed));
     const gates = { beta: run.at(beta), g: run.at(g) };
     ops.deltaGates(device, { b: run.at(b), a: run.at(a), aLog: this.aLog.value, dtBias: this.dtBias.value, ...gates });
-    ops.gatedDeltaRule(device, { q: run.at(q), k: run.at(k), v: run.at(v), ...gates, ...this.rule(run), o: run.at(out.whole) });
+    const heads = { q: run.at(q), k: run.at(k), v: run.at(v) };
+    ops.gatedDeltaRule(device, { ...heads, ...gates, ...this.rule(run), states: run.state(this.kept), o: run.at(out.whole) });
     this.norm.forward(run, run.at(out.heads), run.at(normed.heads));
     ops.multiply(device, { a: run.at(normed.whole), b: run.at(z), y: run.at(gated), silu: true });
     return this.o.forward(run, run.at(gated), y, residual);

@@ -38,7 +38,7 @@ export class LatentAttention {
     this.slots = slotsOf(c.plan, spec);
     const stride = nopeDim + vDim;
     const layout = { heads, kvHeads: heads, kDim: nopeDim, kOffset: 0, kStride: stride, vDim, vOffset: nopeDim, vStride: stride };
-    this.core = new AttentionCore({ ...layout, window: 0, scale }, c);
+    this.core = new AttentionCore({ ...layout, window: 0, scale }, c, { shared: spec.ropeDim });
   }
 
   get trains(): boolean {

@@ -1,6 +1,6 @@
 // Cases of what layers of linear attention and short convolution compute: csrc/ops/causal_conv.h, delta_rule.h.
 
-import { at, colsOf, f32, filled, has, i32, ints, number, out, rowsOf, strided, tensor } from "../host.ts";
+import { at, colsOf, f32, filled, has, i32, ints, list, number, out, rowsOf, strided, tensor } from "../host.ts";
 import type { Args, HostTensor, Random } from "../host.ts";
 import { perfCall } from "../perf.ts";
 import type { Backend, PerfRow } from "../perf.ts";
@@ -10,24 +10,39 @@ import { rowOf } from "./dense.ts";
 /** First token of each token's document, from the documents' first tokens. */
 const starts = (T: number, docs: readonly number[] = []): HostTensor =>
   i32(Array.from({ length: T }, (_, t) => Math.max(0, ...docs.filter((d) => d <= t))));
+/** Document of each token, from the first tokens. */
+const documentOf = (a: Args, t: number): number =>
+  [...new Set(Array.from(tensor(a, "doc_start").values))].indexOf(tensor(a, "doc_start").values[t]!);
+const documentsIn = (T: number, docs: readonly number[] = []): number => (T === 0 ? 0 : new Set([0, ...docs]).size);
 const wrapOf = (o: { readonly strided?: boolean }): ((t: HostTensor) => HostTensor) => (o.strided ? (t) => strided(t) : (t) => t);
 
 // ---- causal_conv --------------------------------------------------------------------------------------------------------
 
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
-/** Before the activation: every tap that its document reaches. */
+/** Before the activation: every tap that its document reaches, and its state before it. */
 const convolved = (a: Args, t: number, c: number): number => {
   const [x, weight, start] = [tensor(a, "x"), tensor(a, "weight"), tensor(a, "doc_start").values[t]!];
   const w = colsOf(weight);
   let h = has(a, "bias") ? tensor(a, "bias").values[c]! : 0;
   for (let s = Math.max(start, t - w + 1); s <= t; s++) h += at(weight, c, w - 1 - (t - s)) * at(x, s, c);
+  for (let s = t - w + 1; has(a, "states") && s < start; s++)
+    h += at(weight, c, w - 1 - (t - s)) * at(list(a, "states")[documentOf(a, t)]!, w - 1 + s - start, c);
   return h;
 };
+/** The last rows of state and document. */
+const convStates = (a: Args): Float64Array[] =>
+  list(a, "states").map((state, i) => {
+    const [x, C] = [tensor(a, "x"), colsOf(state)];
+    const mine = Array.from({ length: rowsOf(x) }, (_, t) => t).filter((t) => documentOf(a, t) === i);
+    return Float64Array.from(
+      [...Array.from(state.values), ...mine.flatMap((t) => Array.from({ length: C }, (_, c) => at(x, t, c)))].slice(mine.length * C),
+    );
+  });
 const conv = rowOf("causal_conv", {
   expected: (a) => {
     const [T, C] = [rowsOf(tensor(a, "x")), colsOf(tensor(a, "x"))];
     const h = Array.from({ length: T * C }, (_, i) => convolved(a, Math.floor(i / C), i % C));
-    return { y: a.silu === 1 ? h.map((x) => x * sigmoid(x)) : h };
+    return { y: a.silu === 1 ? h.map((x) => x * sigmoid(x)) : h, ...(has(a, "states") ? { states: convStates(a) } : {}) };
   },
 });
 export interface ConvOptions {
@@ -36,6 +51,8 @@ export interface ConvOptions {
   readonly bias?: boolean;
   readonly w?: "f32" | "bf16";
   readonly strided?: boolean;
+  /** Documents go on where others ended. */
+  readonly states?: boolean;
 }
 export const causalConv =
   (T: number, C: number, taps: number, o: ConvOptions = {}) =>
@@ -44,6 +61,7 @@ export const causalConv =
     weight: r.normal([C, 1, taps], 0.5, o.w ?? "f32"),
     bias: o.bias ? r.normal([C], 1, o.w ?? "f32") : null,
     doc_start: starts(T, o.docs),
+    ...(o.states ? { states: Array.from({ length: documentsIn(T, o.docs) }, () => r.normal([taps - 1, C])) } : {}),
     y: wrapOf(o)(out([T, C])),
     silu: o.silu ? 1 : 0,
   });
@@ -54,7 +72,7 @@ export interface ConvBackOptions extends ConvOptions {
 export const causalConvBackward =
   (T: number, C: number, taps: number, o: ConvBackOptions = {}) =>
   (r: Random): Args => {
-    const { y: _y, ...operands } = causalConv(T, C, taps, o)(r);
+    const { y: _y, states: _states, ...operands } = causalConv(T, C, taps, o)(r);
     const wants = o.wants ?? ["dx", "dweight", "dbias"];
     return {
       ...operands,
@@ -79,6 +97,14 @@ const convs: readonly (readonly [string, number, number, number, ConvOptions])[]
   ["many rows", 700, 96, 4, { docs: [0, 63, 64, 65, 300], silu: true }],
   ["many channels", 130, 1100, 4, { docs: [0, 50], silu: true }],
 ];
+const convsOn: readonly (readonly [string, number, number, number, ConvOptions])[] = [
+  ["one token that goes on", 1, 40, 4, { silu: true, bias: true, states: true }],
+  ["as many tokens as the state has rows", 3, 16, 4, { states: true }],
+  ["documents that go on, some shorter than the taps", 40, 37, 4, { docs: [0, 1, 2, 5, 7, 20], silu: true, bias: true, states: true }],
+  ["tokens of many sequences", 8, 130, 3, { docs: [0, 1, 2, 3, 4, 5, 6, 7], w: "bf16", strided: true, states: true }],
+  ["no taps before", 5, 12, 1, { states: true }],
+  ["eight taps, a long document that goes on", 70, 20, 8, { silu: true, states: true }],
+];
 const convBack = (name: string, T: number, C: number, taps: number, o: ConvBackOptions): OpCase => ({
   op: "causal_conv_backward",
   name,
@@ -86,13 +112,13 @@ const convBack = (name: string, T: number, C: number, taps: number, o: ConvBackO
   k: Math.max(T, 8),
 });
 export const causalConvCases: readonly OpCase[] = [
-  ...convs.map(([name, T, C, taps, o]) => conv(name, causalConv(T, C, taps, o), { k: 8 })),
+  ...[...convs, ...convsOn].map(([name, T, C, taps, o]) => conv(name, causalConv(T, C, taps, o), { k: 8 })),
   ...convs.map(([name, T, C, taps, o]) => convBack(name, T, C, taps, o)),
   convBack("dx alone", 70, 37, 4, { silu: true, wants: ["dx"] }),
   convBack("dweight alone", 70, 37, 4, { silu: true, wants: ["dweight"] }),
   convBack("dbias alone", 70, 37, 4, { silu: true, wants: ["dbias"] }),
 ];
-export const causalConvBase = conv("base", causalConv(5, 4, 3, { bias: true, docs: [0, 2], silu: true }));
+export const causalConvBase = conv("base", causalConv(5, 4, 3, { bias: true, docs: [0, 2], silu: true, states: true }));
 export const causalConvBackwardBase = convBack("base", 5, 4, 3, { bias: true, docs: [0, 2], silu: true });
 
 // ---- gated_delta_rule ---------------------------------------------------------------------------------------------------
@@ -111,6 +137,8 @@ export interface DeltaShape {
   /** The same β and g everywhere: described, not drawn. */
   readonly constant?: boolean;
   readonly strided?: boolean;
+  /** Documents go on where others ended. */
+  readonly states?: boolean;
 }
 export const deltaRule =
   (s: DeltaShape) =>
@@ -125,6 +153,7 @@ export const deltaRule =
       beta: gate(sigmoid),
       g: gate((x, i) => (s.drops && Math.floor(i / heads) % 7 === 6 ? -150 : -decay * Math.exp(x))),
       doc_start: starts(T, s.docs),
+      ...(s.states ? { states: Array.from({ length: documentsIn(T, s.docs) }, () => r.normal([heads * dk, dv], 0.3)) } : {}),
       o: wrapOf(s)(out([T, heads * dv])),
       key_heads: keyHeads,
       heads,
@@ -132,7 +161,8 @@ export const deltaRule =
     };
   };
 /** Token by token, one value head after the other. */
-function expectedDelta(a: Args): { o: Float64Array } {
+function expectedDelta(a: Args): Record<string, Float64Array | Float64Array[]> {
+  const kept = has(a, "states") ? list(a, "states").map((s) => Float64Array.from(s.values)) : null;
   const [q, k, v] = [tensor(a, "q"), tensor(a, "k"), tensor(a, "v")];
   const [T, H, K] = [rowsOf(q), number(a, "heads"), number(a, "key_heads")];
   const [dk, dv] = [colsOf(q) / K, colsOf(v) / H];
@@ -147,23 +177,26 @@ function expectedDelta(a: Args): { o: Float64Array } {
     let S = Array.from({ length: dk }, () => new Array<number>(dv).fill(0));
     for (let t = 0; t < T; t++) {
       const opens = tensor(a, "doc_start").values[t] === t;
-      const e = opens ? 0 : Math.exp(at(tensor(a, "g"), t, h));
-      S = S.map((row) => row.map((s) => (opens ? 0 : e * s)));
+      const e = Math.exp(at(tensor(a, "g"), t, h));
+      const mine = kept?.[documentOf(a, t)];
+      if (opens) S = S.map((row, i) => row.map((_, j) => mine?.[(h * dk + i) * dv + j] ?? 0));
+      S = S.map((row) => row.map((s) => e * s));
       const [kt, qt] = [unit(k, t), unit(q, t)];
       for (let j = 0; j < dv; j++) {
         const seen = kt.reduce((sum, x, i) => sum + x * S[i]![j]!, 0);
         const delta = at(tensor(a, "beta"), t, h) * (at(v, t, h * dv + j) - seen);
         for (let i = 0; i < dk; i++) S[i]![j]! += kt[i]! * delta;
+        for (let i = 0; mine && i < dk; i++) mine[(h * dk + i) * dv + j] = S[i]![j]!;
         o[(t * H + h) * dv + j] = qt.reduce((sum, x, i) => sum + x * S[i]![j]!, 0) / Math.sqrt(dk);
       }
     }
   }
-  return { o };
+  return kept ? { o, states: kept } : { o };
 }
 export const deltaRuleBackward =
   (s: DeltaShape) =>
   (r: Random): Args => {
-    const { o, ...operands } = deltaRule(s)(r);
+    const { o, states: _states, ...operands } = deltaRule(s)(r);
     const like = (name: string): HostTensor => wrapOf(s)(out(tensor(operands, name).shape));
     return {
       ...operands,
@@ -195,6 +228,13 @@ const deltas: readonly (readonly [string, DeltaShape])[] = [
   ["no tokens", { T: 0, keyHeads: 1, heads: 2, dk: 8, dv: 8 }],
   ["one dimension", { T: 20, keyHeads: 1, heads: 1, dk: 1, dv: 1 }],
 ];
+const deltasOn: readonly (readonly [string, DeltaShape])[] = [
+  ["one token that goes on", { T: 1, keyHeads: 1, heads: 2, dk: 16, dv: 16, states: true }],
+  ["tokens of many sequences", { T: 6, keyHeads: 2, heads: 4, dk: 13, dv: 7, docs: [0, 1, 2, 3, 4, 5], states: true }],
+  ["documents that go on", { T: 230, keyHeads: 2, heads: 4, dk: 16, dv: 8, docs: [0, 1, 3, 40, 64, 128, 129, 200], states: true }],
+  ["wide heads that go on", { T: 70, keyHeads: 1, heads: 2, dk: 128, dv: 128, states: true }],
+  ["strided, decays that leave nothing", { T: 90, keyHeads: 1, heads: 2, dk: 9, dv: 10, strided: true, decay: 1e30, states: true }],
+];
 /** Chunked sums against token by token: of all tokens of a document, in every dimension. */
 const deltaSum = (s: DeltaShape): number => 16 * (s.T + s.dk);
 const delta = rowOf("gated_delta_rule", { expected: expectedDelta });
@@ -207,11 +247,11 @@ const deltaBack = (name: string, s: DeltaShape): OpCase => ({
   scale: s.dk === 1 ? 16 : 1,
 });
 export const deltaRuleCases: readonly OpCase[] = [
-  ...deltas.map(([name, s]) => delta(name, deltaRule(s), { k: deltaSum(s) })),
+  ...[...deltas, ...deltasOn].map(([name, s]) => delta(name, deltaRule(s), { k: deltaSum(s) })),
   ...deltas.map(([name, s]) => deltaBack(name, s)),
 ];
 const baseShape: DeltaShape = { T: 5, keyHeads: 2, heads: 4, dk: 3, dv: 2, docs: [0, 2] };
-export const deltaRuleBase = delta("base", deltaRule(baseShape));
+export const deltaRuleBase = delta("base", deltaRule({ ...baseShape, states: true }));
 export const deltaRuleBackwardBase = deltaBack("base", baseShape);
 
 // ---- delta_gates --------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import type { PerfRow } from "../perf.ts";
 import type { OpCase } from "../support.ts";
 import { attentionBackwardBase, attentionBackwardCases, attentionBase, attentionCases, attentionPerf } from "./attention.ts";
+import { cachedBase, cachedCases, cachedPerf } from "./attention_cached.ts";
 import * as combine from "./combine.ts";
 import * as delta from "./delta.ts";
 import * as dense from "./dense.ts";
@@ -48,6 +49,7 @@ export const bases: readonly OpCase[] = [
   dense.ropeBase,
   attentionBase,
   attentionBackwardBase,
+  cachedBase,
   elementwise.swigluBase,
   elementwise.swigluBackwardBase,
   elementwise.addBase,
@@ -98,6 +100,7 @@ export const allCases: readonly OpCase[] = [
   ...elementwise.elementwiseCases,
   ...attentionCases,
   ...attentionBackwardCases,
+  ...cachedCases,
   ...lossCases,
   ...gradNormCases,
   ...saliencyCases,
@@ -119,6 +122,7 @@ export const perfRows: readonly PerfRow[] = [
   ...groupedPerf,
   ...groupedColumnSumPerf,
   ...attentionPerf,
+  ...cachedPerf,
   ...trainingPerf,
   ...dense.densePerf,
   ...elementwise.elementwisePerf,

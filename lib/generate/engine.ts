@@ -1,0 +1,203 @@
+// Continuous batching: sequences join and leave between passes of the model. A pass takes either a piece of one prompt or the newest
+// token of every sequence whose prompt is in, up to `maxBatch`; prompts and tokens take turns, so that a long prompt does not hold up
+// those that are answering. What a sequence gets does not depend on what runs beside it: a piece of a prompt is alone in its pass, and
+// rows of a batch have the bits that they have alone.
+
+import { NonFiniteError } from "../errors.ts";
+import type { HostBatch } from "../model/batch.ts";
+import type { Transformer } from "../model/transformer.ts";
+import type { OneAtATime } from "../task.ts";
+import { throwIfAborted } from "../task.ts";
+import { Chooser } from "./chooser.ts";
+import { Sequence } from "./sequence.ts";
+import type { FinishReason, Listener, SequenceRequest } from "./sequence.ts";
+import { BatchLists, SequenceCache } from "./sequence_cache.ts";
+
+export interface EngineOptions {
+  /** Most sequences of a pass, and that keep a cache at once. Products stream their weights once for up to 16 rows. */
+  readonly maxBatch?: number;
+  /** Most tokens of a prompt in one pass. */
+  readonly piece?: number;
+}
+
+export class Engine {
+  private readonly transformer: Transformer;
+  private readonly use: OneAtATime;
+  private readonly maxBatch: number;
+  private readonly piece: number;
+  private readonly waiting: Sequence[] = [];
+  private active: Sequence[] = [];
+  private serving: Promise<void> | null = null;
+  /** Whether the last pass was a prompt's: then tokens come next. */
+  private promptWasLast = false;
+
+  constructor(transformer: Transformer, use: OneAtATime, { maxBatch = 16, piece = 512 }: EngineOptions = {}) {
+    this.transformer = transformer;
+    this.use = use;
+    this.maxBatch = maxBatch;
+    this.piece = piece;
+  }
+
+  /** Sequences that are being continued, and those that wait for a place. */
+  get load(): { readonly active: number; readonly waiting: number } {
+    return { active: this.active.length, waiting: this.waiting.length };
+  }
+
+  /** Continues a sequence as soon as the model is free and there is a place. */
+  submit(request: SequenceRequest, listener: Listener): Sequence {
+    const sequence = new Sequence(request, listener);
+    this.waiting.push(sequence);
+    this.serving ??= this.serve();
+    return sequence;
+  }
+
+  /** Ends it before its next token. */
+  cancel(sequence: Sequence): void {
+    sequence.cancelled = true;
+  }
+
+  private async serve(): Promise<void> {
+    try {
+      await this.use.whenFree();
+      await this.use.run("generating", undefined, (signal) => this.loop(signal));
+    } catch (error) {
+      for (const s of [...this.active, ...this.waiting]) this.drop(s, () => s.listener.fail(error));
+      this.active = [];
+      this.waiting.length = 0;
+    } finally {
+      this.serving = null;
+      if (this.waiting.length > 0) this.serving = this.serve();
+    }
+  }
+
+  private async loop(signal: AbortSignal): Promise<void> {
+    using lists = new BatchLists();
+    using chooser = new Chooser(this.transformer.device, this.transformer.spec.vocab, this.maxBatch);
+    while (this.waiting.length + this.active.length > 0) {
+      throwIfAborted(signal, "generation");
+      this.admit();
+      const batch = this.nextBatch();
+      if (batch.length > 0) await this.pass(batch, lists, chooser);
+      else await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+
+  /** Takes sequences that wait into free places, and lets those go that nobody wants any more. */
+  private admit(): void {
+    for (const s of [...this.active, ...this.waiting]) if (s.cancelled) this.finish(s, "cancelled");
+    const { transformer, piece } = this;
+    while (this.active.length < this.maxBatch) {
+      const s = this.waiting.shift();
+      if (!s) return;
+      const { prompt, maxTokens } = s.request;
+      if (maxTokens === 0) {
+        s.listener.end("length");
+        continue;
+      }
+      try {
+        const specs = transformer.states(Math.max(piece, this.maxBatch));
+        const positions = Math.min(prompt.length + Math.min(maxTokens, piece), transformer.spec.maxPositions);
+        const { activationDtype } = transformer.device.info;
+        const dtype = transformer.precision === "bf16" ? "bf16" : activationDtype;
+        s.cache = new SequenceCache(transformer.device, specs, dtype, positions, piece);
+        this.active.push(s);
+      } catch (error) {
+        this.drop(s, () => s.listener.fail(error));
+      }
+    }
+  }
+
+  /** A piece of the oldest prompt, or the newest token of all others, in turns where there is both. */
+  private nextBatch(): readonly Sequence[] {
+    const prompt = this.active.find((s) => s.pending > 1);
+    const tokens = this.active.filter((s) => s.pending === 1);
+    const takePrompt = prompt !== undefined && (tokens.length === 0 || !this.promptWasLast);
+    this.promptWasLast = takePrompt;
+    return takePrompt ? [prompt] : tokens;
+  }
+
+  private async pass(batch: readonly Sequence[], lists: BatchLists, chooser: Chooser): Promise<void> {
+    const { transformer } = this;
+    if (this.outgrown(batch)) return;
+    const counts = batch.map((s) => Math.min(s.pending, this.piece));
+    const host = hostOf(batch, counts);
+    batch.forEach((s, i) => s.cache!.reserve(s.cache!.kept + counts[i]!));
+    const fresh = batch.length === 1 && batch[0]!.cache!.kept === 0 && counts[0]! > 1;
+    const logits = chooser.logits(batch.length);
+    transformer.advance(host, { lists: lists.lists(batch.map((s) => s.cache!)), fresh }, logits);
+    batch.forEach((s, i) => (s.cache!.kept += counts[i]!));
+    if (batch[0]!.pending > 0) return; // more of the prompt is to come
+    const chosen = await chooser.choose(batch);
+    batch.forEach((s, i) => this.take(s, chosen[i]!.id, chosen[i]!));
+  }
+
+  /** Sequences whose rotary tables are others from this length on: nothing that was kept serves, they are prompts once more. */
+  private outgrown(batch: readonly Sequence[]): boolean {
+    const limit = this.transformer.lengthLimit;
+    if (limit === null) return false;
+    let any = false;
+    for (const { ids, cache } of batch) {
+      const long = ids.length > limit;
+      if (cache!.kept > 0 && cache!.longTables !== long) {
+        cache!.clear();
+        any = true;
+      }
+      cache!.longTables = long;
+    }
+    return any;
+  }
+
+  private take(
+    s: Sequence,
+    id: number,
+    likelihood: { readonly logprob: number; readonly top: readonly { id: number; logprob: number }[] },
+  ): void {
+    if (s.cancelled) return this.finish(s, "cancelled");
+    if (id < 0) {
+      const error = new NonFiniteError(`generation: the logits after ${s.ids.length} tokens are not finite`);
+      this.active = this.active.filter((x) => x !== s);
+      return this.drop(s, () => s.listener.fail(error));
+    }
+    const { stop, maxTokens } = s.request;
+    if (stop.has(id)) return this.finish(s, "stop");
+    s.ids.push(id);
+    if (s.listener.token(id, likelihood)) return this.finish(s, "stop");
+    if (s.generated >= maxTokens || s.ids.length > this.transformer.spec.maxPositions) this.finish(s, "length");
+  }
+
+  private finish(s: Sequence, reason: FinishReason): void {
+    this.active = this.active.filter((x) => x !== s);
+    const at = this.waiting.indexOf(s);
+    if (at >= 0) this.waiting.splice(at, 1);
+    this.drop(s, () => s.listener.end(reason));
+  }
+  private drop(s: Sequence, tell: () => void): void {
+    s.dispose();
+    tell();
+  }
+}
+
+/** The next `counts` tokens of each sequence as documents of one batch. */
+function hostOf(batch: readonly Sequence[], counts: readonly number[]): HostBatch {
+  const T = counts.reduce((a, b) => a + b, 0);
+  const host = {
+    ids: new Int32Array(T),
+    positions: new Int32Array(T),
+    docStart: new Int32Array(T),
+    lastPositions: new Int32Array(T),
+    targets: new Int32Array(T).fill(-100),
+    supervised: 0,
+  };
+  let at = 0;
+  batch.forEach((s, i) => {
+    const { kept } = s.cache!;
+    for (let j = 0; j < counts[i]!; j++) {
+      host.ids[at + j] = s.ids[kept + j]!;
+      host.positions[at + j] = kept + j;
+      host.docStart[at + j] = at;
+      host.lastPositions[at + j] = s.ids.length - 1;
+    }
+    at += counts[i]!;
+  });
+  return host;
+}
