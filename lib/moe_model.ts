@@ -7,6 +7,13 @@ import { openDevice } from "./device.ts";
 import type { DeviceChoice, OpenedDevice } from "./device.ts";
 import { ConfigError, DataError, NonFiniteError } from "./errors.ts";
 import { Adapter } from "./adapter/adapter.ts";
+import { Engine } from "./generate/engine.ts";
+import { Generation } from "./generate/generation.ts";
+import type { Prepared } from "./generate/generation.ts";
+import { answerOptions } from "./generate/options.ts";
+import type { AnswerOptions, GenerateInput } from "./generate/options.ts";
+import { promptOf } from "./generate/prompt.ts";
+import type { ChatOptions } from "./generate/prompt.ts";
 import { openAdapter } from "./convert/open.ts";
 import { requirePlaces } from "./adapter/tensors.ts";
 import { profileExamples } from "./experts/profiler.ts";
@@ -23,9 +30,9 @@ import { hashCheckpoint } from "./files/hash.ts";
 import type { BaseIdentity } from "./files/hash.ts";
 import { BatchStream } from "./data/stream.ts";
 import { assertVocabulary, loadTokenizer } from "./text/tokenizer.ts";
+import type { Message } from "./text/template.ts";
 import type { Tokenizer } from "./text/tokenizer.ts";
 import { attachmentsOf } from "./methods/attachments.ts";
-import { hostBatch } from "./model/batch.ts";
 import { CHECK_WEIGHTS } from "./model/non_finite.ts";
 import { checkpointSpec } from "./model/families/index.ts";
 import { Parameters } from "./model/weights/parameters.ts";
@@ -65,6 +72,8 @@ export interface LoadOptions extends LongTask {
   readonly checkWeights?: boolean;
 }
 
+export type GenerateOptions = GenerateInput & { readonly signal?: AbortSignal | undefined };
+
 const evaluateSchema = dataSchema.extend({ batchTokens: z.int().min(1).default(4096), rows: z.int().min(1).optional() });
 
 /** A model on a device. One thing runs at a time: while it trains, profiles, evaluates or generates, everything else is refused. */
@@ -79,6 +88,7 @@ export class MoeModel implements TrainSession {
   readonly params: Parameters;
   private tokenizerCache: Tokenizer | null = null;
   private identityCache: BaseIdentity | null = null;
+  private engine: Engine | null = null;
   private disposed = false;
   /** Activations, loss sums and the choice of what trains exist once. */
   private readonly use: OneAtATime;
@@ -310,30 +320,49 @@ export class MoeModel implements TrainSession {
   }
 
   /**
-   * Greedy continuation of token ids, without the prompt (whole forward per token: for checks and samples, not for serving). Ends
-   * before a `stop` id (default: the model's end-of-sequence ids).
+   * Continues a text or token ids. An async iterator of pieces, and `result()`: greedy unless `temperature` is given, at most `maxTokens`
+   * (default 512), ending before the model's end-of-sequence ids (`stopIds`) or a text of `stop`. Several at once are decoded together, and
+   * each is what it would be alone. Begins when the model is free. Ids without `text` give ids alone.
+   * @throws (result and iterator) ConfigError options, no tokenizer · DataError an empty prompt, or ids outside the vocabulary ·
+   * NonFiniteError · MemoryError · AbortError
    */
-  async generate(
-    ids: readonly number[],
-    options: { maxTokens: number; stop?: readonly number[]; signal?: AbortSignal },
-  ): Promise<number[]> {
-    const all = listArgument(ids, "generate: ids").map((id) => wholeArgument(id, "generate: ids"));
-    const { maxTokens } = optionsArgument(options, "generate: options");
-    wholeArgument(maxTokens, "generate: options.maxTokens");
-    if (options.stop !== undefined) listArgument(options.stop, "generate: options.stop");
-    return this.use.run("generating", options.signal, async (signal) => {
-      const stop = new Set(options.stop ?? this.spec.eosIds);
-      this.transformer.prepare(Math.min(ids.length + options.maxTokens, this.spec.maxPositions), false);
-      while (all.length < ids.length + options.maxTokens) {
-        throwIfAborted(signal, "generation");
-        const logits = await this.transformer.lastLogits(hostBatch([{ ids: all, targets: all.map(() => -100) }]));
-        const best = logits.reduce((b, x, i) => (x > logits[b]! ? i : b), 0);
-        if (!Number.isFinite(logits[best]!)) throw new NonFiniteError(`generation: the logits after ${all.length} tokens are not finite`);
-        if (stop.has(best)) break;
-        all.push(best);
-      }
-      return all.slice(ids.length);
-    });
+  generate(prompt: string | readonly number[], options: GenerateOptions & { readonly text?: boolean } = {}): Generation {
+    const { signal, text: asText = typeof prompt === "string", ...rest } = optionsArgument(options, "generate: options");
+    return new Generation(async () => {
+      const answer = answerOptions(rest, "generate");
+      const tokenizer = asText || answer.stops.strings.length > 0 ? await this.tokenizer() : null;
+      const ids = typeof prompt === "string" ? await (await this.tokenizer()).encodeRaw(prompt) : listArgument(prompt, "generate: prompt");
+      return this.answer(ids, answer, tokenizer, true);
+    }, signal);
+  }
+
+  /** The next message of a conversation, by the chat template. @throws see generate; DataError what the template refuses */
+  chat(messages: readonly Message[], options: GenerateOptions & ChatOptions = {}): Generation {
+    const { signal, template, tools, variables, now, ...rest } = optionsArgument(options, "chat: options");
+    return new Generation(async () => {
+      const answer = answerOptions(rest, "chat");
+      const tokenizer = await this.tokenizer();
+      const ids = await promptOf(listArgument(messages, "chat: messages"), tokenizer, { template, tools, variables, now });
+      return this.answer(ids, answer, tokenizer, false);
+    }, signal);
+  }
+
+  private answer(prompt: readonly number[], options: AnswerOptions, tokenizer: Tokenizer | null, continues: boolean): Prepared {
+    this.engine ??= new Engine(this.transformer, this.use);
+    const { vocab, maxPositions, eosIds } = this.spec;
+    if (prompt.length === 0) throw new DataError("a prompt must have at least one token, found none", { where: { key: "prompt" } });
+    const wrong = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= vocab);
+    if (wrong !== undefined)
+      throw new DataError(`a prompt's token id must be in 0..${vocab - 1}, found ${wrong}`, {
+        where: { key: "prompt", token: wrong, vocab },
+      });
+    if (prompt.length > maxPositions)
+      throw new ConfigError(`a prompt of ${prompt.length} tokens exceeds the model's ${maxPositions} positions`, {
+        where: { key: "prompt" },
+      });
+    const turn = tokenizer && !continues ? tokenizer.stopTokens.flatMap((t) => tokenizer.tokenToId(t) ?? []) : [];
+    const stopIds = new Set(options.stopIds ?? [...eosIds, ...turn]);
+    return { engine: this.engine, prompt, options, stopIds, tokenizer, continues };
   }
 
   /**

@@ -97,7 +97,7 @@ describe("one thing at a time", () => {
     const run = model.train({ data: { rows, ...data }, method: "full", outDir: at("busy"), steps: 1, evalFraction: 0 });
     await expect(model.profile(rows)).rejects.toThrow(/busy \(training\)/);
     await run.result;
-    expect((await model.generate([5, 6, 7], { maxTokens: 3, stop: [] })).length).toBe(3);
+    expect((await model.generate([5, 6, 7], { maxTokens: 3, stopIds: [] }).result()).ids).toHaveLength(3);
   });
 
   it("after a run nothing of it is left in the model", async () => {
@@ -207,7 +207,7 @@ describe("disposed while it is used", () => {
   it.each([
     ["profiling", (m: MoeModel) => m.profile(rows, { tokens: 2000, batchTokens: 64, data })],
     ["evaluating", (m: MoeModel) => m.evaluate(rows, { ...data, batchTokens: 64 })],
-    ["generating", (m: MoeModel) => m.generate([5, 6, 7], { maxTokens: 200, stop: [] })],
+    ["generating", (m: MoeModel) => m.generate([5, 6, 7], { maxTokens: 200, stopIds: [] }).result()],
     ["applying an adapter", (m: MoeModel) => m.applyAdapter(at("one"))],
   ])("%s ends first, with DisposedError", async (what, work) => {
     // A look at the weight files that takes its time belongs to the work, too.

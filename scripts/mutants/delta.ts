@@ -29,7 +29,7 @@ export const delta = [
   ...of(
     "cpu/attention/delta_rule.cc",
     ops("delta_rule"),
-    ["const bool first = «t0 == d.begin», last", "t0 == 0"],
+    ["const bool first = !kept && «t0 == d.begin», last", "t0 == 0"],
     ["const int64_t head = «key_head * s.group + i»;", "key_head"],
     ["const vf e = splat(«w.decays.gamma[t]»);", "1.0f"],
   ),
