@@ -195,9 +195,15 @@ ESFT_INLINE uint16_t f32_to_bf16(float f) {
   return (uint16_t)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
 }
 ESFT_INLINE vf load_bf16(const uint16_t* p) {
+#if defined(__AVX512F__)  // g++ makes four shuffles of the plain form
+  return (vf)_mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256((const __m256i*)p)), 16);
+#elif defined(__AVX2__)
+  return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16);
+#else
   vhu h = *reinterpret_cast<const vhu*>(p);
   vu u = __builtin_convertvector(h, vu);
   return (vf)(u << 16);
+#endif
 }
 ESFT_INLINE vf load_bf16_part(const uint16_t* p, int64_t n) {
   uint16_t t[W] = {};

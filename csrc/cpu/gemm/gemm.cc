@@ -22,6 +22,7 @@ Block whole_product(const esft_gemm_args& a, Segment* segment) {
   *segment = {a.b.tensor.data, a.b.tensor.ld, rows(a.b.tensor), bf16};
   b.source = a.mode == NT ? FROM_WEIGHT_ROWS : FROM_WEIGHT_COLUMNS;
   b.w = {segment, 1};
+  b.streams = streams_weights(b);
   b.out.kind = OUT_PLAIN;
   b.out.c = data<float>(a.c);
   b.out.ldc = a.c.ld;

@@ -49,6 +49,7 @@ struct Block {
   int64_t k0;             // FROM_WEIGHT_*: where the block's k starts in the weight
   Rows a;                 // m rows of k, or (a_columns) k rows of m
   bool a_columns;
+  bool streams;           // streams_weights (gemm_stream.h) of the whole product
   const float* a_scale;   // a_columns: factor per row of memory, optional
   bool few_rows;          // FROM_ROWS, a_columns, m <= kFewRows: narrow_columns makes it (gemm_narrow.h)
   PanelSource source;

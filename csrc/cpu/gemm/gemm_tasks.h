@@ -3,6 +3,7 @@
 #pragma once
 #include "../context.h"
 #include "gemm_narrow.h"
+#include "gemm_stream.h"
 
 namespace esft::cpu::ESFT_ISA {
 
@@ -112,7 +113,8 @@ static void cut_tail(TaskList& list, const Block* blocks, int64_t threads) {
   }
 }
 
-ESFT_INLINE int64_t work_of(const Block& b) { return b.m * b.n * (b.out.kind == OUT_GATED ? 2 : 1) * (b.k + b.term.k); }
+// Few rows are bound by the weights that they read.
+ESFT_INLINE int64_t work_of(const Block& b) { return max_of(b.m, b.streams ? 8 : 0) * b.n * (b.out.kind == OUT_GATED ? 2 : 1) * (b.k + b.term.k); }
 
 // Cuts the blocks (whole products) into `tasks` and runs them.
 static void run_blocks(Context& ctx, const Block* blocks, int64_t count, Task* tasks) {
@@ -144,14 +146,16 @@ static void run_blocks(Context& ctx, const Block* blocks, int64_t count, Task* t
   for (int64_t i = 0; i < list.count; i++) {
     const Block& b = blocks[list.tasks[i].item];
     const int64_t m = list.tasks[i].m1 - list.tasks[i].m0;
-    const size_t s = b.few_rows ? narrow_columns_scratch(m)
-                                : block_scratch(m, pass_k(b.k, b.out.kind), b.kind, b.source != FROM_PANELS, b.term.k);
+    const size_t s = b.streams    ? stream_scratch(b)
+                     : b.few_rows ? narrow_columns_scratch(m)
+                                  : block_scratch(m, pass_k(b.k, b.out.kind), b.kind, b.source != FROM_PANELS, b.term.k);
     if (s > scratch) scratch = s;
   }
   auto run = [&](int64_t i, int worker) {
     const Task& t = list.tasks[i];
     const Block b = block_part(blocks[t.item], t.m0, t.m1);
-    run_block(b, t.p0, t.p1, ctx.worker_scratch(worker, scratch));
+    void* mine = ctx.worker_scratch(worker, scratch);
+    b.streams ? stream_block(b, t.p0, t.p1, mine) : run_block(b, t.p0, t.p1, mine);
   };
   if (threads == 1)
     for (int64_t i = 0; i < list.count; i++) run(i, 0);

@@ -140,6 +140,7 @@ void grouped_gemm_nt(const esft_grouped_gemm_nt_args& a, Context& ctx) {
     b.k = cols(a.x);
     b.kind = panel_kind(bf16, a.precision, b.m);
     b.a = rows_of(a.x, a.rows, first);
+    b.streams = streams_weights(b);
     b.term = terms.of(e, first, true, plan.parts + i * terms.parts());
     b.out.factor = float(a.factor);
     b.out.add = a.accumulate != 0;
