@@ -15,6 +15,8 @@ import type { AnswerOptions, GenerateInput } from "./generate/options.ts";
 import { promptOf } from "./generate/prompt.ts";
 import type { ChatOptions } from "./generate/prompt.ts";
 import { openAdapter } from "./convert/open.ts";
+import { ResidentAdapters } from "./adapter/resident.ts";
+import type { LoadedAdapter } from "./adapter/resident.ts";
 import { requirePlaces } from "./adapter/tensors.ts";
 import { profileExamples } from "./experts/profiler.ts";
 import type { ProfileOptions } from "./experts/profiler.ts";
@@ -72,7 +74,11 @@ export interface LoadOptions extends LongTask {
   readonly checkWeights?: boolean;
 }
 
-export type GenerateOptions = GenerateInput & { readonly signal?: AbortSignal | undefined };
+export type GenerateOptions = GenerateInput & {
+  /** Name of a resident adapter (`model.adapters`); default: the model as it is. */
+  readonly adapter?: string | null | undefined;
+  readonly signal?: AbortSignal | undefined;
+};
 
 const evaluateSchema = dataSchema.extend({ batchTokens: z.int().min(1).default(4096), rows: z.int().min(1).optional() });
 
@@ -89,6 +95,8 @@ export class MoeModel implements TrainSession {
   private tokenizerCache: Tokenizer | null = null;
   private identityCache: BaseIdentity | null = null;
   private engine: Engine | null = null;
+  /** Adapters that answers can be made with, side by side. */
+  readonly adapters: ResidentAdapters;
   private disposed = false;
   /** Activations, loss sums and the choice of what trains exist once. */
   private readonly use: OneAtATime;
@@ -109,6 +117,7 @@ export class MoeModel implements TrainSession {
     this.params = params;
     this.transformer = transformer;
     this.use = new OneAtATime(`the model ${dir}`);
+    this.adapters = new ResidentAdapters(transformer, (source) => this.loadAdapter(source, {}, "adapters.add: adapter"));
   }
 
   /**
@@ -287,10 +296,22 @@ export class MoeModel implements TrainSession {
   }
 
   private async replaceWeights(adapter: Adapter | string, task: LongTask): Promise<Adapter> {
+    const { adapter: loaded, values, attachments } = await this.loadAdapter(adapter, task, "applyAdapter: adapter");
+    try {
+      this.transformer.override(values, attachments);
+    } catch (error) {
+      for (const t of values.values()) t.dispose();
+      throw error;
+    }
+    return loaded;
+  }
+
+  /** An adapter for this base, its tensors on the device. */
+  private async loadAdapter(adapter: Adapter | string, task: LongTask, what: string): Promise<LoadedAdapter> {
     const loaded =
       typeof adapter === "string"
         ? await openAdapter(adapter, { base: this.checkpoint, ...task })
-        : instanceArgument(adapter, Adapter, "applyAdapter: adapter");
+        : instanceArgument(adapter, Adapter, what);
     if (typeof adapter !== "string") await loaded.checkBase(this.checkpoint, task);
     requirePlaces(this.spec, loaded.tensors);
     const attachments = attachmentsOf(this.spec, loaded.method, loaded.attached, loaded.experts);
@@ -305,12 +326,11 @@ export class MoeModel implements TrainSession {
             : this.device.tensor("f32", t.shape, Float32Array.from(decodeFloats(bytes, t.dtype)));
         values.set(key, this.params.fromFileOrder(key, tensor));
       }
-      this.transformer.override(values, attachments);
     } catch (error) {
       for (const t of values.values()) t.dispose();
       throw error;
     }
-    return loaded;
+    return { adapter: loaded, values, attachments };
   }
 
   /** The base model again; does nothing when no adapter is applied. */
@@ -327,28 +347,34 @@ export class MoeModel implements TrainSession {
    * NonFiniteError · MemoryError · AbortError
    */
   generate(prompt: string | readonly number[], options: GenerateOptions & { readonly text?: boolean } = {}): Generation {
-    const { signal, text: asText = typeof prompt === "string", ...rest } = optionsArgument(options, "generate: options");
+    const { signal, adapter = null, text: asText = typeof prompt === "string", ...rest } = optionsArgument(options, "generate: options");
     return new Generation(async () => {
       const answer = answerOptions(rest, "generate");
       const tokenizer = asText || answer.stops.strings.length > 0 ? await this.tokenizer() : null;
       const ids = typeof prompt === "string" ? await (await this.tokenizer()).encodeRaw(prompt) : listArgument(prompt, "generate: prompt");
-      return this.answer(ids, answer, tokenizer, true);
+      return this.answer(ids, answer, tokenizer, adapter, true);
     }, signal);
   }
 
   /** The next message of a conversation, by the chat template. @throws see generate; DataError what the template refuses */
   chat(messages: readonly Message[], options: GenerateOptions & ChatOptions = {}): Generation {
-    const { signal, template, tools, variables, now, ...rest } = optionsArgument(options, "chat: options");
+    const { signal, adapter = null, template, tools, variables, now, ...rest } = optionsArgument(options, "chat: options");
     return new Generation(async () => {
       const answer = answerOptions(rest, "chat");
       const tokenizer = await this.tokenizer();
       const ids = await promptOf(listArgument(messages, "chat: messages"), tokenizer, { template, tools, variables, now });
-      return this.answer(ids, answer, tokenizer, false);
+      return this.answer(ids, answer, tokenizer, adapter, false);
     }, signal);
   }
 
-  private answer(prompt: readonly number[], options: AnswerOptions, tokenizer: Tokenizer | null, continues: boolean): Prepared {
-    this.engine ??= new Engine(this.transformer, this.use);
+  private answer(
+    prompt: readonly number[],
+    options: AnswerOptions,
+    tokenizer: Tokenizer | null,
+    adapter: string | null,
+    continues: boolean,
+  ): Prepared {
+    this.engine ??= new Engine(this.transformer, this.use, { adapters: this.adapters });
     const { vocab, maxPositions, eosIds } = this.spec;
     if (prompt.length === 0) throw new DataError("a prompt must have at least one token, found none", { where: { key: "prompt" } });
     const wrong = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= vocab);
@@ -362,7 +388,11 @@ export class MoeModel implements TrainSession {
       });
     const turn = tokenizer && !continues ? tokenizer.stopTokens.flatMap((t) => tokenizer.tokenToId(t) ?? []) : [];
     const stopIds = new Set(options.stopIds ?? [...eosIds, ...turn]);
-    return { engine: this.engine, prompt, options, stopIds, tokenizer, continues };
+    if (adapter !== null) this.adapters.hold(adapter);
+    const release = (): void => {
+      if (adapter !== null) this.adapters.release(adapter);
+    };
+    return { engine: this.engine, prompt, options, stopIds, tokenizer, continues, adapter, release };
   }
 
   /**
@@ -375,6 +405,7 @@ export class MoeModel implements TrainSession {
     void this.use.close();
     this.transformer.dispose();
     this.params.dispose();
+    this.adapters.dispose();
     this.device.dispose();
     void this.checkpoint.files.close();
   }

@@ -13,12 +13,21 @@ import { Sequence } from "./sequence.ts";
 import type { FinishReason, Listener, SequenceRequest } from "./sequence.ts";
 import { BatchLists, SequenceCache } from "./sequence_cache.ts";
 
+/** Which weights a pass computes with. */
+export interface Switch {
+  switchTo(adapter: string | null): void;
+}
+
 export interface EngineOptions {
   /** Most sequences of a pass, and that keep a cache at once. Products stream their weights once for up to 16 rows. */
   readonly maxBatch?: number;
   /** Most tokens of a prompt in one pass. */
   readonly piece?: number;
+  readonly adapters?: Switch;
 }
+
+/** Passes that an adapter has in a row while others wait. */
+const TURN = 8;
 
 export class Engine {
   private readonly transformer: Transformer;
@@ -30,12 +39,17 @@ export class Engine {
   private serving: Promise<void> | null = null;
   /** Whether the last pass was a prompt's: then tokens come next. */
   private promptWasLast = false;
+  private readonly adapters: Switch | null;
+  /** Whose turn it is, and how many passes of it are left while others wait. */
+  private adapter: string | null = null;
+  private turn = 0;
 
-  constructor(transformer: Transformer, use: OneAtATime, { maxBatch = 16, piece = 512 }: EngineOptions = {}) {
+  constructor(transformer: Transformer, use: OneAtATime, { maxBatch = 16, piece = 512, adapters }: EngineOptions = {}) {
     this.transformer = transformer;
     this.use = use;
     this.maxBatch = maxBatch;
     this.piece = piece;
+    this.adapters = adapters ?? null;
   }
 
   /** Sequences that are being continued, and those that wait for a place. */
@@ -73,12 +87,17 @@ export class Engine {
   private async loop(signal: AbortSignal): Promise<void> {
     using lists = new BatchLists();
     using chooser = new Chooser(this.transformer.device, this.transformer.spec.vocab, this.maxBatch);
-    while (this.waiting.length + this.active.length > 0) {
-      throwIfAborted(signal, "generation");
-      this.admit();
-      const batch = this.nextBatch();
-      if (batch.length > 0) await this.pass(batch, lists, chooser);
-      else await new Promise((resolve) => setImmediate(resolve));
+    try {
+      while (this.waiting.length + this.active.length > 0) {
+        throwIfAborted(signal, "generation");
+        this.admit();
+        const batch = this.nextBatch();
+        if (batch.length > 0) await this.pass(batch, lists, chooser);
+        else await new Promise((resolve) => setImmediate(resolve));
+      }
+    } finally {
+      this.adapters?.switchTo(null);
+      this.adapter = null;
     }
   }
 
@@ -109,11 +128,24 @@ export class Engine {
 
   /** A piece of the oldest prompt, or the newest token of all others, in turns where there is both. */
   private nextBatch(): readonly Sequence[] {
-    const prompt = this.active.find((s) => s.pending > 1);
-    const tokens = this.active.filter((s) => s.pending === 1);
+    this.takeTurns();
+    const mine = this.active.filter((s) => s.request.adapter === this.adapter);
+    const prompt = mine.find((s) => s.pending > 1);
+    const tokens = mine.filter((s) => s.pending === 1);
     const takePrompt = prompt !== undefined && (tokens.length === 0 || !this.promptWasLast);
     this.promptWasLast = takePrompt;
     return takePrompt ? [prompt] : tokens;
+  }
+
+  /** Sequences of one adapter run together; adapters take turns, the one that has waited longest next. */
+  private takeTurns(): void {
+    const names = [...new Set(this.active.map((s) => s.request.adapter))];
+    const stays = names.includes(this.adapter);
+    if (names.length === 0 || (stays && (names.length === 1 || this.turn-- > 0))) return;
+    const at = names.indexOf(this.adapter);
+    this.adapter = names[(at + 1) % names.length]!;
+    this.turn = TURN - 1;
+    this.adapters?.switchTo(this.adapter);
   }
 
   private async pass(batch: readonly Sequence[], lists: BatchLists, chooser: Chooser): Promise<void> {

@@ -36,6 +36,10 @@ export interface Prepared {
   readonly prompt: readonly number[];
   readonly options: AnswerOptions;
   readonly stopIds: ReadonlySet<number>;
+  /** Name of a resident adapter; null: the model as it is. */
+  readonly adapter: string | null;
+  /** When it is over, however. */
+  readonly release: () => void;
   /** Null: ids alone, no text. */
   readonly tokenizer: Tokenizer | null;
   /** The text goes on from the prompt, as a completion does. */
@@ -78,7 +82,8 @@ export class Generation implements AsyncIterable<GeneratedPiece> {
     }
   }
 
-  private run({ engine, prompt, options, stopIds, tokenizer, continues }: Prepared): void {
+  private run({ engine, prompt, options, stopIds, tokenizer, continues, adapter, release }: Prepared): void {
+    void this.finished.then(...twice(release));
     const pieces = tokenizer ? new Pieces(tokenizer, continues ? { after: prompt } : {}) : null;
     const scan = options.stops.scan();
     const { maxTokens, sampling } = options;
@@ -92,7 +97,7 @@ export class Generation implements AsyncIterable<GeneratedPiece> {
     };
     if (this.cancelled) return end("cancelled");
     const sequence = engine.submit(
-      { prompt, maxTokens, stop: stopIds, sampling },
+      { prompt, maxTokens, stop: stopIds, sampling, adapter },
       { token: (id, likelihood) => this.take({ id, ...likelihood }, pieces, scan), end, fail: (error) => this.fail(error) },
     );
     this.sequence = { engine, sequence };

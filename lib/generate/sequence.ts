@@ -26,6 +26,8 @@ export interface SequenceRequest {
   /** Tokens that end it and are no part of it. */
   readonly stop: ReadonlySet<number>;
   readonly sampling: Sampling;
+  /** Name of a resident adapter; null: the model as it is. */
+  readonly adapter: string | null;
 }
 
 /** How the next token is chosen from the logits: csrc/ops/sample.h. */

@@ -136,9 +136,9 @@ export class Transformer {
   }
 
   /** Other values of base parameters, and what a method attached with its values: an adapter at inference. See Parameters.override. */
-  override(values: ReadonlyMap<string, Tensor>, attachments: Attachments | null = null): void {
+  override(values: ReadonlyMap<string, Tensor>, attachments: Attachments | null = null, lent = false): void {
     this.recorder.clear();
-    this.params.override(values, attachments?.parameters);
+    this.params.override(values, attachments?.parameters, lent);
     this.attachments = attachments ? [attachments] : [];
   }
   /** Undoes `override`. */

@@ -41,7 +41,7 @@ function greedy(model: Transformer, prompts: readonly (readonly number[])[], opt
           const ids: number[] = [];
           const sampling = { temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, logprobs: 0, uniform: () => 0 };
           engine.submit(
-            { prompt, maxTokens: TOKENS, stop: new Set(), sampling },
+            { prompt, maxTokens: TOKENS, stop: new Set(), sampling, adapter: null },
             { token: (id) => (ids.push(id), false), end: () => resolve(ids), fail: reject },
           );
         }),

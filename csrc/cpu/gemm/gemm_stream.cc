@@ -74,7 +74,8 @@ void dots(const typename P::T* w, int64_t ld, const typename P::X* const* x, int
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) __builtin_prefetch(w + (R + r) * ld + c);  // the next rows; past the last ones it does no harm
     step(
-        c, [](const typename P::T* p) ESFT_LAMBDA { return P::weight(p); }, [](const typename P::X* p) ESFT_LAMBDA { return P::x(p); });
+        c, [](const typename P::T* p) ESFT_LAMBDA { return P::weight(p); },
+        [](const typename P::X* p) ESFT_LAMBDA { return P::x(p); });
   }
   if (whole < k) {
     const int64_t n = k - whole;
@@ -131,7 +132,7 @@ void sums_of_rows(const Block& b, const Inputs& in, int64_t n0, int64_t n1, floa
           sums_of<RoundedF32Weights>(wide, seg.ld, to - from, in.bf16, b.m, b.k, y);
       } else
 #endif
-        if (seg.bf16)
+          if (seg.bf16)
         sums_of<BF16Weights>(narrow, seg.ld, to - from, in.f32, b.m, b.k, y);
       else
         sums_of<F32Weights>(wide, seg.ld, to - from, in.f32, b.m, b.k, y);
@@ -153,7 +154,8 @@ void add_term(const Block& b, int64_t n0, int64_t n1, float* out) {
         float sum = 0;
         for (int64_t r = 0; r < part.cols; r++) {
           const int64_t at = (n - first) * part.ld + r;
-          const float y = part.bf16 ? bf16_to_f32(static_cast<const uint16_t*>(part.data)[at]) : static_cast<const float*>(part.data)[at];
+          const float y =
+              part.bf16 ? bf16_to_f32(static_cast<const uint16_t*>(part.data)[at]) : static_cast<const float*>(part.data)[at];
           sum += b.kind == PANEL_DOT ? rounded_to_bf16(u[r]) * rounded_to_bf16(y) : u[r] * y;
         }
         out[i * NR + (n - n0)] += sum;

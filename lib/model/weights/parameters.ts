@@ -32,6 +32,8 @@ export class Parameters implements ParameterSource {
   /** Lists that hold memory. */
   private readonly lists = new Set<ParameterList>();
   private readonly replaced = new Set<BaseParameter>();
+  /** Of replaced and attached values, those that belong to somebody else. */
+  private readonly lent = new Set<Tensor>();
   /** Changes whenever another set of parameters trains or is attached. */
   epoch = 0;
   /** Weights that are quantised on disk were rounded to bf16 (option dequantise), and would be f32. */
@@ -206,16 +208,16 @@ export class Parameters implements ParameterSource {
   }
 
   private dropAttached(): void {
-    for (const p of this.attachedByKey.values()) if (p.value !== p.master) p.value.dispose();
+    for (const p of this.attachedByKey.values()) if (p.value !== p.master && !this.lent.has(p.value)) p.value.dispose();
     this.attachedByKey.clear();
   }
 
   /**
    * Replaces values without training them (an adapter at inference), all or none; what was replaced before is restored. Undo with
-   * `restore`. On success the tensors belong to this object.
+   * `restore`. On success the tensors belong to this object, unless they are lent: then they stay the caller's, who keeps them until then.
    * @param attached what a method adds; its values are among `values`, by key
    */
-  override(values: ReadonlyMap<string, Tensor>, attached: readonly AttachedSpec[] = []): void {
+  override(values: ReadonlyMap<string, Tensor>, attached: readonly AttachedSpec[] = [], lent = false): void {
     if (this.state) throw new ConfigError("cannot replace values while parameters train");
     const added = new Map(attached.map(({ key, shape, place }) => [key, new Parameter(key, shape, place)]));
     const pairs = [...values].map(([key, tensor]) => {
@@ -233,11 +235,11 @@ export class Parameters implements ParameterSource {
       if (p instanceof BaseParameter) this.replaced.add(p);
       const inPlace = p instanceof BaseParameter && p.inPlace;
       if (inPlace) ops.cast(this.device, { x: tensor, y: p.base });
-      if (inPlace) tensor.dispose();
-      else if (!(p instanceof BaseParameter) && this.copies(p) && tensor.dtype !== "bf16") {
-        p.value = this.rounded(tensor);
-        tensor.dispose();
-      } else p.value = tensor;
+      const copied = inPlace || (!(p instanceof BaseParameter) && this.copies(p) && tensor.dtype !== "bf16");
+      if (copied && !inPlace) p.value = this.rounded(tensor);
+      else if (!inPlace) p.value = tensor;
+      if (copied && !lent) tensor.dispose();
+      if (lent && !copied) this.lent.add(tensor);
     }
     for (const [key, p] of added) this.attachedByKey.set(key, p);
     if (added.size > 0) this.epoch++;
@@ -248,13 +250,14 @@ export class Parameters implements ParameterSource {
     for (const p of this.replaced) {
       if (p.inPlace) this.weights.read(p.weight, p.base);
       else {
-        p.value.dispose();
+        if (!this.lent.has(p.value)) p.value.dispose();
         p.value = p.base;
       }
     }
     this.replaced.clear();
     if (this.attachedByKey.size > 0) this.epoch++;
     this.dropAttached();
+    this.lent.clear();
     this.weights.trim();
     this.dropLists();
   }
@@ -288,7 +291,7 @@ export class Parameters implements ParameterSource {
     this.dropState();
     this.dropLists();
     this.dropAttached();
-    for (const p of this.byKey.values()) if (p.value !== p.base) p.value.dispose();
+    for (const p of this.byKey.values()) if (p.value !== p.base && !this.lent.has(p.value)) p.value.dispose();
     this.weights.dispose();
   }
 }
