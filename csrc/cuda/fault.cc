@@ -17,7 +17,8 @@ const char* const kOpNames[] = {
 
 const char* const kArgumentNames[] = {
     "ids",  "rows", "offsets",      "dy_rows",     "x_rows", "pos",   "labels", "positions", "doc_start",         "logits",
-    "bias", "seen", "seen_offsets", "temperature", "u",      "top_k", "top_p",  "min_p",     "repetition_penalty"};
+    "bias", "seen", "seen_offsets", "temperature", "u",      "top_k", "top_p",  "min_p",     "repetition_penalty",
+    "k_cache", "states"};
 static_assert(sizeof kArgumentNames / sizeof *kArgumentNames == kArgCount, "a name for every FaultArgument");
 
 struct BarrierWords {
@@ -88,9 +89,33 @@ std::string expectation(const FaultRecord& r) {
     case kBadNumber: return number_words(r.argument);
     case kNoFault:
     case kHungWait:
-    case kBadSharedBase: break;
+    case kBadSharedBase:
+    case kBadDocuments:
+    case kBadPosition:
+    case kNoRoom: break;
   }
   return format("something else (fault of kind %d)", r.kind);
+}
+
+// Faults of documents that go on, worded as a whole.
+Error continued_error(const FaultRecord& r) {
+  const char *op = kOpNames[r.op], *argument = kArgumentNames[r.argument];
+  const long long position = r.position, value = r.value, limit = r.limit;
+  const auto error = [&](const char* of, const std::string& text) {
+    return Error(ESFT_BAD_ARGUMENT, op, of, format("%s: %s", op, text.c_str()));
+  };
+  if (r.kind == kNoRoom)
+    return error(argument, format("%s[%lld] must have a row for each of the positions %lld..%d, received %lld rows", argument,
+                                  position, value, r.detail, limit));
+  if (r.kind == kBadPosition)
+    return error(argument, r.detail ? format("%s[%lld] must be %lld, one after its predecessor, received %lld", argument, position,
+                                             limit, value)
+                                    : format("%s[%lld] must be at least 0, received %lld", argument, position, value));
+  if (position >= 0)
+    return error("doc_start",
+                 format("doc_start[%lld] opens document %lld, %s has %lld matrices", position, value, argument, limit));
+  if (r.detail) return error("doc_start", format("doc_start has %lld documents, %s %lld matrices", value, argument, limit));
+  return error(argument, format("%s must have an item for each of the %lld documents, received %lld", argument, value, limit));
 }
 
 }  // namespace
@@ -100,6 +125,7 @@ Error fault_error(const FaultRecord& r) {
   if (r.op < 0 || r.op >= ESFT_OP_COUNT || r.argument < 0 || r.argument >= kArgCount)
     return Error(ESFT_DEVICE_FAULT, "device", "faults",
                  format("the device's fault record is damaged: op %d, argument %d", r.op, r.argument));
+  if (r.kind == kBadDocuments || r.kind == kBadPosition || r.kind == kNoRoom) return continued_error(r);
   const char *op = kOpNames[r.op], *argument = kArgumentNames[r.argument];
   const long long columns = r.kind == kBadOffsets ? 0 : r.detail, row = columns > 0 ? r.position / columns : 0;
   const std::string at = columns > 0 ? format("%lld, %lld", row, (long long)r.position % columns) : std::to_string(r.position);

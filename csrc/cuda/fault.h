@@ -20,7 +20,11 @@ enum FaultKind : int32_t {
   // Of the debug build. The kernel ends with a trap, after which the device serves nothing more.
   kHungWait,  // argument = WaitBarrier, position = CTA, detail = thread, value = shared offset or number of the barrier, limit = parity;
   // of a turn: value = which, limit = how many should have had theirs
-  kBadSharedBase  // position = CTA, value = address of its shared memory, not a multiple of limit
+  kBadSharedBase,  // position = CTA, value = address of its shared memory, not a multiple of limit
+  // Of documents that go on (rows/documents.cu), for which the list `argument` has `limit` items.
+  kBadDocuments,  // doc_start[position] opens document `value`; position −1: it has `value` documents (detail 1: caches, whose words differ)
+  kBadPosition,  // argument[position] = value, must be limit, one after its predecessor (detail 1), or at least 0 (detail 0)
+  kNoRoom  // argument[position] has `limit` rows, fewer than the positions value..detail
 };
 
 // Index of an argument's name in fault.cc.
@@ -44,6 +48,8 @@ enum FaultArgument : int32_t {
   kArgTopP,
   kArgMinP,
   kArgRepetitionPenalty,
+  kArgKCache,
+  kArgStates,
   kArgCount
 };
 

@@ -5,6 +5,7 @@ set(CUDA_PORTABLE
     attention/attention.cu
     attention/attention_backward.cu
     attention/attention_backward_portable.cu
+    attention/attention_cached.cu
     attention/delta_rule.cu
     attention/delta_rule_backward.cu
     gemm/activation_rows.cu
@@ -19,6 +20,7 @@ set(CUDA_PORTABLE
     rows/combine.cu
     rows/count_experts.cu
     rows/delta_gates.cu
+    rows/documents.cu
     rows/dropout.cu
     rows/elementwise.cu
     rows/embedding.cu

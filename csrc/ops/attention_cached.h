@@ -31,7 +31,7 @@
 ESFT_DEFINE_ARGS(attention_cached)
 
 // The first position that a token of position p sees.
-static inline int64_t first_cached(int64_t p, int64_t window, int64_t chunk) {
+static constexpr int64_t first_cached(int64_t p, int64_t window, int64_t chunk) {
   int64_t first = window > 0 && p >= window ? p - window + 1 : 0;
   if (chunk > 0 && p - p % chunk > first) first = p - p % chunk;
   return first;

@@ -95,7 +95,7 @@ export function closeCuda(): void {
 const limit = 300_000;
 
 /** Ops with kernels of their own for one generation of GPUs. */
-const hasPaths = (op: string): boolean => /gemm|attention|cross_entropy/.test(op);
+const hasPaths = (op: string): boolean => /gemm|attention(_backward)?$|cross_entropy/.test(op);
 /** What an op's values are taken on: the kernels of this GPU, and where it has some of its own, those of any. */
 const pathsOf = (op: string): readonly Variant[] =>
   op === "attention_backward" ? [{}, { backward: "two" }, { path: "portable" }] : hasPaths(op) ? [{}, { path: "portable" }] : [{}];

@@ -13,6 +13,7 @@ function roundsOperands(op: string, output: string, args: Args): boolean {
     case "grouped_gemm_tn":
       return args.x_act !== 0 || Boolean(args.dy_scale);
     case "attention":
+    case "attention_cached":
       return output === "out";
     case "attention_backward":
       return true;

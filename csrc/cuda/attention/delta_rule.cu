@@ -1,4 +1,6 @@
-// gated_delta_rule: a CTA per value head, slice of its values and block of tokens where documents open (delta_chunk.cuh).
+// gated_delta_rule: a CTA per value head, slice of its values and block of tokens where documents open (delta_chunk.cuh). The same CTA reads
+// the state that a document goes on from and writes the one it leaves.
+#include "../rows/documents.cuh"
 #include "delta_chunk.cuh"
 
 namespace esft::cuda {
@@ -11,8 +13,15 @@ int64_t forward_floats(const DeltaParams& p, int64_t chunk) {
   return 2 * chunk * p.dk + chunk * kSlice + p.dk * kSlice + 4 * chunk * chunk + 7 * chunk;
 }
 
+// Of documents that go on; without items S = 0 before each.
+struct DeltaStates {
+  Documents documents;
+  Items<float*> items;  // [heads · dk, dv] each
+};
+
 template <class T>
-__global__ void __launch_bounds__(kThreads) delta_rule_kernel(DeltaParams p, void* o, int64_t o_ld) {
+__global__ void __launch_bounds__(kThreads)
+    delta_rule_kernel(const DeltaParams p, void* o, int64_t o_ld, const DeltaStates states) {
   ESFT_SHARED(smem);
   const int64_t head = blockIdx.x, key_head = head / p.group;
   const int c0 = blockIdx.z * kSlice, width = min_of(kSlice, p.dv - c0);
@@ -32,7 +41,12 @@ __global__ void __launch_bounds__(kThreads) delta_rule_kernel(DeltaParams p, voi
   const int64_t block = int64_t(blockIdx.y) * kOpenTokens;
   for (int64_t open = block; open < min_of(p.T, block + kOpenTokens); open++) {
     if (!opens(p, open)) continue;
-    bool first = true, more = true;
+    const int32_t document = states.items.count ? states.documents.of[open] : -1;
+    const bool goes_on = document >= 0;
+    float* const kept = goes_on ? in_global(states.items.at(document)) + head * p.dk * p.dv + c0 : nullptr;
+    // The product that reads it comes behind a barrier.
+    if (goes_on) each(p.dk, width, [&](int i, int c) { state[i * kSlice + c] = kept[int64_t(i) * p.dv + c]; });
+    bool first = !goes_on, more = true;
     for (int64_t t0 = open; more; first = false) {
       const int n = chunk_length(p, t0);
       more = t0 + n < p.T && !opens(p, t0 + n);
@@ -54,6 +68,8 @@ __global__ void __launch_bounds__(kThreads) delta_rule_kernel(DeltaParams p, voi
       });
       __syncthreads();
       if (more) each(p.dk, width, [&](int i, int c) { state[i * kSlice + c] = advanced(p, k, state, x, d, n, i, c, first); });
+      if (!more && goes_on && *states.documents.sound)
+        each(p.dk, width, [&](int i, int c) { kept[int64_t(i) * p.dv + c] = advanced(p, k, state, x, d, n, i, c, first); });
       __syncthreads();
       t0 += n;
     }
@@ -63,15 +79,20 @@ __global__ void __launch_bounds__(kThreads) delta_rule_kernel(DeltaParams p, voi
 }  // namespace
 
 void run_gated_delta_rule(const esft_gated_delta_rule_args& a, Context& context) {
-  check_doc_start_on_device(context, ESFT_OP_gated_delta_rule, kArgDocStart, a.doc_start);
+  DeltaStates states = {};
+  if (a.states.count)
+    states.documents = documents_on_device(context, ESFT_OP_gated_delta_rule, kArgStates, a.doc_start, a.states.count);
+  else
+    check_doc_start_on_device(context, ESFT_OP_gated_delta_rule, kArgDocStart, a.doc_start);
   DeltaParams p = params_of(a);
   if (p.T == 0) return;
+  states.items = items_of<float*>(context, a.states.count, [&](int64_t i) { return data<float>(a.states.items[i]); });
   p.chunk = pick_chunk("gated_delta_rule", context, p, [&](int64_t chunk) { return forward_floats(p, chunk); });
   const dim3 grid(unsigned(a.heads), grid_of(p.T, kOpenTokens), grid_of(p.dv, kSlice));
   by_float_type(a.q, [&](auto type) {
     using T = typename decltype(type)::type;
     ESFT_LAUNCH((delta_rule_kernel<T>), context, grid, kThreads, size_t(forward_floats(p, p.chunk)) * sizeof(float), p, a.o.data,
-                a.o.ld);
+                a.o.ld, states);
   });
 }
 

@@ -1,9 +1,11 @@
 // causal_conv and its backward. Bound by bytes: a thread walks down one channel of a chunk of rows with the last w values of x in
 // registers, so that x, y, dy and dx are read and written once (but for the w − 1 rows where chunks meet); neighbouring threads take
-// neighbouring channels. Sums over rows: a partial per chunk, added in order (column_sum.cuh).
+// neighbouring channels. Sums over rows: a partial per chunk, added in order (column_sum.cuh). States of documents that go on are read by the
+// forward and replaced by a launch behind it.
 #include "../activation.cuh"
 #include "../host/launch.h"
 #include "column_sum.cuh"
+#include "documents.cuh"
 #include "index_check.cuh"
 #include "rows.cuh"
 
@@ -49,29 +51,62 @@ struct Channel {
       window[j] = row >= 0 ? to_float(static_cast<const T*>(p.x)[row * p.x_ld + c]) : 0.0f;
     }
   }
-  // Takes in row t; tap j counts where t − w + 1 + j >= start.
-  __device__ __forceinline__ float step(const ConvParams& p, int64_t c, int64_t t, int64_t start) {
+  // Takes in row t; tap j counts where t − w + 1 + j >= start, else before(j) stands in its place.
+  template <class F>
+  __device__ __forceinline__ float step(const ConvParams& p, int64_t c, int64_t t, int64_t start, F before) {
 #pragma unroll
     for (int j = 0; j + 1 < kTaps; j++) window[j] = window[j + 1];
     window[kTaps - 1] = to_float(static_cast<const T*>(p.x)[t * p.x_ld + c]);
     float h = bias;
 #pragma unroll
-    for (int j = 0; j < kTaps; j++)
-      if (t - kTaps + 1 + j >= start) h += tap[j] * window[j];
+    for (int j = 0; j < kTaps; j++) {
+      if (t - kTaps + 1 + j >= start)
+        h += tap[j] * window[j];
+      else
+        before(h, j);
+    }
     return h;
   }
 };
 
-template <class T, int kTaps>
-__global__ void __launch_bounds__(kThreads) causal_conv_kernel(ConvParams p) {
+// What stands before documents; without items zeros do.
+struct ConvStates {
+  Documents documents;
+  Items<float*> items;  // [w − 1, C] each
+};
+
+template <class T, int kTaps, bool kStates>
+__global__ void __launch_bounds__(kThreads) causal_conv_kernel(const ConvParams p, const ConvStates states) {
   const int64_t c = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (c >= p.C) return;
   const int64_t begin = blockIdx.y * p.chunk, end = min_of(p.T, begin + p.chunk);
   Channel<T, kTaps> channel;
   channel.open(p, c, begin);
   for (int64_t t = begin; t < end; t++) {
-    const float h = channel.step(p, c, t, start_of(p, t));
+    const int64_t start = start_of(p, t);
+    const float* before = nullptr;
+    if (kStates && t - start < kTaps - 1) {
+      const int32_t document = states.documents.of[t];
+      if (document >= 0) before = in_global(states.items.at(document)) + (t - start) * p.C + c;
+    }
+    const float h = channel.step(p, c, t, start, [&](float& sum, int j) {
+      if (kStates && before) sum += channel.tap[j] * before[j * p.C];
+    });
     static_cast<T*>(p.y)[t * p.y_ld + c] = from_float<T>(p.silu ? h * sigmoid<float>(h) : h);
+  }
+}
+
+// The last `kept` rows of state and document, a thread per channel of a document: upwards, so that a row is read before it is replaced.
+template <class T>
+__global__ void __launch_bounds__(kThreads) replace_states(const ConvParams p, const ConvStates states, int kept) {
+  const int64_t c = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  if (c >= p.C || !*states.documents.sound) return;
+  for (int64_t i = blockIdx.y; i < states.items.count; i += gridDim.y) {
+    const int64_t begin = states.documents.begin[i], end = states.documents.begin[i + 1], n = end - begin;
+    float* const state = in_global(states.items.at(i));
+    for (int64_t r = 0; r < kept; r++)
+      state[r * p.C + c] =
+          n + r >= kept ? to_float(static_cast<const T*>(p.x)[(end - kept + r) * p.x_ld + c]) : state[(n + r) * p.C + c];
   }
 }
 
@@ -91,7 +126,7 @@ __global__ void __launch_bounds__(kThreads) causal_conv_backward_kernel(ConvPara
     int64_t start = t;
     if (t < p.T) {
       start = start_of(p, t);
-      const float h = channel.step(p, c, t, start);
+      const float h = channel.step(p, c, t, start, [](float&, int) {});
       dh = to_float(static_cast<const T*>(p.dy)[t * p.dy_ld + c]);
       if (p.silu) {
         const float s = sigmoid<float>(h);
@@ -153,9 +188,15 @@ ConvParams params_of(const Args& a) {
 }  // namespace
 
 void run_causal_conv(const esft_causal_conv_args& a, Context& context) {
-  check_doc_start_on_device(context, ESFT_OP_causal_conv, kArgDocStart, a.doc_start);
+  ConvStates states = {};
+  if (a.states.count)
+    states.documents = documents_on_device(context, ESFT_OP_causal_conv, kArgStates, a.doc_start, a.states.count);
+  else
+    check_doc_start_on_device(context, ESFT_OP_causal_conv, kArgDocStart, a.doc_start);
   ConvParams p = params_of(a);
   if (p.T == 0 || p.C == 0) return;
+  states.items = items_of<float*>(context, a.states.count, [&](int64_t i) { return data<float>(a.states.items[i]); });
+  const int kept = int(cols(a.weight)) - 1;
   p.y = a.y.data;
   p.y_ld = a.y.ld;
   p.chunk = max_of(kForwardRows, ceil_div(p.T, 65535));
@@ -164,8 +205,14 @@ void run_causal_conv(const esft_causal_conv_args& a, Context& context) {
     using T = typename decltype(type)::type;
     by_taps(cols(a.weight), [&](auto taps) {
       constexpr int kTaps = decltype(taps)::value;
-      ESFT_LAUNCH((causal_conv_kernel<T, kTaps>), context, grid, kThreads, 0, p);
+      if (a.states.count)
+        ESFT_LAUNCH((causal_conv_kernel<T, kTaps, true>), context, grid, kThreads, 0, p, states);
+      else
+        ESFT_LAUNCH((causal_conv_kernel<T, kTaps, false>), context, grid, kThreads, 0, p, states);
     });
+    if (a.states.count == 0 || kept == 0) return;
+    const dim3 all(grid_of(p.C, kThreads), unsigned(min_of(a.states.count, int64_t(65535))));
+    ESFT_LAUNCH((replace_states<T>), context, all, kThreads, 0, p, states, kept);
   });
 }
 

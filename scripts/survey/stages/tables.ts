@@ -2,6 +2,7 @@
 // are required; the other ops follow as far as time allows.
 
 import { attentionBackwardCases, attentionCases, attentionTileCases } from "../../../test/ops/cases/attention.ts";
+import { cachedCases } from "../../../test/ops/cases/attention_cached.ts";
 import { groupedGemmCases, groupedGemmTileCases } from "../../../test/ops/cases/grouped_gemm.ts";
 import { gemmTileCases } from "../../../test/ops/cases/gemm.ts";
 import { allCases } from "../../../test/ops/cases/index.ts";
@@ -14,7 +15,7 @@ import type { Item, StageContext } from "../item.ts";
 
 const required: readonly (readonly OpCase[])[] = [
   [...groupedGemmTileCases, ...groupedGemmCases],
-  [...attentionTileCases, ...attentionCases, ...attentionBackwardCases],
+  [...attentionTileCases, ...attentionCases, ...attentionBackwardCases, ...cachedCases],
   [...routeCases, ...routeBackwardCases, ...balanceCases, ...sortCases, ...countCases],
 ];
 const asked = new Set(required.flat());

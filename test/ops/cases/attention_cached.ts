@@ -157,6 +157,10 @@ const shapes: readonly (readonly [string, Shape])[] = [
   ["sinks that are not there", { sequences: [one(20)], heads: 2, kDim: 16, sinks: -Infinity }],
   ["strided", { sequences: [one(20, 3)], heads: 3, kDim: 13, vDim: 7, shared: 3, strided: true }],
   ["negative scale", { sequences: [one(40)], heads: 2, kDim: 16, scale: -0.4 }],
+  ["groups of many heads", { sequences: [one(70, 3), one(5)], heads: 40, kvHeads: 2, kDim: 8 }],
+  ["wide heads", { sequences: [one(70, 2)], heads: 2, kDim: 200, vDim: 150 }],
+  ["a hundred sequences", { sequences: Array.from({ length: 100 }, (_, i) => one(i % 7)), heads: 2, kDim: 4 }],
+  ["latent, 512 wide, many heads, bf16 cache", { sequences: [one(530), one(3)], heads: 20, kvHeads: 1, kDim: 512, shared: 64, ofKeys: true, cache: "bf16" }], // prettier-ignore
   ["bf16 cache", { sequences: [one(40), one(600)], heads: 4, kvHeads: 2, kDim: 32, cache: "bf16" }],
   ["bf16 cache, latent, unaligned", { sequences: [one(21)], heads: 3, kvHeads: 1, kDim: 21, shared: 6, ofKeys: true, cache: "bf16" }],
   ["bf16 compute", { sequences: [one(40), one(3, 4)], heads: 4, kvHeads: 2, kDim: 32, cache: "bf16", bf16: true }],

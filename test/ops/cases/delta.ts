@@ -103,6 +103,7 @@ const convsOn: readonly (readonly [string, number, number, number, ConvOptions])
   ["documents that go on, some shorter than the taps", 40, 37, 4, { docs: [0, 1, 2, 5, 7, 20], silu: true, bias: true, states: true }],
   ["tokens of many sequences", 8, 130, 3, { docs: [0, 1, 2, 3, 4, 5, 6, 7], w: "bf16", strided: true, states: true }],
   ["no taps before", 5, 12, 1, { states: true }],
+  ["a hundred sequences", 100, 5, 3, { docs: Array.from({ length: 100 }, (_, i) => i), states: true }],
   ["eight taps, a long document that goes on", 70, 20, 8, { silu: true, states: true }],
 ];
 const convBack = (name: string, T: number, C: number, taps: number, o: ConvBackOptions): OpCase => ({
@@ -233,6 +234,7 @@ const deltasOn: readonly (readonly [string, DeltaShape])[] = [
   ["tokens of many sequences", { T: 6, keyHeads: 2, heads: 4, dk: 13, dv: 7, docs: [0, 1, 2, 3, 4, 5], states: true }],
   ["documents that go on", { T: 230, keyHeads: 2, heads: 4, dk: 16, dv: 8, docs: [0, 1, 3, 40, 64, 128, 129, 200], states: true }],
   ["wide heads that go on", { T: 70, keyHeads: 1, heads: 2, dk: 128, dv: 128, states: true }],
+  ["a hundred sequences", { T: 100, keyHeads: 1, heads: 1, dk: 4, dv: 3, docs: Array.from({ length: 100 }, (_, i) => i), states: true }],
   ["strided, decays that leave nothing", { T: 90, keyHeads: 1, heads: 2, dk: 9, dv: 10, strided: true, decay: 1e30, states: true }],
 ];
 /** Chunked sums against token by token: of all tokens of a document, in every dimension. */
