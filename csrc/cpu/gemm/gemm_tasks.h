@@ -114,7 +114,9 @@ static void cut_tail(TaskList& list, const Block* blocks, int64_t threads) {
 }
 
 // Few rows are bound by the weights that they read.
-ESFT_INLINE int64_t work_of(const Block& b) { return max_of(b.m, b.streams ? 8 : 0) * b.n * (b.out.kind == OUT_GATED ? 2 : 1) * (b.k + b.term.k); }
+ESFT_INLINE int64_t work_of(const Block& b) {
+  return max_of(b.m, b.streams ? 8 : 0) * b.n * (b.out.kind == OUT_GATED ? 2 : 1) * (b.k + b.term.k);
+}
 
 // Cuts the blocks (whole products) into `tasks` and runs them.
 static void run_blocks(Context& ctx, const Block* blocks, int64_t count, Task* tasks) {
