@@ -11,6 +11,8 @@ export interface Ceiling {
   readonly bf16: number;
   /** GB/s, read and write counted. */
   readonly copy: number;
+  /** GB/s of memory that no cache holds. */
+  readonly read: number;
 }
 
 function isaFlags(): string[] {

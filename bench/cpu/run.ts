@@ -203,7 +203,9 @@ class Session {
       gbs: bytes && !flops ? bytes / ms / 1e6 : null,
       tokensPerSecond: tokens ? (tokens / ms) * 1000 : null,
       share: meter && done > 0 ? median(own.map((t, r) => done / t / peakOf(ceilings[r]!))) : null,
-      ceiling: meter ? { f32: middle((x) => x.f32), bf16: middle((x) => x.bf16), copy: middle((x) => x.copy) } : null,
+      ceiling: meter
+        ? { f32: middle((x) => x.f32), bf16: middle((x) => x.bf16), copy: middle((x) => x.copy), read: middle((x) => x.read) }
+        : null,
       peer: fastest ? { id: fastest.id, ms: median(fastest.ms), speedup: median(own.map((t, r) => fastest.ms[r]! / t)) } : null,
       oracles: Object.fromEntries(Object.entries(ratios).map(([name, r]) => [name, median(r)])),
       rounds,

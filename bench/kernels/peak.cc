@@ -1,7 +1,8 @@
 // The multiply-add peak of this machine in this moment. Reads lines "THREADS MILLISECONDS" and answers each with one JSON line
-// {"f32": GFLOP/s, "bf16": GFLOP/s or 0, "copy": GB/s}. Built by bench/cpu/peak.ts for the machine it runs on.
+// {"f32": GFLOP/s, "bf16": GFLOP/s or 0, "copy": GB/s, "read": GB/s of memory that no cache holds}. Built by bench/cpu/peak.ts for the machine it runs on.
 #include <immintrin.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -49,6 +50,15 @@ static void dot_loop() {
 }
 #endif
 
+// Bytes that end in registers.
+static void read_all(const char* p, size_t bytes) {
+  vf sum[8] = {};
+  for (size_t i = 0; i + 8 * sizeof(vf) <= bytes; i += 8 * sizeof(vf))
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++) sum[j] += *reinterpret_cast<const vf*>(p + i + j * sizeof(vf));
+  for (int j = 0; j < 8; j++) asm volatile("" ::"m"(sum[j]));
+}
+
 // Calls f on every thread until `seconds` are over; returns calls per second of all threads together.
 template <class F>
 static double rate(int threads, double seconds, F f) {
@@ -73,7 +83,10 @@ int main() {
   int threads;
   double ms;
   const size_t bytes = size_t(64) << 20;
-  std::vector<char> a(bytes, 1), b(bytes);
+  const size_t large = size_t(512) << 20, piece = size_t(8) << 20;
+  char* a = static_cast<char*>(aligned_alloc(64, large));
+  memset(a, 0, large);
+  std::vector<char> b(bytes);
   while (scanf("%d %lf", &threads, &ms) == 2) {
     const double s = ms * 1e-3;
     const double f32 = rate(threads, s, [](int) { fma_loop(); }) * kLoop * 12 * W * 2 * 1e-9;
@@ -82,9 +95,16 @@ int main() {
     bf16 = rate(threads, s, [](int) { dot_loop(); }) * kLoop * 14 * 64 * 1e-9;
 #endif
     const size_t part = bytes / size_t(threads);
-    const double copy =
-        rate(threads, s, [&](int t) { memcpy(b.data() + part * t, a.data() + part * t, part); }) * double(part) * 2 * 1e-9;
-    printf("{\"f32\": %.2f, \"bf16\": %.2f, \"copy\": %.2f}\n", f32, bf16, copy);
+    const double copy = rate(threads, s, [&](int t) { memcpy(b.data() + part * t, a + part * t, part); }) * double(part) * 2 * 1e-9;
+    const size_t own = large / size_t(threads) / piece * piece;
+    std::vector<size_t> at(threads, 0);
+    const double read = rate(threads, s,
+                             [&](int t) {
+                               read_all(a + own * t + at[t], piece);
+                               at[t] = (at[t] + piece) % own;
+                             }) *
+                        double(piece) * 1e-9;
+    printf("{\"f32\": %.2f, \"bf16\": %.2f, \"copy\": %.2f, \"read\": %.2f}\n", f32, bf16, copy, read);
     fflush(stdout);
   }
 }

@@ -43,7 +43,7 @@ function greedy(model: Transformer, prompts: readonly (readonly number[])[], opt
         new Promise<number[]>((resolve, reject) => {
           const ids: number[] = [];
           engine.submit(
-            { prompt, maxTokens: TOKENS, stop: new Set(), sampling },
+            { prompt, maxTokens: TOKENS, stop: new Set(), sampling, adapter: null },
             { token: (id) => (ids.push(id), false), end: () => resolve(ids), fail: reject },
           );
         }),
