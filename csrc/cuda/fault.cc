@@ -16,9 +16,9 @@ const char* const kOpNames[] = {
 };
 
 const char* const kArgumentNames[] = {
-    "ids",  "rows", "offsets",      "dy_rows",     "x_rows", "pos",   "labels", "positions", "doc_start",         "logits",
-    "bias", "seen", "seen_offsets", "temperature", "u",      "top_k", "top_p",  "min_p",     "repetition_penalty",
-    "k_cache", "states"};
+    "ids",   "rows", "offsets",      "dy_rows",     "x_rows", "pos",   "labels", "positions", "doc_start",          "logits",
+    "bias",  "seen", "seen_offsets", "temperature", "u",      "top_k", "top_p",  "min_p",     "repetition_penalty", "k_cache",
+    "states"};
 static_assert(sizeof kArgumentNames / sizeof *kArgumentNames == kArgCount, "a name for every FaultArgument");
 
 struct BarrierWords {

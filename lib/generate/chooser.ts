@@ -1,43 +1,116 @@
-// Logits of a pass and the tokens chosen from them.
+// Logits of a pass, and the tokens chosen from them on the device: what of each sequence's sampling any of them asks for goes along.
 
+import * as ops from "../ops.ts";
 import type { Device, Tensor } from "../tensor.ts";
-import type { Sequence } from "./sequence.ts";
+import type { Likelihood, Sequence } from "./sequence.ts";
 
-export interface Choice {
+export interface Choice extends Likelihood {
   /** −1: the logits are not finite. */
   readonly id: number;
-  readonly logprob: number;
-  readonly top: readonly { readonly id: number; readonly logprob: number }[];
 }
 
-export class Chooser {
-  private readonly all: Tensor;
-  private readonly views = new Map<number, Tensor>();
-  private readonly vocab: number;
+type Named = "temperature" | "topK" | "topP" | "minP" | "repetitionPenalty";
+const dtypes = { temperature: "f32", topK: "i32", topP: "f32", minP: "f32", repetitionPenalty: "f32" } as const;
+const off = { topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 } as const;
 
+export class Chooser {
+  private readonly device: Device;
+  private readonly vocab: number;
+  private readonly rows: number;
+  private readonly buffers = new Map<string, Tensor>();
+  private readonly views = new Map<string, Tensor>();
+
+  /** @param rows most sequences of a pass */
   constructor(device: Device, vocab: number, rows: number) {
-    this.all = device.empty("f32", [rows, vocab]);
+    this.device = device;
     this.vocab = vocab;
+    this.rows = rows;
+  }
+
+  /** The first rows of a buffer that is kept, with `columns` of each; 0 = a vector. */
+  private buffer(name: string, dtype: "f32" | "f64" | "i32", rows: number, columns = 0): Tensor {
+    const key = `${name} ${columns}`;
+    const shape = (n: number): number[] => (columns === 0 ? [n] : [n, columns]);
+    let whole = this.buffers.get(key);
+    if (!whole || whole.shape[0]! < rows) {
+      whole?.dispose();
+      for (const [of, view] of this.views) if (of.startsWith(`${key} `)) (view.dispose(), this.views.delete(of));
+      this.buffers.set(key, (whole = this.device.empty(dtype, shape(Math.max(rows, this.rows)))));
+    }
+    const of = `${key} ${rows}`;
+    let view = this.views.get(of);
+    if (!view) this.views.set(of, (view = whole.view(0, shape(rows))));
+    return view;
   }
 
   /** Room for the logits of so many sequences. */
   logits(rows: number): Tensor {
-    let view = this.views.get(rows);
-    if (!view) this.views.set(rows, (view = this.all.rows(0, rows)));
-    return view;
+    return this.buffer("logits", "f32", rows, this.vocab);
   }
 
+  /** The next token of each sequence by the logits of its row. */
   async choose(batch: readonly Sequence[]): Promise<Choice[]> {
-    const values = await this.logits(batch.length).readF32();
-    return batch.map((_, r) => {
-      const row = values.subarray(r * this.vocab, (r + 1) * this.vocab);
-      const best = row.reduce((b, x, i) => (x > row[b]! ? i : b), 0);
-      return { id: Number.isFinite(row[best]!) ? best : -1, logprob: 0, top: [] };
-    });
+    const R = batch.length;
+    const top = Math.min(this.vocab, Math.max(0, ...batch.map((s) => s.request.sampling.logprobs)));
+    const out = {
+      ids: this.buffer("ids", "i32", R),
+      logprob: this.buffer("logprob", "f32", R),
+      topIds: top > 0 ? this.buffer("topIds", "i32", R, top) : null,
+      topLogprobs: top > 0 ? this.buffer("topLogprobs", "f32", R, top) : null,
+    };
+    ops.sample(this.device, { logits: this.logits(R), ...this.sampling(batch), ...out });
+    const [ids, logprob] = await Promise.all([out.ids.readI32(), out.logprob.readF32()]);
+    const topIds = await out.topIds?.readI32();
+    const topLogprobs = await out.topLogprobs?.readF32();
+    return batch.map(({ request }, r) => ({
+      id: ids[r]!,
+      logprob: logprob[r]!,
+      top: Array.from({ length: topIds ? request.sampling.logprobs : 0 }, (_, i) => ({
+        id: topIds![r * top + i]!,
+        logprob: topLogprobs![r * top + i]!,
+      })),
+    }));
+  }
+
+  /** What any of them asks for, for all rows. */
+  private sampling(batch: readonly Sequence[]) {
+    const of = (name: Named): Tensor => {
+      const values = batch.map((s) => s.request.sampling[name]);
+      const tensor = this.buffer(name, dtypes[name], batch.length);
+      tensor.write(values);
+      return tensor;
+    };
+    const draws = batch.some((s) => s.request.sampling.temperature > 0);
+    const wanted = (name: keyof typeof off): Tensor | null =>
+      batch.some((s) => s.request.sampling[name] !== off[name]) ? of(name) : null;
+    const drawn = draws ? { temperature: of("temperature"), u: this.uniform(batch), topK: wanted("topK"), topP: wanted("topP"), minP: wanted("minP") } : {};
+    const repetitionPenalty = wanted("repetitionPenalty");
+    return { ...drawn, ...(repetitionPenalty ? { repetitionPenalty, ...this.seen(batch) } : {}) };
+  }
+
+  private uniform(batch: readonly Sequence[]): Tensor {
+    const u = this.buffer("u", "f64", batch.length);
+    u.write(Float64Array.from(batch, (s) => s.request.sampling.uniform(s.generated)));
+    return u;
+  }
+
+  /** The ids of those whose repetitions count. */
+  private seen(batch: readonly Sequence[]): { readonly seen: Tensor; readonly seenOffsets: Tensor } {
+    const ids = batch.map((s) => (s.request.sampling.repetitionPenalty === 1 ? [] : s.ids));
+    const offsets = [0];
+    for (const row of ids) offsets.push(offsets.at(-1)! + row.length);
+    const total = offsets.at(-1)!;
+    const room = 2 ** Math.ceil(Math.log2(Math.max(total, 1024)));
+    const seen = this.buffer("seen", "i32", room);
+    const all = new Int32Array(room);
+    ids.forEach((row, r) => all.set(row, offsets[r]!));
+    seen.write(all);
+    const seenOffsets = this.buffer("seenOffsets", "i32", batch.length + 1);
+    seenOffsets.write(offsets);
+    return { seen, seenOffsets };
   }
 
   [Symbol.dispose](): void {
-    for (const v of this.views.values()) v.dispose();
-    this.all.dispose();
+    for (const t of [...this.views.values(), ...this.buffers.values()]) t.dispose();
   }
 }
