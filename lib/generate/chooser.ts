@@ -81,9 +81,10 @@ export class Chooser {
       return tensor;
     };
     const draws = batch.some((s) => s.request.sampling.temperature > 0);
-    const wanted = (name: keyof typeof off): Tensor | null =>
-      batch.some((s) => s.request.sampling[name] !== off[name]) ? of(name) : null;
-    const drawn = draws ? { temperature: of("temperature"), u: this.uniform(batch), topK: wanted("topK"), topP: wanted("topP"), minP: wanted("minP") } : {};
+    const wanted = (name: keyof typeof off): Tensor | null => (batch.some((s) => s.request.sampling[name] !== off[name]) ? of(name) : null);
+    const drawn = draws
+      ? { temperature: of("temperature"), u: this.uniform(batch), topK: wanted("topK"), topP: wanted("topP"), minP: wanted("minP") }
+      : {};
     const repetitionPenalty = wanted("repetitionPenalty");
     return { ...drawn, ...(repetitionPenalty ? { repetitionPenalty, ...this.seen(batch) } : {}) };
   }

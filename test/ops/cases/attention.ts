@@ -6,8 +6,8 @@ import { perfCall } from "../perf.ts";
 import type { Backend, PerfRow } from "../perf.ts";
 import type { OpCase } from "../support.ts";
 
-/** The S×S form: all scores, a mask, a softmax (over the sink too), a product. */
-export function expectedAttention(a: Args): { out: Float64Array; lse: Float64Array } {
+/** The S×S form: all scores, a mask, a softmax (over the sink too), a product; of all tokens, or those from `from` on. */
+export function expectedAttention(a: Args, from = 0): { out: Float64Array; lse: Float64Array } {
   const [q, k, v, start] = [tensor(a, "q"), tensor(a, "k"), tensor(a, "v"), tensor(a, "doc_start").values];
   const [T, H] = [rowsOf(q), number(a, "heads")];
   const [kd, vd] = [number(a, "k_dim"), number(a, "v_dim")];
@@ -18,7 +18,7 @@ export function expectedAttention(a: Args): { out: Float64Array; lse: Float64Arr
     const g = Math.floor(h / (H / number(a, "kv_heads")));
     const key = (j: number, i: number): number =>
       i < kd ? at(k, j, number(a, "k_offset") + g * number(a, "k_stride") + i) : at(tensor(a, "k_shared"), j, i - kd);
-    for (let t = 0; t < T; t++) {
+    for (let t = from; t < T; t++) {
       const visible = (j: number): boolean => j <= t && j >= start[t]! && (a.window === 0 || t - j < number(a, "window"));
       const z = Array.from({ length: T }, (_, j) => {
         if (!visible(j)) return -Infinity;

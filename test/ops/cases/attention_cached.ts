@@ -108,18 +108,21 @@ function expected(a: Args): Record<string, Float64Array | Float64Array[]> {
       for (let c = 0; c < G * vd; c++) v[p * G * vd + c] = has(a, "v") ? vCache[i]![row * G * vd + c]! : kCache[i]![row * width + c]!;
     }
     for (const t of mine) for (let c = 0; c < H * (kd + shared); c++) q[positions[t]! * H * (kd + shared) + c] = at(tensor(a, "q"), t, c);
-    const whole = expectedAttention({
-      ...a,
-      q: f32([L, H * (kd + shared)], q),
-      k: f32([L, G * kd], k),
-      v: f32([L, G * vd], v),
-      k_shared: shared ? f32([L, shared], ks) : null,
-      k_offset: 0,
-      k_stride: kd,
-      v_offset: 0,
-      v_stride: vd,
-      doc_start: i32(Array.from({ length: L }, (_, p) => (chunk ? p - (p % chunk) : 0))),
-    });
+    const whole = expectedAttention(
+      {
+        ...a,
+        q: f32([L, H * (kd + shared)], q),
+        k: f32([L, G * kd], k),
+        v: f32([L, G * vd], v),
+        k_shared: shared ? f32([L, shared], ks) : null,
+        k_offset: 0,
+        k_stride: kd,
+        v_offset: 0,
+        v_stride: vd,
+        doc_start: i32(Array.from({ length: L }, (_, p) => (chunk ? p - (p % chunk) : 0))),
+      },
+      positions[mine[0]!]!,
+    );
     for (const t of mine) result.set(whole.out.subarray(positions[t]! * H * vd, (positions[t]! + 1) * H * vd), t * H * vd);
   });
   return { out: result, k_cache: kCache, v_cache: vCache };
