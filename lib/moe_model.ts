@@ -367,6 +367,11 @@ export class MoeModel implements TrainSession {
     }, signal);
   }
 
+  /** Sequences that are being continued, and those that wait for a place among them. */
+  get load(): { readonly active: number; readonly waiting: number } {
+    return this.engine?.load ?? { active: 0, waiting: 0 };
+  }
+
   private answer(
     prompt: readonly number[],
     options: AnswerOptions,

@@ -19,6 +19,7 @@ import { registerPreview } from "./preview.ts";
 import { registerProfile } from "./profile.ts";
 import { shortName } from "./schema_flags.ts";
 import { registerSelect } from "./select.ts";
+import { registerServe } from "./serve.ts";
 import { Terminal } from "./terminal.ts";
 import type { Streams } from "./terminal.ts";
 import { registerTrain } from "./train.ts";
@@ -76,6 +77,7 @@ function buildProgram(terminal: Terminal): Command {
     registerSelect,
     registerTrain,
     registerEval,
+    registerServe,
     registerMerge,
     registerExport,
     registerVerify,

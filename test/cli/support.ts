@@ -50,6 +50,8 @@ export function spawnCli(args: readonly string[]) {
     kill: (signal: NodeJS.Signals) => child.kill(signal),
     hangUp: () => [child.stdout, child.stderr].forEach((pipe) => pipe.destroy()),
     done,
+    /** What it has written to stdout so far. */
+    output: () => out,
     running: () => child.exitCode === null && child.signalCode === null,
   };
 }
