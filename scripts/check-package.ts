@@ -96,11 +96,33 @@ const tokenizer = await loadTokenizer("node_modules/esft/examples/embedded").cat
 if (tokenizer) console.log(tokenizer.decode(await tokenizer.encode("text é 世界")));
 `;
 
+// The server as a process: it answers, and ends after SIGTERM.
+const serving = `
+import { spawn } from "node:child_process";
+const embedded = "node_modules/esft/examples/embedded";
+const server = spawn(process.execPath, ["node_modules/esft/dist/cli/main.js", "serve", embedded, "--port", "0", "--threads", "1"]);
+const ended = new Promise((resolve) => server.on("close", resolve));
+const url = await new Promise((resolve) => {
+  let out = "";
+  server.stdout.on("data", (text) => {
+    const [, found] = /listening on (http\\S+)\\n/.exec((out += text)) ?? [];
+    if (found) resolve(found);
+  });
+  ended.then(() => resolve(null));
+});
+const body = JSON.stringify({ model: "embedded", messages: [{ role: "user", content: "What is 3 + 4?" }], max_tokens: 4 });
+const headers = { "Content-Type": "application/json" };
+if (url) console.log((await fetch(url + "/v1/chat/completions", { method: "POST", headers, body })).status);
+server.kill("SIGTERM");
+console.log(await ended);
+`;
+
 function checkInstalled(tarball: string): void {
   const app = path.join(work, "app");
   mkdirSync(app);
   writeFileSync(path.join(app, "package.json"), '{ "name": "app", "private": true }\n');
   writeFileSync(path.join(app, "program.mjs"), program);
+  writeFileSync(path.join(app, "serving.mjs"), serving);
   const bare = { cwd: app, env: bareEnvironment() };
   const install = capture("npm", ["install", "--ignore-scripts", "--no-audit", "--no-fund", tarball], bare);
   if (!checks.add("installs without compiler and scripts", install.ok, install.why)) return;
@@ -117,6 +139,8 @@ function checkInstalled(tarball: string): void {
   const embedded = "node_modules/esft/examples/embedded";
   const evaluated = esft("eval", embedded, "--data", `${embedded}/data/booking.eval.jsonl`, "--rows", "4", "--threads", "1");
   checks.add("npx esft eval of the embedded model", evaluated.ok, evaluated.why);
+  const served = capture("node", ["serving.mjs"], bare);
+  checks.add("esft serve answers, and ends with 0 after SIGTERM", served.stdout === "200\n0\n", `${served.stdout}${served.why}`);
   // npm tokenizers holds the binaries of all platforms itself: without them only tokenizers are missing
   for (const file of readdirSync(path.join(app, "node_modules/tokenizers")))
     if (file.endsWith(".node")) rmSync(path.join(app, "node_modules/tokenizers", file));
