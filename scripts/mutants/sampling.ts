@@ -24,7 +24,7 @@ export const sampling = [
   ...of(
     "cpu/rows/sample.cc",
     ops("sample"),
-    ["bad |= «~(v < splat(kInf))»;", "v != v"],
+    ["bad |= «~(v < splat(kInf))»;", "vi{}"],
     ["if (n == N && !(«x > values[N - 1]»)) return;", "x >= values[N - 1]"],
     ["x > 0 ? x / penalty : «x * penalty»;", "x / penalty"],
     ["«row.maxima[seen[i] / kBlock] = kNaN;»", ""],

@@ -187,6 +187,18 @@ export const sampleCases: readonly OpCase[] = [
   row("top_p that equals a sum", 3, 8, { temperature: 1, p: [0.5, 0.5, 0.501], u: [0.999, 0, 0.999], logits: given(1) }),
   row("top_k, then top_p of what is left", 8, 150, { temperature: 1.2, k: [3, 10, 40, 0, 1, 100, 149, 150], p: 0.8 }),
   row("top_k and top_p, ties at both", 8, 150, { temperature: 3, k: [3, 10, 40, 0, 1, 100, 149, 150], p: 0.8, logits: coarse }),
+  // Tokens that weigh too little to be sought weigh 0.15 together, beside 1 and 0.7: p = 0.56 of it all is above 1, of the two below.
+  row("top_p, the share of what is not sought", 1, 1000, {
+    temperature: 1,
+    p: 0.56,
+    u: 0.9,
+    logits: (_, R, V) =>
+      f32(
+        [R, V],
+        Array.from({ length: V }, (__, i) => (i < 2 ? i * Math.log(0.7) : Math.log(0.15 / (V - 2)))),
+      ),
+  }),
+  row("top_p keeps all that top_k did, which cut among equals", 1, 8, { temperature: 1, k: 5, p: 0.99, u: 0.99, logits: given(1) }),
   row("min_p", 7, 200, { temperature: 1.5, min: [0, 1e-6, 0.01, 0.1, 0.5, 0.9, 1] }),
   row("min_p, ties with the best", 2, 12, { temperature: 1, min: 1, u: [0.2, 0.99], logits: given(2, 1, 2, 0) }),
   row("min_p, cold and hot", 4, 200, { temperature: [1e-4, 0.2, 5, 100], min: 0.3 }),
@@ -211,6 +223,7 @@ export const sampleCases: readonly OpCase[] = [
   }),
   row("several chunks, the tail", 2, 12289, { temperature: [1, 4], u: [1 - 2 ** -53, 0.999] }),
   ...([["NaN", NaN], ["+inf", Infinity]] as const).map(([name, value]) => row(name, 3, 30, { ...all, logits: bad(40, value) })), // prettier-ignore
+  row("a chunk of NaN alone", 1, 9001, { logits: (r, R, V) => f32([R, V], Array.from(r.normal([R, V]).values, (x, i) => (i >> 12 === 1 ? NaN : x))) }), // prettier-ignore
   row("NaN, greedy", 3, 30, { logits: bad(89, NaN), top: 2 }),
   row("nothing is possible", 2, 9, { ...all, logits: given(-Infinity) }),
   row("one is possible", 2, 9, { ...all, penalty: 1, logits: given(-Infinity, -Infinity, -4, -Infinity, -Infinity, -Infinity, -Infinity, -Infinity, -Infinity) }), // prettier-ignore
