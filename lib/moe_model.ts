@@ -1,6 +1,6 @@
 // MoeModel: a checkpoint on a device, and what one does with it: profile, train, evaluate, adapt.
 
-import { instanceArgument, listArgument, optionsArgument, pathArgument, readSafely, wholeArgument } from "./arguments.ts";
+import { instanceArgument, listArgument, optionsArgument, pathArgument, readSafely } from "./arguments.ts";
 import { basename, resolve } from "node:path";
 import { z } from "zod";
 import { openDevice } from "./device.ts";

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Dataset } from "../../lib/data/dataset.ts";
-import { ConfigError, LayoutError } from "../../lib/errors.ts";
+import { LayoutError } from "../../lib/errors.ts";
 import { ExpertSet } from "../../lib/experts/expert_set.ts";
 import { openCheckpoint } from "../../lib/files/checkpoint.ts";
 import { openSafetensors } from "../../lib/files/safetensors.ts";
