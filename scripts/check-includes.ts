@@ -27,7 +27,7 @@ export const rooms: readonly Room[] = [
   { at: "cpu/rows", uses: [...contracts, "cpu"], order: ["rows.h", "sample_select.h"] },
   { at: "cpu/attention", uses: [...contracts, "cpu"], order: ["attention_tile.h", "attention_shape.h", "attention_rows.h", "attention_gradients.h", "delta_products.h", "delta_chunk.h"] },
   { at: "cpu/gemm", uses: [...contracts, "cpu", "cpu/rows"],
-    order: ["gemm_vec.h", "gemm_panel.h", "gemm_micro.h", "gemm_pack.h", "gemm_block.h", "gemm_narrow.h", "gemm_engine.h", "gemm_tasks.h"] },
+    order: ["gemm_vec.h", "gemm_panel.h", "gemm_micro.h", "gemm_pack.h", "gemm_block.h", "gemm_narrow.h", "gemm_stream.h", "gemm_engine.h", "gemm_tasks.h"] },
   { at: "cpu/device", uses: [...contracts, "cpu"], order: ["backend.h", "memory.h", "isa.h"], doors: ["backend.h"] },
 
   // The emulation stands in for CUDA's own headers: it knows nothing of ours, and csrc/cuda asks it for the two that nvcc does not need.

@@ -34,7 +34,11 @@ export class Chooser {
     let whole = this.buffers.get(key);
     if (!whole || whole.shape[0]! < rows) {
       whole?.dispose();
-      for (const [of, view] of this.views) if (of.startsWith(`${key} `)) (view.dispose(), this.views.delete(of));
+      for (const [of, view] of this.views) {
+        if (!of.startsWith(`${key} `)) continue;
+        view.dispose();
+        this.views.delete(of);
+      }
       this.buffers.set(key, (whole = this.device.empty(dtype, shape(Math.max(rows, this.rows)))));
     }
     const of = `${key} ${rows}`;
