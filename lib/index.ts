@@ -1,7 +1,17 @@
 // The public surface: re-exports and nothing else.
 
 export { MoeModel } from "./moe_model.ts";
-export type { LoadOptions } from "./moe_model.ts";
+export type { GenerateOptions, LoadOptions } from "./moe_model.ts";
+export { Generation } from "./generate/generation.ts";
+export type { GeneratedPiece, GeneratedToken, GenerationResult } from "./generate/generation.ts";
+export type { ChatOptions } from "./generate/prompt.ts";
+export { generateSchema } from "./generate/options.ts";
+export { evaluateAnswers } from "./evaluate_answers.ts";
+export type { AnswersEvaluation, EvaluateAnswersOptions, EvaluateAnswersTask } from "./evaluate_answers.ts";
+export { readAnswers } from "./answers/answers_file.ts";
+export type { AnswerRow, Answers, AnswersHeader } from "./answers/answers_file.ts";
+export { metricNames, metricsByName } from "./answers/metrics.ts";
+export type { Answered, Metric, Scored } from "./answers/metric.ts";
 export { Dataset } from "./data/dataset.ts";
 export { formatPreview } from "./data/preview.ts";
 export { loadTokenizer, Tokenizer } from "./text/tokenizer.ts";
@@ -31,4 +41,5 @@ export type { DeviceChoice, OpenedDevice } from "./device.ts";
 export * as ops from "./ops.ts";
 export { modelSpec, supportedModelTypes } from "./model/families/index.ts";
 export type { ModelSpec } from "./model/spec.ts";
+export type { Message } from "./text/template.ts";
 export * from "./errors.ts";

@@ -62,6 +62,10 @@ export class ResidentAdapters {
   has(name: string): boolean {
     return this.byName.has(name);
   }
+  /** What stands behind a name: one adapter, or those of a union. @throws ConfigError unknown */
+  adaptersOf(name: string): readonly Adapter[] {
+    return this.named(name).parts.map(({ adapter }) => adapter);
+  }
 
   /**
    * Puts an adapter on the device under a name. It changes nothing before it is asked for.

@@ -4,7 +4,7 @@ import { listArgument, optionsArgument, pathArgument, wholeArgument } from "../a
 import { basename } from "node:path";
 import { AbortError, ConfigError, DataError } from "../errors.ts";
 import { ExampleBuilder, type Examples } from "./examples.ts";
-import { locate, readObjects, readRowsFromFile, type BadRow, type GoodRow, type ReadRow } from "./lines.ts";
+import { locate, readObjects, readRowsFromFile, readValuesFromFile, type BadRow, type GoodRow, type ReadRow, type ReadValue } from "./lines.ts";
 import { previewTokens, type Preview } from "./preview.ts";
 import { rowEncoder, type EncodedRow, type EncodingOptions, type RowEncoder } from "./row_encoder.ts";
 import type { Shape } from "./rows.ts";
@@ -47,6 +47,7 @@ export interface DatasetReport {
 }
 
 type Counts = Record<string, number>;
+type Rows<T> = (signal?: AbortSignal) => AsyncIterable<T> | Iterable<T>;
 
 const KEPT_ERRORS = 100;
 const SHOWN_ERRORS = 10;
@@ -54,39 +55,56 @@ const YIELD_EVERY = 256;
 
 export class Dataset {
   readonly file: string | null;
-  readonly #read: (signal?: AbortSignal) => AsyncIterable<ReadRow> | Iterable<ReadRow>;
-  readonly #onBadRow: "error" | "skip";
+  readonly shape: Shape | undefined;
+  readonly onBadRow: "error" | "skip";
+  readonly #read: Rows<ReadRow>;
+  readonly #values: Rows<ReadValue>;
 
-  private constructor(
-    file: string | null,
-    options: DatasetOptions,
-    read: (signal?: AbortSignal) => AsyncIterable<ReadRow> | Iterable<ReadRow>,
-  ) {
+  private constructor(file: string | null, options: DatasetOptions, read: Rows<ReadRow>, values: Rows<ReadValue>) {
     const bad = options.onBadRow ?? "error";
     if (bad !== "error" && bad !== "skip")
       throw new ConfigError(`onBadRow must be "error" or "skip", not ${JSON.stringify(bad)}`, { where: { key: "onBadRow" } });
     this.file = file;
+    this.shape = options.shape;
+    this.onBadRow = bad;
     this.#read = read;
-    this.#onBadRow = bad;
+    this.#values = values;
   }
 
   /** A JSONL file. Nothing is read before it is needed. */
   static fromFile(file: string, asked: DatasetOptions = {}): Dataset {
     pathArgument(file, "Dataset.fromFile: file");
     const options = optionsArgument(asked, "Dataset.fromFile: options");
-    return new Dataset(file, options, (signal) => readRowsFromFile(file, { shape: options.shape }, signal));
+    const { shape } = options;
+    return new Dataset(
+      file,
+      options,
+      (signal) => readRowsFromFile(file, { shape }, signal),
+      (signal) => readValuesFromFile(file, signal),
+    );
   }
 
   /** Rows as objects of any supported shape. */
   static fromRows(rows: Iterable<unknown>, asked: DatasetOptions = {}): Dataset {
     const kept = listArgument(rows, "Dataset.fromRows: rows");
     const options = optionsArgument(asked, "Dataset.fromRows: options");
-    return new Dataset(null, options, () => readObjects(kept, { shape: options.shape }));
+    const { shape } = options;
+    return new Dataset(
+      null,
+      options,
+      () => readObjects(kept, { shape }),
+      () => kept.map((value, i) => ({ ok: true, line: i + 1, value })),
+    );
   }
 
   /** Every row, good or bad, in order. */
   async *rows(signal?: AbortSignal): AsyncGenerator<ReadRow> {
     yield* this.#read(signal);
+  }
+
+  /** Every row as it was read, for readers of shapes of their own. */
+  async *values(signal?: AbortSignal): AsyncGenerator<ReadValue> {
+    yield* this.#values(signal);
   }
 
   /** Reads everything and reports; with a tokenizer the rows are encoded too, which finds what only the template can refuse. */
@@ -98,7 +116,7 @@ export class Dataset {
   async encode(encoding: EncodingOptions, reading: ReadingOptions = {}): Promise<EncodedRows> {
     const result = await this.#encodeAll(rowEncoder(encoding), reading);
     const { report } = result;
-    if (report.bad > 0 && this.#onBadRow === "error") throw summary(report);
+    if (report.bad > 0 && this.onBadRow === "error") throw summary(report);
     if (result.examples.length === 0) throw noUsableRow(report);
     return result;
   }
@@ -154,7 +172,7 @@ export class Dataset {
       rows++;
       const item = read.ok ? await encodeRow(read, encoder, this.file) : read;
       if (!item.ok) {
-        if (this.#onBadRow === "error") throw item.error;
+        if (this.onBadRow === "error") throw item.error;
         continue;
       }
       const { line, row, example } = item;

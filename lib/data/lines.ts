@@ -10,6 +10,8 @@ import { normaliseRow, type Row, type Shape } from "./rows.ts";
 export type GoodRow = { readonly ok: true; readonly line: number; readonly row: Row };
 export type BadRow = { readonly ok: false; readonly line: number; readonly error: DataError };
 export type ReadRow = GoodRow | BadRow;
+/** A row as it was read, before anybody judges its keys. */
+export type ReadValue = { readonly ok: true; readonly line: number; readonly value: unknown } | BadRow;
 
 interface RowSource {
   readonly shape?: Shape | undefined;
@@ -33,11 +35,17 @@ function parseLine(text: string): JsonValue {
 }
 
 function guarded(line: number, source: RowSource, read: () => Row): ReadRow {
+  const found = tried(line, source.file, read);
+  return found.ok ? { ok: true, line, row: found.value } : found;
+}
+
+/** What `read` makes of a line, or its complaint with the line's place. */
+function tried<T>(line: number, file: string | undefined, read: () => T): { readonly ok: true; readonly line: number; readonly value: T } | BadRow {
   try {
-    return { ok: true, line, row: read() };
+    return { ok: true, line, value: read() };
   } catch (error) {
     if (!(error instanceof DataError)) throw error;
-    return { ok: false, line, error: locate(error, line, source.file) };
+    return { ok: false, line, error: locate(error, line, file) };
   }
 }
 
@@ -63,12 +71,30 @@ export async function* readRowsFromFile(
   maxLine = MAX_LINE,
 ): AsyncGenerator<ReadRow> {
   const named: RowSource = { ...source, file };
+  for await (const { line, text } of textLines(file, signal, maxLine)) {
+    const row = text === null ? guarded(line, named, notText) : readRow(text, line, named);
+    if (row !== null) yield row;
+  }
+}
+
+/** The same lines as the JSON that they are. */
+export async function* readValuesFromFile(file: string, signal?: AbortSignal): AsyncGenerator<ReadValue> {
+  for await (const { line, text } of textLines(file, signal, MAX_LINE))
+    if (text === null || pythonStrip(text) !== "") yield tried(line, file, () => (text === null ? notText() : parseLine(text)));
+}
+
+const notText = (): never => refuse("json", "", "not valid UTF-8");
+
+/** Lines counted from 1; null: not UTF-8. */
+async function* textLines(
+  file: string,
+  signal: AbortSignal | undefined,
+  maxLine: number,
+): AsyncGenerator<{ readonly line: number; readonly text: string | null }> {
   let line = 0;
   for await (const bytes of fileLines(file, signal, maxLine)) {
     line++;
-    const text = decode(line === 1 && bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf ? bytes.subarray(3) : bytes);
-    const row = text === null ? guarded(line, named, () => refuse("json", "", "not valid UTF-8")) : readRow(text, line, named);
-    if (row !== null) yield row;
+    yield { line, text: decode(line === 1 && bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf ? bytes.subarray(3) : bytes) };
   }
 }
 
