@@ -32,6 +32,7 @@ const code = await runCli(process.argv.slice(2), {
   err: output.err,
   interactive: process.stderr.isTTY === true,
   columns: process.stderr.columns,
+  input: () => ({ stream: process.stdin, interactive: process.stdin.isTTY === true && process.stdout.isTTY === true }),
   signal: stop.signal,
 });
 // What the command found (a check that failed, a wrong usage) stands; a stop has the code of its signal, else of the stream that

@@ -7,6 +7,7 @@ import { EsftError } from "../errors.ts";
 import { meantBy, nearest } from "../options/suggest.ts";
 import { registerBuild } from "./build.ts";
 import { CheckFailed } from "./common.ts";
+import { registerChat } from "./chat.ts";
 import { registerDemo } from "./demo_command.ts";
 import { registerDoctor } from "./doctor.ts";
 import { registerEval } from "./eval.ts";
@@ -77,6 +78,7 @@ function buildProgram(terminal: Terminal): Command {
     registerSelect,
     registerTrain,
     registerEval,
+    registerChat,
     registerServe,
     registerMerge,
     registerExport,

@@ -6,8 +6,16 @@ export interface Streams {
   /** stderr is a terminal. */
   readonly interactive: boolean;
   readonly columns?: number;
+  /** What is typed or piped in; taken only by commands that ask for it. */
+  readonly input?: () => Input;
   /** Fires on the first interrupt: finish what must be finished, then stop. */
   readonly signal: AbortSignal;
+}
+
+export interface Input {
+  readonly stream: NodeJS.ReadableStream;
+  /** People type here, and read stdout on the same terminal. */
+  readonly interactive: boolean;
 }
 
 const LIVE_EVERY = 80; // ms between redraws
@@ -28,6 +36,11 @@ export class Terminal {
   print(text: string): void {
     this.clear();
     this.streams.out(`${text}\n`);
+  }
+  /** A piece of the result, as it is. */
+  write(text: string): void {
+    this.clear();
+    this.streams.out(text);
   }
   json(value: unknown): void {
     this.print(JSON.stringify(value, null, 2));
@@ -52,6 +65,14 @@ export class Terminal {
       this.streams.err(`${text}\n`);
     }
     this.lastAt = now;
+  }
+  /** @throws Error the process gives none */
+  input(): Input {
+    if (!this.streams.input) throw new Error("this command reads what is typed, and there is no input");
+    return this.streams.input();
+  }
+  get columns(): number {
+    return this.streams.columns ?? 80;
   }
   clear(): void {
     if (this.live) this.streams.err("\r\u001b[K");

@@ -4,6 +4,7 @@ import { spawn } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { Readable } from "node:stream";
 import { afterAll } from "vitest";
 import { runCli } from "../../lib/cli/program.ts";
 import { toyRows } from "../support/tiny_model.ts";
@@ -19,7 +20,7 @@ export interface CliResult {
 /** One command line in this process. */
 export async function cli(
   args: readonly string[],
-  options: { readonly signal?: AbortSignal; readonly onErr?: (text: string) => void } = {},
+  options: { readonly signal?: AbortSignal; readonly onErr?: (text: string) => void; readonly input?: string } = {},
 ): Promise<CliResult> {
   let [out, err] = ["", ""];
   const code = await runCli(args, {
@@ -29,6 +30,7 @@ export async function cli(
       options.onErr?.(text);
     },
     interactive: false,
+    input: () => ({ stream: Readable.from([options.input ?? ""]), interactive: false }),
     signal: options.signal ?? new AbortController().signal,
   });
   return { code, out, err };

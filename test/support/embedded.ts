@@ -6,14 +6,14 @@ import type { MoeModel } from "../../lib/index.ts";
 export const embedded = join(import.meta.dirname, "../../examples/embedded");
 
 /** @param outDir where the adapter goes */
-export async function trainBooking(model: MoeModel, outDir: string, steps = 12): Promise<void> {
+export async function trainBooking(model: MoeModel, outDir: string, steps = 30): Promise<void> {
   await model.train({
     data: { file: join(embedded, "data/booking.train.jsonl"), maxLength: 128 },
-    method: { type: "lora", rank: 8, targets: "attention,experts" },
+    method: "full",
     outDir,
     steps,
     rowsPerStep: 8,
     evalFraction: 0,
-    optimizer: { lr: 5e-3 },
+    optimizer: { lr: 1e-3 },
   }).result;
 }
