@@ -75,7 +75,9 @@ export async function evaluateAnswers(
   const o = parseOptions(answersSchema, options, "evaluateAnswers");
   dataArgument(data, "evaluateAnswers: data");
   if (typeof data !== "string" && !(data instanceof Dataset))
-    throw new ConfigError("evaluateAnswers: data: expected a JSONL file or a Dataset, found examples without text", { where: { key: "data" } });
+    throw new ConfigError("evaluateAnswers: data: expected a JSONL file or a Dataset, found examples without text", {
+      where: { key: "data" },
+    });
   const { shape, onBadRow, onDropped, template, file: path, rows } = o;
   const metrics = await metricsByName(o.metrics, "metrics");
   answerOptions(generationOf(o), "evaluateAnswers"); // refused before anything is read
@@ -89,7 +91,8 @@ export async function evaluateAnswers(
     signal,
   });
   await requireReferences(questions, metrics);
-  const answer = (row: number, stop: AbortSignal): Promise<AnswerRow> => answerRow(model, questions[row]!, row, o, metrics, tokenizer, stop);
+  const answer = (row: number, stop: AbortSignal): Promise<AnswerRow> =>
+    answerRow(model, questions[row]!, row, o, metrics, tokenizer, stop);
   const total = questions.length;
   const done = new Map<number, AnswerRow>();
   const report = (): void => onProgress?.({ done: done.size, total });
@@ -156,7 +159,15 @@ async function answerRow(
   const answer = continues ? text : text.trimStart();
   const scores: Record<string, number> = {};
   for (const metric of metrics) scores[metric.name] = await metric.score({ place, answer, references, row: raw });
-  return { row, prompt: tokenizer.decode(prompt), answer, references: [...references], scores, finish_reason: finishReason, tokens: ids.length };
+  return {
+    row,
+    prompt: tokenizer.decode(prompt),
+    answer,
+    references: [...references],
+    scores,
+    finish_reason: finishReason,
+    tokens: ids.length,
+  };
 }
 
 function generationOf({ maxTokens, stop, stopIds, temperature, topK, topP, minP, repetitionPenalty, seed }: Options) {

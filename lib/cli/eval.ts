@@ -20,7 +20,10 @@ export function registerEval(program: Command, terminal: Terminal): void {
     .option("--max-length <n>", "of the loss: tokens per row (default: 1024)", wholeNumber)
     .option("--batch-tokens <n>", "of the loss: tokens per forward (default: 4096)", wholeNumber)
     .option("--metric <names>", "score answers: names between commas (exact, rouge-l, bleu, json, regex, intent …), or a module .mjs")
-    .option("--answers <file>", "write the answers (JSONL); an interrupted evaluation goes on there; base and adapter: FILE.base, FILE.adapter")
+    .option(
+      "--answers <file>",
+      "write the answers (JSONL); an interrupted evaluation goes on there; base and adapter: FILE.base, FILE.adapter",
+    )
     .option("--json", "print JSON");
   machineOptions(dataOptions(answerFlags(command)))
     .addHelpText(
@@ -81,5 +84,7 @@ function requireTogether(flags: Readonly<Record<string, unknown>>, command: { er
   const answers = flags["metric"] !== undefined;
   const idle = (answers ? LOSS : ANSWERS).find((key) => flags[key] !== undefined);
   if (idle !== undefined)
-    command.error(answers ? `${name(idle)} is of the loss, it goes without --metric` : `${name(idle)} is of answers, it goes with --metric NAMES`);
+    command.error(
+      answers ? `${name(idle)} is of the loss, it goes without --metric` : `${name(idle)} is of answers, it goes with --metric NAMES`,
+    );
 }

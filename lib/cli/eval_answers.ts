@@ -50,7 +50,8 @@ export async function evalAnswers(dir: string, flags: EvalFlags, terminal: Termi
     const base = await side(data, "base");
     results.push({ data, base, ...(flags.adapter === undefined ? {} : { adapter: await side(data, "adapter") }) });
   }
-  if (flags.json) return terminal.json({ model: dir, adapter: flags.adapter ?? null, results: results.map((r) => figures(r, files, flags)) });
+  if (flags.json)
+    return terminal.json({ model: dir, adapter: flags.adapter ?? null, results: results.map((r) => figures(r, files, flags)) });
   terminal.print(tables(results, metrics));
   for (const { data, base, adapter } of results)
     for (const [name, of] of Object.entries({ base, ...(adapter ? { adapter } : {}) })) {

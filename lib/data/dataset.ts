@@ -4,7 +4,16 @@ import { listArgument, optionsArgument, pathArgument, wholeArgument } from "../a
 import { basename } from "node:path";
 import { AbortError, ConfigError, DataError } from "../errors.ts";
 import { ExampleBuilder, type Examples } from "./examples.ts";
-import { locate, readObjects, readRowsFromFile, readValuesFromFile, type BadRow, type GoodRow, type ReadRow, type ReadValue } from "./lines.ts";
+import {
+  locate,
+  readObjects,
+  readRowsFromFile,
+  readValuesFromFile,
+  type BadRow,
+  type GoodRow,
+  type ReadRow,
+  type ReadValue,
+} from "./lines.ts";
 import { previewTokens, type Preview } from "./preview.ts";
 import { rowEncoder, type EncodedRow, type EncodingOptions, type RowEncoder } from "./row_encoder.ts";
 import type { Shape } from "./rows.ts";

@@ -40,7 +40,11 @@ function guarded(line: number, source: RowSource, read: () => Row): ReadRow {
 }
 
 /** What `read` makes of a line, or its complaint with the line's place. */
-function tried<T>(line: number, file: string | undefined, read: () => T): { readonly ok: true; readonly line: number; readonly value: T } | BadRow {
+function tried<T>(
+  line: number,
+  file: string | undefined,
+  read: () => T,
+): { readonly ok: true; readonly line: number; readonly value: T } | BadRow {
   try {
     return { ok: true, line, value: read() };
   } catch (error) {

@@ -106,7 +106,9 @@ describe("an evaluation", () => {
     expect(await readFile(file)).toEqual(bytes);
     expect(rest).toEqual(whole);
     await evaluateAnswers(model, booking, { ...options, file }); // finished: nothing is asked again
-    await expect(evaluateAnswers(model, booking, { ...options, file, maxTokens: 13 })).rejects.toThrow(/another evaluation: options.maxTokens/);
+    await expect(evaluateAnswers(model, booking, { ...options, file, maxTokens: 13 })).rejects.toThrow(
+      /another evaluation: options.maxTokens/,
+    );
     await expect(evaluateAnswers(model, booking, { ...options, file, rows: 39 })).rejects.toThrow(/another evaluation/);
   });
 

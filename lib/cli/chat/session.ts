@@ -99,7 +99,7 @@ export class ChatSession {
       else
         for (const [i, answer] of answers.entries()) {
           this.screen.text(`── ${[a, b][i]} ──\n`);
-          await this.show(answer, (piece) => this.screen.text(piece));
+          await this.show(answer, (piece) => this.screen.text(piece), false);
         }
     } finally {
       for (const answer of answers) this.end(answer);
@@ -157,8 +157,8 @@ export class ChatSession {
     this.running.delete(answer);
   }
 
-  /** An answer as it comes. @returns its text */
-  private async show(answer: Answer, write: (piece: string) => void): Promise<string> {
+  /** An answer as it comes. @param measured it begins now, and alone. @returns its text */
+  private async show(answer: Answer, write: (piece: string) => void, measured = true): Promise<string> {
     const begun = performance.now();
     let first = begun;
     let tokens = 0;
@@ -173,9 +173,10 @@ export class ChatSession {
       if (!said.endsWith("\n")) write("\n");
       const { ids, finishReason } = await answer.result();
       const now = performance.now();
-      const rate = ids.length > 1 && now > first ? `, ${((1000 * (ids.length - 1)) / (now - first)).toFixed(1)} tokens/s` : "";
+      const rate = measured && ids.length > 1 && now > first ? `, ${((1000 * (ids.length - 1)) / (now - first)).toFixed(1)} tokens/s` : "";
       const why = finishReason === "length" ? ", ended by the most tokens of an answer" : finishReason === "cancelled" ? ", stopped" : "";
-      this.screen.aside(`${ids.length} tokens, the first after ${duration((first - begun) / 1000)}${rate}${why}`);
+      const begin = measured ? `, the first after ${duration((first - begun) / 1000)}` : "";
+      this.screen.aside(`${ids.length} tokens${begin}${rate}${why}`);
     } finally {
       this.end(answer);
     }
