@@ -51,9 +51,9 @@ struct Channel {
       window[j] = row >= 0 ? to_float(static_cast<const T*>(p.x)[row * p.x_ld + c]) : 0.0f;
     }
   }
-  // Takes in row t; tap j counts where t − w + 1 + j >= start, else before(j) stands in its place.
-  template <class F>
-  __device__ __forceinline__ float step(const ConvParams& p, int64_t c, int64_t t, int64_t start, F before) {
+  // Takes in row t; tap j counts where t − w + 1 + j >= start, else what stands before the document.
+  template <class Before>
+  __device__ __forceinline__ float step(const ConvParams& p, int64_t c, int64_t t, int64_t start, const Before& before) {
 #pragma unroll
     for (int j = 0; j + 1 < kTaps; j++) window[j] = window[j + 1];
     window[kTaps - 1] = to_float(static_cast<const T*>(p.x)[t * p.x_ld + c]);
@@ -63,9 +63,21 @@ struct Channel {
       if (t - kTaps + 1 + j >= start)
         h += tap[j] * window[j];
       else
-        before(h, j);
+        before.add(h, tap[j], j);
     }
     return h;
+  }
+};
+
+// What stands before a document: nothing, or rows of a state (where the pointer is one). Functors: lambdas here end nvcc 13.
+struct NothingBefore {
+  __device__ __forceinline__ void add(float&, float, int) const {}
+};
+struct RowsBefore {
+  const float* rows;
+  int64_t pitch;
+  __device__ __forceinline__ void add(float& h, float tap, int j) const {
+    if (rows) h += tap * rows[j * pitch];
   }
 };
 
@@ -89,9 +101,7 @@ __global__ void __launch_bounds__(kThreads) causal_conv_kernel(const ConvParams 
       const int32_t document = states.documents.of[t];
       if (document >= 0) before = in_global(states.items.at(document)) + (t - start) * p.C + c;
     }
-    const float h = channel.step(p, c, t, start, [&](float& sum, int j) {
-      if (kStates && before) sum += channel.tap[j] * before[j * p.C];
-    });
+    const float h = kStates ? channel.step(p, c, t, start, RowsBefore{before, p.C}) : channel.step(p, c, t, start, NothingBefore{});
     static_cast<T*>(p.y)[t * p.y_ld + c] = from_float<T>(p.silu ? h * sigmoid<float>(h) : h);
   }
 }
@@ -126,7 +136,7 @@ __global__ void __launch_bounds__(kThreads) causal_conv_backward_kernel(ConvPara
     int64_t start = t;
     if (t < p.T) {
       start = start_of(p, t);
-      const float h = channel.step(p, c, t, start, [](float&, int) {});
+      const float h = channel.step(p, c, t, start, NothingBefore{});
       dh = to_float(static_cast<const T*>(p.dy)[t * p.dy_ld + c]);
       if (p.silu) {
         const float s = sigmoid<float>(h);

@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(kSampleThreads) read_rows(const EarlyStart ear
   if (!last_of_row(p, row, scratch)) return;
 
   const SampleChunk* chunks = p.chunks + int64_t(row) * p.count;
-  const bool mine = threadIdx.x < p.count;
+  const bool mine = int(threadIdx.x) < p.count;
   const u64 own = mine ? __ldcg(&chunks[threadIdx.x].rank) : 0;
   best = block_best(own, scratch);
   SampleRow s = {};
@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(kSampleThreads) read_penalised(const EarlyStar
   if (threadIdx.x == 0) p.chunks[blockIdx.x].rank = best;
   if (!last_of_row(p, row, scratch)) return;
   const SampleChunk* chunks = p.chunks + int64_t(row) * p.count;
-  best = block_best(threadIdx.x < p.count ? __ldcg(&chunks[threadIdx.x].rank) : 0, scratch);
+  best = block_best(int(threadIdx.x) < p.count ? __ldcg(&chunks[threadIdx.x].rank) : 0, scratch);
   if (threadIdx.x != 0) return;
   SampleRow s = p.rows[row];
   start_row(p, row, s, best);
@@ -323,7 +323,7 @@ __global__ void __launch_bounds__(kSampleThreads) draw_tokens(const EarlyStart e
 
   // The chunk in which the sum passes the target, then the token.
   const SampleChunk* chunks = p.chunks + int64_t(row) * p.count;
-  u64 mine = threadIdx.x < p.count ? __ldcg(&chunks[threadIdx.x].weight) : 0, total;
+  u64 mine = int(threadIdx.x) < p.count ? __ldcg(&chunks[threadIdx.x].weight) : 0, total;
   u64 upto = block_prefix(mine, scratch, total);
   const u64 target = __umul64hi(fraction_of(p.u[row]), total);
   if (upto > target && upto - mine <= target) found[0] = threadIdx.x, found[1] = upto - mine;
