@@ -39,6 +39,8 @@ export class Engine {
   private serving: Promise<void> | null = null;
   /** Whether the last pass was a prompt's: then tokens come next. */
   private promptWasLast = false;
+  /** Ends of the last answers, told when the model is free again. */
+  private late: (() => void)[] = [];
   private readonly adapters: Switch | null;
   /** Whose turn it is, and how many passes of it are left while others wait. */
   private adapter: string | null = null;
@@ -75,13 +77,13 @@ export class Engine {
       await this.use.whenFree();
       await this.use.run("generating", undefined, (signal) => this.loop(signal));
     } catch (error) {
-      for (const s of [...this.active, ...this.waiting]) this.drop(s, () => s.listener.fail(error));
+      const left = [...this.active, ...this.waiting];
       this.active = [];
       this.waiting.length = 0;
-    } finally {
-      this.serving = null;
-      if (this.waiting.length > 0) this.serving = this.serve();
+      for (const s of left) this.drop(s, () => s.listener.fail(error));
     }
+    this.serving = this.waiting.length > 0 ? this.serve() : null;
+    this.tellLate();
   }
 
   private async loop(signal: AbortSignal): Promise<void> {
@@ -89,6 +91,7 @@ export class Engine {
     using chooser = new Chooser(this.transformer.device, this.transformer.spec.vocab, this.maxBatch);
     try {
       while (this.waiting.length + this.active.length > 0) {
+        this.tellLate();
         throwIfAborted(signal, "generation");
         this.admit();
         const batch = this.nextBatch();
@@ -110,7 +113,7 @@ export class Engine {
       if (!s) return;
       const { prompt, maxTokens } = s.request;
       if (maxTokens === 0) {
-        s.listener.end("length");
+        this.drop(s, () => s.listener.end("length"));
         continue;
       }
       try {
@@ -205,7 +208,11 @@ export class Engine {
   }
   private drop(s: Sequence, tell: () => void): void {
     s.dispose();
-    tell();
+    this.late.push(tell);
+    if (this.active.length + this.waiting.length > 0) this.tellLate();
+  }
+  private tellLate(): void {
+    for (const tell of this.late.splice(0)) tell();
   }
 }
 

@@ -89,3 +89,13 @@ describe("several adapters at once", () => {
     model.adapters.remove("one");
   });
 });
+
+it("the model is free when an answer is there, also one of no tokens", async () => {
+  for (const maxTokens of [3, 0]) {
+    const { ids } = await model.generate([5, 6, 7], { maxTokens, stopIds: [] }).result();
+    expect(ids).toHaveLength(maxTokens);
+    expect(() => model.removeAdapter()).not.toThrow();
+    for await (const _ of model.generate([5, 6, 7], { maxTokens, stopIds: [] }));
+    expect(() => model.removeAdapter()).not.toThrow();
+  }
+});
