@@ -1,4 +1,4 @@
-// npm run pack:gpu [-- --out DIR]: a folder (out/gpu) below 55 MB that runs the tests, the benchmarks and the peer on a machine that has
+// npm run pack:gpu [-- --out DIR]: a folder (out/gpu) below 58 MB that runs the tests, the benchmarks and the peer on a machine that has
 // only an NVIDIA driver and python3: `out/gpu/run.sh`. Holds the addon, sources of lib, test, bench and scripts, and two archives:
 // kernels.tar.xz, the CUDA library and the debug one (which share most of their kernels, so that the second costs little), and
 // runtime.tar.xz, this node, stripped, and the npm packages that lib, vitest and tsx need.
@@ -9,7 +9,7 @@ import path from "node:path";
 import { capture, root, stop } from "./run.ts";
 
 const name = "pack:gpu";
-const limit = 55e6;
+const limit = 58e6;
 const argument = process.argv.indexOf("--out");
 const out = path.resolve((argument > 0 ? process.argv[argument + 1] : undefined) ?? path.join(root, "out", "gpu"));
 const library = path.join("build", "Release", "libesft_cuda.so");
@@ -97,6 +97,8 @@ function packRuntime(target: string): void {
     const useless = /\.(map|md|d\.[cm]?ts|markdown|flow)$|(^|\/)(test|tests|docs|man)\//i;
     // npm tokenizers brings a binary for every platform: 60 MB, of which this one needs 5
     const own = `tokenizers.${process.platform}-${process.arch}${process.platform === "linux" ? "-gnu" : ""}.node`;
+    // its sources in TypeScript, which nothing loads
+    const source = (at: string, file: string): boolean => path.basename(at) === "zod" && /^src(\/|$)/.test(file);
     const foreign = (file: string): boolean => /^tokenizers\..*\.node$/.test(file) && file !== own;
     for (const at of packages) {
       fs.cpSync(at, path.join(work, path.relative(root, at)), {
@@ -104,7 +106,7 @@ function packRuntime(target: string): void {
         dereference: true,
         filter: (file) => {
           const inside = path.relative(at, file);
-          return !useless.test(inside) && !foreign(inside) && !inside.split(path.sep).includes("node_modules");
+          return !useless.test(inside) && !foreign(inside) && !source(at, inside) && !inside.split(path.sep).includes("node_modules");
         },
       });
     }
@@ -159,7 +161,7 @@ const leftOut =
   /^test\/(?!(?:cuda|ops|support|golden|fixtures\/quantised)\/|fixtures\/families\/(?:olmoe|olmoe-gqa-clip|deepseek-v2|deepseek-v2-lite)\/)/;
 const files = output("git", ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ...sources])
   .split("\0")
-  .filter((file) => file !== "" && !leftOut.test(file));
+  .filter((file) => file !== "" && !leftOut.test(file) && !/^bench\/.*\.md$/.test(file));
 for (const file of files) {
   if (!fs.existsSync(path.join(root, file))) continue;
   fs.mkdirSync(path.join(out, path.dirname(file)), { recursive: true });
