@@ -2,13 +2,13 @@
 // finite differences, refusals. No GPU. Alone: npx vitest run test/ops/grouped_gemm.test.ts
 
 import { describe, it } from "vitest";
-import { groupedGemmCases, nn, nnBase, nt, ntBase, tn, tnBase } from "./cases/grouped_gemm.ts";
+import { groupedGemmCases, groupedGemmNarrowCases, nn, nnBase, nt, ntBase, tn, tnBase } from "./cases/grouped_gemm.ts";
 import { clamped, every, none } from "./cases/gated.ts";
 import { Random, f32, i32, list, offsetsOf, out, tensor } from "./host.ts";
 import type { Args, HostTensor } from "./host.ts";
 import { checkGradients, describeCases, describeRefusals, device, pick, run, weighted } from "./support.ts";
 
-describeCases("grouped_gemm", groupedGemmCases);
+describeCases("grouped_gemm", [...groupedGemmCases, ...groupedGemmNarrowCases]);
 
 const gather = (name: string) => [
   {

@@ -541,16 +541,6 @@ export const groupedGemmCases: readonly OpCase[] = [
     w: "mixed",
     terms: { of: [0, 3], rank: 3, parts: 2 },
   }),
-  // A side of a rank.
-  ...(["f32", "bf16 compute"] as const).flatMap((compute) => {
-    const bf16 = compute === "bf16 compute";
-    return [16, 32, 20, 3].flatMap((rank) => [
-      nnRow(`${compute}, few columns, ${rank}`, [29, 0, 7, 3], 1500, rank, { bf16, gather: true, factor: 0.5 }),
-      nnRow(`${compute}, few columns, ${rank}, added to`, [13, 3], 300, rank, { bf16, w: "mixed", segments: 2, accumulate: true }),
-      ntRow(`${compute}, few outputs, ${rank}`, [29, 0, 7, 3], rank, 1500, { bf16, gather: true, factor: 0.5 }),
-      ntRow(`${compute}, few outputs, ${rank}, added to`, [13, 3], rank, 300, { bf16, w: "mixed", segments: 2, accumulate: true }),
-    ]);
-  }),
   nnRow("clamped SwiGLU without gates", counts("uneven tail"), 50, 33, { act: act.clamped, gate: false }),
   nnRow("rows that are nobody's, bias", counts("empty experts"), 35, 28, { behind: 3, gather: true, act: true, bias: "f32" }),
   nnRow("a sum of several passes, two segments", [2, 0, 3], 3001, 7, { segments: 2, w: "mixed" }),
@@ -588,6 +578,23 @@ export const groupedGemmCases: readonly OpCase[] = [
     tnRow(`${name} on load, gathered, overwritten`, counts("empty experts"), 20, 33, { act: f, xGather: true, overwrite: true }),
     tnRow(`bf16 compute, ${name} on load`, counts("uneven tail"), 33, 40, { act: f, bf16: true }),
   ]),
+  tnRow("bf16 compute", counts("uneven tail"), 50, 71, { bf16: true }),
+  tnRow("bf16 compute, gathered, two segments", counts("many rows"), 64, 96, { bf16: true, xGather: true, segments: 2, groups: [0, 3] }),
+  tnRow("bf16 compute, activation on load, scaled", counts("many rows"), 64, 40, { bf16: true, act: true, gather: true, scale: true }),
+];
+
+/** For the CPU, whose narrow products they reach; in an emulation they take minutes each. */
+export const groupedGemmNarrowCases: readonly OpCase[] = [
+  // A side of a rank.
+  ...(["f32", "bf16 compute"] as const).flatMap((compute) => {
+    const bf16 = compute === "bf16 compute";
+    return [16, 32, 20, 3].flatMap((rank) => [
+      nnRow(`${compute}, few columns, ${rank}`, [29, 0, 7, 3], 1500, rank, { bf16, gather: true, factor: 0.5 }),
+      nnRow(`${compute}, few columns, ${rank}, added to`, [13, 3], 300, rank, { bf16, w: "mixed", segments: 2, accumulate: true }),
+      ntRow(`${compute}, few outputs, ${rank}`, [29, 0, 7, 3], rank, 1500, { bf16, gather: true, factor: 0.5 }),
+      ntRow(`${compute}, few outputs, ${rank}, added to`, [13, 3], rank, 300, { bf16, w: "mixed", segments: 2, accumulate: true }),
+    ]);
+  }),
   // A side of a rank: more rows than are summed at once, more columns than are kept together, two tiles of the narrow side.
   ...(["f32", "bf16 compute"] as const).flatMap((compute) => {
     const bf16 = compute === "bf16 compute";
@@ -600,9 +607,6 @@ export const groupedGemmCases: readonly OpCase[] = [
       tnRow(`${compute}, few columns, a few`, counts("empty experts"), 35, 5, { bf16, gather: true, scale: true }),
     ];
   }),
-  tnRow("bf16 compute", counts("uneven tail"), 50, 71, { bf16: true }),
-  tnRow("bf16 compute, gathered, two segments", counts("many rows"), 64, 96, { bf16: true, xGather: true, segments: 2, groups: [0, 3] }),
-  tnRow("bf16 compute, activation on load, scaled", counts("many rows"), 64, 40, { bf16: true, act: true, gather: true, scale: true }),
 ];
 
 /** Rows of experts that do not train are infinite or no numbers; those that train end inside a kernel's last step. */
