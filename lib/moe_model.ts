@@ -1,4 +1,4 @@
-// MoeModel: a checkpoint on a device, and what one does with it: profile, train, evaluate, adapt.
+// MoeModel: a checkpoint on a device, and what one does with it: profile, train, evaluate, adapt, generate.
 
 import { instanceArgument, listArgument, optionsArgument, pathArgument, readSafely } from "./arguments.ts";
 import { basename, resolve } from "node:path";
@@ -82,7 +82,10 @@ export type GenerateOptions = GenerateInput & {
 
 const evaluateSchema = dataSchema.extend({ batchTokens: z.int().min(1).default(4096), rows: z.int().min(1).optional() });
 
-/** A model on a device. One thing runs at a time: while it trains, profiles, evaluates or generates, everything else is refused. */
+/**
+ * A model on a device. One thing runs at a time: while it trains, profiles, evaluates or answers, everything else is refused, but for
+ * answers: they wait for the model, and any number of them are made together.
+ */
 export class MoeModel implements TrainSession {
   readonly dir: string;
   readonly spec: ModelSpec;

@@ -63,12 +63,6 @@ export class OneAtATime {
       throw new ConfigError(`${this.name} is busy (${this.work.what}); wait for the end, or open the checkpoint a second time`);
   }
 
-  /** Resolves when nothing is in progress. @throws DisposedError closed */
-  async whenFree(): Promise<void> {
-    while (this.work && !this.closed) await this.work.ended;
-    if (this.closed) throw new DisposedError(`${this.name} was disposed`);
-  }
-
   /** Runs `task` alone. Its signal fires when `signal` does or this is closed; what it then throws becomes a DisposedError. */
   async run<T>(what: string, signal: AbortSignal | undefined, task: (signal: AbortSignal) => Promise<T>): Promise<T> {
     this.requireFree();
@@ -88,6 +82,12 @@ export class OneAtATime {
       this.work = null;
       end();
     }
+  }
+
+  /** The same, as soon as nothing is in progress. @throws DisposedError closed meanwhile */
+  async runWhenFree<T>(what: string, task: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    while (this.work && !this.closed) await this.work.ended;
+    return this.run(what, undefined, task);
   }
 
   /** Refuses everything from now on and tells what is in progress to stop. Resolves when it has ended. */

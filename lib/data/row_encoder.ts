@@ -8,7 +8,8 @@ import { encodeEsft } from "./esft_format.ts";
 import { encodeConversation, type Encoded } from "./masks.ts";
 import type { Conversation, Row } from "./rows.ts";
 import type { JsonObject } from "../text/python_json.ts";
-import { ChatTemplate, compileChatTemplate, type Message } from "../text/template.ts";
+import { type ChatTemplate, type Message } from "../text/template.ts";
+import { chosenTemplate } from "../text/template_choice.ts";
 import { Tokenizer } from "../text/tokenizer.ts";
 
 export interface EncodingOptions {
@@ -58,17 +59,6 @@ export function rowEncoder(asked: EncodingOptions): RowEncoder {
     throw new ConfigError(`template must be "tokenizer", "esft", a ChatTemplate or { source }, not ${shown(wanted)}`, {
       where: { key: "template" },
     });
-  const templateFor = (hasTools: boolean): ChatTemplate => {
-    if (wanted instanceof ChatTemplate) return wanted;
-    if (typeof wanted === "object") return compileChatTemplate(wanted.source);
-    const source = tokenizer.chatTemplate(options.templateName, hasTools);
-    if (source !== null) return compileChatTemplate(source);
-    const known = Array.from(tokenizer.chatTemplates.keys()).join(", ");
-    throw new ConfigError(
-      `the tokenizer in ${tokenizer.dir} has no chat template${options.templateName === undefined ? "" : ` named ${options.templateName}`}${known === "" ? "" : ` (it has ${known})`}; give one as template: { source }, or use template: "esft"`,
-      { where: { key: "template", file: tokenizer.dir } },
-    );
-  };
   return async (row) => {
     if (row.shape === "text") return encodeText(row.text, options);
     const { tools } = row.row;
@@ -78,7 +68,7 @@ export function rowEncoder(asked: EncodingOptions): RowEncoder {
     const render = { ...(now ? { now } : {}), ...(variables ? { variables } : {}) };
     const encoded = await encodeConversation({
       tokenizer,
-      template: templateFor(tools !== undefined),
+      template: chosenTemplate(wanted, tokenizer, tools !== undefined, options.templateName),
       adapt,
       messages,
       tools,

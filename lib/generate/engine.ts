@@ -9,6 +9,7 @@ import type { Transformer } from "../model/transformer.ts";
 import type { OneAtATime } from "../task.ts";
 import { throwIfAborted } from "../task.ts";
 import { Chooser } from "./chooser.ts";
+import type { Choice } from "./chooser.ts";
 import { Sequence } from "./sequence.ts";
 import type { FinishReason, Listener, SequenceRequest } from "./sequence.ts";
 import { BatchLists, SequenceCache } from "./sequence_cache.ts";
@@ -74,8 +75,7 @@ export class Engine {
 
   private async serve(): Promise<void> {
     try {
-      await this.use.whenFree();
-      await this.use.run("generating", undefined, (signal) => this.loop(signal));
+      await this.use.runWhenFree("generating", (signal) => this.loop(signal));
     } catch (error) {
       const left = [...this.active, ...this.waiting];
       this.active = [];
@@ -156,14 +156,20 @@ export class Engine {
     if (this.outgrown(batch)) return;
     const counts = batch.map((s) => Math.min(s.pending, this.piece));
     const host = hostOf(batch, counts);
-    batch.forEach((s, i) => s.cache!.reserve(s.cache!.kept + counts[i]!));
+    // One that grows too large for the memory ends alone.
+    for (const [i, s] of batch.entries())
+      try {
+        s.cache!.reserve(s.cache!.kept + counts[i]!);
+      } catch (error) {
+        return this.fail(s, error);
+      }
     const fresh = batch.length === 1 && batch[0]!.cache!.kept === 0 && counts[0]! > 1;
     const logits = chooser.logits(batch.length);
     transformer.advance(host, { lists: lists.lists(batch.map((s) => s.cache!)), fresh }, logits);
     batch.forEach((s, i) => (s.cache!.kept += counts[i]!));
     if (batch[0]!.pending > 0) return; // more of the prompt is to come
     const chosen = await chooser.choose(batch);
-    batch.forEach((s, i) => this.take(s, chosen[i]!.id, chosen[i]!));
+    batch.forEach((s, i) => this.take(s, chosen[i]!));
   }
 
   /** Sequences whose rotary tables are others from this length on: nothing that was kept serves, they are prompts once more. */
@@ -182,17 +188,9 @@ export class Engine {
     return any;
   }
 
-  private take(
-    s: Sequence,
-    id: number,
-    likelihood: { readonly logprob: number; readonly top: readonly { id: number; logprob: number }[] },
-  ): void {
+  private take(s: Sequence, { id, ...likelihood }: Choice): void {
     if (s.cancelled) return this.finish(s, "cancelled");
-    if (id < 0) {
-      const error = new NonFiniteError(`generation: the logits after ${s.ids.length} tokens are not finite`);
-      this.active = this.active.filter((x) => x !== s);
-      return this.drop(s, () => s.listener.fail(error));
-    }
+    if (id < 0) return this.fail(s, new NonFiniteError(`generation: the logits after ${s.ids.length} tokens are not finite`));
     const { stop, maxTokens } = s.request;
     if (stop.has(id)) return this.finish(s, "stop");
     s.ids.push(id);
@@ -201,10 +199,16 @@ export class Engine {
   }
 
   private finish(s: Sequence, reason: FinishReason): void {
-    this.active = this.active.filter((x) => x !== s);
     const at = this.waiting.indexOf(s);
     if (at >= 0) this.waiting.splice(at, 1);
-    this.drop(s, () => s.listener.end(reason));
+    this.leave(s, () => s.listener.end(reason));
+  }
+  private fail(s: Sequence, error: unknown): void {
+    this.leave(s, () => s.listener.fail(error));
+  }
+  private leave(s: Sequence, tell: () => void): void {
+    this.active = this.active.filter((x) => x !== s);
+    this.drop(s, tell);
   }
   private drop(s: Sequence, tell: () => void): void {
     s.dispose();

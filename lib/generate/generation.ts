@@ -3,10 +3,9 @@
 import { AbortError } from "../errors.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { Engine } from "./engine.ts";
+import { AnswerText } from "./answer_text.ts";
 import type { AnswerOptions } from "./options.ts";
-import { Pieces } from "./pieces.ts";
 import type { FinishReason, Likelihood, Sequence } from "./sequence.ts";
-import type { StopScan } from "./stops.ts";
 
 export interface GeneratedToken extends Likelihood {
   readonly id: number;
@@ -84,34 +83,33 @@ export class Generation implements AsyncIterable<GeneratedPiece> {
 
   private run({ engine, prompt, options, stopIds, tokenizer, continues, adapter, release }: Prepared): void {
     void this.finished.then(...twice(release));
-    const pieces = tokenizer ? new Pieces(tokenizer, continues ? { after: prompt } : {}) : null;
-    const scan = options.stops.scan();
+    const text = tokenizer ? new AnswerText(tokenizer, options.stops, continues ? { after: prompt } : {}) : null;
     const { maxTokens, sampling } = options;
     const end = (finishReason: FinishReason): void => {
-      if (pieces) this.say(scan.push(pieces.end()) + scan.end());
-      const { text, tokens } = this;
+      if (text) this.say(text.end());
+      const { tokens } = this;
       if (this.loose.length > 0) this.put({ text: "", tokens: this.loose.splice(0) });
-      const stop = scan.stopped;
+      const stop = text?.stopped ?? null;
       const ids = tokens.map((t) => t.id);
-      this.end({ text, ids, tokens, finishReason: stop === null ? finishReason : "stop", stop, promptTokens: prompt.length });
+      this.end({ text: this.text, ids, tokens, finishReason: stop === null ? finishReason : "stop", stop, promptTokens: prompt.length });
     };
     if (this.cancelled) return end("cancelled");
     const sequence = engine.submit(
       { prompt, maxTokens, stop: stopIds, sampling, adapter },
-      { token: (id, likelihood) => this.take({ id, ...likelihood }, pieces, scan), end, fail: (error) => this.fail(error) },
+      { token: (id, likelihood) => this.take({ id, ...likelihood }, text), end, fail: (error) => this.fail(error) },
     );
     this.sequence = { engine, sequence };
   }
 
-  private take(token: GeneratedToken, pieces: Pieces | null, scan: StopScan): boolean {
+  private take(token: GeneratedToken, text: AnswerText | null): boolean {
     this.tokens.push(token);
     this.loose.push(token);
-    if (!pieces) {
+    if (!text) {
       this.put({ text: "", tokens: this.loose.splice(0) });
       return false;
     }
-    this.say(scan.push(pieces.push(token.id)));
-    return scan.stopped !== null;
+    this.say(text.push(token.id));
+    return text.stopped !== null;
   }
 
   private say(text: string): void {

@@ -1,10 +1,12 @@
 // A conversation as the ids that an answer goes on from: the template with its generation prompt, as training writes it.
 
 import { encodeEsft } from "../data/esft_format.ts";
-import { ConfigError, DataError } from "../errors.ts";
+import { refuse } from "../data/flags.ts";
+import { droppedParts } from "../data/dropped.ts";
+import { DataError } from "../errors.ts";
 import type { JsonObject, JsonValue } from "../text/python_json.ts";
-import { ChatTemplate, compileChatTemplate } from "../text/template.ts";
 import type { Message } from "../text/template.ts";
+import { chosenTemplate } from "../text/template_choice.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 
 export interface ChatOptions {
@@ -17,7 +19,7 @@ export interface ChatOptions {
   readonly now?: Date | undefined;
 }
 
-/** @throws DataError no message, or one that the template refuses · ConfigError the tokenizer has no template */
+/** @throws DataError no message, one that the template refuses, or parts that it leaves out · ConfigError the tokenizer has no template */
 export async function promptOf(messages: readonly Message[], tokenizer: Tokenizer, options: ChatOptions = {}): Promise<number[]> {
   const { template = "tokenizer", tools, variables, now } = options;
   if (messages.length === 0)
@@ -26,24 +28,21 @@ export async function promptOf(messages: readonly Message[], tokenizer: Tokenize
     if (tools && tools.length > 0) throw new DataError("the ESFT format has no place for tools", { where: { key: "tools" } });
     return [...(await encodeEsft(messages, tokenizer)).inputIds];
   }
-  const text = templateOf(template, tokenizer, (tools?.length ?? 0) > 0).render(messages, {
+  const hasTools = (tools?.length ?? 0) > 0;
+  const chosen = chosenTemplate(template, tokenizer, hasTools);
+  const { bosToken, eosToken } = tokenizer;
+  const render = {
     addGenerationPrompt: true,
-    bosToken: tokenizer.bosToken,
-    eosToken: tokenizer.eosToken,
-    ...(tools ? { tools } : {}),
+    bosToken,
+    eosToken,
+    ...(hasTools ? { tools: tools! } : {}),
     ...(variables ? { variables } : {}),
     ...(now ? { now } : {}),
-  });
+  };
+  const adapted = chosen.adapt(messages, render);
+  const text = chosen.render(adapted, render);
+  const [lost] = droppedParts({ template: chosen, messages: adapted, trained: adapted.map(() => false), render, text });
+  if (lost !== undefined)
+    refuse("dropped", lost, `the chat template leaves ${lost} out of the prompt; take a template that renders it, or leave it out`);
   return tokenizer.encode(text);
-}
-
-function templateOf(template: "tokenizer" | { readonly source: string }, tokenizer: Tokenizer, hasTools: boolean): ChatTemplate {
-  if (template instanceof ChatTemplate) return template;
-  if (typeof template === "object") return compileChatTemplate(template.source);
-  const source = tokenizer.chatTemplate(undefined, hasTools);
-  if (source !== null) return compileChatTemplate(source);
-  throw new ConfigError(
-    `the tokenizer in ${tokenizer.dir} has no chat template; give one as template: { source }, use template: "esft", or continue a text with generate`,
-    { where: { key: "template", file: tokenizer.dir } },
-  );
 }

@@ -22,7 +22,7 @@ export async function chat(service: Service, { plain, exact }: JsonBody, signal:
   if (request.top_logprobs !== undefined && !request.logprobs)
     throw invalid("top_logprobs", "top_logprobs: expected logprobs to be true with it");
   const tokenizer = await models.tokenizer();
-  const { messages, options } = conversationOf(request, exact, tokenizer, models.template);
+  const { messages, options } = conversationOf(request, exact, models.template);
   const promptTokens = (await promptOf(messages, tokenizer, options)).length;
   const maxTokens = room(promptTokens, asked, models.maxPositions, param);
   const asks = choices(request, maxTokens, request.top_logprobs ?? 0).map(

@@ -1,28 +1,19 @@
-// Messages and tools of a request as the model's chat template takes them. What the template would leave out without a word is refused,
-// as it is in training.
+// Messages and tools of a request as a prompt is made from them.
 
 import type { ChatRequest } from "./schema.ts";
 import { invalid } from "./errors.ts";
-import { droppedParts } from "../data/dropped.ts";
 import type { ChatOptions } from "../generate/prompt.ts";
 import { isJsonObject } from "../text/python_json.ts";
 import type { JsonObject, JsonValue } from "../text/python_json.ts";
-import { compileChatTemplate } from "../text/template.ts";
 import type { Message } from "../text/template.ts";
-import type { Tokenizer } from "../text/tokenizer.ts";
 
 export interface Conversation {
   readonly messages: readonly Message[];
   readonly options: ChatOptions;
 }
 
-/** @param exact the request's body, with numbers as they were written @throws ApiError · DataError what the template refuses */
-export function conversationOf(
-  request: ChatRequest,
-  exact: JsonValue,
-  tokenizer: Tokenizer,
-  template: ChatOptions["template"] = "tokenizer",
-): Conversation {
+/** @param exact the request's body, with numbers as they were written @throws ApiError */
+export function conversationOf(request: ChatRequest, exact: JsonValue, template: ChatOptions["template"] = "tokenizer"): Conversation {
   const body: JsonObject = isJsonObject(exact) ? exact : {};
   const given = (key: string): JsonValue[] => (Array.isArray(body[key]) ? body[key] : []);
   const messages = given("messages").map((message, i) => plainContent(message, i));
@@ -30,27 +21,7 @@ export function conversationOf(
   const kwargs = body["chat_template_kwargs"];
   const variables = isJsonObject(kwargs) ? kwargs : undefined;
   const options = { template, now: new Date(), ...(tools.length > 0 ? { tools } : {}), ...(variables ? { variables } : {}) };
-  if (template === "esft") return { messages, options };
-
-  const source = typeof template === "object" ? template.source : tokenizer.chatTemplate(undefined, tools.length > 0);
-  if (source === null)
-    throw invalid("messages", "this model has no chat template; use /v1/completions, or start the server with --template");
-  const compiled = compileChatTemplate(source);
-  const { bosToken, eosToken } = tokenizer;
-  const render = {
-    addGenerationPrompt: true,
-    bosToken,
-    eosToken,
-    now: options.now,
-    tools: tools.length > 0 ? tools : null,
-    ...(variables ? { variables } : {}),
-  };
-  const adapted = compiled.adapt(messages, render);
-  const text = compiled.render(adapted, render);
-  const [lost] = droppedParts({ template: compiled, messages: adapted, trained: adapted.map(() => false), render, text });
-  if (lost !== undefined)
-    throw invalid(lost, `${lost}: the model's chat template leaves it out of the prompt; leave it out of the request`);
-  return { messages: adapted, options };
+  return { messages, options };
 }
 
 /** Parts of text become one text: few templates know parts. */
