@@ -217,6 +217,15 @@ ESFT_INLINE vhu to_bf16(vf v) {
   vu bits = (vi)(v == v) ? r : nan;
   return __builtin_convertvector(bits, vhu);
 }
+// To the bf16 nearest, as f32; as the conversion of the machine rounds, where it has one (denormals become 0).
+ESFT_INLINE vf rounded_to_bf16(vf v) {
+#if defined(__AVX512BF16__)
+  const vhu h = (vhu)(vh)_mm512_cvtneps_pbh((__m512)v);
+#else
+  const vhu h = to_bf16(v);
+#endif
+  return (vf)(__builtin_convertvector(h, vu) << 16);
+}
 ESFT_INLINE void store_bf16(uint16_t* p, vf v) { *reinterpret_cast<vhu*>(p) = to_bf16(v); }
 ESFT_INLINE void store_bf16_part(uint16_t* p, vf v, int64_t n) {
   vhu h = to_bf16(v);

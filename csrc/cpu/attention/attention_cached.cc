@@ -14,12 +14,6 @@ namespace {
 constexpr int64_t kStretch = 512;
 constexpr int kHeads = 4;  // query heads of a step: a key is loaded once for them
 
-ESFT_INLINE vf rounded_to_bf16(vf x) {
-  uint16_t h[W];
-  store_bf16(h, x);
-  return load_bf16(h);
-}
-
 struct F32Cache {
   typedef float T;
   ESFT_INLINE vf load(const float* p) { return ESFT_ISA::load(p); }

@@ -13,15 +13,7 @@ namespace {
 
 static_assert(KC % kNarrowSteps == 0, "a chunk of sums is a whole number of pieces");
 
-// To the bf16 nearest, as f32.
-ESFT_INLINE vf rounded(vf v) {
-#if defined(__AVX512BF16__)
-  return (vf)(__builtin_convertvector((vh)_mm512_cvtneps_pbh((__m512)v), vu) << 16);
-#else
-  return v;
-#endif
-}
-ESFT_INLINE vf rounded_if(bool round, vf v) { return round ? rounded(v) : v; }
+ESFT_INLINE vf rounded_if(bool round, vf v) { return round ? rounded_to_bf16(v) : v; }
 
 // sums[R][NR] (+)= a[R][steps] · panel, V vectors of it. next: R pointers fetched along.
 template <int R, int V>
@@ -116,7 +108,7 @@ void narrow_rows(const Block& b, float* panel, float* rows) {
   else
     panel_of_weight_rows(PANEL_F32, b.w, 0, W, b.n, b.n, b.k0, b.k, panel);
   if (b.kind == PANEL_DOT)
-    for (int64_t e = 0; e < b.k * NR; e += W) store(panel + e, rounded(load(panel + e)));
+    for (int64_t e = 0; e < b.k * NR; e += W) store(panel + e, rounded_to_bf16(load(panel + e)));
   b.n <= W ? narrow_rows_of<1>(b, panel, rows) : narrow_rows_of<2>(b, panel, rows);
 }
 

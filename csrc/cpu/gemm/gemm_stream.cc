@@ -90,21 +90,21 @@ void dots(const typename P::T* w, int64_t ld, const typename P::X* const* x, int
       for (int r = 0; r < R; r++) out[i * NR + r] = hsum(sum[i][r]);
 }
 
-// n rows of W.
-template <class P, int M, int R>
-void rows_of_sums(const typename P::T* w, int64_t ld, int64_t n, const typename P::X* const* x, int64_t k, float* out, int64_t m) {
-  int64_t r = 0;
-  for (; r + R <= n; r += R) dots<P, M, R>(w + r * ld, ld, x, k, out + r, m);
-  for (; r < n; r++) dots<P, M, 1>(w + r * ld, ld, x, k, out + r, m);
+// R rows of W with all rows of x, a few at a time: from the second time on W comes from L1.
+template <class P, int R>
+void rows_of_sums(const typename P::T* w, int64_t ld, const typename P::X* const* x, int64_t m, int64_t k, float* out) {
+  int64_t i = 0;
+  for (; m - i > 2; i += 4) dots<P, 4, R>(w, ld, x + i, k, out + i * NR, min_of(m - i, 4));
+  if (m - i == 2) dots<P, 2, R>(w, ld, x + i, k, out + i * NR, 2);
+  if (m - i == 1) dots<P, 1, R>(w, ld, x + i, k, out + i * NR, 1);
 }
 
+// n rows of W.
 template <class P>
 void sums_of(const typename P::T* w, int64_t ld, int64_t n, const typename P::X* const* x, int64_t m, int64_t k, float* out) {
-  if (m == 1) return rows_of_sums<P, 1, 4>(w, ld, n, x, k, out, m);
-  if (m == 2) return rows_of_sums<P, 2, 4>(w, ld, n, x, k, out, m);
-  if (m <= 4) return rows_of_sums<P, 4, 4>(w, ld, n, x, k, out, m);
-  if (m <= 8) return rows_of_sums<P, 8, 2>(w, ld, n, x, k, out, m);
-  return rows_of_sums<P, 16, 1>(w, ld, n, x, k, out, m);
+  int64_t r = 0;
+  for (; r + 4 <= n; r += 4) rows_of_sums<P, 4>(w + r * ld, ld, x, m, k, out + r);
+  for (; r < n; r++) rows_of_sums<P, 1>(w + r * ld, ld, x, m, k, out + r);
 }
 
 // Where the rows of x lie, in f32 and, where products are of rounded numbers, in bf16; absent rows are the first.

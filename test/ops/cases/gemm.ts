@@ -212,6 +212,8 @@ export const gemmPerf: readonly PerfRow[] = [
   ).flatMap(([K, N]) =>
     [16, 64, 192, 1024].flatMap((M) => (["f32", "f32-bf16w", "bf16"] as const).map((dtype) => product("cpu", dtype, K, N, M))),
   ),
+  // One token and eight: bound by reading weights.
+  ...[1, 8].flatMap((M) => (["f32-bf16w", "bf16"] as const).map((dtype) => product("cpu", dtype, 2048, 8192, M))),
   ...(["f32-bf16w", "bf16"] as const).flatMap((dtype) =>
     (["-nn", "-tn"] as const).map((mode) => product("cpu", dtype, 2048, 2048, 1024, mode)),
   ),

@@ -850,6 +850,7 @@ export const groupedPerf: readonly PerfRow[] = [
   ...(["f32", "bf16"] as const).flatMap((dtype) => [
     ...groupedRows("cpu", "d256", 4096, dtype, modes),
     ...groupedRows("cpu", "d2048", 2048, dtype, modes.slice(0, 6)),
+    ...[1, 8].flatMap((T) => groupedRows("cpu", "olmoe", T, dtype, ["up", "down"])),
   ]),
   ...[8192, 32768].flatMap((T) => groupedRows("cuda", "dsv2-lite", T, "bf16", modes)),
 ];
