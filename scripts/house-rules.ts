@@ -23,6 +23,9 @@ const model = [
 /** What the parts above the model share: the ground, what knows no device, the addon and the model. */
 const below = [...ground, "files", "text", "data", "answers", "native", "tensor", "quantised", "ops", "device", "dist", ...model];
 
+/** What stands on the model, up to what a user does with it. */
+const parts = ["experts", "generate", "methods", "adapter", "convert", "train", "inspect", "moe_model", "logits_check", "evaluate_answers"];
+
 /** Part: what it may import. From the ground up. */
 export const arrows: Readonly<Record<string, readonly string[]>> = {
   errors: [],
@@ -92,35 +95,8 @@ export const arrows: Readonly<Record<string, readonly string[]>> = {
   evaluate_answers: [...below, "generate", "adapter", "moe_model"],
   report: [...below, "experts", "methods", "adapter", "train", "inspect", "moe_model"],
   serve: [...below, "experts", "generate", "methods", "adapter", "train", "inspect", "moe_model"],
-  index: [
-    ...below,
-    "experts",
-    "generate",
-    "methods",
-    "adapter",
-    "convert",
-    "train",
-    "inspect",
-    "moe_model",
-    "logits_check",
-    "evaluate_answers",
-    "report",
-  ],
-  cli: [
-    ...below,
-    "experts",
-    "generate",
-    "methods",
-    "adapter",
-    "convert",
-    "train",
-    "inspect",
-    "moe_model",
-    "logits_check",
-    "evaluate_answers",
-    "report",
-    "serve",
-  ],
+  index: [...below, ...parts, "report"],
+  cli: [...below, ...parts, "report", "serve"],
 };
 
 /** The folder that alone spells names of families and tensors, and the one file of it that others import. */

@@ -8,7 +8,7 @@ import { encodeEsft } from "./esft_format.ts";
 import { encodeConversation, type Encoded } from "./masks.ts";
 import type { Conversation, Row } from "./rows.ts";
 import type { JsonObject } from "../text/python_json.ts";
-import { type ChatTemplate, type Message } from "../text/template.ts";
+import type { ChatTemplate, Message } from "../text/template.ts";
 import { chosenTemplate } from "../text/template_choice.ts";
 import { Tokenizer } from "../text/tokenizer.ts";
 
