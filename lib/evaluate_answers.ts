@@ -13,7 +13,7 @@ import type { Metric } from "./answers/metric.ts";
 import { metricsByName } from "./answers/metrics.ts";
 import { questionsOf } from "./answers/questions.ts";
 import type { Question } from "./answers/questions.ts";
-import { optionsArgument } from "./arguments.ts";
+import { optionsArgument, shapeArgument } from "./arguments.ts";
 import { Dataset } from "./data/dataset.ts";
 import { dataArgument, openTemplate } from "./data/source.ts";
 import { ConfigError } from "./errors.ts";
@@ -72,6 +72,7 @@ export async function evaluateAnswers(
   task: EvaluateAnswersTask = {},
 ): Promise<AnswersEvaluation> {
   const { signal, onProgress } = optionsArgument(task, "evaluateAnswers: task");
+  shapeArgument(model, ["tokenizer", "chat", "adapters"], "a MoeModel", "evaluateAnswers: model");
   const o = parseOptions(answersSchema, options, "evaluateAnswers");
   dataArgument(data, "evaluateAnswers: data");
   if (typeof data !== "string" && !(data instanceof Dataset))

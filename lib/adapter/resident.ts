@@ -2,6 +2,7 @@
 // it replaces (no copy of the base), what is low-rank stands unmerged beside it. Switching moves pointers; back again, the base's own
 // tensors are in their places.
 
+import { textArgument } from "../arguments.ts";
 import { ConfigError, LayoutError } from "../errors.ts";
 import type { Attachments } from "../model/layers/attachment.ts";
 import type { Transformer } from "../model/transformer.ts";
@@ -174,7 +175,7 @@ export class ResidentAdapters {
     throw new ConfigError(`no adapter "${name}": ${known}; add one with model.adapters.add(name, dir)`, { where: { key: "adapter" } });
   }
   private requireNew(name: string): void {
-    if (typeof name !== "string" || name === "" || name === "base")
+    if (textArgument(name, "name") === "" || name === "base")
       throw new ConfigError(`an adapter's name must be a text other than "base", found ${JSON.stringify(name)}`, {
         where: { key: "name" },
       });

@@ -12,6 +12,7 @@ import { basename, dirname, join, resolve } from "node:path";
 import type { FileHandle } from "node:fs/promises";
 import { stat } from "node:fs/promises";
 import { z } from "zod";
+import { pathArgument } from "../arguments.ts";
 import { ConfigError, DataError, LayoutError } from "../errors.ts";
 import { makeFolder, writeFileAtomic } from "../files/atomic.ts";
 import { disk } from "../files/disk.ts";
@@ -72,6 +73,7 @@ export interface Answers {
 
 /** @throws LayoutError it is none, or a whole line is damaged · IoError */
 export async function readAnswers(path: string): Promise<Answers> {
+  pathArgument(path, "readAnswers: path");
   await using file = await RegularFile.open(path);
   if (file.size > MAX_BYTES)
     throw new LayoutError(`${path}: expected at most ${MAX_BYTES} bytes of answers, found ${file.size}`, { where: { file: path } });

@@ -143,6 +143,11 @@ function checkLength(list: readonly unknown[], key: string): void {
     refuse("length", key, `${key} has ${list.length} entries, expected at most ${MAX_MESSAGES}; split it into several rows`);
 }
 
+/** A conversation as it is given, without a row around it. @throws DataError with where.rule and where.key */
+export function readConversation(given: unknown): Message[] {
+  return messagesOf({ messages: asJson(given) }, "messages");
+}
+
 function messagesOf(row: JsonObject, key: string): Message[] {
   const list = need(row, key, "array");
   checkLength(list, key);

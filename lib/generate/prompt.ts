@@ -3,6 +3,7 @@
 import { encodeEsft } from "../data/esft_format.ts";
 import { refuse } from "../data/flags.ts";
 import { droppedParts } from "../data/dropped.ts";
+import { readConversation } from "../data/rows.ts";
 import { DataError } from "../errors.ts";
 import type { JsonObject, JsonValue } from "../text/python_json.ts";
 import type { Message } from "../text/template.ts";
@@ -20,10 +21,9 @@ export interface ChatOptions {
 }
 
 /** @throws DataError no message, one that the template refuses, or parts that it leaves out · ConfigError the tokenizer has no template */
-export async function promptOf(messages: readonly Message[], tokenizer: Tokenizer, options: ChatOptions = {}): Promise<number[]> {
+export async function promptOf(given: readonly Message[], tokenizer: Tokenizer, options: ChatOptions = {}): Promise<number[]> {
   const { template = "tokenizer", tools, variables, now } = options;
-  if (messages.length === 0)
-    throw new DataError("a conversation must have at least one message, found none", { where: { key: "messages" } });
+  const messages = readConversation(given);
   if (template === "esft") {
     if (tools && tools.length > 0) throw new DataError("the ESFT format has no place for tools", { where: { key: "tools" } });
     return [...(await encodeEsft(messages, tokenizer)).inputIds];

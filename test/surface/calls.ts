@@ -76,6 +76,7 @@ export async function publicCalls(root: string): Promise<{ calls: Record<string,
   const checkpoint = model.checkpoint;
   const lora = (await model.train({ ...run, method: { type: "lora", rank: 1, targets: "attention" }, outDir: at("lora") }).result).adapter!;
   mkdirSync(at("traces"));
+  await esft.evaluateAnswers(model, data, { metrics: "exact", maxTokens: 2, file: at("answers.jsonl") });
   const tokenizer = await model.tokenizer();
   const dataset = esft.Dataset.fromFile(data);
   const device = new esft.Device({ kind: "ref" });
@@ -99,7 +100,13 @@ export async function publicCalls(root: string): Promise<{ calls: Record<string,
     "model.evaluate": { call: of(model, "evaluate"), args: () => [data, { maxLength: 64 }, {}] },
     "model.train": { call: (r) => model.train(r as never).result, args: () => [{ ...run, outDir: fresh() }] },
     "model.applyAdapter": { call: async (...a) => { await (of(model, "applyAdapter")(...a) as Promise<unknown>); model.removeAdapter(); }, args: () => [at("adapter"), {}] }, // prettier-ignore
-    "model.generate": { call: of(model, "generate"), args: () => [[1, 2], { maxTokens: 2 }] },
+    "model.generate": { call: (...a) => (of(model, "generate")(...a) as esft.Generation).result(), args: () => [[1, 2], { maxTokens: 2 }] }, // prettier-ignore
+    "model.chat": { call: (...a) => (of(model, "chat")(...a) as esft.Generation).result(), args: () => [[{ role: "user", content: "a" }], { maxTokens: 2 }] }, // prettier-ignore
+    "model.adapters.add": { call: async (...a) => { await (of(model.adapters, "add")(...a) as Promise<unknown>); model.adapters.remove("a"); }, args: () => ["a", at("lora")] }, // prettier-ignore
+    "model.adapters.has": { call: of(model.adapters, "has"), args: () => ["a"] },
+    evaluateAnswers: { call: esft.evaluateAnswers as Call, args: () => [model, data, { metrics: "exact", maxTokens: 2 }, {}] },
+    readAnswers: { call: esft.readAnswers as Call, args: () => [at("answers.jsonl")] },
+    metricsByName: { call: esft.metricsByName as Call, args: () => ["exact,bleu", "metric"] },
     "Dataset.fromFile": { call: async (...a) => (esft.Dataset.fromFile as Call)(...a), args: () => [data, {}] },
     "Dataset.fromFile, encoded": {
       call: async (...a) => ((esft.Dataset.fromFile as Call)(...a) as esft.Dataset).encode({ tokenizer }),
