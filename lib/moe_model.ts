@@ -7,6 +7,7 @@ import { openDevice } from "./device.ts";
 import type { DeviceChoice, OpenedDevice } from "./device.ts";
 import { ConfigError, DataError, NonFiniteError } from "./errors.ts";
 import { Adapter } from "./adapter/adapter.ts";
+import { continuations } from "./generate/continuations.ts";
 import { Engine } from "./generate/engine.ts";
 import { Generation } from "./generate/generation.ts";
 import type { Prepared } from "./generate/generation.ts";
@@ -370,6 +371,21 @@ export class MoeModel implements TrainSession {
     }, signal);
   }
 
+  /** Greedy answers to prompts, for whoever has the model to himself: a training run (train/session.ts). */
+  async continuations(
+    prompts: readonly (readonly number[])[],
+    { maxTokens, capacity, signal }: { readonly maxTokens: number; readonly capacity: number; readonly signal?: AbortSignal | undefined },
+  ): Promise<number[][]> {
+    const stopIds = this.stopIds(await this.tokenizer());
+    return continuations(this.transformer, prompts, { maxTokens, capacity, signal, stopIds });
+  }
+
+  /** Ids that end an answer of a conversation. */
+  private stopIds(tokenizer: Tokenizer | null): Set<number> {
+    const turn = tokenizer ? tokenizer.stopTokens.flatMap((t) => tokenizer.tokenToId(t) ?? []) : [];
+    return new Set([...this.spec.eosIds, ...turn]);
+  }
+
   /** Sequences that are being continued, and those that wait for a place among them. */
   get load(): { readonly active: number; readonly waiting: number } {
     return this.engine?.load ?? { active: 0, waiting: 0 };
@@ -383,7 +399,7 @@ export class MoeModel implements TrainSession {
     continues: boolean,
   ): Prepared {
     this.engine ??= new Engine(this.transformer, this.use, { adapters: this.adapters });
-    const { vocab, maxPositions, eosIds } = this.spec;
+    const { vocab, maxPositions } = this.spec;
     if (prompt.length === 0) throw new DataError("a prompt must have at least one token, found none", { where: { key: "prompt" } });
     const wrong = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= vocab);
     if (wrong !== undefined)
@@ -394,8 +410,7 @@ export class MoeModel implements TrainSession {
       throw new ConfigError(`a prompt of ${prompt.length} tokens exceeds the model's ${maxPositions} positions`, {
         where: { key: "prompt" },
       });
-    const turn = tokenizer && !continues ? tokenizer.stopTokens.flatMap((t) => tokenizer.tokenToId(t) ?? []) : [];
-    const stopIds = new Set(options.stopIds ?? [...eosIds, ...turn]);
+    const stopIds = options.stopIds ? new Set(options.stopIds) : this.stopIds(continues ? null : tokenizer);
     if (adapter !== null) this.adapters.hold(adapter);
     const release = (): void => {
       if (adapter !== null) this.adapters.release(adapter);

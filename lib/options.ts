@@ -86,6 +86,13 @@ export const trainSchema = z.strictObject({
   evalFraction: z.number().min(0).lt(1).default(0.02).describe("held-out share of the data when no eval data is given; 0 = none"),
   evalEvery: z.int().min(0).default(100).describe("held-out loss every so many steps, and at the end; 0 = only at start and end"),
   evalRows: z.int().min(0).default(0).describe("most held-out rows to use; 0 = all"),
+  sampleEvery: z
+    .int()
+    .min(0)
+    .default(0)
+    .describe("answers to held-out questions every so many steps, and at start and end, to read along; 0 = none"),
+  sampleRows: z.int().min(1).default(3).describe("held-out questions that are answered (sample-every)"),
+  sampleTokens: z.int().min(1).default(64).describe("most tokens of such an answer"),
   saveEvery: z.int().min(1).default(100).describe("checkpoint every so many steps, at the end and on interrupt"),
   keep: z.enum(["best", "last"]).default("best").describe("deliver the adapter with the lowest held-out loss, or the last one"),
   adapterDtype: z.enum(["base", "f32"]).default("base").describe("storage of trained tensors: as the base stores them, or f32"),

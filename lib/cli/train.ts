@@ -154,6 +154,11 @@ function show(event: TrainEvent, terminal: Terminal): void {
         `step ${event.step}: held-out loss ${event.loss.toFixed(4)}, accuracy ${percent(event.accuracy)}${event.best ? " (best)" : ""}`,
       );
       return;
+    case "sample":
+      terminal.note(
+        `step ${event.step}: ${quoted(event.prompt, -60)} → ${quoted(event.answer, 120)}, wanted ${quoted(event.reference, 120)}`,
+      );
+      return;
     case "warning":
       terminal.note(`warning: ${event.message}`);
       return;
@@ -166,6 +171,13 @@ function show(event: TrainEvent, terminal: Terminal): void {
     default:
       event satisfies never;
   }
+}
+
+/** A text in quotes on one line: its first characters, or its last ones where `most` is negative. */
+function quoted(text: string, most: number): string {
+  const all = [...text];
+  if (all.length <= Math.abs(most)) return JSON.stringify(text);
+  return most < 0 ? `… ${JSON.stringify(all.slice(most).join(""))}` : `${JSON.stringify(all.slice(0, most).join(""))} …`;
 }
 
 /** One line: where it is, how it goes, how long it takes. */

@@ -9,6 +9,7 @@ import { ioError } from "../task.ts";
 import type { Evaluation } from "./evaluate.ts";
 import type { Reallocated } from "./reallocation_state.ts";
 import type { RouterCost } from "./router_cost.ts";
+import type { Sample } from "./samples.ts";
 import type { StepFigures } from "./update.ts";
 
 interface StepEvent extends Omit<StepFigures, "coverage"> {
@@ -51,6 +52,7 @@ export type TrainEvent =
   /** A stage begins with this update; of `of` stages, from 1, and what trains in it. */
   | { readonly type: "stage"; readonly step: number; readonly stage: number; readonly of: number; readonly trained: readonly TrainedRole[] }
   | ({ readonly type: "eval"; readonly step: number; readonly best: boolean } & Pick<Evaluation, "loss" | "accuracy" | "supervised">)
+  | ({ readonly type: "sample"; readonly step: number } & Sample)
   | { readonly type: "checkpoint"; readonly step: number; readonly path: string }
   | { readonly type: "warning"; readonly step: number; readonly message: string }
   /** A decaying schedule of `from` steps was lengthened to `to`. */

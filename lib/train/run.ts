@@ -30,6 +30,7 @@ import { CheckedRequest, keepRequest } from "./request.ts";
 import type { RunControl, TrainRequest } from "./request.ts";
 import { resolveMethod, split } from "./resolve_method.ts";
 import { lockRun } from "./run_lock.ts";
+import { Sampler } from "./samples.ts";
 import type { TrainSession } from "./session.ts";
 import { runTraining } from "./trainer.ts";
 import type { TrainerInit, TrainSummary } from "./trainer.ts";
@@ -171,7 +172,15 @@ async function prepare(session: TrainSession, request: CheckedRequest, task: Lon
   const padId = tokenizer?.padId ?? tokenizer?.eosId ?? 0;
   const data = { held, examples: train.length + (heldOut?.length ?? 0), repacked: options.data.packing === "esft" };
   const plan = await requireRoom(session, trainable, options, data);
-  return { resuming, trainable, train, heldOut, identity, padId, hostBytes: plan.hostBytes };
+  const { sampleEvery, sampleRows, sampleTokens } = options;
+  const sampler = sampleEvery > 0 ? new Sampler(session, await session.tokenizer(), heldOut, sampleRows, sampleTokens) : null;
+  if (sampler?.length === 0)
+    throw new ConfigError(
+      `train.sampleEvery ${sampleEvery}: expected held-out rows with a question and an answer, found none in ${heldOut?.length ?? 0} held-out rows; ` +
+        "hold some out (evalFraction, or eval data), or leave sampleEvery out",
+      { where: { key: "sampleEvery" } },
+    );
+  return { resuming, trainable, train, heldOut, identity, padId, hostBytes: plan.hostBytes, sampler };
 }
 
 /** What outDir holds decides whether a run may begin there. @returns true: go on from its checkpoint */

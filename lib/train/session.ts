@@ -22,4 +22,9 @@ export interface TrainSession {
   tokenizer(): Promise<Tokenizer>;
   /** Tells this base from any other. */
   identity(task?: LongTask): Promise<BaseIdentity>;
+  /** Greedy answers to prompts with the values as they are now; the run has the model to itself. `capacity`: tokens of a pass. */
+  continuations(
+    prompts: readonly (readonly number[])[],
+    options: { readonly maxTokens: number; readonly capacity: number; readonly signal?: AbortSignal | undefined },
+  ): Promise<readonly (readonly number[])[]>;
 }

@@ -3,7 +3,7 @@
 
 import { join } from "node:path";
 import { mkdir } from "node:fs/promises";
-import { AbortError, ConfigError, NonFiniteError } from "../errors.ts";
+import { AbortError, ConfigError, MemoryError, NonFiniteError } from "../errors.ts";
 import type { Examples } from "../data/examples.ts";
 import { BatchStream } from "../data/stream.ts";
 import type { BatchOptions } from "../data/stream.ts";
@@ -29,6 +29,7 @@ import { stepActivations } from "./memory_plan.ts";
 import { routerCost } from "./router_cost.ts";
 import * as ops from "../ops.ts";
 import type { TrainOptions } from "../options.ts";
+import type { Sampler } from "./samples.ts";
 import { stageAt } from "./schedule.ts";
 import { Update } from "./update.ts";
 import type { StepFigures } from "./update.ts";
@@ -55,6 +56,8 @@ export interface TrainerInit {
   readonly emit: (event: TrainEvent) => void;
   /** @throws what the trained values rest on is no longer what it was: nothing is saved */
   readonly beforeSave: () => Promise<void>;
+  /** Answers to held-out questions; null: none are wanted. */
+  readonly sampler?: Sampler | null;
   /** Called when the held-out loss reached a new minimum: keeps the trained values. */
   readonly keepBest: (step: number, ranks: RankSummary | null) => Promise<void>;
   /** Is the best adapter that a checkpoint names still whole? @throws LayoutError */
@@ -129,6 +132,7 @@ class Loop {
   private startedAt = 0;
   /** The held-out loss of this step is still to be taken: before the first update, and where an interrupt cut it short. */
   private evalDue = true;
+  private sampleDue = true;
   private savedStep = -1;
   /** A warning said why passes are not recorded. */
   private refusalTold = false;
@@ -203,6 +207,7 @@ class Loop {
     let reason: TrainSummary["reason"] = "finished";
     for (;;) {
       if (this.evalDue) await this.evaluate();
+      if (this.sampleDue && !signal?.aborted) await this.sample();
       const last = reached.step === options.steps;
       const saveDue = last || (reached.step > 0 && reached.step % options.saveEvery === 0);
       if (!this.evalDue && saveDue && this.savedStep !== reached.step) await this.save();
@@ -212,6 +217,7 @@ class Loop {
         if (this.savedStep !== reached.step) await this.save(); // the same state twice would push out the one before
         break;
       }
+      this.sampleDue = reached.step === options.steps || (options.sampleEvery > 0 && reached.step % options.sampleEvery === 0);
       this.evalDue = reached.step === options.steps || (options.evalEvery > 0 && reached.step % options.evalEvery === 0);
     }
     const { seconds } = this;
@@ -276,6 +282,7 @@ class Loop {
     Object.assign(this.reached, { step, skipped, best, firstEval, lastEval, tokens } satisfies Progress);
     this.savedStep = step;
     this.evalDue = !run.evaluated;
+    this.sampleDue = false;
     this.secondsBefore = run.seconds;
     this.extensions = run.extensions;
     // Saved when an interrupt came between a re-allocation and its update.
@@ -407,6 +414,21 @@ class Loop {
     reached.lastEval = loss;
     await this.emit({ type: "eval", step, loss, accuracy, supervised, best });
     if (best && step > 0) await init.keepBest(step, this.reallocator?.summary ?? null);
+  }
+
+  /** Answers to held-out questions, to read: they decide nothing, so that what stands in their way is told and the run goes on. */
+  private async sample(): Promise<void> {
+    const { sampler, signal } = this.init;
+    const { step } = this.reached;
+    this.sampleDue = false;
+    if (!sampler) return;
+    try {
+      for (const sample of await sampler.sample(this.update.capacity, signal)) await this.emit({ type: "sample", step, ...sample });
+    } catch (error) {
+      if (error instanceof AbortError) return;
+      if (!(error instanceof MemoryError)) throw this.explain(explainNonFinite(error, `step ${step}: a sample`, CHECK_WEIGHTS));
+      await this.emit({ type: "warning", step, message: `step ${step}: no sample: ${error.message}` });
+    }
   }
 
   private async measure(): Promise<Evaluation | "no rows" | "interrupted"> {

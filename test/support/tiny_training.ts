@@ -48,7 +48,18 @@ export async function tinyTraining(vocab = 64): Promise<TinyTraining> {
   };
   const identity = async () => (await hashCheckpoint(checkpoint)).identity;
   const tokenizer = (): Promise<never> => Promise.reject(new Error("a tiny model has no tokenizer"));
-  const session = { dir, name: "tiny", spec, checkpoint, device, transformer: model, params, tokenizer, identity };
+  const session = {
+    dir,
+    name: "tiny",
+    spec,
+    checkpoint,
+    device,
+    transformer: model,
+    params,
+    tokenizer,
+    identity,
+    continuations: tokenizer,
+  };
   return { dir, model, trainable: esftTrainable(spec, experts), session, close };
 }
 
