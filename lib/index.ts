@@ -12,6 +12,8 @@ export { readAnswers } from "./answers/answers_file.ts";
 export type { AnswerRow, Answers, AnswersHeader } from "./answers/answers_file.ts";
 export { metricNames, metricsByName } from "./answers/metrics.ts";
 export type { Answered, Metric, Scored } from "./answers/metric.ts";
+export { compareSchema, readComparison, timesSchema } from "./compare/result.ts";
+export type { CompareCell, CompareResult, CompareTimes, Comparison } from "./compare/result.ts";
 export { Dataset } from "./data/dataset.ts";
 export { formatPreview } from "./data/preview.ts";
 export { loadTokenizer, Tokenizer } from "./text/tokenizer.ts";

@@ -24,7 +24,19 @@ const model = [
 const below = [...ground, "files", "text", "data", "answers", "native", "tensor", "quantised", "ops", "device", "dist", ...model];
 
 /** What stands on the model, up to what a user does with it. */
-const parts = ["experts", "generate", "methods", "adapter", "convert", "train", "inspect", "moe_model", "logits_check", "evaluate_answers"];
+const parts = [
+  "experts",
+  "generate",
+  "methods",
+  "adapter",
+  "convert",
+  "train",
+  "inspect",
+  "moe_model",
+  "logits_check",
+  "evaluate_answers",
+  "compare",
+];
 
 /** Part: what it may import. From the ground up. */
 export const arrows: Readonly<Record<string, readonly string[]>> = {
@@ -93,7 +105,8 @@ export const arrows: Readonly<Record<string, readonly string[]>> = {
   moe_model: [...below, "experts", "generate", "methods", "adapter", "convert", "train"],
   logits_check: [...below, "adapter", "moe_model"],
   evaluate_answers: [...below, "generate", "adapter", "moe_model"],
-  report: [...below, "experts", "methods", "adapter", "train", "inspect", "moe_model"],
+  compare: [...below, "experts", "generate", "methods", "adapter", "convert", "train", "moe_model", "evaluate_answers"],
+  report: [...below, "experts", "methods", "adapter", "train", "inspect", "moe_model", "compare"],
   serve: [...below, "experts", "generate", "methods", "adapter", "train", "inspect", "moe_model"],
   index: [...below, ...parts, "report"],
   cli: [...below, ...parts, "report", "serve"],

@@ -52,6 +52,8 @@ describe("every public function", () => {
       "methodSchema",
       "trainSchema",
       "dataSchema",
+      "compareSchema",
+      "timesSchema",
       "generateSchema",
       "supportedModelTypes",
       "metricNames",

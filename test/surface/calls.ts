@@ -3,7 +3,9 @@
 import { existsSync, mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import * as esft from "../../lib/index.ts";
+import { writeComparison } from "../../lib/compare/result.ts";
 import { writeRows } from "../cli/support.ts";
+import { sample } from "../compare/sample.ts";
 import { tinyOlmoe, toyRows, writeTinyModel } from "../support/tiny_model.ts";
 
 /** What a caller without types may pass. */
@@ -76,6 +78,8 @@ export async function publicCalls(root: string): Promise<{ calls: Record<string,
   const checkpoint = model.checkpoint;
   const lora = (await model.train({ ...run, method: { type: "lora", rank: 1, targets: "attention" }, outDir: at("lora") }).result).adapter!;
   mkdirSync(at("traces"));
+  mkdirSync(at("comparison"));
+  await writeComparison(at("comparison"), sample);
   await esft.evaluateAnswers(model, data, { metrics: "exact", maxTokens: 2, file: at("answers.jsonl") });
   const tokenizer = await model.tokenizer();
   const dataset = esft.Dataset.fromFile(data);
@@ -105,6 +109,7 @@ export async function publicCalls(root: string): Promise<{ calls: Record<string,
     "model.adapters.add": { call: async (...a) => { await (of(model.adapters, "add")(...a) as Promise<unknown>); model.adapters.remove("a"); }, args: () => ["a", at("lora")] }, // prettier-ignore
     "model.adapters.has": { call: of(model.adapters, "has"), args: () => ["a"] },
     evaluateAnswers: { call: esft.evaluateAnswers as Call, args: () => [model, data, { metrics: "exact", maxTokens: 2 }, {}] },
+    readComparison: { call: esft.readComparison as Call, args: () => [at("comparison")] },
     readAnswers: { call: esft.readAnswers as Call, args: () => [at("answers.jsonl")] },
     metricsByName: { call: esft.metricsByName as Call, args: () => ["exact,bleu", "metric"] },
     "Dataset.fromFile": { call: async (...a) => (esft.Dataset.fromFile as Call)(...a), args: () => [data, {}] },
