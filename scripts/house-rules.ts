@@ -5,7 +5,7 @@
 // 2. No circle between files, not inside a part either.
 // 3. Names of model families, and of tensors in their checkpoints, are spelled in lib/model/families alone.
 
-const ground = ["errors", "floats", "task", "options", "arguments"];
+const ground = ["errors", "floats", "format", "task", "options", "arguments"];
 const model = [
   "model/spec",
   "model/families",
@@ -42,6 +42,7 @@ const parts = [
 export const arrows: Readonly<Record<string, readonly string[]>> = {
   errors: [],
   floats: [],
+  format: [],
   task: ["errors"],
   options: ["errors"],
   arguments: ["errors", "options"],
