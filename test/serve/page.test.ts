@@ -2,30 +2,14 @@
 // Skipped where there is no Chromium (package chromium of Debian; or its path in ESFT_CHROMIUM). No GPU.
 // Alone: npx vitest run test/serve/page.test.ts
 
-import { accessSync, constants } from "node:fs";
 import path from "node:path";
 import { chromium } from "playwright-core";
 import type { Browser, Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { page as builtIn } from "../../lib/serve/page.ts";
+import { findChromium } from "../support/chromium.ts";
 import { FakeModels, serveModels, until, words } from "./support.ts";
 import type { Served } from "./support.ts";
-
-/** The system's Chromium; null: none. */
-function findChromium(): string | null {
-  const names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
-  const folders = (process.env["PATH"] ?? "").split(path.delimiter);
-  const places = [process.env["ESFT_CHROMIUM"] ?? "", ...folders.flatMap((folder) => names.map((name) => path.join(folder, name)))];
-  for (const place of places)
-    try {
-      if (place === "") continue;
-      accessSync(place, constants.X_OK);
-      return place;
-    } catch {
-      continue;
-    }
-  return null;
-}
 
 const executablePath = findChromium();
 if (executablePath === null) console.warn("test/serve/page.test.ts: no Chromium on this system; the page is not tried in a browser");
