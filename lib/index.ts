@@ -36,6 +36,8 @@ export { methodSchema } from "./train/method_options.ts";
 export type { TrainRequest } from "./train/request.ts";
 export type { TrainEvent } from "./train/events.ts";
 export type { Evaluation } from "./train/evaluate.ts";
+export { makeReport } from "./report/report.ts";
+export type { ReportOptions } from "./report/report.ts";
 export { trainSchema, dataSchema } from "./options.ts";
 export { Device, Graph, Tensor, TensorList, MappedFile } from "./tensor.ts";
 export { openDevice } from "./device.ts";

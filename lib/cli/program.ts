@@ -20,6 +20,7 @@ import { registerPreview } from "./preview.ts";
 import { registerProfile } from "./profile.ts";
 import { shortName } from "./schema_flags.ts";
 import { registerSelect } from "./select.ts";
+import { registerReport } from "./report.ts";
 import { registerServe } from "./serve.ts";
 import { Terminal } from "./terminal.ts";
 import type { Streams } from "./terminal.ts";
@@ -84,6 +85,7 @@ function buildProgram(terminal: Terminal): Command {
     registerExport,
     registerVerify,
     registerPreview,
+    registerReport,
     registerDoctor,
     registerBuild,
     registerDemo,
