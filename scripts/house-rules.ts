@@ -5,7 +5,7 @@
 // 2. No circle between files, not inside a part either.
 // 3. Names of model families, and of tensors in their checkpoints, are spelled in lib/model/families alone.
 
-const ground = ["errors", "floats", "task", "options", "arguments"];
+const ground = ["errors", "floats", "format", "task", "options", "arguments"];
 const model = [
   "model/spec",
   "model/families",
@@ -42,7 +42,7 @@ const parts = [
 export const arrows: Readonly<Record<string, readonly string[]>> = {
   errors: [],
   floats: [],
-  words: [],
+  format: [],
   task: ["errors"],
   options: ["errors"],
   arguments: ["errors", "options"],
@@ -107,10 +107,10 @@ export const arrows: Readonly<Record<string, readonly string[]>> = {
   logits_check: [...below, "adapter", "moe_model"],
   evaluate_answers: [...below, "generate", "adapter", "moe_model"],
   compare: [...below, "experts", "generate", "methods", "adapter", "convert", "train", "moe_model", "evaluate_answers"],
-  report: [...below, "words", "experts", "methods", "adapter", "train", "inspect", "moe_model", "compare"],
+  report: [...below, "experts", "methods", "adapter", "train", "inspect", "moe_model", "compare"],
   serve: [...below, "experts", "generate", "methods", "adapter", "train", "inspect", "moe_model"],
   index: [...below, ...parts, "report"],
-  cli: [...below, "words", ...parts, "report", "serve"],
+  cli: [...below, ...parts, "report", "serve"],
 };
 
 /** The folder that alone spells names of families and tensors, and the one file of it that others import. */

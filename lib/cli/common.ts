@@ -7,7 +7,7 @@ import { ConfigError } from "../errors.ts";
 import type { MoeModel } from "../moe_model.ts";
 import { decimal, deviceSchema, SHAPES } from "../options.ts";
 import type { DataInput, DeviceName, MachineOptions } from "../options.ts";
-import { bytes } from "./format.ts";
+import { bytes } from "../format.ts";
 import type { Terminal } from "./terminal.ts";
 
 /** A command that ran and found the answer to be no (a check failed): exit code 1 without an error message. */

@@ -21,7 +21,7 @@ import type { Evaluation } from "../train/evaluate.ts";
 import type { EsftMethod } from "../train/method_options.ts";
 import { methodTable, resultTable } from "./demo_tables.ts";
 import type { MethodResult, Results } from "./demo_tables.ts";
-import { bytes, count, duration, percent } from "./format.ts";
+import { bytes, count, duration, percent } from "../format.ts";
 import type { Terminal } from "./terminal.ts";
 import { progressLine } from "./train.ts";
 

@@ -1,7 +1,7 @@
 // The demo's two tables: what each method gains on the task and forgets elsewhere, and what it costs.
 
 import type { Evaluation } from "../train/evaluate.ts";
-import { bytes, change, count, duration, percent, table } from "./format.ts";
+import { bytes, change, count, duration, percent, table } from "../format.ts";
 
 /** Held-out figures by the name of their rows. */
 export type Results = Readonly<Record<string, Evaluation>>;

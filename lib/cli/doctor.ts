@@ -10,7 +10,7 @@ import { ExpertSet } from "../experts/expert_set.ts";
 import { Profile } from "../experts/profile.ts";
 import { usableProcessors } from "../tensor/threads.ts";
 import { CheckFailed } from "./common.ts";
-import { bytes, pairs, table } from "./format.ts";
+import { bytes, pairs, table } from "../format.ts";
 import { packageJson, root } from "./package.ts";
 import type { Terminal } from "./terminal.ts";
 

@@ -4,7 +4,7 @@ import type { Command } from "@commander-js/extra-typings";
 import { openAdapter } from "../convert/open.ts";
 import { answerFlags } from "./answer_flags.ts";
 import { announcePipe, dataInput, dataOptions, machineOptions, openModel, wholeNumber } from "./common.ts";
-import { change, count, percent, table } from "./format.ts";
+import { change, count, percent, table } from "../format.ts";
 import type { Terminal } from "./terminal.ts";
 
 export function registerEval(program: Command, terminal: Terminal): void {

@@ -9,7 +9,7 @@ import type { DataInput, MachineOptions } from "../options.ts";
 import type { AnswerFlags } from "./answer_flags.ts";
 import { answerInput } from "./answer_flags.ts";
 import { openModel } from "./common.ts";
-import { change, count, percent, table } from "./format.ts";
+import { change, count, percent, table } from "../format.ts";
 import type { Terminal } from "./terminal.ts";
 
 export interface EvalFlags extends AnswerFlags, MachineOptions, Pick<DataInput, "template" | "shape" | "onBadRow" | "onDropped"> {

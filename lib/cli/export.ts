@@ -6,7 +6,7 @@ import { requireApart } from "../files/apart.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
 import { checkpointSpec } from "../model/families/index.ts";
 import { byteProgress } from "./common.ts";
-import { count } from "./format.ts";
+import { count } from "../format.ts";
 import type { Terminal } from "./terminal.ts";
 
 export function registerExport(program: Command, terminal: Terminal): void {

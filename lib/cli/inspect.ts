@@ -10,7 +10,7 @@ import { checkpointSpec } from "../model/families/index.ts";
 import { fullTrainable } from "../methods/full.ts";
 import { esftTrainable } from "../methods/esft.ts";
 import { number, wholeNumber } from "./common.ts";
-import { bytes, count, pairs, percent, table } from "./format.ts";
+import { bytes, count, pairs, percent, table } from "../format.ts";
 import type { Terminal } from "./terminal.ts";
 
 const inspectCommand = (program: Command) =>

@@ -1,8 +1,7 @@
 // A training job from a YAML or JSON file, or from a run directory, with flags on top: merged here, checked by the library's parser.
 
-import { parseDocument } from "yaml";
 import { ConfigError } from "../errors.ts";
-import { readTextFile } from "../files/regular.ts";
+import { readYaml } from "../files/yaml.ts";
 import { isPlain } from "../options.ts";
 import type { Plain } from "../options.ts";
 import { CheckedRequest, jobSchema, loadRequest, longForms } from "../train/request.ts";
@@ -11,7 +10,7 @@ import { jobNames } from "./job_options.ts";
 
 /** @throws ConfigError the file is not YAML, a key is unknown or missing, a value is out of range · IoError */
 export async function readJob(file: string | null, flags: Plain, control: RunControl): Promise<Job> {
-  const given = file === null ? {} : fullNames(await readConfig(file), file);
+  const given = file === null ? {} : fullNames((await readYaml(file)).value, file);
   const job = merge(given, longForms(flags));
   try {
     return CheckedRequest.parseJob(job, file ?? "train", control);
@@ -26,26 +25,6 @@ export async function readJob(file: string | null, flags: Plain, control: RunCon
 export async function readRunJob(outDir: string, flags: Plain, control: RunControl): Promise<Job> {
   const { job, file } = await loadRequest(outDir);
   return CheckedRequest.parseJob(merge(job, longForms(flags)), file, control);
-}
-
-const MAX_BYTES = 2 ** 16; // some 64 options; the parser of YAML takes minutes for a megabyte of anchors
-
-async function readConfig(file: string): Promise<Plain> {
-  const text = await readTextFile(file, MAX_BYTES);
-  let value: unknown;
-  try {
-    const document = parseDocument(text);
-    // A warning is a tag that nobody knows: its value would be taken as text.
-    for (const fault of [...document.errors, ...document.warnings]) throw fault;
-    value = document.toJS();
-  } catch (cause) {
-    throw new ConfigError(`${file}: not YAML: ${(cause as Error).message.split("\n")[0]}`, { where: { file }, cause });
-  }
-  if (!isPlain(value))
-    throw new ConfigError(`${file}: expected keys and values, found ${JSON.stringify(value)?.slice(0, 40) ?? "nothing"}`, {
-      where: { file },
-    });
-  return value;
 }
 
 /** Short and dotted names (lr, optimizer.lr, max-length) as the nested keys that they stand for. @throws ConfigError one option by two names */

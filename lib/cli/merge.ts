@@ -6,7 +6,7 @@ import { requireApart } from "../files/apart.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
 import { checkpointSpec } from "../model/families/index.ts";
 import { byteProgress, CheckFailed, wholeNumber } from "./common.ts";
-import { bytes } from "./format.ts";
+import { bytes } from "../format.ts";
 import type { Terminal } from "./terminal.ts";
 import { deltaText, logitsText } from "./verify.ts";
 

@@ -7,7 +7,7 @@ import { Profile } from "../experts/profile.ts";
 import { readTraces } from "../experts/traces.ts";
 import { disk } from "../files/disk.ts";
 import { announcePipe, dataInput, dataOptions, machineOptions, openModel, wholeNumber } from "./common.ts";
-import { bytes, count, duration, percent, table } from "./format.ts";
+import { bytes, count, duration, percent, table } from "../format.ts";
 import type { Terminal } from "./terminal.ts";
 
 const SAVE_EVERY = 5000; // ms between partial profiles

@@ -7,7 +7,7 @@ import { ConfigError } from "../errors.ts";
 import { requireOutputFile } from "../files/apart.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { number } from "./common.ts";
-import { bytes } from "./format.ts";
+import { bytes } from "../format.ts";
 import type { Terminal } from "./terminal.ts";
 
 export function registerReport(program: Command, terminal: Terminal): void {

@@ -12,7 +12,7 @@ import type { ModelSpec } from "../model/spec.ts";
 import { esftTrainable } from "../methods/esft.ts";
 import type { SelectOptions } from "../experts/select.ts";
 import { number, wholeNumber } from "./common.ts";
-import { count, percent, table } from "./format.ts";
+import { count, percent, table } from "../format.ts";
 import type { Terminal } from "./terminal.ts";
 
 export function registerSelect(program: Command, terminal: Terminal): void {

@@ -5,7 +5,7 @@ import type { Command } from "@commander-js/extra-typings";
 import { openTemplate } from "../data/source.ts";
 import { EsftError } from "../errors.ts";
 import { machineOptions, openModel, wholeNumber } from "./common.ts";
-import { count } from "./format.ts";
+import { count } from "../format.ts";
 import type { Terminal } from "./terminal.ts";
 
 interface NamedAdapter {

@@ -4,7 +4,7 @@ import type { Command } from "@commander-js/extra-typings";
 import type { TrainEvent } from "../train/events.ts";
 import type { Job } from "../train/request.ts";
 import { announcePipe, openModel } from "./common.ts";
-import { bytes, count, duration, percent } from "./format.ts";
+import { bytes, count, duration, percent } from "../format.ts";
 import { JOB_NAMES, jobLeaves } from "./job_options.ts";
 import { addSchemaFlags } from "./schema_flags.ts";
 import type { Terminal } from "./terminal.ts";

@@ -18,7 +18,7 @@ import type { LongTask } from "../task.ts";
 import { bestDir, keptBest, keptStates, verifyState } from "../train/checkpoint.ts";
 import { verifyRequest } from "../train/request.ts";
 import { byteProgress, CheckFailed } from "./common.ts";
-import { bytes, count } from "./format.ts";
+import { bytes, count } from "../format.ts";
 import type { Terminal } from "./terminal.ts";
 
 interface Check {

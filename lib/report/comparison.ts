@@ -2,7 +2,7 @@
 // were tried, what each costs.
 
 import type { CompareCell, Comparison, Measure } from "../compare/result.ts";
-import { bytes, count, duration, percent } from "../words.ts";
+import { bytes, count, duration, percent } from "../format.ts";
 import type { Cell } from "./charts/chart.ts";
 import { bars, intervals, points } from "./charts/marks.ts";
 import { meanOf } from "./estimate.ts";

@@ -8,7 +8,7 @@ import type { Profile } from "../experts/profile.ts";
 import { rank } from "../experts/scores.ts";
 import type { ScoreKind, ScoreOptions } from "../experts/scores.ts";
 import { selectExperts } from "../experts/select.ts";
-import { count, percent } from "../words.ts";
+import { count, percent } from "../format.ts";
 import { MOST_SERIES, SHADES } from "./charts/chart.ts";
 import type { Cell } from "./charts/chart.ts";
 import { lines } from "./charts/lines.ts";

@@ -12,7 +12,7 @@ import type { Column, Fact, Figure, Report, Row } from "./content.ts";
 import { leaves } from "./leaves.ts";
 import { eventsOf, readRunLog } from "./run_log.ts";
 import type { LoggedOf, RunLog } from "./run_log.ts";
-import { bytes, count, duration, percent } from "../words.ts";
+import { bytes, count, duration, percent } from "../format.ts";
 
 export const EVENTS = "events.jsonl";
 const REQUEST = "request.json";

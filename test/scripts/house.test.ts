@@ -56,7 +56,7 @@ describe("rules of the house", () => {
       ],
       ["model/layers/norm.ts", 'export * from "../transformer.ts";', "model/transformer.ts", 'stands below "model/transformer"'],
       ["ops/dense.ts", 'export type X = import("../train/schedule.ts").Schedule;', "train/schedule.ts", 'stands below "train"'],
-      ["train/schedule.ts", 'export const x = async () => import("../cli/format.ts");', "cli/format.ts", 'stands below "cli"'],
+      ["train/schedule.ts", 'export const x = async () => import("../cli/terminal.ts");', "cli/terminal.ts", 'stands below "cli"'],
       ["files/json.ts", 'export * from "../text/python_json.ts";', "text/python_json.ts", '"files" stands below "text"'],
       ["text/python_json.ts", 'import "../data/shuffle.ts";', "data/shuffle.ts", '"text" stands below "data"'],
       ["data/shuffle.ts", 'import "../native.ts";', "native.ts", '"data" stands below "native"'],

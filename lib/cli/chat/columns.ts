@@ -1,6 +1,6 @@
 // Two texts side by side while both are still being written: a row is given out once neither side can change it.
 
-import { displayWidth } from "../format.ts";
+import { displayWidth } from "../../format.ts";
 
 const GAP = " │ ";
 

@@ -5,7 +5,7 @@ import { answerOptions } from "../../generate/options.ts";
 import type { GenerateInput } from "../../generate/options.ts";
 import { decimal } from "../../options.ts";
 import { nearest } from "../../options/suggest.ts";
-import { bytes, pairs } from "../format.ts";
+import { bytes, pairs } from "../../format.ts";
 import { loadConversation, saveConversation } from "./conversation.ts";
 import { BASE } from "./session.ts";
 import type { ChatSession } from "./session.ts";

@@ -4,7 +4,7 @@ import { ConfigError, DataError } from "../../errors.ts";
 import type { GenerateInput } from "../../generate/options.ts";
 import { nearest } from "../../options/suggest.ts";
 import type { Message } from "../../text/template.ts";
-import { duration } from "../format.ts";
+import { duration } from "../../format.ts";
 import { SideBySide } from "./columns.ts";
 
 /** An answer on its way: generate/generation.ts, or what a test has in its place. */
