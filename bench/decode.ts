@@ -1,17 +1,15 @@
-// npx tsx bench/decode.ts [--dir DIR] [--threads N] [--rounds N]: how fast answers are made, on random weights in the shape of OLMoE-1B-7B
-// with 4 layers (3.4 GB bf16, written to DIR once): tokens per second of one answer and of eight together, of a prompt of 512, time to the
-// first token, and the share of the memory's read bandwidth, measured between the rounds. One token reads every weight that it touches once.
+// npx tsx bench/decode.ts [--dir DIR] [--threads N] [--rounds N] [--llama FILE.gguf]: how fast answers are made, on random weights in the
+// shape of OLMoE-1B-7B with 4 layers (3.4 GB bf16, written to DIR once): tokens per second of one answer and of eight together, of a prompt
+// of 512, time to the first token, and the share of the memory's read bandwidth, measured between the rounds. One token reads every weight
+// that it touches once. With --llama the same weights (bench/peer/olmoe_gguf.py) by llama.cpp, in turns (bench/peer/llama_decode.mjs).
 
-import { existsSync, mkdirSync } from "node:fs";
-import { writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { writeSafetensors } from "../lib/files/safetensors_writer.ts";
 import { MoeModel } from "../lib/moe_model.ts";
-import { modelSpec } from "../lib/model/families/index.ts";
-import { parameterShapes } from "../lib/model/spec.ts";
 import { PeakMeter } from "./cpu/peak.ts";
+import { LineProcess } from "./line_process.ts";
+import { writeOlmoe } from "./olmoe_model.ts";
 
 const { values } = parseArgs({
   options: {
@@ -19,66 +17,37 @@ const { values } = parseArgs({
     threads: { type: "string", default: "2" },
     rounds: { type: "string", default: "3" },
     tokens: { type: "string", default: "64" },
+    llama: { type: "string" },
   },
 });
 const dir = values.dir ?? join(tmpdir(), "esft-olmoe-4-layers");
 const [threads, rounds, tokens] = [Number(values.threads), Number(values.rounds), Number(values.tokens)];
 
-const config = {
-  model_type: "olmoe",
-  architectures: ["OlmoeForCausalLM"],
-  hidden_size: 2048,
-  intermediate_size: 1024,
-  num_hidden_layers: 4,
-  num_attention_heads: 16,
-  num_key_value_heads: 16,
-  num_experts: 64,
-  num_experts_per_tok: 8,
-  norm_topk_prob: false,
-  clip_qkv: null,
-  hidden_act: "silu",
-  attention_bias: false,
-  max_position_embeddings: 4096,
-  rms_norm_eps: 1e-5,
-  rope_theta: 10000,
-  tie_word_embeddings: false,
-  vocab_size: 8192,
-  bos_token_id: 1,
-  eos_token_id: 2,
-};
-
-/** Numbers like those of weights; the same ones again and again, which no kernel notices. */
-async function writeModel(): Promise<void> {
-  mkdirSync(dir, { recursive: true });
-  const block = new Uint16Array(1 << 20);
-  let state = 1;
-  for (let i = 0; i < block.length; i++) {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    block[i] = 0x3c00 | ((state >>> 16) & 0x80ff) | ((state >>> 8) & 0x7f); // ±0.008 … 0.03
-  }
-  const bytes = new Uint8Array(block.buffer);
-  const spec = modelSpec(config, "config.json");
-  const entries = [...parameterShapes(spec)].map(({ ref, shape }) => {
-    const size = 2 * shape.reduce((a, b) => a * b, 1);
-    return {
-      name: ref.name,
-      dtype: "BF16" as const,
-      shape,
-      data: async function* () {
-        for (let at = 0; at < size; at += bytes.length) yield bytes.subarray(0, Math.min(bytes.length, size - at));
-      },
-    };
-  });
-  await writeSafetensors(join(dir, "model.safetensors"), entries, { hash: false });
-  await writeFile(join(dir, "config.json"), JSON.stringify(config));
+interface Timed {
+  /** Milliseconds to the first token, and between tokens. */
+  readonly first: number;
+  readonly gaps: readonly number[];
+}
+async function startPeer(file: string): Promise<LineProcess> {
+  const peer = new LineProcess(process.execPath, [join(import.meta.dirname, "peer/llama_decode.mjs"), file, String(threads)]);
+  await peer.read();
+  return peer;
+}
+async function timeOf(peer: LineProcess, batch: number, promptTokens: number, maxTokens: number): Promise<Timed> {
+  const answer = JSON.parse(await peer.ask(JSON.stringify({ batch, prompt: promptTokens, tokens: maxTokens }))) as
+    | Timed
+    | { error: string };
+  if ("error" in answer) throw new Error(`the peer: ${answer.error}`);
+  return answer;
 }
 
 const median = (xs: readonly number[]): number => xs.toSorted((a, b) => a - b)[xs.length >> 1]!;
 const percentile = (xs: readonly number[], p: number): number =>
   xs.toSorted((a, b) => a - b)[Math.min(xs.length - 1, Math.floor(xs.length * p))]!;
 
-if (!existsSync(join(dir, "config.json"))) await writeModel();
+await writeOlmoe(dir);
 const meter = PeakMeter.start();
+const peer = values.llama === undefined ? null : await startPeer(values.llama);
 for (const precision of ["bf16", "f32"] as const) {
   await using model = await MoeModel.fromPretrained(dir, { device: "cpu", threads, precision, checkWeights: false });
   const { vocab, layers } = model.spec;
@@ -104,6 +73,8 @@ for (const precision of ["bf16", "f32"] as const) {
     return { seconds: (performance.now() - begin) / 1000, first: median(first), gaps };
   };
   await run(1, 8, 8);
+  const theirs: { single: number; eight: number; prompt: number }[] = [];
+  if (peer) await timeOf(peer, 1, 8, 8);
   const rows: { read: number; single: number; eight: number; prompt: number; first: number; p50: number; p99: number; trained: number }[] =
     [];
   for (let i = 0; i < rounds; i++) {
@@ -115,6 +86,12 @@ for (const precision of ["bf16", "f32"] as const) {
     model.transformer.forward({ ids: Int32Array.from(prompt(512, 1)), positions: Int32Array.from({ length: 512 }, (_, t) => t), docStart: new Int32Array(512), targets: new Int32Array(512).fill(-100), supervised: 0 }); // prettier-ignore
     await model.device.synchronize();
     const forward = (performance.now() - begin) / 1000;
+    if (peer)
+      theirs.push({
+        single: 1000 / median((await timeOf(peer, 1, 8, tokens)).gaps),
+        eight: (8 * 1000) / median((await timeOf(peer, 8, 8, tokens)).gaps),
+        prompt: 512 / ((await timeOf(peer, 1, 512, 1)).first / 1000),
+      });
     rows.push({
       read,
       single: 1000 / median(one.gaps),
@@ -133,5 +110,15 @@ for (const precision of ["bf16", "f32"] as const) {
       `eight together ${of("eight").toFixed(1)} tokens/s (${(of("eight") / of("single")).toFixed(2)} ×); prompt of 512 ${of("prompt").toFixed(0)} tokens/s ` +
       `(${((100 * of("prompt")) / of("trained")).toFixed(0)} % of the whole forward's ${of("trained").toFixed(0)}); first token after 8: ${of("first").toFixed(0)} ms, then p50 ${of("p50").toFixed(1)}, p99 ${of("p99").toFixed(1)} ms`,
   );
+  if (theirs.length > 0) {
+    const ratio = (key: "single" | "eight" | "prompt"): string => {
+      const them = median(theirs.map((r) => r[key]));
+      return `${them.toFixed(1)} tokens/s (ours ${median(theirs.map((r, i) => rows[i]![key] / r[key])).toFixed(2)} ×)`;
+    };
+    console.log(
+      `${precision}: llama.cpp: one answer ${ratio("single")}, eight together ${ratio("eight")}, prompt of 512 ${ratio("prompt")}`,
+    );
+  }
 }
+peer?.stop();
 meter?.stop();
