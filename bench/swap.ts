@@ -52,7 +52,7 @@ try {
     const t0 = performance.now();
     await pass();
     const t1 = performance.now();
-    model.adapters.switchTo("patch");
+    model.adapters.switchTo(model.adapters.groupOf("patch"));
     const t2 = performance.now();
     await pass();
     const t3 = performance.now();

@@ -8,6 +8,7 @@ import type { Attachments } from "../model/layers/attachment.ts";
 import type { Transformer } from "../model/transformer.ts";
 import type { Tensor } from "../tensor.ts";
 import type { Adapter } from "./adapter.ts";
+import { mixable, Mix } from "./mix.ts";
 
 /** An adapter's values on the device. */
 export interface LoadedAdapter {
@@ -23,8 +24,13 @@ interface Resident {
   readonly values: ReadonlyMap<string, Tensor>;
   readonly attachments: Attachments | null;
   readonly own: boolean;
+  /** The adapters that it shares passes with; null: it computes alone. */
+  readonly mix: Mix | null;
   uses: number;
 }
+
+/** What computes together in one pass: an adapter, several that may be mixed, or the base (null). */
+export type AdapterGroup = Resident | Mix | null;
 
 export interface ResidentInfo {
   readonly name: string;
@@ -40,7 +46,9 @@ export class ResidentAdapters {
   private readonly load: (source: Adapter | string) => Promise<LoadedAdapter>;
   private readonly byName = new Map<string, Resident>();
   private readonly unions = new Map<string, readonly string[]>();
-  private active: string | null = null;
+  private active: AdapterGroup = null;
+  /** The mixture that new adapters join, unless it is in use. */
+  private mix = new Mix();
   private disposed = false;
 
   /** @param load reads an adapter for this model and puts its tensors on the device */
@@ -81,8 +89,17 @@ export class ResidentAdapters {
       for (const t of loaded.values.values()) t.dispose();
       throw error;
     }
-    this.byName.set(name, { parts: [loaded], values: loaded.values, attachments: loaded.attachments, own: true, uses: 0 });
+    const { values, attachments } = loaded;
+    const mix = mixable(loaded) ? this.openMix() : null;
+    const resident = { parts: [loaded], values, attachments, own: true, mix, uses: 0 };
+    this.byName.set(name, resident);
+    mix?.members.set(name, resident);
     return loaded.adapter;
+  }
+
+  private openMix(): Mix {
+    if (this.mix.inUse || this.active === this.mix) this.mix = new Mix();
+    return this.mix;
   }
 
   /** Names of tensors that both would replace, each with the values of its own. */
@@ -123,18 +140,27 @@ export class ResidentAdapters {
       }
       parts.push(...resident.parts);
     }
-    this.byName.set(name, { parts, values, attachments: null, own: false, uses: 0 });
+    this.byName.set(name, { parts, values, attachments: null, own: false, mix: null, uses: 0 });
     this.unions.set(name, [...of]);
   }
 
   /** Takes an adapter off the device. @throws ConfigError unknown, in use, or part of a union */
   remove(name: string): void {
     const resident = this.named(name);
-    if (resident.uses > 0 || this.active === name)
+    const { mix } = resident;
+    if (resident.uses > 0 || this.active === resident)
       throw new ConfigError(`adapter "${name}" is in use by ${resident.uses} answers; wait for their end`, { where: { key: name } });
+    if (mix && (mix.inUse || this.active === mix))
+      throw new ConfigError(
+        `adapter "${name}" shares passes with adapters that answer now (${[...mix.members.keys()].join(", ")}); wait for their end`,
+        {
+          where: { key: name },
+        },
+      );
     const union = [...this.unions].find(([, of]) => of.includes(name));
     if (union) throw new ConfigError(`adapter "${name}" is part of the union "${union[0]}": remove that first`, { where: { key: name } });
     this.byName.delete(name);
+    mix?.members.delete(name);
     this.unions.delete(name);
     if (resident.own) for (const t of resident.values.values()) t.dispose();
   }
@@ -150,16 +176,22 @@ export class ResidentAdapters {
     if (resident) resident.uses--;
   }
 
-  /** The model computes with this adapter from the next pass on; null: the base. For whoever has the model to himself. */
-  switchTo(name: string | null): void {
-    if (name === this.active || this.disposed) return;
-    if (name === null) this.transformer.restore();
+  /** Adapters of one group may answer in one pass. */
+  groupOf(name: string | null): AdapterGroup {
+    if (name === null) return null;
+    const resident = this.named(name);
+    return resident.mix ?? resident;
+  }
+
+  /** The model computes with this group from the next pass on; null: the base. For whoever has the model to himself. */
+  switchTo(group: AdapterGroup): void {
+    if (group === this.active || this.disposed) return;
+    if (group === null) this.transformer.restore();
     else {
-      const { values, attachments } = this.named(name);
-      this.requireBase(name);
-      this.transformer.override(values, attachments, true);
+      this.requireBase([...this.byName].find(([, r]) => r === group || r.mix === group)?.[0] ?? "");
+      this.transformer.override(group.values, group.attachments, true);
     }
-    this.active = name;
+    this.active = group;
   }
 
   private requireBase(name: string): void {

@@ -5,6 +5,7 @@
 
 import { NonFiniteError } from "../errors.ts";
 import type { HostBatch } from "../model/batch.ts";
+import type { Shares } from "../model/states.ts";
 import type { Transformer } from "../model/transformer.ts";
 import type { OneAtATime } from "../task.ts";
 import { throwIfAborted } from "../task.ts";
@@ -14,9 +15,10 @@ import { Sequence } from "./sequence.ts";
 import type { FinishReason, Listener, SequenceRequest } from "./sequence.ts";
 import { BatchLists, SequenceCache } from "./sequence_cache.ts";
 
-/** Which weights a pass computes with. */
+/** Which weights a pass computes with: adapters of one group may share it, others take turns. Null: the base. */
 export interface Switch {
-  switchTo(adapter: string | null): void;
+  groupOf(adapter: string | null): object | null;
+  switchTo(group: object | null): void;
 }
 
 export interface EngineOptions {
@@ -27,7 +29,7 @@ export interface EngineOptions {
   readonly adapters?: Switch;
 }
 
-/** Passes that an adapter has in a row while others wait. */
+/** Passes that a group of adapters has in a row while others wait. */
 const TURN = 8;
 
 export class Engine {
@@ -44,7 +46,7 @@ export class Engine {
   private late: (() => void)[] = [];
   private readonly adapters: Switch | null;
   /** Whose turn it is, and how many passes of it are left while others wait. */
-  private adapter: string | null = null;
+  private group: object | null = null;
   private turn = 0;
 
   constructor(transformer: Transformer, use: OneAtATime, { maxBatch = 16, piece = 512, adapters }: EngineOptions = {}) {
@@ -100,7 +102,7 @@ export class Engine {
       }
     } finally {
       this.adapters?.switchTo(null);
-      this.adapter = null;
+      this.group = null;
     }
   }
 
@@ -132,23 +134,27 @@ export class Engine {
   /** A piece of the oldest prompt, or the newest token of all others, in turns where there is both. */
   private nextBatch(): readonly Sequence[] {
     this.takeTurns();
-    const mine = this.active.filter((s) => s.request.adapter === this.adapter);
+    const mine = this.active.filter((s) => this.groupOf(s) === this.group);
     const prompt = mine.find((s) => s.pending > 1);
-    const tokens = mine.filter((s) => s.pending === 1);
+    const tokens = byAdapter(mine.filter((s) => s.pending === 1));
     const takePrompt = prompt !== undefined && (tokens.length === 0 || !this.promptWasLast);
     this.promptWasLast = takePrompt;
     return takePrompt ? [prompt] : tokens;
   }
 
-  /** Sequences of one adapter run together; adapters take turns, the one that has waited longest next. */
+  private groupOf({ request: { adapter } }: Sequence): object | null {
+    return this.adapters?.groupOf(adapter) ?? null;
+  }
+
+  /** Sequences of one group of adapters run together; groups take turns, the one that has waited longest next. */
   private takeTurns(): void {
-    const names = [...new Set(this.active.map((s) => s.request.adapter))];
-    const stays = names.includes(this.adapter);
-    if (names.length === 0 || (stays && (names.length === 1 || this.turn-- > 0))) return;
-    const at = names.indexOf(this.adapter);
-    this.adapter = names[(at + 1) % names.length]!;
+    const groups = [...new Set(this.active.map((s) => this.groupOf(s)))];
+    const stays = groups.includes(this.group);
+    if (groups.length === 0 || (stays && (groups.length === 1 || this.turn-- > 0))) return;
+    const at = groups.indexOf(this.group);
+    this.group = groups[(at + 1) % groups.length]!;
     this.turn = TURN - 1;
-    this.adapters?.switchTo(this.adapter);
+    this.adapters?.switchTo(this.group);
   }
 
   private async pass(batch: readonly Sequence[], lists: BatchLists, chooser: Chooser): Promise<void> {
@@ -165,7 +171,7 @@ export class Engine {
       }
     const fresh = batch.length === 1 && batch[0]!.cache!.kept === 0 && counts[0]! > 1;
     const logits = chooser.logits(batch.length);
-    transformer.advance(host, { lists: lists.lists(batch.map((s) => s.cache!)), fresh }, logits);
+    transformer.advance(host, { lists: lists.lists(batch.map((s) => s.cache!)), fresh, shares: sharesOf(batch, counts) }, logits);
     batch.forEach((s, i) => (s.cache!.kept += counts[i]!));
     if (batch[0]!.pending > 0) return; // more of the prompt is to come
     const chosen = await chooser.choose(batch);
@@ -218,6 +224,24 @@ export class Engine {
   private tellLate(): void {
     for (const tell of this.late.splice(0)) tell();
   }
+}
+
+/** Sequences of one adapter side by side, in the order in which the adapters came. */
+function byAdapter(batch: readonly Sequence[]): Sequence[] {
+  const names = [...new Set(batch.map((s) => s.request.adapter))];
+  return names.length < 2 ? [...batch] : names.flatMap((name) => batch.filter((s) => s.request.adapter === name));
+}
+
+/** Whose rows are whose in a pass of sequences that stand `byAdapter`. */
+function sharesOf(batch: readonly Sequence[], counts: readonly number[]): Shares {
+  const shares = new Map<string, [number, number]>();
+  let at = 0;
+  batch.forEach(({ request: { adapter } }, i) => {
+    const from = at;
+    at += counts[i]!;
+    if (adapter !== null) shares.set(adapter, [shares.get(adapter)?.[0] ?? from, at]);
+  });
+  return shares;
 }
 
 /** The next `counts` tokens of each sequence as documents of one batch. */

@@ -21,6 +21,7 @@ export function joined(parts: readonly (Attachments | null)[]): Attachments | nu
     balance: { base: weight("base"), added: weight("added") },
     dropsOut: all.some((part) => part.dropsOut),
     straightThrough: all.some((part) => part.straightThrough),
+    rowwise: all.every((part) => part.rowwise),
     head: (weight, context) => one("the head", (part) => part.head?.(weight, context)),
     linear: (target, context) => one(`"${sliceKey(target.weight)}"`, (part) => part.linear?.(target, context)),
     lowestLayer: Math.min(...all.map((part) => part.lowestLayer ?? Number.POSITIVE_INFINITY)),

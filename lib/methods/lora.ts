@@ -17,7 +17,7 @@ import type {
   HeadAttachment,
   LinearAttachment,
 } from "../model/layers/attachment.ts";
-import type { LinearSpec, ModelSpec, RoutedExpertWeights } from "../model/spec.ts";
+import type { LinearSpec, ModelSpec, ParameterRole, RoutedExpertWeights } from "../model/spec.ts";
 import type { AttachedSpec } from "../model/weights/parameter.ts";
 import { ConfigError } from "../errors.ts";
 import { dropoutOf } from "./dropout.ts";
@@ -81,16 +81,21 @@ function manifestOptions(options: Omit<LoraOptions, "experts"> & LoraTraining, r
 /** A term's tensors. */
 type Term = LoraMatrix & { readonly a: string; readonly b: string };
 
+/** Beside linear layers and inside MLPs that every token visits. */
+const ROWWISE: ReadonlySet<ParameterRole> = new Set(["attention", "dense", "shared", "router"]);
+
 /** What LoRA attaches to a model. */
 export class LoraAttachments implements Attachments {
   readonly parameters: readonly AttachedSpec[];
   readonly dropsOut: boolean;
+  readonly rowwise: boolean;
   private readonly terms: ReadonlyMap<string, Term>;
   private readonly dropout: (name: string) => Dropout | null;
 
   /** @param seed of the first values of A, and of dropout @param dropout share that is dropped */
   constructor(matrices: readonly LoraMatrix[], init: LowRankInit, seed: number, dropout = 0) {
     this.dropsOut = dropout > 0;
+    this.rowwise = matrices.every(({ place: { role } }) => ROWWISE.has(role));
     this.dropout = (name) => dropoutOf(dropout, seed, name);
     const terms = matrices.map((m): Term => ({ ...m, a: `lora.${m.key}.A`, b: `lora.${m.key}.B` }));
     this.terms = new Map(terms.map((t) => [t.key, t]));

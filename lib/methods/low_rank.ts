@@ -72,7 +72,10 @@ export class LowRank implements LinearAttachment {
   forward(run: Run, x: Tensor, y: Tensor): void {
     const { device } = run;
     const precision = this.precision(run);
-    const u = run.at(this.u);
+    const whole = run.at(this.u);
+    const n = x.shape[0]!;
+    using part = n < whole.shape[0]! ? whole.rows(0, n) : null; // x may be some rows of a pass (mixture.ts)
+    const u = part ?? whole;
     ops.gemm(device, "nt", { a: this.read(run, x, "x"), b: this.a.value, c: u, precision });
     ops.scale(device, { x: u, factor: this.scaling });
     ops.gemm(device, "nt", { a: u, b: this.b.value, c: y, accumulate: true, precision });

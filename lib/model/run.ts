@@ -9,7 +9,7 @@ import type { Precision } from "../ops.ts";
 import type { Device, Tensor, TensorList } from "../tensor.ts";
 import type { PositionTables, RopeHandle, RopeTable } from "./rope_table.ts";
 import type { ActivationPlan, Slot } from "./slots.ts";
-import type { Continued, StateHandle } from "./states.ts";
+import type { Continued, Shares, StateHandle } from "./states.ts";
 
 /** One micro-batch on the device: a flat sequence of T tokens; documents (and batch rows) are told apart by docStart. */
 export interface Batch {
@@ -42,6 +42,8 @@ export class Run {
   balances: readonly [PooledBalance, PooledBalance] | null = null;
   /** Number of the pass, f64 [1], that masks of dropout are functions of; null: nothing is dropped out. */
   dropout: Tensor | null = null;
+  /** Whose rows are whose, where adapters are mixed. */
+  readonly shares: Shares | null;
   /** Documents go on where earlier passes left them; null: each is whole. */
   readonly continued: Continued | null;
   /** Parameter gradients are added to; else overwritten, whatever they hold. */
@@ -68,6 +70,7 @@ export class Run {
     this.tensors = init.plan.bind(init.batch.tokens);
     this.ropes = init.ropes;
     this.continued = init.continued ?? null;
+    this.shares = this.continued?.shares ?? null;
   }
 
   /** A parameter's gradient for an op that can only add: zeros first, in a pass that overwrites. */

@@ -24,10 +24,14 @@ export class StateIndex {
   }
 }
 
+export type Shares = ReadonlyMap<string, readonly [from: number, to: number]>;
+
 /** The states of the sequences whose newest tokens a pass takes: an item of each list per document, in the documents' order. */
 export interface Continued {
   /** By the handle's index. */
   readonly lists: readonly TensorList[];
   /** All of its documents begin here: nothing is kept of them yet. */
   readonly fresh: boolean;
+  /** Rows [from, to) of the pass by the adapter whose they are; rows that are nobody's are the base's. Of mixed adapters (layers/mixture.ts). */
+  readonly shares?: Shares | undefined;
 }

@@ -4,7 +4,7 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { Dataset, ExpertSet, MoeModel } from "../../lib/index.ts";
 import type { TrainRequest } from "../../lib/index.ts";
 import { tinyDeepseek, toyRows, writeTinyModel } from "../support/tiny_model.ts";
@@ -33,6 +33,8 @@ beforeAll(async () => {
   await train("two", { type: "esft", experts: experts([[2, [0, 1, 2, 5]]]) });
   await train("three", { type: "esft", experts: experts([[1, [3, 6]]]) });
   await train("lora", { type: "lora", rank: 4, targets: "attention" });
+  await train("linear", { type: "lora", rank: 3, targets: ["linear", "router"] });
+  await train("experts", { type: "lora", rank: 2, targets: "all-linear" });
 });
 afterAll(async () => {
   model.dispose();
@@ -87,6 +89,71 @@ describe("several adapters at once", () => {
     await running;
     await new Promise(setImmediate);
     model.adapters.remove("one");
+  });
+});
+
+describe("adapters whose terms see a row at a time", () => {
+  const mixed = ["lora", "again", "linear"];
+  /** Rows and adapters of the passes that `work` takes. */
+  async function passes(work: () => Promise<unknown>): Promise<(readonly [rows: number, adapters: number])[]> {
+    const spy = vi.spyOn(model.transformer, "advance");
+    await work();
+    const seen = spy.mock.calls.map(([host, { shares }]) => [host.ids.length, shares?.size ?? 0] as const);
+    spy.mockRestore();
+    return seen;
+  }
+
+  beforeAll(async () => {
+    for (const [name, from] of [
+      ["lora", "lora"],
+      ["again", "lora"],
+      ["linear", "linear"],
+      ["experts", "experts"],
+      ["two", "two"],
+    ] as const)
+      // prettier-ignore
+      if (!model.adapters.has(name)) await model.adapters.add(name, at(from));
+  });
+
+  it("answer in the same passes, as each does alone", async () => {
+    const alone = new Map<string, (readonly number[])[]>();
+    for (const name of mixed) alone.set(name, await all(name));
+    expect(alone.get("again")).toEqual(alone.get("lora"));
+    await model.applyAdapter(at("linear"));
+    expect(await all()).toEqual(alone.get("linear"));
+    model.removeAdapter();
+    expect(new Set([await all(), ...alone.values()].map((x) => JSON.stringify(x))).size).toBe(3);
+    let together: (readonly number[])[][] = [];
+    const seen = await passes(async () => (together = await Promise.all(mixed.map((name) => all(name)))));
+    expect(together).toEqual(mixed.map((name) => alone.get(name)));
+    expect(seen).toContainEqual([9, 3]);
+    expect(Math.max(...seen.map(([rows]) => rows))).toBe(9);
+  });
+
+  it("take turns with the base, patches, and adapters inside of routed experts", async () => {
+    const names = [null, "lora", "linear", "experts", "two"];
+    const alone: (readonly number[])[][] = [];
+    for (const name of names) alone.push(await all(name));
+    let together: typeof alone = [];
+    const seen = await passes(async () => (together = await Promise.all(names.map((name) => all(name)))));
+    expect(together).toEqual(alone);
+    const decoded = seen.filter(([rows]) => rows === 6 || rows === 3);
+    expect(decoded).toContainEqual([6, 2]); // lora and linear
+    expect(decoded).toContainEqual([3, 0]); // the base
+    expect(seen.every(([rows, adapters]) => adapters < 2 || rows <= 6)).toBe(true);
+  });
+
+  it("are a mixture that stays while it is in use", async () => {
+    model.adapters.hold("lora"); // as a long answer does
+    expect(() => model.adapters.remove("linear")).toThrow(/shares passes with adapters that answer now \(lora, again, linear\)/);
+    await model.adapters.add("late", at("lora"));
+    expect(model.adapters.groupOf("late")).not.toBe(model.adapters.groupOf("lora"));
+    const [early, late] = await Promise.all([all("lora"), all("late")]);
+    expect(late).toEqual(early);
+    model.adapters.release("lora");
+    await new Promise(setImmediate);
+    model.adapters.remove("linear");
+    expect(model.params.all().every((p) => p.value === p.base)).toBe(true);
   });
 });
 

@@ -184,6 +184,11 @@ export interface Attachments {
   readonly balance?: BalanceWeights | undefined;
   /** Passes of training drop out: masks are functions of `Run.dropout`. */
   readonly dropsOut?: boolean | undefined;
+  /**
+   * Its terms see a row at a time, beside linear layers or inside MLPs that every token visits: adapters of others may stand beside it, each
+   * on rows of its own (mixture.ts).
+   */
+  readonly rowwise?: boolean | undefined;
   /** The backward gives the base's routers the straight-through gradient of a dense mixture (straight_through.ts). */
   readonly straightThrough?: boolean | undefined;
   /** Lowest layer whose backward it reads, where it brings no parameter that says so. */
