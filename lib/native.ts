@@ -53,7 +53,7 @@ export interface NativeDeviceInfo {
   readonly activationDtype: "f32" | "bf16";
   /** The CUDA kernels running on the host (tests). */
   readonly emulated: boolean;
-  /** Sequences of ops can be recorded. */
+  /** A recorded sequence of ops is a graph of the device's own; else its ops are kept, and run one after another. */
   readonly graphs: boolean;
 }
 

@@ -117,7 +117,7 @@ export class Device {
    * Records the ops that `work` submits instead of running them; the graph runs them all with one launch, on the same memory. `work` only
    * submits ops (it takes no memory, reads and writes nothing) and returns at once; run the same ops once before, so that every op has the
    * working memory it needs.
-   * @throws KernelError this device records no graphs, or something in `work` cannot be recorded
+   * @throws KernelError something in `work` cannot be recorded
    */
   async capture(work: () => void): Promise<Graph> {
     const handle = guarded(() => this.handle.captureBegin());

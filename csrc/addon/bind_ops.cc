@@ -159,7 +159,10 @@ void run_op(Napi::Env env, const std::shared_ptr<DeviceOwner>& device, int64_t i
   op.check(call->args());
   if (!d.backend()->run[index])
     fail_status(ESFT_UNSUPPORTED, op.name, "device", std::string("not supported by the ") + d.backend()->name + " backend");
-  if (d.recording()) d.recording()->calls.push_back(call);
+  if (const std::shared_ptr<Graph>& graph = d.recording()) {
+    graph->calls.push_back(call);
+    if (!graph->on_device) return;
+  }
   d.submit(std::move(call));
 }
 

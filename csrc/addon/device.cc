@@ -8,16 +8,27 @@
 namespace esft {
 
 namespace {
-// How often the device thread looks for another job before it sleeps, about 20 µs: the next op of a step is there sooner.
-constexpr int kLooks = 2000;
-// Calls kept for later; a step has some hundreds.
-constexpr size_t kFreeCalls = 4096;
-
 inline void cpu_relax() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
 #endif
 }
+
+// Holders are through in a fraction of a microsecond: sleeping and being woken takes longer.
+std::unique_lock<std::mutex> briefly_spun(std::mutex& mutex) {
+  std::unique_lock<std::mutex> lock(mutex, std::defer_lock);
+  for (int i = 0; i < 100; i++) {
+    if (lock.try_lock()) return lock;
+    cpu_relax();
+  }
+  lock.lock();
+  return lock;
+}
+
+// How often the device thread looks for another job before it sleeps, about 20 µs: the next op of a step is there sooner.
+constexpr int kLooks = 2000;
+// Calls kept for later; a step has some hundreds.
+constexpr size_t kFreeCalls = 4096;
 }  // namespace
 
 std::shared_ptr<Device> Device::open(const esft_backend* backend, int index, int threads) {
@@ -63,7 +74,7 @@ int64_t Device::memory_free() const {
 std::shared_ptr<Call> Device::new_call() { return spare_call_ ? std::move(spare_call_) : std::make_shared<Call>(); }
 
 void Device::push(Job job) {
-  std::unique_lock<std::mutex> lock(mutex_);
+  std::unique_lock<std::mutex> lock = briefly_spun(mutex_);
   if (stop_) {
     lock.unlock();
     if (!job.work || !job.work->done) throw Error(ESFT_DISPOSED, "submit", "device", "the device was disposed");
@@ -99,7 +110,7 @@ bool Device::take(std::vector<Job>& jobs, std::vector<std::shared_ptr<Call>>& do
   for (int i = 0; i < kLooks && !queued_.load(std::memory_order_relaxed) && !stop_.load(std::memory_order_relaxed); i++)
     cpu_relax();
   jobs.clear();
-  std::unique_lock<std::mutex> lock(mutex_);
+  std::unique_lock<std::mutex> lock = briefly_spun(mutex_);
   if (free_calls_.empty()) free_calls_.swap(done);
   asleep_ = true;
   wake_.wait(lock, [&] { return stop_ || !queue_.empty(); });
@@ -164,17 +175,17 @@ void Device::require_not_recording(const char* op) const {
 
 std::shared_ptr<Graph> Device::begin_recording() {
   require_not_recording("capture");
-  if (!backend_->capture_begin)
-    throw Error(ESFT_UNSUPPORTED, "capture", "device", std::string("capture: the ") + backend_->name + " backend has no graphs");
+  auto graph = std::make_shared<Graph>();
+  graph->device = shared_from_this();
+  graph->on_device = backend_->capture_begin != nullptr;
   {
     std::unique_lock<std::mutex> lock(mutex_);
     if (stop_) throw Error(ESFT_DISPOSED, "capture", "device", "the device was disposed");
     captured_.wait(lock, [&] { return !capturing_; });
-    capturing_ = true;
+    capturing_ = graph->on_device;
   }
-  auto graph = std::make_shared<Graph>();
-  graph->device = shared_from_this();
   recording_ = graph;
+  if (!graph->on_device) return graph;
   submit([this, g = graph.get()](Failure& f) {
     char err[512] = "";
     const int status = backend_->capture_begin(handle_, err, sizeof err);
@@ -189,11 +200,16 @@ std::shared_ptr<Graph> Device::begin_recording() {
 void Device::end_recording(std::function<void(const Failure&)> done) {
   std::shared_ptr<Graph> graph = std::move(recording_);
   recording_.reset();
+  if (!graph->on_device) {
+    graph->recorded = true;
+    return done({});
+  }
   submit_wait(
       [this, graph](Failure& f) {
         char err[512] = "";
         const int status = backend_->capture_end(handle_, &graph->handle, err, sizeof err);
         graph->begun = false;
+        graph->recorded = status == ESFT_OK;
         if (status != ESFT_OK) f = {status, "capture", err};
       },
       [this, graph, done = std::move(done)](const Failure& failure) {
@@ -217,6 +233,23 @@ void Device::capture_ended() {
   }
   captured_.notify_all();
   for (const auto& [data, bytes] : released) backend_->free(handle_, data, bytes);
+}
+
+void Device::launch(std::shared_ptr<Graph> graph) {
+  submit([this, graph = std::move(graph)](Failure& f) {
+    char err[512] = "";
+    if (!graph->recorded) {
+      f = {ESFT_BAD_ARGUMENT, "launch", "launch: the graph was not recorded"};
+    } else if (graph->on_device) {
+      const int status = backend_->graph_launch(handle_, graph->handle, err, sizeof err);
+      if (status != ESFT_OK) f = {status, "launch", err};
+    } else {
+      for (const std::shared_ptr<Call>& call : graph->calls) {
+        call->run(*this, f);
+        if (f.status != ESFT_OK) return;
+      }
+    }
+  });
 }
 
 Graph::~Graph() {

@@ -53,10 +53,12 @@ class Device : public std::enable_shared_from_this<Device> {
   void close();  // finishes the running job, fails the rest, stops the thread; never called on the device thread
 
   // Recording of a graph, from the thread that submits. From begin_recording to end_recording ops are recorded, everything else
-  // is refused (require_not_recording). Until the device thread is past the end, taking memory waits and giving it back is put off.
+  // is refused (require_not_recording). A backend without graphs has its calls kept, to be run one after another by a launch. With
+  // graphs of its own: until the device thread is past the end, taking memory waits and giving it back is put off.
   std::shared_ptr<Graph> begin_recording();
   void end_recording(std::function<void(const Failure&)> done);
   const std::shared_ptr<Graph>& recording() const { return recording_; }
+  void launch(std::shared_ptr<Graph> graph);  // throws Error after close()
   void require_not_recording(const char* op) const;  // throws Error
   void* allocate(size_t bytes);  // throws Error
   void release(void* data, size_t bytes);
@@ -109,7 +111,9 @@ class Device : public std::enable_shared_from_this<Device> {
 // A recorded sequence of ops, with everything their memory belongs to.
 struct Graph {
   std::shared_ptr<Device> device;
-  std::vector<std::shared_ptr<void>> calls;
+  std::vector<std::shared_ptr<Call>> calls;
+  bool on_device = false;  // the backend records it; else `calls` is all there is
+  bool recorded = false;  // without errors; set on the device thread where the backend records
   esft_graph* handle = nullptr;  // set on the device thread
   bool begun = false;  // the device thread is between begin and end
   ~Graph();

@@ -36,17 +36,8 @@ Napi::Value GraphWrap::end(const Napi::CallbackInfo& info) {
 Napi::Value GraphWrap::launch(const Napi::CallbackInfo& info) {
   return translated(info.Env(), [&]() -> Napi::Value {
     if (!graph_) throw Error(kDisposed, "launch", "graph", "launch: the graph was disposed");
-    Device* raw = owner_->device.get();
-    raw->require_not_recording("launch");
-    raw->submit([raw, graph = graph_](Failure& f) {
-      char err[512] = "";
-      if (!graph->handle) {
-        f = {ESFT_BAD_ARGUMENT, "launch", "launch: the graph was not recorded"};
-        return;
-      }
-      const int status = raw->backend()->graph_launch(raw->handle(), graph->handle, err, sizeof err);
-      if (status != ESFT_OK) f = {status, "launch", err};
-    });
+    owner_->device->require_not_recording("launch");
+    owner_->device->launch(graph_);
     return info.Env().Undefined();
   });
 }

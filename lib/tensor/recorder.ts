@@ -1,7 +1,8 @@
 // Ops that are submitted again and again, as graphs: the first time they go one by one, which brings the working memory and the tables that
 // they need; the second time they are recorded; from then on one launch submits them all. Results are the same bits either way.
 //
-// Where a device has no graphs, ESFT_CUDA_GRAPH=0, or something in the work cannot be recorded (`refusal` says what), everything goes one by one.
+// With ESFT_CUDA_GRAPH=0, or where something in the work cannot be recorded (`refusal` says what), everything goes one by one; so does what
+// is worth recording on devices with graphs of their own alone ("device": launches of kernels are what it saves) on other devices.
 
 import { ConfigError, KernelError, MemoryError } from "../errors.ts";
 import type { Device, Graph } from "../tensor.ts";
@@ -22,7 +23,7 @@ const isSame = (a: readonly unknown[], b: readonly unknown[]): boolean => a.leng
 function wanted(): boolean {
   const text = process.env["ESFT_CUDA_GRAPH"] ?? "";
   if (text !== "" && text !== "0" && text !== "1")
-    throw new ConfigError(`ESFT_CUDA_GRAPH: expected 1 (training passes are recorded as graphs) or 0, found ${JSON.stringify(text)}`, {
+    throw new ConfigError(`ESFT_CUDA_GRAPH: expected 1 (passes that come again are recorded) or 0, found ${JSON.stringify(text)}`, {
       where: { key: "ESFT_CUDA_GRAPH" },
     });
   return text !== "0";
@@ -39,10 +40,11 @@ export class Recorder {
   /** The one used last comes last. */
   private entries: Entry[] = [];
 
-  constructor(device: Device, most = 8) {
+  /** @param worth "device": where the device has graphs of its own; "any": everywhere, to spare the host's work for each op */
+  constructor(device: Device, most = 8, worth: "device" | "any" = "device") {
     this.device = device;
     this.most = most;
-    this.records = device.info.graphs && wanted();
+    this.records = (worth === "any" || device.info.graphs) && wanted();
   }
 
   /**

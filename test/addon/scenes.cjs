@@ -29,6 +29,38 @@ function temporary(bytes) {
 }
 const sparse = (file, bytes) => fs.truncateSync(file, bytes);
 
+/** Ops recorded, abandoned, launched at the wrong time. */
+function recordings(device) {
+  const x = device.alloc(f32, [4, 1]);
+  const graph = device.captureBegin();
+  say(
+    attempt(() => device.captureBegin()),
+    attempt(() => graph.launch()),
+    attempt(() => fill(device, x, 2)),
+    attempt(() => device.alloc(f32, [4])),
+  );
+  const keep = trap([0], () => graph.end().catch(() => {})); // ends while an op's arguments are collected
+  run(device, "mask_grad", { grad: x, keep });
+  say(
+    attempt(() => graph.end()),
+    attempt(() => graph.launch()),
+    attempt(() => Object.getPrototypeOf(graph).launch.call(x)),
+    attempt(() => new graph.constructor().launch()),
+  );
+  const abandoned = device.captureBegin();
+  abandoned.dispose();
+  say(
+    attempt(() => abandoned.end()),
+    attempt(() => device.captureBegin()),
+  );
+  device.dispose(); // in the middle of a recording
+  say(
+    attempt(() => graph.launch()),
+    attempt(() => graph.dispose()),
+    attempt(() => graph.launch()),
+  );
+}
+
 const scenes = {
   /** Handles made through a handle's constructor, subclasses, borrowed prototypes and foreign receivers. */
   identity() {
@@ -83,7 +115,7 @@ const scenes = {
     const tensor = cpu.alloc(f32, [4]);
     const file = new native.MappedFile(temporary(256));
     say(
-      attempt(() => cpu.captureBegin()),
+      attempt(() => cpu.captureBegin().dispose()),
       attempt(() => tensor.copyFromMap({}, 0)),
       attempt(() => tensor.copyFromMap(file, 241)),
       attempt(() => tensor.copyFromMap(file, -1)),
@@ -99,37 +131,10 @@ const scenes = {
       attempt(() => cpu.memoryFree()),
       attempt(() => cpu.captureBegin()),
     );
+    recordings(open());
     if (!process.argv[3]) return;
     process.env.ESFT_CUDA_LIBRARY = process.argv[3];
-    const device = new native.Device("cuda", 1);
-    const x = device.alloc(f32, [4, 1]);
-    const graph = device.captureBegin();
-    say(
-      attempt(() => device.captureBegin()),
-      attempt(() => graph.launch()),
-      attempt(() => fill(device, x, 2)),
-      attempt(() => device.alloc(f32, [4])),
-    );
-    const keep = trap([0], () => graph.end().catch(() => {})); // ends while an op's arguments are collected
-    run(device, "mask_grad", { grad: x, keep });
-    say(
-      attempt(() => graph.end()),
-      attempt(() => graph.launch()),
-      attempt(() => Object.getPrototypeOf(graph).launch.call(x)),
-      attempt(() => new graph.constructor().launch()),
-    );
-    const abandoned = device.captureBegin();
-    abandoned.dispose();
-    say(
-      attempt(() => abandoned.end()),
-      attempt(() => device.captureBegin()),
-    );
-    device.dispose(); // in the middle of a recording
-    say(
-      attempt(() => graph.launch()),
-      attempt(() => graph.dispose()),
-      attempt(() => graph.launch()),
-    );
+    recordings(new native.Device("cuda", 1));
   },
 
   /** User code that runs while arguments are collected takes away what was checked already. */

@@ -163,9 +163,10 @@ withCudaModel("a recorder on cuda", () => {
   });
 });
 
-it("records nothing where there are no graphs, or none are wanted; refuses another word", async () => {
+it("records nothing where it is not worth it, or not wanted; refuses another word", async () => {
   using device = new Device({ threads: 1 });
   expect(new Recorder(device).records).toBe(false);
+  expect(new Recorder(device, 8, "any").records).toBe(true);
   process.env.ESFT_CUDA_GRAPH = "maybe";
   const graphs = { info: { graphs: true } } as Device;
   expect(() => new Recorder(graphs)).toThrow(ConfigError);

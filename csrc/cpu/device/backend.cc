@@ -153,7 +153,7 @@ const esft_run_fn kRefRun[ESFT_OP_COUNT] = {
 
 using OpenFn = int (*)(int32_t index, int32_t threads, esft_device** out, char* err, size_t n);
 
-// Two devices that differ in how they are opened and what they run; neither has graphs.
+// Two devices that differ in how they are opened and what they run. Recordings of theirs are lists of calls (addon/device.h).
 constexpr esft_backend table(const char* name, OpenFn open, const esft_run_fn* run) {
   return {
       .abi = kAbi,
