@@ -1,6 +1,7 @@
 // Registration only.
 #include "../cpu/device/backend.h"
 #include "cuda_loader.h"
+#include "pending.h"
 #include "wraps.h"
 
 namespace esft {
@@ -17,7 +18,11 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   data->graph = Napi::Persistent(graph);
   data->array_buffer = Napi::Persistent(env.Global().Get("ArrayBuffer").As<Napi::Function>());
   env.SetInstanceData(data);
-  env.AddCleanupHook([devices = data->open_devices] { devices->close_all(); });
+  data->wakeups = make_wakeups(env);
+  env.AddCleanupHook([devices = data->open_devices, wakeups = data->wakeups] {
+    devices->close_all();
+    close_wakeups(*wakeups);
+  });
   exports.Set("Device", device);
   exports.Set("TensorList", list);
   exports.Set("MappedFile", mapped);

@@ -1,22 +1,87 @@
 #include "pending.h"
 
+#include <mutex>
+#include <vector>
+
 #include "values.h"
+#include "wraps.h"
 
 namespace esft {
 
 struct Pending {
   Napi::Promise::Deferred deferred;
-  Napi::ThreadSafeFunction tsfn;
   Napi::Reference<Napi::Value> result;
   std::shared_ptr<DeviceOwner> owner;  // a promise keeps its device open even when every handle was collected
+  std::shared_ptr<Wakeups> wakeups;
   Failure failure;
   explicit Pending(Napi::Env env) : deferred(env) {}
 };
 
+// One thread-safe function serves all promises of an environment: making one takes longer than a small op. It keeps the event loop
+// alive while there is something to wait for.
+class Wakeups : public std::enable_shared_from_this<Wakeups> {
+ public:
+  explicit Wakeups(Napi::Env env) : tsfn_(Napi::ThreadSafeFunction::New(env, Napi::Function(), "esft.wait", 0, 1)) {
+    tsfn_.Unref(env);
+  }
+
+  void began(Napi::Env env) {
+    if (waiting_++ == 0) tsfn_.Ref(env);
+  }
+
+  // From any thread.
+  void finished(Pending* p) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (closed_) return;  // the callback would never run; the little that Pending holds goes with the process
+    finished_.push_back(p);
+    if (finished_.size() > 1) return;  // it is on its way
+    tsfn_.NonBlockingCall(this, [](Napi::Env env, Napi::Function, Wakeups* self) {
+      if (env != nullptr) self->settle(env);
+    });
+  }
+
+  void close() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    closed_ = true;
+  }
+
+ private:
+  void settle(Napi::Env env) {
+    const std::shared_ptr<Wakeups> alive = shared_from_this();
+    Napi::HandleScope scope(env);
+    std::vector<Pending*> finished;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      finished.swap(finished_);
+    }
+    waiting_ -= finished.size();
+    if (waiting_ == 0) tsfn_.Unref(env);
+    for (Pending* p : finished) {
+      std::unique_ptr<Pending> own(p);
+      if (own->failure.status != ESFT_OK) {
+        own->owner->device->acknowledge();
+        own->deferred.Reject(to_js(env, own->failure.status, own->failure.op, "", own->failure.message).Value());
+      } else {
+        own->deferred.Resolve(own->result.IsEmpty() ? env.Undefined() : own->result.Value());
+      }
+    }
+  }
+
+  Napi::ThreadSafeFunction tsfn_;
+  size_t waiting_ = 0;  // of the environment's thread
+  std::mutex mutex_;
+  std::vector<Pending*> finished_;
+  bool closed_ = false;
+};
+
+std::shared_ptr<Wakeups> make_wakeups(Napi::Env env) { return std::make_shared<Wakeups>(env); }
+void close_wakeups(Wakeups& wakeups) { wakeups.close(); }
+
 Pending* make_pending(Napi::Env env, const std::shared_ptr<DeviceOwner>& owner, Napi::Promise* promise) {
   auto* p = new Pending(env);
   p->owner = owner;
-  p->tsfn = Napi::ThreadSafeFunction::New(env, Napi::Function(), "esft.wait", 0, 1);
+  p->wakeups = env.GetInstanceData<AddonData>()->wakeups;
+  p->wakeups->began(env);
   *promise = p->deferred.Promise();
   return p;
 }
@@ -25,20 +90,8 @@ void pending_keep(Pending* p, Napi::Value result) { p->result = Napi::Reference<
 
 void pending_done(Pending* p, const Failure& failure) {
   p->failure = failure;
-  Napi::ThreadSafeFunction tsfn = p->tsfn;
-  // If the environment is closing the callback never runs; the little that Pending holds goes with the process.
-  tsfn.NonBlockingCall(p, [](Napi::Env env, Napi::Function, Pending* q) {
-    if (env == nullptr) return;
-    Napi::HandleScope scope(env);
-    std::unique_ptr<Pending> own(q);
-    if (own->failure.status != ESFT_OK) {
-      own->owner->device->acknowledge();
-      own->deferred.Reject(to_js(env, own->failure.status, own->failure.op, "", own->failure.message).Value());
-    } else {
-      own->deferred.Resolve(own->result.IsEmpty() ? env.Undefined() : own->result.Value());
-    }
-  });
-  tsfn.Release();
+  const std::shared_ptr<Wakeups> wakeups = p->wakeups;  // p may be gone before the call is over
+  wakeups->finished(p);
 }
 
 }  // namespace esft

@@ -13,6 +13,8 @@
 
 namespace esft {
 
+class Wakeups;
+
 // The devices of one environment (main thread or worker). Closed by a cleanup hook: the promises' thread-safe functions die
 // before any object's finalizer runs, so a device thread must be joined before that.
 class OpenDevices {
@@ -28,6 +30,7 @@ struct AddonData {
   // Shared with the objects in it: at the end of an environment they may go after this.
   std::shared_ptr<Living> living = std::make_shared<Living>();
   std::shared_ptr<OpenDevices> open_devices = std::make_shared<OpenDevices>();
+  std::shared_ptr<Wakeups> wakeups;  // pending.h
   Napi::FunctionReference device, tensor, tensor_list, mapped_file, graph;
   Napi::FunctionReference array_buffer;  // the constructor as it was when the addon was loaded
 };
