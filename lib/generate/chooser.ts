@@ -1,6 +1,7 @@
 // Logits of a pass, and the tokens chosen from them on the device: what of each sequence's sampling any of them asks for goes along.
 
 import * as ops from "../ops.ts";
+import type { Work } from "../model/transformer.ts";
 import type { Device, Tensor } from "../tensor.ts";
 import type { Likelihood, Sequence } from "./sequence.ts";
 
@@ -9,8 +10,23 @@ export interface Choice extends Likelihood {
   readonly id: number;
 }
 
+/** A choice that is ready to be made: its ops, submitted behind those that make the logits, and what they chose. */
+export interface Choosing extends Work {
+  readonly read: () => Promise<Choice[]>;
+}
+
+/** What the device writes, one behind the other: read at once. */
+interface Outputs {
+  readonly all: Tensor;
+  readonly ids: Tensor;
+  readonly logprob: Tensor;
+  readonly topIds: Tensor | null;
+  readonly topLogprobs: Tensor | null;
+}
+
 type Named = "temperature" | "topK" | "topP" | "minP" | "repetitionPenalty";
 const dtypes = { temperature: "f32", topK: "i32", topP: "f32", minP: "f32", repetitionPenalty: "f32" } as const;
+const none: Choice["top"] = [];
 const off = { topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 } as const;
 
 export class Chooser {
@@ -19,6 +35,9 @@ export class Chooser {
   private readonly rows: number;
   private readonly buffers = new Map<string, Tensor>();
   private readonly views = new Map<string, Tensor>();
+  private readonly outputs = new Map<string, Outputs>();
+  /** What buffers hold that seldom changes. */
+  private readonly sent = new Map<string, readonly number[]>();
 
   /** @param rows most sequences of a pass */
   constructor(device: Device, vocab: number, rows: number) {
@@ -39,6 +58,7 @@ export class Chooser {
         view.dispose();
         this.views.delete(of);
       }
+      this.sent.delete(name);
       this.buffers.set(key, (whole = this.device.empty(dtype, shape(Math.max(rows, this.rows)))));
     }
     const of = `${key} ${rows}`;
@@ -52,28 +72,43 @@ export class Chooser {
     return this.buffer("logits", "f32", rows, this.vocab);
   }
 
-  /** The next token of each sequence by the logits of its row. */
-  async choose(batch: readonly Sequence[]): Promise<Choice[]> {
+  /** The next token of each sequence by the logits of its row: sends what that takes, submits no ops yet. */
+  choosing(batch: readonly Sequence[]): Choosing {
     const R = batch.length;
     const top = Math.min(this.vocab, Math.max(0, ...batch.map((s) => s.request.sampling.logprobs)));
-    const out = {
-      ids: this.buffer("ids", "i32", R),
-      logprob: this.buffer("logprob", "f32", R),
-      topIds: top > 0 ? this.buffer("topIds", "i32", R, top) : null,
-      topLogprobs: top > 0 ? this.buffer("topLogprobs", "f32", R, top) : null,
+    const { all, ...out } = this.out(R, top);
+    const args = { logits: this.logits(R), ...this.sampling(batch), ...out };
+    return {
+      key: Object.values(args),
+      submit: () => ops.sample(this.device, args),
+      read: async () => {
+        const bytes = await all.readBytes();
+        const [ids, numbers] = [new Int32Array(bytes), new Float32Array(bytes)];
+        const likeliest = (r: number, i: number) => ({ id: ids[2 * R + r * top + i]!, logprob: numbers[(2 + top) * R + r * top + i]! });
+        return batch.map(({ request: { sampling } }, r) => ({
+          id: ids[r]!,
+          logprob: numbers[R + r]!,
+          top: top > 0 ? Array.from({ length: sampling.logprobs }, (_, i) => likeliest(r, i)) : none,
+        }));
+      },
     };
-    ops.sample(this.device, { logits: this.logits(R), ...this.sampling(batch), ...out });
-    const [ids, logprob] = await Promise.all([out.ids.readI32(), out.logprob.readF32()]);
-    const topIds = await out.topIds?.readI32();
-    const topLogprobs = await out.topLogprobs?.readF32();
-    return batch.map(({ request }, r) => ({
-      id: ids[r]!,
-      logprob: logprob[r]!,
-      top: Array.from({ length: topIds ? request.sampling.logprobs : 0 }, (_, i) => ({
-        id: topIds![r * top + i]!,
-        logprob: topLogprobs![r * top + i]!,
-      })),
-    }));
+  }
+
+  private out(R: number, top: number): Outputs {
+    const key = `${R} ${top}`;
+    let out = this.outputs.get(key);
+    if (!out) {
+      const all = this.device.empty("i32", [2 * R * (1 + top)]);
+      out = {
+        all,
+        ids: all.view(0, [R]),
+        logprob: all.view(R, [R], { dtype: "f32" }),
+        topIds: top > 0 ? all.view(2 * R, [R, top]) : null,
+        topLogprobs: top > 0 ? all.view((2 + top) * R, [R, top], { dtype: "f32" }) : null,
+      };
+      this.outputs.set(key, out);
+    }
+    return out;
   }
 
   /** What any of them asks for, for all rows. */
@@ -81,7 +116,9 @@ export class Chooser {
     const of = (name: Named): Tensor => {
       const values = batch.map((s) => s.request.sampling[name]);
       const tensor = this.buffer(name, dtypes[name], batch.length);
-      tensor.write(values);
+      const sent = this.sent.get(name);
+      if (sent?.length !== values.length || sent.some((x, i) => x !== values[i])) tensor.write(values);
+      this.sent.set(name, values);
       return tensor;
     };
     const draws = batch.some((s) => s.request.sampling.temperature > 0);
@@ -117,5 +154,6 @@ export class Chooser {
 
   [Symbol.dispose](): void {
     for (const t of [...this.views.values(), ...this.buffers.values()]) t.dispose();
+    for (const out of this.outputs.values()) for (const t of Object.values(out) as (Tensor | null)[]) t?.dispose();
   }
 }

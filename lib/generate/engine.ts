@@ -165,16 +165,22 @@ export class Engine {
     // One that grows too large for the memory ends alone.
     for (const [i, s] of batch.entries())
       try {
-        s.cache!.reserve(s.cache!.kept + counts[i]!);
+        if (s.cache!.reserve(s.cache!.kept + counts[i]!)) transformer.decoding.clear();
       } catch (error) {
         return this.fail(s, error);
       }
     const fresh = batch.length === 1 && batch[0]!.cache!.kept === 0 && counts[0]! > 1;
+    const continued = { lists: lists.lists(batch.map((s) => s.cache!)), fresh, shares: sharesOf(batch, counts) };
     const logits = chooser.logits(batch.length);
-    transformer.advance(host, { lists: lists.lists(batch.map((s) => s.cache!)), fresh, shares: sharesOf(batch, counts) }, logits);
+    const choosing = batch.every((s, i) => s.pending === counts[i]) ? chooser.choosing(batch) : null;
+    if (choosing && host.ids.length === batch.length) await transformer.advanceAgain(host, continued, logits, choosing);
+    else {
+      transformer.advance(host, continued, logits);
+      choosing?.submit();
+    }
     batch.forEach((s, i) => (s.cache!.kept += counts[i]!));
-    if (batch[0]!.pending > 0) return; // more of the prompt is to come
-    const chosen = await chooser.choose(batch);
+    if (!choosing) return; // more of the prompt is to come
+    const chosen = await choosing.read();
     batch.forEach((s, i) => this.take(s, chosen[i]!));
   }
 
@@ -217,6 +223,7 @@ export class Engine {
     this.drop(s, tell);
   }
   private drop(s: Sequence, tell: () => void): void {
+    if (s.cache) this.transformer.decoding.clear(); // graphs would keep its memory
     s.dispose();
     this.late.push(tell);
     if (this.active.length + this.waiting.length > 0) this.tellLate();

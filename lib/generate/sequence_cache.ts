@@ -51,9 +51,9 @@ export class SequenceCache {
     return this.device.empty(this.dtype, [ring, spec.width]);
   }
 
-  /** Memory for so many positions in all, twice as many as before at least. Waits for nothing: copies are queued. */
-  reserve(positions: number): void {
-    if (positions <= this.positions) return;
+  /** Memory for so many positions in all, twice as many as before at least. Waits for nothing: copies are queued. False: it was there. */
+  reserve(positions: number): boolean {
+    if (positions <= this.positions) return false;
     this.positions = Math.max(positions, 2 * this.positions);
     this.forgetLists();
     this.specs.forEach((spec, i) => {
@@ -67,6 +67,7 @@ export class SequenceCache {
       this.tensors[i] = next;
       old.dispose();
     });
+    return true;
   }
 
   /** As if no token had been taken in. */

@@ -77,21 +77,37 @@ export interface BatchTables {
   readonly length: number | null;
 }
 
+/** A batch's vectors side by side, each beginning at a multiple of so many numbers: one copy brings them all. */
+const APART = 16;
+const apart = (tokens: number): number => Math.ceil(tokens / APART) * APART;
+
+/** What there is for batches of T tokens. */
+interface Bound {
+  readonly tokens: number;
+  readonly batch: Batch;
+  readonly targets: Tensor;
+  readonly all: Tensor;
+  /** What is copied to `all`, and the parts of it that are its vectors. */
+  readonly staged: Int32Array;
+  readonly parts: readonly Int32Array[];
+}
+
 /** Device tensors for batches of up to `capacity` tokens, reused. */
 export class BatchBuffers {
   readonly capacity: number;
   private readonly device: Device;
   private readonly tables: BatchTables;
-  private readonly all: Tensor[];
+  private readonly vectors: number;
+  private readonly memory: Tensor;
   private readonly bounds: Tensor;
-  private views: { tokens: number; batch: Batch; targets: Tensor } | null = null;
+  private bound: Bound | null = null;
 
   constructor(device: Device, capacity: number, tables: BatchTables) {
     this.device = device;
     this.capacity = capacity;
     this.tables = tables;
-    const vectors = 4 + (tables.length === null ? 0 : 1) + tables.chunks.length;
-    this.all = Array.from({ length: vectors }, () => this.device.empty("i32", [capacity]));
+    this.vectors = 4 + (tables.length === null ? 0 : 1) + tables.chunks.length;
+    this.memory = device.empty("i32", [this.vectors * apart(capacity)]);
     this.bounds = this.device.empty("i32", [2]);
   }
 
@@ -116,35 +132,40 @@ export class BatchBuffers {
         });
       if (host.positions[t]! > maxPosition) maxPosition = host.positions[t]!;
     }
-    if (this.views?.tokens !== T) {
-      this.dropViews();
-      const views = this.all.map((t) => t.view(0, [T])) as [Tensor, Tensor, Tensor, Tensor, ...Tensor[]];
-      const [ids, positions, docStart, targets, ...others] = views;
-      const rowsByLength = this.tables.length === null ? null : (others.shift() ?? null);
-      const batch = { tokens: T, ids, positions, rowsByLength, docStart, chunkStarts: others, bounds: this.bounds };
-      this.views = { tokens: T, batch, targets };
-      this.bounds.write([0, T]);
-    }
-    const { batch, targets } = this.views;
-    batch.ids.write(host.ids);
-    batch.positions.write(host.positions);
+    const { batch, targets, all, staged, parts } = this.bind(T);
     const { length, chunks } = this.tables;
-    if (length !== null) batch.rowsByLength?.write(rowsByLength(host, length));
-    batch.docStart.write(host.docStart);
-    chunks.forEach((size, i) => batch.chunkStarts[i]?.write(chunkStarts(host.docStart, size)));
-    targets.write(host.targets);
+    const byLength = length === null ? [] : [rowsByLength(host, length)];
+    const starts = chunks.map((size) => chunkStarts(host.docStart, size));
+    [host.ids, host.positions, host.docStart, host.targets, ...byLength, ...starts].forEach((x, i) => parts[i]!.set(x));
+    all.write(staged);
     return { batch, targets, maxPosition };
   }
 
-  private dropViews(): void {
-    if (!this.views) return;
-    const { batch, targets } = this.views;
-    for (const t of [batch.ids, batch.positions, batch.rowsByLength, batch.docStart, ...batch.chunkStarts, targets]) t?.dispose();
-    this.views = null;
+  private bind(T: number): Bound {
+    if (this.bound?.tokens === T) return this.bound;
+    this.unbind();
+    const stride = apart(T);
+    const { bounds, memory, vectors } = this;
+    const staged = new Int32Array(vectors * stride);
+    const parts = Array.from({ length: vectors }, (_, i) => staged.subarray(i * stride, i * stride + T));
+    const views = parts.map((_, i) => memory.view(i * stride, [T])) as [Tensor, Tensor, Tensor, Tensor, ...Tensor[]];
+    const [ids, positions, docStart, targets, ...others] = views;
+    const rowsByLength = this.tables.length === null ? null : (others.shift() ?? null);
+    const batch = { tokens: T, ids, positions, rowsByLength, docStart, chunkStarts: others, bounds };
+    bounds.write([0, T]);
+    return (this.bound = { tokens: T, batch, targets, all: memory.view(0, [staged.length]), staged, parts });
+  }
+
+  private unbind(): void {
+    if (!this.bound) return;
+    const { batch, targets, all } = this.bound;
+    for (const t of [batch.ids, batch.positions, batch.rowsByLength, batch.docStart, ...batch.chunkStarts, targets, all]) t?.dispose();
+    this.bound = null;
   }
 
   dispose(): void {
-    this.dropViews();
-    for (const t of [...this.all, this.bounds]) t.dispose();
+    this.unbind();
+    this.memory.dispose();
+    this.bounds.dispose();
   }
 }

@@ -43,6 +43,12 @@ export interface StagedBatch {
   readonly targets: Tensor;
 }
 
+/** Ops that come after those of a pass: on the same memory while `key` is the same. */
+export interface Work {
+  readonly key: readonly unknown[];
+  readonly submit: () => void;
+}
+
 /** Sums over what was run since `resetLoss`. */
 export interface LossSums {
   readonly loss: number;
@@ -81,6 +87,8 @@ export class Transformer {
   pass = 0;
   /** Of passes that come again, on devices with graphs. Forgets when the memory goes that they use. */
   readonly recorder: Recorder;
+  /** Of passes that decode, on every device. Its graphs keep the states of their sequences: cleared when one of these goes. */
+  readonly decoding: Recorder;
   private attachments: readonly Attachments[] = [];
   private lowest = { epoch: -1, layer: Number.POSITIVE_INFINITY };
   private readonly lossSum: Tensor;
@@ -104,6 +112,7 @@ export class Transformer {
     this.precision = precision;
     requirePrecision(device, precision);
     this.recorder = new Recorder(device);
+    this.decoding = new Recorder(device, 2, "any");
     this.lossSum = device.empty("f64", [1]);
     this.correct = device.empty("i64", [1]);
     this.scales = device.empty("f64", [5]);
@@ -124,28 +133,33 @@ export class Transformer {
   }
   /** Of what trains, these alone do from here on; the others keep the values that they have. */
   activate(keys: ReadonlySet<string>): void {
-    this.recorder.clear();
+    this.forget();
     this.params.activate(keys);
   }
   /** Nothing trains, nothing is attached: the base again, or what `override` made of it. */
   freeze(): void {
     if (!this.params.state) return;
-    this.recorder.clear();
+    this.forget();
     this.params.freeze();
     this.attachments = [];
   }
 
   /** Other values of base parameters, and what a method attached with its values: an adapter at inference. See Parameters.override. */
   override(values: ReadonlyMap<string, Tensor>, attachments: Attachments | null = null, lent = false): void {
-    this.recorder.clear();
+    this.forget();
     this.params.override(values, attachments?.parameters, lent);
     this.attachments = attachments ? [attachments] : [];
   }
   /** Undoes `override`. */
   restore(): void {
-    this.recorder.clear();
+    this.forget();
     this.params.restore();
     if (!this.params.state) this.attachments = [];
+  }
+
+  private forget(): void {
+    this.recorder.clear();
+    this.decoding.clear();
   }
 
   /** Lowest layer whose activations a backward needs, of what trains or is attached: 0 when the embedding trains, the layer count when only norm or head do. */
@@ -190,7 +204,7 @@ export class Transformer {
 
   /** Gives the activations' memory back; the next pass plans anew. */
   release(): void {
-    this.recorder.clear();
+    this.forget();
     this.composed?.decoder.plan.dispose();
     this.composed?.ropes.dispose();
     this.buffers?.dispose();
@@ -333,6 +347,20 @@ export class Transformer {
     if (R === T) return decoder.head.logits(run, xf, logits);
     using last = xf.rows(T - R, T);
     decoder.head.logits(run, last, logits);
+  }
+
+  /**
+   * `advance` by one token of each sequence, and what is done with the logits, where the same sequences go on again and again: recorded
+   * from the second time on, while states and everything in `after.key` stay where they are. The same lists are the same sequences in the
+   * same order, so that their shares are the same. Resolves when it is submitted.
+   */
+  async advanceAgain(host: HostBatch, continued: Continued, logits: Tensor, after: Work): Promise<void> {
+    const { decoder, run } = this.upload(host, 0, false, continued);
+    const key = [decoder, run.ropes, host.ids.length, this.precision, continued.lists, logits, ...after.key];
+    await this.decoding.submit(key, () => {
+      decoder.head.logits(run, decoder.forward(run, {}), logits);
+      after.submit();
+    });
   }
 
   resetLoss(): void {

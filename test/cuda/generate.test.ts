@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import type { Transformer } from "../../lib/model/transformer.ts";
 import { Device } from "../../lib/tensor.ts";
-import { closeModel, decoded, greedy, openModel, wholeLogits } from "../generate/support.ts";
+import { closeModel, decoded, greedy, openModel, recordedAndNot, wholeLogits } from "../generate/support.ts";
 import { relativeL2 } from "../golden/compare.ts";
 import { Random } from "../ops/host.ts";
 import { patience, withCudaModel } from "./model.ts";
@@ -43,6 +43,20 @@ withCudaModel("decoding on cuda", () => {
         const alone: number[][] = [];
         for (const prompt of prompts) alone.push((await greedy(model, [prompt], TOKENS, { piece: 16 }))[0]!);
         expect(await greedy(model, prompts, TOKENS, { piece: 16, maxBatch: 3 })).toEqual(alone);
+        closeModel(model);
+      },
+      patience,
+    );
+
+    it(
+      "recorded passes have the bits of ops one by one",
+      async () => {
+        const model = await open(cudaDevice()!, family);
+        const { recorded, eager, launches, captures, disposals } = await recordedAndNot(model, 14);
+        expect(recorded).toEqual(eager);
+        expect(launches).toBeGreaterThan(8);
+        expect(disposals).toBe(captures);
+        expect(model.decoding.refusal).toBeNull();
         closeModel(model);
       },
       patience,

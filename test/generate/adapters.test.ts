@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { Dataset, ExpertSet, MoeModel } from "../../lib/index.ts";
 import type { TrainRequest } from "../../lib/index.ts";
+import { Graph } from "../../lib/tensor.ts";
 import { tinyDeepseek, toyRows, writeTinyModel } from "../support/tiny_model.ts";
 
 let root: string;
@@ -53,7 +54,10 @@ describe("several adapters at once", () => {
     }
     expect(new Set([base, ...alone.values()].map((x) => JSON.stringify(x))).size).toBeGreaterThan(3);
     for (const name of names) await model.adapters.add(name, at(name));
+    const launch = vi.spyOn(Graph.prototype, "launch");
     const together = await Promise.all([null, ...names].map((name) => all(name)));
+    expect(launch).toHaveBeenCalled(); // recorded between switches
+    launch.mockRestore();
     expect(together).toEqual([base, ...names.map((name) => alone.get(name))]);
     expect(await all()).toEqual(base);
     expect(model.params.all().every((p) => p.value === p.base)).toBe(true);
@@ -96,10 +100,11 @@ describe("adapters whose terms see a row at a time", () => {
   const mixed = ["lora", "again", "linear"];
   /** Rows and adapters of the passes that `work` takes. */
   async function passes(work: () => Promise<unknown>): Promise<(readonly [rows: number, adapters: number])[]> {
-    const spy = vi.spyOn(model.transformer, "advance");
+    const pieces = vi.spyOn(model.transformer, "advance");
+    const tokens = vi.spyOn(model.transformer, "advanceAgain");
     await work();
-    const seen = spy.mock.calls.map(([host, { shares }]) => [host.ids.length, shares?.size ?? 0] as const);
-    spy.mockRestore();
+    const seen = [...pieces.mock.calls, ...tokens.mock.calls].map(([host, { shares }]) => [host.ids.length, shares?.size ?? 0] as const);
+    for (const spy of [pieces, tokens]) spy.mockRestore();
     return seen;
   }
 
