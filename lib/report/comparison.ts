@@ -23,7 +23,7 @@ export function comparisonReport({ result, times }: Comparison): Report {
   ];
   const many = (n: number, word: string): string => `${n} ${word}${n === 1 ? "" : "s"}`;
   return {
-    title: `${methods.length} methods on ${tasks.length === 1 ? tasks[0]!.name : `${tasks.length} tasks`}`,
+    title: `${many(methods.length, "method")} on ${tasks.length === 1 ? tasks[0]!.name : many(tasks.length, "task")}`,
     about: `${model.name} (${model.type}, ${count(model.parameters)} parameters) on ${device.backend} in ${device.precision}: ${many(tasks.length, "task")}, ${many(seeds.length, "seed")}, ${many(result.cells.length, "run")}.`,
     facts: factsOf(result),
     remarks: remarksOf(result),

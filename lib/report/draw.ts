@@ -15,7 +15,7 @@ const strict = {
   debug: () => strict,
 };
 function fail(words: readonly unknown[]): never {
-  throw new Error(`a chart cannot be drawn: ${words.map(String).join(" ")}`);
+  throw words.find((word) => word instanceof Error) ?? new Error(`a chart cannot be drawn: ${words.map(String).join(" ")}`);
 }
 
 export async function drawChart({ spec }: Chart): Promise<string> {

@@ -1,9 +1,11 @@
 // Pages of reports as text: tables are the JSON beside them, charts are drawn, nothing is asked for from elsewhere, and no name becomes
 // markup. No GPU, no addon. Alone: npx vitest run test/report/page.test.ts
 
+import { mkdirSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, it } from "vitest";
 import { writeComparison } from "../../lib/compare/result.ts";
+import { ExpertSet } from "../../lib/experts/expert_set.ts";
 import { comparisonReport } from "../../lib/report/comparison.ts";
 import { shown } from "../../lib/report/content.ts";
 import { escaped, Markup, markup, scriptJson } from "../../lib/report/html.ts";
@@ -12,7 +14,7 @@ import { profileReport } from "../../lib/report/profiles.ts";
 import { makeReport } from "../../lib/report/report.ts";
 import { sample } from "../compare/sample.ts";
 import { tempDir } from "../support/fixture.ts";
-import { dataOf, HOSTILE, profileOf, runEvents, tableOf, tableOfData, writeRun } from "./support.ts";
+import { dataOf, HOSTILE, profileOf, runEvents, stepEvent, tableOf, tableOfData, writeRun } from "./support.ts";
 
 const dir = tempDir();
 const counts = [[40, 30, 20, 10], [5, 5, 5, 85]]; // prettier-ignore
@@ -106,9 +108,75 @@ describe("every page", async () => {
 /** The text of the script that a page runs. */
 const script = (page: string): string => page.slice(page.lastIndexOf("<script>") + 8, page.lastIndexOf("</script>"));
 
+describe("a page of little, or of what is odd", () => {
+  const [start] = runEvents();
+  const evaluated = { type: "eval", step: 0, best: true, loss: 3.25, accuracy: 0, supervised: 40 };
+  const empty = { loss: null, accuracy: null, gradNorm: null, tokensPerSecond: null, coverage: null };
+  let made = 0;
+  it.each([
+    ["one step", [start, stepEvent(1)]],
+    ["two steps and nothing held out", [start, stepEvent(1), stepEvent(2)]],
+    ["an evaluation alone", [start, evaluated]],
+    ["an evaluation and a step", [start, evaluated, stepEvent(1)]],
+    ["nothing finite", [start, { ...evaluated, loss: null }, stepEvent(1, empty), stepEvent(2, empty)]],
+    ["one finite step of two", [start, stepEvent(1, empty), stepEvent(2)]],
+    [
+      "zeros",
+      [start, ...[1, 2, 3].map((n) => stepEvent(n, { loss: 0, accuracy: 0, gradNorm: 0, lr: 0, tokensPerSecond: 0, coverage: 0 }))],
+    ],
+    [
+      "what is large, small and below 0",
+      [start, ...[1, 2, 3].map((n) => stepEvent(n, { loss: -1e9 * n, gradNorm: 10 ** (20 * n), lr: 1e-30 * n }))],
+    ],
+    ["a balance loss", [start, stepEvent(1, { balanceLoss: 0.5 }), stepEvent(2, { balanceLoss: 0.25 })]],
+  ])("a run of %s", async (_, events) => {
+    const page = await makeReport(writeRun(path.join(dir, `little-${made++}`), events as object[]));
+    expect(page.slice(0, page.lastIndexOf("<script>"))).not.toMatch(/NaN|undefined|Infinity/);
+    for (const figure of dataOf(page).figures) expect(tableOf(page, figure.id)).toEqual(tableOfData(figure));
+  });
+
+  it.each([
+    ["nothing selected", [[40, 30, 20, 10]], new ExpertSet({ layers: [[0, { ranked: [] }]], sharedExperts: true })],
+    ["one expert that is used", [[0, 0, 100, 100]], undefined],
+    ["all selected", [[40, 30, 20, 10]], new ExpertSet({ layers: [[0, { ranked: [0, 1, 2, 3] }]] })],
+  ] as const)("a profile with %s", async (_, of, experts) => {
+    const page = await pageOf(profileReport([{ file: "p.json", profile: profileOf(of) }], experts ? { experts } : {}));
+    expect(page.slice(0, page.lastIndexOf("<script>"))).not.toMatch(/NaN|undefined|Infinity/);
+    expect(page.match(/<svg role="img"/g)).toHaveLength(3);
+  });
+
+  it("more profiles than there are colours", async () => {
+    const page = await pageOf(profileReport(Array.from({ length: 9 }, (_, i) => ({ file: `${i}.json`, profile: profileOf(counts) }))));
+    expect(page).toContain("The chart shows the first 6 of 9; the table has all.");
+    expect(tableOf(page, "mass")![0]).toHaveLength(10);
+  });
+
+  it("a comparison of one seed, one method, no time and no difference", async () => {
+    const one = structuredClone(sample);
+    one.result.seeds = [1];
+    one.result.methods = one.result.methods.slice(0, 1);
+    one.result.cells = one.result.cells.filter((c) => c.seed === 1 && c.method === "esft");
+    one.result.choices = one.result.choices.slice(0, 1);
+    one.result.differences = [];
+    one.times.cells = {};
+    const page = await pageOf(comparisonReport(one));
+    expect(page.slice(0, page.lastIndexOf("<script>"))).not.toMatch(/NaN|undefined|Infinity/);
+    expect(page.match(/<svg role="img"/g)).toHaveLength(6);
+  });
+
+  it("differences of one pair, and of none that was chosen", async () => {
+    const pair = structuredClone(sample);
+    pair.result.differences = [{ ...pair.result.differences[0]!, sd: null, n: 1, low: null, high: null }];
+    expect(await pageOf(comparisonReport(pair))).toContain("one pair");
+    for (const c of pair.result.cells) c.diverged = "losses are not finite";
+    for (const c of pair.result.choices) for (const t of c.candidates) t.validationLoss = null;
+    expect(await pageOf(comparisonReport(pair))).toContain("8 of 8 runs diverged");
+  });
+});
+
 it("a comparison is read from its directory or its file", async () => {
   const at = path.join(dir, "comparison");
-  await import("node:fs").then((fs) => fs.mkdirSync(at));
+  mkdirSync(at);
   await writeComparison(at, sample);
   expect(await makeReport(at)).toBe(await makeReport([path.join(at, "compare.json")]));
 });

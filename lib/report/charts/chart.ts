@@ -85,3 +85,8 @@ export const scaled = ({ key, title, log, zero, labels }: Axis): object => ({
   scale: log ? { type: "log", nice: false } : { zero: zero ?? false, nice: true },
   axis: { title, ...labelled(labels), ...(log ? { tickCount: 4 } : {}) },
 });
+
+/** A layer, where some value has what it draws: the extent of nothing is an error. */
+export function layerWhere(values: Values, has: (value: Values[number]) => boolean, layer: object): object[] {
+  return values.some(has) ? [layer] : [];
+}

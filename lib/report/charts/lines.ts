@@ -1,6 +1,6 @@
 // Lines: values over steps, rates, ranks, one line a series.
 
-import { colour, DASHES, HALF, labelled, MOST_SERIES, scaled, WIDE, whole } from "./chart.ts";
+import { colour, DASHES, HALF, labelled, layerWhere, MOST_SERIES, scaled, WIDE, whole } from "./chart.ts";
 import type { Axis, Chart, Values } from "./chart.ts";
 
 /** Colour and dash of a series by its name. */
@@ -27,7 +27,8 @@ export function lines(
   const { x, y, series = "series", names = [""], dots = [], half = false, rule, ring } = options;
   const xs = new Set(values.map((v) => v[x.key]));
   const marked = xs.size === 1 ? names : dots;
-  const data = values.map((v) => {
+  const isThere = (v: Values[number]): boolean => v[y.key] !== null;
+  const data = values.map((v): Values[number] => {
     const name = v[series] ?? "";
     return { ...v, [series]: name, dot: marked.includes(String(name)) ? 1 : 0 };
   });
@@ -53,24 +54,16 @@ export function lines(
           },
         ]),
     { mark: { type: "line" }, encoding },
-    ...(marked.length === 0
-      ? []
-      : [
-          {
-            transform: [{ filter: { field: "dot", equal: 1 } }],
-            mark: { type: "point", filled: true, size: 42, opacity: 1, stroke: "var(--back)", strokeWidth: 1.5 },
-            encoding: { x: encoding.x, y: encoding.y, color: encoding.color },
-          },
-        ]),
-    ...(ring === undefined
-      ? []
-      : [
-          {
-            transform: [{ filter: { field: ring, equal: 1 } }],
-            mark: { type: "point", filled: false, size: 170, opacity: 1, strokeWidth: 2 },
-            encoding: { x: encoding.x, y: encoding.y, color: encoding.color },
-          },
-        ]),
+    ...layerWhere(data, (v) => v["dot"] === 1 && isThere(v), {
+      transform: [{ filter: { field: "dot", equal: 1 } }],
+      mark: { type: "point", filled: true, size: 42, opacity: 1, stroke: "var(--back)", strokeWidth: 1.5 },
+      encoding: { x: encoding.x, y: encoding.y, color: encoding.color },
+    }),
+    ...layerWhere(data, (v) => ring !== undefined && v[ring] === 1 && isThere(v), {
+      transform: [{ filter: { field: ring, equal: 1 } }],
+      mark: { type: "point", filled: false, size: 170, opacity: 1, strokeWidth: 2 },
+      encoding: { x: encoding.x, y: encoding.y, color: encoding.color },
+    }),
   ];
   const spec = whole({ data: { values: data }, layer }, half ? HALF : WIDE, half ? 230 : 300);
   return { spec, legend: names.length > 1 ? names : [], marks: "lines" };

@@ -1,6 +1,6 @@
 // One mark a name: bars of amounts, intervals beside 0, points of two values.
 
-import { colour, HALF, labelled, MOST_SERIES, scaled, WIDE, whole } from "./chart.ts";
+import { colour, HALF, labelled, layerWhere, MOST_SERIES, scaled, WIDE, whole } from "./chart.ts";
 import type { Axis, Chart, Values } from "./chart.ts";
 
 const SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"] as const;
@@ -34,11 +34,11 @@ export function bars(
   };
   const layer = [
     { mark: { type: "bar", color: colour(0) }, encoding: { y, x: along } },
-    {
+    ...layerWhere(values, has(low), {
       transform: [{ filter: { field: low, valid: true } }],
       mark: { type: "rule", color: "var(--fore)", strokeWidth: 1.5 },
       encoding: { y, x: { ...along, field: low }, x2: { field: high } },
-    },
+    }),
     {
       transform: [{ calculate: `max(datum[${JSON.stringify(x.key)}], datum[${JSON.stringify(high)}])`, as: "end" }],
       mark: { type: "text", align: "left", baseline: "middle", dx: 6 },
@@ -66,11 +66,11 @@ export function intervals(
   };
   const layer = [
     zeroAlong("x"),
-    {
+    ...layerWhere(values, has(low), {
       transform: [{ filter: { field: low, valid: true } }],
       mark: { type: "rule", color: colour(0), strokeWidth: 2.5 },
       encoding: { y, x: { ...along, field: low }, x2: { field: high } },
-    },
+    }),
     {
       mark: { type: "point", filled: true, size: 90, opacity: 1, color: colour(0), stroke: "var(--back)", strokeWidth: 1.5 },
       encoding: { y, x: along },
@@ -78,6 +78,11 @@ export function intervals(
   ];
   return { spec: whole({ data: { values }, layer }, WIDE, 64 + 26 * names.length), legend: [], marks: "points" };
 }
+
+const has =
+  (field: string) =>
+  (value: Values[number]): boolean =>
+    value[field] !== null;
 
 const zeroAlong = (channel: "x" | "y"): object => ({
   data: { values: [{ zero: 0 }] },
@@ -108,7 +113,6 @@ export function points(
   const [left, right] = spread.x;
   const [low, high] = spread.y;
   const rule = { type: "rule", strokeWidth: 1.5, opacity: 0.75 };
-  const there = (field: string): object[] => [{ filter: { field, valid: true } }];
   const layer = [
     zeroAlong("x"),
     zeroAlong("y"),
@@ -117,8 +121,16 @@ export function points(
       mark: { type: "line", color: "var(--soft)", strokeWidth: 1, strokeDash: [2, 3], interpolate: "step-after" },
       encoding: { x: ex, y: ey },
     },
-    { transform: there(left), mark: rule, encoding: { x: { ...ex, field: left }, x2: { field: right }, y: ey, color } },
-    { transform: there(low), mark: rule, encoding: { x: ex, y: { ...ey, field: low }, y2: { field: high }, color } },
+    ...layerWhere(values, has(left), {
+      transform: [{ filter: { field: left, valid: true } }],
+      mark: rule,
+      encoding: { x: { ...ex, field: left }, x2: { field: right }, y: ey, color },
+    }),
+    ...layerWhere(values, has(low), {
+      transform: [{ filter: { field: low, valid: true } }],
+      mark: rule,
+      encoding: { x: ex, y: { ...ey, field: low }, y2: { field: high }, color },
+    }),
     {
       mark: { type: "point", filled: true, size: 120, opacity: 1, stroke: "var(--back)", strokeWidth: 1.5 },
       encoding: { x: ex, y: ey, color, shape },

@@ -1,6 +1,6 @@
 // Values as shades: heat maps of many cells, and squares of a few with the value written into each.
 
-import { config, SHADES } from "./chart.ts";
+import { config, layerWhere, SHADES } from "./chart.ts";
 import type { Axis, Cell, Chart, Values } from "./chart.ts";
 
 /**
@@ -58,11 +58,11 @@ export function heatMap(
           },
         },
       },
-      {
-        transform: [{ filter: "datum.marked === 1" }],
+      ...layerWhere(values, (v) => v["marked"] === 1, {
+        transform: [{ filter: { field: "marked", equal: 1 } }],
         mark: { type: "rect", cornerRadius: 1.5, fill: null, stroke: "var(--mark)", strokeWidth: 1.6 },
         encoding,
-      },
+      }),
     ],
   };
   return { spec, legend: [], marks: "shades", shades: options.shades };
