@@ -48,6 +48,7 @@ export const arrows: Readonly<Record<string, readonly string[]>> = {
   arguments: ["errors", "options"],
 
   // They stand beside the model and know no device.
+  http: ["errors", "task"],
   files: ground,
   text: [...ground, "files"],
   data: [...ground, "files", "text"],
@@ -107,8 +108,8 @@ export const arrows: Readonly<Record<string, readonly string[]>> = {
   logits_check: [...below, "adapter", "moe_model"],
   evaluate_answers: [...below, "generate", "adapter", "moe_model"],
   compare: [...below, "experts", "generate", "methods", "adapter", "convert", "train", "moe_model", "evaluate_answers"],
-  report: [...below, "experts", "methods", "adapter", "train", "inspect", "moe_model", "compare"],
-  serve: [...below, "experts", "generate", "methods", "adapter", "train", "inspect", "moe_model"],
+  report: [...below, "http", "experts", "methods", "adapter", "train", "inspect", "moe_model", "compare"],
+  serve: [...below, "http", "experts", "generate", "methods", "adapter", "train", "inspect", "moe_model"],
   index: [...below, ...parts, "report"],
   cli: [...below, ...parts, "report", "serve"],
 };

@@ -25,6 +25,22 @@ export function wholeNumber(text: string): number {
   return value;
 }
 
+const MOST_PORTS = 65_535;
+
+export function portNumber(text: string): number {
+  const value = wholeNumber(text);
+  if (value > MOST_PORTS) throw new InvalidArgumentError(`expected a port, 0 to ${MOST_PORTS}`);
+  return value;
+}
+
+/** Resolves at the first interrupt. */
+export function interrupted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener("abort", () => resolve(), { once: true });
+  });
+}
+
 /** --threads, where it is no part of a schema. */
 export function threadNumber(text: string): number {
   const value = wholeNumber(text);

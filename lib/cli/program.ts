@@ -26,6 +26,7 @@ import { Terminal } from "./terminal.ts";
 import type { Streams } from "./terminal.ts";
 import { registerTrain } from "./train.ts";
 import { registerVerify } from "./verify.ts";
+import { registerWatch } from "./watch.ts";
 
 export const EXIT = { ok: 0, failed: 1, usage: 2, interrupted: 130 } as const;
 
@@ -86,6 +87,7 @@ function buildProgram(terminal: Terminal): Command {
     registerVerify,
     registerPreview,
     registerReport,
+    registerWatch,
     registerDoctor,
     registerBuild,
     registerDemo,

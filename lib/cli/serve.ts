@@ -4,7 +4,7 @@ import { InvalidArgumentError } from "@commander-js/extra-typings";
 import type { Command } from "@commander-js/extra-typings";
 import { openTemplate } from "../data/source.ts";
 import { EsftError } from "../errors.ts";
-import { machineOptions, openModel, wholeNumber } from "./common.ts";
+import { interrupted, machineOptions, openModel, portNumber, wholeNumber } from "./common.ts";
 import { count } from "../format.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -13,8 +13,6 @@ interface NamedAdapter {
   readonly dir: string;
 }
 
-const MOST_PORTS = 65_535;
-
 export function registerServe(program: Command, terminal: Terminal): void {
   const command = program
     .command("serve")
@@ -22,7 +20,7 @@ export function registerServe(program: Command, terminal: Terminal): void {
     .argument("<dir>", "checkpoint directory")
     .option("--adapter <name=dir>", "adapter and the model name that it answers to; may come more than once", namedAdapter)
     .option("--host <address>", "address to listen on; 127.0.0.1 is reached from this machine alone", "127.0.0.1")
-    .option("--port <n>", "port to listen on; 0 = any that is free", port, 8000)
+    .option("--port <n>", "port to listen on; 0 = any that is free", portNumber, 8000)
     .option("--token <text>", "what clients must send as bearer token (default: ESFT_SERVE_TOKEN, which no list of processes shows)")
     .option("--template <name>", '"tokenizer" (the checkpoint\'s chat template), "esft" (the official format), or a Jinja file')
     .option("--max-queue <n>", "most answers on their way or waiting; more are refused with 429", positive, 256)
@@ -55,10 +53,7 @@ Examples:
       if (token === undefined && host !== "127.0.0.1" && host !== "localhost" && host !== "::1")
         terminal.note(`warning: whoever reaches ${host} may ask; --token, or ESFT_SERVE_TOKEN, asks for a password`);
       terminal.print(`listening on ${server.url}`);
-      await new Promise<void>((resolve) => {
-        if (signal.aborted) resolve();
-        else signal.addEventListener("abort", () => resolve(), { once: true });
-      });
+      await interrupted(signal);
       if (server.size > 0)
         terminal.note(`finishing ${count(server.size)} answer${server.size === 1 ? "" : "s"}, at most ${drainSeconds} s`);
       await server.drain(1000 * drainSeconds);
@@ -69,12 +64,6 @@ function namedAdapter(text: string, before: readonly NamedAdapter[] = []): Named
   const at = text.indexOf("=");
   if (at < 1 || at === text.length - 1) throw new InvalidArgumentError("expected name=dir");
   return [...before, { name: text.slice(0, at), dir: text.slice(at + 1) }];
-}
-
-function port(text: string): number {
-  const value = wholeNumber(text);
-  if (value > MOST_PORTS) throw new InvalidArgumentError(`expected a port, 0 to ${MOST_PORTS}`);
-  return value;
 }
 
 function positive(text: string): number {

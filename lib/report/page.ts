@@ -26,9 +26,20 @@ export function policyOf(scripts: readonly string[], live: boolean): string {
   return `default-src 'none'; script-src ${scripts.map(hash).join(" ")}; style-src ${hash(style)};${connect} img-src data:; base-uri 'none'; form-action 'none'`;
 }
 
-/** The whole page. @param live a script that keeps the page up to date, of a page that is served */
-export async function pageOf(report: Report, live?: string): Promise<string> {
-  const scripts = live === undefined ? [script] : [script, live];
+/** Of a page that is served: what keeps it up to date, and what it was made of. */
+export interface Live {
+  readonly script: string;
+  readonly version: string;
+}
+
+/** The whole page. */
+export async function pageOf(report: Report): Promise<string> {
+  return pageAround(report.title, await contentOf(report));
+}
+
+/** The page around its content. */
+export function pageAround(title: string, content: Markup, live?: Live): string {
+  const scripts = live === undefined ? [script] : [script, live.script];
   const page = markup`<!doctype html>
 <html lang="en">
 <head>
@@ -37,7 +48,7 @@ export async function pageOf(report: Report, live?: string): Promise<string> {
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta name="generator" content="esft report">
-<title>${report.title}</title>
+<title>${title}</title>
 <link rel="icon" href="data:,">
 <style>${new Markup(style)}</style>
 </head>
@@ -48,8 +59,8 @@ export async function pageOf(report: Report, live?: string): Promise<string> {
 <button type="button" value="light" aria-pressed="false">Light</button>
 <button type="button" value="dark" aria-pressed="false">Dark</button>
 </div>
-<div id="content">
-${await contentOf(report)}</div>
+${live === undefined ? "" : markup`<p id="live" role="status"></p>\n`}<div id="content"${live === undefined ? "" : markup` data-version="${live.version}"`}>
+${content}</div>
 </div>
 ${scripts.map((s) => markup`<script>${new Markup(s)}</script>\n`)}</body>
 </html>

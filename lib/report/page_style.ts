@@ -63,13 +63,17 @@ h3 { margin: 0; font-size: 15px; line-height: 1.4; font-weight: 620; }
 p { margin: 0; }
 .about { max-width: 92ch; text-wrap: pretty; color: var(--soft); overflow-wrap: anywhere; }
 header .about { margin-top: 6px; }
-.themes { float: right; margin: 4px 0 12px 24px; display: flex; border: 1px solid var(--line); border-radius: 7px; overflow: hidden; }
+.themes { float: right; margin: 4px 0 10px 24px; display: flex; border: 1px solid var(--line); border-radius: 7px; overflow: hidden; }
 .themes[hidden] { display: none; }
 .themes button { font: inherit; font-size: 13px; color: var(--soft); background: none; border: 0; padding: 4px 11px; cursor: pointer; }
 .themes button + button { border-left: 1px solid var(--line); }
 .themes button[aria-pressed="true"] { color: var(--fore); background: var(--raised); font-weight: 560; }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
 .themes button:focus-visible { outline-offset: -2px; }
+#live { float: right; clear: right; margin: 0 0 12px 24px; font-size: 13px; color: var(--soft); }
+#live::before { content: ""; display: inline-block; width: 8px; height: 8px; margin-right: 7px; border-radius: 50%; background: var(--series-3); }
+#live.lost { color: var(--mark); }
+#live.lost::before { background: var(--mark); }
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 24px 28px; margin: 32px 0 0; padding: 0; }
 .facts div { min-width: 0; }
 .facts dt { color: var(--soft); font-size: 13px; }
@@ -115,7 +119,7 @@ footer { margin-top: 64px; padding-top: 14px; border-top: 1px solid var(--line);
   :root, :root[data-theme] { color-scheme: light; ${lightly} }
   body { font-size: 10.5pt; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   .page { max-width: none; padding: 0; }
-  .themes, details:not([open]) { display: none; }
+  .themes, #live, details:not([open]) { display: none; }
   .table { max-height: none; overflow: visible; }
   h2 { break-after: avoid; margin-top: 28pt; }
 }

@@ -15,7 +15,7 @@ import type { LoggedOf, RunLog } from "./run_log.ts";
 import { bytes, count, duration, percent } from "../format.ts";
 
 export const EVENTS = "events.jsonl";
-const REQUEST = "request.json";
+export const REQUEST = "request.json";
 /** Points of a line over the steps; a longer run is shown by means of as many stretches. */
 const MOST_POINTS = 600;
 
@@ -250,7 +250,9 @@ function lossFigure(steps: readonly StepEvent[], evals: readonly LoggedOf<"eval"
     id: "loss",
     title: "Loss",
     about: `Mean negative log-likelihood of a supervised token, in nats: of the rows of each update before it${held.length > 0 ? ", and of rows that are never trained on" : ""}${of}.`,
-    chart: lines(values, { x: { key: "step", title: "step" }, y: { key: "loss", title: "nats per token" }, names, dots: ["held out"] }),
+    chart: values.some((v) => v.loss !== null)
+      ? lines(values, { x: { key: "step", title: "step" }, y: { key: "loss", title: "nats per token" }, names, dots: ["held out"] })
+      : null,
     table: { columns: [STEP, ...loss], rows },
   };
 }

@@ -1,7 +1,7 @@
 // Who may ask: a bearer token, compared in constant time, and without one the names under which a local server is meant.
 
 import { createHash, timingSafeEqual } from "node:crypto";
-import { isIP } from "node:net";
+import { hostName, isLocalName } from "../http.ts";
 import { ApiError } from "./errors.ts";
 
 const digest = (text: string): Buffer => createHash("sha256").update(text).digest();
@@ -20,20 +20,14 @@ export function bearer(token: string): (authorization: string | undefined) => vo
   };
 }
 
-export const isLoopback = (host: string): boolean =>
-  host === "localhost" || host === "::1" || (isIP(host) === 4 && host.startsWith("127."));
-
-/**
- * Without a token, a server on the loopback interface answers only under local names: a web page elsewhere that had its own name point to
- * 127.0.0.1 (DNS rebinding) would otherwise read answers.
- */
+/** Without a token, a server on the loopback interface answers only under local names. */
 export function requireLocalName(host: string | undefined): void {
-  const name = (host ?? "")
-    .replace(/:\d*$/, "")
-    .replace(/^\[(.*)\]$/, "$1")
-    .toLowerCase();
-  if (name === "" || isLoopback(name)) return;
-  throw new ApiError(403, `this server answers as localhost or 127.0.0.1, not as ${name}; start it with --token to use other names`, {
-    code: "wrong_host",
-  });
+  if (isLocalName(host)) return;
+  throw new ApiError(
+    403,
+    `this server answers as localhost or 127.0.0.1, not as ${hostName(host)}; start it with --token to use other names`,
+    {
+      code: "wrong_host",
+    },
+  );
 }

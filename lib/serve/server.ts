@@ -1,15 +1,11 @@
 // The server: it listens, does not wait for slow clients for ever, and drains before it ends.
 
-import { createAdaptorServer } from "@hono/node-server";
-import type { Server } from "node:http";
-import type { AddressInfo } from "node:net";
 import { makeApp } from "./app.ts";
-import { isLoopback } from "./auth.ts";
 import { shuttingDown } from "./errors.ts";
 import type { Models } from "./models.ts";
 import { Service } from "./service.ts";
 import { ConfigError } from "../errors.ts";
-import { ioError } from "../task.ts";
+import { isLoopback, listen } from "../http.ts";
 
 export interface ServeOptions {
   /** Default 127.0.0.1: this machine alone. */
@@ -66,51 +62,16 @@ export async function serve(models: Models, options: ServeOptions = {}): Promise
     draining: () => draining,
     stall: timeouts.stall,
   });
-  const server = createAdaptorServer({
-    fetch: app.fetch,
-    overrideGlobalObjects: false,
-    serverOptions: {
-      headersTimeout: timeouts.headers,
-      requestTimeout: timeouts.request,
-      keepAliveTimeout: timeouts.keepAlive,
-      connectionsCheckingInterval: Math.min(1000, timeouts.headers),
-    },
-  }) as Server;
-  server.maxConnections = 4 * maxQueue + 64;
-  await listen(server, host, port);
-  const address = server.address() as AddressInfo;
-  const shown = address.family === "IPv6" ? `[${address.address}]` : address.address;
+  const server = await listen(app.fetch, { host, port, maxConnections: 4 * maxQueue + 64, timeouts });
   return {
-    url: `http://${shown}:${address.port}`,
+    url: server.url,
     get size() {
       return service.queue.size;
     },
     drain: async (ms) => {
       draining = true;
       await service.queue.drain(ms, shuttingDown);
-      await close(server);
+      await server.close();
     },
   };
-}
-
-function listen(server: Server, host: string, port: number): Promise<void> {
-  return new Promise((resolve, reject) => {
-    server.once("error", (error: NodeJS.ErrnoException) => {
-      const why = error.code === "EADDRINUSE" ? "the address is in use; choose another --port" : error.message;
-      reject(ioError(new Error(why, { cause: error }), `cannot listen on ${host}, port ${port}`, { host, port }));
-    });
-    server.listen(port, host, resolve);
-  });
-}
-
-const LAST_BYTES = 2000; // ms for answers that are done to reach their clients
-
-async function close(server: Server): Promise<void> {
-  const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-  // A connection whose answer began before the drain is kept alive: it is idle once the client has all of it.
-  const idle = setInterval(() => server.closeIdleConnections(), 20);
-  const cut = setTimeout(() => server.closeAllConnections(), LAST_BYTES);
-  await closed;
-  clearInterval(idle);
-  clearTimeout(cut);
 }
