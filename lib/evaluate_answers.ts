@@ -23,7 +23,7 @@ import { dataSchema, parseOptions } from "./options.ts";
 import { throwIfAborted } from "./task.ts";
 import type { Tokenizer } from "./text/tokenizer.ts";
 
-const answersSchema = generateSchema.omit({ logprobs: true }).extend({
+export const answersSchema = generateSchema.omit({ logprobs: true }).extend({
   ...dataSchema.pick({ shape: true, template: true, onBadRow: true, onDropped: true }).shape,
   /** Names of metrics, and paths of modules (answers/module.ts). */
   metrics: z.union([z.string(), z.array(z.string()).readonly()], "expected names of metrics, or a list of them"),

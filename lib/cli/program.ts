@@ -8,6 +8,7 @@ import { meantBy, nearest } from "../options/suggest.ts";
 import { registerBuild } from "./build.ts";
 import { CheckFailed } from "./common.ts";
 import { registerChat } from "./chat.ts";
+import { registerCompare } from "./compare.ts";
 import { registerDemo } from "./demo_command.ts";
 import { registerDoctor } from "./doctor.ts";
 import { registerEval } from "./eval.ts";
@@ -80,6 +81,7 @@ function buildProgram(terminal: Terminal): Command {
     registerSelect,
     registerTrain,
     registerEval,
+    registerCompare,
     registerChat,
     registerServe,
     registerMerge,

@@ -65,8 +65,10 @@ const cell = z.strictObject({
   adapterBytes: whole.nullable(),
   /** Routed experts that train, or have terms beside them by name; null where the method names none. */
   experts: whole.nullable(),
-  /** Share of routed slots that met a trained expert, mean over the updates; null where all experts train, or none. */
+  /** Share of routed slots that met a trained expert; null where all experts train, none, or nothing was measured. */
   coverage: share.nullable(),
+  /** Counted as it trained, mean over the updates; or, of experts with terms beside them, as in the task's profile. */
+  coverageFrom: z.enum(["training", "profile"]).nullable(),
   validation: figures.nullable(),
   test: figures.nullable(),
   others: z.record(z.string(), figures).nullable(),

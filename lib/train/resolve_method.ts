@@ -109,7 +109,8 @@ function byTarget<W extends string>(
 const named = (experts: Readonly<Record<string, readonly number[]>>): ExpertSet =>
   new ExpertSet({ layers: [...fixedExperts(experts)].map(([layer, ranked]) => [layer, { ranked }] as const), rule: { fixed: true } });
 
-async function expertsOf(
+/** The experts that a method names, or selects from a profile; null: neither. @throws ConfigError · IoError */
+export async function expertsOf(
   session: TrainSession,
   { experts, profile, select }: Selection,
   warn: (message: string) => void,

@@ -21,6 +21,7 @@ const cell = (method: string, lr: number, seed: number, loss: number, chosen: bo
   adapterBytes: method === "full" ? 2000 : 200,
   experts: method === "full" ? null : 3,
   coverage: method === "full" ? null : 0.4,
+  coverageFrom: method === "full" ? null : "training",
   validation: figures(loss),
   test: chosen ? figures(loss + 0.1) : null,
   others: chosen ? { general: figures(3) } : null,

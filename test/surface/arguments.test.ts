@@ -53,6 +53,7 @@ describe("every public function", () => {
       "trainSchema",
       "dataSchema",
       "compareSchema",
+      "planSchema",
       "timesSchema",
       "generateSchema",
       "supportedModelTypes",

@@ -109,6 +109,19 @@ export async function publicCalls(root: string): Promise<{ calls: Record<string,
     "model.adapters.add": { call: async (...a) => { await (of(model.adapters, "add")(...a) as Promise<unknown>); model.adapters.remove("a"); }, args: () => ["a", at("lora")] }, // prettier-ignore
     "model.adapters.has": { call: of(model.adapters, "has"), args: () => ["a"] },
     evaluateAnswers: { call: esft.evaluateAnswers as Call, args: () => [model, data, { metrics: "exact", maxTokens: 2 }, {}] },
+    compare: {
+      call: esft.compare as Call,
+      args: () => [
+        {
+          model: at("model"),
+          tasks: [{ name: "t", train: data, validation: data, test: data, maxLength: 64 }],
+          methods: [{ name: "m", method: { type: "lora", rank: 1, targets: "attention" }, lr: 0.01 }],
+          steps: 1,
+          rowsPerStep: 2,
+        },
+        { out: fresh(), model },
+      ],
+    },
     readComparison: { call: esft.readComparison as Call, args: () => [at("comparison")] },
     readAnswers: { call: esft.readAnswers as Call, args: () => [at("answers.jsonl")] },
     metricsByName: { call: esft.metricsByName as Call, args: () => ["exact,bleu", "metric"] },

@@ -1,0 +1,31 @@
+// The learning rate of a method on a task, by validation rows alone: test rows are evaluated for what was chosen, and decide nothing.
+
+import type { Estimate } from "./result.ts";
+import { estimate } from "./statistics.ts";
+
+export const RULE =
+  "of a method's learning rates the one with the lowest validation loss, mean over the seeds, on each task; the lower rate of two that are " +
+  "equal; a rate with a seed that diverged is not chosen";
+
+export interface Candidate {
+  readonly lr: number;
+  /** Null: a seed diverged. */
+  readonly validationLoss: Estimate | null;
+}
+
+/** @param losses of the seeds; null: it diverged */
+export function candidate(lr: number, losses: readonly (number | null)[]): Candidate {
+  const finite = losses.filter((loss) => loss !== null);
+  return { lr, validationLoss: finite.length < losses.length ? null : estimate(finite) };
+}
+
+/** Null: there is none to choose. */
+export function chooseRate(candidates: readonly Candidate[]): number | null {
+  let best: { readonly lr: number; readonly loss: number } | null = null;
+  for (const { lr, validationLoss } of candidates) {
+    if (validationLoss === null) continue;
+    const { mean } = validationLoss;
+    if (best === null || mean < best.loss || (mean === best.loss && lr < best.lr)) best = { lr, loss: mean };
+  }
+  return best && best.lr;
+}

@@ -1,0 +1,177 @@
+// One cell: a training run in a directory of its own, resumed where it was killed, left alone where it is done and would come out the
+// same.
+
+import { join } from "node:path";
+import { Adapter } from "../adapter/adapter.ts";
+import { isAdapterDir } from "../adapter/folder.ts";
+import { NonFiniteError } from "../errors.ts";
+import { expertLayout } from "../experts/expert_set.ts";
+import type { ExpertSet } from "../experts/expert_set.ts";
+import type { Profile } from "../experts/profile.ts";
+import { formatJson } from "../files/json.ts";
+import { sha256 } from "../files/hash.ts";
+import { readTextFile } from "../files/regular.ts";
+import { throwIfAborted } from "../task.ts";
+import type { TrainEvent } from "../train/events.ts";
+import type { MethodOptions } from "../train/method_options.ts";
+import { CheckedRequest } from "../train/request.ts";
+import type { TrainRequest } from "../train/request.ts";
+import { expertsOf } from "../train/resolve_method.ts";
+import { cellDir } from "./cells.ts";
+import type { Cell } from "./cells.ts";
+import type { PlanMethod } from "./plan.ts";
+import { RunRecord } from "./record.ts";
+import type { Facts, Trained } from "./record.ts";
+import type { Session } from "./session.ts";
+import { selectsOnTask } from "./task_profile.ts";
+
+/** What a method is on a task: with the experts that it selects there. */
+export interface Resolved {
+  readonly method: MethodOptions;
+  readonly experts: ExpertSet | null;
+  /** Share of the profile's routed slots that these experts got; null where nothing was profiled. */
+  readonly coverage: number | null;
+}
+
+/** @throws ConfigError the selection does not fit · IoError */
+export async function resolveOnTask(s: Session, task: string, { name, method }: PlanMethod, profile: Profile | null): Promise<Resolved> {
+  if (method.type !== "esft" && method.type !== "lora") return { method, experts: null, coverage: null };
+  const { experts, profile: file, select, ...rest } = method;
+  const source = { experts, select, profile: profile !== null && selectsOnTask({ method } as PlanMethod) ? profile : file };
+  const set = await expertsOf(s.model, source, (text) => s.note(`${task}, ${name}: ${text}`));
+  if (set === null) return { method, experts: null, coverage: null };
+  for (const warning of set.warnings) s.note(`${task}, ${name}: ${warning}`);
+  return { method: { ...rest, experts: set } as MethodOptions, experts: set, coverage: profile && shareOf(set, profile) };
+}
+
+/** Mean over the sparse layers of what their selected experts got. */
+function shareOf(set: ExpertSet, profile: Profile): number {
+  const shares = profile.layers.map((layer) => {
+    const scores = profile.scores(layer, { score: "token" });
+    return set.ids(layer).reduce((sum, id) => sum + scores[id]!, 0);
+  });
+  return Math.min(1, shares.reduce((sum, x) => sum + x, 0) / Math.max(1, shares.length));
+}
+
+function requestOf(s: Session, { task, method, lr, seed, id }: Cell, resolved: Resolved): CheckedRequest {
+  const { name: _, train, validation, test: _t, answers: _a, ...data } = task;
+  const { steps, rowsPerStep, microBatch, evalEvery, evalRows, saveEvery, keep } = s.plan;
+  const { auxLoss, adapterDtype, stages, optimizer } = method;
+  return CheckedRequest.parse({
+    data: { file: train, ...data },
+    // The last adapter needs no losses on the way.
+    ...(keep === "best" ? { evalData: validation, evalEvery, evalRows } : { evalFraction: 0, evalEvery: 0 }),
+    method: resolved.method as TrainRequest["method"],
+    outDir: cellDir(s.out, { id }),
+    steps,
+    rowsPerStep,
+    microBatch,
+    seed,
+    saveEvery,
+    keep,
+    auxLoss,
+    adapterDtype,
+    stages,
+    optimizer: { ...optimizer, lr },
+    resume: true,
+    ...(s.signal ? { signal: s.signal } : {}),
+  });
+}
+
+/** All that the trained values rest on. */
+function factsOf(s: Session, { task }: Cell, { options, method }: CheckedRequest, { experts }: Resolved): Facts {
+  const { data, saveEvery: _, ...rest } = options;
+  const { experts: _e, profile: _p, select: _s, ...how } = method as MethodOptions & Record<string, unknown>;
+  return {
+    ...s.modelFacts,
+    rows: s.files.dataFacts(task.train, data),
+    validation: options.keep === "best" ? s.files.sha256(task.validation) : null,
+    method: how,
+    experts: experts === null ? null : sha256(formatJson(experts.toJSON())),
+    ...rest,
+  };
+}
+
+/** Trains a cell as far as it is not done yet. @throws what ends the comparison; not gradients that are not finite, which are a result */
+export async function trainCell(s: Session, cell: Cell, resolved: Resolved): Promise<RunRecord> {
+  const { id, method } = cell;
+  const kind = `train ${method.name}` as const;
+  const request = requestOf(s, cell, resolved);
+  const dir = cellDir(s.out, cell);
+  const record = await RunRecord.open(dir, factsOf(s, cell, request, resolved), (keys) =>
+    s.note(`${id} is trained again: ${keys.join(", ")} changed`),
+  );
+  if (record.trained !== null && (record.trained.diverged !== null || (await isAdapterDir(dir)))) {
+    s.outlook.skip(kind, request.options.steps);
+    return record;
+  }
+  await s.files.requireUnchanged();
+  const run = s.model.train(request);
+  let left = request.options.steps;
+  try {
+    for await (const event of run) {
+      if (event.type === "start") {
+        s.outlook.skip(kind, event.step);
+        left -= event.step;
+      } else if (event.type === "step") {
+        s.outlook.spent(kind, 1, event.seconds);
+        left--;
+        s.progress(id, "train", event.step, event.steps);
+      } else if (event.type === "warning") s.note(`${id}: ${event.message}`);
+    }
+    const { seconds } = await run.result;
+    throwIfAborted(s.signal, "the comparison");
+    await s.files.requireUnchanged(); // before the run counts as one of these rows
+    await record.finish(await summaryOf(s, dir, resolved, seconds));
+  } catch (error) {
+    if (!(error instanceof NonFiniteError)) throw error;
+    s.outlook.skip(kind, left);
+    await markDiverged(s, record, id, error, resolved);
+  }
+  return record;
+}
+
+/** The run is no result: its rate was too high. */
+export async function markDiverged(s: Session, record: RunRecord, id: string, error: NonFiniteError, resolved: Resolved): Promise<void> {
+  s.note(`${id} diverged: ${error.message}`);
+  const { times: _, ...figures } = await summaryOf(s, record.dir, resolved, 0);
+  await record.finish({ ...figures, adapterBytes: null, coverage: null, coverageFrom: null, diverged: error.message, times: null });
+}
+
+async function summaryOf(s: Session, dir: string, { experts, coverage: profiled }: Resolved, seconds: number): Promise<Trained> {
+  const events = await eventsOf(dir);
+  const steps = events.filter((e) => e.type === "step");
+  const start = events.findLast((e) => e.type === "start");
+  const stepSeconds = steps.reduce((sum, e) => sum + e.seconds, 0);
+  const tokens = steps.reduce((sum, e) => sum + e.tokens, 0);
+  const hits = steps.flatMap((e) => e.coverage ?? []);
+  const counted = hits.length > 0 && hits.length === steps.length;
+  const all = experts !== null && [...expertLayout(s.model.spec)].every(([layer, n]) => experts.ids(layer).length === n);
+  const coverage = counted ? hits.reduce((sum, x) => sum + x, 0) / hits.length : all ? null : profiled;
+  return {
+    diverged: null,
+    steps: steps.length,
+    tokens,
+    trainedParameters: start?.trainedParameters ?? null,
+    trainedShare: start ? Math.min(1, start.trainedParameters / start.totalParameters) : null,
+    stateBytes: start?.stateBytes ?? null,
+    activationBytes: start?.activationBytes ?? null,
+    adapterBytes: await adapterBytes(dir),
+    experts: experts?.count ?? null,
+    coverage,
+    coverageFrom: coverage === null ? null : counted ? "training" : "profile",
+    times:
+      steps.length === 0
+        ? null
+        : { secondsPerStep: stepSeconds / steps.length, stepSeconds, tokensPerSecond: tokens / stepSeconds, trainSeconds: seconds },
+  };
+}
+
+async function adapterBytes(dir: string): Promise<number | null> {
+  return (await isAdapterDir(dir)) ? (await Adapter.load(dir)).bytes : null;
+}
+
+async function eventsOf(dir: string): Promise<TrainEvent[]> {
+  const text = await readTextFile(join(dir, "events.jsonl"), 2 ** 29, "replace");
+  return text.split("\n").flatMap((line) => (line === "" ? [] : [JSON.parse(line) as TrainEvent]));
+}

@@ -1,0 +1,99 @@
+// What the steps of a comparison share: the plan, the model that all of it runs on, the hashes of files, and who is told how it goes.
+
+import { join } from "node:path";
+import type { Examples } from "../data/examples.ts";
+import type { MoeModel } from "../moe_model.ts";
+import type { DataOptions } from "../options.ts";
+import type { PlanFiles } from "./files.ts";
+import { Outlook } from "./outlook.ts";
+import type { Kind } from "./outlook.ts";
+import type { Plan } from "./plan.ts";
+import type { Facts } from "./record.ts";
+
+export interface CompareProgress {
+  /** The cell that is computed, or "base", or "profile TASK". */
+  readonly id: string;
+  /** What is done there: "train", or which rows are evaluated. */
+  readonly work: string;
+  /** Of updates, rows or tokens. */
+  readonly done: number;
+  readonly total: number;
+  /** Cells of the whole plan whose runs are done, reused ones too. */
+  readonly cellsDone: number;
+  readonly cells: number;
+  /** Of the whole plan; null while nothing can be said. */
+  readonly etaSeconds: number | null;
+}
+
+export interface CompareTask {
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: ((progress: CompareProgress) => void) | undefined;
+  /** What is worth a line: cells that are redone, and why; warnings of runs. */
+  readonly onNote?: ((text: string) => void) | undefined;
+}
+
+export class Session {
+  readonly outlook = new Outlook();
+  readonly plan: Plan;
+  readonly model: MoeModel;
+  readonly files: PlanFiles;
+  /** Fingerprint of the base model. */
+  readonly base: string;
+  readonly out: string;
+  readonly signal: AbortSignal | undefined;
+  readonly note: (text: string) => void;
+  cellsDone = 0;
+  cells = 0;
+  private readonly onProgress: CompareTask["onProgress"];
+  private readonly encoded = new Map<string, Examples>();
+
+  constructor(parts: Pick<Session, "plan" | "model" | "files" | "base" | "out">, { signal, onProgress, onNote }: CompareTask) {
+    this.plan = parts.plan;
+    this.model = parts.model;
+    this.files = parts.files;
+    this.base = parts.base;
+    this.out = parts.out;
+    this.signal = signal;
+    this.onProgress = onProgress;
+    this.note = onNote ?? (() => undefined);
+  }
+
+  at(...names: string[]): string {
+    return join(this.out, ...names);
+  }
+
+  progress(id: string, work: string, done: number, total: number): void {
+    const { cellsDone, cells, outlook } = this;
+    this.onProgress?.({ id, work, done, total, cellsDone, cells, etaSeconds: outlook.seconds });
+  }
+
+  /** Does the work, and counts what it took. @returns its seconds too */
+  async timed<T>(kind: Kind, work: () => Promise<T>): Promise<{ readonly value: T; readonly seconds: number }> {
+    const began = performance.now();
+    const value = await work();
+    const seconds = (performance.now() - began) / 1000;
+    this.outlook.spent(kind, 1, seconds);
+    return { value, seconds };
+  }
+
+  /** What every figure rests on: the model, and how it computes. */
+  get modelFacts(): Facts {
+    const { transformer, device, params } = this.model;
+    return {
+      model: this.base,
+      backend: device.info.backend,
+      precision: transformer.precision,
+      ...(params.roundedBase ? { dequantise: "bf16" } : {}),
+    };
+  }
+
+  /** Rows that are evaluated again and again are encoded once. */
+  async examples(file: string, data: DataOptions): Promise<Examples> {
+    const key = JSON.stringify([file, data]);
+    const known = this.encoded.get(key);
+    if (known) return known;
+    const { examples } = await this.model.encode(file, data, { signal: this.signal });
+    this.encoded.set(key, examples);
+    return examples;
+  }
+}
