@@ -7,7 +7,7 @@ import { writeSafetensors } from "../lib/files/safetensors_writer.ts";
 import { modelSpec } from "../lib/model/families/index.ts";
 import { parameterShapes } from "../lib/model/spec.ts";
 
-const config = {
+export const OLMOE_4 = {
   model_type: "olmoe",
   architectures: ["OlmoeForCausalLM"],
   hidden_size: 2048,
@@ -30,8 +30,9 @@ const config = {
   eos_token_id: 2,
 };
 
-/** Writes it where it is not there yet. Numbers like those of weights; the same ones again and again, which no kernel notices. */
-export async function writeOlmoe(dir: string): Promise<void> {
+/** Writes it where it is not there yet, other sizes where they are given. Numbers like those of weights; the same ones again and again, which no kernel notices. */
+export async function writeOlmoe(dir: string, sizes: Partial<typeof OLMOE_4> = {}): Promise<void> {
+  const config = { ...OLMOE_4, ...sizes };
   if (existsSync(join(dir, "config.json"))) return;
   mkdirSync(dir, { recursive: true });
   const block = new Uint16Array(1 << 20);
