@@ -4,7 +4,8 @@
 import { expect, it } from "vitest";
 import { KernelError } from "../../lib/errors.ts";
 import { gemmBase, gemmCases } from "./cases/gemm.ts";
-import { Random, f32, i32, out } from "./host.ts";
+import { Random, colsOf, f32, i32, out } from "./host.ts";
+import type { HostTensor } from "./host.ts";
 import { device, describeCases, describeRefusals, instructionSets, pick, run } from "./support.ts";
 
 describeCases("gemm", gemmCases);
@@ -54,6 +55,38 @@ it.each([
     const apart = await run(d, "add", { a: residual, b: f32([M, N], product), y: out([M, N]), alpha: 1 });
     expect(pick(await run(d, "gemm", { ...shared, residual }), "c"), isa).toEqual(pick(apart, "y"));
   }
+});
+
+it("a row of at most 16 has the same bits alone and beside others", async () => {
+  const cut = (t: HostTensor, from: number, to: number): HostTensor => ({
+    ...t,
+    shape: [to - from, colsOf(t)],
+    values: Float32Array.from(t.values).subarray(from * colsOf(t), to * colsOf(t)),
+  });
+  for (const isa of instructionSets)
+    for (const [K, w, precision] of [
+      [150, "f32", 0],
+      [147, "bf16", 0],
+      [160, "f32", 0],
+      [150, "bf16", 1],
+      [147, "f32", 1],
+    ] as const) {
+      const d = device("cpu", 2, isa);
+      if (precision === 1 && !d.info.bf16Compute) continue;
+      const r = new Random(K);
+      const a = r.normal([16, K]);
+      const args = { a, b: r.normal([41, K], 1, w), bias: null, residual: null, c: out([16, 41]), mode: 0, accumulate: 0, precision };
+      const together = pick(await run(d, "gemm", args), "c");
+      for (const [from, to] of [
+        [0, 1],
+        [5, 7],
+        [13, 16],
+      ] as const) {
+        // prettier-ignore
+        const part = pick(await run(d, "gemm", { ...args, a: cut(a, from, to), c: out([to - from, 41]) }), "c");
+        expect(part, `${isa}, ${K} ${w}`).toEqual(together.slice(from * 41, to * 41));
+      }
+    }
 });
 
 it("bf16 compute on a machine without it is refused by name", async () => {

@@ -19,7 +19,7 @@ struct F32Weights {
   ESFT_INLINE V weight_part(const T* p, int64_t n) { return load_part(p, n); }
   ESFT_INLINE V x(const X* p) { return load(p); }
   ESFT_INLINE V x_part(const X* p, int64_t n) { return load_part(p, n); }
-  ESFT_INLINE vf fma(vf sum, V a, V b) { return sum + a * b; }
+  ESFT_INLINE vf fma(vf sum, V a, V b) { return fused(sum, a, b); }
 };
 struct BF16Weights : F32Weights {
   typedef uint16_t T;

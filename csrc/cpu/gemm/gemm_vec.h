@@ -15,6 +15,18 @@ ESFT_INLINE vf broadcast(const float* p) {
 #endif
 }
 
+// sum + a·b in one rounding wherever it is compiled, where bits must not depend on that: a compiler that contracts an expression does not
+// where product and sum end up in different blocks.
+ESFT_INLINE vf fused(vf sum, vf a, vf b) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
+#elif defined(__FMA__)
+  return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)sum);
+#else
+  return sum + a * b;
+#endif
+}
+
 // Σ a·b in a fixed order.
 ESFT_INLINE float dot(const float* a, const float* b, int64_t n) {
   vf s0 = {}, s1 = {}, s2 = {}, s3 = {};
