@@ -14,6 +14,7 @@ set(CUDA_PORTABLE
     gemm/gemm_simt.cu
     gemm/grouped_gemm.cu
     gemm/grouped_gemm_portable.cu
+    gemm/heads_gemm.cu
     gemm/linear_cross_entropy.cu
     rows/causal_conv.cu
     rows/column_sum.cu

@@ -13,6 +13,7 @@
 #include "gemm.h"
 #include "grouped_column_sum.h"
 #include "grouped_gemm.h"
+#include "heads_gemm.h"
 #include "layer_norm.h"
 #include "linear_cross_entropy.h"
 #include "load_balance.h"
@@ -35,7 +36,7 @@
   X(multiply) X(multiply_backward) \
   X(sigmoid_gate) X(sigmoid_gate_backward) X(scale_rows) \
   X(layer_norm) X(layer_norm_backward) X(transpose) X(soft_cap) \
-  X(grouped_column_sum) X(dropout) X(saliency) X(sample)
+  X(grouped_column_sum) X(dropout) X(saliency) X(sample) X(heads_gemm)
 
 enum esft_op {
 #define ESFT_OP_ENUM(name) ESFT_OP_##name,

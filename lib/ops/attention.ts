@@ -1,6 +1,6 @@
-// csrc/ops/attention.h, attention_cached.h.
+// csrc/ops/attention.h, attention_cached.h, heads_gemm.h.
 import type { Tensor, TensorList } from "../tensor.ts";
-import { bind, precision, type From, type Maybe, type Precision } from "./bind.ts";
+import { bind, code, precision, type From, type Maybe, type Precision } from "./bind.ts";
 
 /** Where heads lie in q, k and v: kv-head g of k starts at column kOffset + g·kStride and is kDim wide, of v likewise. */
 export interface AttentionLayout {
@@ -94,3 +94,19 @@ export const attentionCached = bind<{
   layout: AttentionLayout;
   precision?: Maybe<Precision>;
 }>("attention_cached", layout);
+
+const modes = { nt: 0, nn: 1 };
+/**
+ * A product per head with the head's own rows of w [H·wDim, C]: headRows of them from its row firstRow on. nt: y_h = x_h·W_hᵀ, nn:
+ * y_h = x_h·W_h. x [T, H·xDim], y [T, H·yDim] act: a head's columns are the first of its share, what lies behind them in y stays.
+ */
+export const headsGemm = bind<{
+  mode: "nt" | "nn";
+  x: Tensor;
+  w: Tensor;
+  y: Tensor;
+  heads: number;
+  firstRow: number;
+  headRows: number;
+  precision?: Maybe<Precision>;
+}>("heads_gemm", { mode: (a) => code(modes, a.mode), precision });

@@ -1,4 +1,5 @@
-// Planted bugs in what decoding alone reaches: attention over caches, states that sequences carry, products that stream their weights.
+// Planted bugs in what decoding alone reaches: attention over caches, states that sequences carry, products that stream their weights or are of
+// single heads.
 
 import { of, ops } from "./mutant.ts";
 
@@ -40,5 +41,15 @@ export const decoding = [
     ["«if (b.term.k) add_term(b, n0, n1, out);»", ""],
     ["const float* u = row_at(b.term.u, i) + «p * b.term.rank»;", "0"],
     ["columns(«b.n + j», b.n + j + n, tile + W);", "j"],
+  ),
+  ...of(
+    "cpu/gemm/heads_gemm.cc",
+    ops("heads_gemm"),
+    ["const int64_t first = «(h * w_dim + a.first_row)» * w.ld", "h * w_dim"],
+    ["b.a = {data<const float>(a.x) + «h * x_dim», a.x.ld", "h * b.k"],
+    ["b.out.c = data<float>(a.y) + «h * y_dim»;", "h * n"],
+    ["for (; i + 2 <= m; i += 2) sums_of_columns<T, 2, kWhole>(w, ld, k, «x + i * pitch»", "x"],
+    ["«x = scratch;»", ""],
+    ["c1 = «min_of(c0 + kTaskColumns, b.n)»;", "c0 + min_of(kTaskColumns, b.n - c0 - (c0 > 0))"],
   ),
 ];

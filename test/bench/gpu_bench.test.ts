@@ -163,7 +163,7 @@ withCuda("benchmark cases on the emulation", () => {
       tiny: true,
     });
   const families = [
-    /^(copy|gemm|head|grad_norm|adamw|saliency)\//,
+    /^(copy|gemm|heads_gemm|head|grad_norm|adamw|saliency)\//,
     /^(rms_norm|rope|swiglu|soft_cap|add|routing|combine|sigmoid_gate|scale_rows|sample)\//,
     /^(causal_conv|gated_delta_rule|delta_gates|multiply|regroup|transpose|dropout)\//,
     /^attention/,

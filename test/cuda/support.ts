@@ -95,13 +95,13 @@ export function closeCuda(): void {
 const limit = 300_000;
 
 /** Ops with kernels of their own for one generation of GPUs. */
-const hasPaths = (op: string): boolean => /gemm|attention(_backward)?$|cross_entropy/.test(op);
+const hasPaths = (op: string): boolean => /^gemm|grouped_gemm|attention(_backward)?$|cross_entropy/.test(op);
 /** What an op's values are taken on: the kernels of this GPU, and where it has some of its own, those of any. */
 const pathsOf = (op: string): readonly Variant[] =>
   op === "attention_backward" ? [{}, { backward: "two" }, { path: "portable" }] : hasPaths(op) ? [{}, { path: "portable" }] : [{}];
 
 /** Ops whose kernels can share loads between the CTAs of a cluster. */
-export const hasClusters = (op: string): boolean => /gemm|cross_entropy/.test(op);
+export const hasClusters = (op: string): boolean => /^gemm|grouped_gemm|cross_entropy/.test(op);
 
 const views = (args: Args, f: (t: HostTensor) => HostTensor): Args =>
   Object.fromEntries(

@@ -13,6 +13,7 @@ import * as gates from "./gate.ts";
 import { gemmBase, gemmCases, gemmPerf } from "./gemm.ts";
 import { groupedColumnSumBase, groupedColumnSumCases, groupedColumnSumPerf } from "./grouped_column_sum.ts";
 import { groupedGemmCases, groupedPerf, nnBase, ntBase, tnBase } from "./grouped_gemm.ts";
+import { headsGemmBase, headsGemmCases, headsGemmPerf, largeHeadsGemmCases } from "./heads_gemm.ts";
 import * as routing from "./routing.ts";
 import { largeSampleCases, sampleBase, sampleCases, samplePerf } from "./sample.ts";
 import {
@@ -40,6 +41,7 @@ export const bases: readonly OpCase[] = [
   routing.sortBase,
   routing.countBase,
   gemmBase,
+  headsGemmBase,
   dense.embeddingBase,
   dense.embeddingBackwardBase,
   dense.rmsNormBase,
@@ -87,6 +89,8 @@ export const allCases: readonly OpCase[] = [
   ...groupedGemmCases,
   ...groupedColumnSumCases,
   ...gemmCases,
+  ...headsGemmCases,
+  ...largeHeadsGemmCases,
   ...routing.routeCases,
   ...routing.routeBackwardCases,
   ...routing.balanceCases,
@@ -119,6 +123,7 @@ export const allCases: readonly OpCase[] = [
 
 export const perfRows: readonly PerfRow[] = [
   ...gemmPerf,
+  ...headsGemmPerf,
   ...groupedPerf,
   ...groupedColumnSumPerf,
   ...attentionPerf,
