@@ -1,5 +1,6 @@
 // Resident adapters that share passes: those whose terms see a row at a time (model/layers/mixture.ts). What a model keeps of a sequence
-// may depend on what is attached to it, so that a mixture in use stays as it is: adapters that come meanwhile form the next one.
+// depends on what is attached to it (latents, or keys and values of heads), so that a mixture is of adapters with which it is the same: each
+// gets the bits that it has alone. And a mixture in use stays as it is: adapters that come meanwhile form the next one.
 
 import type { Attachments } from "../model/layers/attachment.ts";
 import { mixedKey, mixtureOf } from "../model/layers/mixture.ts";

@@ -47,8 +47,8 @@ export class ResidentAdapters {
   private readonly byName = new Map<string, Resident>();
   private readonly unions = new Map<string, readonly string[]>();
   private active: AdapterGroup = null;
-  /** The mixture that new adapters join, unless it is in use. */
-  private mix = new Mix();
+  /** The mixtures that new adapters join, unless they are in use, by what is kept of a sequence with them: the same for all of one. */
+  private readonly mixes = new Map<string, Mix>();
   private disposed = false;
 
   /** @param load reads an adapter for this model and puts its tensors on the device */
@@ -90,16 +90,20 @@ export class ResidentAdapters {
       throw error;
     }
     const { values, attachments } = loaded;
-    const mix = mixable(loaded) ? this.openMix() : null;
+    const mix = mixable(loaded) ? this.openMix(attachments) : null;
     const resident = { parts: [loaded], values, attachments, own: true, mix, uses: 0 };
     this.byName.set(name, resident);
     mix?.members.set(name, resident);
     return loaded.adapter;
   }
 
-  private openMix(): Mix {
-    if (this.mix.inUse || this.active === this.mix) this.mix = new Mix();
-    return this.mix;
+  private openMix(attachments: Attachments | null): Mix {
+    const kept = JSON.stringify(this.transformer.statesWith(attachments));
+    const open = this.mixes.get(kept);
+    if (open && !open.inUse && this.active !== open) return open;
+    const mix = new Mix();
+    this.mixes.set(kept, mix);
+    return mix;
   }
 
   /** Names of tensors that both would replace, each with the values of its own. */

@@ -109,32 +109,36 @@ export class Engine {
   /** Takes sequences that wait into free places, and lets those go that nobody wants any more. */
   private admit(): void {
     for (const s of [...this.active, ...this.waiting]) if (s.cancelled) this.finish(s, "cancelled");
-    const { transformer, piece } = this;
     while (this.active.length < this.maxBatch) {
       const s = this.waiting.shift();
       if (!s) return;
-      const { prompt, maxTokens } = s.request;
-      if (maxTokens === 0) {
-        this.drop(s, () => s.listener.end("length"));
-        continue;
-      }
-      try {
-        const specs = transformer.states(Math.max(piece, this.maxBatch));
-        const positions = Math.min(prompt.length + Math.min(maxTokens, piece), transformer.spec.maxPositions);
-        const { activationDtype } = transformer.device.info;
-        const dtype = transformer.precision === "bf16" ? "bf16" : activationDtype;
-        s.cache = new SequenceCache(transformer.device, specs, dtype, positions, piece);
-        this.active.push(s);
-      } catch (error) {
-        this.drop(s, () => s.listener.fail(error));
-      }
+      if (s.request.maxTokens === 0) this.drop(s, () => s.listener.end("length"));
+      else this.active.push(s);
+    }
+  }
+
+  /** Gives it a cache as the model keeps them that its adapter makes, which is in its place. False: no memory, and it has failed. */
+  private hasCache(s: Sequence): boolean {
+    if (s.cache) return true;
+    const { transformer, piece } = this;
+    const { prompt, maxTokens } = s.request;
+    try {
+      const specs = transformer.states(Math.max(piece, this.maxBatch));
+      const positions = Math.min(prompt.length + Math.min(maxTokens, piece), transformer.spec.maxPositions);
+      const { activationDtype } = transformer.device.info;
+      const dtype = transformer.precision === "bf16" ? "bf16" : activationDtype;
+      s.cache = new SequenceCache(transformer.device, specs, dtype, positions, piece);
+      return true;
+    } catch (error) {
+      this.fail(s, error);
+      return false;
     }
   }
 
   /** A piece of the oldest prompt, or the newest token of all others, in turns where there is both. */
   private nextBatch(): readonly Sequence[] {
     this.takeTurns();
-    const mine = this.active.filter((s) => this.groupOf(s) === this.group);
+    const mine = this.active.filter((s) => this.groupOf(s) === this.group && this.hasCache(s));
     const prompt = mine.find((s) => s.pending > 1);
     const tokens = byAdapter(mine.filter((s) => s.pending === 1));
     const takePrompt = prompt !== undefined && (tokens.length === 0 || !this.promptWasLast);

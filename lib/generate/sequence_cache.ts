@@ -1,5 +1,5 @@
-// What the model keeps of one sequence while it is decoded: a tensor per state of its layers (model/states.ts). Keys and values grow with
-// the sequence, rings of sliding windows and the states of linear attention do not.
+// What the model keeps of one sequence while it is decoded: a tensor per state of its layers (model/states.ts). Keys, values and latents grow
+// with the sequence, rings of sliding windows and the states of linear attention do not.
 
 import { MemoryError } from "../errors.ts";
 import type { StateSpec } from "../model/states.ts";

@@ -91,8 +91,11 @@ export class Run {
   }
   /** A layer's states, one for each document; null: documents are whole. */
   state(handle: StateHandle): TensorList | null {
-    if (!this.continued) return null;
-    const list = this.continued.lists[handle.index];
+    return this.continued ? this.keptBy(handle) : null;
+  }
+  /** The same in a pass that goes on with documents. */
+  keptBy(handle: StateHandle): TensorList {
+    const list = this.continued?.lists[handle.index];
     if (!list) throw new MemoryError(`state ${handle.index} was not given`);
     return list;
   }

@@ -7,6 +7,7 @@
 //   kept      from a layer's forward to its backward: own memory in a layer that keeps activations, else as scratch
 //   saved     only read by a backward: as kept, and not there at all in a layer that keeps nothing
 //   scratch   within one layer's forward; all layers use the same memory
+//   decoding  as scratch, and without memory where the plan is not allocated for decoding
 //   backward  within one layer's backward; all layers use the same memory, that of the forward's scratch
 //
 // The plan is a table that can be printed and checked against the machine before anything is allocated; no tensor survives a
@@ -33,7 +34,7 @@ export const act = (perToken: number, rowsPerToken = 1): SlotSpec => ({ dtype: "
 export const f32 = (perToken: number, rowsPerToken = 1): SlotSpec => ({ dtype: "f32", perToken, rowsPerToken });
 export const i32 = (perToken: number, rowsPerToken = 1): SlotSpec => ({ dtype: "i32", perToken, rowsPerToken });
 
-export type Lifetime = "shared" | "kept" | "scratch" | "backward";
+export type Lifetime = "shared" | "kept" | "scratch" | "decoding" | "backward";
 
 /** A place in the plan: what a layer holds instead of a name. */
 export interface Slot {
@@ -100,6 +101,9 @@ export class Planner {
   scratch(spec: SlotSpec, name: string): Slot {
     return this.add(spec, name, "scratch");
   }
+  decoding(spec: SlotSpec, name: string): Slot {
+    return this.add(spec, name, "decoding");
+  }
   backward(spec: SlotSpec, name: string): Slot {
     return this.add(spec, name, this.keeps ? "backward" : null);
   }
@@ -160,6 +164,8 @@ export class ActivationPlan {
   private boundTokens = -1;
   /** Tokens that an allocated plan holds; 0 before. */
   capacity = 0;
+  /** What only decoding uses has memory. */
+  private forDecoding = false;
 
   constructor(activation: DType) {
     this.activation = activation;
@@ -176,20 +182,29 @@ export class ActivationPlan {
     return shapeOf(spec, T).reduce((a, b) => a * b, 1) * bytesOf(this.dtypeOf(spec));
   }
 
+  /** It has what decoding takes, which may be nothing. */
+  get decodes(): boolean {
+    return this.forDecoding || !this.entries.some((e) => e.lifetime === "decoding");
+  }
+
+  private lifetimeOf({ lifetime }: Entry): Lifetime | null {
+    return lifetime !== "decoding" ? lifetime : this.forDecoding ? "scratch" : null;
+  }
   /** Where each slot lies: what lives long one after another, then one region that all layers' passes lay their scratch over. */
   private layOut(capacity: number): { offsets: (number | null)[]; bytes: number; largest: string } {
     const offsets: (number | null)[] = this.entries.map(() => null);
     let top = 0;
     const passes = new Map<string, number>();
     this.entries.forEach((e, i) => {
-      if (e.view || e.lifetime === null) return;
+      const lifetime = this.lifetimeOf(e);
+      if (e.view || lifetime === null) return;
       const size = align(this.sizeOf(e.spec, capacity));
-      if (e.lifetime === "shared" || e.lifetime === "kept") {
+      if (lifetime === "shared" || lifetime === "kept") {
         offsets[i] = top;
         top += size;
         return;
       }
-      const pass = `${e.lifetime} ${e.owner}`;
+      const pass = `${lifetime} ${e.owner}`;
       offsets[i] = passes.get(pass) ?? 0;
       passes.set(pass, (passes.get(pass) ?? 0) + size);
     });
@@ -197,7 +212,8 @@ export class ActivationPlan {
     for (const [pass, size] of passes) if (size > (passes.get(largest) ?? 0)) largest = pass;
     this.entries.forEach((e, i) => {
       if (e.view || offsets[i] === null || offsets[i] === undefined) return;
-      if (e.lifetime === "scratch" || e.lifetime === "backward") offsets[i] += top;
+      const lifetime = this.lifetimeOf(e);
+      if (lifetime === "scratch" || lifetime === "backward") offsets[i] += top;
     });
     return { offsets, bytes: top + (passes.get(largest) ?? 0), largest };
   }
@@ -206,7 +222,8 @@ export class ActivationPlan {
   table(capacity: number): PlanRow[] {
     const { largest } = this.layOut(capacity);
     return this.entries.flatMap((e): PlanRow[] => {
-      const { owner, name, spec, lifetime, view } = e;
+      const { owner, name, spec, view } = e;
+      const lifetime = this.lifetimeOf(e);
       if (view || lifetime === null) return [];
       const lasting = lifetime === "shared" || lifetime === "kept";
       if (!lasting && `${lifetime} ${owner}` !== largest) return [];
@@ -220,8 +237,9 @@ export class ActivationPlan {
   }
 
   /** @throws MemoryError it does not fit */
-  allocate(device: Device, capacity: number): void {
+  allocate(device: Device, capacity: number, decoding = false): void {
     this.dispose();
+    this.forDecoding = decoding;
     const { offsets, bytes } = this.layOut(capacity);
     try {
       this.arena = device.empty("u8", [Math.max(bytes, ALIGN)]);

@@ -1,6 +1,7 @@
 // What layers keep of a sequence from one pass to the next, so that its new tokens need not see the old ones again: keys and values of
-// attention, the rows that a convolution reaches back to, states of linear attention. Layers ask for states when they are composed and
-// hold handles; whoever decodes (lib/generate) makes the memory of each sequence and hands lists of it to a pass.
+// attention, or the latents that they are made of, the rows that a convolution reaches back to, states of linear attention. Layers ask
+// for states when they are composed and hold handles; whoever decodes (lib/generate) makes the memory of each sequence and hands lists of
+// it to a pass.
 
 import type { TensorList } from "../tensor.ts";
 

@@ -18,6 +18,7 @@ import type { ActivationPlan } from "./slots.ts";
 import type { ModelSpec } from "./spec.ts";
 import type { Continued, StateSpec } from "./states.ts";
 import type { Parameters } from "./weights/parameters.ts";
+import { PlannedParameters } from "./weights/planned.ts";
 import type { TrainingState } from "./weights/training_state.ts";
 
 export type { ForwardHooks } from "./decoder.ts";
@@ -187,15 +188,16 @@ export class Transformer {
     this.ready(capacity, training);
   }
 
-  private ready(capacity: number, training: boolean): { composed: Composed; buffers: BatchBuffers } {
+  private ready(capacity: number, training: boolean, decoding = false): { composed: Composed; buffers: BatchBuffers } {
     const keepFrom = training ? this.lowestTrained() : Number.POSITIVE_INFINITY;
     const { composed, buffers } = this;
     // A plan that keeps more than is asked for serves too: evaluation runs inside a training run's plan.
     const serves = composed !== null && composed.keepFrom <= keepFrom && composed.epoch === this.params.epoch;
-    if (serves && buffers && composed.decoder.plan.capacity >= capacity) return { composed, buffers };
+    const plan = composed?.decoder.plan;
+    if (serves && buffers && plan && plan.capacity >= capacity && (plan.decodes || !decoding)) return { composed, buffers };
     this.release();
     const decoder = this.compose(keepFrom);
-    decoder.plan.allocate(this.device, capacity);
+    decoder.plan.allocate(this.device, capacity, decoding);
     const ropes = new RopeTables(this.device, decoder.ropes);
     this.composed = { decoder, ropes, keepFrom, epoch: this.params.epoch };
     this.buffers = new BatchBuffers(this.device, capacity, decoder.ropes);
@@ -218,7 +220,7 @@ export class Transformer {
     keep: boolean,
     continued: Continued | null = null,
   ): { decoder: Decoder; run: Run; targets: Tensor } {
-    const { composed, buffers } = this.ready(Math.max(capacity, host.ids.length), keep);
+    const { composed, buffers } = this.ready(Math.max(capacity, host.ids.length), keep, continued !== null);
     const { batch, targets, maxPosition } = buffers.upload(host, this.spec.vocab);
     if (maxPosition >= this.spec.maxPositions)
       throw new ConfigError(
@@ -329,7 +331,13 @@ export class Transformer {
 
   /** What the model as it is composed now keeps of each sequence that `advance` takes. */
   states(capacity: number): readonly StateSpec[] {
-    return this.ready(capacity, false).composed.decoder.states.specs;
+    return this.ready(capacity, false, true).composed.decoder.states.specs;
+  }
+  /** What it would keep with these attachments in place of what it has. */
+  statesWith(attachments: Attachments | null): readonly StateSpec[] {
+    const source = new PlannedParameters(this.spec, [], attachments?.parameters ?? []);
+    const all = attachments ? [attachments] : [];
+    return new Decoder(this.spec, source, all, Number.POSITIVE_INFINITY, this.device.info.activationDtype).states.specs;
   }
   /** Tokens of a document from which on its rotary tables are others, so that nothing kept before serves; null: never. */
   get lengthLimit(): number | null {

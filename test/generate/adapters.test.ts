@@ -34,6 +34,7 @@ beforeAll(async () => {
   await train("two", { type: "esft", experts: experts([[2, [0, 1, 2, 5]]]) });
   await train("three", { type: "esft", experts: experts([[1, [3, 6]]]) });
   await train("lora", { type: "lora", rank: 4, targets: "attention" });
+  await train("queries", { type: "lora", rank: 3, targets: ["q_proj"] });
   await train("linear", { type: "lora", rank: 3, targets: ["linear", "router"] });
   await train("experts", { type: "lora", rank: 2, targets: "all-linear" });
 });
@@ -113,6 +114,7 @@ describe("adapters whose terms see a row at a time", () => {
       ["lora", "lora"],
       ["again", "lora"],
       ["linear", "linear"],
+      ["queries", "queries"],
       ["experts", "experts"],
       ["two", "two"],
     ] as const)
@@ -133,6 +135,16 @@ describe("adapters whose terms see a row at a time", () => {
     expect(together).toEqual(mixed.map((name) => alone.get(name)));
     expect(seen).toContainEqual([9, 3]);
     expect(Math.max(...seen.map(([rows]) => rows))).toBe(9);
+  });
+
+  it("take turns where latents are kept with one, keys and values with another", async () => {
+    const names = ["lora", "queries"];
+    const alone: (readonly number[])[][] = [];
+    for (const name of names) alone.push(await all(name));
+    let together: (readonly number[])[][] = [];
+    const seen = await passes(async () => (together = await Promise.all(names.map((name) => all(name)))));
+    expect(together).toEqual(alone);
+    expect(Math.max(...seen.map(([, adapters]) => adapters))).toBe(1);
   });
 
   it("take turns with the base, patches, and adapters inside of routed experts", async () => {

@@ -22,6 +22,11 @@ export interface AttentionOperands {
   readonly kShared: Tensor | null;
 }
 
+interface CoreOptions {
+  readonly shared?: number;
+  readonly keeps?: boolean;
+}
+
 export class AttentionCore {
   readonly out: Slot;
   readonly dout: Slot;
@@ -30,13 +35,13 @@ export class AttentionCore {
   private readonly sinks: Parameter | null;
   private readonly chunk: RopeHandle | null;
   private readonly chunkSize: number;
-  private readonly kept: { readonly keys: StateHandle; readonly values: StateHandle };
+  private readonly kept: { readonly keys: StateHandle; readonly values: StateHandle } | null;
 
-  /** @param options shared: width of the part of a key that all heads have in common */
+  /** @param options shared: width of the part of a key that all heads have in common; keeps: keys and values of decoded sequences */
   constructor(
     layout: AttentionLayout,
     c: Composer,
-    { sinks, chunk, shared = 0 }: Pick<HeadsAttentionSpec, "sinks" | "chunk"> & { readonly shared?: number } = {},
+    { sinks, chunk, shared = 0, keeps = true }: Pick<HeadsAttentionSpec, "sinks" | "chunk"> & CoreOptions = {},
   ) {
     this.layout = layout;
     this.sinks = sinks ? c.parameter(sinks) : null;
@@ -44,10 +49,12 @@ export class AttentionCore {
     this.chunkSize = chunk ?? 0;
     const limits = [layout.window, this.chunkSize].filter((n) => n > 0);
     const reach = limits.length > 0 ? Math.min(...limits) : null;
-    this.kept = {
-      keys: c.state({ kind: "rows", width: layout.kvHeads * layout.kDim + shared, reach }),
-      values: c.state({ kind: "rows", width: layout.kvHeads * layout.vDim, reach }),
-    };
+    this.kept = keeps
+      ? {
+          keys: c.state({ kind: "rows", width: layout.kvHeads * layout.kDim + shared, reach }),
+          values: c.state({ kind: "rows", width: layout.kvHeads * layout.vDim, reach }),
+        }
+      : null;
     this.out = c.plan.kept(act(layout.heads * layout.vDim), "out");
     this.lse = c.plan.saved(f32(layout.heads), "lse");
     this.dout = c.plan.backward(act(layout.heads * layout.vDim), "dout");
@@ -58,16 +65,15 @@ export class AttentionCore {
   }
 
   forward(run: Run, operands: AttentionOperands): void {
-    const [keys, values] = [run.state(this.kept.keys), run.state(this.kept.values)];
     const fresh = run.continued?.fresh ?? true;
-    if (keys)
+    if (this.kept && run.continued)
       ops.attentionCached(run.device, {
         ...operands,
         sinks: this.sinks?.value,
         docStart: run.batch.docStart,
         positions: run.batch.positions,
-        kCache: keys,
-        vCache: values,
+        kCache: run.keptBy(this.kept.keys),
+        vCache: run.keptBy(this.kept.values),
         out: fresh ? null : run.at(this.out),
         chunk: this.chunkSize,
         layout: this.layout,

@@ -8,6 +8,8 @@ import type { Planner, Slot } from "../slots.ts";
 import type { LatentAttentionSpec } from "../spec.ts";
 import { AttentionCore } from "./attention_core.ts";
 import type { Composer } from "./composer.ts";
+import { absorbs, LatentCached } from "./latent_cached.ts";
+import type { LatentKeys } from "./latent_cached.ts";
 import { Linear } from "./linear.ts";
 import { Norm } from "./norm.ts";
 import { QueryFactor } from "./query_factor.ts";
@@ -22,6 +24,8 @@ export class LatentAttention {
   private readonly o: Linear;
   private readonly rotary: Rotary;
   private readonly core: AttentionCore;
+  /** Null: keys and values of heads are kept, as the core does. */
+  private readonly cached: LatentCached | null;
   private readonly queryFactor: QueryFactor | null;
   private readonly slots: ReturnType<typeof slotsOf>;
 
@@ -38,7 +42,8 @@ export class LatentAttention {
     this.slots = slotsOf(c.plan, spec);
     const stride = nopeDim + vDim;
     const layout = { heads, kvHeads: heads, kDim: nopeDim, kOffset: 0, kStride: stride, vDim, vOffset: nopeDim, vStride: stride };
-    this.core = new AttentionCore({ ...layout, window: 0, scale }, c, { shared: spec.ropeDim });
+    this.cached = absorbs(this.kvB) ? new LatentCached(spec, this.query.q, this.kvB, c.named("cached")) : null;
+    this.core = new AttentionCore({ ...layout, window: 0, scale }, c, { shared: spec.ropeDim, keeps: !this.cached });
   }
 
   get trains(): boolean {
@@ -53,10 +58,18 @@ export class LatentAttention {
     this.kvA.forward(run, xn, run.at(this.slots.compressed.whole));
     this.kvNorm.forward(run, run.at(this.slots.compressed.latent), run.at(this.slots.latent));
     this.rotary.forward(run, run.at(this.slots.compressed.key), run.at(this.slots.kRope), 1);
-    const kv = run.at(this.slots.kv);
-    this.kvB.forward(run, run.at(this.slots.latent), kv);
-    this.core.forward(run, { q, k: kv, v: kv, kShared: run.at(this.slots.kRope) });
+    this.mix(run, q, { latent: run.at(this.slots.latent), kRope: run.at(this.slots.kRope) });
     return this.o.forward(run, run.at(this.core.out), y, residual);
+  }
+
+  /** Attention to `core.out`: over keys and values of the heads where documents begin here, else over the latents that are kept. */
+  private mix(run: Run, q: Tensor, keys: LatentKeys): void {
+    const { cached } = this;
+    if (cached && run.continued && !run.continued.fresh) return cached.forward(run, q, keys, run.at(this.core.out));
+    if (cached && run.continued) cached.store(run, keys);
+    const kv = run.at(this.slots.kv);
+    this.kvB.forward(run, keys.latent, kv);
+    this.core.forward(run, { q, k: kv, v: kv, kShared: keys.kRope });
   }
 
   /** dy: gradient of the projected output. dxn: gradient of the normalised input, overwritten, or null when not wanted. */
