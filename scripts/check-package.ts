@@ -139,6 +139,14 @@ function checkInstalled(tarball: string): void {
   const embedded = "node_modules/esft/examples/embedded";
   const evaluated = esft("eval", embedded, "--data", `${embedded}/data/booking.eval.jsonl`, "--rows", "4", "--threads", "1");
   checks.add("npx esft eval of the embedded model", evaluated.ok, evaluated.why);
+  const [profile, page] = [path.join(work, "profile.json"), path.join(work, "page.html")];
+  const profiled = esft("profile", embedded, `${embedded}/data/booking.eval.jsonl`, "-o", profile, "--tokens", "256", "--threads", "1");
+  const reported = profiled.ok ? esft("report", profile, "-o", page) : profiled;
+  checks.add(
+    "npx esft report draws with vega as it is installed",
+    reported.ok && readFileSync(page, "utf8").includes("<svg role"),
+    reported.why,
+  );
   const served = capture("node", ["serving.mjs"], bare);
   checks.add("esft serve answers, and ends with 0 after SIGTERM", served.stdout === "200\n0\n", `${served.stdout}${served.why}`);
   // npm tokenizers holds the binaries of all platforms itself: without them only tokenizers are missing

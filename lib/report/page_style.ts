@@ -84,6 +84,7 @@ header .about { margin-top: 6px; }
 figure { grid-column: 1 / -1; margin: 0; min-width: 0; break-inside: avoid; }
 figure.half { grid-column: auto; }
 figcaption .about { margin-top: 2px; font-size: 14px; }
+.half .about { min-height: 2lh; }
 .chart { margin-top: 4px; overflow-x: auto; }
 .chart svg { display: block; max-width: 100%; height: auto; }
 .chart.wide svg { width: 100%; }
@@ -113,6 +114,7 @@ footer { margin-top: 64px; padding-top: 14px; border-top: 1px solid var(--line);
 @media (max-width: 760px) {
   .page { padding: 24px 16px 48px; }
   figure.half { grid-column: 1 / -1; }
+  .half .about { min-height: 0; }
   .chart.wide svg { min-width: 620px; }
 }
 @media print {

@@ -231,7 +231,7 @@ function shared(all: readonly Shown[], marked: string): Figure[] {
   const chosen = all.map((s) => new Map(s.profile.layers.map((layer) => [layer, s.selected.ids(layer)])));
   const largest = Math.max(1, ...all.map((s) => s.selected.count / s.profile.layers.length));
   return [
-    square(all, best, { id: "shared-top", title: `Shared among the ${K} most used`, most: K, about: `Of the ${K} experts that each of two tasks uses most in a layer, how many are the same, mean over layers: ${K} would be all, ${((K * K) / all[0]!.profile.experts).toFixed(1)} is what chance gives.` }), // prettier-ignore
+    square(all, best, { id: "shared-top", title: `Shared among the ${K} most used`, most: K, about: `How many of each layer's ${K} most used experts two tasks have in common, mean over layers; by chance ${((K * K) / all[0]!.profile.experts).toFixed(1)}.` }), // prettier-ignore
     square(all, chosen, { id: "shared-selected", title: "Shared among the selected", most: largest, about: `Experts of a layer ${marked} for both tasks, mean over layers; on the diagonal those of the task itself.` }), // prettier-ignore
   ];
 }

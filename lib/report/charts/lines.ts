@@ -3,6 +3,9 @@
 import { colour, DASHES, HALF, labelled, layerWhere, MOST_SERIES, scaled, WIDE, whole } from "./chart.ts";
 import type { Axis, Chart, Values } from "./chart.ts";
 
+/** Lines of more values are drawn thinner. */
+const MANY = 200;
+
 /** Colour and dash of a series by its name. */
 function seriesOf(field: string, names: readonly string[]): { readonly color: object; readonly strokeDash: object } {
   const of = (range: readonly unknown[]): object => ({ field, type: "nominal", legend: null, scale: { domain: [...names], range } });
@@ -53,7 +56,7 @@ export function lines(
             encoding: { y: { field: "rule", type: "quantitative" } },
           },
         ]),
-    { mark: { type: "line" }, encoding },
+    { mark: { type: "line", strokeWidth: values.length > MANY ? 1.4 : 2 }, encoding },
     ...layerWhere(data, (v) => v["dot"] === 1 && isThere(v), {
       transform: [{ filter: { field: "dot", equal: 1 } }],
       mark: { type: "point", filled: true, size: 42, opacity: 1, stroke: "var(--back)", strokeWidth: 1.5 },
