@@ -1,6 +1,7 @@
 // esft train and esft resume.
 
 import type { Command } from "@commander-js/extra-typings";
+import { requireApart } from "../files/apart.ts";
 import type { TrainEvent } from "../train/events.ts";
 import type { Job } from "../train/request.ts";
 import { announcePipe, openModel } from "./common.ts";
@@ -9,6 +10,7 @@ import { JOB_NAMES, jobLeaves } from "./job_options.ts";
 import { addSchemaFlags } from "./schema_flags.ts";
 import type { Terminal } from "./terminal.ts";
 
+const TENSORBOARD = "folder to write an event file of TensorBoard to, beside events.jsonl";
 const EXTEND = "when resuming: take more --steps of a linear or cosine schedule; the rates of the steps left are those of the longer one";
 
 export function registerTrain(program: Command, terminal: Terminal): void {
@@ -20,6 +22,7 @@ export function registerTrain(program: Command, terminal: Terminal): void {
   train
     .option("--resume", "go on from the checkpoint in the run directory when there is one")
     .option("--extend", EXTEND)
+    .option("--tensorboard <dir>", TENSORBOARD)
     .option("--json", "print the events as JSON lines")
     .addHelpText(
       "after",
@@ -40,7 +43,7 @@ An interrupt (Ctrl-C) writes a checkpoint and stops; esft resume goes on to the 
     .action(async (config, flags) => {
       const { readJob } = await import("./job.ts");
       const control = { resume: flags.resume ?? false, extend: flags.extend ?? false, signal: terminal.signal };
-      await runJob(await readJob(config ?? null, read(flags), control), flags.json ?? false, terminal);
+      await runJob(await readJob(config ?? null, read(flags), control), flags, terminal);
     });
 
   const resume = program
@@ -55,6 +58,7 @@ An interrupt (Ctrl-C) writes a checkpoint and stops; esft resume goes on to the 
   );
   resume
     .option("--extend", EXTEND)
+    .option("--tensorboard <dir>", TENSORBOARD)
     .option("--json", "print the events as JSON lines")
     .addHelpText(
       "after",
@@ -63,7 +67,7 @@ An interrupt (Ctrl-C) writes a checkpoint and stops; esft resume goes on to the 
     .action(async (dir, flags) => {
       const { readRunJob } = await import("./job.ts");
       const control = { resume: true, extend: flags.extend ?? false, signal: terminal.signal };
-      await runJob(await readRunJob(dir, readChanges(flags), control), flags.json ?? false, terminal);
+      await runJob(await readRunJob(dir, readChanges(flags), control), flags, terminal);
     });
 }
 
@@ -81,13 +85,20 @@ const ROLES: Readonly<Record<Trained[number]["role"], string>> = {
   constant: "constants",
 };
 
-async function runJob({ model: dir, request, ...machine }: Job, json: boolean, terminal: Terminal): Promise<void> {
+interface Shown {
+  readonly json?: true | undefined;
+  readonly tensorboard?: string | undefined;
+}
+
+async function runJob({ model: dir, request, ...machine }: Job, { json, tensorboard }: Shown, terminal: Terminal): Promise<void> {
   await using model = await openModel(dir, machine, terminal);
+  await using board = tensorboard === undefined ? null : await openBoard(tensorboard, dir, terminal);
   for (const rows of [request.data, request.evalData]) if (typeof rows === "string") await announcePipe(rows, terminal);
   const run = model.train(request);
   for await (const event of run) {
     if (json) terminal.jsonLine(event);
     else show(event, terminal);
+    await board?.add(event);
   }
   const { adapter, trainable, outDir, ...summary } = await run.result;
   const { best, firstEval, lastEval, seconds, step, tokens, reason } = summary;
@@ -108,6 +119,24 @@ async function runJob({ model: dir, request, ...machine }: Job, json: boolean, t
       `held-out loss ${firstEval.toFixed(4)} → ${lastEval.toFixed(4)}${best ? `, best ${best.loss.toFixed(4)} at step ${best.step}${request.options.keep === "best" ? " (kept)" : ""}` : ""}`,
     );
   terminal.print(`${step} steps, ${count(tokens)} tokens, ${duration(seconds)}`);
+}
+
+/** A log that cannot be written ends with a warning: the run does not depend on it. */
+async function openBoard(folder: string, model: string, terminal: Terminal) {
+  await requireApart(folder, model, "the model", "tensorboard");
+  const { TensorBoardLog } = await import("../report/tensorboard.ts");
+  const log = await TensorBoardLog.open(folder);
+  let failed = false;
+  return {
+    add: async (event: TrainEvent): Promise<void> => {
+      if (failed) return;
+      await log.add(event).catch((error: Error) => {
+        failed = true;
+        terminal.note(`warning: ${error.message}; the run goes on without it`);
+      });
+    },
+    [Symbol.asyncDispose]: () => log[Symbol.asyncDispose](),
+  };
 }
 
 type Trained = Extract<TrainEvent, { type: "start" }>["trained"];
