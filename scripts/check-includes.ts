@@ -25,7 +25,8 @@ export const rooms: readonly Room[] = [
 
   { at: "cpu", uses: contracts, order: ["simd.h", "activation.h", "integers.h", "context.h", "kernels.h"] },
   { at: "cpu/rows", uses: [...contracts, "cpu"], order: ["rows.h", "sample_select.h"] },
-  { at: "cpu/attention", uses: [...contracts, "cpu"], order: ["attention_tile.h", "attention_shape.h", "attention_rows.h", "attention_gradients.h", "delta_products.h", "delta_chunk.h"] },
+  { at: "cpu/attention", uses: [...contracts, "cpu"], order: ["attention_tile.h", "attention_pack.h", "attention_shape.h", "attention_rows.h", "attention_forward.h", "attention_window.h",
+      "attention_gradients.h", "delta_products.h", "delta_chunk.h"] },
   { at: "cpu/gemm", uses: [...contracts, "cpu", "cpu/rows"],
     order: ["gemm_vec.h", "gemm_panel.h", "gemm_micro.h", "gemm_pack.h", "gemm_block.h", "gemm_narrow.h", "gemm_stream.h", "gemm_engine.h", "gemm_tasks.h"] },
   { at: "cpu/device", uses: [...contracts, "cpu"], order: ["backend.h", "memory.h", "isa.h"], doors: ["backend.h"] },

@@ -3,7 +3,7 @@
 #include "../../core/op_args.h"
 #include "../../ops/checks.h"
 #include "../context.h"
-#include "attention_tile.h"
+#include "attention_pack.h"
 
 namespace esft::cpu::ESFT_ISA::attn {
 
@@ -110,12 +110,13 @@ struct Plan {
 
 // Cuts documents into pieces of at most `most` tokens; pieces that together have at most `share` tokens become one task.
 // The arrays hold T pieces and T + 1 task borders. Returns the number of parts of the most divided document.
-[[maybe_unused]] static int64_t make_plan(Plan& plan, const int32_t* doc_start, int64_t T, int64_t most, int64_t share) {
+[[maybe_unused]] static int64_t make_plan(Plan& plan, const int32_t* doc_start, int64_t T, int64_t most, int64_t share,
+                                          int64_t step = 2) {
   int64_t n = 0, tasks = 0, filled = 0, most_parts = 0;
   for (int64_t d0 = 0; d0 < T;) {
     int64_t d1 = d0 + 1;
     while (d1 < T && doc_start[d1] != d1) d1++;
-    const int64_t parts = ceil_div(d1 - d0, most), size = round_up(ceil_div(d1 - d0, parts), 2);
+    const int64_t parts = ceil_div(d1 - d0, most), size = round_up(ceil_div(d1 - d0, parts), step);
     int64_t part = 0;
     for (int64_t t = d0; t < d1; t += size, part++) {
       const int64_t len = min_of(size, d1 - t);

@@ -127,12 +127,11 @@ ESFT_INLINE void with_precision([[maybe_unused]] int64_t precision, F f) {
 // --- the register tile --------------------------------------------------------------------------------------------------
 
 // Memory that is wanted soon, in stretches of 256 bytes. A core has some 16 lines under way at a time and stands still when it
-// asks for more: products ask for one stretch every few units, so that memory works while they multiply.
+// asks for more: every tile begins by asking for a few stretches, so that memory works while it multiplies.
 struct Ahead {
-  static constexpr int64_t kUnits = 8;  // between two stretches
   static constexpr int kMost = 32 * MR;
   const char* at[kMost];
-  int count = 0, next = 0;
+  int count = 0, next = 0, burst = 2;  // stretches for a tile
 
   void clear() { count = next = 0; }
   void add(const float* row, int64_t n) {
@@ -140,65 +139,67 @@ struct Ahead {
   }
   // Into L2: a step of the backward asks for more than L1 holds. Reading past what is there is harmless.
   __attribute__((always_inline)) void fetch() {
-    if (next == count) return;
-    const char* x = at[next++];
-    for (int i = 0; i < 256; i += 64) __builtin_prefetch(x + i, 0, 2);
+    for (const int end = (int)min_of(count, next + burst); next < end; next++)
+      for (int i = 0; i < 256; i += 64) __builtin_prefetch(at[next] + i, 0, 2);
   }
 };
 
-enum Init { kZero, kAdd, kScaleAdd };  // c = A·B, c += A·B, c = alpha[row]·c + A·B
+enum Init { kZero, kAdd, kScaleAdd, kScaled };  // c = A·B, c += A·B, c = alpha[row]·c + A·B, c = alpha[row]·(A·B)
 enum Side { kRows, kCols };            // how A is read
 
 template <class P, Side S, int M, int NV>
-static void tile(int64_t units, const float* a, int64_t as, const float* b, float* c, int64_t ldc, Init init, const float* alpha,
-                 Ahead& ahead) {
+static void tile(int64_t units, const float* a, int64_t as, const float* b, int64_t bp, float* c, int64_t ldc, Init init,
+                 const float* alpha, Ahead& ahead) {
   vf acc[M][NV];
-  if (init == kZero) {
+  if (init == kZero || init == kScaled) {
 #pragma GCC unroll 16
     for (int i = 0; i < M; i++)
       for (int j = 0; j < NV; j++) acc[i][j] = vf{};
   } else {
+    const float* from = c;
 #pragma GCC unroll 16
-    for (int i = 0; i < M; i++)
-      for (int j = 0; j < NV; j++) acc[i][j] = load(c + i * ldc + j * W);
+    for (int i = 0; i < M; i++, from += ldc)
+      for (int j = 0; j < NV; j++) acc[i][j] = load(from + j * W);
     if (init == kScaleAdd) {
 #pragma GCC unroll 16
       for (int i = 0; i < M; i++)
         for (int j = 0; j < NV; j++) acc[i][j] *= alpha[i] - vf{};
     }
   }
+  ahead.fetch();
   if constexpr (S == kCols) {
-    for (int64_t u = 0; u < units;) {
-      ahead.fetch();
-      for (const int64_t end = min_of(u + Ahead::kUnits, units); u < end; u++, a += as, b += NR) {
-        vf bv[NV];
-        for (int j = 0; j < NV; j++) bv[j] = load(b + j * W);
+    for (int64_t u = 0; u < units; u++, a += as, b += bp) {
+      vf bv[NV];
+      for (int j = 0; j < NV; j++) bv[j] = load(b + j * W);
 #pragma GCC unroll 16
-        for (int i = 0; i < M; i++) P::template fma<NV>(acc[i], a + i, bv);
-      }
+      for (int i = 0; i < M; i++) P::template fma<NV>(acc[i], a + i, bv);
     }
   } else {
     // Few base pointers, three rows on each ([p], [p + s], [p + 2s]): all of them stay in registers.
     const float* p[5];
     for (int g = 0; g < 5; g++) p[g] = a + (g * 3 < M ? g * 3 : 0) * as;
-    for (int64_t u = 0; u < units;) {
-      ahead.fetch();
-      for (const int64_t end = min_of(u + Ahead::kUnits, units); u < end; u++, b += NR) {
-        vf bv[NV];
-        for (int j = 0; j < NV; j++) bv[j] = load(b + j * W);
+    for (int64_t u = 0; u < units; u++, b += bp) {
+      vf bv[NV];
+      for (int j = 0; j < NV; j++) bv[j] = load(b + j * W);
 #pragma GCC unroll 16
-        for (int i = 0; i < M; i++) P::template fma<NV>(acc[i], p[i / 3] + (i % 3) * as, bv);
+      for (int i = 0; i < M; i++) P::template fma<NV>(acc[i], p[i / 3] + (i % 3) * as, bv);
 #pragma GCC unroll 5
-        for (int g = 0; g < (M + 2) / 3; g++) p[g]++;
-      }
+      for (int g = 0; g < (M + 2) / 3; g++) p[g]++;
     }
   }
+  if (init == kScaled) {
 #pragma GCC unroll 16
-  for (int i = 0; i < M; i++)
-    for (int j = 0; j < NV; j++) store(c + i * ldc + j * W, acc[i][j]);
+    for (int i = 0; i < M; i++)
+      for (int j = 0; j < NV; j++) acc[i][j] *= alpha[i] - vf{};
+  }
+  // Addresses of rows are computed here: before the loop they would take its registers, and the time of short products.
+  asm("" : "+r"(c), "+r"(ldc));
+#pragma GCC unroll 16
+  for (int i = 0; i < M; i++, c += ldc)
+    for (int j = 0; j < NV; j++) store(c + j * W, acc[i][j]);
 }
 
-typedef void (*TileFn)(int64_t, const float*, int64_t, const float*, float*, int64_t, Init, const float*, Ahead&);
+typedef void (*TileFn)(int64_t, const float*, int64_t, const float*, int64_t, float*, int64_t, Init, const float*, Ahead&);
 
 template <class P, Side S>
 ESFT_INLINE TileFn tile_for(int64_t m, bool wide) {
@@ -220,90 +221,12 @@ static void product(int64_t m, int64_t n, int64_t units, const float* a, int64_t
   Ahead none;
   if (!ahead) ahead = &none;
   if (half && n > 0) {
-    tile_for<P, S>(m, false)(units, a, as, b + W, c, ldc, init, alpha, *ahead);
+    tile_for<P, S>(m, false)(units, a, as, b + W, NR, c, ldc, init, alpha, *ahead);
     n -= W, b += bs, c += W;
   }
   const TileFn wide = tile_for<P, S>(m, true);
-  for (; n > W; n -= NR, b += bs, c += NR) wide(units, a, as, b, c, ldc, init, alpha, *ahead);
-  if (n > 0) tile_for<P, S>(m, false)(units, a, as, b, c, ldc, init, alpha, *ahead);
-}
-
-// --- packing --------------------------------------------------------------------------------------------------------------
-
-constexpr int64_t kAhead = 8;
-
-// Rows r < n, `d` floats each at row(r) and then d2 from a second matrix, into dst [nz][pitch], zero to the full pitch and nz rows.
-template <bool kFetch = true, class Row>
-static void gather_rows(float* dst, int64_t pitch, int64_t n, int64_t nz, const Row& row, int64_t d, const float* src2 = nullptr,
-                        int64_t ld2 = 0, int64_t d2 = 0) {
-  for (int64_t r = 0; r < n; r++) {
-    float* o = dst + r * pitch;
-    const float* s = row(r);
-    // A head's rows are short and far apart: no hardware prefetcher follows them. (Prefetching past the end is harmless.)
-    if constexpr (kFetch) {
-      const char* ahead = reinterpret_cast<const char*>(row(r + kAhead));
-      for (int64_t c = 0; c < d * 4; c += 64) __builtin_prefetch(ahead + c);
-    }
-    int64_t i = 0;
-    for (; i + W <= d; i += W) store(o + i, load(s + i));
-    if (i < d) store_part(o + i, load_part(s + i, d - i), d - i);
-    if (d2) memcpy(o + d, src2 + r * ld2, d2 * 4);
-    if (d + d2 < pitch) memset(o + d + d2, 0, (pitch - d - d2) * 4);
-  }
-  if (n < nz) memset(dst + n * pitch, 0, (nz - n) * pitch * 4);
-}
-
-template <int... J>
-struct Lanes {};
-template <int N, int... J>
-struct MakeLanes : MakeLanes<N - 1, N - 1, J...> {};
-template <int... J>
-struct MakeLanes<0, J...> {
-  typedef Lanes<J...> type;
-};
-// One butterfly of a transposition: lanes with bit S of the other vector take each other's place.
-template <int S, int... J>
-ESFT_INLINE void butterfly(vf& a, vf& b, Lanes<J...>) {
-  const vf x = a, y = b;
-  a = __builtin_shuffle(x, y, (vi){((J & S) ? W + J - S : J)...});
-  b = __builtin_shuffle(x, y, (vi){((J & S) ? W + J : J + S)...});
-}
-template <int S>
-ESFT_INLINE void butterflies(vf* r) {
-  if constexpr (S > 0) {
-#pragma GCC unroll 16
-    for (int i = 0; i < W; i++)
-      if (!(i & S)) butterfly<S>(r[i], r[i + S], typename MakeLanes<W>::type{});
-    butterflies<S / 2>(r);
-  }
-}
-
-// NR rows of units (pitch a multiple of W) into one panel dst [units up to a multiple of W][NR].
-[[maybe_unused]] static void transpose_panel(float* dst, const float* rows, int64_t pitch, int64_t units) {
-  for (int64_t u = 0; u < units; u += W)
-    for (int h = 0; h < 2; h++) {
-      vf r[W];
-#pragma GCC unroll 16
-      for (int i = 0; i < W; i++) r[i] = load(rows + (h * W + i) * pitch + u);
-      butterflies<W / 2>(r);
-#pragma GCC unroll 16
-      for (int i = 0; i < W; i++) store(dst + (u + i) * NR + h * W, r[i]);
-    }
-}
-
-// n rows (a multiple of P::pair) of a gathered tile into B units, row `u0` of the panels onwards; d a multiple of NR.
-template <class P>
-static void panels_of_rows(float* dst, int64_t bs, int64_t u0, const float* rows, int64_t pitch, int64_t n, int64_t d) {
-  for (int64_t c = 0; c < d; c += NR, dst += bs)
-    for (int64_t r = 0; r < n; r += P::pair)
-      P::panel_rows(dst + (u0 + r / P::pair) * NR, rows + r * pitch + c, rows + (r + P::pair - 1) * pitch + c);
-}
-
-// n rows of a gathered tile as A rows of units.
-template <class P>
-static void units_of_rows(float* dst, int64_t as, const float* rows, int64_t pitch, int64_t n, int64_t d) {
-  if (P::pair == 1 && dst == rows) return;
-  for (int64_t r = 0; r < n; r++) P::row(dst + r * as, rows + r * pitch, d);
+  for (; n > W; n -= NR, b += bs, c += NR) wide(units, a, as, b, NR, c, ldc, init, alpha, *ahead);
+  if (n > 0) tile_for<P, S>(m, false)(units, a, as, b, NR, c, ldc, init, alpha, *ahead);
 }
 
 }  // namespace esft::cpu::ESFT_ISA::attn
