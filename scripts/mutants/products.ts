@@ -95,7 +95,7 @@ export const products = [
     ["const int32_t* index = c.index + «n0»;", "int64_t(0)"],
   ),
   ...of(
-    "cpu/attention/attention.cc",
+    "cpu/attention/attention_forward.h",
     ops("attention"),
     ["const vf a = select(old == top, splat(1.0f), «exp2v(old - top)»);", "splat(1.0f)"],
     ["sum = load_n(l + r, n) * «a»;", "splat(1.0f)"],
@@ -112,7 +112,18 @@ export const products = [
     ["if (lse.data) *lse.at(t, h) = («top» + log2f", "0.0f"],
     ["top = «sink > top ? sink : top»;", "top"],
     ["sum = «sum * factor» + exp2v", "sum"],
-    ["const vf inv = splat(«factor» / sum);", "1.0f"],
+    ["return «factor» / sum;", "1.0f"],
+  ),
+  ...of(
+    "cpu/attention/attention_window.h",
+    ops("attention"),
+    ["c.lo[r] = (int32_t)(«f.first[at + k0] - k0» - t.start);", "t.start"],
+    ["c.hi[r] = (int32_t)(«at + 1» - t.start);", "at + 2"],
+    ["«x[N - 2] = select(before, x[N - 2], vf{});»", ""],
+    ["w.kt + «t.start» + v * W", "t.start / W * W"],
+    ["return «rows.token[0] == rows.token[rows.n - 1]» || x.ld", "true"],
+    ["w.v + «unit» * NR + c", "(unit + 1)"],
+    ["P::pair == 1 && «g.scale >= 0» ?", "true"],
   ),
   ...of(
     "cpu/attention/attention_shape.h",
