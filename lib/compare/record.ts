@@ -79,7 +79,8 @@ export class RunRecord {
       if (keys.length === 0) return new RunRecord(dir, content);
       changed?.(keys);
     }
-    // Nothing is known of what lies there: a record is written before anything else.
+    // What lies there is not this run's, and without a record nobody's: that goes first, and is written before anything else.
+    await disk.rm(file, { force: true });
     await disk.rm(dir, { recursive: true, force: true });
     await makeFolder(dir);
     const record = new RunRecord(dir, empty);
