@@ -268,7 +268,7 @@ function costFigures(result: Result, times: Comparison["times"]): Figure[] {
     });
   const at = "Mean of the runs at the chosen rates";
   const { instructionSet, threads } = times.device;
-  const seconds = { label: "seconds", digits: 3, words: duration, labels: "plain" } as const;
+  const seconds = { label: "seconds", digits: 3, words: secondsOf, labels: "plain" } as const;
   const size = { label: "bytes", digits: 0, words: bytes, labels: "large" } as const;
   return [
     barFigure(
@@ -279,7 +279,7 @@ function costFigures(result: Result, times: Comparison["times"]): Figure[] {
       size,
     ),
     barFigure("parameters", "Parameters trained", `${at}.`, of((c) => c.trainedParameters), { label: "parameters", digits: 0, words: count, labels: "large" }), // prettier-ignore
-    barFigure("step-seconds", "Time of an update", `Without evaluation and checkpoints, on ${threads} threads of ${instructionSet}. ${at}.`, of((c) => times.cells[c.id]?.secondsPerStep), { ...seconds, digits: 4 }), // prettier-ignore
+    barFigure("step-seconds", "Time of an update", `Without evaluation and checkpoints, on ${threads} thread${threads === 1 ? "" : "s"} of ${instructionSet}. ${at}.`, of((c) => times.cells[c.id]?.secondsPerStep), { ...seconds, digits: 4 }), // prettier-ignore
     barFigure("train-seconds", "Time of a run", `From the first update to the adapter, all that is written included. ${at}.`, of((c) => times.cells[c.id]?.trainSeconds), seconds), // prettier-ignore
     barFigure("state-bytes", "Training state", `Masters, gradients and moments. ${at}.`, of((c) => c.stateBytes), size), // prettier-ignore
     barFigure(
@@ -291,6 +291,9 @@ function costFigures(result: Result, times: Comparison["times"]): Figure[] {
     ),
   ].filter((f) => f.table.rows.length > 0);
 }
+
+/** Short times to three digits: methods differ in them. */
+const secondsOf = (x: number): string => (x < 60 ? `${Number(x.toPrecision(3))} s` : duration(x));
 
 // ── What was compared ──
 
@@ -324,6 +327,7 @@ function runsFigure({ cells }: Result, times: Comparison["times"]): Figure {
     share: c.trainedShare === null ? null : 100 * c.trainedShare,
     experts: c.experts,
     coverage: c.coverage,
+    counted: c.coverageFrom === null ? null : `in ${c.coverageFrom === "profile" ? "the profile" : "training"}`,
     seconds: times.cells[c.id]?.trainSeconds ?? null,
   }));
   return {
@@ -342,6 +346,7 @@ function runsFigure({ cells }: Result, times: Comparison["times"]): Figure {
         { key: "share", label: "trained, %", digits: 2 },
         { key: "experts", label: "experts", digits: 0 },
         { key: "coverage", label: "coverage", digits: 3 },
+        { key: "counted", label: "counted" },
         { key: "seconds", label: "seconds", digits: 2 },
       ],
       rows,

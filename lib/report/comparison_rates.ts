@@ -37,7 +37,7 @@ export function ratesFigures({ choices, rule, tasks, methods }: Comparison["resu
       {
         id: `rates-${i + 1}`,
         title: tasks.length === 1 ? "Validation loss by learning rate" : `Validation loss by learning rate: ${task}`,
-        about: `Mean over the seeds. Rings: what was chosen, by ${rule}.`,
+        about: `Mean over the seeds. Rings mark what was chosen: ${rule}.`,
         chart: values.some((v) => v.loss !== null)
           ? lines(values, {
               x: { key: "lr", title: "learning rate", log: true, labels: "small" },

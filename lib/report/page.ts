@@ -101,7 +101,9 @@ async function figureMarkup(figure: Figure): Promise<Markup> {
 <h3>${title}</h3>
 <p class="about">${about}</p>
 </figcaption>
-${chart === null ? "" : await chartMarkup(chart, title, about)}${note === undefined ? "" : markup`<p class="note">${note}</p>\n`}${tableMarkup(figure)}</figure>
+<div>
+${chart === null ? "" : await chartMarkup(chart, title, about)}${note === undefined ? "" : markup`<p class="note">${note}</p>\n`}${tableMarkup(figure)}</div>
+</figure>
 `;
 }
 

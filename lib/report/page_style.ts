@@ -82,9 +82,9 @@ header .about { margin-top: 6px; }
 .remarks { margin: 28px 0 0; padding: 10px 16px 10px 34px; background: var(--raised); border-left: 3px solid var(--mark); border-radius: 3px; overflow-wrap: anywhere; }
 .figures { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 36px 28px; margin-top: 24px; }
 figure { grid-column: 1 / -1; margin: 0; min-width: 0; break-inside: avoid; }
-figure.half { grid-column: auto; }
+/* Charts side by side begin at one height, however long their captions are. */
+figure.half { grid-column: auto; grid-row: span 2; display: grid; grid-template-rows: subgrid; grid-template-columns: minmax(0, 1fr); row-gap: 0; }
 figcaption .about { margin-top: 2px; font-size: 14px; }
-.half .about { min-height: 2lh; }
 .chart { margin-top: 4px; overflow-x: auto; }
 .chart svg { display: block; max-width: 100%; height: auto; }
 .chart.wide svg { width: 100%; }
@@ -105,7 +105,7 @@ details .table { max-height: 420px; }
 table { border-collapse: collapse; width: max-content; font-size: 13px; line-height: 1.4; font-variant-numeric: tabular-nums; }
 caption { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 th, td { padding: 5px 22px 5px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--grid); }
-tbody th, td { max-width: 56ch; overflow-wrap: break-word; white-space: pre-wrap; }
+tbody th, td { max-width: 68ch; overflow-wrap: break-word; white-space: pre-wrap; }
 tr:last-child > * { border-bottom: 0; }
 thead th { position: sticky; top: 0; background: var(--back); color: var(--soft); font-weight: 500; vertical-align: bottom; box-shadow: inset 0 -1px var(--line); white-space: nowrap; }
 tbody th { font-weight: 500; }
@@ -114,7 +114,7 @@ footer { margin-top: 64px; padding-top: 14px; border-top: 1px solid var(--line);
 @media (max-width: 760px) {
   .page { padding: 24px 16px 48px; }
   figure.half { grid-column: 1 / -1; }
-  .half .about { min-height: 0; }
+  figure.half { display: block; }
   .chart.wide svg { min-width: 620px; }
 }
 @media print {

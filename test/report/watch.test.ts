@@ -9,7 +9,6 @@ import { afterEach, describe, expect, it } from "vitest";
 import { watchRun } from "../../lib/report/watch.ts";
 import type { Watching } from "../../lib/report/watch.ts";
 import { cli, spawnCli } from "../cli/support.ts";
-import { until } from "../serve/support.ts";
 import { findChromium } from "../support/chromium.ts";
 import { tempDir } from "../support/fixture.ts";
 import { dataOf, HOSTILE, runEvents, stepEvent, writeRun } from "./support.ts";
@@ -103,7 +102,7 @@ describe("the server", () => {
 describe("the command", () => {
   it("says where it is, and ends with 0 after Ctrl-C, pages open or not", async () => {
     const watch = spawnCli(["watch", writeRun(at("command")), "--port", "0"]);
-    await until(() => watch.output().includes("\n") || !watch.running(), 60_000);
+    await expect.poll(() => watch.output(), { timeout: 60_000 }).toContain("\n");
     const [, url] = /^watching .*command on (http:\/\/127\.0\.0\.1:\d+)\n$/.exec(watch.output())!;
     expect((await fetch(url!)).status).toBe(200); // and its connection is kept alive
     watch.kill("SIGINT");
