@@ -1,7 +1,7 @@
 // Kills commands at random moments (SIGKILL) and goes on: npm run crash -- [--count N | --minutes M] [--only COMMAND …] [--seed S]
 //   --count    kills of each command (100)
 //   --minutes  instead: kills of all commands in turn for so long
-//   --only     profile, select, train, merge (all)
+//   --only     profile, select, train, compare, merge (all)
 //   --seed     of the moments (printed; random)
 //
 // After each kill what is on disk must be the old state or the new one; the command is started again, training by `esft resume`, is
@@ -98,6 +98,23 @@ const train = (out: string): string[] => [
   "train", "--model", at("model"), "--data", at("rows.jsonl"), "--experts", at("experts.json"), "--out", at(out), "--steps", "30",
   "--rows-per-step", "4", "--max-length", "64", "--lr", "0.02", "--schedule", "cosine", "--save-every", "2", "--eval-every", "5", "--resume",
 ]; // prettier-ignore
+const rows = at("rows.jsonl");
+const plan = {
+  model: at("model"),
+  tasks: [{ name: "sums", train: rows, validation: rows, test: rows }],
+  others: [{ name: "same", file: rows }],
+  methods: [
+    { name: "esft", method: { p: 0.4 }, lr: [0.01, 0.02] },
+    { name: "lora", method: { type: "lora", rank: 2 }, lr: 0.02 },
+  ],
+  seeds: [1, 2],
+  steps: 8,
+  rowsPerStep: 4,
+  saveEvery: 2,
+  data: { maxLength: 64 },
+  profile: { tokens: 500 },
+  evaluation: { answers: { metrics: "exact", maxTokens: 3, rows: 4 } },
+};
 const steps = (out: string): number =>
   existsSync(at(out, "events.jsonl")) ? [...readFileSync(at(out, "events.jsonl"), "utf8").matchAll(/^\{"type":"step"/gm)].length : 0;
 
@@ -128,6 +145,12 @@ const commands: Readonly<Record<string, Command>> = {
         await sleep(delay);
       };
     },
+  },
+  compare: {
+    out: "comparison",
+    line: (out) => ["compare", at("plan.json"), "--out", at(out)],
+    result: (out) => bytesOf(at(out, "compare.json")),
+    check: async () => undefined, // the same command says it
   },
   merge: {
     out: "merged",
@@ -180,7 +203,8 @@ async function all(): Promise<void> {
   writeFileSync(at("rows.jsonl"), toyRows(120).map((r) => `${JSON.stringify(r)}\n`).join("")); // prettier-ignore
   const experts = { experts: { 0: [3, 0], 1: [5, 2] }, shared_experts: false, non_expert_modules: false };
   writeFileSync(at("experts.json"), JSON.stringify(experts));
-  for (const name of ["profile", "select", "train", "merge"]) {
+  writeFileSync(at("plan.json"), JSON.stringify(plan));
+  for (const name of ["profile", "select", "train", "compare", "merge"]) {
     const command = commands[name]!;
     const { code, err, ms } = await run(command.line(`reference.${command.out}`));
     if (code !== 0) throw new Error(`${name}, undisturbed: exit code ${code}\n${err}`);
