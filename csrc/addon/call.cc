@@ -17,7 +17,8 @@ void Call::run(Device& device, Failure& f) {
   for (size_t i = 0; i < list_count_; i++)
     for (const Buffer* b : lists_[i]->files)
       if (!b->still_whole(name, f)) return;
-  char err[2048] = "";
+  char err[2048];
+  err[0] = 0;  // the rest as it is: this is on the way of every op
   const int status = device.backend()->run[op](device.handle(), args_, err, sizeof err);
   if (status != ESFT_OK) f = {status, op_in_message(err, name), err};  // an earlier op's fault may be noticed here
 }

@@ -26,7 +26,6 @@ interface Outputs {
 
 type Named = "temperature" | "topK" | "topP" | "minP" | "repetitionPenalty";
 const dtypes = { temperature: "f32", topK: "i32", topP: "f32", minP: "f32", repetitionPenalty: "f32" } as const;
-const none: Choice["top"] = [];
 const off = { topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 } as const;
 
 export class Chooser {
@@ -88,7 +87,7 @@ export class Chooser {
         return batch.map(({ request: { sampling } }, r) => ({
           id: ids[r]!,
           logprob: numbers[R + r]!,
-          top: top > 0 ? Array.from({ length: sampling.logprobs }, (_, i) => likeliest(r, i)) : none,
+          top: top > 0 ? Array.from({ length: sampling.logprobs }, (_, i) => likeliest(r, i)) : [],
         }));
       },
     };

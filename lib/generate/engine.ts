@@ -42,6 +42,7 @@ export class Engine {
   private serving: Promise<void> | null = null;
   /** Whether the last pass was a prompt's: then tokens come next. */
   private promptWasLast = false;
+  private refusalTold = false;
   /** Ends of the last answers, told when the model is free again. */
   private late: (() => void)[] = [];
   private readonly adapters: Switch | null;
@@ -177,8 +178,10 @@ export class Engine {
     const continued = { lists: lists.lists(batch.map((s) => s.cache!)), fresh, shares: sharesOf(batch, counts) };
     const logits = chooser.logits(batch.length);
     const choosing = batch.every((s, i) => s.pending === counts[i]) ? chooser.choosing(batch) : null;
-    if (choosing && host.ids.length === batch.length) await transformer.advanceAgain(host, continued, logits, choosing);
-    else {
+    if (choosing && host.ids.length === batch.length) {
+      await transformer.advanceAgain(host, continued, logits, choosing);
+      this.tellRefusal();
+    } else {
       transformer.advance(host, continued, logits);
       choosing?.submit();
     }
@@ -186,6 +189,16 @@ export class Engine {
     if (!choosing) return; // more of the prompt is to come
     const chosen = await choosing.read();
     batch.forEach((s, i) => this.take(s, chosen[i]!));
+  }
+
+  private tellRefusal(): void {
+    const { refusal } = this.transformer.decoding;
+    if (refusal === null || this.refusalTold) return;
+    this.refusalTold = true;
+    process.emitWarning(`generation: a pass could not be recorded and is submitted op by op: same results, slower (${refusal})`, {
+      type: "EsftWarning",
+      code: "ESFT_NOT_RECORDED",
+    });
   }
 
   /** Sequences whose rotary tables are others from this length on: nothing that was kept serves, they are prompts once more. */

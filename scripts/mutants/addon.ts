@@ -6,6 +6,7 @@ const handles = ["test/addon/memory.test.ts"];
 const hostile = ["test/addon/hostile.test.ts"];
 const garbage = ["test/ops/fuzz.test.ts"];
 const queue = ["test/addon/queue.test.ts"];
+const recordings = ["test/addon/recordings.test.ts"];
 const devices = ["test/package/devices.test.ts", "test/package/lifetime.test.ts"];
 
 export const addon = [
@@ -130,6 +131,9 @@ export const addon = [
     ["if («stop_.load(std::memory_order_relaxed)») {\n", "false"],
     ["«job.generation = generation_;»", ""],
   ),
+  ...of("addon/bind_ops.cc", recordings, ["«graph->calls.push_back(call);»", ""], ["if («!graph->on_device») return;", "false"]),
+  ...of("addon/device.cc", recordings, ["if («f.status != ESFT_OK») return;", "false"]),
+  ...of("addon/pending.cc", [...queue, "test/package/lifetime.test.ts"], ["«finished.swap(finished_);»", "finished = finished_;"]),
   ...of("addon/device.cc", ["test/cuda/graph.test.ts"], ["if (job.call && «job.call.use_count() == 1» && done.size()", "true"]),
   ...of("core/thread_pool.cc", ["test/ops/attention.test.ts", ...devices], ["if («i >= n_») return;", "i > n_"]),
   ...of("core/thread_pool.cc", devices, ["for (auto& t : workers_) «t.join();»", ""]),

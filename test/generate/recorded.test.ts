@@ -4,12 +4,12 @@
 
 import { join } from "node:path";
 import { afterAll, afterEach, describe, expect, it, vi } from "vitest";
-import { NonFiniteError } from "../../lib/errors.ts";
+import { KernelError, NonFiniteError } from "../../lib/errors.ts";
 import { sliceKey } from "../../lib/files/slice.ts";
 import { Engine } from "../../lib/generate/engine.ts";
 import { OneAtATime } from "../../lib/task.ts";
 import { Device, Graph } from "../../lib/tensor.ts";
-import { closeModel, greedySampling, openModel, recordedAndNot } from "./support.ts";
+import { closeModel, greedy, greedySampling, openModel, recordedAndNot } from "./support.ts";
 
 const device = new Device({ kind: "cpu", threads: 2 });
 afterAll(() => device.dispose());
@@ -27,6 +27,20 @@ describe.each(["olmoe", "gpt-oss", "deepseek-v2-lite", "qwen3-next", "lfm2-moe",
     expect(model.decoding.refusal).toBeNull();
     closeModel(model);
   });
+});
+
+it("what cannot be recorded is told once, and goes op by op", async () => {
+  const model = await openModel(device, fixture("olmoe"));
+  const want = await greedy(model, [[5, 6, 7]], 12);
+  const warn = vi.spyOn(process, "emitWarning").mockImplementation(() => undefined);
+  vi.spyOn(Device.prototype, "capture").mockRejectedValue(new KernelError("capture: not today"));
+  const launch = vi.spyOn(Graph.prototype, "launch");
+  expect(await greedy(model, [[5, 6, 7]], 12)).toEqual(want);
+  expect(launch).not.toHaveBeenCalled();
+  expect(warn.mock.calls.map(([text]) => text)).toEqual([
+    expect.stringMatching(/could not be recorded .* same results, slower \(capture: not today\)/),
+  ]);
+  closeModel(model);
 });
 
 it("a sequence that is cancelled, and one whose logits are no numbers, end alone", async () => {
