@@ -25,6 +25,7 @@ export function heatMap(
   };
   const size = Math.max(9, Math.min(24, Math.floor(910 / columns.size)));
   const gap = size > 10 ? 1.5 : 1;
+  const cornerRadius = size > 11 ? 1.5 : 0; // of many small cells nobody sees them, and each takes a hundred bytes
   const encoding = {
     x: {
       field: x.key,
@@ -47,7 +48,7 @@ export function heatMap(
     data: { values },
     layer: [
       {
-        mark: { type: "rect", cornerRadius: 1.5 },
+        mark: { type: "rect", cornerRadius },
         encoding: {
           ...encoding,
           fill: {
@@ -60,7 +61,7 @@ export function heatMap(
       },
       ...layerWhere(values, (v) => v["marked"] === 1, {
         transform: [{ filter: { field: "marked", equal: 1 } }],
-        mark: { type: "rect", cornerRadius: 1.5, fill: null, stroke: "var(--mark)", strokeWidth: 1.6 },
+        mark: { type: "rect", cornerRadius, fill: null, stroke: "var(--mark)", strokeWidth: 1.6 },
         encoding,
       }),
     ],
