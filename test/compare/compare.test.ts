@@ -178,6 +178,13 @@ describe("what is refused", () => {
     writeRows(at("mine/rows.jsonl"), []);
     await expect(compare(plan, { out: at("mine") })).rejects.toThrow(/mine holds other files than a comparison's \(rows\.jsonl\)/);
   });
+  it("but not what one that was killed as it began has left", async () => {
+    writeRows(at("begun/.plan.json.tmp-0123abcd"), []);
+    await expect(compare({ ...plan, model: at("none") }, { out: at("begun") })).rejects.toMatchObject({ code: "ERR_IO" });
+  });
+  it("a listener that is none", async () => {
+    await expect(compare(plan, { out: at("new"), onNote: 3 as never })).rejects.toThrow("options.onNote: expected a function, found 3");
+  });
   it("the model's directory", async () => {
     await expect(compare(plan, { out: at("model") })).rejects.toThrow(/apart from the model/);
   });

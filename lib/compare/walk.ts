@@ -1,0 +1,207 @@
+// The walk over the cells of a plan: the base first, then task by task what methods select by, every run with its validation loss, the
+// choice of rates, and the test rows of what was chosen.
+
+import { metricsByName } from "../answers/metrics.ts";
+import { NonFiniteError } from "../errors.ts";
+import { fullTrainable } from "../methods/full.ts";
+import { cellDir, cellsOf } from "./cells.ts";
+import type { Cell } from "./cells.ts";
+import { candidate, chooseRate, RULE } from "./choose.ts";
+import { answerAll, evaluateAll, figuresOf, othersOf, scoresOf, testOf, validationOf } from "./measure.ts";
+import type { PlanMethod, PlanTask } from "./plan.ts";
+import { RunRecord } from "./record.ts";
+import type { CellTimes, CompareCell, CompareResult, Comparison } from "./result.ts";
+import { markDiverged, resolveOnTask, trainCell } from "./run_cell.ts";
+import type { Resolved } from "./run_cell.ts";
+import type { Session } from "./session.ts";
+import { differencesOf, measuresOf, summaryOf } from "./summary.ts";
+import { needsProfile, profileOf } from "./task_profile.ts";
+
+/** Of one task: what its cells came to. */
+interface TaskOutcome {
+  readonly cells: CompareCell[];
+  readonly choices: CompareResult["choices"];
+  readonly times: Record<string, CellTimes>;
+  readonly profileSeconds: number | null;
+}
+
+/** @throws what ends the comparison */
+export async function carryOutAll(s: Session): Promise<Comparison> {
+  const { plan } = s;
+  outlook(s);
+  const base = await measureBase(s);
+  const outcomes: TaskOutcome[] = [];
+  for (const task of plan.tasks) outcomes.push(await compareOn(s, task));
+  const { device, transformer, spec } = s.model;
+  const metrics = plan.evaluation.answers ? await metricsByName(plan.evaluation.answers.metrics) : [];
+  const hashed = (file: string) => ({ file, sha256: s.files.sha256(file) });
+  const { model: _m, device: _d, threads: _t, precision: _p, dequantise: _q, saveEvery: _s, ...asked } = plan;
+  const found = {
+    seeds: plan.seeds,
+    tasks: plan.tasks.map(({ name, train, validation, test, answers }) => ({
+      name,
+      train: hashed(train),
+      validation: hashed(validation),
+      test: hashed(test),
+      answers: plan.evaluation.answers ? hashed(answers ?? test) : null,
+    })),
+    others: plan.others.map(({ name, file }) => ({ name, ...hashed(file) })),
+    methods: plan.methods.map(({ name, method, lr }) => ({ name, type: method.type, lr })),
+    base,
+    cells: outcomes.flatMap(({ cells }) => cells),
+    choices: outcomes.flatMap(({ choices }) => choices),
+  };
+  const measures = measuresOf(found, metrics.map(({ name }) => name)); // prettier-ignore
+  const { instructionSet, threads } = device.info;
+  return {
+    result: {
+      format: "esft-compare",
+      version: 1,
+      model: { name: s.model.name, type: spec.modelType, fingerprint: s.base, parameters: fullTrainable(spec).totalParameters },
+      device: { backend: device.info.backend, precision: transformer.precision },
+      plan: JSON.parse(JSON.stringify(asked)) as Record<string, unknown>,
+      ...found,
+      measures,
+      rule: RULE,
+      summary: summaryOf(found, measures),
+      differences: differencesOf(found, measures),
+    },
+    times: {
+      format: "esft-compare-times",
+      version: 1,
+      device: { instructionSet, threads },
+      cells: Object.assign({}, ...outcomes.map(({ times }) => times)) as Record<string, CellTimes>,
+      profileSeconds: Object.fromEntries(plan.tasks.flatMap(({ name }, i) => {
+        const { profileSeconds } = outcomes[i]!;
+        return profileSeconds === null ? [] : [[name, profileSeconds]];
+      })), // prettier-ignore
+    },
+  };
+}
+
+/** All the work that there is, whether or not it was done before. */
+function outlook(s: Session): void {
+  const { plan } = s;
+  const { tasks, methods, seeds, steps, evaluation } = plan;
+  const cells = cellsOf(plan);
+  s.cells = cells.length;
+  for (const { method, task } of cells) {
+    s.outlook.add(`train ${method.name}`, steps);
+    s.outlook.add(`evaluate ${validationOf(task).name}`, 1);
+  }
+  const chosen = methods.length * seeds.length;
+  for (const task of tasks) {
+    if (needsProfile(plan)) s.outlook.add(`profile ${task.name}`, 1);
+    s.outlook.add(`evaluate ${validationOf(task).name}`, 1);
+    s.outlook.add(`evaluate ${testOf(task).name}`, 1 + chosen);
+    if (evaluation.answers) s.outlook.add(`answers ${task.name}`, 1 + chosen);
+    for (const other of othersOf(s)) s.outlook.add(`evaluate ${other.name}`, chosen);
+  }
+  for (const other of othersOf(s)) s.outlook.add(`evaluate ${other.name}`, 1);
+}
+
+async function measureBase(s: Session): Promise<CompareResult["base"]> {
+  const record = await RunRecord.open(s.at("base"), s.modelFacts, (keys) =>
+    s.note(`the base is measured again: ${keys.join(", ")} changed`),
+  );
+  const tasks: CompareResult["base"]["tasks"] = {};
+  for (const task of s.plan.tasks) {
+    await evaluateAll(s, "base", record, null, [validationOf(task), testOf(task)]);
+    await answerAll(s, "base", record, null, task);
+    tasks[task.name] = {
+      validation: figuresOf(s, record, validationOf(task)),
+      test: figuresOf(s, record, testOf(task)),
+      answers: await scoresOf(s, record, task),
+    };
+  }
+  await evaluateAll(s, "base", record, null, othersOf(s));
+  return { tasks, others: Object.fromEntries(s.plan.others.map(({ name }, i) => [name, figuresOf(s, record, othersOf(s)[i]!)])) };
+}
+
+/** A cell that was carried out. */
+interface Done {
+  readonly cell: Cell;
+  readonly record: RunRecord;
+  readonly resolved: Resolved;
+}
+
+async function compareOn(s: Session, task: PlanTask): Promise<TaskOutcome> {
+  const profiled = needsProfile(s.plan) ? await profileOf(s, task) : null;
+  const resolved = new Map<string, Resolved>();
+  for (const method of s.plan.methods) resolved.set(method.name, await resolveOnTask(s, task.name, method, profiled?.profile ?? null));
+  const done: Done[] = [];
+  for (const cell of cellsOf({ ...s.plan, tasks: [task] })) {
+    const of: Resolved = resolved.get(cell.method.name)!;
+    const record = await trainCell(s, cell, of);
+    s.cellsDone++;
+    await unlessDiverged(s, { cell, record, resolved: of }, () =>
+      evaluateAll(s, cell.id, record, cellDir(s.out, cell), [validationOf(task)]),
+    );
+    done.push({ cell, record, resolved: of });
+  }
+  const choices = [];
+  for (const method of s.plan.methods) choices.push(await chooseAndTest(s, task, method, done));
+  const rates = new Map(choices.map(({ method, lr }) => [method, lr]));
+  const cells: CompareCell[] = [];
+  for (const d of done) cells.push(await told(s, d, d.cell.lr === rates.get(d.cell.method.name)));
+  const times = Object.fromEntries(
+    done.flatMap(({ cell, record: { trained, evaluationSeconds } }) =>
+      trained?.times ? [[cell.id, { ...trained.times, evaluationSeconds }]] : [],
+    ),
+  );
+  return { cells, choices, times, profileSeconds: profiled?.seconds ?? null };
+}
+
+/** @returns false: the run has no result, or its figures are not finite, and then it has none from here on */
+async function unlessDiverged(s: Session, { cell, record, resolved }: Done, evaluate: () => Promise<void>): Promise<boolean> {
+  if (record.trained!.diverged !== null) return false;
+  try {
+    await evaluate();
+    return true;
+  } catch (error) {
+    if (!(error instanceof NonFiniteError)) throw error;
+    await markDiverged(s, record, cell.id, error, resolved);
+    return false;
+  }
+}
+
+/** Chooses by validation; what was chosen is evaluated on test rows, other domains and questions. */
+async function chooseAndTest(s: Session, task: PlanTask, method: PlanMethod, done: readonly Done[]) {
+  const own = done.filter(({ cell }) => cell.method.name === method.name);
+  for (;;) {
+    const candidates = method.lr.map((lr) => candidate(lr, own.flatMap(({ cell, record }) =>
+      cell.lr !== lr ? [] : [record.trained!.diverged === null ? figuresOf(s, record, validationOf(task)).loss : null],
+    ))); // prettier-ignore
+    const lr = chooseRate(candidates);
+    let finite = true;
+    for (const d of own) if (d.cell.lr === lr) finite &&= await unlessDiverged(s, d, () => test(s, d, task));
+    if (finite) return { task: task.name, method: method.name, lr, candidates };
+  }
+}
+
+async function test(s: Session, { cell, record }: Done, task: PlanTask): Promise<void> {
+  const dir = cellDir(s.out, cell);
+  await evaluateAll(s, cell.id, record, dir, [testOf(task), ...othersOf(s)]);
+  await answerAll(s, cell.id, record, dir, task);
+}
+
+async function told(s: Session, { cell, record }: Done, chosen: boolean): Promise<CompareCell> {
+  const { id, task, method, lr, seed } = cell;
+  const { times: _, ...trained } = record.trained!;
+  const has = trained.diverged === null;
+  const tested = has && chosen;
+  const others = () => Object.fromEntries(s.plan.others.map(({ name }, i) => [name, figuresOf(s, record, othersOf(s)[i]!)]));
+  return {
+    id,
+    task: task.name,
+    method: method.name,
+    lr,
+    seed,
+    chosen,
+    ...trained,
+    validation: has ? figuresOf(s, record, validationOf(task)) : null,
+    test: tested ? figuresOf(s, record, testOf(task)) : null,
+    others: tested ? others() : null,
+    answers: tested ? await scoresOf(s, record, task) : null,
+  };
+}
