@@ -51,6 +51,9 @@ Examples:
       signal: terminal.signal,
       onProgress: (p) => terminal.progress(line(p)),
       onNote: (text) => terminal.note(text),
+    }).catch((error: unknown) => {
+      if (terminal.signal.aborted) terminal.note(`${out} keeps what was reached; the same command goes on from there`);
+      throw error;
     });
     if (flags.json) return terminal.json(found.result);
     const { markdownOf } = await import("../compare/table.ts");

@@ -121,6 +121,15 @@ describe("going on", () => {
     expect(bytesOf("killed")).toBe(bytesOf("straight"));
   }, 120_000);
 
+  it("interrupted, it says how it goes on", async () => {
+    const stop = new AbortController();
+    const args = ["compare", writePlan(at("plan.json"), plan), "--out", at("interrupted")];
+    const { code, err } = await cli(args, { signal: stop.signal, onErr: (text) => text.includes("cells  ") && stop.abort() });
+    expect([code, err]).toEqual([130, expect.stringMatching(/interrupted keeps what was reached; the same command goes on.*\ninterrupted\n$/)]); // prettier-ignore
+    expect((await cli(args)).code).toBe(0);
+    expect(bytesOf("interrupted")).toBe(bytesOf("straight"));
+  });
+
   it("reuses every cell when nothing changed", async () => {
     const before = adapters("straight");
     const bytes = bytesOf("straight");
