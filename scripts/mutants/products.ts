@@ -119,7 +119,7 @@ export const products = [
     ops("attention"),
     ["c.lo[r] = (int32_t)(«f.first[at + k0] - k0» - t.start);", "t.start"],
     ["c.hi[r] = (int32_t)(«at + 1» - t.start);", "at + 2"],
-    ["«x[N - 2] = select(before, x[N - 2], vf{});»", ""],
+    ["«x[N - 2] = select(lanes_in((N - 2) * W, lo[r], hi[r]), x[N - 2], other);»", ""],
     ["w.kt + «t.start» + v * W", "t.start / W * W"],
     ["return «rows.token[0] == rows.token[rows.n - 1]» || x.ld", "true"],
     ["w.v + «unit» * NR + c", "(unit + 1)"],

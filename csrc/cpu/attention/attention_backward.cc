@@ -29,7 +29,6 @@ void backward(const esft_attention_backward_args& a, Context& ctx) {
   const Shape& g = f.g;
   if (g.T == 0) return;
   f.keys = keys_per_block(g, P::pair);
-  f.ld = f.keys + kPad;
   f.q = matrix(a.q);
   f.k = matrix(a.k);
   f.v = matrix(a.v);
@@ -53,6 +52,10 @@ void backward(const esft_attention_backward_args& a, Context& ctx) {
   int64_t parts = base >= kWantedTasks / 2 ? 1 : min_of(8, ceil_div(kWantedTasks, base));
   parts = max_of(1, min_of(parts, 1 + kCopyBytes / dq_bytes));
   const int64_t part_keys = max_of(round_up(ceil_div(longest, parts), 2), min_of(longest, f.keys));
+
+  // Of a block's keys a window shows few at a time: it may have some more, and fewer rows of queries meet two of them.
+  if (g.window > 0 && g.window < f.keys) f.keys = round_up(min_of(f.keys * 3 / 2, part_keys), NR);
+  f.ld = f.keys + kPad;
 
   Carve c = {nullptr, 0};
   for (int pass = 0; pass < 2; pass++) {

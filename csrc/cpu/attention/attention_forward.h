@@ -57,7 +57,8 @@ Sizes sizes_for(const Shape& g, int pair, int64_t wanted_tasks) {
   z.queries = round_up(z.queries, 2);
   // Tiles of a narrow window use few of the packed keys at a time: those may be more.
   z.rolling = g.window > 0 && g.window <= z.keys;
-  z.narrow = z.rolling && g.window <= kNarrow;
+  // Not for the six rows of AVX2, nor for wide heads of their own, whose rows and keys do not fit in L1 together: neither gains by it.
+  z.narrow = z.rolling && g.window <= kNarrow && MR == 14 && (g.group > 1 || g.dqp + g.dvp <= 128);
   if (z.rolling && !z.narrow) z.keys = round_up(min_of(g.T, z.queries + g.window) + W, NR);
   if (z.narrow) {
     z.queries = round_up(kWindowQueries, kWindowTokens);
@@ -257,6 +258,8 @@ struct Forward {
           for (int64_t r = 0; r < next.n; r++) ahead.add(query(b.t0, kv, next, r), g.dq);
           fetched = max_of(fetched, packed);
           fetch_keys(ahead, kv, k0, fetched, min_of(min_of(k1 - k0, packed + NR), fetched + now.tokens() + 1));
+          ahead.spread(ceil_div(hi - start, NR) * ceil_div(z.units, Ahead::kUnits) +
+                       g.dvp / NR * ceil_div(hi - start, P::pair * Ahead::kUnits));
           product<P, kRows>(rows, hi - start, z.units, tq, z.as, w.kt + start / NR * ks_, ks_, w.s, z.sld, kZero, nullptr,
                             start % NR != 0, &ahead);
           Seen c = {0, end - start, end - start, {}, {}};

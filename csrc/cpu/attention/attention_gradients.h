@@ -64,10 +64,11 @@ struct Backward {
   float* dks_copies;  // [G][T][dr], absent with one kv-head
   Plan plan;
 
-  void pack_keys(const BackwardScratch& w, int64_t h, int64_t k0, int64_t n) const {
+  // Panels of keys from row `r` to row `end` of the n of a block.
+  void pack_keys(const BackwardScratch& w, int64_t h, int64_t k0, int64_t r, int64_t end, int64_t n) const {
     const int64_t kcol = g.k_offset + h * g.k_stride, vcol = g.v_offset + h * g.v_stride;
     const int64_t aq = g.dqp / P::pair, av = g.dvp / P::pair;
-    for (int64_t r = 0; r < n; r += NR) {
+    for (; r < end; r += NR) {
       const int64_t m = min_of(NR, n - r);
       gather_rows(w.rows, g.dqp, m, NR, k.rows(k0 + r, kcol), g.k_dim, g.dr ? ks.at(k0 + r, 0) : nullptr, ks.ld, g.dr);
       panels_of_rows<P>(w.kb, keys / P::pair * NR, r / P::pair, w.rows, g.dqp, NR, g.dqp);
@@ -240,11 +241,11 @@ struct Backward {
     Ahead ahead;
     for (int64_t k0 = b.t0; k0 < b.t1; k0 += keys) {
       const int64_t k1 = min_of(k0 + keys, b.t1), n = k1 - k0;
-      pack_keys(w, kv, k0, n);
       memset(w.dk, 0, n * g.dqp * 4);
       memset(w.dv, 0, n * g.dvp * 4);
       const int64_t rows = (see(k1, b.doc_end) - k0) * g.group;
       StepRows now(g, 0, min_of(kQueries, rows));
+      int64_t packed = 0;  // a step needs the keys before its last query: they are packed as it comes
       const int64_t share = ceil_div(n * kQueries, rows);  // rows of dK and dV that a step fetches
       for (int64_t r = 0, j = 0; r < rows; r += kQueries) {
         const StepRows next(g, r + kQueries, max_of(0, min_of(kQueries, rows - r - kQueries)));
@@ -254,10 +255,18 @@ struct Backward {
           ahead.add(row_of(q, g.dq, kv, k0, next, i), g.dq);
           ahead.add(row_of(dout, g.dv, kv, k0, next, i), g.dv);
         }
+        const auto need = [&](const StepRows& rows) ESFT_LAMBDA { return min_of(n, round_up(rows.token[rows.n - 1] + 1, NR)); };
+        if (packed < need(now)) pack_keys(w, kv, k0, packed, need(now), n);
+        packed = max_of(packed, need(now));
+        for (int64_t i = packed, end = next.n ? need(next) : 0; i < end; i++) {
+          ahead.add(k.at(k0 + i, g.k_offset + kv * g.k_stride), g.k_dim);
+          ahead.add(v.at(k0 + i, g.v_offset + kv * g.v_stride), g.dv);
+        }
         for (const int64_t end = min_of(n, j + share); j < end; j++) {
           ahead.add(dk.at(k0 + j, g.k_offset + kv * g.k_stride), g.k_dim);
           ahead.add(dv.at(k0 + j, g.v_offset + kv * g.v_stride), g.dv);
         }
+        if (g.window > 0) ahead.spread(80 * ceil_div(g.dq, 64 * P::pair));  // tiles of a step are few
         block(w, b, kv, r, now, k0, k1, ahead);
         now = next;
       }

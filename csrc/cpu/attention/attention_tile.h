@@ -55,13 +55,14 @@ ESFT_INLINE vf select(LaneMask mask, vf a, vf b) { return (vf)_mm512_mask_blend_
 typedef vi LaneMask;
 #endif
 ESFT_INLINE LaneMask lanes_in(int64_t base, int64_t lo, int64_t hi) {
+#if defined(__AVX512F__)
+  // In scalars: the vector ports are what exponentials wait for.
+  const int64_t from = min_of(max_of(lo - base, 0), W), to = min_of(max_of(hi - base, 0), W);
+  return (__mmask16)(((1u << to) - 1) & ~((1u << from) - 1));
+#else
   vi lane;
   for (int i = 0; i < W; i++) lane[i] = i;
   lane = lane + (int32_t)base;
-#if defined(__AVX512F__)
-  const __mmask16 above = _mm512_cmpge_epi32_mask((__m512i)lane, _mm512_set1_epi32((int32_t)lo));
-  return _mm512_mask_cmplt_epi32_mask(above, (__m512i)lane, _mm512_set1_epi32((int32_t)hi));
-#else
   return (lane >= (int32_t)lo) & (lane < (int32_t)hi);
 #endif
 }
@@ -127,16 +128,19 @@ ESFT_INLINE void with_precision([[maybe_unused]] int64_t precision, F f) {
 // --- the register tile --------------------------------------------------------------------------------------------------
 
 // Memory that is wanted soon, in stretches of 256 bytes. A core has some 16 lines under way at a time and stands still when it
-// asks for more: every tile begins by asking for a few stretches, so that memory works while it multiplies.
+// asks for more: tiles ask for a few stretches now and then, so that memory works while they multiply.
 struct Ahead {
+  static constexpr int64_t kUnits = 64;  // of a tile, between two times; loops of eight cost 6 % of the products
   static constexpr int kMost = 32 * MR;
   const char* at[kMost];
-  int count = 0, next = 0, burst = 2;  // stretches for a tile
+  int count = 0, next = 0, burst = 2;  // stretches at a time
 
   void clear() { count = next = 0; }
   void add(const float* row, int64_t n) {
     for (int64_t i = 0; i < n && count < kMost; i += 64) at[count++] = reinterpret_cast<const char*>(row + i);
   }
+  // All of them in `times` times, as far as memory can follow.
+  void spread(int64_t times) { burst = (int)min_of(8, max_of(2, ceil_div(count, times))); }
   // Into L2: a step of the backward asks for more than L1 holds. Reading past what is there is harmless.
   __attribute__((always_inline)) void fetch() {
     for (const int end = (int)min_of(count, next + burst); next < end; next++)
@@ -166,25 +170,30 @@ static void tile(int64_t units, const float* a, int64_t as, const float* b, int6
         for (int j = 0; j < NV; j++) acc[i][j] *= alpha[i] - vf{};
     }
   }
-  ahead.fetch();
   if constexpr (S == kCols) {
-    for (int64_t u = 0; u < units; u++, a += as, b += bp) {
-      vf bv[NV];
-      for (int j = 0; j < NV; j++) bv[j] = load(b + j * W);
+    for (int64_t u = 0; u < units;) {
+      ahead.fetch();
+      for (const int64_t end = min_of(u + Ahead::kUnits, units); u < end; u++, a += as, b += bp) {
+        vf bv[NV];
+        for (int j = 0; j < NV; j++) bv[j] = load(b + j * W);
 #pragma GCC unroll 16
-      for (int i = 0; i < M; i++) P::template fma<NV>(acc[i], a + i, bv);
+        for (int i = 0; i < M; i++) P::template fma<NV>(acc[i], a + i, bv);
+      }
     }
   } else {
     // Few base pointers, three rows on each ([p], [p + s], [p + 2s]): all of them stay in registers.
     const float* p[5];
     for (int g = 0; g < 5; g++) p[g] = a + (g * 3 < M ? g * 3 : 0) * as;
-    for (int64_t u = 0; u < units; u++, b += bp) {
-      vf bv[NV];
-      for (int j = 0; j < NV; j++) bv[j] = load(b + j * W);
+    for (int64_t u = 0; u < units;) {
+      ahead.fetch();
+      for (const int64_t end = min_of(u + Ahead::kUnits, units); u < end; u++, b += bp) {
+        vf bv[NV];
+        for (int j = 0; j < NV; j++) bv[j] = load(b + j * W);
 #pragma GCC unroll 16
-      for (int i = 0; i < M; i++) P::template fma<NV>(acc[i], p[i / 3] + (i % 3) * as, bv);
+        for (int i = 0; i < M; i++) P::template fma<NV>(acc[i], p[i / 3] + (i % 3) * as, bv);
 #pragma GCC unroll 5
-      for (int g = 0; g < (M + 2) / 3; g++) p[g]++;
+        for (int g = 0; g < (M + 2) / 3; g++) p[g]++;
+      }
     }
   }
   if (init == kScaled) {

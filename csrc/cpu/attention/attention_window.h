@@ -36,38 +36,43 @@ struct Window {
     tile_for<P, kRows>(m, nv == 2)(units, a, as, b, bp, c, ldc, kZero, nullptr, ahead);
   }
 
-  // A row of N vectors in registers: probabilities, their sum and the maximum. What is not seen lies in the first vector and the last two.
+  // Rows of N vectors: maxima of all, then probabilities and their sums. A row at a time would leave its exponentials waiting for its
+  // maximum, and behind them the next row. What is not seen lies in the first vector and the last two.
   template <int N>
-  ESFT_INLINE void short_row(float* s, int64_t lo, int64_t hi, vf scale2, float& top, float& sum) {
+  static void short_rows(int64_t n, float* rows, int64_t ld, const int32_t* lo, const int32_t* hi, vf scale2, float* top,
+                         float* sum) {
     const vf none = splat(-__builtin_inff());
-    const LaneMask first = lanes_in(0, lo, hi), before = lanes_in((N - 2) * W, lo, hi), last = lanes_in((N - 1) * W, lo, hi);
-    vf x[N], part[N];
+    vf x[N];
+    const auto masked = [&](int64_t r, vf other) ESFT_LAMBDA {
+      x[0] = select(lanes_in(0, lo[r], hi[r]), x[0], other);
+      x[N - 2] = select(lanes_in((N - 2) * W, lo[r], hi[r]), x[N - 2], other);
+      x[N - 1] = select(lanes_in((N - 1) * W, lo[r], hi[r]), x[N - 1], other);
+    };
+    for (int64_t r = 0; r < n; r++) {
 #pragma GCC unroll 16
-    for (int i = 0; i < N; i++) x[i] = load(s + i * W);
-    x[0] = select(first, x[0], none);
-    x[N - 2] = select(before, x[N - 2], none);
-    x[N - 1] = select(last, x[N - 1], none);
-#pragma GCC unroll 16
-    for (int i = 0; i < N; i++) part[i] = x[i];
+      for (int i = 0; i < N; i++) x[i] = load(rows + r * ld + i * W);
+      masked(r, none);
 #pragma GCC unroll 4
-    for (int step = 1; step < N; step *= 2)
+      for (int step = 1; step < N; step *= 2)
 #pragma GCC unroll 16
-      for (int i = 0; i + step < N; i += 2 * step) part[i] = vmax(part[i], part[i + step]);
-    const float best = hmax(part[0]);
-    top = best == -__builtin_inff() ? best : scale2[0] * best;
-    const vf by = splat(-top);
+        for (int i = 0; i + step < N; i += 2 * step) x[i] = vmax(x[i], x[i + step]);
+      const float best = hmax(x[0]);
+      top[r] = best == none[0] ? best : scale2[0] * best;
+    }
+    for (int64_t r = 0; r < n; r++) {
+      float* s = rows + r * ld;
+      const vf by = splat(-top[r]);
 #pragma GCC unroll 16
-    for (int i = 0; i < N; i++) x[i] = exp2v(x[i] * scale2 + by);
-    x[0] = select(first, x[0], vf{});
-    x[N - 2] = select(before, x[N - 2], vf{});
-    x[N - 1] = select(last, x[N - 1], vf{});
+      for (int i = 0; i < N; i++) x[i] = exp2v(load(s + i * W) * scale2 + by);
+      masked(r, vf{});
 #pragma GCC unroll 16
-    for (int i = 0; i < N; i++) part[i] = Forward<P>::put(s, i * W, x[i]);
+      for (int i = 0; i < N; i++) x[i] = Forward<P>::put(s, i * W, x[i]);
 #pragma GCC unroll 4
-    for (int step = 1; step < N; step *= 2)
+      for (int step = 1; step < N; step *= 2)
 #pragma GCC unroll 16
-      for (int i = 0; i + step < N; i += 2 * step) part[i] = part[i] + part[i + step];
-    sum = hsum(part[0]);
+        for (int i = 0; i + step < N; i += 2 * step) x[i] += x[i + step];
+      sum[r] = hsum(x[0]);
+    }
   }
 
   // The same distance between rows of x [T, H·d], or 0.
@@ -89,15 +94,8 @@ struct Window {
     const int64_t vectors = c.end / W;
     float *m = w.m + t.row, *l = w.l + t.row, *rows = w.s + t.row * z.sld;
     if (c.full0 <= W && c.full1 >= c.end - 2 * W && vectors >= 8 && vectors <= 10) {
-      for (int64_t r = 0; r < t.rows; r++) {
-        float* s = rows + r * z.sld;
-        if (vectors == 8)
-          short_row<8>(s, c.lo[r], c.hi[r], scale2, m[r], l[r]);
-        else if (vectors == 9)
-          short_row<9>(s, c.lo[r], c.hi[r], scale2, m[r], l[r]);
-        else
-          short_row<10>(s, c.lo[r], c.hi[r], scale2, m[r], l[r]);
-      }
+      const auto run = vectors == 8 ? short_rows<8> : vectors == 9 ? short_rows<9> : short_rows<10>;
+      run(t.rows, rows, z.sld, c.lo, c.hi, scale2, m, l);
     } else
       f.softmax(t.rows, rows, rows, c, true, m, l, w.alpha);
   }
@@ -133,7 +131,9 @@ struct Window {
       fetched = max_of(fetched, packed);
       f.fetch_keys(ahead, kv, k0, fetched, min_of(min_of(keys, packed + NR), fetched + now.token[now.n - 1] - now.token[0] + 2));
 
-      ahead.burst = (int)min_of(4, ceil_div(ahead.count, count * (ceil_div(vectors, kWindowWide) + g.dvp / NR)));
+      const int64_t times = ceil_div(vectors, kWindowWide) * ceil_div(z.units, Ahead::kUnits) +
+                            g.dvp / NR * ceil_div(vectors * W, P::pair * Ahead::kUnits);
+      ahead.spread(count * times);
       const int64_t qp = P::pair == 1 && g.scale >= 0 ? pitch(f.q, g.dq, now) : 0, as = qp ? qp : z.as;
       if (!qp) f.pack_queries(w, kv, b.t0, now, w.q);
       const float* q = qp ? f.query(b.t0, kv, now, 0) : w.q;
