@@ -17,16 +17,20 @@ struct Pending {
   explicit Pending(Napi::Env env) : deferred(env) {}
 };
 
-// One thread-safe function serves all promises of an environment: making one takes longer than a small op. It keeps the event loop
-// alive while there is something to wait for.
+// Two thread-safe functions serve all promises of an environment: making one takes longer than a small op. They take turns: one that is
+// called while its callback runs calls back at once, up to a thousand times, so that whoever awaits many short waits in a row would keep
+// timers, requests and signals out. They keep the event loop alive while there is something to wait for.
 class Wakeups : public std::enable_shared_from_this<Wakeups> {
  public:
-  explicit Wakeups(Napi::Env env) : tsfn_(Napi::ThreadSafeFunction::New(env, Napi::Function(), "esft.wait", 0, 1)) {
-    tsfn_.Unref(env);
+  explicit Wakeups(Napi::Env env) {
+    for (Napi::ThreadSafeFunction& f : wake_) {
+      f = Napi::ThreadSafeFunction::New(env, Napi::Function(), "esft.wait", 0, 1);
+      f.Unref(env);
+    }
   }
 
   void began(Napi::Env env) {
-    if (waiting_++ == 0) tsfn_.Ref(env);
+    if (waiting_++ == 0) wake_[0].Ref(env);
   }
 
   // From any thread.
@@ -35,7 +39,7 @@ class Wakeups : public std::enable_shared_from_this<Wakeups> {
     if (closed_) return;  // the callback would never run; the little that Pending holds goes with the process
     finished_.push_back(p);
     if (finished_.size() > 1) return;  // it is on its way
-    tsfn_.NonBlockingCall(this, [](Napi::Env env, Napi::Function, Wakeups* self) {
+    wake_[turn_].NonBlockingCall(this, [](Napi::Env env, Napi::Function, Wakeups* self) {
       if (env != nullptr) self->settle(env);
     });
   }
@@ -53,9 +57,10 @@ class Wakeups : public std::enable_shared_from_this<Wakeups> {
     {
       std::lock_guard<std::mutex> lock(mutex_);
       finished.swap(finished_);
+      turn_ = 1 - turn_;
     }
     waiting_ -= finished.size();
-    if (waiting_ == 0) tsfn_.Unref(env);
+    if (waiting_ == 0) wake_[0].Unref(env);
     for (Pending* p : finished) {
       std::unique_ptr<Pending> own(p);
       if (own->failure.status != ESFT_OK) {
@@ -67,7 +72,8 @@ class Wakeups : public std::enable_shared_from_this<Wakeups> {
     }
   }
 
-  Napi::ThreadSafeFunction tsfn_;
+  Napi::ThreadSafeFunction wake_[2];
+  size_t turn_ = 0;  // under mutex_
   size_t waiting_ = 0;  // of the environment's thread
   std::mutex mutex_;
   std::vector<Pending*> finished_;

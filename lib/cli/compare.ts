@@ -33,8 +33,9 @@ A plan:
   rowsPerStep: 32
   data: {maxLength: 1024}
   evaluation: {answers: {metrics: exact, maxTokens: 64}}
-Experts that a method selects (p, topKPerLayer, …) come from one profile per task, of its training rows.
-The learning rate is chosen by validation rows; test rows are evaluated for what was chosen alone.
+Experts that a method selects (p, topKPerLayer, …) come from one profile per task, of its training
+rows. The learning rate is chosen by validation rows; test rows are evaluated for what was
+chosen alone.
 Examples:
   esft compare plan.yaml --dry-run
   esft compare plan.yaml --out out/compare`,

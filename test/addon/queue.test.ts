@@ -62,3 +62,20 @@ it("a list is of one device", () => {
   expect(() => ops.gradNorm(b, { grads: a.list([x]), norm })).toThrow(/^grad_norm: grads must be a tensor of the same device/);
   expect(() => ops.gradNorm(b, { grads: a.list([]), norm })).not.toThrow();
 });
+
+it("lets timers, requests and signals in while many short waits follow one another", async () => {
+  await using d = new Device({ threads: 1 });
+  const y = d.empty("f32", [1]);
+  let [turns, waits, over] = [0, 0, false];
+  const turn = (): void => {
+    turns++;
+    if (!over) setImmediate(turn);
+  };
+  setImmediate(turn);
+  for (; waits < 600; waits++) {
+    ops.fill(d, { x: y, value: waits });
+    await d.synchronize();
+  }
+  over = true;
+  expect(turns).toBeGreaterThan(waits / 3); // one turn of the event loop takes in two waits at most
+});
