@@ -76,7 +76,17 @@ with lzma.open(sys.argv[2], "wb", format=lzma.FORMAT_XZ, filters=filters) as str
 function packRuntime(target: string): void {
   const needed = output("readelf", ["-d", process.execPath]);
   if (/NEEDED.*libnode/.test(needed)) stop(name, `${process.execPath} needs libnode.so: run this with a node of nodejs.org`);
-  const left = ["node-addon-api", "node-api-headers", "hono", "@hono/node-server", "prom-client"]; // to build the addon, to serve
+  // To build the addon, to serve, to draw reports, to write TensorBoard's files.
+  const left = [
+    "node-addon-api",
+    "node-api-headers",
+    "hono",
+    "@hono/node-server",
+    "prom-client",
+    "vega",
+    "vega-lite",
+    "@bufbuild/protobuf",
+  ];
   const packages = closure([
     ...Object.keys(readPackage(root).dependencies ?? {}).filter((wanted) => !left.includes(wanted)),
     "vitest",
