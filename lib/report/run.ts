@@ -116,7 +116,7 @@ function remarksOf(log: RunLog): string[] {
   const remarks = eventsOf(log, "warning").map((w) => `Step ${w.step}: ${w.message}`);
   const most = 6;
   const shown =
-    remarks.length > most ? [...remarks.slice(0, most), `… and ${remarks.length - most} more warnings, in the table of events.`] : remarks;
+    remarks.length > most ? [...remarks.slice(0, most), `… and ${remarks.length - most} more warnings in ${EVENTS}.`] : remarks;
   return log.cut
     ? [...shown, `The last line of ${EVENTS} is not whole and is left out: it is being written, or the run was killed.`]
     : shown;
@@ -135,8 +135,11 @@ function configuration(request: Plain): Figure {
   };
 }
 
-/** Rows of the table of answers; earlier ones are left out. */
-const MOST_SAMPLES = 60;
+/** Rows of the tables of answers and of events: the last ones of a longer run. */
+const [MOST_SAMPLES, MOST_EVENTS] = [60, 200];
+
+const lastOf = (rows: readonly Row[], all: readonly unknown[]): Pick<Figure, "note"> =>
+  all.length > rows.length ? { note: `The last ${rows.length} of ${all.length}.` } : {};
 
 function samplesTable(log: RunLog): Figure[] {
   const all = eventsOf(log, "sample");
@@ -151,7 +154,6 @@ function samplesTable(log: RunLog): Figure[] {
     { key: "answer", label: "answer" },
     { key: "reference", label: "reference" },
   ];
-  const note = all.length > rows.length ? { note: `The last ${rows.length} of ${all.length}.` } : {};
   return [
     {
       id: "answers",
@@ -159,13 +161,13 @@ function samplesTable(log: RunLog): Figure[] {
       about: "To questions that are never trained on, the most likely token each time.",
       chart: null,
       table: { columns, rows },
-      ...note,
+      ...lastOf(rows, all),
     },
   ];
 }
 
 function eventTable(log: RunLog): Figure[] {
-  const rows = log.events.flatMap((e): Row[] => {
+  const all = log.events.flatMap((e): Row[] => {
     const what = describe(e);
     return what === null
       ? []
@@ -178,7 +180,8 @@ function eventTable(log: RunLog): Figure[] {
           },
         ];
   });
-  if (rows.length === 0) return [];
+  if (all.length === 0) return [];
+  const rows = all.slice(-MOST_EVENTS);
   const columns: Column[] = [STEP, { key: "event", label: "event" }, { key: "what", label: "what" }, { key: "time", label: "time (UTC)" }];
   return [
     {
@@ -187,6 +190,7 @@ function eventTable(log: RunLog): Figure[] {
       about: "Beside steps, evaluations, answers and checkpoints.",
       chart: null,
       table: { columns, rows },
+      ...lastOf(rows, all),
     },
   ];
 }

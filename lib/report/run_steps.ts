@@ -9,77 +9,100 @@ import type { LoggedOf } from "./run_log.ts";
 const MOST_POINTS = 600;
 
 type StepEvent = LoggedOf<"step">;
+type EvalEvent = LoggedOf<"eval">;
 
-/** What stands for a stretch of steps: a mean, or the value of the last. */
 interface Series {
   readonly key: "loss" | "accuracy" | "gradNorm" | "lr" | "tokensPerSecond" | "coverage" | "balanceLoss";
+  /** What stands for a stretch of steps: a mean, or the value of the last. */
   readonly of: "mean" | "last";
 }
 
-/** A row per step; of more than MOST_POINTS, a row per stretch, under its last step. */
-function stretches(steps: readonly StepEvent[], { key, of }: Series): Row[] {
-  const length = Math.ceil(steps.length / MOST_POINTS);
-  const rows: Row[] = [];
-  for (let i = 0; i < steps.length; i += length) {
-    const part = steps.slice(i, i + length);
-    const values = part.map((e) => e[key] ?? null);
-    const finite = values.filter((v) => v !== null);
-    const mean = finite.length < values.length ? null : finite.reduce((a, b) => a + b, 0) / finite.length;
-    rows.push({ step: part.at(-1)!.step, [key]: of === "mean" ? mean : (values.at(-1) ?? null) });
-  }
-  return rows;
+interface Stretches<E> {
+  /** Events in each; the last may have fewer. */
+  readonly length: number;
+  readonly parts: readonly (readonly E[])[];
+}
+
+/** One event each; of more than MOST_POINTS events so many that they are at most as many. */
+function stretchesOf<E>(events: readonly E[]): Stretches<E> {
+  const length = Math.max(1, Math.ceil(events.length / MOST_POINTS));
+  const parts = Array.from({ length: Math.ceil(events.length / length) }, (_, i) => events.slice(i * length, (i + 1) * length));
+  return { length, parts };
+}
+
+/** Null where one of the values is not finite. */
+function meanOf(values: readonly (number | null)[]): number | null {
+  const finite = values.filter((v) => v !== null);
+  return finite.length < values.length ? null : finite.reduce((a, b) => a + b, 0) / finite.length;
+}
+
+const eachMean = (length: number, what: string): string => (length > 1 ? `; each point is the mean of ${length} ${what}` : "");
+
+/** Of values that stand in the log as null. */
+function gapsNote(values: readonly (number | null)[]): Pick<Figure, "note"> {
+  const gaps = values.filter((v) => v === null).length;
+  return gaps === 0 ? {} : { note: `${gaps} of ${values.length} values were not finite: the line has gaps there.` };
 }
 
 export const STEP: Column = { key: "step", label: "step", digits: 0 };
 
-export function trainingFigures(steps: readonly StepEvent[], evals: readonly LoggedOf<"eval">[]): Figure[] {
-  const length = Math.ceil(steps.length / MOST_POINTS);
-  const of = length > 1 ? `; each point is the mean of ${length} steps` : "";
-  const has = (key: Series["key"]): boolean => steps.some((e) => e[key] !== undefined && e[key] !== null);
-  const simple = (
-    series: Series,
-    title: string,
-    about: string,
-    y: { title: string; column: Column; zero?: boolean; log?: boolean; labels?: "share" | "large" | "small" | "plain" },
-  ): Figure => {
-    const rows = stretches(steps, series);
-    const gaps = rows.filter((r) => r[series.key] === null).length;
-    const chart = lines(rows, { x: { key: "step", title: "step" }, y: { ...y, key: series.key }, half: true });
-    return {
-      id: series.key,
-      title,
-      about: `${about}${series.of === "mean" ? of : ""}.`,
-      chart: has(series.key) ? chart : null,
-      table: { columns: [STEP, y.column], rows },
-      half: true,
-      ...(gaps > 0 ? { note: `${gaps} of ${rows.length} values were not finite: the line has gaps there.` } : {}),
-    };
+interface Scale {
+  readonly title: string;
+  readonly column: Column;
+  readonly zero?: boolean;
+  /** A logarithmic scale where the values are far apart and above 0. */
+  readonly wide?: boolean;
+  readonly labels?: "share" | "large" | "small" | "plain";
+}
+
+/** Of the steps that have the value: what a method has in one stage it may not have in another. */
+function overSteps(steps: readonly StepEvent[], { key, of }: Series, title: string, about: string, scale: Scale): Figure {
+  const having = steps.filter((e) => e[key] !== undefined);
+  const values = having.map((e) => e[key] ?? null);
+  const { length, parts } = stretchesOf(having);
+  const rows = parts.map((part): Row => {
+    const own = part.map((e) => e[key] ?? null);
+    return { step: part.at(-1)!.step, [key]: of === "mean" ? meanOf(own) : own.at(-1)! };
+  });
+  const drawn = rows.map((r) => r[key] as number | null).filter((v) => v !== null);
+  const { title: unit, column, wide, ...more } = scale;
+  const log = wide === true && Math.min(...drawn) > 0 && Math.max(...drawn) > 30 * Math.min(...drawn);
+  const y = { key, title: unit, ...more, ...(wide ? { log, zero: !log } : {}), ...(log ? { labels: "plain" as const } : {}) };
+  return {
+    id: key,
+    title,
+    about: `${about}${log ? ", on a logarithmic scale" : ""}${of === "mean" ? eachMean(length, "steps") : ""}.`,
+    chart: drawn.length > 0 ? lines(rows, { x: { key: "step", title: "step" }, y, half: true }) : null,
+    table: { columns: [STEP, column], rows },
+    half: true,
+    ...gapsNote(values),
   };
-  const figures = [lossFigure(steps, evals, of)];
+}
+
+export function trainingFigures(steps: readonly StepEvent[], evals: readonly EvalEvent[]): Figure[] {
+  const has = (key: Series["key"]): boolean => steps.some((e) => e[key] !== undefined && e[key] !== null);
+  const figures = [lossFigure(steps, evals)];
   if (steps.length === 0) return figures;
-  const norms = steps.flatMap((e) => e.gradNorm ?? []).filter((n) => n > 0);
-  const wide = Math.max(...norms) > 30 * Math.min(...norms) && steps.every((e) => e.gradNorm === null || e.gradNorm > 0);
   figures.push(
-    simple({ key: "tokensPerSecond", of: "mean" }, "Speed", "Tokens per second of each update", {
+    overSteps(steps, { key: "tokensPerSecond", of: "mean" }, "Speed", "Tokens per second of each update", {
       title: "tokens per second",
       column: { key: "tokensPerSecond", label: "tokens per second", digits: 0 },
       zero: true,
       labels: "large",
     }),
-    simple({ key: "gradNorm", of: "mean" }, "Gradient norm", `Global norm before clipping${wide ? ", on a logarithmic scale" : ""}`, {
+    overSteps(steps, { key: "gradNorm", of: "mean" }, "Gradient norm", "Global norm before clipping", {
       title: "norm",
       column: { key: "gradNorm", label: "gradient norm", significant: 5 },
-      log: wide,
-      zero: !wide,
-      ...(wide ? { labels: "plain" } : {}),
+      wide: true,
     }),
-    simple({ key: "lr", of: "last" }, "Learning rate", "Of each update", {
+    overSteps(steps, { key: "lr", of: "last" }, "Learning rate", "Of each update", {
       title: "learning rate",
       column: { key: "lr", label: "learning rate", significant: 5 },
       zero: true,
       labels: "small",
     }),
-    simple(
+    overSteps(
+      steps,
       { key: "accuracy", of: "mean" },
       "Accuracy",
       "Share of supervised tokens whose most likely prediction is right, before the update",
@@ -88,7 +111,7 @@ export function trainingFigures(steps: readonly StepEvent[], evals: readonly Log
   );
   if (has("coverage"))
     figures.push(
-      simple({ key: "coverage", of: "mean" }, "Coverage", "Share of routed slots that met a trained expert", {
+      overSteps(steps, { key: "coverage", of: "mean" }, "Coverage", "Share of routed slots that met a trained expert", {
         title: "share of slots",
         column: { key: "coverage", label: "coverage", digits: 4 },
         labels: "share",
@@ -96,17 +119,26 @@ export function trainingFigures(steps: readonly StepEvent[], evals: readonly Log
     );
   if (has("balanceLoss"))
     figures.push(
-      simple({ key: "balanceLoss", of: "mean" }, "Balance loss", "Load-balancing losses that the method weighs, with their weights", {
-        title: "loss",
-        column: { key: "balanceLoss", label: "balance loss", significant: 5 },
-      }),
+      overSteps(
+        steps,
+        { key: "balanceLoss", of: "mean" },
+        "Balance loss",
+        "Load-balancing losses that the method weighs, with their weights",
+        { title: "loss", column: { key: "balanceLoss", label: "balance loss", significant: 5 } },
+      ),
     );
   return figures;
 }
 
-function lossFigure(steps: readonly StepEvent[], evals: readonly LoggedOf<"eval">[], of: string): Figure {
-  const train = stretches(steps, { key: "loss", of: "mean" });
-  const held = evals.map((e): Row => ({ step: e.step, heldOut: e.loss, accuracy: e.accuracy, best: e.best ? "best so far" : null }));
+function lossFigure(steps: readonly StepEvent[], evals: readonly EvalEvent[]): Figure {
+  const [stepStretches, evalStretches] = [stretchesOf(steps), stretchesOf(evals)];
+  const train = stepStretches.parts.map((part): Row => ({ step: part.at(-1)!.step, loss: meanOf(part.map((e) => e.loss)) }));
+  const held = evalStretches.parts.map((part): Row => ({
+    step: part.at(-1)!.step,
+    heldOut: meanOf(part.map((e) => e.loss)),
+    accuracy: meanOf(part.map((e) => e.accuracy)),
+    best: part.some((e) => e.best) ? "best so far" : null,
+  }));
   const [names, values] = [
     [...(train.length > 0 ? ["training"] : []), ...(held.length > 0 ? ["held out"] : [])],
     [
@@ -127,13 +159,15 @@ function lossFigure(steps: readonly StepEvent[], evals: readonly LoggedOf<"eval"
         ]
       : []),
   ];
+  const heldOut = held.length > 0 ? `, and of rows that are never trained on${eachMean(evalStretches.length, "evaluations")}` : "";
   return {
     id: "loss",
     title: "Loss",
-    about: `Mean negative log-likelihood of a supervised token, in nats: of the rows of each update before it${held.length > 0 ? ", and of rows that are never trained on" : ""}${of}.`,
+    about: `Mean negative log-likelihood of a supervised token, in nats: of the rows of each update before it${eachMean(stepStretches.length, "steps")}${heldOut}.`,
     chart: values.some((v) => v.loss !== null)
       ? lines(values, { x: { key: "step", title: "step" }, y: { key: "loss", title: "nats per token" }, names, dots: ["held out"] })
       : null,
     table: { columns: [STEP, ...loss], rows },
+    ...gapsNote([...steps, ...evals].map((e) => e.loss)),
   };
 }

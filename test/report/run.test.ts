@@ -80,6 +80,39 @@ describe("a run that goes on, or was killed", () => {
   });
 });
 
+it("a value that steps of one stage have alone is drawn over these, and losses that are not finite are told too", async () => {
+  const none = { coverage: undefined };
+  const steps = [stepEvent(1, none), stepEvent(2), stepEvent(3, { coverage: null, loss: null }), stepEvent(4, none)];
+  const report = await readReport(write([...runEvents().slice(0, 3), ...steps]));
+  expect(figureOf(report, "coverage").table.rows).toEqual([{ step: 2, coverage: 0.5 }, { step: 3, coverage: null }]); // prettier-ignore
+  expect(figureOf(report, "coverage").note).toBe("1 of 2 values were not finite: the line has gaps there.");
+  expect(figureOf(report, "loss").note).toBe("1 of 5 values were not finite: the line has gaps there.");
+});
+
+describe("a very long run", async () => {
+  const n = 130_000;
+  const steps = Array.from({ length: n }, (_, i) => stepEvent(i + 1, { steps: n, gradNorm: i === 5 ? null : 1 + (i % 2) }));
+  const evals = Array.from({ length: 1300 }, (_, i) => ({ type: "eval", step: 100 * (i + 1), best: i === 3, loss: i, accuracy: 0.5, supervised: 4 })); // prettier-ignore
+  const warnings = Array.from({ length: 500 }, (_, i) => ({ type: "warning", step: i, message: `${i}` }));
+  const report = await readReport(write([runEvents()[0]!, ...steps, ...evals, ...warnings]));
+
+  it("has lines of at most 600 points, evaluations too", () => {
+    const norms = figureOf(report, "gradNorm");
+    expect(norms.table.rows).toHaveLength(Math.ceil(n / 217));
+    expect(norms.note).toBe("1 of 130000 values were not finite: the line has gaps there.");
+    const held = figureOf(report, "loss").table.rows.filter((r) => r["heldOut"] !== undefined);
+    expect(held).toHaveLength(434);
+    expect(held.slice(0, 2)).toMatchObject([{ step: 300, heldOut: 1, best: null }, { step: 600, heldOut: 4, best: "best so far" }]); // prettier-ignore
+    expect(figureOf(report, "loss").about).toContain("each point is the mean of 3 evaluations");
+  });
+
+  it("has its last events, and says that there are more", () => {
+    const { note, table } = figureOf(report, "events");
+    expect([table.rows.length, table.rows.at(-1)!["what"], note]).toEqual([200, "499", "The last 200 of 501."]);
+    expect(report.remarks.at(-1)).toBe("… and 494 more warnings in events.jsonl.");
+  });
+});
+
 it("a long run is shown by the means of stretches, under their last steps", async () => {
   const steps = Array.from({ length: 1500 }, (_, i) => stepEvent(i + 1, { steps: 1500, loss: i + 1 }));
   const loss = figureOf(await readReport(write([runEvents()[0]!, ...steps])), "loss");
