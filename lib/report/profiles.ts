@@ -33,7 +33,7 @@ export interface ProfileView {
 interface Shown {
   readonly name: string;
   readonly profile: Profile;
-  /** Scores by layer, which sum to 1 each. */
+  /** Shares of what each layer sums to: what is drawn. Of gate weights p selects by the sums themselves. */
   readonly scores: ReadonlyMap<number, Float64Array>;
   readonly selected: ExpertSet;
 }
@@ -56,12 +56,15 @@ export function profileReport(all: readonly NamedProfile[], { score = "token", p
   const shown = all.map(({ profile }, i): Shown => {
     experts?.validate(profile.layout);
     const scores = new Map(profile.layers.map((layer) => [layer, profile.scores(layer, options)]));
-    return { name: names[i]!, profile, scores, selected: experts ?? selectExperts(profile, { ...options, p }) };
+    return { name: names[i]!, profile, scores, selected: experts ?? selectExperts(profile, { score, p }) };
   });
   const marked = experts ? "selected" : `selected at p = ${p}`;
   const sections: Section[] = [
     { title: shown.length > 1 ? "What each task uses" : "What the task uses", figures: shown.map((s, i) => affinity(s, i, score, marked)) },
-    { title: "How many experts it takes", figures: [mass(shown, score, experts ? undefined : p), perLayer(shown, marked)] },
+    {
+      title: "How many experts it takes",
+      figures: [mass(shown, score, experts || score === "gate" ? undefined : p), perLayer(shown, marked)],
+    },
     ...(shown.length > 1 ? [{ title: "Experts that tasks share", figures: shared(shown, marked) }] : []),
   ];
   const [first] = shown;
@@ -85,11 +88,14 @@ function requireOneModel(all: readonly NamedProfile[]): void {
       );
 }
 
-/** Names that tell the files apart, whatever the files are called. */
+/** Names that tell the files apart: of equal ones the later get the first number that makes no name that is there. */
 function distinct(names: readonly string[]): string[] {
-  return names.map((name, i) => {
-    const before = names.slice(0, i).filter((n) => n === name).length;
-    return before === 0 ? name : `${name} (${before + 1})`;
+  const taken = new Set<string>();
+  return names.map((name) => {
+    let own = name;
+    for (let n = 2; taken.has(own) || (own !== name && names.includes(own)); n++) own = `${name} (${n})`;
+    taken.add(own);
+    return own;
   });
 }
 
@@ -174,6 +180,7 @@ function cumulative({ scores }: Shown): number[] {
   return Array.from({ length: most }, (_, n) => layers.reduce((s, l) => s + (l[n] ?? l.at(-1)!), 0) / layers.length);
 }
 
+/** @param p where it is a share of what a layer sums to */
 function mass(all: readonly Shown[], score: ScoreKind, p: number | undefined): Figure {
   const curves = all.map((s) => cumulative(s));
   const names = all.map((s) => s.name);

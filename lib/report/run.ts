@@ -115,8 +115,7 @@ const secondsOf = (log: RunLog): number =>
 function remarksOf(log: RunLog): string[] {
   const remarks = eventsOf(log, "warning").map((w) => `Step ${w.step}: ${w.message}`);
   const most = 6;
-  const shown =
-    remarks.length > most ? [...remarks.slice(0, most), `… and ${remarks.length - most} more warnings in ${EVENTS}.`] : remarks;
+  const shown = remarks.length > most ? [...remarks.slice(0, most), `… and ${remarks.length - most} more warnings in ${EVENTS}.`] : remarks;
   return log.cut
     ? [...shown, `The last line of ${EVENTS} is not whole and is left out: it is being written, or the run was killed.`]
     : shown;

@@ -44,6 +44,24 @@ describe("one profile", () => {
   });
 });
 
+it("of gate weights marks what esft select selects, and has no line at p, which is no share there", () => {
+  // a token's gate weights sum to 1/2: p = 0.4 is four fifths of a layer
+  const report = profileReport([law], { score: "gate", p: 0.4 });
+  const { rows } = figureOf(report, "affinity-1").table;
+  expect(rows.map((r) => r["selected"])).toEqual(["0 1 2", "3 2"]);
+  expect(rows.map((r) => r["selected"])).toEqual([0, 1].map((l) => law.profile.select({ score: "gate", p: 0.4 }).layers.get(l)!.ranked.join(" "))); // prettier-ignore
+  expect([rows[0]!["e0"], rows[1]!["e3"]]).toEqual([expect.closeTo(0.4), expect.closeTo(0.6)]);
+  const mass = (score: "gate" | "token"): Figure => figureOf(profileReport([law], { score, p: 0.4 }), "mass");
+  expect([mass("token").about, JSON.stringify(mass("token").chart)]).toEqual([expect.stringContaining("The dashed line is p"), expect.stringContaining('"rule":0.4')]); // prettier-ignore
+  expect([mass("gate").about, JSON.stringify(mass("gate").chart)]).toEqual([expect.not.stringContaining("dashed"), expect.not.stringContaining('"rule":0.4')]); // prettier-ignore
+});
+
+it("names of profiles are distinct, whatever the files are called", () => {
+  const named = (...files: string[]) => figureOf(profileReport(files.map((file) => ({ ...law, file }))), "shared-top").table.rows.map((r) => r["name"]); // prettier-ignore
+  expect(named("x/a.json", "y/a.json", "a (2).json")).toEqual(["a", "a (3)", "a (2)"]);
+  expect(named("a (2).json", "x/a.json", "y/a.json", "z/a.json")).toEqual(["a (2)", "a", "a (3)", "a (4)"]);
+});
+
 describe("several profiles", () => {
   const report = profileReport([law, intent, law], { p: 0.5 });
 
