@@ -14,30 +14,35 @@ function say(words, lost) {
 }
 
 function replace(html) {
-  const key = (element) => element.closest("figure").id;
+  const key = (element) => element.closest("figure").id + " " + element.className;
   const open = new Map([...content.querySelectorAll("details")].map((d) => [key(d), d.open]));
-  const scrolled = new Map([...content.querySelectorAll(".table")].map((t) => [key(t), [t.scrollLeft, t.scrollTop]]));
+  const scrolling = () => [...content.querySelectorAll(".table, .chart")];
+  const scrolled = new Map(scrolling().map((s) => [key(s), [s.scrollLeft, s.scrollTop]]));
   const focused = document.activeElement?.closest("#content figure")?.id;
-  const kind = document.activeElement?.matches("summary") ? "summary" : ".table, .chart";
+  const kind = ["summary", ".table", ".chart"].find((k) => document.activeElement?.matches(k));
   content.innerHTML = html;
   for (const d of content.querySelectorAll("details")) if (open.has(key(d))) d.open = open.get(key(d));
-  for (const t of content.querySelectorAll(".table")) [t.scrollLeft, t.scrollTop] = scrolled.get(key(t)) ?? [0, 0];
-  if (focused) document.getElementById(focused)?.querySelector(kind)?.focus({ preventScroll: true });
+  for (const s of scrolling()) [s.scrollLeft, s.scrollTop] = scrolled.get(key(s)) ?? [0, 0];
+  if (focused && kind) document.getElementById(focused)?.querySelector(kind)?.focus({ preventScroll: true });
   document.title = content.querySelector("h1").textContent;
 }
 
 async function look() {
+  let response = null;
+  let html = "";
   try {
-    const response = await fetch("content", { cache: "no-store", headers: { "If-None-Match": version } });
-    if (response.status === 200) {
-      version = response.headers.get("ETag");
-      replace(await response.text());
-    } else if (response.status !== 304) throw new Error();
-    say("Live", false);
+    response = await fetch("content", { cache: "no-store", headers: { "If-None-Match": version } });
+    html = await response.text();
   } catch {
-    say("Not connected: esft watch has ended, or cannot be reached", true);
+    response = null;
   }
   setTimeout(look, EVERY);
+  if (response === null) return say("Not connected: esft watch has ended, or cannot be reached", true);
+  if (response.status === 200) {
+    version = response.headers.get("ETag");
+    replace(html);
+  } else if (response.status !== 304) return say("The report cannot be made now: the terminal of esft watch says why", true);
+  say("Live", false);
 }
 say("Live", false);
 setTimeout(look, EVERY);

@@ -132,7 +132,7 @@ it.skipIf(executablePath === null)(
       const problems: string[] = [];
       page.on("pageerror", (error) => problems.push(error.message));
       page.on("console", (message) => {
-        if (message.type() === "error" && !message.text().includes("ERR_CONNECTION_REFUSED")) problems.push(message.text());
+        if (message.type() === "error" && !/ERR_CONNECTION_REFUSED|status of 500/.test(message.text())) problems.push(message.text());
       });
       await page.goto(watching.url);
       const rows = page.locator("#loss tbody tr");
@@ -144,6 +144,17 @@ it.skipIf(executablePath === null)(
       expect(await page.locator("#loss details").getAttribute("open")).toBeNull();
       expect(await page.evaluate(`document.activeElement.tagName`)).toBe("SUMMARY");
       expect(await page.locator("#live").textContent()).toBe("Live");
+      await page.setViewportSize({ width: 400, height: 800 }); // the chart is wider
+      await page.locator("#loss .chart").focus();
+      await page.evaluate(`document.querySelector("#loss .chart").scrollLeft = 50`);
+      appendFileSync(at("live/events.jsonl"), `${JSON.stringify(stepEvent(4))}\n`);
+      await expect.poll(() => rows.count(), patient).toBe(5);
+      expect(await page.evaluate(`document.querySelector("#loss .chart").scrollLeft`)).toBe(50);
+      expect(await page.evaluate(`document.activeElement.className`)).toBe("chart wide");
+      await page.route("**/content", (route) => route.fulfill({ status: 500, body: "Internal Server Error" }));
+      await expect.poll(() => page.locator("#live").textContent(), patient).toMatch(/^The report cannot be made now/);
+      await page.unroute("**/content");
+      await expect.poll(() => page.locator("#live").textContent(), patient).toBe("Live");
       expect(problems).toEqual([]);
       rmSync(at("live"), { recursive: true });
       await expect.poll(() => page.locator("main").textContent(), patient).toBe("\n");
