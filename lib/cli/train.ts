@@ -91,8 +91,9 @@ interface Shown {
 }
 
 async function runJob({ model: dir, request, ...machine }: Job, { json, tensorboard }: Shown, terminal: Terminal): Promise<void> {
-  await using model = await openModel(dir, machine, terminal);
+  // First: what it refuses is told before a large model is read.
   await using board = tensorboard === undefined ? null : await openBoard(tensorboard, dir, terminal);
+  await using model = await openModel(dir, machine, terminal);
   for (const rows of [request.data, request.evalData]) if (typeof rows === "string") await announcePipe(rows, terminal);
   const run = model.train(request);
   for await (const event of run) {
