@@ -2,19 +2,18 @@
 
 import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
-import { ConfigError } from "../errors.ts";
+import { ConfigError, LayoutError } from "../errors.ts";
 import { readSealedJson } from "../files/sealed.ts";
+import { bytes, count, duration, percent } from "../format.ts";
 import { isPlain } from "../options.ts";
 import type { Plain } from "../options.ts";
+import { EVENTS } from "../train/events.ts";
+import { REQUEST } from "../train/request.ts";
 import type { Column, Fact, Figure, Report, Row } from "./content.ts";
 import { leaves } from "./leaves.ts";
 import { eventsOf, readRunLog } from "./run_log.ts";
 import type { RunLog } from "./run_log.ts";
 import { STEP, trainingFigures } from "./run_steps.ts";
-import { bytes, count, duration, percent } from "../format.ts";
-
-export const EVENTS = "events.jsonl";
-export const REQUEST = "request.json";
 
 export interface RunFiles {
   readonly dir: string;
@@ -32,9 +31,16 @@ export async function readRun(dir: string): Promise<RunFiles> {
       `${dir}: expected the run directory of esft train, with ${EVENTS} and ${REQUEST}, found neither; name the directory that --out named`,
       { where: { file: dir } },
     );
-  const request = existsSync(join(dir, REQUEST)) ? (await readSealedJson(join(dir, REQUEST))).value : null;
+  const request = existsSync(join(dir, REQUEST)) ? await readRequest(join(dir, REQUEST)) : null;
   const log = existsSync(join(dir, EVENTS)) ? await readRunLog(join(dir, EVENTS)) : { events: [], cut: false };
-  return { dir, log, request: isPlain(request) ? request : null };
+  return { dir, log, request };
+}
+
+async function readRequest(file: string): Promise<Plain> {
+  const { value } = await readSealedJson(file);
+  if (isPlain(value)) return value;
+  const found = value === null ? "null" : Array.isArray(value) ? "a list" : `a ${typeof value}`;
+  throw new LayoutError(`${file}: expected keys and values, found ${found}; the file is damaged`, { where: { file } });
 }
 
 export function runReport({ dir, log, request }: RunFiles): Report {

@@ -7,11 +7,13 @@ import { pathArgument } from "../arguments.ts";
 import { ConfigError, EsftError } from "../errors.ts";
 import { isLocalName, listen } from "../http.ts";
 import { ioError } from "../task.ts";
+import { EVENTS } from "../train/events.ts";
+import { REQUEST } from "../train/request.ts";
 import type { Report } from "./content.ts";
 import type { Markup } from "./html.ts";
 import { contentOf, pageAround, policyOf } from "./page.ts";
 import { script } from "./page_script.ts";
-import { EVENTS, isRunDir, readRun, REQUEST, runReport } from "./run.ts";
+import { isRunDir, readRun, runReport } from "./run.ts";
 import { watchScript } from "./watch_script.ts";
 
 export interface Watching {

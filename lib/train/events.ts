@@ -59,7 +59,9 @@ export type TrainEvent =
   | { readonly type: "extend"; readonly step: number; readonly from: number; readonly to: number }
   | { readonly type: "done"; readonly step: number; readonly reason: "finished" | "interrupted"; readonly seconds: number };
 
-/** events.jsonl of a run directory. */
+/** Of a run directory. */
+export const EVENTS = "events.jsonl";
+
 export class EventLog {
   readonly path: string;
   constructor(path: string) {

@@ -174,7 +174,7 @@ export interface Job extends MachineOptions {
 
 // ── request.json ──
 
-const REQUEST = "request.json";
+export const REQUEST = "request.json";
 const EXPERTS = "experts.json";
 const GROUP = "request"; // the two change together
 

@@ -17,7 +17,7 @@ import type { ReallocationPlan } from "../methods/reallocation.ts";
 import { Checkpoints } from "./checkpoint.ts";
 import type { RunState } from "./checkpoint.ts";
 import { requireEffects } from "./effects.ts";
-import { EventLog } from "./events.ts";
+import { EventLog, EVENTS } from "./events.ts";
 import type { TrainEvent } from "./events.ts";
 import { evaluateRows } from "./evaluate.ts";
 import type { Evaluation } from "./evaluate.ts";
@@ -147,7 +147,7 @@ class Loop {
     const stream = { packing, maxLength, onOverflow, seed: options.seed, padId: init.padId };
     this.stream = new BatchStream(train, { ...stream, rowsPerBatch: options.rowsPerStep });
     this.heldOut = heldOut && heldOutRows(heldOut, stream, options.evalRows);
-    this.log = new EventLog(join(init.outDir, "events.jsonl"));
+    this.log = new EventLog(join(init.outDir, EVENTS));
     this.facts = runFacts(init, this.stream);
     this.checkpoints = new Checkpoints(init.outDir);
   }

@@ -4,6 +4,7 @@
 import { appendFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, it } from "vitest";
+import { LayoutError } from "../../lib/errors.ts";
 import type { Figure, Report } from "../../lib/report/content.ts";
 import { readReport } from "../../lib/report/report.ts";
 import { tempDir } from "../support/fixture.ts";
@@ -129,6 +130,19 @@ describe("what is no run, or damaged", () => {
       /empty: expected the run directory of esft train, with events\.jsonl and request\.json, found neither/,
     );
     await expect(readReport(path.join(dir, "nowhere"))).rejects.toThrow(/cannot read .*nowhere: no such file/);
+  });
+
+  it.each([
+    ["null", "null"],
+    ["[1]", "a list"],
+    ["3", "a number"],
+  ])("a request.json of %s", async (text, found) => {
+    // prettier-ignore
+    const at = write();
+    writeFileSync(path.join(at, "request.json"), text);
+    const error = await readReport(at).catch((e: unknown) => e);
+    expect(error).toBeInstanceOf(LayoutError);
+    expect(String(error)).toContain(`request.json: expected keys and values, found ${found}; the file is damaged`);
   });
 
   it("a line of the events that is none, by its number", async () => {
