@@ -32,10 +32,10 @@ export function registerReport(program: Command, terminal: Terminal): void {
       "\nExamples:\n  esft report out/law -o law.html\n  esft report law.profile.json intent.profile.json -o experts.html --p 0.2\n  esft report law.profile.json --experts law.experts.json -o law.html",
     )
     .action(async (inputs, { output, overwrite, title, score, p, experts }) => {
-      await requireOutputFile(output, experts === undefined ? inputs : [...inputs, experts]);
+      const { filesRead, makeReport } = await import("../report/report.ts");
+      await requireOutputFile(output, [...filesRead(inputs), ...(experts === undefined ? [] : [experts])]);
       if (overwrite !== true && existsSync(output))
         throw new ConfigError(`${output} is there already; --overwrite replaces it`, { where: { key: "output", file: output } });
-      const { makeReport } = await import("../report/report.ts");
       const page = await makeReport(inputs, { title, score, p, experts });
       await writeFileAtomic(output, page);
       terminal.print(`written: ${output} (${bytes(Buffer.byteLength(page))})`);

@@ -36,7 +36,7 @@ const Layer = z.strictObject({
   gradientSums: z.array(Sum).optional(),
 });
 
-const ProfileJson = z.strictObject({
+export const ProfileJson = z.strictObject({
   format: z.literal("esft-profile"),
   version: z.literal(1),
   source: z.enum(["model", "traces"]),

@@ -4,15 +4,18 @@ import { existsSync } from "node:fs";
 import { stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { listArgument, optionsArgument, pathArgument } from "../arguments.ts";
-import { readComparison, RESULT_FILE } from "../compare/result.ts";
-import { ConfigError } from "../errors.ts";
+import { compareSchema, readComparison, RESULT_FILE, TIMES_FILE, timesSchema } from "../compare/result.ts";
+import type { Comparison } from "../compare/result.ts";
+import { ConfigError, LayoutError } from "../errors.ts";
 import { ExpertSet } from "../experts/expert_set.ts";
-import { Profile } from "../experts/profile.ts";
+import { Profile, ProfileJson } from "../experts/profile.ts";
 import { SCORES } from "../experts/scores.ts";
 import type { ScoreKind } from "../experts/scores.ts";
-import { readJsonFile } from "../files/json.ts";
+import { checkSchema, readJsonFile } from "../files/json.ts";
 import { isPlain } from "../options.ts";
 import { ioError } from "../task.ts";
+import { EVENTS } from "../train/events.ts";
+import { REQUEST } from "../train/request.ts";
 import { comparisonReport } from "./comparison.ts";
 import type { Report } from "./content.ts";
 import { pageOf } from "./page.ts";
@@ -58,42 +61,71 @@ export async function readReport(inputs: string | Iterable<string>, asked?: Repo
   return options.title === undefined ? report : { ...report, title: options.title };
 }
 
+/** The files that a report of `inputs` may be made from, there or not. */
+export function filesRead(inputs: readonly string[]): string[] {
+  return inputs.flatMap((path) => [
+    path,
+    ...[EVENTS, REQUEST, RESULT_FILE, TIMES_FILE].map((name) => join(path, name)),
+    ...(basename(path) === RESULT_FILE ? [join(dirname(path), TIMES_FILE)] : []),
+  ]);
+}
+
 async function readAny(paths: readonly string[], options: ReportOptions): Promise<Report> {
-  const kinds = await Promise.all(paths.map(kindOf));
-  const other = kinds.findIndex((k) => k !== kinds[0]);
-  if (other >= 0)
+  const all: Found[] = [];
+  for (const path of paths) all.push(await find(path));
+  const [{ kind, path }] = all as [Found, ...Found[]];
+  const other = all.find((f) => f.kind !== kind);
+  if (other !== undefined)
     throw new ConfigError(
-      `report: expected one run, one comparison, or profiles alone, found ${paths[0]} (${kinds[0]}) and ${paths[other]} (${kinds[other]})`,
+      `report: expected one run, one comparison, or profiles alone, found ${path} (${kind}) and ${other.path} (${other.kind})`,
     );
-  const [kind, path] = [kinds[0]!, paths[0]!];
   if (kind === "profile") {
-    const all = [];
-    for (const file of paths) all.push({ file, profile: await Profile.load(file) });
+    const profiles = all.map((f) => ({
+      file: f.path,
+      profile: new Profile(checkSchema(ProfileJson, f.value, f.path, ConfigError), f.path),
+    }));
     const experts = options.experts === undefined ? undefined : await ExpertSet.load(pathArgument(options.experts, "report: experts"));
     const { score, p } = options;
     if (score !== undefined && !SCORES.includes(score))
       throw new ConfigError(`report: expected score to be ${SCORES.join(", ")}, found ${String(score)}`, { where: { key: "score" } });
     if (p !== undefined && experts) throw new ConfigError("report: expected p or experts, found both", { where: { key: "p" } });
-    return profileReport(all, { score, p, experts });
+    return profileReport(profiles, { score, p, experts });
   }
   const odd = (["score", "p", "experts"] as const).find((key) => options[key] !== undefined);
   if (odd !== undefined)
     throw new ConfigError(`report: ${odd} is about profiles, and ${path} is a ${kind}; leave it out`, { where: { key: odd } });
   if (paths.length > 1) throw new ConfigError(`report: expected one ${kind}, found ${paths.length}; report them one by one`);
-  if (kind === "comparison") return comparisonReport(await readComparison(basename(path) === RESULT_FILE ? dirname(path) : path));
+  if (kind === "comparison") return comparisonReport(await comparisonOf(all[0]!));
   return runReport(await readRun(path));
 }
 
-/** What a path is. @throws ConfigError nothing that can be reported · IoError */
-async function kindOf(path: string): Promise<"run" | "profile" | "comparison"> {
+/** What a path is. */
+interface Found {
+  readonly path: string;
+  readonly kind: "run" | "profile" | "comparison";
+  /** What a file holds; of a directory undefined. */
+  readonly value?: unknown;
+}
+
+async function comparisonOf({ path, value }: Found): Promise<Comparison> {
+  if (value === undefined) return readComparison(path);
+  const times = join(dirname(path), TIMES_FILE);
+  return {
+    result: checkSchema(compareSchema, value, path),
+    times: checkSchema(timesSchema, await readJsonFile(times, LayoutError), times),
+  };
+}
+
+/** @throws ConfigError nothing that can be reported · IoError */
+async function find(path: string): Promise<Found> {
   const info = await stat(path).catch((error: unknown) => {
     throw ioError(error, `cannot read ${path}`, { file: path });
   });
-  if (info.isDirectory()) return existsSync(join(path, RESULT_FILE)) ? "comparison" : "run";
+  if (info.isDirectory()) return { path, kind: existsSync(join(path, RESULT_FILE)) ? "comparison" : "run" };
   const value = await readJsonFile(path, ConfigError);
   const format = isPlain(value) ? value["format"] : undefined;
-  if (format === "esft-profile") return "profile";
-  if (format === "esft-compare" && basename(path) === RESULT_FILE) return "comparison";
+  if (format === "esft-profile") return { path, kind: "profile", value };
+  if (format === "esft-compare" && basename(path) === RESULT_FILE) return { path, kind: "comparison", value };
   const found = typeof format === "string" ? `format ${JSON.stringify(format)}` : "no format";
   throw new ConfigError(
     `${path}: expected a profile ("format": "esft-profile"), or the directory of a run or of a comparison, found ${found}`,

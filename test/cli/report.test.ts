@@ -1,8 +1,10 @@
 // esft report: what it writes, where it refuses to, a run that the library made. No GPU. Alone: npx vitest run test/cli/report.test.ts
 
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
+import { writeComparison } from "../../lib/compare/result.ts";
+import { sample } from "../compare/sample.ts";
 import { dataOf, writeRun } from "../report/support.ts";
 import { tinyOlmoe, writeTinyModel } from "../support/tiny_model.ts";
 import { cli, scratch, writeRows } from "./support.ts";
@@ -55,6 +57,25 @@ it("an output that is there needs --overwrite, and is none of the inputs", async
   expect((await cli(["report", at("own.json"), "-o", at("own.json"), "--overwrite"])).err).toContain(
     "expected an output file apart from what is read",
   );
+});
+
+it("no file that a report is made from is replaced", async () => {
+  const names = ["events.jsonl", "request.json", "compare.json", "compare.times.json"];
+  const run = writeRun(at("kept"));
+  mkdirSync(at("compared"));
+  await writeComparison(at("compared"), sample);
+  const tries = [
+    ...names.slice(0, 2).map((name) => [run, `${run}/${name}`]),
+    ...names.slice(2).flatMap((name) => [at("compared"), at("compared/compare.json")].map((input) => [input, at(`compared/${name}`)])),
+  ] as [string, string][];
+  expect(tries).toHaveLength(6);
+  for (const [input, output] of tries) {
+    const before = readFileSync(output, "utf8");
+    const { code, err } = await cli(["report", input, "-o", output, "--overwrite"]);
+    expect([code, err]).toEqual([1, expect.stringContaining("expected an output file apart from what is read")]);
+    expect(readFileSync(output, "utf8")).toBe(before);
+  }
+  expect((await cli(["report", run, "-o", `${run}/report.html`])).code).toBe(0);
 });
 
 it("usage: inputs and an output, scores that there are", async () => {
