@@ -27,7 +27,7 @@ A plan:
   methods:
     - {name: esft, method: {type: esft, p: 0.2}, lr: [1.0e-5, 3.0e-5]}
     - {name: lora, method: {type: lora, rank: 16}, lr: [1.0e-4, 3.0e-4]}
-    - {name: full, method: full, lr: [3.0e-6, 1.0e-5]}
+    - {name: full, method: full, lr: [3.0e-6, 1.0e-5]}     # tasks: [law] = on these alone
   seeds: [1, 2, 3]
   steps: 500
   rowsPerStep: 32

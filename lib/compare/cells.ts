@@ -1,4 +1,4 @@
-// The cells of a plan: methods × learning rates × seeds × tasks, in the order that they are computed and told in.
+// The cells of a plan: methods × learning rates × seeds × the tasks of each method, in the order that they are computed and told in.
 
 import { join } from "node:path";
 import type { Plan, PlanMethod, PlanTask } from "./plan.ts";
@@ -12,9 +12,13 @@ export interface Cell {
   readonly seed: number;
 }
 
-export function cellsOf({ tasks, methods, seeds }: Plan): Cell[] {
+/** The methods that are trained on a task. */
+export const methodsOn = ({ methods }: Pick<Plan, "methods">, task: string): PlanMethod[] =>
+  methods.filter(({ tasks }) => tasks === undefined || tasks.includes(task));
+
+export function cellsOf({ tasks, methods, seeds }: Pick<Plan, "tasks" | "methods" | "seeds">): Cell[] {
   return tasks.flatMap((task) =>
-    methods.flatMap((method) =>
+    methodsOn({ methods }, task.name).flatMap((method) =>
       method.lr.flatMap((lr) =>
         seeds.map((seed) => ({ id: `${task.name}/${method.name}/lr-${lr.toExponential()}/seed-${seed}`, task, method, lr, seed })),
       ),

@@ -33,6 +33,8 @@ const task = dataSchema.extend({
 const method = z.strictObject({
   name,
   method: methodSchema,
+  /** The tasks that it is trained and told on; default: all of the plan. */
+  tasks: z.array(z.string()).min(1, "expected at least one task").optional(),
   /** Learning rates to choose from. */
   lr: z.array(z.number().gt(0)).min(1, "expected at least one learning rate"),
   optimizer: optimizer.prefault({}),
@@ -113,10 +115,16 @@ function checkPlan(ctx: z.core.ParsePayload<Plan>): void {
     if (twice >= 0) fault(ctx, [key, String(twice), "name"], "expected a name of its own", JSON.stringify(list[twice]!.name));
   }
   unique(ctx, ["seeds"], seeds);
-  for (const [i, { name: called, method: m, lr, stages }] of methods.entries()) {
+  for (const [i, { name: called, method: m, tasks: on, lr, stages }] of methods.entries()) {
     const at = ["methods", String(i)];
     if (called === "base") fault(ctx, [...at, "name"], 'expected another name: "base" is the model as it is', '"base"');
     unique(ctx, [...at, "lr"], lr);
+    unique(ctx, [...at, "tasks"], on ?? []);
+    const unknown = (on ?? []).findIndex((task) => !tasks.some((t) => t.name === task));
+    if (unknown >= 0) {
+      const known = tasks.map((t) => t.name).join(", ");
+      fault(ctx, [...at, "tasks", String(unknown)], `expected a task of the plan (${known})`, JSON.stringify(on![unknown]!));
+    }
     const sum = stages?.reduce((n, stage) => n + stage.steps, 0) ?? steps;
     if (sum !== steps) fault(ctx, [...at, "stages"], `expected stages of ${steps} steps together, the plan's`, `${sum}`);
     const own = m as { readonly experts?: unknown; readonly profile?: unknown };
@@ -136,7 +144,7 @@ function checkPlan(ctx: z.core.ParsePayload<Plan>): void {
   }
 }
 
-function unique(ctx: z.core.ParsePayload<Plan>, path: readonly string[], list: readonly number[]): void {
+function unique(ctx: z.core.ParsePayload<Plan>, path: readonly string[], list: readonly (number | string)[]): void {
   const twice = list.findIndex((x, i) => list.indexOf(x) < i);
   if (twice >= 0) fault(ctx, path, "expected each once", `${list[twice]} twice`);
 }

@@ -113,7 +113,10 @@ export const compareSchema = z.strictObject({
       candidates: z.array(z.strictObject({ lr: z.number(), validationLoss: estimate.nullable() })),
     }),
   ),
-  /** Each method (and "base") at its chosen rate: per task over the seeds, and with task null over task × seed. Values by measure. */
+  /**
+   * Each method (and "base") at its chosen rate: per task over the seeds, and with task null over task × seed, for methods that have
+   * every task. Values by measure.
+   */
   summary: z.array(
     z.strictObject({
       task: z.string().nullable(),

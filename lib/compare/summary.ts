@@ -1,5 +1,6 @@
 // From the figures of cells to what is told of methods: means over repetitions, and paired differences.
 
+import { tasksOf } from "./method_tasks.ts";
 import type { CompareCell, CompareResult, Difference, Estimate, Figures, Measure } from "./result.ts";
 import { estimate, pairedDifference } from "./statistics.ts";
 
@@ -55,30 +56,35 @@ class Outcomes {
 }
 const keyOf = ({ method, task, seed }: Pick<CompareCell, "method" | "task" | "seed">): string => `${task}/${method}/${seed}`;
 
-function estimates(measures: readonly Measure[], outcomes: readonly Values[]): Record<string, Estimate> {
+/** Of each measure that every task has: over the tasks' outcomes; `once`: those of other domains are the same for every task. */
+function estimates(measures: readonly Measure[], byTask: readonly (readonly Values[])[], once: boolean): Record<string, Estimate> {
   const found: Record<string, Estimate> = {};
   for (const { key } of measures) {
-    const of = estimate(outcomes.flatMap((values) => values.get(key) ?? []));
+    const values = byTask.map((outcomes) => outcomes.flatMap((of) => of.get(key) ?? []));
+    if (values.some((of) => of.length === 0)) continue;
+    const of = estimate(once && key.startsWith("others.") ? values[0]! : values.flat());
     if (of !== null) found[key] = of;
   }
   return found;
 }
 
-/** Per task over the seeds; with more than one task also over all. The base has no seeds. */
+/** Per task over the seeds; with more than one task also over all, of methods that have all. The base has no seeds. */
 export function summaryOf(result: Result, measures: readonly Measure[]): CompareResult["summary"] {
   const outcomes = new Outcomes(result);
-  const names = ["base", ...result.methods.map(({ name }) => name)];
   const tasks = result.tasks.map(({ name }) => name);
+  const methods = ["base", ...result.methods.map(({ name }) => name)];
+  const on = (method: string): readonly string[] => (method === "base" ? tasks : tasksOf(result, method));
   const rateOf = (task: string, method: string): number | null =>
     result.choices.find((c) => c.task === task && c.method === method)?.lr ?? null;
   const row = (task: string | null, method: string) => {
-    const found = (task === null ? tasks : [task]).flatMap((name) =>
+    const found = (task === null ? tasks : [task]).map((name) =>
       (method === "base" ? [0] : result.seeds).flatMap((seed) => outcomes.of(method, name, seed) ?? []),
     );
-    return { task, method, lr: task === null ? null : rateOf(task, method), values: estimates(measures, found) };
+    return { task, method, lr: task === null ? null : rateOf(task, method), values: estimates(measures, found, method === "base") };
   };
-  const rows = tasks.flatMap((task) => names.map((method) => row(task, method)));
-  return tasks.length > 1 ? [...rows, ...names.map((method) => row(null, method))] : rows;
+  const rows = tasks.flatMap((task) => methods.filter((method) => on(method).includes(task)).map((method) => row(task, method)));
+  const whole = methods.filter((method) => on(method).length === tasks.length);
+  return tasks.length > 1 ? [...rows, ...whole.map((method) => row(null, method))] : rows;
 }
 
 /** Of every two methods, and of each and the base, where both have figures of the same task and seed. */

@@ -1,6 +1,7 @@
 // compare.md: what a comparison found, as tables for people.
 
 import { bytes, change, count, duration, percent } from "../format.ts";
+import { partialWords } from "./method_tasks.ts";
 import type { CompareCell, Comparison, Estimate } from "./result.ts";
 
 type Row = readonly string[];
@@ -34,6 +35,7 @@ export function markdownOf({ result, times }: Comparison): string {
   const names = ["base", ...methods.map(({ name }) => name)];
   const label = (key: string): string => measures.find((m) => m.key === key)?.label ?? key;
 
+  const partial = partialWords(result);
   const quality = [...tasks.map(({ name }) => name), ...(tasks.length > 1 ? [null] : [])].flatMap((task) => [
     `## ${task === null ? "All tasks" : `Task ${task}`}`,
     markdown(
@@ -105,15 +107,16 @@ export function markdownOf({ result, times }: Comparison): string {
     `# Comparison on ${model.name}`,
     `${methods.length} methods, ${tasks.length} ${tasks.length === 1 ? "task" : "tasks"}, seeds ${seeds.join(", ")}: ${steps} updates of ${rowsPerStep} rows each, the same rows in the same order for all.`,
     `Loss: nats per supervised token; accuracy: share of supervised tokens predicted right; ± is the standard deviation over ${tasks.length > 1 ? "seeds, for all tasks over task and seed" : "seeds"}.`,
+    ...(partial === null ? [] : [`Of the tasks ${partial}: "All tasks" tells the methods that have every one.`]),
     ...quality,
     "## Cost",
-    "Means over tasks and seeds at the chosen rates; a step's time has no evaluation in it.",
+    "Means over a method's tasks and seeds at the chosen rates; a step's time has no evaluation in it.",
     cost,
     "## Learning rates",
     `Chosen: ${rule}.`,
     rates,
     "## Differences",
-    "Paired over task and seed, with the confidence interval of Student's t.",
+    "Paired over task and seed, where both methods have them, with the confidence interval of Student's t.",
     pairs,
     "",
   ].join("\n\n");

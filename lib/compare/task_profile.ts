@@ -4,6 +4,7 @@ import { Profile } from "../experts/profile.ts";
 import { disk } from "../files/disk.ts";
 import { join } from "node:path";
 import { stat } from "node:fs/promises";
+import { methodsOn } from "./cells.ts";
 import { TASK_PROFILE } from "./plan.ts";
 import type { Plan, PlanMethod, PlanTask } from "./plan.ts";
 import { RunRecord } from "./record.ts";
@@ -14,9 +15,9 @@ const SAVE_EVERY = 5000; // ms between partial profiles
 type Selecting = { readonly profile?: unknown; readonly select?: { readonly score: string } };
 
 export const selectsOnTask = ({ method }: PlanMethod): boolean => (method as Selecting).profile === TASK_PROFILE;
-export const needsProfile = (plan: Plan): boolean => plan.methods.some(selectsOnTask);
-const needsGradient = ({ methods, profile }: Plan): boolean =>
-  profile.gradient ?? methods.some((m) => selectsOnTask(m) && (m.method as Selecting).select?.score === "gradient");
+export const needsProfile = (plan: Plan, { name }: PlanTask): boolean => methodsOn(plan, name).some(selectsOnTask);
+const needsGradient = (plan: Plan, { name }: PlanTask): boolean =>
+  plan.profile.gradient ?? methodsOn(plan, name).some((m) => selectsOnTask(m) && (m.method as Selecting).select?.score === "gradient");
 
 export interface TaskProfile {
   readonly profile: Profile;
@@ -27,7 +28,7 @@ export interface TaskProfile {
 export async function profileOf(s: Session, task: PlanTask): Promise<TaskProfile> {
   const { tokens, seed, batchTokens } = s.plan.profile;
   const { name, train, validation: _v, test: _t, answers: _a, ...data } = task;
-  const gradient = needsGradient(s.plan);
+  const gradient = needsGradient(s.plan, task);
   const facts = { ...s.modelFacts, data: s.files.dataFacts(train, data), tokens, seed, batchTokens, gradient };
   const dir = s.at("profiles", name);
   const record = await RunRecord.open(dir, facts, (keys) => s.note(`profile ${name} is measured again: ${keys.join(", ")} changed`));

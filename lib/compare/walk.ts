@@ -4,7 +4,7 @@
 import { metricsByName } from "../answers/metrics.ts";
 import { NonFiniteError } from "../errors.ts";
 import { fullTrainable } from "../methods/full.ts";
-import { cellDir, cellsOf } from "./cells.ts";
+import { cellDir, cellsOf, methodsOn } from "./cells.ts";
 import type { Cell } from "./cells.ts";
 import { candidate, chooseRate, RULE } from "./choose.ts";
 import { answerAll, evaluateAll, figuresOf, othersOf, scoresOf, testOf, validationOf } from "./measure.ts";
@@ -82,16 +82,16 @@ export async function carryOutAll(s: Session): Promise<Comparison> {
 /** All the work that there is, whether or not it was done before. */
 function outlook(s: Session): void {
   const { plan } = s;
-  const { tasks, methods, seeds, steps, evaluation } = plan;
+  const { tasks, seeds, steps, evaluation } = plan;
   const cells = cellsOf(plan);
   s.cells = cells.length;
   for (const { method, task } of cells) {
     s.outlook.add(`train ${method.name}`, steps);
     s.outlook.add(`evaluate ${validationOf(task).name}`, 1);
   }
-  const chosen = methods.length * seeds.length;
   for (const task of tasks) {
-    if (needsProfile(plan)) s.outlook.add(`profile ${task.name}`, 1);
+    const chosen = methodsOn(plan, task.name).length * seeds.length;
+    if (needsProfile(plan, task)) s.outlook.add(`profile ${task.name}`, 1);
     s.outlook.add(`evaluate ${validationOf(task).name}`, 1);
     s.outlook.add(`evaluate ${testOf(task).name}`, 1 + chosen);
     if (evaluation.answers) s.outlook.add(`answers ${task.name}`, 1 + chosen);
@@ -126,9 +126,10 @@ interface Done {
 }
 
 async function compareOn(s: Session, task: PlanTask): Promise<TaskOutcome> {
-  const profiled = needsProfile(s.plan) ? await profileOf(s, task) : null;
+  const profiled = needsProfile(s.plan, task) ? await profileOf(s, task) : null;
   const resolved = new Map<string, Resolved>();
-  for (const method of s.plan.methods) resolved.set(method.name, await resolveOnTask(s, task.name, method, profiled?.profile ?? null));
+  const methods = methodsOn(s.plan, task.name);
+  for (const method of methods) resolved.set(method.name, await resolveOnTask(s, task.name, method, profiled?.profile ?? null));
   const done: Done[] = [];
   for (const cell of cellsOf({ ...s.plan, tasks: [task] })) {
     const of: Resolved = resolved.get(cell.method.name)!;
@@ -140,7 +141,7 @@ async function compareOn(s: Session, task: PlanTask): Promise<TaskOutcome> {
     done.push({ cell, record, resolved: of });
   }
   const choices = [];
-  for (const method of s.plan.methods) choices.push(await chooseAndTest(s, task, method, done));
+  for (const method of methods) choices.push(await chooseAndTest(s, task, method, done));
   const rates = new Map(choices.map(({ method, lr }) => [method, lr]));
   const cells: CompareCell[] = [];
   for (const d of done) cells.push(await told(s, d, d.cell.lr === rates.get(d.cell.method.name)));

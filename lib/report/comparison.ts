@@ -1,6 +1,8 @@
 // A comparison of methods as a report: what each gains on its task and forgets elsewhere, by how much two differ, the learning rates that
 // were tried, what each costs.
 
+import { groupsOf, partialWords } from "../compare/method_tasks.ts";
+import type { Group } from "../compare/method_tasks.ts";
 import type { CompareCell, Comparison, Measure } from "../compare/result.ts";
 import { bytes, count, duration, percent } from "../format.ts";
 import type { Cell } from "./charts/chart.ts";
@@ -14,7 +16,10 @@ import { ratesFigures } from "./comparison_rates.ts";
 export function comparisonReport({ result, times }: Comparison): Report {
   const { model, device, seeds, tasks, methods } = result;
   const sections: Section[] = [
-    { title: "Gain and forgetting", figures: [...tradeOff(result), summaryFigure(result), ...answersFigures(result)] },
+    {
+      title: "Gain and forgetting",
+      figures: [...groupsOf(result).flatMap((group, i) => tradeOff(result, group, i)), summaryFigure(result), ...answersFigures(result)],
+    },
     { title: "Differences", figures: differencesFigures(result) },
     { title: "Learning rates", figures: ratesFigures(result) },
     { title: "Cost", figures: costFigures(result, times) },
@@ -33,9 +38,12 @@ export function comparisonReport({ result, times }: Comparison): Report {
 
 type Result = Comparison["result"];
 
-/** Runs of a method at its chosen rates, which have all figures. */
-export const chosenOf = (result: Result, method: string): CompareCell[] =>
-  result.cells.filter((c) => c.method === method && c.chosen && c.diverged === null);
+/** Runs of a method at its chosen rates, which have all figures; on some tasks, or all. */
+export const chosenOf = (result: Result, method: string, tasks?: readonly string[]): CompareCell[] =>
+  result.cells.filter((c) => c.method === method && c.chosen && c.diverged === null && (tasks?.includes(c.task) ?? true));
+
+/** ": law, code" of a group that has not all tasks. */
+const suffix = ({ tasks }: Result, group: Group): string => (group.tasks.length === tasks.length ? "" : `: ${group.tasks.join(", ")}`);
 
 // ── Gain and forgetting ──
 
@@ -62,9 +70,9 @@ interface Standing {
   readonly forgetting: Mean;
 }
 
-function standings(result: Result): Standing[] {
-  return result.methods.flatMap(({ name: method }) => {
-    const cells = chosenOf(result, method);
+function standings(result: Result, { tasks, methods }: Group): Standing[] {
+  return methods.flatMap((method) => {
+    const cells = chosenOf(result, method, tasks);
     const gain = meanOf(cells.map((c) => gainOf(result, c)));
     const forgetting = meanOf(cells.map((c) => forgettingOf(result, c)));
     return gain && forgetting ? [{ method, gain, forgetting }] : [];
@@ -80,8 +88,8 @@ const onFront = (s: Standing, all: readonly Standing[]): boolean =>
       (o.gain.mean > s.gain.mean || o.forgetting.mean < s.forgetting.mean),
   );
 
-function tradeOff(result: Result): Figure[] {
-  const all = standings(result);
+function tradeOff(result: Result, group: Group, i: number): Figure[] {
+  const all = standings(result, group);
   if (all.length === 0) return [];
   const rows = all.map((s): Row => ({
     method: s.method,
@@ -99,8 +107,8 @@ function tradeOff(result: Result): Figure[] {
   });
   return [
     {
-      id: "trade-off",
-      title: "What a method gains and what it forgets",
+      id: i === 0 ? "trade-off" : `trade-off-${i + 1}`,
+      title: `What a method gains and what it forgets${suffix(result, group)}`,
       about:
         "Up: by how much the loss on the task's test rows fell. To the right: by how much the loss on rows of other domains rose. The best stand at the top left; the dotted line joins those that no other beats in both. Means over tasks and seeds at the chosen learning rates, with a cross of one standard deviation.",
       chart: points(values, {
@@ -159,31 +167,44 @@ function summaryFigure(result: Result): Figure {
   return {
     id: "summary",
     title: "All measures",
-    about: `Means and standard deviations at the chosen learning rates. "base" is the model as it is.`,
+    about: `Means and standard deviations at the chosen learning rates. "base" is the model as it is.${partialOf(result)}`,
     chart: null,
     table: { columns, rows },
   };
 }
 
+/** A sentence on methods that lack tasks, after a space. */
+function partialOf(result: Result): string {
+  const partial = partialWords(result);
+  return partial === null ? "" : ` Of the tasks ${partial}.`;
+}
+
 /** Bars of each metric of answers, with those of the model as it is. */
 function answersFigures(result: Result): Figure[] {
   const metrics = result.measures.filter((m) => m.key.startsWith("answers."));
-  return metrics.map((m, i): Figure => {
+  const drawn = metrics.flatMap((m) => groupsOf(result).map((group) => ({ m, group })));
+  return drawn.map(({ m, group }, i): Figure => {
     const metric = m.key.slice("answers.".length);
-    const base = meanOf(Object.values(result.base.tasks).map((t) => t.answers?.[metric] ?? null));
+    const base = meanOf(group.tasks.map((task) => result.base.tasks[task]?.answers?.[metric] ?? null));
     const rows = [
       ...(base ? [amount("base", { ...base, sd: null })] : []),
-      ...result.methods.flatMap(({ name }) => {
-        const mean = meanOf(chosenOf(result, name).map((c) => c.answers?.[metric] ?? null));
+      ...group.methods.flatMap((name) => {
+        const mean = meanOf(chosenOf(result, name, group.tasks).map((c) => c.answers?.[metric] ?? null));
         return mean ? [amount(name, mean)] : [];
       }),
     ];
-    return barFigure(`answers-${i}`, `Answers: ${m.label}`, `Mean of the runs at the chosen rates; ${m.better} is better.`, rows, {
-      label: m.label,
-      digits: 3,
-      words: (x) => x.toFixed(3),
-      labels: "plain",
-    });
+    return barFigure(
+      `answers-${i}`,
+      `Answers: ${m.label}${suffix(result, group)}`,
+      `Mean of the runs at the chosen rates; ${m.better} is better.`,
+      rows,
+      {
+        label: m.label,
+        digits: 3,
+        words: (x) => x.toFixed(3),
+        labels: "plain",
+      },
+    );
   });
 }
 
@@ -266,7 +287,8 @@ function costFigures(result: Result, times: Comparison["times"]): Figure[] {
       const mean = meanOf(chosenOf(result, name).map((c) => value(c) ?? null));
       return mean ? [amount(name, mean)] : [];
     });
-  const at = "Mean of the runs at the chosen rates";
+  const partial = partialWords(result);
+  const at = `Mean of the runs at the chosen rates${partial === null ? "" : `; of the tasks ${partial}`}`;
   const { instructionSet, threads } = times.device;
   const seconds = { label: "seconds", digits: 3, words: secondsOf, labels: "plain" } as const;
   const size = { label: "bytes", digits: 0, words: bytes, labels: "large" } as const;
@@ -357,7 +379,9 @@ function runsFigure({ cells }: Result, times: Comparison["times"]): Figure {
 // ── What stands on top ──
 
 function factsOf(result: Result): Fact[] {
-  const all = standings(result);
+  const [widest] = groupsOf(result).toSorted((a, b) => b.methods.length - a.methods.length); // on what most methods have
+  const all = widest ? standings(result, widest) : [];
+  const on = widest ? suffix(result, widest).replace(": ", " on ") : "";
   const most = all.toSorted((a, b) => b.gain.mean - a.gain.mean)[0];
   const least = all.toSorted((a, b) => a.forgetting.mean - b.forgetting.mean)[0];
   const smallest = result.methods
@@ -368,8 +392,10 @@ function factsOf(result: Result): Fact[] {
     })
     .sort((a, b) => a.bytes - b.bytes)[0];
   const facts: (Fact | null)[] = [
-    most ? { label: "Largest gain", value: most.method, note: `test loss falls by ${most.gain.mean.toFixed(4)}` } : null,
-    least ? { label: "Least forgotten", value: least.method, note: `loss elsewhere changes by ${signed(least.forgetting.mean)}` } : null,
+    most ? { label: "Largest gain", value: most.method, note: `test loss falls by ${most.gain.mean.toFixed(4)}${on}` } : null,
+    least
+      ? { label: "Least forgotten", value: least.method, note: `loss elsewhere changes by ${signed(least.forgetting.mean)}${on}` }
+      : null,
     smallest
       ? {
           label: "Smallest adapter",

@@ -48,6 +48,27 @@ describe("cells on one model", () => {
     expect(by(alone)).toEqual(Object.fromEntries(Object.entries(by(found)).filter(([, c]) => c.method === "perft")));
   }, 60_000);
 
+  it("are those of a method's own tasks", async () => {
+    const [, full, , perft] = plan.methods;
+    const told: string[] = [];
+    const methods = [{ ...full!, tasks: ["more"] }, perft!];
+    const { result, times } = await compare({ ...plan, methods }, {
+      out: at("partly"),
+      onProgress: ({ cellsDone, cells }) => told.push(`${cellsDone}/${cells}`),
+    }); // prettier-ignore
+    const ids = ["sums/perft", "more/full", "more/perft"].map((id) => `${id}/lr-1e-2/seed-1`);
+    expect(by({ result, times })).toEqual(Object.fromEntries(ids.map((id) => [id, by(found)[id]])));
+    expect([Object.keys(times.cells), told[0], told.at(-1)]).toEqual([ids, "0/3", "3/3"]);
+    expect(result.choices.map(({ task, method }) => `${task}/${method}`)).toEqual(["sums/perft", "more/full", "more/perft"]);
+    expect(result.summary.filter((r) => r.task === null).map((r) => r.method)).toEqual(["base", "perft"]);
+  });
+
+  it("are selected from profiles of the tasks that need one", async () => {
+    const methods: PlanInput["methods"] = [{ name: "esft", method: { type: "esft", p: 0.3 }, lr: 0.01, tasks: ["more"] }, plan.methods[1]!];
+    const { times } = await compare({ ...plan, methods }, { out: at("profiled") });
+    expect(Object.keys(times.profileSeconds)).toEqual(["more"]);
+  });
+
   it("leave the base as it was", async () => {
     await using model = await MoeModel.fromPretrained(plan.model, { device: "cpu", threads: 1 });
     const loss = async () => (await model.evaluate(plan.tasks[0]!.test, { maxLength: 64, rows: 4 })).loss;

@@ -57,6 +57,12 @@ describe("short forms", () => {
       ["1e-5/seed-3", "1e-5/seed-1", "2e-5/seed-3", "2e-5/seed-1"].map((rest) => `law/esft/lr-${rest}`),
     );
   });
+
+  it("leave a method its own tasks", () => {
+    const methods = [{ ...esft, lr: 1e-5, tasks: ["code"] }, { name: "full", method: "full", lr: 1e-5 }]; // prettier-ignore
+    const cells = cellsOf(parsePlan({ ...plan, tasks: [task, { ...task, name: "code" }], methods }));
+    expect(cells.map(({ id }) => id)).toEqual(["law/full", "code/esft", "code/full"].map((id) => `${id}/lr-1e-5/seed-1`));
+  });
 });
 
 describe("a plan is refused", () => {
@@ -80,6 +86,9 @@ describe("a plan is refused", () => {
     ["one option twice", method({ method: { type: "esft", p: 0.2, select: { p: 0.3 } } }), /p and select\.p are the same option/],
     ["ESFT without experts", method({ method: "esft" }), /^plan\.methods\.0\.method: expected either experts .*, found neither/],
     ["stages of another length", fault({ steps: 4, methods: [{ ...esft, stages: [{ targets: "experts", steps: 3 }] }] }), /^plan\.methods\.0\.stages: expected stages of 4 steps together, the plan's, found 3/],
+    ["a task that the plan has not", method({ tasks: ["law", "Law"] }), /^plan\.methods\.0\.tasks\.1: expected a task of the plan \(law\), found "Law"/],
+    ["a method's task twice", method({ tasks: ["law", "law"] }), /^plan\.methods\.0\.tasks: expected each once, found law twice/],
+    ["a method without tasks", method({ tasks: [] }), /^plan\.methods\.0\.tasks: expected at least one task/],
     ["no task", fault({ tasks: [] }), /^plan\.tasks: expected at least one task/],
     ["a task without test rows", fault({ tasks: [{ ...task, test: undefined }] }), /^plan\.tasks\.0\.test: expected a string, found nothing/],
   ] as const)("%s", (_, message, words) => {

@@ -2,6 +2,7 @@
 // Alone: npx vitest run test/compare/summary.test.ts
 
 import { describe, expect, it } from "vitest";
+import { groupsOf, partialWords } from "../../lib/compare/method_tasks.ts";
 import { Outlook } from "../../lib/compare/outlook.ts";
 import type { CompareCell, CompareResult, Figures } from "../../lib/compare/result.ts";
 import { differencesOf, measuresOf, summaryOf } from "../../lib/compare/summary.ts";
@@ -55,9 +56,43 @@ describe("a summary", () => {
     expect(row(null, "base").values["test.loss"]).toMatchObject({ mean: 6, n: 2 });
     expect(row("a", "base").values["others.loss"]).toMatchObject({ mean: 2 });
   });
+  it("counts what the base makes of other domains once", () => {
+    expect(row(null, "base").values["others.o1.loss"]).toEqual({ mean: 3, sd: null, n: 1 });
+    expect(row(null, "x").values["others.o1.loss"]).toMatchObject({ n: 4 });
+  });
   it("has what is forgotten by domain and over all", () => {
     expect(row("a", "x").values["others.o1.loss"]).toMatchObject({ mean: 3 });
     expect(row("a", "x").values["others.loss"]).toMatchObject({ mean: 2, n: 2 });
+  });
+});
+
+describe("methods that lack tasks", () => {
+  const onA = (of: { readonly task: string; readonly method: string }) => of.method === "x" || of.task === "a";
+  const less = { ...result, cells: result.cells.filter(onA), choices: result.choices.filter(onA) };
+  const rows = summaryOf(less, measures);
+
+  it("are told on their own, and not over all", () => {
+    expect(rows.map(({ task, method }) => `${task} ${method}`)).toEqual(["a base", "a x", "a y", "b base", "b x", "null base", "null x"]);
+    expect(rows[2]!.values["test.loss"]).toMatchObject({ mean: 4, n: 2 });
+  });
+  it("are compared where both have figures", () => {
+    const found = differencesOf(less, measures).filter((d) => d.measure === "test.loss");
+    expect(found.map(({ a, b, n, mean }) => [a, b, n, mean])).toEqual([["x", "y", 2, -1.5], ["x", "base", 4, -2], ["y", "base", 2, -1]]); // prettier-ignore
+  });
+  it("are named in the tables", () => {
+    const text = markdownOf({ ...sample, result: { ...less, measures, summary: rows, differences: [] } });
+    expect(text).toContain('Of the tasks y has a alone: "All tasks" tells the methods that have every one.');
+    expect(text.split("## Task b")[1]!.split("##")[0]).not.toContain("| y |");
+  });
+  it("make groups, of which every method is in one", () => {
+    expect(groupsOf(less)).toEqual([{ tasks: ["a", "b"], methods: ["x"] }, { tasks: ["a"], methods: ["x", "y"] }]); // prettier-ignore
+    expect([groupsOf(result), partialWords(result)]).toEqual([[{ tasks: ["a", "b"], methods: ["x", "y"] }], null]);
+  });
+  it("and one whose every rate diverged on a task has no mean over all", () => {
+    const choices = result.choices.map((c) => (c.task === "b" && c.method === "y" ? { ...c, lr: null } : c));
+    const cells = result.cells.map((c) => (c.task === "b" && c.method === "y" ? { ...c, chosen: false } : c));
+    const all = summaryOf({ ...result, cells, choices }, measures);
+    expect(all.at(-1)).toEqual({ task: null, method: "y", lr: null, values: {} });
   });
 });
 

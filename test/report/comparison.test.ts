@@ -92,6 +92,21 @@ it("without other domains there is no trade-off, and a method whose runs all div
   ]);
 });
 
+it("methods are told side by side on the tasks that all of them have", () => {
+  const report = changed((r) => {
+    r.tasks.push({ ...r.tasks[0]!, name: "code" });
+    r.base.tasks["code"] = structuredClone(r.base.tasks["law"]!);
+    r.choices.push({ ...r.choices[0]!, task: "code" });
+    for (const c of r.cells.filter((x) => x.method === "esft")) r.cells.push({ ...structuredClone(c), task: "code", test: c.test && { ...c.test, loss: 1.1 } }); // prettier-ignore
+  });
+  expect(rowsOf(report, "trade-off").map((r) => [r["method"], r["n"]])).toEqual([["esft", 4]]);
+  expect(figureOf(report, "trade-off").title).toBe("What a method gains and what it forgets");
+  expect(rowsOf(report, "trade-off-2").map((r) => [r["method"], r["n"]])).toEqual([["esft", 2], ["full", 2]]); // prettier-ignore
+  expect(figureOf(report, "trade-off-2").title).toBe("What a method gains and what it forgets: law");
+  expect(report.facts[0]).toMatchObject({ value: "esft", note: "test loss falls by 0.8500 on law" });
+  expect(figureOf(report, "adapter-bytes").about).toContain("of the tasks full has law alone");
+});
+
 it("scores of answers are beside those of the model as it is", () => {
   const report = changed((r) => {
     r.measures.push({ key: "answers.exact", label: "exact", better: "higher" });
