@@ -26,7 +26,12 @@ export const selectSchema = z.strictObject({
     .string()
     .or(z.record(z.string(), z.array(z.int().min(0))))
     .optional()
-    .describe("instead of p: these experts, layer=id+id between commas (1=3+0,2=5); in a file also layer: [ids]"),
+    .describe("instead of p: these experts, layer=id+id between commas (1=3+0,2=5) or none; in a file also layer: [ids]"),
+  groupSize: z
+    .int()
+    .min(1)
+    .optional()
+    .describe("tie so many neighbouring experts of a layer: selected together or not at all, by their sum"),
   gateNormalize: z.enum(["raw", "perLayer"]).default("raw").describe("gate scores as they are, or scaled to sum to 1 per layer"),
   average: z.enum(["tokens", "sequences"]).default("tokens").describe("mean over all tokens, or over the means of the sequences"),
   random: z.int().min(0).optional().describe("the paper's control: as many experts per layer, drawn with this seed"),

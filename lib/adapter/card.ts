@@ -1,5 +1,6 @@
 // README.md of an adapter directory: what it is, what it needs, how it was made.
 import type { ExpertSet } from "../experts/expert_set.ts";
+import { ruleWords } from "../experts/rule_words.ts";
 import type { AdapterFacts } from "./manifest.ts";
 
 /** Of an Adapter. */
@@ -41,11 +42,12 @@ export function modelCard(adapter: CardFacts): string {
     "```",
   ];
   if (experts && experts.count > 0) {
+    const rule = ruleWords(experts.rule);
     lines.push(
       "",
       "## Experts",
       "",
-      `${experts.count} experts${experts.rule ? `, selected by \`${JSON.stringify(experts.rule)}\`` : ""}.`,
+      `${experts.count} experts${rule === null ? "" : `, selected by this rule: ${rule}`}.`,
       "",
       "| layer | experts |",
       "|---|---|",

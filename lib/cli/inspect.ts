@@ -4,6 +4,7 @@ import { Option } from "@commander-js/extra-typings";
 import type { Command } from "@commander-js/extra-typings";
 import { ConfigError } from "../errors.ts";
 import { expertLayout, ExpertSet, ranges } from "../experts/expert_set.ts";
+import { ruleWords } from "../experts/rule_words.ts";
 import { openCheckpoint } from "../files/checkpoint.ts";
 import type { Checkpoint } from "../files/checkpoint.ts";
 import { checkpointSpec } from "../model/families/index.ts";
@@ -97,7 +98,8 @@ async function estimates(checkpoint: Checkpoint, flags: Flags) {
   if (flags.method !== "full" && E > 0) {
     if (flags.experts !== undefined) {
       const set = await ExpertSet.load(flags.experts);
-      wanted.push([`${set.count} experts of ${flags.experts}`, set]);
+      const rule = ruleWords(set.rule);
+      wanted.push([`${set.count} experts of ${flags.experts}${rule === null ? "" : ` (${rule})`}`, set]);
     } else if (flags.expertsPerLayer !== undefined) {
       if (flags.expertsPerLayer < 1 || flags.expertsPerLayer > E)
         throw new ConfigError(`inspect: expected --experts-per-layer from 1 to ${E}, found ${flags.expertsPerLayer}`);

@@ -10,6 +10,7 @@ import { checkpointSpec } from "../model/families/index.ts";
 import { expertParameters } from "../model/spec.ts";
 import type { ModelSpec } from "../model/spec.ts";
 import { esftTrainable } from "../methods/esft.ts";
+import { ruleWords } from "../experts/rule_words.ts";
 import type { SelectOptions } from "../experts/select.ts";
 import { number, wholeNumber } from "./common.ts";
 import { count, percent, table } from "../format.ts";
@@ -31,8 +32,9 @@ export function registerSelect(program: Command, terminal: Terminal): void {
     .option("--max-params <n>", "instead of p: the best experts within so many parameters (needs --model or --expert-params)", number)
     .option(
       "--fixed <list>",
-      "instead of p: these experts, layer=id+id between commas (1=3+0,2=5); without a profile: --experts of esft train",
+      "instead of p: these experts, layer=id+id between commas (1=3+0,2=5) or none; without a profile: --experts of esft train",
     )
+    .option("--group-size <n>", "tie so many neighbouring experts: selected together or not at all, by their summed scores", wholeNumber)
     .addOption(new Option("--compat <name>", "select exactly as the released configurations did").choices(["esft-2024"] as const))
     .addOption(
       new Option("--gate-normalize <kind>", "gate scores as they are, or scaled to sum to 1 per layer")
@@ -62,7 +64,8 @@ export function registerSelect(program: Command, terminal: Terminal): void {
     .action(async (file, flags) => {
       if (flags.output !== undefined) await requireOutputFile(flags.output, [file]);
       const profile = await Profile.load(file);
-      const { sharedExperts, nonExpertModules, score, gateNormalize, average, p, compat, topKPerLayer, maxParams, random, fixed } = flags;
+      const { sharedExperts, nonExpertModules, score, gateNormalize, average, p, compat, topKPerLayer, maxParams } = flags;
+      const { random, fixed, groupSize } = flags;
       const spec = flags.model === undefined ? null : await specOf(flags.model);
       const expertParams = flags.expertParams ?? (spec ? expertParameters(spec) : undefined);
       if (maxParams !== undefined && expertParams === undefined)
@@ -71,7 +74,7 @@ export function registerSelect(program: Command, terminal: Terminal): void {
         });
       // All rules that were asked for go in; the library refuses any number but one.
       const rules = { p, compat, topKPerLayer, maxTrainableParams: maxParams, fixed, expertParams };
-      const options = { score, gateNormalize, average, random, sharedExperts, nonExpertModules, ...rules };
+      const options = { score, gateNormalize, average, random, groupSize, sharedExperts, nonExpertModules, ...rules };
       const set = profile.select(options as SelectOptions);
       if (spec) esftTrainable(spec, set); // refuses a set that does not fit
       if (flags.output !== undefined) await set.save(flags.output, { format: flags.format });
@@ -102,6 +105,7 @@ export function registerSelect(program: Command, terminal: Terminal): void {
         r.ids.join(" "),
       ]);
       terminal.print(table(["layer", "experts", "tokens covered", "gate covered", "ids, best first"], cells, { left: [4] }));
+      terminal.print(`rule: ${ruleWords(set.rule)}`);
       terminal.print(
         `total: ${total.experts} of ${total.of} experts (${percent(total.experts / total.of)}), ${percent(total.tokenShare)} of routed tokens, ${percent(total.gateShare)} of gate weight` +
           (total.parameters === undefined ? "" : `, ${count(total.parameters)} parameters`) +

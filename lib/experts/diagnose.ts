@@ -5,6 +5,7 @@ import { instanceArgument } from "../arguments.ts";
 import { ExpertSet } from "./expert_set.ts";
 import type { ExpertScores, ScoreKind } from "./scores.ts";
 import { rank, roundHalfEven4, scoresArgument } from "./scores.ts";
+import { asGroups, tied } from "./tied.ts";
 
 export type Normalization = "per-layer" | "esft-2024" | "axis-0";
 
@@ -28,16 +29,19 @@ export interface SelectionDiagnosis {
 
 /**
  * Tells which normalisation explains an expert set. A rule explains a layer when the set is a prefix of the rule's ranking;
- * the prefix length bounds p, and the p shared by most layers is taken.
+ * the prefix length bounds p, and the p shared by most layers is taken. A set that says that it was selected in groups is explained by
+ * groups.
  * @throws ConfigError the profile lacks a layer of the set
  */
 export function diagnoseSelection(experts: ExpertSet, profile: ExpertScores): SelectionDiagnosis {
   instanceArgument(experts, ExpertSet, "diagnoseSelection: experts");
   scoresArgument(profile, "diagnoseSelection: profile");
+  const { set, groupSize } = asGroups(experts);
+  const measured = groupSize > 1 ? tied(profile, groupSize) : profile;
   const hypotheses: SelectionHypothesis[] = [];
   for (const score of ["token", "gate"] as const)
     for (const normalization of ["esft-2024", "per-layer", "axis-0"] as const)
-      hypotheses.push(explain(experts, profile, normalization, score));
+      hypotheses.push(explain(set, measured, normalization, score));
   hypotheses.sort((a, b) => b.layersExplained - a.layersExplained); // stable: ties keep the order above
   const best = hypotheses[0]!;
   const verdict = best.layers > 0 && best.layersExplained >= 0.9 * best.layers ? best.normalization : "unknown";

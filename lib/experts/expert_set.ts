@@ -142,7 +142,9 @@ export class ExpertSet {
       if (beyond !== undefined) fail(`, layer ${layer}: expected expert ids below ${experts}, found ${beyond}`, { layer, expert: beyond });
     }
     if (this.count === 0 && !this.sharedExperts && !this.nonExpertModules)
-      throw new ConfigError(`expert set: expected something to train, found no expert and both switches off`);
+      throw new ConfigError(
+        `expert set: expected something to train, found no expert and both switches off; name experts, or set sharedExperts or nonExpertModules`,
+      );
   }
 
   /** What is absent is undefined: JSON leaves it out. */

@@ -5,6 +5,7 @@ import { ExpertSet } from "./expert_set.ts";
 import type { ExpertScores, ScoreOptions } from "./scores.ts";
 import { rank, roundHalfEven4, SCORES, scoresArgument } from "./scores.ts";
 import { selectRandom } from "./select_random.ts";
+import { groupsOf, tied, untied } from "./tied.ts";
 
 interface Switches {
   /** Also train shared experts / everything that is not a routed expert (the official config's two fields). */
@@ -12,6 +13,8 @@ interface Switches {
   readonly nonExpertModules?: boolean | undefined;
   /** The paper's control: in place of the experts that the rule takes as many of each layer, drawn with this seed. */
   readonly random?: number | undefined;
+  /** So many neighbouring experts of a layer are selected together or not at all, by the sum of their scores; default 1. */
+  readonly groupSize?: number | undefined;
 }
 
 /** Per layer the fewest experts whose scores reach `p`, in (0, 1]. */
@@ -33,7 +36,7 @@ export interface SelectByBudget extends Partial<ScoreOptions>, Switches {
   readonly expertParams: number | ReadonlyMap<number, number>;
 }
 
-/** Those that are named, whatever their scores: layer → expert ids. As a text: 1=3+0,2=5. */
+/** Those that are named, whatever their scores: layer → expert ids. As a text: 1=3+0,2=5, or none. */
 export interface SelectFixed extends Partial<ScoreOptions>, Switches {
   readonly fixed: FixedExperts;
 }
@@ -58,6 +61,9 @@ const SLACK = 1e-12;
  *   one that was never used is not taken.
  * - `fixed`: those that are named; layers that are not have none.
  *
+ * With `groupSize` n the rules choose groups of experts i·n … i·n + n − 1 in place of experts; ties go to the lower group.
+ * `topKPerLayer` still counts experts, in multiples of n, and `random` draws as many groups. Neither `fixed` nor `compat` has groups.
+ *
  * @throws ConfigError p outside (0, 1], or an option that does not fit the scores
  * @example const experts = selectExperts(profile, { score: "token", p: 0.2 });
  */
@@ -78,15 +84,26 @@ export function selectExperts(measured: ExpertScores, asked: SelectOptions): Exp
     const found = given.map(([key]) => key).join(" and ") || "none";
     throw new ConfigError(`selection: expected exactly one of p, topKPerLayer, maxTrainableParams, fixed, found ${found}`);
   }
+  const { random, groupSize = 1 } = options;
+  const grouped = groupSize !== 1;
+  if (grouped && (fixed !== undefined || compat !== undefined)) {
+    const other = fixed !== undefined ? "fixed experts" : `compat "${compat}"`;
+    throw new ConfigError(`selection: expected no groupSize with ${other}, which know single experts, found ${groupSize}; drop groupSize`, {
+      where: { option: "groupSize" },
+    });
+  }
+  if (grouped) for (const layer of measured.layers) groupsOf(layer, measured.scores(layer, score).length, groupSize);
+  const units = grouped ? tied(measured, groupSize) : measured;
   const warnings: string[] = [];
-  const layers =
+  const taken =
     p !== undefined
-      ? byP(measured, score, { p, compat }, warnings)
+      ? byP(units, score, { p, compat, groupSize }, warnings)
       : topKPerLayer !== undefined
-        ? byTopK(measured, score, topKPerLayer)
+        ? byTopK(units, score, { topKPerLayer, groupSize })
         : fixed !== undefined
           ? byName(measured, score, fixed)
-          : byBudget(measured, score, options as SelectByBudget, warnings);
+          : byBudget(units, score, { ...(options as SelectByBudget), groupSize }, warnings);
+  const layers = grouped ? ofGroups(measured, score, taken, groupSize) : taken;
   const set = new ExpertSet({
     layers,
     sharedExperts: options.sharedExperts,
@@ -97,19 +114,19 @@ export function selectExperts(measured: ExpertScores, asked: SelectOptions): Exp
       ...(score.score === "gate" ? { gateNormalize: score.gateNormalize } : {}),
       ...(fixed !== undefined ? { fixed: true } : Object.fromEntries(given)),
       ...(p !== undefined && compat ? { compat } : {}),
+      ...(grouped ? { groupSize } : {}),
     },
     base: measured.base,
     warnings,
   });
-  const { random } = options;
   if (random === undefined) return set;
   const experts = new Map(measured.layers.map((layer) => [layer, measured.scores(layer, score).length]));
-  const { layers: drawn } = selectRandom(set, { experts, seed: random });
+  const { layers: drawn } = selectRandom(set, { experts, seed: random, groupSize });
   const { sharedExperts, nonExpertModules, base } = set;
   return new ExpertSet({ layers: drawn, sharedExperts, nonExpertModules, base, warnings, rule: { ...set.rule, random } });
 }
 
-function byP(measured: ExpertScores, score: ScoreOptions, { p, compat }: SelectByP, warnings: string[]): Chosen {
+function byP(measured: ExpertScores, score: ScoreOptions, { p, compat, groupSize = 1 }: SelectByP, warnings: string[]): Chosen {
   if (!(typeof p === "number" && p > 0 && p <= 1))
     throw new ConfigError(`selection: expected p in (0, 1], found ${p}`, { where: { option: "p" } });
   if (compat !== undefined) {
@@ -129,41 +146,45 @@ function byP(measured: ExpertScores, score: ScoreOptions, { p, compat }: SelectB
       n++;
     }
     if (sum < enough && sum < 0.999)
-      warnings.push(`layer ${layer}: ${score.score} scores sum to ${sum.toFixed(4)}, below p = ${p}: all ${n} experts are selected`);
+      warnings.push(
+        `layer ${layer}: ${score.score} scores sum to ${sum.toFixed(4)}, below p = ${p}: all ${n * groupSize} experts are selected`,
+      );
     return best(scores, n);
   });
 }
 
-function byTopK(measured: ExpertScores, score: ScoreOptions, n: number): Chosen {
+function byTopK(measured: ExpertScores, score: ScoreOptions, { topKPerLayer: n, groupSize = 1 }: SelectTopK): Chosen {
   return eachLayer(measured, score, (scores, layer) => {
-    if (!Number.isSafeInteger(n) || n < 1 || n > scores.length)
-      throw new ConfigError(`selection: expected topKPerLayer from 1 to ${scores.length}, the experts of layer ${layer}, found ${n}`, {
-        where: { option: "topKPerLayer", layer },
-      });
-    return best(scores, n);
+    const E = scores.length * groupSize;
+    const fail = (expected: string): never => {
+      throw new ConfigError(`selection: expected topKPerLayer ${expected}, found ${n}`, { where: { option: "topKPerLayer", layer } });
+    };
+    if (!Number.isSafeInteger(n) || n < 1 || n > E) fail(`from 1 to ${E}, the experts of layer ${layer}`);
+    if (n % groupSize !== 0) fail(`as a number of experts in whole groups of ${groupSize}, a multiple of it`);
+    return best(scores, n / groupSize);
   });
 }
 
-/** Layer → ids from an object, or from its text. @throws ConfigError */
+/** Layer → ids from an object, or from its text; {} and "none" are no expert. @throws ConfigError */
 export function fixedExperts(fixed: FixedExperts): Map<number, readonly number[]> {
   const fail = (found: string): never => {
     throw new ConfigError(
-      `selection: expected fixed experts as layer=id+id, several between commas (1=3+0,2=5), or layer: [ids], found ${found}`,
-      {
-        where: { option: "fixed" },
-      },
+      `selection: expected fixed experts as layer=id+id, several between commas (1=3+0,2=5) or none, or layer: [ids], found ${found}`,
+      { where: { option: "fixed" } },
     );
   };
   const whole = (text: string): number => (/^\d+$/.test(text.trim()) ? Number(text) : fail(JSON.stringify(text)));
   if (typeof fixed !== "string" && (typeof fixed !== "object" || fixed === null || Array.isArray(fixed))) fail(JSON.stringify(fixed));
   const entries: [string, readonly number[]][] =
-    typeof fixed === "string"
-      ? fixed.split(",").map((entry) => {
-          const [layer = "", ids, ...rest] = entry.split("=");
-          if (ids === undefined || rest.length > 0) return fail(JSON.stringify(entry));
-          return [layer, ids.split("+").map(whole)];
-        })
-      : Object.entries(fixed);
+    fixed === "none"
+      ? []
+      : typeof fixed === "string"
+        ? fixed.split(",").map((entry) => {
+            const [layer = "", ids, ...rest] = entry.split("=");
+            if (ids === undefined || rest.length > 0) return fail(JSON.stringify(entry));
+            return [layer, ids.split("+").map(whole)];
+          })
+        : Object.entries(fixed);
   const layers = new Map<number, readonly number[]>();
   for (const [layer, ids] of entries) {
     const l = whole(layer);
@@ -194,7 +215,7 @@ function byName(measured: ExpertScores, score: ScoreOptions, fixed: FixedExperts
 }
 
 function byBudget(measured: ExpertScores, score: ScoreOptions, options: SelectByBudget, warnings: string[]): Chosen {
-  const { maxTrainableParams: budget, expertParams } = options;
+  const { maxTrainableParams: budget, expertParams, groupSize = 1 } = options;
   if (!(budget > 0) || !Number.isFinite(budget))
     throw new ConfigError(`selection: expected maxTrainableParams above 0, found ${budget}`, { where: { option: "maxTrainableParams" } });
   const all: { layer: number; id: number; score: number; cost: number }[] = [];
@@ -206,7 +227,7 @@ function byBudget(measured: ExpertScores, score: ScoreOptions, options: SelectBy
       throw new ConfigError(`selection: expected expertParams >= 1 for layer ${layer}, found ${cost}`, {
         where: { option: "expertParams", layer },
       });
-    measured.scores(layer, score).forEach((s, id) => s > 0 && all.push({ layer, id, score: s, cost }));
+    measured.scores(layer, score).forEach((s, id) => s > 0 && all.push({ layer, id, score: s, cost: cost * groupSize }));
   }
   all.sort((a, b) => b.score / b.cost - a.score / a.cost); // stable: layers are ascending, and so are the ids of each
   let spent = 0;
@@ -218,7 +239,7 @@ function byBudget(measured: ExpertScores, score: ScoreOptions, options: SelectBy
   }
   if (spent === 0)
     throw new ConfigError(
-      `selection: expected maxTrainableParams of at least one expert (${Math.min(...all.map((e) => e.cost))}), found ${budget}`,
+      `selection: expected maxTrainableParams of at least one ${groupSize > 1 ? `group of ${groupSize} experts` : "expert"} (${Math.min(...all.map((e) => e.cost))}), found ${budget}`,
       { where: { option: "maxTrainableParams" } },
     );
   const empty = [...chosen].filter(([, r]) => r.ranked.length === 0).map(([layer]) => layer);
@@ -236,6 +257,14 @@ function oneOf(option: string, value: unknown, allowed: readonly string[]): void
 
 function eachLayer(measured: ExpertScores, score: ScoreOptions, choose: (scores: Float64Array, layer: number) => OfLayer): Chosen {
   return new Map(measured.layers.map((layer) => [layer, choose(measured.scores(layer, score), layer)]));
+}
+
+/** The experts of chosen groups, with scores of their own. */
+function ofGroups(measured: ExpertScores, score: ScoreOptions, groups: Chosen, n: number): Chosen {
+  return eachLayer(measured, score, (scores, layer) => {
+    const ranked = untied(groups.get(layer)!.ranked, n, scores);
+    return { ranked, scores: ranked.map((id) => scores[id]!) };
+  });
 }
 
 /** The n best of a layer. */

@@ -5,6 +5,7 @@ import { basename } from "node:path";
 import { ConfigError } from "../errors.ts";
 import type { ExpertSet } from "../experts/expert_set.ts";
 import type { Profile } from "../experts/profile.ts";
+import { ruleWords } from "../experts/rule_words.ts";
 import { rank } from "../experts/scores.ts";
 import type { ScoreKind, ScoreOptions } from "../experts/scores.ts";
 import { selectExperts } from "../experts/select.ts";
@@ -58,6 +59,7 @@ export function profileReport(all: readonly NamedProfile[], { score = "token", p
     const scores = new Map(profile.layers.map((layer) => [layer, profile.scores(layer, options)]));
     return { name: names[i]!, profile, scores, selected: experts ?? selectExperts(profile, { score, p }) };
   });
+  const rule = ruleWords(experts?.rule);
   const marked = experts ? "selected" : `selected at p = ${p}`;
   const sections: Section[] = [
     { title: shown.length > 1 ? "What each task uses" : "What the task uses", figures: shown.map((s, i) => affinity(s, i, score, marked)) },
@@ -71,7 +73,7 @@ export function profileReport(all: readonly NamedProfile[], { score = "token", p
   return {
     title: shown.length === 1 ? `Experts of ${first!.name}` : `Experts of ${shown.length} tasks`,
     about: aboutModel(first!.profile),
-    facts: shown.length === 1 ? factsOf(first!, marked) : shown.map((s) => factOf(s, marked)),
+    facts: shown.length === 1 ? factsOf(first!, rule === null ? marked : `${marked}: ${rule}`) : shown.map((s) => factOf(s, marked)),
     remarks: shown.flatMap((s) => s.selected.warnings.map((w) => `${s.name}: ${w}`)),
     sections,
   };

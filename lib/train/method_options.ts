@@ -6,7 +6,7 @@ import { Profile } from "../experts/profile.ts";
 import { PERFT_VARIANTS } from "../methods/perft_options.ts";
 import { REALLOCATIONS } from "../methods/reallocation.ts";
 import { ROUTER_MODES } from "../methods/router_options.ts";
-import { selectSchema } from "../options.ts";
+import { isPlain, selectSchema } from "../options.ts";
 
 const experts = z.union(
   [z.string(), z.instanceof(ExpertSet), z.record(z.string(), z.array(z.int().min(0)))],
@@ -77,11 +77,24 @@ const esft = z
     ...routerTerm,
   })
   .check((ctx) => {
-    const { experts: set, profile: scores, select } = ctx.value;
+    const { experts: set, profile: scores, select, sharedExperts, nonExpertModules } = ctx.value;
     if ((set === undefined) === (scores === undefined))
       fault(ctx, [], "expected either experts (a set or its file) or profile and select", set === undefined ? "neither" : "both");
     else if (set !== undefined && select !== undefined) fault(ctx, ["select"], "expected with a profile only", "experts too");
+    else if (sharedExperts !== true && nonExpertModules !== true && (namesNone(set) || namesNone(select?.fixed)))
+      fault(
+        ctx,
+        set === undefined ? ["select", "fixed"] : ["experts"],
+        "expected experts, or sharedExperts or nonExpertModules: true, which train without them",
+        "no expert and both switches off",
+      );
   });
+
+/** Experts that are named, and are none; a file or an ExpertSet is not looked into. */
+function namesNone(experts: unknown): boolean {
+  if (experts instanceof ExpertSet) return false;
+  return experts === "none" || (isPlain(experts) && Object.values(experts).every((ids) => Array.isArray(ids) && ids.length === 0));
+}
 
 /** Target → number; as a text: target=8,other=4. */
 const byTarget = <V extends z.ZodType>(value: V) => z.string().or(z.record(z.string(), value));

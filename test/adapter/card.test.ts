@@ -11,7 +11,7 @@ const full: CardFacts = {
   createdBy: "esft 1.2.3",
   training: { steps: 20, loss: null, data: "a|b\nc", files: ["x|y"], nested: { k: 1 } },
   frozenDigest: "cd".repeat(32),
-  experts: new ExpertSet({ layers: [[1, { ranked: [2, 0] }], [2, { ranked: [] }]], rule: { score: "token", p: 0.2 } }), // prettier-ignore
+  experts: new ExpertSet({ layers: [[1, { ranked: [2, 0] }], [2, { ranked: [] }]], rule: { score: "token", p: 0.2, groupSize: 2 } }), // prettier-ignore
   tensors: { size: 6 },
   attached: { size: 0 },
   parameters: 1234567,
@@ -48,7 +48,7 @@ it("tells what is known, in tables that no value can break", () => {
       "",
       "## Experts",
       "",
-      '2 experts, selected by `{"score":"token","p":0.2}`.',
+      "2 experts, selected by this rule: token scores up to p = 0.2, in groups of 2 neighbours.",
       "",
       "| layer | experts |",
       "|---|---|",

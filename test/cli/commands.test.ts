@@ -189,6 +189,17 @@ describe("profile and select", () => {
     expect(byP.summary.layers.every((l: { tokenShare: number }) => l.tokenShare >= 0.5)).toBe(true);
     expect(byP.summary.total).toMatchObject({ of: 16, parameters: byP.summary.total.experts * 3 * 48 * 24 });
     expect(JSON.parse((await select("--p", "0.2", "--random", "3")).out)).toMatchObject({ rule: { p: 0.2, random: 3 } });
+    const tied = JSON.parse((await select("--top-k-per-layer", "2", "--group-size", "2", "-o", at("tied.json"))).out);
+    expect([tied.rule.groupSize, tied.layers.map((l: { experts: number[] }) => l.experts.map((e) => e >> 1))]).toEqual([
+      2,
+      tied.layers.map((l: { experts: number[] }) => l.experts.map(() => l.experts[0]! >> 1)),
+    ]);
+    const words = (...args: string[]) => cli(["select", at("p.json"), ...args]).then(({ out }) => /^rule: (.*)$/m.exec(out)?.[1]);
+    expect(await words("--p", "0.5", "--group-size", "4")).toBe("token scores up to p = 0.5, in groups of 4 neighbours");
+    expect(await words("--fixed", "none", "--shared-experts")).toBe("experts that were named");
+    expect((await cli(["inspect", model, "--experts", at("tied.json")])).out).toContain(
+      "tied.json (the best 2 of each layer by token scores, in groups of 2 neighbours)",
+    );
     expect(JSON.parse((await select("--top-k-per-layer", "2", "--score", "gate", "--shared-experts")).out)).toMatchObject({
       sharedExperts: true,
       summary: { total: { experts: 4 } },
@@ -206,6 +217,8 @@ describe("profile and select", () => {
     [["--p", "1.2"], /expected p in \(0, 1\], found 1.2/],
     [[], /expected exactly one of p, topKPerLayer, maxTrainableParams, fixed, found none/],
     [["--p", "0.2", "--top-k-per-layer", "2"], /found p and topKPerLayer/],
+    [["--p", "0.2", "--group-size", "3"], /layer 1: expected a groupSize that divides its 8 experts, found 3; take one of 1, 2, 4, 8/],
+    [["--fixed", "1=3", "--group-size", "2"], /expected no groupSize with fixed experts/],
     [["--max-params", "5000"], /--model DIR or --expert-params N/],
     [["--p", "0.2", "--model", "olmoe"], /was it made for another model\?/],
   ])("select %j is refused", async (args, message) => {

@@ -5,6 +5,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { ExpertSet } from "../../lib/experts/expert_set.ts";
+import { Profile } from "../../lib/experts/profile.ts";
 import { tinyDeepseek, toyRows, writeTinyModel } from "../support/tiny_model.ts";
 import { cli, scratch, spawnCli, writeRows } from "./support.ts";
 
@@ -16,6 +17,8 @@ beforeAll(async () => {
   data = writeRows(at("rows.jsonl"), toyRows(40));
   const set = new ExpertSet({ layers: [[1, { ranked: [5, 0] }], [2, { ranked: [7] }]] }); // prettier-ignore
   await set.save(at("experts.json"));
+  const layers = [1, 2].map((layer) => ({ layer, tokens: 10, counts: [8, 2, 1, 4, 7, 3, 5, 0], gateSums: [1, 1, 1, 1, 1, 1, 1, 1] }));
+  await new Profile({ source: "model", topK: 3, experts: 8, sequences: 1, layers }).save(at("profile.json"));
 });
 const quick = (): string[] => ["--model", at("model"), "--data", data, "--max-length", "64", "--rows-per-step", "4", "--lr", "0.02"];
 const stages = [{ targets: ["attention"], steps: 3, lr: 0.01 }, { targets: "experts", steps: 3 }]; // prettier-ignore
@@ -99,11 +102,30 @@ const cases: readonly [string, string[], () => object, RegExp][] = [
     () => ({ type: "perft", variant: "S", rank: 2, router: "lora" }),
     /trains beside routed experts: 4 tensors, .*\n.*trains beside routers: 4 tensors/,
   ],
+  [
+    "esft-grouped",
+    ["--profile", "%", "--p", "0.6", "--group-size", "2"],
+    // Sums of the groups: 10, 5, 10, 5 of 30.
+    () => ({ experts: { 1: [0, 1, 4, 5], 2: [5, 4, 0, 1] } }),
+    /trains routed experts: 24 tensors/,
+  ],
+  [
+    "esft-shared",
+    ["--profile", "%", "--fixed", "none", "--shared-experts"],
+    () => ({ type: "esft", experts: {}, sharedExperts: true }),
+    /trains shared experts: 6 tensors/,
+  ],
+  [
+    "esft-modules",
+    ["--profile", "%", "--fixed", "none", "--shared-experts", "--non-expert-modules"],
+    () => ({ type: "esft", profile: at("profile.json"), select: { fixed: {} }, sharedExperts: true, nonExpertModules: true }),
+    /trains (?!routed)(.|\n)*shared experts: 6 tensors/,
+  ],
 ];
 
 describe.each(cases)("%s", (name, flags, yaml, roles) => {
   it("from flags and from YAML: the same run; killed and resumed: the same bytes", async () => {
-    const given = flags.map((flag) => (flag === "@" ? at("experts.json") : flag));
+    const given = flags.map((flag) => (flag === "@" ? at("experts.json") : flag === "%" ? at("profile.json") : flag));
     const run = await cli(["train", ...quick(), ...given, "--out", at(name), "--steps", "6"]);
     expect([run.code, run.err]).toEqual([0, expect.stringMatching(roles)]);
     expect((await cli(["train", job(yaml(), `${name}-yaml`)])).code).toBe(0);
@@ -125,14 +147,32 @@ describe.each(cases)("%s", (name, flags, yaml, roles) => {
   }, 120_000);
 });
 
-it.each(["esft-router", "esft-router-lora", "esft-ste", "lora-ste"])("%s is evaluated, merged and verified", async (run) => {
-  const evaluated = await cli(["eval", at("model"), "--adapter", at(run), "--data", data, "--max-length", "64", "--json"]);
-  expect(JSON.parse(evaluated.out).results[0].lossChange).toBeLessThan(0);
-  const merged = await cli(["merge", at("model"), "--adapter", at(run), "-o", at(`${run}-merged`), "--json"]);
-  expect([merged.code, merged.err]).toEqual([0, expect.any(String)]);
-  expect(JSON.parse(merged.out)).toMatchObject({ ok: true, logits: { ok: true, different: 0 } });
-  expect((await cli(["verify", at(`${run}-merged`), "--base", at("model"), "--adapter", at(run)])).code).toBe(0);
-  expect((await cli(["verify", at(run), "--base", at("model")])).code).toBe(0);
+it.each(["esft-router", "esft-router-lora", "esft-ste", "esft-grouped", "esft-shared", "esft-modules", "lora-ste"])(
+  "%s is evaluated, merged and verified",
+  async (run) => {
+    const evaluated = await cli(["eval", at("model"), "--adapter", at(run), "--data", data, "--max-length", "64", "--json"]);
+    expect(JSON.parse(evaluated.out).results[0].lossChange).toBeLessThan(0);
+    const merged = await cli(["merge", at("model"), "--adapter", at(run), "-o", at(`${run}-merged`), "--json"]);
+    expect([merged.code, merged.err]).toEqual([0, expect.any(String)]);
+    expect(JSON.parse(merged.out)).toMatchObject({ ok: true, logits: { ok: true, different: 0 } });
+    expect((await cli(["verify", at(`${run}-merged`), "--base", at("model"), "--adapter", at(run)])).code).toBe(0);
+    expect((await cli(["verify", at(run), "--base", at("model")])).code).toBe(0);
+  },
+);
+
+it("without an expert and without a switch nothing trains, and that is said before anything is read", async () => {
+  const none = (method: object) => cli(["train", job({ type: "esft", ...method }, "never-3")]);
+  const words =
+    /expected experts, or sharedExperts or nonExpertModules: true, which train without them, found no expert and both switches off/;
+  for (const [key, method] of [
+    ["method.experts", { experts: {} }],
+    ["method.experts", { experts: { 1: [], 2: [] }, sharedExperts: false }],
+    ["method.select.fixed", { profile: "absent.json", select: { fixed: "none" } }],
+  ] as const) {
+    const { code, err } = await none(method);
+    expect([code, err]).toEqual([1, expect.stringMatching(words)]);
+    expect(err).toContain(key);
+  }
 });
 
 it("PERFT with a term beside the routers is evaluated; a mode that contradicts the method is refused", async () => {

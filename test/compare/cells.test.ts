@@ -4,7 +4,7 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
-import { compare, MoeModel } from "../../lib/index.ts";
+import { Adapter, compare, MoeModel } from "../../lib/index.ts";
 import type { CompareCell, Comparison, PlanInput } from "../../lib/index.ts";
 import { scratch, writeRows } from "../cli/support.ts";
 import { toyRows } from "../support/tiny_model.ts";
@@ -76,6 +76,25 @@ describe("cells on one model", () => {
     await compare({ ...plan, methods: plan.methods.slice(0, 2) }, { out: at("given"), model });
     expect([await loss(), found.result.base.tasks["sums"]!.test.loss]).toEqual([before, before]);
   });
+
+  it("train without a routed expert, in groups, and at random", async () => {
+    const methods = [
+      { name: "modules", method: { type: "esft", experts: {}, nonExpertModules: true }, lr: 0.01 },
+      { name: "groups", method: { type: "esft", topKPerLayer: 3, groupSize: 3 }, lr: 0.01 },
+      { name: "random", method: { type: "esft", topKPerLayer: 3, groupSize: 3, random: 7 }, lr: 0.01 },
+    ] as const;
+    const { result } = await compare({ ...plan, tasks: plan.tasks.slice(0, 1), methods, keep: "last" }, { out: at("ablation") });
+    expect(result.cells.map((c) => [c.method, c.experts, c.diverged])).toEqual([
+      ["modules", 0, null],
+      ["groups", 6, null],
+      ["random", 6, null],
+    ]);
+    expect(result.cells[0]!.trainedShare).toBeGreaterThan(0);
+    const set = (await Adapter.load(join(at("ablation"), "cells", result.cells[1]!.id))).experts!;
+    expect([...set.layers.values()].map(({ ids }) => ids.map((e) => Math.floor(e / 3) === Math.floor(ids[0]! / 3)))).toEqual(
+      [0, 1].map(() => [true, true, true]),
+    );
+  }, 60_000);
 
   it("say where coverage comes from", () => {
     const cells = found.result.cells.filter((c) => c.task === "sums");

@@ -51,6 +51,32 @@ describe("short forms", () => {
     expect([tasks[0]!.maxLength, tasks[0]!.template, others[0]!.maxLength]).toEqual([32, "esft", 64]);
   });
 
+  it.each([
+    [
+      { p: 0.4, sharedExperts: true, nonExpertModules: true },
+      { select: { p: 0.4 }, sharedExperts: true, nonExpertModules: true },
+    ],
+    [{ p: 0.4, random: 7 }, { select: { p: 0.4, random: 7 } }],
+    [{ p: 0.4, groupSize: 2 }, { select: { p: 0.4, groupSize: 2 } }],
+    [
+      { fixed: {}, sharedExperts: true },
+      { select: { fixed: {} }, sharedExperts: true },
+    ],
+    [
+      { fixed: "none", nonExpertModules: true },
+      { select: { fixed: "none" }, nonExpertModules: true },
+    ],
+  ])("of a selection on the task's rows: %j", (short, long) => {
+    const parsed = parsePlan({ ...plan, methods: [{ ...esft, method: { type: "esft", ...short } }] }).methods[0]!.method;
+    const defaults = { score: "token", gateNormalize: "raw", average: "tokens" };
+    expect(parsed).toEqual({ type: "esft", profile: "task", ...long, select: { ...defaults, ...long.select } });
+  });
+
+  it("of no routed expert", () => {
+    const none = { type: "esft", experts: {}, sharedExperts: true };
+    expect(parsePlan({ ...plan, methods: [{ ...esft, method: none }] }).methods[0]!.method).toEqual(none);
+  });
+
   it("give cells in the plan's order", () => {
     const cells = cellsOf(parsePlan({ ...plan, seeds: [3, 1] }));
     expect(cells.map(({ id }) => id)).toEqual(
@@ -85,6 +111,8 @@ describe("a plan is refused", () => {
     ["two rules", method({ method: { type: "esft", p: 0.2, topKPerLayer: 2 } }), /found p and topKPerLayer/],
     ["one option twice", method({ method: { type: "esft", p: 0.2, select: { p: 0.3 } } }), /p and select\.p are the same option/],
     ["ESFT without experts", method({ method: "esft" }), /^plan\.methods\.0\.method: expected either experts .*, found neither/],
+    ["nothing to train", method({ method: { type: "esft", experts: {} } }), /^plan\.methods\.0\.method\.experts: expected experts, or sharedExperts or nonExpertModules: true, .*found no expert and both switches off/],
+    ["groups of no size", method({ method: { type: "esft", p: 0.2, groupSize: 0 } }), /^plan\.methods\.0\.method\.select\.groupSize: expected a number >= 1, found 0/],
     ["stages of another length", fault({ steps: 4, methods: [{ ...esft, stages: [{ targets: "experts", steps: 3 }] }] }), /^plan\.methods\.0\.stages: expected stages of 4 steps together, the plan's, found 3/],
     ["a task that the plan has not", method({ tasks: ["law", "Law"] }), /^plan\.methods\.0\.tasks\.1: expected a task of the plan \(law\), found "Law"/],
     ["a method's task twice", method({ tasks: ["law", "law"] }), /^plan\.methods\.0\.tasks: expected each once, found law twice/],

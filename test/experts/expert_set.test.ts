@@ -52,7 +52,7 @@ describe("an expert set", () => {
     );
     expect(check({ layers: [[1, { ranked: [3] }]] })).not.toThrow();
     for (const layers of [[], [[1, { ranked: [] }]]] as const) {
-      expect(check({ layers })).toThrow("expected something to train, found no expert and both switches off");
+      expect(check({ layers })).toThrow("found no expert and both switches off; name experts, or set sharedExperts or nonExpertModules");
       expect(check({ layers, sharedExperts: true })).not.toThrow();
       expect(check({ layers, nonExpertModules: true })).not.toThrow();
     }

@@ -10,7 +10,7 @@ import { loraTrainable } from "../../lib/methods/lora.ts";
 import { trainable } from "../../lib/methods/method.ts";
 import type { TrainableSpec } from "../../lib/methods/method.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
-import { tinyDeepseek } from "../support/tiny_model.ts";
+import { tinyDeepseek, tinyOlmoe } from "../support/tiny_model.ts";
 
 // Three layers: one dense, two with 8 experts of width 24 and a shared expert.
 const spec = modelSpec(tinyDeepseek, "config.json");
@@ -34,6 +34,19 @@ const facts = ({ type, parameters, totalParameters, lowestLayer }: TrainableSpec
 ];
 
 describe("esft", () => {
+  it("without a routed expert trains what the switches name", () => {
+    const shared = esftTrainable(spec, experts([], { sharedExperts: true }));
+    expect(facts(shared)).toEqual(["esft", 2 * EXPERT, TOTAL, 1]);
+    expect(facts(esftTrainable(spec, experts([[1, []]], { nonExpertModules: true })))).toEqual(["esft", TOTAL - 18 * EXPERT, TOTAL, 0]);
+    const all = esftTrainable(spec, experts([], { sharedExperts: true, nonExpertModules: true }));
+    expect(facts(all)).toEqual(["esft", TOTAL - 16 * EXPERT, TOTAL, 0]);
+    expect(() => esftTrainable(spec, experts([]))).toThrow(/both switches off; name experts, or set sharedExperts or nonExpertModules/);
+    const olmoe = modelSpec(tinyOlmoe, "config.json");
+    expect(() => esftTrainable(olmoe, experts([], { sharedExperts: true }))).toThrow(
+      /this olmoe model has no shared experts; name experts, or set nonExpertModules/,
+    );
+  });
+
   it("trains the selected experts alone", () => {
     const set = experts([[1, [0, 5]], [2, [7]]]); // prettier-ignore
     const t = esftTrainable(spec, set);

@@ -89,9 +89,11 @@ describe("several profiles", () => {
 it("files are read by what they are", async () => {
   const [profile, experts] = [path.join(dir, "law.profile.json"), path.join(dir, "law.experts.json")];
   await law.profile.save(profile);
-  await law.profile.select({ p: 0.2 }).save(experts);
+  await law.profile.select({ p: 0.2, groupSize: 2 }).save(experts);
   expect((await readReport(profile)).title).toBe("Experts of law");
-  expect((await readReport([profile], { experts })).facts[0]!.note).toBe("25.0 %, selected");
+  expect((await readReport([profile], { experts })).facts[0]!.note).toBe(
+    "50.0 %, selected: token scores up to p = 0.2, in groups of 2 neighbours",
+  );
   await expect(readReport(experts)).rejects.toThrow(/law\.experts\.json: expected a profile .*, found format "esft-experts"/);
   await expect(readReport([profile, writeRun(path.join(dir, "run"))])).rejects.toThrow(/found .* \(profile\) and .* \(run\)/);
   await expect(readReport(profile, { score: "gradient" })).rejects.toThrow(/gradient scores were not measured/);
