@@ -47,8 +47,8 @@ Examples:
     const { out } = flags;
     if (out === undefined) return command.error("expected --out DIR, where runs and results go, or --dry-run");
     const { carryOut } = await import("../compare/compare.ts");
-    await using model = await openModel(plan.model, { ...plan, ...(flags.threads ? { threads: flags.threads } : {}) }, terminal);
-    const found = await carryOut(plan, out, model, {
+    const { threads = plan.threads } = flags;
+    const found = await carryOut(plan, out, () => openModel(plan.model, { ...plan, threads }, terminal), {
       signal: terminal.signal,
       onProgress: (p) => terminal.progress(line(p)),
       onNote: (text) => terminal.note(text),

@@ -42,7 +42,7 @@ const MARK = "plan.json";
  * Trains and evaluates all cells of a plan (an object, or a YAML file), and writes compare.json, compare.times.json and compare.md. Cells
  * that are done are reused, as long as model, rows and options are what they were.
  * @throws ConfigError the plan, with file, line and key; a directory of something else · DataError · LayoutError · LockError · MemoryError ·
- * IoError · AbortError: what was reached is kept, and the same call goes on
+ * IoError · AbortError, or what a listener throws: what was reached is kept, and the same call goes on
  */
 export async function compare(plan: PlanInput | string, options: CompareOptions): Promise<Comparison> {
   const { out, model, ...task } = optionsArgument(options, "compare: options");
@@ -51,34 +51,53 @@ export async function compare(plan: PlanInput | string, options: CompareOptions)
   if (onNote !== undefined && typeof onNote !== "function")
     throw new ConfigError(`compare: options.onNote: expected a function, found ${shown(onNote)}`, { where: { key: "onNote" } });
   if (model !== undefined) shapeArgument(model, ["train", "evaluate", "dir"], "a MoeModel", "compare: model");
-  return carryOut(typeof plan === "string" ? await readPlan(pathArgument(plan, "compare: plan")) : parsePlan(plan), out, model, task);
+  const parsed = typeof plan === "string" ? await readPlan(pathArgument(plan, "compare: plan")) : parsePlan(plan);
+  if (model !== undefined) requireBase(parsed, model);
+  return carryOut(parsed, out, model ?? (() => openModel(parsed, task.signal)), task);
 }
 
-/** The same, of a plan that is parsed. */
-export async function carryOut(plan: Plan, out: string, given: MoeModel | undefined, task: CompareTask): Promise<Comparison> {
+/** An open model is the plan's, as it is. @throws ConfigError */
+function requireBase(plan: Plan, model: MoeModel): void {
+  const dir = resolve(plan.model);
+  const place = { where: { key: "model" } };
+  if (model.dir !== dir) throw new ConfigError(`compare: model: expected the plan's, ${dir}, found ${model.dir}`, place);
+  if (model.params.overridden)
+    throw new ConfigError(
+      "compare: model: expected the model as it is, found an adapter applied, whose figures would count as the base's: removeAdapter() first, " +
+        "or merge the adapter and compare on the merged model",
+      place,
+    );
+}
+
+/** The same, of a plan that is parsed. A model that is open stays so; another one is opened when all else that is cheap was checked. */
+export async function carryOut(
+  plan: Plan,
+  out: string,
+  given: MoeModel | (() => Promise<MoeModel>),
+  task: CompareTask,
+): Promise<Comparison> {
   await requireApart(out, plan.model, "the model", "out");
-  if (given !== undefined && given.dir !== resolve(plan.model))
-    throw new ConfigError(`compare: model: expected the plan's, ${resolve(plan.model)}, found ${given.dir}`, { where: { key: "model" } });
   if (plan.evaluation.answers) await metricsByName(plan.evaluation.answers.metrics, "plan.evaluation.answers.metrics");
   await using _ = await lockRun(out);
   await requireOwn(out);
   const { signal } = task;
   const files = await PlanFiles.open(plan, signal);
   await writeFileAtomic(join(out, MARK), formatJson({ format: "esft-compare-plan", version: 1, plan }));
-  const model = given ?? (await open(plan, signal));
+  const model = typeof given === "function" ? await given() : given;
   try {
-    const base = (await model.identity({ signal })).fingerprint;
-    const comparison = await carryOutAll(new Session({ plan, model, files, base, out }, task));
+    const identity = await model.identity({ signal });
+    const session = new Session({ plan, model, files, identity, out }, task);
+    const comparison = await session.listening(() => carryOutAll(session));
     await writeFileAtomic(join(out, "compare.md"), markdownOf(comparison));
     await writeComparison(out, comparison);
     return comparison;
   } finally {
-    if (given === undefined) await model[Symbol.asyncDispose]();
+    if (given !== model) await model[Symbol.asyncDispose]();
   }
 }
 
-function open({ model, device, threads, precision, dequantise }: Plan, signal: AbortSignal | undefined): Promise<MoeModel> {
-  return MoeModel.fromPretrained(model, { device, threads, precision, dequantise, ...(signal ? { signal } : {}) });
+function openModel({ model, device, threads, precision, dequantise }: Plan, signal: AbortSignal | undefined): Promise<MoeModel> {
+  return MoeModel.fromPretrained(model, { device, threads, precision, dequantise, signal });
 }
 
 /** @throws ConfigError the directory holds something else than a comparison */

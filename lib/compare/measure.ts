@@ -55,8 +55,7 @@ async function evaluate(s: Session, id: string, record: RunRecord, rows: HeldOut
   const onProgress = (p: { done: number; total: number }): void => s.progress(id, rows.name, p.done, p.total);
   const { value, seconds } = await s.timed(`evaluate ${rows.name}`, async () => {
     const options = { ...rows.data, batchTokens, ...(limit === undefined ? {} : { rows: limit }) };
-    const task = s.signal ? { signal: s.signal, onProgress } : { onProgress };
-    return s.model.evaluate(await s.examples(rows.file, rows.data), options, task);
+    return s.model.evaluate(await s.examples(rows.file, rows.data), options, { signal: s.signal, onProgress });
   });
   const { loss, accuracy, supervised, tokens } = value;
   await record.evaluate(rows.name, factsOf(s, rows), { loss, accuracy, supervised, tokens }, seconds);

@@ -1,4 +1,5 @@
-// How long a comparison still takes: work of each kind that is left, by what work of that kind took in this session.
+// How long a comparison still takes: work of each kind that is left, by what work of that kind took since the comparison was begun or
+// went on.
 
 /** "train METHOD" in updates, "evaluate FILE", "answers FILE" and "profile TASK" in passes. */
 export type Kind = `${"train" | "evaluate" | "answers" | "profile"} ${string}`;

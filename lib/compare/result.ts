@@ -1,5 +1,6 @@
 // What a comparison found, as files: compare.json has every figure that depends on model, data and options alone, so that two of them
-// can be compared to the byte; compare.times.json beside it has what was measured by the clock.
+// can be compared to the byte where the same kind of device computed (backend, precision and, on a CPU, instruction set);
+// compare.times.json beside it has what was measured by the clock.
 
 import { join } from "node:path";
 import { z } from "zod";
@@ -79,7 +80,7 @@ export const compareSchema = z.strictObject({
   format: z.literal("esft-compare"),
   version: z.literal(1),
   model: z.strictObject({ name: z.string(), type: z.string(), fingerprint: z.string(), parameters: whole }),
-  /** Sums are rounded by the order and width that a device adds with. */
+  /** Sums are rounded by the order and width that a device adds with; its instruction set, which decides too, is in compare.times.json. */
   device: z.strictObject({ backend: z.string(), precision: z.string() }),
   /** The whole plan as it was understood, without where it computes. */
   plan: z.record(z.string(), z.unknown()),
@@ -143,7 +144,7 @@ export const compareSchema = z.strictObject({
 export const timesSchema = z.strictObject({
   format: z.literal("esft-compare-times"),
   version: z.literal(1),
-  /** What computed, of the latest session. */
+  /** What computed, of the call that wrote this file. */
   device: z.strictObject({ instructionSet: z.string(), threads: whole }),
   /** By the cell's id; of a cell that was reused, those of when it was computed. */
   cells: z.record(

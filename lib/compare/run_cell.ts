@@ -74,7 +74,7 @@ function requestOf(s: Session, { task, method, lr, seed, id }: Cell, resolved: R
     stages,
     optimizer: { ...optimizer, lr },
     resume: true,
-    ...(s.signal ? { signal: s.signal } : {}),
+    signal: s.signal,
   });
 }
 

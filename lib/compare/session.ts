@@ -2,6 +2,7 @@
 
 import { join } from "node:path";
 import type { Examples } from "../data/examples.ts";
+import type { BaseIdentity } from "../files/hash.ts";
 import type { MoeModel } from "../moe_model.ts";
 import type { DataOptions } from "../options.ts";
 import type { PlanFiles } from "./files.ts";
@@ -37,25 +38,25 @@ export class Session {
   readonly plan: Plan;
   readonly model: MoeModel;
   readonly files: PlanFiles;
-  /** Fingerprint of the base model. */
-  readonly base: string;
+  readonly identity: BaseIdentity;
   readonly out: string;
-  readonly signal: AbortSignal | undefined;
-  readonly note: (text: string) => void;
+  /** The caller's; it fires too when a listener has failed. */
+  readonly signal: AbortSignal;
   cellsDone = 0;
   cells = 0;
-  private readonly onProgress: CompareTask["onProgress"];
+  private readonly listeners: Pick<CompareTask, "onProgress" | "onNote">;
+  private readonly stop = new AbortController();
+  private failure: { readonly error: unknown } | null = null;
   private readonly encoded = new Map<string, Examples>();
 
-  constructor(parts: Pick<Session, "plan" | "model" | "files" | "base" | "out">, { signal, onProgress, onNote }: CompareTask) {
+  constructor(parts: Pick<Session, "plan" | "model" | "files" | "identity" | "out">, { signal, onProgress, onNote }: CompareTask) {
     this.plan = parts.plan;
     this.model = parts.model;
     this.files = parts.files;
-    this.base = parts.base;
+    this.identity = parts.identity;
     this.out = parts.out;
-    this.signal = signal;
-    this.onProgress = onProgress;
-    this.note = onNote ?? (() => undefined);
+    this.signal = signal ? AbortSignal.any([signal, this.stop.signal]) : this.stop.signal;
+    this.listeners = { onProgress, onNote };
   }
 
   at(...names: string[]): string {
@@ -64,7 +65,36 @@ export class Session {
 
   progress(id: string, work: string, done: number, total: number): void {
     const { cellsDone, cells, outlook } = this;
-    this.onProgress?.({ id, work, done, total, cellsDone, cells, etaSeconds: outlook.seconds });
+    this.tell(() => this.listeners.onProgress?.({ id, work, done, total, cellsDone, cells, etaSeconds: outlook.seconds }));
+  }
+
+  note(text: string): void {
+    this.tell(() => this.listeners.onNote?.(text));
+  }
+
+  /** What a listener throws, or rejects with, stops the comparison as its signal does: what was reached is kept. */
+  private tell(listener: () => unknown): void {
+    const fail = (error: unknown): void => {
+      this.failure ??= { error };
+      this.stop.abort(error);
+    };
+    if (this.failure !== null) return;
+    try {
+      void Promise.resolve(listener()).catch(fail);
+    } catch (error) {
+      fail(error);
+    }
+  }
+
+  /** Does the work. @throws what a listener threw in place of what came of it */
+  async listening<T>(work: () => Promise<T>): Promise<T> {
+    try {
+      const value = await work();
+      if (this.failure === null) return value;
+    } catch (error) {
+      if (this.failure === null) throw error;
+    }
+    throw (this.failure as { readonly error: unknown }).error;
   }
 
   /** Does the work, and counts what it took. @returns its seconds too */
@@ -76,12 +106,15 @@ export class Session {
     return { value, seconds };
   }
 
-  /** What every figure rests on: the model, and how it computes. */
+  /** What every figure rests on: the model's weights and files, and how it computes: each instruction set rounds its sums in its own order. */
   get modelFacts(): Facts {
     const { transformer, device, params } = this.model;
+    const { contents, fingerprint } = this.identity;
     return {
-      model: this.base,
+      model: contents ?? fingerprint,
+      modelFiles: this.files.ofModel,
       backend: device.info.backend,
+      instructionSet: device.info.instructionSet,
       precision: transformer.precision,
       ...(params.roundedBase ? { dequantise: "bf16" } : {}),
     };

@@ -52,7 +52,7 @@ export async function profileOf(s: Session, task: PlanTask): Promise<TaskProfile
       signal: s.signal,
       partialEvery: 1,
       onPartial: async (state) => {
-        if (!s.signal?.aborted && performance.now() - savedAt < SAVE_EVERY) return;
+        if (!s.signal.aborted && performance.now() - savedAt < SAVE_EVERY) return;
         await state.save(partial);
         savedAt = performance.now();
       },

@@ -57,7 +57,12 @@ export async function carryOutAll(s: Session): Promise<Comparison> {
     result: {
       format: "esft-compare",
       version: 1,
-      model: { name: s.model.name, type: spec.modelType, fingerprint: s.base, parameters: fullTrainable(spec).totalParameters },
+      model: {
+        name: s.model.name,
+        type: spec.modelType,
+        fingerprint: s.identity.fingerprint,
+        parameters: fullTrainable(spec).totalParameters,
+      },
       device: { backend: device.info.backend, precision: transformer.precision },
       plan: JSON.parse(JSON.stringify(asked)) as Record<string, unknown>,
       ...found,

@@ -55,6 +55,17 @@ export async function readTokenizerFolder(dir: string) {
   };
 }
 
+const NAMES = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.json", "chat_template.jinja"]; // prettier-ignore
+const MORE_TEMPLATES = "additional_chat_templates";
+
+/** Those of the files that are there, as paths below `dir`, sorted; none where there is no folder. */
+export async function tokenizerFilesOf(dir: string): Promise<string[]> {
+  const inside = (folder: string): Promise<string[]> => readdir(folder).catch(() => []);
+  const templates = (await inside(join(dir, MORE_TEMPLATES))).filter((name) => name.endsWith(".jinja"));
+  const there = (await inside(dir)).filter((name) => NAMES.includes(name));
+  return [...there, ...templates.map((name) => `${MORE_TEMPLATES}/${name}`)].sort();
+}
+
 /** Tokens that the post-processor adds to a text, with the ids that it gives them. */
 function postProcessed(part: unknown): readonly (readonly unknown[])[] {
   const { sep, cls, single, special_tokens: known, processors } = object(part);
@@ -113,8 +124,8 @@ async function readTemplates(dir: string, names: ReadonlySet<string>, config: Js
   addAll(config["chat_template"], "tokenizer_config.json");
   if (names.has("chat_template.json")) addAll((await readObject(join(dir, "chat_template.json")))["chat_template"], "chat_template.json");
   if (names.has("chat_template.jinja")) out.set("default", await readTextFile(join(dir, "chat_template.jinja")));
-  if (names.has("additional_chat_templates")) {
-    const folder = join(dir, "additional_chat_templates");
+  if (names.has(MORE_TEMPLATES)) {
+    const folder = join(dir, MORE_TEMPLATES);
     for (const name of await readdir(folder))
       if (name.endsWith(".jinja")) out.set(basename(name, ".jinja"), await readTextFile(join(folder, name)));
   }
