@@ -86,8 +86,9 @@ figure { grid-column: 1 / -1; margin: 0; min-width: 0; break-inside: avoid; }
 figure.half { grid-column: auto; grid-row: span 2; display: grid; grid-template-rows: subgrid; grid-template-columns: minmax(0, 1fr); row-gap: 0; }
 figcaption .about { margin-top: 2px; font-size: 14px; }
 .chart { margin-top: 4px; overflow-x: auto; }
-.chart svg { display: block; max-width: 100%; height: auto; }
-.chart.wide svg { width: 100%; }
+.chart svg { display: block; }
+/* Cells of a heat map keep their size, and what is wider than the page is scrolled. */
+.chart.wide svg { width: 100%; height: auto; }
 .chart text { font-variant-numeric: tabular-nums; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 10px 0 0; padding: 0; list-style: none; font-size: 13px; color: var(--soft); }
 .legend li { display: flex; gap: 7px; align-items: center; overflow-wrap: anywhere; }
@@ -110,7 +111,6 @@ tr:last-child > * { border-bottom: 0; }
 thead th { position: sticky; top: 0; background: var(--back); color: var(--soft); font-weight: 500; vertical-align: bottom; box-shadow: inset 0 -1px var(--line); white-space: nowrap; }
 tbody th { font-weight: 500; }
 .number { text-align: right; white-space: nowrap; }
-footer { margin-top: 64px; padding-top: 14px; border-top: 1px solid var(--line); font-size: 13px; color: var(--soft); }
 @media (max-width: 760px) {
   .page { padding: 24px 16px 48px; }
   figure.half { grid-column: 1 / -1; }
@@ -122,6 +122,7 @@ footer { margin-top: 64px; padding-top: 14px; border-top: 1px solid var(--line);
   body { font-size: 10.5pt; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   .page { max-width: none; padding: 0; }
   .themes, #live, details:not([open]) { display: none; }
+  .chart svg { max-width: 100%; height: auto; }
   .table { max-height: none; overflow: visible; }
   h2 { break-after: avoid; margin-top: 28pt; }
 }

@@ -10,7 +10,7 @@ export interface Chart {
   /** Names of the series in the order of their colours; none where there is one thing to see. */
   readonly legend: readonly string[];
   readonly marks: "lines" | "points" | "bars" | "shades";
-  /** Legend of shades: what the first and the last stand for, and those between. */
+  /** Legend of shades: what each of them stands for, then what a frame does. */
   readonly shades?: readonly string[];
 }
 

@@ -3,6 +3,12 @@
 import { config, layerWhere, SHADES } from "./chart.ts";
 import type { Axis, Cell, Chart, Values } from "./chart.ts";
 
+/** Which shade a value has: the number of bounds that it reaches. @param domain SHADES − 1, ascending */
+const shaded = (field: string, domain: readonly number[]): object => {
+  const range = Array.from({ length: SHADES }, (_, i) => `var(--shade-${i})`);
+  return { field, type: "quantitative", legend: null, scale: { type: "threshold", domain: [...domain], range } };
+};
+
 /**
  * A cell per (x, y), shaded by which of the bounds its value reaches; cells with `marked` have a frame.
  * @param bounds SHADES − 1, ascending
@@ -51,12 +57,7 @@ export function heatMap(
         mark: { type: "rect", cornerRadius },
         encoding: {
           ...encoding,
-          fill: {
-            field: value,
-            type: "quantitative",
-            legend: null,
-            scale: { type: "threshold", domain: [...bounds], range: Array.from({ length: SHADES }, (_, i) => `var(--shade-${i})`) },
-          },
+          fill: shaded(value, bounds),
         },
       },
       ...layerWhere(values, (v) => v["marked"] === 1, {
@@ -98,16 +99,10 @@ export function matrix(
         mark: { type: "rect", cornerRadius: 3, stroke: "var(--back)", strokeWidth: 2 },
         encoding: {
           ...encoding,
-          fill: {
-            field: value,
-            type: "quantitative",
-            legend: null,
-            scale: {
-              type: "threshold",
-              domain: Array.from({ length: SHADES - 1 }, (_, i) => (most * (i + 1)) / SHADES),
-              range: Array.from({ length: SHADES }, (_, i) => `var(--shade-${i})`),
-            },
-          },
+          fill: shaded(
+            value,
+            Array.from({ length: SHADES - 1 }, (_, i) => (most * (i + 1)) / SHADES),
+          ),
         },
       },
       {
