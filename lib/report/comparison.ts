@@ -2,23 +2,29 @@
 // were tried, what each costs.
 
 import { groupsOf, partialWords } from "../compare/method_tasks.ts";
-import type { Group } from "../compare/method_tasks.ts";
-import type { CompareCell, Comparison, Measure } from "../compare/result.ts";
-import { bytes, count, duration, percent } from "../format.ts";
+import type { Comparison, Measure } from "../compare/result.ts";
+import { bytes, change, count, percent } from "../format.ts";
 import type { Cell } from "./charts/chart.ts";
-import { bars, intervals, points } from "./charts/marks.ts";
-import { meanOf } from "./estimate.ts";
-import type { Mean } from "./estimate.ts";
+import { intervals } from "./charts/marks.ts";
+import { answersFigures, costFigures } from "./comparison_bars.ts";
+import { standings, tradeOffFigures } from "./comparison_gain.ts";
+import { chosenOf, meanOf, suffix } from "./comparison_means.ts";
+import type { Result } from "./comparison_means.ts";
+import { ratesFigures } from "./comparison_rates.ts";
+import { withSd } from "./content.ts";
 import type { Column, Fact, Figure, Report, Row, Section } from "./content.ts";
 import { leaves } from "./leaves.ts";
-import { ratesFigures } from "./comparison_rates.ts";
 
 export function comparisonReport({ result, times }: Comparison): Report {
   const { model, device, seeds, tasks, methods } = result;
   const sections: Section[] = [
     {
       title: "Gain and forgetting",
-      figures: [...groupsOf(result).flatMap((group, i) => tradeOff(result, group, i)), summaryFigure(result), ...answersFigures(result)],
+      figures: [
+        ...groupsOf(result).flatMap((group, i) => tradeOffFigures(result, group, i)),
+        summaryFigure(result),
+        ...answersFigures(result),
+      ],
     },
     { title: "Differences", figures: differencesFigures(result) },
     { title: "Learning rates", figures: ratesFigures(result) },
@@ -36,104 +42,7 @@ export function comparisonReport({ result, times }: Comparison): Report {
   };
 }
 
-type Result = Comparison["result"];
-
-/** Runs of a method at its chosen rates, which have all figures; on some tasks, or all. */
-export const chosenOf = (result: Result, method: string, tasks?: readonly string[]): CompareCell[] =>
-  result.cells.filter((c) => c.method === method && c.chosen && c.diverged === null && (tasks?.includes(c.task) ?? true));
-
-/** ": law, code" of a group that has not all tasks. */
-const suffix = ({ tasks }: Result, group: Group): string => (group.tasks.length === tasks.length ? "" : `: ${group.tasks.join(", ")}`);
-
-// ── Gain and forgetting ──
-
-/** By how much the loss on the task's test rows fell. */
-function gainOf({ base }: Result, cell: CompareCell): number | null {
-  const before = base.tasks[cell.task];
-  return cell.test && before ? before.test.loss - cell.test.loss : null;
-}
-
-/** By how much the loss on rows of other domains rose, mean over the domains. */
-function forgettingOf({ base, others }: Result, cell: CompareCell): number | null {
-  if (cell.others === null || others.length === 0) return null;
-  const rises = others.map(({ name }) => {
-    const [after, before] = [cell.others?.[name], base.others[name]];
-    return after && before ? after.loss - before.loss : null;
-  });
-  const there = rises.filter((r) => r !== null);
-  return there.length < rises.length ? null : there.reduce((a, b) => a + b, 0) / there.length;
-}
-
-interface Standing {
-  readonly method: string;
-  readonly gain: Mean;
-  readonly forgetting: Mean;
-}
-
-function standings(result: Result, { tasks, methods }: Group): Standing[] {
-  return methods.flatMap((method) => {
-    const cells = chosenOf(result, method, tasks);
-    const gain = meanOf(cells.map((c) => gainOf(result, c)));
-    const forgetting = meanOf(cells.map((c) => forgettingOf(result, c)));
-    return gain && forgetting ? [{ method, gain, forgetting }] : [];
-  });
-}
-
-/** Is none of the others at least as good in both and better in one? */
-const onFront = (s: Standing, all: readonly Standing[]): boolean =>
-  !all.some(
-    (o) =>
-      o.gain.mean >= s.gain.mean &&
-      o.forgetting.mean <= s.forgetting.mean &&
-      (o.gain.mean > s.gain.mean || o.forgetting.mean < s.forgetting.mean),
-  );
-
-function tradeOff(result: Result, group: Group, i: number): Figure[] {
-  const all = standings(result, group);
-  if (all.length === 0) return [];
-  const rows = all.map((s): Row => ({
-    method: s.method,
-    gain: s.gain.mean,
-    gainSd: s.gain.sd,
-    forgetting: s.forgetting.mean,
-    forgettingSd: s.forgetting.sd,
-    n: s.gain.n,
-    front: onFront(s, all) ? "yes" : "no",
-  }));
-  const ends = ({ mean, sd }: Mean): [Cell, Cell] => (sd === null ? [null, null] : [mean - sd, mean + sd]);
-  const values = all.map((s) => {
-    const [[left, right], [low, high]] = [ends(s.forgetting), ends(s.gain)];
-    return { method: s.method, gain: s.gain.mean, forgetting: s.forgetting.mean, front: onFront(s, all) ? 1 : 0, left, right, low, high };
-  });
-  return [
-    {
-      id: i === 0 ? "trade-off" : `trade-off-${i + 1}`,
-      title: `What a method gains and what it forgets${suffix(result, group)}`,
-      about:
-        "Up: by how much the loss on the task's test rows fell. To the right: by how much the loss on rows of other domains rose. The best stand at the top left; the dotted line joins those that no other beats in both. Means over tasks and seeds at the chosen learning rates, with a cross of one standard deviation.",
-      chart: points(values, {
-        x: { key: "forgetting", title: "forgetting: rise of the loss on other domains, nats per token" },
-        y: { key: "gain", title: "gain: fall of the test loss, nats per token" },
-        name: "method",
-        names: all.map((s) => s.method),
-        front: "front",
-        spread: { x: ["left", "right"], y: ["low", "high"] },
-      }),
-      table: {
-        columns: [
-          { key: "method", label: "method" },
-          { key: "gain", label: "gain", digits: 4 },
-          { key: "gainSd", label: "± sd", digits: 4 },
-          { key: "forgetting", label: "forgetting", digits: 4 },
-          { key: "forgettingSd", label: "± sd", digits: 4 },
-          { key: "n", label: "runs", digits: 0 },
-          { key: "front", label: "beaten by none" },
-        ],
-        rows,
-      },
-    },
-  ];
-}
+// ── All measures ──
 
 /** Decimals of a measure: losses are told to four, scores of answers to three. */
 const digitsOf = (m: Measure): number => (m.key.startsWith("answers.") ? 3 : 4);
@@ -144,23 +53,21 @@ function summaryFigure(result: Result): Figure {
     { key: "task", label: "task" },
     { key: "method", label: "method" },
     { key: "lr", label: "learning rate", significant: 4 },
-    { key: "n", label: "n", digits: 0 },
-    ...told.flatMap((m, i): Column[] => [
-      { key: `m${i}`, label: m.label, digits: digitsOf(m) },
-      { key: `s${i}`, label: "± sd", digits: digitsOf(m) },
-    ]),
+    { key: "n", label: "runs", digits: 0 },
+    ...told.flatMap((m, i) => withSd({ key: `m${i}`, label: m.label, digits: digitsOf(m) }, `s${i}`)),
   ];
   const rows = result.summary.map((s): Row => {
     const estimates = told.map((m) => s.values[m.key] ?? null);
+    const runs = s.method === "base" ? null : Math.max(...estimates.map((e) => e?.n ?? 0));
     const cells: Record<string, Cell> = {
       task: s.task ?? "all tasks",
       method: s.method,
       lr: s.lr,
-      n: Math.max(...estimates.map((e) => e?.n ?? 0)),
+      n: runs,
     };
     estimates.forEach((e, i) => {
       cells[`m${i}`] = e?.mean ?? null;
-      cells[`s${i}`] = e?.sd ?? null;
+      cells[`s${i}`] = runs === null ? null : (e?.sd ?? null);
     });
     return cells;
   });
@@ -177,35 +84,6 @@ function summaryFigure(result: Result): Figure {
 function partialOf(result: Result): string {
   const partial = partialWords(result);
   return partial === null ? "" : ` Of the tasks ${partial}.`;
-}
-
-/** Bars of each metric of answers, with those of the model as it is. */
-function answersFigures(result: Result): Figure[] {
-  const metrics = result.measures.filter((m) => m.key.startsWith("answers."));
-  const drawn = metrics.flatMap((m) => groupsOf(result).map((group) => ({ m, group })));
-  return drawn.map(({ m, group }, i): Figure => {
-    const metric = m.key.slice("answers.".length);
-    const base = meanOf(group.tasks.map((task) => result.base.tasks[task]?.answers?.[metric] ?? null));
-    const rows = [
-      ...(base ? [amount("base", { ...base, sd: null })] : []),
-      ...group.methods.flatMap((name) => {
-        const mean = meanOf(chosenOf(result, name, group.tasks).map((c) => c.answers?.[metric] ?? null));
-        return mean ? [amount(name, mean)] : [];
-      }),
-    ];
-    return barFigure(
-      `answers-${i}`,
-      `Answers: ${m.label}${suffix(result, group)}`,
-      `Mean of the runs at the chosen rates; ${m.better} is better.`,
-      rows,
-      {
-        label: m.label,
-        digits: 3,
-        words: (x) => x.toFixed(3),
-        labels: "plain",
-      },
-    );
-  });
 }
 
 // ── Differences ──
@@ -235,8 +113,7 @@ function differencesFigures(result: Result): Figure[] {
           { key: "measure", label: "measure" },
           { key: "a", label: "a" },
           { key: "b", label: "b" },
-          { key: "mean", label: "a − b", digits: 4 },
-          { key: "sd", label: "± sd", digits: 4 },
+          ...withSd({ key: "mean", label: "a − b", digits: 4 }, "sd"),
           { key: "low", label: "95 % from", digits: 4 },
           { key: "high", label: "to", digits: 4 },
           { key: "n", label: "pairs", digits: 0 },
@@ -247,75 +124,6 @@ function differencesFigures(result: Result): Figure[] {
     },
   ];
 }
-
-// ── Cost ──
-
-interface Amount extends Mean {
-  readonly name: string;
-}
-const amount = (name: string, mean: Mean): Amount => ({ name, ...mean });
-
-function barFigure(
-  id: string,
-  title: string,
-  about: string,
-  all: readonly Amount[],
-  value: { readonly label: string; readonly digits: number; readonly words: (x: number) => string; readonly labels: "large" | "plain" },
-): Figure {
-  const values = all.map(({ name, mean, sd }) => ({ name, mean, low: sd === null ? null : Math.max(0, mean - sd), high: sd === null ? null : mean + sd, words: value.words(mean) })); // prettier-ignore
-  return {
-    id,
-    title,
-    about,
-    half: true,
-    chart: all.length === 0 ? null : bars(values, { name: "name", names: all.map((a) => a.name), x: { key: "mean", title: value.label, labels: value.labels }, text: "words", low: "low", high: "high" }), // prettier-ignore
-    table: {
-      columns: [
-        { key: "name", label: "method" },
-        { key: "mean", label: value.label, digits: value.digits },
-        { key: "sd", label: "± sd", digits: value.digits },
-        { key: "n", label: "runs", digits: 0 },
-      ],
-      rows: all.map(({ name, mean, sd, n }): Row => ({ name, mean, sd, n })),
-    },
-  };
-}
-
-function costFigures(result: Result, times: Comparison["times"]): Figure[] {
-  const of = (value: (cell: CompareCell) => number | null | undefined): Amount[] =>
-    result.methods.flatMap(({ name }) => {
-      const mean = meanOf(chosenOf(result, name).map((c) => value(c) ?? null));
-      return mean ? [amount(name, mean)] : [];
-    });
-  const partial = partialWords(result);
-  const at = `Mean of the runs at the chosen rates${partial === null ? "" : `; of the tasks ${partial}`}`;
-  const { instructionSet, threads } = times.device;
-  const seconds = { label: "seconds", digits: 3, words: secondsOf, labels: "plain" } as const;
-  const size = { label: "bytes", digits: 0, words: bytes, labels: "large" } as const;
-  return [
-    barFigure(
-      "adapter-bytes",
-      "Adapter",
-      `On disk. ${at}.`,
-      of((c) => c.adapterBytes),
-      size,
-    ),
-    barFigure("parameters", "Parameters trained", `${at}.`, of((c) => c.trainedParameters), { label: "parameters", digits: 0, words: count, labels: "large" }), // prettier-ignore
-    barFigure("step-seconds", "Time of an update", `Without evaluation and checkpoints, on ${threads} thread${threads === 1 ? "" : "s"} of ${instructionSet}. ${at}.`, of((c) => times.cells[c.id]?.secondsPerStep), { ...seconds, digits: 4 }), // prettier-ignore
-    barFigure("train-seconds", "Time of a run", `From the first update to the adapter, all that is written included. ${at}.`, of((c) => times.cells[c.id]?.trainSeconds), seconds), // prettier-ignore
-    barFigure("state-bytes", "Training state", `Masters, gradients and moments. ${at}.`, of((c) => c.stateBytes), size), // prettier-ignore
-    barFigure(
-      "activation-bytes",
-      "Activations",
-      `Of a step. ${at}.`,
-      of((c) => c.activationBytes),
-      size,
-    ),
-  ].filter((f) => f.table.rows.length > 0);
-}
-
-/** Short times to three digits: methods differ in them. */
-const secondsOf = (x: number): string => (x < 60 ? `${Number(x.toPrecision(3))} s` : duration(x));
 
 // ── What was compared ──
 
@@ -394,7 +202,7 @@ function factsOf(result: Result): Fact[] {
   const facts: (Fact | null)[] = [
     most ? { label: "Largest gain", value: most.method, note: `test loss falls by ${most.gain.mean.toFixed(4)}${on}` } : null,
     least
-      ? { label: "Least forgotten", value: least.method, note: `loss elsewhere changes by ${signed(least.forgetting.mean)}${on}` }
+      ? { label: "Least forgotten", value: least.method, note: `loss elsewhere changes by ${change(least.forgetting.mean, 4)}${on}` }
       : null,
     smallest
       ? {
@@ -406,8 +214,6 @@ function factsOf(result: Result): Fact[] {
   ];
   return facts.filter((f) => f !== null);
 }
-
-const signed = (x: number): string => `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(4)}`;
 
 function remarksOf({ choices, cells }: Result): string[] {
   const without = choices

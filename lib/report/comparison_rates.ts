@@ -3,6 +3,7 @@
 import type { Comparison } from "../compare/result.ts";
 import { MOST_SERIES } from "./charts/chart.ts";
 import { lines } from "./charts/lines.ts";
+import { withSd } from "./content.ts";
 import type { Column, Figure, Row } from "./content.ts";
 
 /** A figure per task. */
@@ -28,8 +29,7 @@ export function ratesFigures({ choices, rule, tasks, methods }: Comparison["resu
     const columns: Column[] = [
       { key: "method", label: "method" },
       { key: "lr", label: "learning rate", significant: 4 },
-      { key: "loss", label: "validation loss", digits: 4 },
-      { key: "sd", label: "± sd", digits: 4 },
+      ...withSd({ key: "loss", label: "validation loss", digits: 4 }, "sd"),
       { key: "n", label: "seeds", digits: 0 },
       { key: "chosen", label: "" },
     ];

@@ -9,6 +9,9 @@ export interface Column {
   readonly digits?: number;
   readonly significant?: number;
 }
+/** A column and, in `sd`, the one of its standard deviations. */
+export const withSd = (column: Column, sd: string): Column[] => [column, { ...column, key: sd, label: "± sd" }];
+
 export type Row = Readonly<Record<string, Cell>>;
 
 export interface Table {

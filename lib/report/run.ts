@@ -71,11 +71,9 @@ function aboutRun(log: RunLog, request: Plain | null): string {
   return `Fine-tuning${model} by ${method} on ${device} in ${precision}: ${count(examples)} examples, ${heldOut === 0 ? "none" : count(heldOut)} held out.`;
 }
 
-const STATES: Readonly<Record<string, string>> = { finished: "finished", interrupted: "interrupted" };
-
 function stateOf(log: RunLog): string {
   const last = log.events.findLast((e) => e.type === "done" || e.type === "start" || e.type === "step");
-  return last?.type === "done" ? (STATES[last.reason] ?? last.reason) : "not ended";
+  return last?.type === "done" ? last.reason : "not ended";
 }
 
 function factsOf(log: RunLog): Fact[] {
@@ -115,8 +113,7 @@ function factsOf(log: RunLog): Fact[] {
   return facts.filter((f) => f !== null).map(({ note, ...f }) => (note === "" || note === undefined ? f : { ...f, note }));
 }
 
-const secondsOf = (log: RunLog): number =>
-  eventsOf(log, "step").reduce((s, e) => s + (e.tokensPerSecond ? e.tokens / e.tokensPerSecond : 0), 0);
+const secondsOf = (log: RunLog): number => eventsOf(log, "step").reduce((sum, e) => sum + e.seconds, 0);
 
 function remarksOf(log: RunLog): string[] {
   const remarks = eventsOf(log, "warning").map((w) => `Step ${w.step}: ${w.message}`);

@@ -5,7 +5,7 @@ import { describe, expect, it } from "vitest";
 import type { Comparison } from "../../lib/compare/result.ts";
 import { comparisonReport } from "../../lib/report/comparison.ts";
 import type { Figure, Report } from "../../lib/report/content.ts";
-import { meanOf } from "../../lib/report/estimate.ts";
+import { meanOf } from "../../lib/report/comparison_means.ts";
 import { sample } from "../compare/sample.ts";
 
 const figureOf = (report: Report, id: string): Figure => report.sections.flatMap((s) => s.figures).find((f) => f.id === id)!;
@@ -113,5 +113,32 @@ it("scores of answers are beside those of the model as it is", () => {
     r.base.tasks["law"]!.answers = { exact: 0.25 };
     for (const c of r.cells) if (c.chosen) c.answers = { exact: c.method === "esft" ? 0.75 : 0.5 };
   });
-  expect(rowsOf(report, "answers-0").map((r) => [r["name"], r["mean"]])).toEqual([["base", 0.25], ["esft", 0.75], ["full", 0.5]]); // prettier-ignore
+  expect(rowsOf(report, "answers-0")).toEqual([
+    { name: "base", mean: 0.25, sd: null, n: null }, // of no run
+    { name: "esft", mean: 0.75, sd: 0, n: 2 },
+    { name: "full", mean: 0.5, sd: 0, n: 2 },
+  ]);
+});
+
+it("the model as it is has no runs to spread, whatever the number of tasks", () => {
+  const report = changed((r) => {
+    r.summary.push({ task: null, method: "base", lr: null, values: { "test.loss": { mean: 3, sd: 0.5, n: 2 } } });
+  });
+  expect(rowsOf(report, "summary").map((r) => [r["task"], r["method"], r["n"], r["m0"], r["s0"]])).toEqual([
+    ["law", "base", null, 3.1, null],
+    ["law", "esft", 2, 2.25, 0.07],
+    ["law", "full", 2, 2.6, 0.14],
+    ["all tasks", "base", null, 3, null],
+  ]);
+});
+
+it("deviations are spoken of where there are some", () => {
+  const about = (report: Report, id: string): string => figureOf(report, id).about;
+  const [two, one] = [comparisonReport(sample), changed((r) => (r.cells = r.cells.filter((c) => c.seed === 1)))];
+  expect([about(two, "trade-off"), about(one, "trade-off")]).toEqual([
+    expect.stringMatching(/with a cross of one standard deviation\.$/),
+    expect.stringMatching(/at the chosen learning rates\.$/),
+  ]);
+  const lines = (report: Report, id: string): boolean => about(report, id).includes("Lines: ± one standard deviation.");
+  expect([lines(two, "adapter-bytes"), lines(two, "step-seconds"), lines(one, "adapter-bytes")]).toEqual([true, false, false]);
 });

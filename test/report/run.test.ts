@@ -36,6 +36,7 @@ describe("a finished run", async () => {
       "Best held-out loss": ["2.7500", "at step 3, from 3.2500"],
       "Parameters trained": ["1200", "4.00 % of 30.0k"],
       "Tokens per second": ["204", "median of the steps"],
+      "Time of the steps": ["3.0 s", undefined],
     });
     expect(report.about).toBe("Fine-tuning of tiny by esft on cpu in f32: 20 examples, 4 held out.");
     expect(report.remarks).toEqual(["Step 0: rows were cut"]);
