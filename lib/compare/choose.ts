@@ -15,8 +15,7 @@ export interface Candidate {
 
 /** @param losses of the seeds; null: it diverged */
 export function candidate(lr: number, losses: readonly (number | null)[]): Candidate {
-  const finite = losses.filter((loss) => loss !== null);
-  return { lr, validationLoss: finite.length < losses.length ? null : estimate(finite) };
+  return { lr, validationLoss: losses.includes(null) ? null : estimate(losses) };
 }
 
 /** Null: there is none to choose. */

@@ -2,11 +2,20 @@
 
 import type { Estimate } from "./result.ts";
 
-/** Mean and standard deviation of the sample (n − 1 in the denominator); null of no values. */
-export function estimate(values: readonly number[]): Estimate | null {
+type Values = readonly (number | null | undefined)[];
+
+/** Of the values that are there; null of none. */
+export function meanOf(all: Values): number | null {
+  const values = all.filter((x) => x !== null && x !== undefined);
+  return values.length === 0 ? null : values.reduce((sum, x) => sum + x, 0) / values.length;
+}
+
+/** Mean and standard deviation of the sample (n − 1 in the denominator) of the values that are there; null of none. */
+export function estimate(all: Values): Estimate | null {
+  const values = all.filter((x) => x !== null && x !== undefined);
+  const mean = meanOf(values);
+  if (mean === null) return null;
   const n = values.length;
-  if (n === 0) return null;
-  const mean = values.reduce((sum, x) => sum + x, 0) / n;
   const squares = values.reduce((sum, x) => sum + (x - mean) ** 2, 0);
   return { mean, sd: n === 1 ? null : Math.sqrt(squares / (n - 1)), n };
 }

@@ -2,7 +2,7 @@
 
 import { tasksOf } from "./method_tasks.ts";
 import type { CompareCell, CompareResult, Difference, Estimate, Figures, Measure } from "./result.ts";
-import { estimate, pairedDifference } from "./statistics.ts";
+import { estimate, meanOf, pairedDifference } from "./statistics.ts";
 
 type Result = Pick<CompareResult, "tasks" | "others" | "methods" | "seeds" | "base" | "cells" | "choices">;
 type Values = ReadonlyMap<string, number>;
@@ -29,14 +29,15 @@ interface Held {
   readonly answers: Readonly<Record<string, number>> | null;
 }
 
-function valuesOf({ validation, test, others, answers }: Held): Values {
+/** @param domains of the plan: the mean over others is that of all of them */
+function valuesOf({ validation, test, others, answers }: Held, domains: number): Values {
   const values = new Map<string, number>();
   if (validation) values.set("validation.loss", validation.loss);
   if (test) values.set("test.loss", test.loss).set("test.accuracy", test.accuracy);
   for (const [name, score] of Object.entries(answers ?? {})) values.set(`answers.${name}`, score);
   const all = Object.entries(others ?? {});
   for (const [name, { loss, accuracy }] of all) values.set(`others.${name}.loss`, loss).set(`others.${name}.accuracy`, accuracy);
-  if (all.length > 1) values.set("others.loss", all.reduce((sum, [, { loss }]) => sum + loss, 0) / all.length);
+  if (all.length > 1 && all.length === domains) values.set("others.loss", meanOf(all.map(([, { loss }]) => loss))!);
   return values;
 }
 
@@ -45,9 +46,9 @@ class Outcomes {
   private readonly chosen = new Map<string, Values>();
   private readonly base = new Map<string, Values>();
 
-  constructor({ base, cells }: Result) {
-    for (const [task, of] of Object.entries(base.tasks)) this.base.set(task, valuesOf({ ...of, others: base.others }));
-    for (const cell of cells) if (cell.chosen) this.chosen.set(keyOf(cell), valuesOf(cell));
+  constructor({ base, cells, others: { length } }: Result) {
+    for (const [task, of] of Object.entries(base.tasks)) this.base.set(task, valuesOf({ ...of, others: base.others }, length));
+    for (const cell of cells) if (cell.chosen) this.chosen.set(keyOf(cell), valuesOf(cell, length));
   }
 
   of(method: string, task: string, seed: number): Values | undefined {

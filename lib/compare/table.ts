@@ -2,6 +2,7 @@
 
 import { bytes, change, count, duration, percent } from "../format.ts";
 import { partialWords } from "./method_tasks.ts";
+import { meanOf } from "./statistics.ts";
 import type { CompareCell, Comparison, Estimate } from "./result.ts";
 
 type Row = readonly string[];
@@ -21,10 +22,6 @@ function shown(key: string, of: Estimate | undefined): string {
 }
 
 const rate = (lr: number | null): string => (lr === null ? NONE : lr.toExponential());
-const mean = (values: readonly (number | null | undefined)[]): number | null => {
-  const found = values.filter((x) => x !== null && x !== undefined);
-  return found.length === 0 ? null : found.reduce((a, b) => a + b, 0) / found.length;
-};
 const or = (value: number | null, words: (x: number) => string): string => (value === null ? NONE : words(value));
 
 export function markdownOf({ result, times }: Comparison): string {
@@ -65,15 +62,15 @@ export function markdownOf({ result, times }: Comparison): string {
       const timed = of.map(({ id }) => times.cells[id]);
       return [
         name,
-        or(mean(of.map((c) => c.trainedParameters)), count),
-        or(mean(of.map((c) => c.trainedShare)), percent),
-        or(mean(of.map((c) => c.stateBytes)), (n) => bytes(Math.round(n))),
-        or(mean(of.map((c) => c.adapterBytes)), (n) => bytes(Math.round(n))),
-        or(mean(of.map((c) => c.experts)), (n) => String(Math.round(n))),
-        or(mean(of.map((c) => c.coverage)), percent),
-        or(mean(timed.map((t) => t?.secondsPerStep)), (x) => `${x.toPrecision(3)} s`),
-        or(mean(timed.map((t) => t?.tokensPerSecond)), count),
-        or(mean(timed.map((t) => t?.trainSeconds)), duration),
+        or(meanOf(of.map((c) => c.trainedParameters)), count),
+        or(meanOf(of.map((c) => c.trainedShare)), percent),
+        or(meanOf(of.map((c) => c.stateBytes)), (n) => bytes(Math.round(n))),
+        or(meanOf(of.map((c) => c.adapterBytes)), (n) => bytes(Math.round(n))),
+        or(meanOf(of.map((c) => c.experts)), (n) => String(Math.round(n))),
+        or(meanOf(of.map((c) => c.coverage)), percent),
+        or(meanOf(timed.map((t) => t?.secondsPerStep)), (x) => `${x.toPrecision(3)} s`),
+        or(meanOf(timed.map((t) => t?.tokensPerSecond)), count),
+        or(meanOf(timed.map((t) => t?.trainSeconds)), duration),
       ];
     }),
   );

@@ -3,13 +3,14 @@
 
 import { groupsOf, partialWords } from "../compare/method_tasks.ts";
 import type { Comparison, Measure } from "../compare/result.ts";
+import { estimate } from "../compare/statistics.ts";
 import { bytes, change, count, percent } from "../format.ts";
 import type { Cell } from "./charts/chart.ts";
 import { intervals } from "./charts/marks.ts";
 import { answersFigures, costFigures } from "./comparison_bars.ts";
 import { standings, tradeOffFigures } from "./comparison_gain.ts";
-import { chosenOf, meanOf, suffix } from "./comparison_means.ts";
-import type { Result } from "./comparison_means.ts";
+import { chosenOf, suffix } from "./comparison_runs.ts";
+import type { Result } from "./comparison_runs.ts";
 import { ratesFigures } from "./comparison_rates.ts";
 import { withSd } from "./content.ts";
 import type { Column, Fact, Figure, Report, Row, Section } from "./content.ts";
@@ -194,8 +195,8 @@ function factsOf(result: Result): Fact[] {
   const least = all.toSorted((a, b) => a.forgetting.mean - b.forgetting.mean)[0];
   const smallest = result.methods
     .flatMap(({ name }) => {
-      const mean = meanOf(chosenOf(result, name).map((c) => c.adapterBytes));
-      const share = meanOf(chosenOf(result, name).map((c) => c.trainedShare));
+      const mean = estimate(chosenOf(result, name).map((c) => c.adapterBytes));
+      const share = estimate(chosenOf(result, name).map((c) => c.trainedShare));
       return mean ? [{ name, bytes: mean.mean, share: share?.mean }] : [];
     })
     .sort((a, b) => a.bytes - b.bytes)[0];

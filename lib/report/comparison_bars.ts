@@ -2,10 +2,11 @@
 
 import { groupsOf, partialWords } from "../compare/method_tasks.ts";
 import type { CompareCell, Comparison, Estimate } from "../compare/result.ts";
+import { estimate } from "../compare/statistics.ts";
 import { bytes, count, duration } from "../format.ts";
 import { bars } from "./charts/marks.ts";
-import { chosenOf, meanOf, suffix } from "./comparison_means.ts";
-import type { Result } from "./comparison_means.ts";
+import { chosenOf, suffix } from "./comparison_runs.ts";
+import type { Result } from "./comparison_runs.ts";
 import { withSd } from "./content.ts";
 import type { Figure, Row } from "./content.ts";
 
@@ -50,11 +51,11 @@ export function answersFigures(result: Result): Figure[] {
   const drawn = metrics.flatMap((m) => groupsOf(result).map((group) => ({ m, group })));
   return drawn.map(({ m, group }, i): Figure => {
     const metric = m.key.slice("answers.".length);
-    const base = meanOf(group.tasks.map((task) => result.base.tasks[task]?.answers?.[metric]));
+    const base = estimate(group.tasks.map((task) => result.base.tasks[task]?.answers?.[metric]));
     const rows = [
       ...(base ? [{ name: "base", mean: base.mean, sd: null, n: null }] : []),
       ...group.methods.flatMap((name) => {
-        const mean = meanOf(chosenOf(result, name, group.tasks).map((c) => c.answers?.[metric]));
+        const mean = estimate(chosenOf(result, name, group.tasks).map((c) => c.answers?.[metric]));
         return mean ? [amount(name, mean)] : [];
       }),
     ];
@@ -77,7 +78,7 @@ export function answersFigures(result: Result): Figure[] {
 export function costFigures(result: Result, times: Comparison["times"]): Figure[] {
   const of = (value: (cell: CompareCell) => number | null | undefined): Amount[] =>
     result.methods.flatMap(({ name }) => {
-      const mean = meanOf(chosenOf(result, name).map(value));
+      const mean = estimate(chosenOf(result, name).map(value));
       return mean ? [amount(name, mean)] : [];
     });
   const partial = partialWords(result);

@@ -2,10 +2,11 @@
 
 import type { Group } from "../compare/method_tasks.ts";
 import type { CompareCell, Estimate } from "../compare/result.ts";
+import { estimate, meanOf } from "../compare/statistics.ts";
 import type { Cell } from "./charts/chart.ts";
 import { points } from "./charts/marks.ts";
-import { chosenOf, meanOf, suffix } from "./comparison_means.ts";
-import type { Result } from "./comparison_means.ts";
+import { chosenOf, suffix } from "./comparison_runs.ts";
+import type { Result } from "./comparison_runs.ts";
 import { withSd } from "./content.ts";
 import type { Figure, Row } from "./content.ts";
 
@@ -22,8 +23,7 @@ function forgettingOf({ base, others }: Result, cell: CompareCell): number | nul
     const [after, before] = [cell.others?.[name], base.others[name]];
     return after && before ? after.loss - before.loss : null;
   });
-  const there = rises.filter((r) => r !== null);
-  return there.length < rises.length ? null : there.reduce((a, b) => a + b, 0) / there.length;
+  return rises.includes(null) ? null : meanOf(rises);
 }
 
 export interface Standing {
@@ -36,8 +36,8 @@ export interface Standing {
 export function standings(result: Result, { tasks, methods }: Group): Standing[] {
   return methods.flatMap((method) => {
     const cells = chosenOf(result, method, tasks);
-    const gain = meanOf(cells.map((c) => gainOf(result, c)));
-    const forgetting = meanOf(cells.map((c) => forgettingOf(result, c)));
+    const gain = estimate(cells.map((c) => gainOf(result, c)));
+    const forgetting = estimate(cells.map((c) => forgettingOf(result, c)));
     return gain && forgetting ? [{ method, gain, forgetting }] : [];
   });
 }

@@ -11,8 +11,8 @@ import { EVENTS } from "../train/events.ts";
 import { REQUEST } from "../train/request.ts";
 import type { Column, Fact, Figure, Report, Row } from "./content.ts";
 import { leaves } from "./leaves.ts";
-import { eventsOf, readRunLog } from "./run_log.ts";
-import type { RunLog } from "./run_log.ts";
+import { eventsOf, readRunLog } from "../train/run_log.ts";
+import type { RunLog } from "../train/run_log.ts";
 import { STEP, trainingFigures } from "./run_steps.ts";
 
 export interface RunFiles {

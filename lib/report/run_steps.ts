@@ -1,9 +1,10 @@
 // What a run tells over its steps: losses, speed, gradient norm, learning rate, accuracy and what else its method has.
 
+import { meanOf } from "../compare/statistics.ts";
 import type { Cell } from "./charts/chart.ts";
 import { lines } from "./charts/lines.ts";
 import type { Column, Figure, Row } from "./content.ts";
-import type { LoggedOf } from "./run_log.ts";
+import type { LoggedOf } from "../train/run_log.ts";
 
 /** Points of a line over the steps; a longer run is shown by means of as many stretches. */
 const MOST_POINTS = 600;
@@ -31,10 +32,7 @@ function stretchesOf<E>(events: readonly E[]): Stretches<E> {
 }
 
 /** Null where one of the values is not finite. */
-function meanOf(values: readonly (number | null)[]): number | null {
-  const finite = values.filter((v) => v !== null);
-  return finite.length < values.length ? null : finite.reduce((a, b) => a + b, 0) / finite.length;
-}
+const finiteMean = (values: readonly (number | null)[]): number | null => (values.includes(null) ? null : meanOf(values));
 
 const eachMean = (length: number, what: string): string => (length > 1 ? `; each point is the mean of ${length} ${what}` : "");
 
@@ -62,7 +60,7 @@ function overSteps(steps: readonly StepEvent[], { key, of }: Series, title: stri
   const { length, parts } = stretchesOf(having);
   const rows = parts.map((part): Row => {
     const own = part.map((e) => e[key] ?? null);
-    return { step: part.at(-1)!.step, [key]: of === "mean" ? meanOf(own) : own.at(-1)! };
+    return { step: part.at(-1)!.step, [key]: of === "mean" ? finiteMean(own) : own.at(-1)! };
   });
   const drawn = rows.map((r) => r[key] as number | null).filter((v) => v !== null);
   const { title: unit, column, wide, ...more } = scale;
@@ -132,11 +130,11 @@ export function trainingFigures(steps: readonly StepEvent[], evals: readonly Eva
 
 function lossFigure(steps: readonly StepEvent[], evals: readonly EvalEvent[]): Figure {
   const [stepStretches, evalStretches] = [stretchesOf(steps), stretchesOf(evals)];
-  const train = stepStretches.parts.map((part): Row => ({ step: part.at(-1)!.step, loss: meanOf(part.map((e) => e.loss)) }));
+  const train = stepStretches.parts.map((part): Row => ({ step: part.at(-1)!.step, loss: finiteMean(part.map((e) => e.loss)) }));
   const held = evalStretches.parts.map((part): Row => ({
     step: part.at(-1)!.step,
-    heldOut: meanOf(part.map((e) => e.loss)),
-    accuracy: meanOf(part.map((e) => e.accuracy)),
+    heldOut: finiteMean(part.map((e) => e.loss)),
+    accuracy: finiteMean(part.map((e) => e.accuracy)),
     best: part.some((e) => e.best) ? "best so far" : null,
   }));
   const [names, values] = [

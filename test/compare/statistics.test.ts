@@ -1,7 +1,7 @@
 // Statistics of a comparison against SciPy 1.17.1. No GPU. Alone: npx vitest run test/compare/statistics.test.ts
 
 import { describe, expect, it } from "vitest";
-import { estimate, pairedDifference, studentQuantile } from "../../lib/compare/statistics.ts";
+import { estimate, meanOf, pairedDifference, studentQuantile } from "../../lib/compare/statistics.ts";
 
 describe("the quantile of Student's t", () => {
   // scipy.stats.t.ppf(p, df)
@@ -32,6 +32,11 @@ describe("an estimate", () => {
     const { mean, sd, n } = estimate([1, 2, 4])!;
     expect([mean, n]).toEqual([7 / 3, 3]);
     expect(sd).toBeCloseTo(1.5275252316519468, 14); // numpy.std([1, 2, 4], ddof=1)
+  });
+  it("is that of the values that are there", () => {
+    expect(estimate([null, 2, undefined])).toEqual({ mean: 2, sd: null, n: 1 });
+    expect(estimate([1, null, 3])).toEqual({ mean: 2, sd: Math.SQRT2, n: 2 });
+    expect([meanOf([1, null, 3]), meanOf([undefined])]).toEqual([2, null]);
   });
   it("of one value has none, of no values is none", () => {
     expect(estimate([2])).toEqual({ mean: 2, sd: null, n: 1 });

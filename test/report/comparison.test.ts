@@ -5,7 +5,6 @@ import { describe, expect, it } from "vitest";
 import type { Comparison } from "../../lib/compare/result.ts";
 import { comparisonReport } from "../../lib/report/comparison.ts";
 import type { Figure, Report } from "../../lib/report/content.ts";
-import { meanOf } from "../../lib/report/comparison_means.ts";
 import { sample } from "../compare/sample.ts";
 
 const figureOf = (report: Report, id: string): Figure => report.sections.flatMap((s) => s.figures).find((f) => f.id === id)!;
@@ -15,12 +14,6 @@ const changed = (change: (result: Comparison["result"]) => void): Report => {
   change(copy.result);
   return comparisonReport(copy);
 };
-
-it("means and deviations", () => {
-  expect(meanOf([])).toBe(null);
-  expect(meanOf([null, 2])).toEqual({ mean: 2, sd: null, n: 1 });
-  expect(meanOf([1, 3])).toEqual({ mean: 2, sd: Math.SQRT2, n: 2 });
-});
 
 describe("a comparison", () => {
   const report = comparisonReport(sample);
