@@ -82,7 +82,6 @@ export const planSchema = z
 export type Plan = z.output<typeof planSchema>;
 export type PlanTask = Plan["tasks"][number];
 export type PlanMethod = Plan["methods"][number];
-export type PlanAnswers = NonNullable<Plan["evaluation"]["answers"]>;
 
 type Input = z.input<typeof planSchema>;
 type Selecting = z.input<typeof selectSchema>;
@@ -154,10 +153,11 @@ function complete(plan: Plain, from: string): Plain {
   const { data, optimizer: shared, tasks, others, methods } = plan;
   const each = (list: unknown, longer: (item: Plain, i: number) => Plain): unknown =>
     Array.isArray(list) ? list.map((item: unknown, i) => (isPlain(item) ? longer(item, i) : item)) : list;
+  const withData = (item: Plain): Plain => ({ ...(isPlain(data) ? data : {}), ...item });
   return {
     ...plan,
-    tasks: each(tasks, (item) => ({ ...(isPlain(data) ? data : {}), ...item })),
-    ...(others === undefined || others === null ? {} : { others: each(others, (item) => ({ ...(isPlain(data) ? data : {}), ...item })) }),
+    tasks: each(tasks, withData),
+    others: each(others, withData),
     methods: each(methods, (item, i) => longMethod(item, isPlain(shared) ? shared : {}, `${from}.methods.${i}`)),
   };
 }

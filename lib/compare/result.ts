@@ -51,7 +51,7 @@ const cell = z.strictObject({
   seed: whole,
   /** Its rate is the one that was chosen for method and task: only these have figures of test, others and answers. */
   chosen: z.boolean(),
-  /** Why the run has no result: gradients or losses that are not finite; null for a run that has. */
+  /** Why the run has no result: numbers that are not finite in training or validation; null for a run that has. */
   diverged: z.string().nullable(),
   /** Updates done, and tokens that they took. */
   steps: whole.nullable(),
@@ -71,6 +71,7 @@ const cell = z.strictObject({
   /** Counted as it trained, mean over the updates; or, of experts with terms beside them, as in the task's profile. */
   coverageFrom: z.enum(["training", "profile"]).nullable(),
   validation: figures.nullable(),
+  /** Of a chosen rate; null, and without a domain's figures, where those are not finite. */
   test: figures.nullable(),
   others: z.record(z.string(), figures).nullable(),
   answers: scores.nullable(),

@@ -59,6 +59,7 @@ export async function profileOf(s: Session, task: PlanTask): Promise<TaskProfile
       onProgress: (p) => s.progress(`profile ${name}`, "tokens", p.done, p.total),
     }),
   );
+  await s.files.requireUnchanged();
   await profile.save(file);
   await record.finishIn(seconds);
   await disk.rm(partial, { force: true });

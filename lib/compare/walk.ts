@@ -10,7 +10,7 @@ import { candidate, chooseRate, RULE } from "./choose.ts";
 import { answerAll, evaluateAll, figuresOf, othersOf, scoresOf, testOf, validationOf } from "./measure.ts";
 import type { PlanMethod, PlanTask } from "./plan.ts";
 import { RunRecord } from "./record.ts";
-import type { CellTimes, CompareCell, CompareResult, Comparison } from "./result.ts";
+import type { CellTimes, CompareCell, CompareResult, Comparison, Figures } from "./result.ts";
 import { markDiverged, resolveOnTask, trainCell } from "./run_cell.ts";
 import type { Resolved } from "./run_cell.ts";
 import type { Session } from "./session.ts";
@@ -109,18 +109,27 @@ async function measureBase(s: Session): Promise<CompareResult["base"]> {
   const record = await RunRecord.open(s.at("base"), s.modelFacts, (keys) =>
     s.note(`the base is measured again: ${keys.join(", ")} changed`),
   );
+  const base = { id: "base", record, adapter: null };
   const tasks: CompareResult["base"]["tasks"] = {};
   for (const task of s.plan.tasks) {
-    await evaluateAll(s, "base", record, null, [validationOf(task), testOf(task)]);
-    await answerAll(s, "base", record, null, task);
-    tasks[task.name] = {
-      validation: figuresOf(s, record, validationOf(task)),
-      test: figuresOf(s, record, testOf(task)),
-      answers: await scoresOf(s, record, task),
-    };
+    await evaluateAll(s, base, [validationOf(task), testOf(task)]);
+    await answerAll(s, base, task);
+    const [validation, test] = [figuresOf(s, record, validationOf(task))!, figuresOf(s, record, testOf(task))!]; // not finite is an error here
+    tasks[task.name] = { validation, test, answers: await scoresOf(s, record, task) };
   }
-  await evaluateAll(s, "base", record, null, othersOf(s));
-  return { tasks, others: Object.fromEntries(s.plan.others.map(({ name }, i) => [name, figuresOf(s, record, othersOf(s)[i]!)])) };
+  await evaluateAll(s, base, othersOf(s));
+  return { tasks, others: othersFigures(s, record) };
+}
+
+/** By domain; those that are not finite are left out. */
+function othersFigures(s: Session, record: RunRecord): Record<string, Figures> {
+  const rows = othersOf(s);
+  return Object.fromEntries(
+    s.plan.others.flatMap(({ name }, i) => {
+      const figures = figuresOf(s, record, rows[i]!);
+      return figures === null ? [] : [[name, figures]];
+    }),
+  );
 }
 
 /** A cell that was carried out. */
@@ -140,9 +149,7 @@ async function compareOn(s: Session, task: PlanTask): Promise<TaskOutcome> {
     const of: Resolved = resolved.get(cell.method.name)!;
     const record = await trainCell(s, cell, of);
     s.cellsDone++;
-    await unlessDiverged(s, { cell, record, resolved: of }, () =>
-      evaluateAll(s, cell.id, record, cellDir(s.out, cell), [validationOf(task)]),
-    );
+    await validate(s, { cell, record, resolved: of });
     done.push({ cell, record, resolved: of });
   }
   const choices = [];
@@ -158,45 +165,40 @@ async function compareOn(s: Session, task: PlanTask): Promise<TaskOutcome> {
   return { cells, choices, times, profileSeconds: profiled?.seconds ?? null };
 }
 
-/** @returns false: the run has no result, or its figures are not finite, and then it has none from here on */
-async function unlessDiverged(s: Session, { cell, record, resolved }: Done, evaluate: () => Promise<void>): Promise<boolean> {
-  if (record.trained!.diverged !== null) return false;
+/** Figures that are not finite here are a run that has no result. */
+async function validate(s: Session, { cell, record, resolved }: Done): Promise<void> {
+  if (record.trained!.diverged !== null) return;
   try {
-    await evaluate();
-    return true;
+    await evaluateAll(s, { id: cell.id, record, adapter: cellDir(s.out, cell) }, [validationOf(cell.task)]);
   } catch (error) {
     if (!(error instanceof NonFiniteError)) throw error;
     await markDiverged(s, record, cell.id, error, resolved);
-    return false;
   }
 }
 
-/** Chooses by validation; what was chosen is evaluated on test rows, other domains and questions. */
+/** Chooses by validation; what was chosen is evaluated on test rows, other domains and questions, which decide nothing. */
 async function chooseAndTest(s: Session, task: PlanTask, method: PlanMethod, done: readonly Done[]) {
   const own = done.filter(({ cell }) => cell.method.name === method.name);
-  for (;;) {
-    const candidates = method.lr.map((lr) => candidate(lr, own.flatMap(({ cell, record }) =>
-      cell.lr !== lr ? [] : [record.trained!.diverged === null ? figuresOf(s, record, validationOf(task)).loss : null],
-    ))); // prettier-ignore
-    const lr = chooseRate(candidates);
-    let finite = true;
-    for (const d of own) if (d.cell.lr === lr) finite &&= await unlessDiverged(s, d, () => test(s, d, task));
-    if (finite) return { task: task.name, method: method.name, lr, candidates };
-  }
+  const lossOf = ({ record }: Done): number | null =>
+    record.trained!.diverged === null ? figuresOf(s, record, validationOf(task))!.loss : null;
+  const candidates = method.lr.map((lr) => candidate(lr, own.filter(({ cell }) => cell.lr === lr).map(lossOf))); // prettier-ignore
+  const lr = chooseRate(candidates);
+  for (const d of own) if (d.cell.lr === lr) await test(s, d, task);
+  return { task: task.name, method: method.name, lr, candidates };
 }
 
 async function test(s: Session, { cell, record }: Done, task: PlanTask): Promise<void> {
-  const dir = cellDir(s.out, cell);
-  await evaluateAll(s, cell.id, record, dir, [testOf(task), ...othersOf(s)]);
-  await answerAll(s, cell.id, record, dir, task);
+  const of = { id: cell.id, record, adapter: cellDir(s.out, cell), lenient: true };
+  await evaluateAll(s, of, [testOf(task), ...othersOf(s)]);
+  await answerAll(s, of, task);
 }
 
-async function told(s: Session, { cell, record }: Done, chosen: boolean): Promise<CompareCell> {
+async function told(s: Session, { cell, record, resolved }: Done, chosen: boolean): Promise<CompareCell> {
   const { id, task, method, lr, seed } = cell;
-  const { times: _, ...trained } = record.trained!;
+  const { times: _, adapter: _a, counted, ...trained } = record.trained!;
   const has = trained.diverged === null;
   const tested = has && chosen;
-  const others = () => Object.fromEntries(s.plan.others.map(({ name }, i) => [name, figuresOf(s, record, othersOf(s)[i]!)]));
+  const coverage = has ? (counted ?? resolved.coverage) : null;
   return {
     id,
     task: task.name,
@@ -205,9 +207,11 @@ async function told(s: Session, { cell, record }: Done, chosen: boolean): Promis
     seed,
     chosen,
     ...trained,
+    coverage,
+    coverageFrom: coverage === null ? null : counted === null ? "profile" : "training",
     validation: has ? figuresOf(s, record, validationOf(task)) : null,
     test: tested ? figuresOf(s, record, testOf(task)) : null,
-    others: tested ? others() : null,
+    others: tested ? othersFigures(s, record) : null,
     answers: tested ? await scoresOf(s, record, task) : null,
   };
 }
