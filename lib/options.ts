@@ -79,8 +79,12 @@ const stageSchema = z.strictObject({
 });
 export type StageOptions = z.output<typeof stageSchema>;
 
+/** Updates of a run that says neither steps, nor epochs, nor stages. */
+export const DEFAULT_STEPS = 500;
+
 export const trainSchema = z.strictObject({
-  steps: z.int().min(1).default(500).describe("updates to do"),
+  steps: z.int().min(1).optional().describe(`updates to do (default: ${DEFAULT_STEPS})`),
+  epochs: z.number().gt(0).optional().describe("instead of steps: passes over the packed rows, also parts of one (0.5, 2.5)"),
   rowsPerStep: z.int().min(1).default(32).describe("rows (of at most max-length tokens) per update"),
   microBatch: z
     .int()
@@ -143,7 +147,9 @@ export const machineSchema = z.strictObject({
     .describe("weights that are quantised on disk, in memory: exact (default; f32 where bf16 would round) or bf16, as merge writes them"),
 });
 
-export type TrainOptions = z.output<typeof trainSchema>;
+/** As they were asked for: with steps or with epochs, whose steps are known once the rows are packed. */
+export type AskedOptions = z.output<typeof trainSchema>;
+export type TrainOptions = AskedOptions & { readonly steps: number };
 export type OptimizerOptions = z.output<typeof optimizerSchema>;
 export type MachineOptions = z.output<typeof machineSchema>;
 export type DeviceName = z.output<typeof deviceSchema>;

@@ -11,7 +11,7 @@ import { jobNames } from "./job_options.ts";
 /** @throws ConfigError the file is not YAML, a key is unknown or missing, a value is out of range · IoError */
 export async function readJob(file: string | null, flags: Plain, control: RunControl): Promise<Job> {
   const given = file === null ? {} : fullNames((await readYaml(file)).value, file);
-  const job = merge(given, longForms(flags));
+  const job = override(given, longForms(flags));
   try {
     return CheckedRequest.parseJob(job, file ?? "train", control);
   } catch (error) {
@@ -24,7 +24,7 @@ export async function readJob(file: string | null, flags: Plain, control: RunCon
 /** The job that a run directory was started with. */
 export async function readRunJob(outDir: string, flags: Plain, control: RunControl): Promise<Job> {
   const { job, file } = await loadRequest(outDir);
-  return CheckedRequest.parseJob(merge(job, longForms(flags)), file, control);
+  return CheckedRequest.parseJob(override(job, longForms(flags)), file, control);
 }
 
 /** Short and dotted names (lr, optimizer.lr, max-length) as the nested keys that they stand for. @throws ConfigError one option by two names */
@@ -57,6 +57,16 @@ function objectAt(job: Plain, path: readonly string[]): Plain | null {
     at = at[key] = { ...below };
   }
   return at;
+}
+
+/** Options of which a job has one at most: a flag takes the place of the other one in a file too. */
+const ONE_OF = [["steps", "epochs"]] as const;
+
+/** Flags over a file. */
+function override(given: Plain, flags: Plain): Plain {
+  const left = { ...given };
+  for (const names of ONE_OF) if (names.some((name) => flags[name] !== undefined)) for (const name of names) delete left[name];
+  return merge(left, flags);
 }
 
 function merge(below: Plain, above: Plain): Plain {

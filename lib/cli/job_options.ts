@@ -25,6 +25,7 @@ const FIRST = [
   "method.select.p",
   "outDir",
   "steps",
+  "epochs",
   "optimizer.lr",
   "data.maxLength",
   "rowsPerStep",

@@ -50,7 +50,7 @@ An interrupt (Ctrl-C) writes a checkpoint and stops; esft resume goes on to the 
     .command("resume")
     .description("go on with an interrupted run; the run directory holds all it needs")
     .argument("<dir>", "run directory (--out of esft train)");
-  const mayChange = new Set(["steps", "keep", "saveEvery", "threads", "device", "model", "data.file"]);
+  const mayChange = new Set(["steps", "epochs", "keep", "saveEvery", "threads", "device", "model", "data.file"]);
   const readChanges = addSchemaFlags(
     resume,
     jobLeaves.filter((l) => mayChange.has(l.path.join("."))),
@@ -158,6 +158,8 @@ function show(event: TrainEvent, terminal: Terminal): void {
           `(${percent(event.trainedParameters / event.totalParameters)}); state ${bytes(event.stateBytes)}, activations ${bytes(event.activationBytes)}, host ${bytes(event.hostBytes)}; ` +
           `${event.examples} examples, ${event.heldOut} held out`,
       );
+      if (event.epochs !== undefined)
+        terminal.note(`  ${event.epochs} epoch${event.epochs === 1 ? "" : "s"}: ${event.epochRows} rows, ${event.steps} updates`);
       showTrained(event.trained, terminal);
       if (event.straightThrough)
         terminal.note(

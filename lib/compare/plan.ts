@@ -7,7 +7,7 @@ import { ConfigError } from "../errors.ts";
 import { answersSchema } from "../evaluate_answers.ts";
 import { ExpertSet } from "../experts/expert_set.ts";
 import { Profile } from "../experts/profile.ts";
-import { dataSchema, isPlain, machineSchema, parseOptions, selectSchema, trainSchema } from "../options.ts";
+import { dataSchema, DEFAULT_STEPS, isPlain, machineSchema, parseOptions, selectSchema, trainSchema } from "../options.ts";
 import type { Plain } from "../options.ts";
 import { fault, methodSchema } from "../train/method_options.ts";
 
@@ -54,7 +54,8 @@ export const planSchema = z
     others: z.array(dataSchema.extend({ name, file })).default([]),
     methods: z.array(method).min(1, "expected at least one method"),
     seeds: z.array(z.int().min(0)).min(1, "expected at least one seed").default([1]),
-    ...trainSchema.pick({ steps: true, rowsPerStep: true, microBatch: true, evalEvery: true, evalRows: true, saveEvery: true }).shape,
+    steps: trainSchema.shape.steps.unwrap().default(DEFAULT_STEPS),
+    ...trainSchema.pick({ rowsPerStep: true, microBatch: true, evalEvery: true, evalRows: true, saveEvery: true }).shape,
     /** "best": the adapter of the lowest validation loss, taken every `evalEvery` updates. */
     keep: trainSchema.shape.keep.unwrap().default("last"),
     profile: z

@@ -120,7 +120,7 @@ export async function trainCell(s: Session, cell: Cell, resolved: Resolved): Pro
   if (record.trained !== null) {
     const { diverged, adapter } = record.trained;
     if (diverged !== null || (adapter !== null && adapter === (await adapterHash(dir)))) {
-      s.outlook.skip(kind, request.options.steps);
+      s.outlook.skip(kind, s.plan.steps);
       return record;
     }
     s.note(`${id}: adapter.json is not the one that was recorded; the run goes on from its checkpoint, or begins anew`);
@@ -130,7 +130,7 @@ export async function trainCell(s: Session, cell: Cell, resolved: Resolved): Pro
   }
   await s.files.requireUnchanged();
   const run = s.model.train(request);
-  let left = request.options.steps;
+  let left = s.plan.steps;
   try {
     for await (const event of run) {
       if (event.type === "start") {

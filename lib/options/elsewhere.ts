@@ -23,8 +23,8 @@ const TABLE: readonly (readonly [names: string, answer: string])[] = [
     "nothing to set: an update takes {rowsPerStep} rows, {microBatch} at a time, and the gradients accumulate",
   ], // A L T S
   [
-    "num_train_epochs num_epochs n_epochs epochs epoch",
-    "{steps}, a number of updates: epochs times packed rows / {rowsPerStep}. The data goes round as often as the updates need",
+    "num_train_epochs num_epochs n_epochs epoch",
+    "{epochs}, also parts of one, in place of {steps}: an epoch has packed rows / {rowsPerStep} updates",
   ], // L T S; A; O
   ["max_steps total_steps train_iters iters num_steps", "{steps}, the number of updates"], // A L T S
   ["optim optimizer_type", "nothing to set: the optimizer is AdamW; its options are {optimizer.lr}, {optimizer.weightDecay} and so on"],

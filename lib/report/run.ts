@@ -200,7 +200,9 @@ function eventTable(log: RunLog): Figure[] {
 function describe(e: RunLog["events"][number]): string | null {
   switch (e.type) {
     case "start":
-      return e.step === 0 ? `begins, ${e.steps} steps` : `goes on from step ${e.step}, of ${e.steps}`;
+      return e.step === 0
+        ? `begins, ${e.steps} steps${e.epochs === undefined ? "" : ` (${e.epochs} epochs)`}`
+        : `goes on from step ${e.step}, of ${e.steps}`;
     case "stage":
       return `stage ${e.stage} of ${e.of} begins`;
     case "reallocate":

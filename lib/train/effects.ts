@@ -5,13 +5,13 @@ import type { TrainableSpec } from "../methods/method.ts";
 import { trainedRouters } from "../methods/router_mode.ts";
 import type { ModelSpec } from "../model/spec.ts";
 import { moeOf } from "../model/spec.ts";
-import type { TrainOptions } from "../options.ts";
+import type { AskedOptions } from "../options.ts";
 
-/** @throws ConfigError the first option without an effect, with its key */
+/** As far as the steps are known. @throws ConfigError the first option without an effect, with its key */
 export function requireEffects(
   spec: ModelSpec,
   trainable: TrainableSpec,
-  { auxLoss, steps }: Pick<TrainOptions, "auxLoss" | "steps">,
+  { auxLoss, steps = Infinity }: Pick<AskedOptions, "auxLoss" | "steps">,
 ): void {
   if (auxLoss > 0) requireBalancedRouter(spec, trainable, auxLoss);
   const { reallocation } = trainable;

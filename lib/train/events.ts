@@ -27,6 +27,9 @@ interface StartEvent {
   readonly type: "start";
   readonly step: number;
   readonly steps: number;
+  /** Where the run was asked for in epochs: how many, and their rows. */
+  readonly epochs?: number;
+  readonly epochRows?: number | undefined;
   readonly method: string;
   readonly trainedParameters: number;
   /** The same by what they are to the model, and whether they stand beside the base's weights. */

@@ -31,7 +31,7 @@ export function runFacts(
   { options, base, trainable, heldOut, model, roundedBase }: RunParts,
   stream: Pick<BatchStream, "fingerprint">,
 ): Facts {
-  const { steps, saveEvery: _, sampleEvery: __, sampleRows: ___, sampleTokens: ____, data, ...rest } = options;
+  const { steps, epochs: _e, saveEvery: _, sampleEvery: __, sampleRows: ___, sampleTokens: ____, data, ...rest } = options;
   const { template, ...reading } = data;
   return JSON.parse(
     JSON.stringify({

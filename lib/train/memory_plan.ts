@@ -14,7 +14,7 @@ import { planActivations } from "../model/decoder.ts";
 import type { ModelSpec } from "../model/spec.ts";
 import { parameterShapes } from "../model/spec.ts";
 import { STATE_BYTES_PER_PARAMETER } from "../model/weights/training_state.ts";
-import type { TrainOptions } from "../options.ts";
+import type { AskedOptions } from "../options.ts";
 import type { Device, DType } from "../tensor.ts";
 import { CHUNK as CHECKPOINT_CHUNK } from "./checkpoint.ts";
 
@@ -23,7 +23,7 @@ export function defaultMicroBatch(maxLength: number): number {
   return Math.max(1, Math.floor(4096 / maxLength));
 }
 /** Rows per forward and backward. */
-export function microBatchOf({ rowsPerStep, microBatch, data }: TrainOptions): number {
+export function microBatchOf({ rowsPerStep, microBatch, data }: AskedOptions): number {
   return Math.min(rowsPerStep, microBatch ?? defaultMicroBatch(data.maxLength));
 }
 

@@ -17,8 +17,9 @@ import { readTextFile } from "../files/regular.ts";
 import { damaged, readSealedJson, sealedJson } from "../files/sealed.ts";
 import type { TrainableSpec } from "../methods/method.ts";
 import { dataSchema, isPlain, machineSchema, parseOptions, shown, trainSchema } from "../options.ts";
-import type { MachineOptions, Plain, TrainOptions } from "../options.ts";
+import type { AskedOptions, MachineOptions, Plain } from "../options.ts";
 import type { LongTask } from "../task.ts";
+import { stepsAsked } from "./length.ts";
 import { fault, methodSchema } from "./method_options.ts";
 import type { MethodOptions } from "./method_options.ts";
 import type { TrainSession } from "./session.ts";
@@ -95,31 +96,18 @@ function complete(request: Plain, from: string): Plain {
   };
 }
 
-/** Stages as a list, where they came as the text of a flag, and the steps that they sum up to, where none are given. */
-function stagesOf({ stages, steps }: Plain, from: string): Plain {
+/** Stages as a list, where they came as the text of a flag. */
+function stagesOf({ stages }: Plain, from: string): Plain {
   if (stages === undefined) return {};
-  let list = stages;
-  if (typeof stages === "string")
-    try {
-      list = JSON.parse(stages);
-    } catch (cause) {
-      throw new ConfigError(
-        `${from}.stages: expected a list of stages, on the command line as JSON ('[{"targets": "attention,router", "steps": 100}, …]'), found ${shown(stages)}`,
-        { where: { key: "stages" }, cause },
-      );
-    }
-  const own = Array.isArray(list) ? list.map((stage) => (isPlain(stage) ? Number(stage["steps"]) : NaN)) : [];
-  const sum = own.reduce((a, b) => a + b, 0);
-  return { stages: list, ...(steps === undefined && Number.isSafeInteger(sum) && sum > 0 ? { steps: sum } : {}) };
-}
-
-/** @throws ConfigError the steps of a run are not those of its stages */
-function requireSteps({ steps, stages }: Pick<TrainOptions, "steps" | "stages">): void {
-  const sum = stages?.reduce((n, stage) => n + stage.steps, 0) ?? steps;
-  if (sum !== steps)
-    throw new ConfigError(`train.steps: expected ${sum}, the sum of the stages' steps (leave it out), found ${steps}`, {
-      where: { key: "steps" },
-    });
+  if (typeof stages !== "string") return { stages };
+  try {
+    return { stages: JSON.parse(stages) as unknown };
+  } catch (cause) {
+    throw new ConfigError(
+      `${from}.stages: expected a list of stages, on the command line as JSON ('[{"targets": "attention,router", "steps": 100}, …]'), found ${shown(stages)}`,
+      { where: { key: "stages" }, cause },
+    );
+  }
 }
 
 export class CheckedRequest {
@@ -128,7 +116,7 @@ export class CheckedRequest {
   readonly method: MethodOptions;
   readonly outDir: string;
   /** What decides the result, beside data and method: goes into the run's fingerprint and the adapter's manifest. */
-  readonly options: TrainOptions;
+  readonly options: AskedOptions;
   readonly control: RunControl;
 
   private constructor(request: z.output<typeof requestSchema>, control: RunControl) {
@@ -143,8 +131,8 @@ export class CheckedRequest {
     this.evalData = evalData;
     this.method = method;
     this.outDir = outDir;
-    requireSteps(rest);
-    this.options = { ...rest, data };
+    const steps = stepsAsked(rest);
+    this.options = { ...rest, ...(steps === undefined ? {} : { steps }), data };
     this.control = control;
   }
 

@@ -16,7 +16,7 @@ import { requireApart } from "../files/apart.ts";
 import { ConfigError, DisposedError, EsftError } from "../errors.ts";
 import type { TrainableSpec } from "../methods/method.ts";
 import { withStages } from "../methods/stages.ts";
-import type { TrainOptions } from "../options.ts";
+import type { AskedOptions } from "../options.ts";
 import type { LongTask } from "../task.ts";
 import { hasCheckpoint } from "./checkpoint.ts";
 import { checkBest, deliver, keepBest } from "./deliver.ts";
@@ -24,6 +24,7 @@ import { requireEffects } from "./effects.ts";
 import { EventQueue } from "./events.ts";
 import type { TrainEvent } from "./events.ts";
 import { availableMemory, availableOn, requireRoomForExamples } from "./available_memory.ts";
+import { rowsOf, stepsAsked } from "./length.ts";
 import { microBatchOf, requireMemory } from "./memory_plan.ts";
 import type { DataSize, MemoryPlan } from "./memory_plan.ts";
 import { CheckedRequest, keepRequest } from "./request.ts";
@@ -32,7 +33,7 @@ import { resolveMethod, split } from "./resolve_method.ts";
 import { lockRun } from "./run_lock.ts";
 import { Sampler } from "./samples.ts";
 import type { TrainSession } from "./session.ts";
-import { runTraining } from "./trainer.ts";
+import { runTraining, trainingStream } from "./trainer.ts";
 import type { TrainerInit, TrainSummary } from "./trainer.ts";
 
 export interface TrainResult extends TrainSummary {
@@ -112,10 +113,10 @@ async function carryOut(
   task: RunControl & { readonly signal: AbortSignal },
   emit: (event: TrainEvent) => void,
 ): Promise<TrainResult> {
-  const { options, outDir } = request;
+  const { outDir } = request;
   const warnAt = (step: number) => (message: string) => emit({ type: "warning", step, message });
   const prepared = await prepare(session, request, task, warnAt(0));
-  const { trainable, identity, resuming } = prepared;
+  const { trainable, identity, resuming, options } = prepared;
   // A run to resume keeps its request until its checkpoint was accepted ("start").
   const keep = (): Promise<void> => keepRequest(session, request, trainable);
   if (!resuming) await keep();
@@ -125,7 +126,6 @@ async function carryOut(
     const summary = await runTraining({
       ...prepared,
       model: session.transformer,
-      options,
       outDir,
       base: identity.contents ?? identity.fingerprint,
       roundedBase: session.params.roundedBase,
@@ -172,6 +172,8 @@ async function prepare(session: TrainSession, request: CheckedRequest, task: Lon
   const padId = tokenizer?.padId ?? tokenizer?.eosId ?? 0;
   const data = { held, examples: train.length + (heldOut?.length ?? 0), repacked: options.data.packing === "esft" };
   const plan = await requireRoom(session, trainable, options, data);
+  const { steps, ...counted } = await measureLength(options, train, padId, task);
+  requireEffects(session.spec, trainable, { ...options, steps });
   const { sampleEvery, sampleRows, sampleTokens } = options;
   const sampler = sampleEvery > 0 ? new Sampler(session, await session.tokenizer(), heldOut, sampleRows, sampleTokens) : null;
   if (sampler?.length === 0)
@@ -180,7 +182,18 @@ async function prepare(session: TrainSession, request: CheckedRequest, task: Lon
         "hold some out (evalFraction, or eval data), or leave sampleEvery out",
       { where: { key: "sampleEvery" } },
     );
-  return { resuming, trainable, train, heldOut, identity, padId, hostBytes: plan.hostBytes, sampler };
+  return {
+    resuming,
+    trainable,
+    options: { ...options, steps },
+    train,
+    heldOut,
+    identity,
+    padId,
+    hostBytes: plan.hostBytes,
+    sampler,
+    ...counted,
+  };
 }
 
 /** What outDir holds decides whether a run may begin there. @returns true: go on from its checkpoint */
@@ -221,8 +234,22 @@ async function readExamples(
   return { train, heldOut: heldOut.length > 0 ? heldOut : null, held: all.bytes + 4 * all.length };
 }
 
+/** The updates of the run: those of its epochs, where it asked for such; with the stream whose rows were counted for that. */
+async function measureLength(
+  options: AskedOptions,
+  train: Examples,
+  padId: number,
+  task: LongTask,
+): Promise<{ readonly steps: number } & Pick<TrainerInit, "stream" | "epochRows">> {
+  const asked = stepsAsked(options);
+  if (asked !== undefined) return { steps: asked };
+  const stream = trainingStream(train, options, padId);
+  const epochRows = await rowsOf(stream, options.epochs!, task.signal);
+  return { steps: Math.ceil(epochRows / options.rowsPerStep), stream, epochRows };
+}
+
 /** @throws MemoryError the plan of the run does not fit */
-async function requireRoom(session: TrainSession, trainable: TrainableSpec, options: TrainOptions, data: DataSize): Promise<MemoryPlan> {
+async function requireRoom(session: TrainSession, trainable: TrainableSpec, options: AskedOptions, data: DataSize): Promise<MemoryPlan> {
   const { spec, device, transformer } = session;
   transformer.release(); // what earlier passes hold counts as free
   const plan = { spec, trainable, microBatch: microBatchOf(options), maxLength: options.data.maxLength, where: device.info, data };

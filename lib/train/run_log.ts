@@ -13,6 +13,7 @@ const Start = z.looseObject({
   type: z.literal("start"),
   step,
   steps: step,
+  epochs: z.number().optional(),
   method: z.string(),
   trainedParameters: z.number(),
   totalParameters: z.number(),

@@ -28,7 +28,7 @@ import type { Extension } from "./fingerprint.ts";
 import { stepActivations } from "./memory_plan.ts";
 import { routerCost } from "./router_cost.ts";
 import * as ops from "../ops.ts";
-import type { TrainOptions } from "../options.ts";
+import type { AskedOptions, TrainOptions } from "../options.ts";
 import type { Sampler } from "./samples.ts";
 import { stageAt } from "./schedule.ts";
 import { Update } from "./update.ts";
@@ -49,6 +49,9 @@ export interface TrainerInit {
   /** Weights that are quantised on disk were rounded to bf16: another run than without. */
   readonly roundedBase?: boolean;
   readonly padId: number;
+  /** Of `train`, at its beginning, where it was made to count the rows of epochs; and how many those are. */
+  readonly stream?: BatchStream | undefined;
+  readonly epochRows?: number | undefined;
   /** Of the memory plan, to be told. */
   readonly hostBytes: number;
   /** Fires = checkpoint, then stop. */
@@ -143,10 +146,8 @@ class Loop {
     this.state = state;
     this.reallocator = reallocator;
     this.update = this.enter(0);
-    const { packing, maxLength, onOverflow } = options.data;
-    const stream = { packing, maxLength, onOverflow, seed: options.seed, padId: init.padId };
-    this.stream = new BatchStream(train, { ...stream, rowsPerBatch: options.rowsPerStep });
-    this.heldOut = heldOut && heldOutRows(heldOut, stream, options.evalRows);
+    this.stream = init.stream ?? trainingStream(train, options, init.padId);
+    this.heldOut = heldOut && heldOutRows(heldOut, streamOptions(options, init.padId), options.evalRows);
     this.log = new EventLog(join(init.outDir, EVENTS));
     this.facts = runFacts(init, this.stream);
     this.checkpoints = new Checkpoints(init.outDir);
@@ -250,6 +251,7 @@ class Loop {
       type: "start",
       step: this.reached.step,
       steps: options.steps,
+      ...(options.epochs === undefined ? {} : { epochs: options.epochs, epochRows: this.init.epochRows }),
       method: trainable.type,
       trainedParameters: trainable.parameters,
       trained: trainable.roles,
@@ -441,6 +443,16 @@ class Loop {
       throw this.explain(error);
     }
   }
+}
+
+function streamOptions({ data, seed }: AskedOptions, padId: number): Omit<BatchOptions, "rowsPerBatch" | "shuffle"> {
+  const { packing, maxLength, onOverflow } = data;
+  return { packing, maxLength, onOverflow, seed, padId };
+}
+
+/** The batches that a run takes, from the first one on. */
+export function trainingStream(train: Examples, options: AskedOptions, padId: number): BatchStream {
+  return new BatchStream(train, { ...streamOptions(options, padId), rowsPerBatch: options.rowsPerStep });
 }
 
 /** The rows that held-out loss is taken over: the first `limit` in the file's order (0 = all), null when nothing in them is supervised. */

@@ -53,9 +53,8 @@ describe("the table of other tools' names", () => {
     ["learning_rate", "--lr"],
     ["lr_scheduler_type", "--schedule"],
     ["warmup_ratio", "--warmup-steps"],
-    ["epochs", "--steps"],
-    ["num_train_epochs", "--steps"],
-    ["n_epochs", "--steps"],
+    ["num_train_epochs", "--epochs"],
+    ["n_epochs", "--epochs"],
     ["max_steps", "--steps"],
     ["max_grad_norm", "--clip-norm"],
     ["cutoff_len", "--max-length"],
@@ -116,7 +115,7 @@ describe("the table of other tools' names", () => {
     expect((await cli(["preview", "m", "d", "--learning-rate", "1"])).err).toBe(
       "error [ERR_USAGE]: unknown option --learning-rate (see esft preview --help)\n",
     );
-    expect(() => parseOptions(selectSchema, { epochs: 4 }, "select")).toThrow(/^select: unknown key "epochs" \(valid: /);
+    expect(() => parseOptions(selectSchema, { num_epochs: 4 }, "select")).toThrow(/^select: unknown key "num_epochs" \(valid: /);
   });
 });
 

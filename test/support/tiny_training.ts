@@ -73,7 +73,7 @@ export function trainOptions(more: Record<string, unknown> = {}): TrainOptions {
     evalFraction: 0,
     ...more,
   };
-  return parseOptions(trainSchema, given, "train");
+  return parseOptions(trainSchema, given, "train") as TrainOptions; // steps are given
 }
 
 /** Examples of 4 to 15 tokens; the first few of each are not supervised. */
