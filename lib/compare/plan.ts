@@ -34,7 +34,7 @@ const method = z.strictObject({
   name,
   method: methodSchema,
   /** The tasks that it is trained and told on; default: all of the plan. */
-  tasks: z.array(z.string()).min(1, "expected at least one task").optional(),
+  tasks: z.array(z.string()).min(1, "expected at least one task").readonly().optional(),
   /** Learning rates to choose from. */
   lr: z.array(z.number().gt(0)).min(1, "expected at least one learning rate"),
   optimizer: optimizer.prefault({}),

@@ -37,25 +37,22 @@ export interface Resolved {
   readonly experts: ExpertSet | null;
   /** Share of the profile's routed slots that these experts got; null where nothing was profiled, or they are all. */
   readonly coverage: number | null;
-  /** What was told of the selection; runs tell it again. */
-  readonly warnings: readonly string[];
 }
 
 /** @throws ConfigError the selection does not fit · IoError */
 export async function resolveOnTask(s: Session, task: string, { name, method }: PlanMethod, profile: Profile | null): Promise<Resolved> {
-  if (method.type !== "esft" && method.type !== "lora") return { method, experts: null, coverage: null, warnings: [] };
+  if (method.type !== "esft" && method.type !== "lora") return { method, experts: null, coverage: null };
   const { experts, profile: file, select, ...rest } = method;
   const source = { experts, select, profile: profile !== null && selectsOnTask({ method } as PlanMethod) ? profile : file };
-  const warnings: string[] = [];
-  const set = await expertsOf(s.model, source, (text) => warnings.push(text)).catch((error: unknown) => {
+  const warn = (text: string): void => s.noteOnce(task, name, text);
+  const set = await expertsOf(s.model, source, warn).catch((error: unknown) => {
     throw placed(error, `${task}, ${name}`);
   });
-  warnings.push(...(set?.warnings ?? []));
-  for (const warning of warnings) s.note(`${task}, ${name}: ${warning}`);
-  if (set === null) return { method, experts: null, coverage: null, warnings };
+  if (set === null) return { method, experts: null, coverage: null };
+  for (const warning of set.warnings) warn(warning);
   const all = [...expertLayout(s.model.spec)].every(([layer, n]) => set.ids(layer).length === n);
   const coverage = profile === null || all ? null : shareOf(set, profile);
-  return { method: { ...rest, experts: set } as MethodOptions, experts: set, coverage, warnings };
+  return { method: { ...rest, experts: set } as MethodOptions, experts: set, coverage };
 }
 
 /** Mean over the sparse layers of what their selected experts got. */
@@ -140,7 +137,8 @@ export async function trainCell(s: Session, cell: Cell, resolved: Resolved): Pro
         s.outlook.spent(kind, 1, event.seconds);
         left--;
         s.progress(id, "train", event.step, event.steps);
-      } else if (event.type === "warning" && !resolved.warnings.includes(event.message)) s.note(`${id}: ${event.message}`);
+      } else if (event.type === "warning" && event.step === 0) s.noteOnce(cell.task.name, method.name, event.message); // of rows and selections
+      else if (event.type === "warning") s.note(`${id}: ${event.message}`);
     }
     const { seconds } = await run.result;
     throwIfAborted(s.signal, "the comparison");

@@ -46,6 +46,7 @@ export class Session {
   cells = 0;
   private readonly listeners: Pick<CompareTask, "onProgress" | "onNote">;
   private readonly stop = new AbortController();
+  private readonly noted = new Set<string>();
   private failure: { readonly error: unknown } | null = null;
   private readonly encoded = new Map<string, Examples>();
 
@@ -70,6 +71,13 @@ export class Session {
 
   note(text: string): void {
     this.tell(() => this.listeners.onNote?.(text));
+  }
+
+  /** Of what all cells of a method on a task have in common: told once. */
+  noteOnce(task: string, method: string, text: string): void {
+    const line = `${task}, ${method}: ${text}`;
+    if (!this.noted.has(line)) this.note(line);
+    this.noted.add(line);
   }
 
   /** What a listener throws, or rejects with, stops the comparison as its signal does: what was reached is kept. */

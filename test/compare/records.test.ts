@@ -125,6 +125,20 @@ it("a figure of rows that changed while it was taken is not recorded", async () 
   writeFileSync(file, rows);
 });
 
+it("warnings of rows and selections are given once", async () => {
+  const odd = [{ messages: [{ role: "user", content: "1+1?" }, { role: "assistant", content: "" }] }]; // prettier-ignore
+  const train = writeRows(at("odd.jsonl"), [...toyRows(12, 5), ...odd]);
+  const one = 3 * 40 * 24; // parameters of an expert: one of the two layers goes without
+  const methods = [{ name: "esft", method: { type: "esft", maxTrainableParams: one }, lr: [0.001, 0.01] }, { ...lora, lr: [0.001, 0.01] }] as const; // prettier-ignore
+  const given = { ...plan, tasks: [{ ...plan.tasks[0]!, train }], methods, evaluation: {} } as unknown as PlanInput;
+  const { notes } = await again(given, "warned");
+  expect(notes).toEqual([
+    expect.stringMatching(/^sums, esft: the budget leaves layer \d without a trained expert$/),
+    expect.stringMatching(/^sums, esft: .*odd\.jsonl: 1 of 13 rows have an answer of no text/),
+    expect.stringMatching(/^sums, lora: .*odd\.jsonl: 1 of 13 rows have an answer of no text/),
+  ]);
+});
+
 describe("errors name", () => {
   it("what was evaluated, and its file", async () => {
     const test = at("unsupervised.jsonl");
