@@ -44,9 +44,16 @@ const optimizerSchema = z.strictObject({
   eps: z.number().gt(0).default(1e-8).describe("added to the root of the second moment"),
   weightDecay: z.number().min(0).default(0.1).describe("decoupled weight decay"),
   clipNorm: z.number().min(0).default(1).describe("global gradient norm to clip to; 0 = off"),
-  schedule: z.enum(["constant", "linear", "cosine"]).default("constant").describe("learning rate over the steps"),
+  schedule: z
+    .enum(["constant", "linear", "cosine", "wsd"])
+    .default("constant")
+    .describe("learning rate over the steps; wsd = warm-up, stable, decay at the end"),
   warmupSteps: z.int().min(0).default(0).describe("steps of linear warm-up"),
-  minLrRatio: z.number().min(0).max(1).default(0).describe("final learning rate as a share of lr (linear, cosine)"),
+  warmupRatio: z.number().min(0).max(1).optional().describe("instead of warmup-steps: the same as a share of the steps"),
+  decaySteps: z.int().min(1).optional().describe("steps that wsd decays in, the last ones"),
+  decayRatio: z.number().gt(0).max(1).optional().describe("instead of decay-steps: the same as a share of the steps (default: 0.1)"),
+  decayShape: z.enum(["linear", "cosine", "sqrt"]).optional().describe("how wsd decays; sqrt falls as 1 - √t (default: linear)"),
+  minLrRatio: z.number().min(0).max(1).default(0).describe("final learning rate as a share of lr (linear, cosine, wsd)"),
 });
 
 export const dataSchema = z.strictObject({
@@ -75,6 +82,10 @@ const stageSchema = z.strictObject({
   lr: z.number().min(0).optional(),
   schedule: optimizerSchema.shape.schedule.unwrap().optional(),
   warmupSteps: z.int().min(0).optional(),
+  warmupRatio: optimizerSchema.shape.warmupRatio,
+  decaySteps: optimizerSchema.shape.decaySteps,
+  decayRatio: optimizerSchema.shape.decayRatio,
+  decayShape: optimizerSchema.shape.decayShape,
   minLrRatio: z.number().min(0).max(1).optional(),
 });
 export type StageOptions = z.output<typeof stageSchema>;
@@ -118,8 +129,8 @@ export const trainSchema = z.strictObject({
     .readonly()
     .optional()
     .describe(
-      "what trains when, of what the method trains: a list of {targets, steps, lr, schedule, warmupSteps, minLrRatio}, as JSON on the " +
-        "command line; targets as LoRA's, with embedding and norms",
+      "what trains when, of what the method trains: a list of {targets, steps, lr, schedule, …}, the rates as optimizer has them, as JSON " +
+        "on the command line; targets as LoRA's, with embedding and norms",
     ),
   optimizer: optimizerSchema.prefault({}),
   data: dataSchema.prefault({}),

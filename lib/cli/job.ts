@@ -60,13 +60,23 @@ function objectAt(job: Plain, path: readonly string[]): Plain | null {
 }
 
 /** Options of which a job has one at most: a flag takes the place of the other one in a file too. */
-const ONE_OF = [["steps", "epochs"]] as const;
+const ONE_OF = [
+  ["steps", "epochs"],
+  ["warmupSteps", "warmupRatio"],
+  ["decaySteps", "decayRatio"],
+] as const;
 
 /** Flags over a file. */
 function override(given: Plain, flags: Plain): Plain {
-  const left = { ...given };
-  for (const names of ONE_OF) if (names.some((name) => flags[name] !== undefined)) for (const name of names) delete left[name];
-  return merge(left, flags);
+  const { optimizer: below } = given;
+  const { optimizer: above } = flags;
+  const optimizer = isPlain(below) && isPlain(above) ? { optimizer: withoutOthers(below, above) } : {};
+  return merge({ ...withoutOthers(given, flags), ...optimizer }, flags);
+}
+
+function withoutOthers(given: Plain, flags: Plain): Plain {
+  const replaced = ONE_OF.filter((names) => names.some((name) => flags[name] !== undefined)).flat() as string[];
+  return Object.fromEntries(Object.entries(given).filter(([name]) => !replaced.includes(name)));
 }
 
 function merge(below: Plain, above: Plain): Plain {

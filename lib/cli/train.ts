@@ -11,7 +11,8 @@ import { addSchemaFlags } from "./schema_flags.ts";
 import type { Terminal } from "./terminal.ts";
 
 const TENSORBOARD = "folder to write an event file of TensorBoard to, beside events.jsonl";
-const EXTEND = "when resuming: take more --steps of a linear or cosine schedule; the rates of the steps left are those of the longer one";
+const EXTEND =
+  "when resuming: take more --steps of a schedule that depends on them; the rates of the steps left are those of the longer one";
 
 export function registerTrain(program: Command, terminal: Terminal): void {
   const train = program

@@ -10,6 +10,7 @@ import { Profile } from "../experts/profile.ts";
 import { dataSchema, DEFAULT_STEPS, isPlain, machineSchema, parseOptions, selectSchema, trainSchema } from "../options.ts";
 import type { Plain } from "../options.ts";
 import { fault, methodSchema } from "../train/method_options.ts";
+import { requireRates } from "../train/schedule.ts";
 
 /** The profile of a method that selects on the rows of its task. */
 export const TASK_PROFILE = "task";
@@ -98,12 +99,11 @@ export type PlanInput = Omit<Input, "tasks" | "others" | "methods"> & {
 
 /** @throws ConfigError the first fault, with its key */
 export function parsePlan(given: unknown, from = "plan"): Plan {
-  if (!isPlain(given)) return parseOptions(planSchema, given, from);
-  return parseOptions(
-    planSchema,
-    readSafely(from, () => complete(given, from)),
-    from,
-  );
+  const long = isPlain(given) ? readSafely(from, () => complete(given, from)) : given;
+  const plan = parseOptions(planSchema, long, from);
+  for (const [i, { optimizer: shape, stages }] of plan.methods.entries())
+    requireRates({ optimizer: shape, stages, steps: plan.steps }, `${from}.methods.${i}`);
+  return plan;
 }
 
 /** Names are told apart, budgets are the plan's, and what a method selects by is measured. */

@@ -9,8 +9,11 @@ const TABLE: readonly (readonly [names: string, answer: string])[] = [
   // Updates and rates
   ["learning_rate", "{optimizer.lr} (default 1e-5)"], // A L T S
   ["learning_rate_multiplier", "{optimizer.lr}, the learning rate itself (default 1e-5)"], // O
-  ["lr_scheduler lr_scheduler_type lr_decay_style", "{optimizer.schedule}: constant, linear or cosine"], // A; L T S
-  ["warmup_ratio lr_warmup_fraction", "{optimizer.warmupSteps}, a number of updates: the ratio times {steps}"], // A L T S
+  [
+    "lr_scheduler lr_scheduler_type lr_decay_style",
+    "{optimizer.schedule}: constant, linear, cosine or wsd, with {optimizer.warmupSteps} or {optimizer.warmupRatio}",
+  ], // A; L T S
+  ["lr_warmup_fraction warmup_proportion", "{optimizer.warmupRatio}, a share of the updates; or {optimizer.warmupSteps}, a number of them"], // A L T S
   ["lr_warmup_iters num_warmup_steps", "{optimizer.warmupSteps}"],
   ["cosine_min_lr_ratio min_lr", "{optimizer.minLrRatio}, the final learning rate as a share of {optimizer.lr}"], // A; S
   [

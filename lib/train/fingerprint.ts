@@ -11,6 +11,7 @@ import type { TrainableSpec } from "../methods/method.ts";
 import type { Transformer } from "../model/transformer.ts";
 import type { TrainOptions } from "../options.ts";
 import type { RunState } from "./checkpoint.ts";
+import { dependsOnSteps } from "./schedule.ts";
 
 /** What a run is made of, as far as its result depends on it. */
 export interface RunParts {
@@ -26,7 +27,7 @@ export interface RunParts {
 type Facts = RunState["facts"];
 export type Extension = RunState["extensions"][number];
 
-/** With a constant schedule the number of steps is no fact: a resumed run may do more. */
+/** With a constant schedule (and no warm-up that is a share of the steps) the number of steps is no fact: a resumed run may do more. */
 export function runFacts(
   { options, base, trainable, heldOut, model, roundedBase }: RunParts,
   stream: Pick<BatchStream, "fingerprint">,
@@ -36,7 +37,7 @@ export function runFacts(
   return JSON.parse(
     JSON.stringify({
       ...rest,
-      steps: options.optimizer.schedule === "constant" ? null : steps,
+      steps: dependsOnSteps(options.optimizer) ? steps : null,
       // A template's file may move: what it does to the rows is in their hash.
       data: { ...reading, template: template === "tokenizer" || template === "esft" ? template : "a file" },
       method: { type: trainable.type, ...trainable.options },

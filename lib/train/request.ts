@@ -22,6 +22,7 @@ import type { LongTask } from "../task.ts";
 import { stepsAsked } from "./length.ts";
 import { fault, methodSchema } from "./method_options.ts";
 import type { MethodOptions } from "./method_options.ts";
+import { requireRates } from "./schedule.ts";
 import type { TrainSession } from "./session.ts";
 
 // ── What a program writes ──
@@ -30,7 +31,7 @@ import type { TrainSession } from "./session.ts";
 export interface RunControl {
   /** true: go on from outDir's checkpoint when there is one. */
   readonly resume?: boolean | undefined;
-  /** true: a resumed run may have more steps of a linear or cosine schedule; what is left of it then follows the longer one. */
+  /** true: a resumed run may have more steps of a schedule that depends on them; what is left of it then follows the longer one. */
   readonly extend?: boolean | undefined;
   /** Fires = checkpoint, then stop: the result says "interrupted". Before the first step, AbortError. */
   readonly signal?: AbortSignal | undefined;
@@ -133,6 +134,7 @@ export class CheckedRequest {
     this.outDir = outDir;
     const steps = stepsAsked(rest);
     this.options = { ...rest, ...(steps === undefined ? {} : { steps }), data };
+    requireRates(this.options);
     this.control = control;
   }
 

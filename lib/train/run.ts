@@ -32,6 +32,7 @@ import type { RunControl, TrainRequest } from "./request.ts";
 import { resolveMethod, split } from "./resolve_method.ts";
 import { lockRun } from "./run_lock.ts";
 import { Sampler } from "./samples.ts";
+import { requireRates } from "./schedule.ts";
 import type { TrainSession } from "./session.ts";
 import { runTraining, trainingStream } from "./trainer.ts";
 import type { TrainerInit, TrainSummary } from "./trainer.ts";
@@ -245,7 +246,9 @@ async function measureLength(
   if (asked !== undefined) return { steps: asked };
   const stream = trainingStream(train, options, padId);
   const epochRows = await rowsOf(stream, options.epochs!, task.signal);
-  return { steps: Math.ceil(epochRows / options.rowsPerStep), stream, epochRows };
+  const steps = Math.ceil(epochRows / options.rowsPerStep);
+  requireRates({ ...options, steps });
+  return { steps, stream, epochRows };
 }
 
 /** @throws MemoryError the plan of the run does not fit */

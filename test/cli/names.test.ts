@@ -52,7 +52,7 @@ describe("the table of other tools' names", () => {
     ["gradient_accumulation_steps", "--rows-per-step", "--micro-batch"],
     ["learning_rate", "--lr"],
     ["lr_scheduler_type", "--schedule"],
-    ["warmup_ratio", "--warmup-steps"],
+    ["lr_warmup_fraction", "--warmup-ratio", "--warmup-steps"],
     ["num_train_epochs", "--epochs"],
     ["n_epochs", "--epochs"],
     ["max_steps", "--steps"],

@@ -101,6 +101,7 @@ describe("a plan is refused", () => {
     ["a budget of one method alone", method({ steps: 3 }), /^plan\.methods\.0\.steps: rows, order, tokens and evaluation are the same/],
     ["a rate among the optimizer's options", method({ optimizer: { lr: 1 } }), /^plan\.methods\.0\.optimizer: unknown key "lr"/],
     ["a rate among those of all", fault({ optimizer: { lr: 1 } }), /^plan\.optimizer: unknown key "lr"/],
+    ["rates that cannot be meant", method({ optimizer: { decaySteps: 3 } }), /^plan\.methods\.0\.optimizer\.decaySteps: expected with schedule wsd only, found schedule constant$/],
     ["no rate", method({ lr: [] }), /^plan\.methods\.0\.lr: expected at least one learning rate/],
     ["a rate twice", method({ lr: [1e-5, 1e-5] }), /^plan\.methods\.0\.lr: expected each once, found 0\.00001 twice/],
     ["a seed twice", fault({ seeds: [1, 1] }), /^plan\.seeds: expected each once, found 1 twice/],

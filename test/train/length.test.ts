@@ -1,7 +1,7 @@
 // How long a run is: steps, epochs or stages, rows of epochs as training takes them, and that a run of epochs is the run of as many
 // steps, told before it begins, resumed to the same bits. No GPU. Alone: npx vitest run test/train/length.test.ts
 
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readJob, readRunJob } from "../../lib/cli/job.ts";
@@ -9,6 +9,7 @@ import { ExpertSet, MoeModel } from "../../lib/index.ts";
 import type { TrainEvent, TrainRequest } from "../../lib/index.ts";
 import { ceilOf, rowsOf, stepsAsked } from "../../lib/train/length.ts";
 import { CheckedRequest } from "../../lib/train/request.ts";
+import { learningRate } from "../../lib/train/schedule.ts";
 import { trainingStream } from "../../lib/train/trainer.ts";
 import { cli } from "../cli/support.ts";
 import { tempDir } from "../support/fixture.ts";
@@ -141,6 +142,30 @@ describe("a run of epochs", () => {
   });
 });
 
+describe("rates over the steps of epochs", () => {
+  it("warm up and decay in shares of them; what does not fit is told before anything is written", async () => {
+    const optimizer = { lr: 1e-3, schedule: "wsd", warmupRatio: 0.2, decayRatio: 0.5 } as const;
+    const { result } = await train("shares", { epochs: 1, optimizer });
+    const lines = readFileSync(at("shares/events.jsonl"), "utf8").trim().split("\n").map((l) => JSON.parse(l) as TrainEvent); // prettier-ignore
+    const lr = lines.flatMap((e) => (e.type === "step" ? [e.lr] : []));
+    const { optimizer: checked } = CheckedRequest.parse({ data: "d", method: "full", outDir: "o", optimizer }).options;
+    expect(lr).toEqual(Array.from({ length: result.step }, (_, i) => learningRate(checked, result.step, i)));
+    expect(new Set(lr).size).toBeGreaterThan(2);
+    const tooLong = train("too-long", { epochs: 1, optimizer: { schedule: "wsd", decaySteps: 100 } });
+    await expect(tooLong).rejects.toThrow(/^train\.optimizer\.decaySteps: .* fit into \d+ steps, found 0 and 100; make/);
+    expect(existsSync(at("too-long/request.json"))).toBe(false);
+  });
+  it("that depend on their number keep it, with a constant schedule too", async () => {
+    const optimizer = { lr: 1e-3, warmupRatio: 0.5 };
+    await train("warm", { steps: 4, optimizer }, 2);
+    await expect(train("warm", { steps: 6, optimizer, resume: true })).rejects.toThrow(/: steps 4 → 6 \(a longer schedule is taken with --extend/);
+    await expect(train("warm", { steps: 4, optimizer: { lr: 1e-3 }, resume: true })).rejects.toThrow(/optimizer\.warmupRatio 0\.5 → none/);
+    await train("warm", { steps: 4, optimizer, resume: true });
+    await train("warm-whole", { steps: 4, optimizer });
+    expect(adapter("warm").equals(adapter("warm-whole"))).toBe(true);
+  }); // prettier-ignore
+});
+
 describe("a flag", () => {
   const base = { model: "m", data: "d", method: "full", outDir: "o" };
   it("of one takes the place of the other in a file; both are one too many", async () => {
@@ -153,6 +178,10 @@ describe("a flag", () => {
     expect(await of("steps.json", { epochs: 2 })).toEqual({ steps: undefined, epochs: 2 });
     expect(await of("epochs.json", { steps: 2 })).toEqual({ steps: 2, epochs: undefined });
     expect(await of("epochs.json", { seed: 2 })).toEqual({ steps: undefined, epochs: 3 });
+    writeFileSync(at("warm.json"), JSON.stringify({ ...base, optimizer: { warmupSteps: 3, schedule: "wsd", decayRatio: 0.5, lr: 0.5 } }));
+    const { optimizer } = (await readJob(at("warm.json"), { optimizer: { warmupRatio: 0.1, decaySteps: 4 } }, {})).request.options;
+    expect(optimizer).toMatchObject({ warmupSteps: 0, warmupRatio: 0.1, decaySteps: 4, lr: 0.5 });
+    expect(optimizer.decayRatio).toBeUndefined();
     await expect(of("steps.json", { epochs: 2, steps: 2 })).rejects.toThrow(/either epochs or steps, found both/);
   });
 });
