@@ -105,6 +105,12 @@ export const trainSchema = z.strictObject({
   seed: z.int().min(0).default(1).describe("order of the data, held-out split"),
   evalFraction: z.number().min(0).lt(1).default(0.02).describe("held-out share of the data when no eval data is given; 0 = none"),
   evalEvery: z.int().min(0).default(100).describe("held-out loss every so many steps, and at the end; 0 = only at start and end"),
+  earlyStop: z
+    .strictObject({
+      patience: z.int().min(1).describe("end the run after so many evaluations in a row without a lower held-out loss (default: never)"),
+      minDelta: z.number().min(0).default(0).describe("what the held-out loss has to fall by to count as lower, in nats"),
+    })
+    .optional(),
   evalRows: z.int().min(0).default(0).describe("most held-out rows to use; 0 = all"),
   sampleEvery: z
     .int()

@@ -11,6 +11,7 @@ export const JOB_NAMES: FlagNames = {
   outDir: "out",
   "method.select.maxTrainableParams": "max-params",
   "method.compat": "perft-compat",
+  "earlyStop.patience": "early-stop",
 };
 
 /** What the help shows first. */

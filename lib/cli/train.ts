@@ -51,7 +51,18 @@ An interrupt (Ctrl-C) writes a checkpoint and stops; esft resume goes on to the 
     .command("resume")
     .description("go on with an interrupted run; the run directory holds all it needs")
     .argument("<dir>", "run directory (--out of esft train)");
-  const mayChange = new Set(["steps", "epochs", "keep", "saveEvery", "threads", "device", "model", "data.file"]);
+  const mayChange = new Set([
+    "steps",
+    "epochs",
+    "earlyStop.patience",
+    "earlyStop.minDelta",
+    "keep",
+    "saveEvery",
+    "threads",
+    "device",
+    "model",
+    "data.file",
+  ]);
   const readChanges = addSchemaFlags(
     resume,
     jobLeaves.filter((l) => mayChange.has(l.path.join("."))),
@@ -198,8 +209,10 @@ function show(event: TrainEvent, terminal: Terminal): void {
     case "extend":
       terminal.note(`step ${event.step}: the schedule of ${event.from} steps goes on to ${event.to}`);
       return;
-    case "checkpoint":
     case "done":
+      if (event.message !== undefined) terminal.note(`step ${event.step}: the run ends here: ${event.message}`);
+      return;
+    case "checkpoint":
       return;
     default:
       event satisfies never;

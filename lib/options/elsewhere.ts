@@ -153,7 +153,11 @@ const TABLE: readonly (readonly [names: string, answer: string])[] = [
     "no such option: events.jsonl of {outDir} has every figure",
   ], // A L T S
   ["load_best_model_at_end metric_for_best_model", "{keep}: best (lowest held-out loss, the default) or last"], // L T S
-  ["early_stopping_patience early_stopping", "no such option: {keep} best delivers the adapter of the lowest held-out loss"], // A
+  [
+    "early_stopping_patience early_stopping",
+    "{earlyStop.patience}, in evaluations without a lower held-out loss (every {evalEvery} updates)",
+  ], // A T
+  ["early_stopping_threshold", "{earlyStop.minDelta}, with {earlyStop.patience}"], // T
   [
     "resume_from_checkpoint auto_resume_from_checkpoints",
     "no such option: esft resume DIR goes on with a run, esft train --resume with one that is there already",

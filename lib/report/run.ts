@@ -71,9 +71,12 @@ function aboutRun(log: RunLog, request: Plain | null): string {
   return `Fine-tuning${model} by ${method} on ${device} in ${precision}: ${count(examples)} examples, ${heldOut === 0 ? "none" : count(heldOut)} held out.`;
 }
 
+const ENDS: Readonly<Record<string, string>> = { earlyStop: "stopped early" };
+const endWords = (reason: string): string => ENDS[reason] ?? reason;
+
 function stateOf(log: RunLog): string {
   const last = log.events.findLast((e) => e.type === "done" || e.type === "start" || e.type === "step");
-  return last?.type === "done" ? last.reason : "not ended";
+  return last?.type === "done" ? endWords(last.reason) : "not ended";
 }
 
 function factsOf(log: RunLog): Fact[] {
@@ -212,7 +215,7 @@ function describe(e: RunLog["events"][number]): string | null {
     case "extend":
       return `the schedule is lengthened from ${e.from} to ${e.to} steps`;
     case "done":
-      return `${e.reason} after ${duration(e.seconds)}`;
+      return `${endWords(e.reason)} after ${duration(e.seconds)}${e.message === undefined ? "" : `: ${e.message}`}`;
     default:
       return null;
   }

@@ -20,6 +20,7 @@ import { damaged, readSealedJson, sealedJson } from "../files/sealed.ts";
 import { forget, removeAllStale, temporary } from "../files/temporary.ts";
 import type { TrainingState } from "../model/weights/training_state.ts";
 import { ioError } from "../task.ts";
+import { waitingSchema } from "./early_stop.ts";
 import { reallocationSchema } from "./reallocation_state.ts";
 
 const Hash = z.string().regex(/^[0-9a-f]{64}$/, "expected a sha256 in hex");
@@ -41,6 +42,8 @@ const Run = z.strictObject({
   best: z.strictObject({ step: z.int(), loss: z.number() }).nullable(),
   firstEval: z.number().nullable(),
   lastEval: z.number().nullable(),
+  /** What early stopping waits for, where the run has it. */
+  waiting: waitingSchema.nullable().optional(),
   tokens: z.int(),
   seconds: z.number(),
   /** Averages and ranks, where they are re-allocated. */

@@ -127,10 +127,11 @@ async function loadBest(outDir: string, step: number): Promise<Adapter> {
 
 /** What goes into the manifest: the same for the same run, whenever and however often it was interrupted. */
 function facts(options: TrainOptions, summary: Partial<TrainSummary>): Record<string, never> {
-  const { best, firstEval, lastEval, step, tokens, ranks, extensions = [] } = summary;
+  const { best, firstEval, lastEval, step, tokens, ranks, extensions = [], stopped } = summary;
   const reallocations = ranks?.history;
   const extended = extensions.length > 0 ? extensions : undefined;
-  return JSON.parse(JSON.stringify({ options, step, tokens, best, firstEval, lastEval, extended, reallocations })) as Record<string, never>;
+  const said = { options, step, tokens, best, firstEval, lastEval, extended, stopped: stopped ?? undefined, reallocations };
+  return JSON.parse(JSON.stringify(said)) as Record<string, never>;
 }
 
 function makeAdapter({ session, trainable, options, identity }: Delivery, summary: Partial<TrainSummary>, digest?: string): Adapter {

@@ -60,7 +60,21 @@ export type TrainEvent =
   | { readonly type: "warning"; readonly step: number; readonly message: string }
   /** A decaying schedule of `from` steps was lengthened to `to`. */
   | { readonly type: "extend"; readonly step: number; readonly from: number; readonly to: number }
-  | { readonly type: "done"; readonly step: number; readonly reason: "finished" | "interrupted"; readonly seconds: number };
+  | DoneEvent;
+
+/** Why a run ends before its last update, and in words. */
+export interface Stopped {
+  readonly by: "earlyStop";
+  readonly message: string;
+}
+interface DoneEvent {
+  readonly type: "done";
+  readonly step: number;
+  readonly reason: "finished" | "interrupted" | Stopped["by"];
+  /** Where it is neither "finished" nor "interrupted". */
+  readonly message?: string;
+  readonly seconds: number;
+}
 
 /** Of a run directory. */
 export const EVENTS = "events.jsonl";

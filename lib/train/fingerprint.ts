@@ -27,12 +27,23 @@ export interface RunParts {
 type Facts = RunState["facts"];
 export type Extension = RunState["extensions"][number];
 
+/** What no update depends on: how its number came about, when the run ends, what is written and told on the way. */
+const FREE: ReadonlySet<keyof TrainOptions> = new Set([
+  "epochs",
+  "earlyStop",
+  "saveEvery",
+  "sampleEvery",
+  "sampleRows",
+  "sampleTokens",
+] as const);
+
 /** With a constant schedule (and no warm-up that is a share of the steps) the number of steps is no fact: a resumed run may do more. */
 export function runFacts(
   { options, base, trainable, heldOut, model, roundedBase }: RunParts,
   stream: Pick<BatchStream, "fingerprint">,
 ): Facts {
-  const { steps, epochs: _e, saveEvery: _, sampleEvery: __, sampleRows: ___, sampleTokens: ____, data, ...rest } = options;
+  const deciding = Object.entries(options).filter(([key]) => !FREE.has(key as keyof TrainOptions));
+  const { steps, data, ...rest } = Object.fromEntries(deciding) as TrainOptions;
   const { template, ...reading } = data;
   return JSON.parse(
     JSON.stringify({

@@ -19,6 +19,7 @@ import type { TrainableSpec } from "../methods/method.ts";
 import { dataSchema, isPlain, machineSchema, parseOptions, shown, trainSchema } from "../options.ts";
 import type { AskedOptions, MachineOptions, Plain } from "../options.ts";
 import type { LongTask } from "../task.ts";
+import { requireEvaluations } from "./early_stop.ts";
 import { stepsAsked } from "./length.ts";
 import { fault, methodSchema } from "./method_options.ts";
 import type { MethodOptions } from "./method_options.ts";
@@ -135,6 +136,7 @@ export class CheckedRequest {
     const steps = stepsAsked(rest);
     this.options = { ...rest, ...(steps === undefined ? {} : { steps }), data };
     requireRates(this.options);
+    requireEvaluations(this.options);
     this.control = control;
   }
 

@@ -20,6 +20,7 @@ import type { AskedOptions } from "../options.ts";
 import type { LongTask } from "../task.ts";
 import { hasCheckpoint } from "./checkpoint.ts";
 import { checkBest, deliver, keepBest } from "./deliver.ts";
+import { requireHeldOut } from "./early_stop.ts";
 import { requireEffects } from "./effects.ts";
 import { EventQueue } from "./events.ts";
 import type { TrainEvent } from "./events.ts";
@@ -34,7 +35,8 @@ import { lockRun } from "./run_lock.ts";
 import { Sampler } from "./samples.ts";
 import { requireRates } from "./schedule.ts";
 import type { TrainSession } from "./session.ts";
-import { runTraining, trainingStream } from "./trainer.ts";
+import { trainingStream } from "./streams.ts";
+import { runTraining } from "./trainer.ts";
 import type { TrainerInit, TrainSummary } from "./trainer.ts";
 
 export interface TrainResult extends TrainSummary {
@@ -167,6 +169,7 @@ async function prepare(session: TrainSession, request: CheckedRequest, task: Lon
   const trainable = targets ? withStages(session.spec, method, targets) : method;
   requireEffects(session.spec, trainable, options);
   const { train, heldOut, held } = await readExamples(session, request, task, warn);
+  requireHeldOut(options, heldOut);
   const identity = await session.identity(task);
   await session.checkpoint.files.requireUnchanged();
   const tokenizer = options.data.packing === "esft" ? await session.tokenizer() : null; // the paper's packing pads

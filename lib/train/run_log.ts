@@ -56,7 +56,7 @@ const Told = {
   checkpoint: z.looseObject({ type: z.literal("checkpoint"), step }),
   warning: z.looseObject({ type: z.literal("warning"), step, message: z.string() }),
   extend: z.looseObject({ type: z.literal("extend"), step, from: z.number(), to: z.number() }),
-  done: z.looseObject({ type: z.literal("done"), step, reason: z.string(), seconds: z.number() }),
+  done: z.looseObject({ type: z.literal("done"), step, reason: z.string(), message: z.string().optional(), seconds: z.number() }),
 };
 const Line = z.discriminatedUnion("type", [Start, Step, Eval, ...Object.values(Told)]);
 

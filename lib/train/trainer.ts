@@ -5,8 +5,7 @@ import { join } from "node:path";
 import { mkdir } from "node:fs/promises";
 import { AbortError, ConfigError, MemoryError, NonFiniteError } from "../errors.ts";
 import type { Examples } from "../data/examples.ts";
-import { BatchStream } from "../data/stream.ts";
-import type { BatchOptions } from "../data/stream.ts";
+import type { BatchStream } from "../data/stream.ts";
 import type { Rows } from "../data/epoch.ts";
 import { CHECK_WEIGHTS, explainNonFinite } from "../model/non_finite.ts";
 import type { Transformer } from "../model/transformer.ts";
@@ -16,9 +15,11 @@ import type { TrainableSpec } from "../methods/method.ts";
 import type { ReallocationPlan } from "../methods/reallocation.ts";
 import { Checkpoints } from "./checkpoint.ts";
 import type { RunState } from "./checkpoint.ts";
+import { patienceOver, requireHeldOut, seen } from "./early_stop.ts";
+import type { Waiting } from "./early_stop.ts";
 import { requireEffects } from "./effects.ts";
 import { EventLog, EVENTS } from "./events.ts";
-import type { TrainEvent } from "./events.ts";
+import type { Stopped, TrainEvent } from "./events.ts";
 import { evaluateRows } from "./evaluate.ts";
 import type { Evaluation } from "./evaluate.ts";
 import { Reallocator } from "./reallocator.ts";
@@ -28,9 +29,10 @@ import type { Extension } from "./fingerprint.ts";
 import { stepActivations } from "./memory_plan.ts";
 import { routerCost } from "./router_cost.ts";
 import * as ops from "../ops.ts";
-import type { AskedOptions, TrainOptions } from "../options.ts";
+import type { TrainOptions } from "../options.ts";
 import type { Sampler } from "./samples.ts";
 import { stageAt } from "./schedule.ts";
+import { heldOutRows, trainingStream } from "./streams.ts";
 import { Update } from "./update.ts";
 import type { StepFigures } from "./update.ts";
 
@@ -71,6 +73,8 @@ export interface TrainerInit {
 
 export interface TrainSummary {
   readonly reason: "finished" | "interrupted";
+  /** Why it ended before its last update; null: it did not, or its signal fired. */
+  readonly stopped: Stopped | null;
   readonly step: number;
   readonly best: { step: number; loss: number } | null;
   readonly firstEval: number | null;
@@ -116,6 +120,12 @@ function requirePlanned({ parameters }: TrainingState, { keys, attachments }: Tr
 /** What a run has reached; restored with a checkpoint. */
 type Progress = { -readonly [K in "step" | "skipped" | "best" | "firstEval" | "lastEval" | "tokens"]: RunState[K] };
 
+const doneWords = (
+  reason: TrainSummary["reason"],
+  stopped: Stopped | null,
+): Pick<Extract<TrainEvent, { type: "done" }>, "reason" | "message"> =>
+  stopped === null ? { reason } : { reason: stopped.by, message: stopped.message };
+
 class Loop {
   private readonly init: TrainerInit;
   private readonly state: TrainingState;
@@ -137,6 +147,8 @@ class Loop {
   private evalDue = true;
   private sampleDue = true;
   private savedStep = -1;
+  /** Of early stopping. */
+  private waiting: Waiting | null = null;
   /** A warning said why passes are not recorded. */
   private refusalTold = false;
 
@@ -147,7 +159,8 @@ class Loop {
     this.reallocator = reallocator;
     this.update = this.enter(0);
     this.stream = init.stream ?? trainingStream(train, options, init.padId);
-    this.heldOut = heldOut && heldOutRows(heldOut, streamOptions(options, init.padId), options.evalRows);
+    this.heldOut = heldOut && heldOutRows(heldOut, options, init.padId, options.evalRows);
+    requireHeldOut(options, this.heldOut);
     this.log = new EventLog(join(init.outDir, EVENTS));
     this.facts = runFacts(init, this.stream);
     this.checkpoints = new Checkpoints(init.outDir);
@@ -209,7 +222,7 @@ class Loop {
     for (;;) {
       if (this.evalDue) await this.evaluate();
       if (this.sampleDue && !signal?.aborted) await this.sample();
-      const last = reached.step === options.steps;
+      const last = reached.step === options.steps || this.stopped !== null;
       const saveDue = last || (reached.step > 0 && reached.step % options.saveEvery === 0);
       if (!this.evalDue && saveDue && this.savedStep !== reached.step) await this.save();
       if (!this.evalDue && last) break;
@@ -223,9 +236,10 @@ class Loop {
     }
     const { seconds } = this;
     const { step, best, firstEval, lastEval, tokens } = reached;
-    await this.emit({ type: "done", step, reason, seconds });
+    const stopped = reason === "finished" && step < options.steps ? this.stopped : null;
+    await this.emit({ type: "done", step, ...doneWords(reason, stopped), seconds });
     const ranks = this.reallocator?.summary ?? null;
-    return { reason, step, best, firstEval, lastEval, tokens, seconds, ranks, extensions: this.extensions };
+    return { reason, stopped, step, best, firstEval, lastEval, tokens, seconds, ranks, extensions: this.extensions };
   }
 
   /** Goes on from a checkpoint when there is one, and plans the memory of the passes. */
@@ -284,6 +298,7 @@ class Loop {
     Object.assign(this.reached, { step, skipped, best, firstEval, lastEval, tokens } satisfies Progress);
     this.savedStep = step;
     this.evalDue = !run.evaluated;
+    this.waiting = run.waiting === undefined ? run.best && { loss: run.best.loss, evaluations: 0 } : run.waiting;
     this.sampleDue = false;
     this.secondsBefore = run.seconds;
     this.extensions = run.extensions;
@@ -308,6 +323,7 @@ class Loop {
       evaluated: !this.evalDue,
       optimizerSteps: this.update.optimizer.steps,
       cursor: this.stream.cursor,
+      ...(this.init.options.earlyStop ? { waiting: this.waiting } : {}),
       facts,
       extensions: [...extensions],
       ...(this.reallocator ? { reallocation: this.reallocator.state } : {}),
@@ -315,6 +331,13 @@ class Loop {
     });
     this.savedStep = step;
     await this.emit({ type: "checkpoint", step, path });
+  }
+
+  /** Why the run ends here; null: it goes on. */
+  private get stopped(): Stopped | null {
+    const { earlyStop } = this.init.options;
+    const message = earlyStop ? patienceOver(this.waiting, earlyStop) : null;
+    return message === null ? null : { by: "earlyStop", message };
   }
 
   /** One update, and what is told of it. @returns false when the signal fired before its end: nothing of it was done */
@@ -414,6 +437,9 @@ class Loop {
     if (best) reached.best = { step, loss };
     reached.firstEval ??= loss;
     reached.lastEval = loss;
+    const { earlyStop } = init.options;
+    if (earlyStop) this.waiting = seen(this.waiting, loss, earlyStop);
+    if (this.stopped !== null) this.sampleDue = init.options.sampleEvery > 0; // as at every end
     await this.emit({ type: "eval", step, loss, accuracy, supervised, best });
     if (best && step > 0) await init.keepBest(step, this.reallocator?.summary ?? null);
   }
@@ -443,22 +469,4 @@ class Loop {
       throw this.explain(error);
     }
   }
-}
-
-function streamOptions({ data, seed }: AskedOptions, padId: number): Omit<BatchOptions, "rowsPerBatch" | "shuffle"> {
-  const { packing, maxLength, onOverflow } = data;
-  return { packing, maxLength, onOverflow, seed, padId };
-}
-
-/** The batches that a run takes, from the first one on. */
-export function trainingStream(train: Examples, options: AskedOptions, padId: number): BatchStream {
-  return new BatchStream(train, { ...streamOptions(options, padId), rowsPerBatch: options.rowsPerStep });
-}
-
-/** The rows that held-out loss is taken over: the first `limit` in the file's order (0 = all), null when nothing in them is supervised. */
-function heldOutRows(heldOut: Examples, options: Omit<BatchOptions, "rowsPerBatch" | "shuffle">, limit: number): Rows | null {
-  const all = new BatchStream(heldOut, { ...options, rowsPerBatch: 1, shuffle: false }).rows();
-  const rows = limit > 0 ? all.first(limit) : all;
-  for (let r = 0; r < rows.length; r++) if (rows.count(r).supervised > 0) return rows;
-  return null;
 }

@@ -38,7 +38,7 @@ async function delivery(more: Record<string, unknown> = {}, trainable: Trainable
   return { made, requireUnchanged };
 }
 const summary = (more: Partial<TrainSummary> = {}): TrainSummary =>
-  ({ reason: "finished", step: 4, best: null, firstEval: null, lastEval: null, tokens: 99, seconds: 1.5, ranks: null, extensions: [], ...more }); // prettier-ignore
+  ({ reason: "finished", step: 4, best: null, firstEval: null, lastEval: null, tokens: 99, seconds: 1.5, ranks: null, extensions: [], stopped: null, ...more }); // prettier-ignore
 /** Sets all trained values. */
 const train = (value: number): void => {
   const { master } = tiny.model.params.state!;

@@ -10,7 +10,7 @@ import type { TrainEvent, TrainRequest } from "../../lib/index.ts";
 import { ceilOf, rowsOf, stepsAsked } from "../../lib/train/length.ts";
 import { CheckedRequest } from "../../lib/train/request.ts";
 import { learningRate } from "../../lib/train/schedule.ts";
-import { trainingStream } from "../../lib/train/trainer.ts";
+import { trainingStream } from "../../lib/train/streams.ts";
 import { cli } from "../cli/support.ts";
 import { tempDir } from "../support/fixture.ts";
 import { tinyDeepseek, toyRows, writeTinyModel } from "../support/tiny_model.ts";
