@@ -24,7 +24,7 @@ import { throwIfAborted } from "./task.ts";
 import type { Tokenizer } from "./text/tokenizer.ts";
 
 export const answersSchema = generateSchema.omit({ logprobs: true }).extend({
-  ...dataSchema.pick({ shape: true, template: true, onBadRow: true, onDropped: true }).shape,
+  ...dataSchema.pick({ format: true, shape: true, template: true, onBadRow: true, onDropped: true }).shape,
   /** Names of metrics, and paths of modules (answers/module.ts). */
   metrics: z.union([z.string(), z.array(z.string()).readonly()], "expected names of metrics, or a list of them"),
   /** Name of a resident adapter (`model.adapters`); default: the model as it is. */
@@ -60,7 +60,7 @@ export interface AnswersEvaluation {
 const UNDER_WAY = 32;
 
 /**
- * Answers the rows of `data` (a JSONL file or a Dataset: the last trained answer of each is the reference; or rows of the official ESFT
+ * Answers the rows of `data` (a data file or a Dataset: the last trained answer of each is the reference; or rows of the official ESFT
  * evaluation files) and scores the answers. Greedy unless `temperature` is given; row r draws with `seed` + r.
  * @throws ConfigError options, metrics, an unknown adapter, or a file of another evaluation · DataError a row or a reference that cannot
  * be used · LayoutError the file is damaged · LockError · IoError · AbortError; what was answered until then is in the file
@@ -76,14 +76,14 @@ export async function evaluateAnswers(
   const o = parseOptions(answersSchema, options, "evaluateAnswers");
   dataArgument(data, "evaluateAnswers: data");
   if (typeof data !== "string" && !(data instanceof Dataset))
-    throw new ConfigError("evaluateAnswers: data: expected a JSONL file or a Dataset, found examples without text", {
+    throw new ConfigError("evaluateAnswers: data: expected a data file or a Dataset, found examples without text", {
       where: { key: "data" },
     });
-  const { shape, onBadRow, onDropped, template, file: path, rows } = o;
+  const { format, shape, onBadRow, onDropped, template, file: path, rows } = o;
   const metrics = await metricsByName(o.metrics, "metrics");
   answerOptions(generationOf(o), "evaluateAnswers"); // refused before anything is read
   const tokenizer = await model.tokenizer();
-  const { questions, bad } = await questionsOf(typeof data === "string" ? Dataset.fromFile(data, { shape, onBadRow }) : data, {
+  const { questions, bad } = await questionsOf(typeof data === "string" ? Dataset.fromFile(data, { shape, onBadRow, format }) : data, {
     tokenizer,
     template: await openTemplate(template),
     onDropped,

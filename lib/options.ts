@@ -12,6 +12,10 @@ import { meantBy } from "./options/suggest.ts";
 export const SHAPES = ["messages", "sharegpt", "alpaca", "prompt_completion", "text"] as const;
 export type Shape = (typeof SHAPES)[number];
 
+/** Formats of data files; data/formats.ts says which ending names which. */
+export const FORMATS = ["jsonl", "json", "csv", "parquet"] as const;
+export type Format = (typeof FORMATS)[number];
+
 /** How experts are chosen from a profile: exactly one of p, topKPerLayer, maxTrainableParams and fixed. */
 export const selectSchema = z.strictObject({
   score: z
@@ -57,6 +61,10 @@ const optimizerSchema = z.strictObject({
 });
 
 export const dataSchema = z.strictObject({
+  format: z
+    .enum(FORMATS)
+    .optional()
+    .describe("format of files whose name does not tell it (.jsonl .json .csv .parquet, .gz or not; default: jsonl)"),
   shape: z.enum(SHAPES).optional().describe("shape of the rows (default: each row's keys decide)"),
   template: z
     .string()

@@ -10,6 +10,7 @@ import { callsOf } from "../data/dropped.ts";
 import { refuse } from "../data/flags.ts";
 import { locate } from "../data/lines.ts";
 import { IGNORE } from "../data/masks.ts";
+import { placeIn } from "../data/place.ts";
 import type { EncodedRow, EncodingOptions, RowEncoder } from "../data/row_encoder.ts";
 import { rowEncoder } from "../data/row_encoder.ts";
 import type { Conversation } from "../data/rows.ts";
@@ -55,7 +56,7 @@ export async function questionsOf(data: Dataset, options: QuestionOptions): Prom
   for await (const read of data.values(signal)) {
     if (questions.length >= most) break;
     throwIfAborted(signal, "reading the questions");
-    const place = data.file === null ? `row ${read.line}` : `${data.file}:${read.line}`;
+    const place = placeIn(data.origin, read.line);
     try {
       if (!read.ok) throw read.error;
       const row = plain(read.value);
@@ -65,7 +66,7 @@ export async function questionsOf(data: Dataset, options: QuestionOptions): Prom
       questions.push({ place, row, ...question });
     } catch (error) {
       if (!(error instanceof DataError)) throw error;
-      if (data.onBadRow === "error") throw read.ok ? locate(error, read.line, data.file ?? undefined) : error;
+      if (data.onBadRow === "error") throw read.ok ? locate(error, read.line, data.file, data.origin.unit) : error;
       bad++;
     }
   }

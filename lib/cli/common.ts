@@ -5,8 +5,9 @@ import { InvalidArgumentError, Option } from "@commander-js/extra-typings";
 import type { Command, OptionValues } from "@commander-js/extra-typings";
 import { ConfigError } from "../errors.ts";
 import type { MoeModel } from "../moe_model.ts";
-import { decimal, deviceSchema, SHAPES } from "../options.ts";
+import { decimal, deviceSchema, FORMATS, SHAPES } from "../options.ts";
 import type { DataInput, DeviceName, MachineOptions } from "../options.ts";
+import { STANDARD_INPUT } from "../files/standard_input.ts";
 import { bytes } from "../format.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -78,6 +79,12 @@ function deviceName(text: string): DeviceName {
 export function dataOptions<Args extends unknown[], Opts extends OptionValues>(command: Command<Args, Opts>) {
   return command
     .option("--template <name>", '"tokenizer" (the checkpoint\'s chat template), "esft" (the official format), or a Jinja file')
+    .addOption(
+      new Option(
+        "--format <name>",
+        "of files whose name does not tell it: .jsonl .json .csv .parquet, .gz or not (default: jsonl)",
+      ).choices(FORMATS),
+    )
     .addOption(new Option("--shape <name>", "shape of the rows (default: each row's keys decide)").choices(SHAPES))
     .addOption(new Option("--on-bad-row <what>", "rows that cannot be used (default: error)").choices(["error", "skip"] as const))
     .addOption(
@@ -88,17 +95,24 @@ export function dataOptions<Args extends unknown[], Opts extends OptionValues>(c
     );
 }
 /** Rows are at most 1024 tokens long where no flag says more, or as long as the model takes. */
-export function dataInput({ template, shape, onBadRow, onDropped, maxLength }: DataInput, maxPositions: number): DataInput {
-  return { template, shape, onBadRow, onDropped, maxLength: maxLength ?? Math.min(1024, maxPositions) };
+export function dataInput({ template, format, shape, onBadRow, onDropped, maxLength }: DataInput, maxPositions: number): DataInput {
+  return { template, format, shape, onBadRow, onDropped, maxLength: maxLength ?? Math.min(1024, maxPositions) };
 }
 
 /** Says that rows come out of a pipe, before the wait for them begins. @throws ConfigError they would be read more than once */
 export async function announcePipe(file: string, terminal: Terminal, readOnce = true): Promise<void> {
-  const isPipe = await stat(file).then((s) => s.isFIFO(), () => false); // prettier-ignore
+  const input = file === STANDARD_INPUT;
+  const isPipe = input || (await stat(file).then((s) => s.isFIFO(), () => false)); // prettier-ignore
   if (!isPipe) return;
+  const name = input ? "standard input" : `the pipe ${file}`;
   if (!readOnce)
-    throw new ConfigError(`${file} is a pipe, and this command reads the rows twice; write them to a file first`, { where: { file } });
-  terminal.note(`rows: waiting for what is written to the pipe ${file}`);
+    throw new ConfigError(
+      `${input ? "-" : file} is ${input ? name : "a pipe"}, and this command reads the rows twice; write them to a file first`,
+      {
+        where: { file },
+      },
+    );
+  terminal.note(input ? "rows: reading standard input" : `rows: waiting for what is written to ${name}`);
 }
 
 /** Opens a model and says where it computes. */

@@ -14,7 +14,7 @@ export function registerEval(program: Command, terminal: Terminal): void {
       "loss, perplexity and token accuracy on held-out rows; with --metric: the model answers, and its answers are scored; with an adapter: base and adapter side by side",
     )
     .argument("<dir>", "checkpoint directory")
-    .requiredOption("--data <files...>", "held-out rows (JSONL), one or more files")
+    .requiredOption("--data <files...>", "held-out rows (JSONL, JSON, CSV or Parquet; - is standard input), one or more files")
     .option("--adapter <dir>", "adapter to compare with the base (ours or the official layout)")
     .option("--rows <n>", "use the first n rows of each file", wholeNumber)
     .option("--max-length <n>", "of the loss: tokens per row (default: 1024)", wholeNumber)

@@ -12,7 +12,8 @@ import { openModel } from "./common.ts";
 import { change, count, percent, table } from "../format.ts";
 import type { Terminal } from "./terminal.ts";
 
-export interface EvalFlags extends AnswerFlags, MachineOptions, Pick<DataInput, "template" | "shape" | "onBadRow" | "onDropped"> {
+export interface EvalFlags
+  extends AnswerFlags, MachineOptions, Pick<DataInput, "template" | "format" | "shape" | "onBadRow" | "onDropped"> {
   readonly data: readonly string[];
   readonly metric: string;
   readonly adapter?: string | undefined;
@@ -31,7 +32,7 @@ export async function evalAnswers(dir: string, flags: EvalFlags, terminal: Termi
   const { evaluateAnswers } = await import("../evaluate_answers.ts");
   await using model = await openModel(dir, flags, terminal);
   if (flags.adapter !== undefined) await model.adapters.add("adapter", flags.adapter);
-  const { template, shape, onBadRow, onDropped, rows } = flags;
+  const { template, format, shape, onBadRow, onDropped, rows } = flags;
   const side = (data: string, name: Side): Promise<AnswersEvaluation> =>
     evaluateAnswers(
       model,
@@ -40,7 +41,7 @@ export async function evalAnswers(dir: string, flags: EvalFlags, terminal: Termi
         metrics: metrics.map((m) => m.name),
         adapter: name === "adapter" ? name : null,
         ...(flags.answers === undefined ? {} : { file: files(data, name) }),
-        ...given({ template, shape, onBadRow, onDropped, rows }),
+        ...given({ template, format, shape, onBadRow, onDropped, rows }),
         ...answerInput(flags),
       },
       { signal, onProgress: ({ done, total }) => terminal.progress(`${name} ${data}: ${done} of ${total} answers`) },

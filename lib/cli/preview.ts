@@ -14,7 +14,7 @@ export function registerPreview(program: Command, terminal: Terminal): void {
     .command("preview")
     .description("rows as tokens, with what carries loss (+) and what does not (·)")
     .argument("<dir>", "checkpoint directory (its tokenizer and chat template)")
-    .argument("<data>", "rows (JSONL)")
+    .argument("<data>", "rows (JSONL, JSON, CSV or Parquet; - is standard input)")
     .option("-n, --rows <n>", "rows to show", wholeNumber, 3)
     .option("--max-tokens <n>", "tokens to show of a row, the first and the last; 0 = all", wholeNumber, 512)
     .option("--lint", "read all rows and report what cannot be used")
@@ -26,10 +26,14 @@ export function registerPreview(program: Command, terminal: Terminal): void {
       "\nExamples:\n  esft preview ./OLMoE-1B-7B law.jsonl -n 2\n  esft preview ./DeepSeek-V2-Lite law.jsonl --template esft --lint",
     )
     .action(
-      async (dir, data, { rows, maxTokens, lint, errors: maxErrors, json, template: name = "tokenizer", shape, onBadRow, onDropped }) => {
+      async (
+        dir,
+        data,
+        { rows, maxTokens, lint, errors: maxErrors, json, template: name = "tokenizer", format, shape, onBadRow, onDropped },
+      ) => {
         const encoding = { tokenizer: await loadTokenizer(dir), template: await openTemplate(name), onDropped };
         await announcePipe(data, terminal, lint !== true);
-        const dataset = Dataset.fromFile(data, { onBadRow: lint ? "skip" : onBadRow, shape });
+        const dataset = Dataset.fromFile(data, { onBadRow: lint ? "skip" : onBadRow, shape, format });
         const report = lint ? await dataset.lint(encoding, { signal: terminal.signal, maxErrors }) : null;
         const previews = report?.good === 0 ? [] : await dataset.preview(rows, encoding);
         if (json) {

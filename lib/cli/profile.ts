@@ -17,7 +17,7 @@ function profileCommand(program: Command) {
     .command("profile")
     .description("score every routed expert on a task: share of routed tokens, mean gate weight, and what its gradient says")
     .argument("[dir]", "checkpoint directory")
-    .argument("[data]", "task rows (JSONL)")
+    .argument("[data]", "task rows (JSONL, JSON, CSV or Parquet; - is standard input)")
     .requiredOption("-o, --output <file>", "profile to write; an interrupted run keeps <file>.partial and goes on from it")
     .option("--tokens <n>", "tokens to score", wholeNumber, 131_072)
     .option("--seed <n>", "order of the rows", wholeNumber, 1)

@@ -138,8 +138,8 @@ export async function answerAll(s: Session, of: Evaluated, task: PlanTask): Prom
     await disk.rm(file, { force: true });
     await record.begin(name, facts);
   }
-  const { shape, template, onBadRow, onDropped } = task;
-  const options = { ...answers, shape, template, onBadRow, onDropped, file, ...(adapter === null ? {} : { adapter: RESIDENT }) };
+  const { format, shape, template, onBadRow, onDropped } = task;
+  const options = { ...answers, format, shape, template, onBadRow, onDropped, file, ...(adapter === null ? {} : { adapter: RESIDENT }) };
   await take(s, of, { name, file: answersFile(task), kind, facts }, async () => {
     if (adapter !== null) await s.model.adapters.add(RESIDENT, adapter);
     try {

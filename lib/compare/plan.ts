@@ -74,7 +74,9 @@ export const planSchema = z
         /** Only the first so many rows of each file. */
         rows: z.int().min(1).optional(),
         /** Scores of answers, beside losses. */
-        answers: answersSchema.omit({ adapter: true, file: true, shape: true, template: true, onBadRow: true, onDropped: true }).optional(),
+        answers: answersSchema
+          .omit({ adapter: true, file: true, format: true, shape: true, template: true, onBadRow: true, onDropped: true })
+          .optional(),
       })
       .prefault({}),
     ...machineSchema.shape,

@@ -3,17 +3,11 @@
 import { listArgument, optionsArgument, pathArgument, wholeArgument } from "../arguments.ts";
 import { basename } from "node:path";
 import { AbortError, ConfigError, DataError } from "../errors.ts";
+import { FORMATS, shown, type Format } from "../options.ts";
 import { ExampleBuilder, type Examples } from "./examples.ts";
-import {
-  locate,
-  readObjects,
-  readRowsFromFile,
-  readValuesFromFile,
-  type BadRow,
-  type GoodRow,
-  type ReadRow,
-  type ReadValue,
-} from "./lines.ts";
+import { originOf, readValues } from "./formats.ts";
+import { locate, rowsOf, type BadRow, type GoodRow, type ReadRow, type ReadValue } from "./lines.ts";
+import { fileWords, type Origin } from "./place.ts";
 import { previewTokens, type Preview } from "./preview.ts";
 import { rowEncoder, type EncodedRow, type EncodingOptions, type RowEncoder } from "./row_encoder.ts";
 import type { Shape } from "./rows.ts";
@@ -25,6 +19,11 @@ export interface DatasetOptions {
   readonly shape?: Shape | undefined;
   /** What a bad row does: refuse the dataset (default), or be left out and counted. */
   readonly onBadRow?: "error" | "skip" | undefined;
+}
+
+export interface FileOptions extends DatasetOptions {
+  /** Of a file whose name does not tell it (.jsonl, .json, .csv, .parquet; .gz or not), default "jsonl". */
+  readonly format?: Format | undefined;
 }
 
 export interface ReadingOptions {
@@ -56,59 +55,57 @@ export interface DatasetReport {
 }
 
 type Counts = Record<string, number>;
-type Rows<T> = (signal?: AbortSignal) => AsyncIterable<T> | Iterable<T>;
+type Values = (signal?: AbortSignal) => AsyncIterable<ReadValue> | Iterable<ReadValue>;
 
 const KEPT_ERRORS = 100;
 const SHOWN_ERRORS = 10;
 const YIELD_EVERY = 256;
+const IN_MEMORY: Origin = { file: null, unit: "row" };
 
 export class Dataset {
   readonly file: string | null;
   readonly shape: Shape | undefined;
   readonly onBadRow: "error" | "skip";
-  readonly #read: Rows<ReadRow>;
-  readonly #values: Rows<ReadValue>;
+  /** Where its rows come from, and what their numbers count. */
+  readonly origin: Origin;
+  readonly #values: Values;
 
-  private constructor(file: string | null, options: DatasetOptions, read: Rows<ReadRow>, values: Rows<ReadValue>) {
+  private constructor(origin: Origin, options: DatasetOptions, values: Values) {
     const bad = options.onBadRow ?? "error";
     if (bad !== "error" && bad !== "skip")
       throw new ConfigError(`onBadRow must be "error" or "skip", not ${JSON.stringify(bad)}`, { where: { key: "onBadRow" } });
-    this.file = file;
+    this.origin = origin;
+    this.file = origin.file;
     this.shape = options.shape;
     this.onBadRow = bad;
-    this.#read = read;
     this.#values = values;
   }
 
-  /** A JSONL file. Nothing is read before it is needed. */
-  static fromFile(file: string, asked: DatasetOptions = {}): Dataset {
+  /** A file of rows: JSONL, a JSON array, CSV or Parquet, gzip or not; "-" is standard input. Nothing is read before it is needed. */
+  static fromFile(file: string, asked: FileOptions = {}): Dataset {
     pathArgument(file, "Dataset.fromFile: file");
     const options = optionsArgument(asked, "Dataset.fromFile: options");
-    const { shape } = options;
-    return new Dataset(
-      file,
-      options,
-      (signal) => readRowsFromFile(file, { shape }, signal),
-      (signal) => readValuesFromFile(file, signal),
-    );
+    const { format } = options;
+    if (format !== undefined && !FORMATS.includes(format))
+      throw new ConfigError(
+        `Dataset.fromFile: options.format: expected ${FORMATS.map((f) => `"${f}"`).join(" or ")}, found ${shown(format)}`,
+        {
+          where: { key: "format" },
+        },
+      );
+    return new Dataset(originOf(file, format), options, (signal) => readValues(file, format, signal));
   }
 
   /** Rows as objects of any supported shape. */
   static fromRows(rows: Iterable<unknown>, asked: DatasetOptions = {}): Dataset {
     const kept = listArgument(rows, "Dataset.fromRows: rows");
     const options = optionsArgument(asked, "Dataset.fromRows: options");
-    const { shape } = options;
-    return new Dataset(
-      null,
-      options,
-      () => readObjects(kept, { shape }),
-      () => kept.map((value, i) => ({ ok: true, line: i + 1, value })),
-    );
+    return new Dataset(IN_MEMORY, options, () => kept.map((value, i) => ({ ok: true, line: i + 1, value })));
   }
 
   /** Every row, good or bad, in order. */
   async *rows(signal?: AbortSignal): AsyncGenerator<ReadRow> {
-    yield* this.#read(signal);
+    yield* rowsOf(this.#values(signal), { ...this.origin, shape: this.shape });
   }
 
   /** Every row as it was read, for readers of shapes of their own. */
@@ -143,9 +140,11 @@ export class Dataset {
     const count = (table: Counts, key: string): void => void (table[key] = (table[key] ?? 0) + 1);
     for await (const read of this.rows(reading.signal)) {
       if (reading.signal?.aborted === true)
-        throw new AbortError(`reading ${file ?? "the rows"} was stopped after ${report.rows} rows`, { cause: reading.signal.reason });
+        throw new AbortError(`reading ${file === null ? "the rows" : fileWords(file)} was stopped after ${report.rows} rows`, {
+          cause: reading.signal.reason,
+        });
       report.rows++;
-      const item = encoder === null || !read.ok ? { ...read, example: null } : await encodeRow(read, encoder, file);
+      const item = encoder === null || !read.ok ? { ...read, example: null } : await encodeRow(read, encoder, this.origin);
       if (item.ok) {
         report.good++;
         count(shapes, item.row.shape);
@@ -167,7 +166,7 @@ export class Dataset {
       }
     }
     await reading.room?.(builder.buildBytes);
-    return { examples: builder.build(file), report };
+    return { examples: builder.build(this.origin), report };
   }
 
   /** The first n usable rows as tokens with what is supervised; throws on a bad one, and when there is none, as encode does. */
@@ -179,13 +178,14 @@ export class Dataset {
     let rows = 0;
     for await (const read of this.rows()) {
       rows++;
-      const item = read.ok ? await encodeRow(read, encoder, this.file) : read;
+      const item = read.ok ? await encodeRow(read, encoder, this.origin) : read;
       if (!item.ok) {
         if (this.onBadRow === "error") throw item.error;
         continue;
       }
       const { line, row, example } = item;
-      out.push({ line, shape: row.shape, tokens: previewTokens(example, encoding.tokenizer), warnings: example.warnings });
+      const { unit } = this.origin;
+      out.push({ line, unit, shape: row.shape, tokens: previewTokens(example, encoding.tokenizer), warnings: example.warnings });
       if (out.length >= n) break;
     }
     if (out.length === 0) throw noUsableRow({ file: this.file, rows, bad: rows });
@@ -196,19 +196,21 @@ export class Dataset {
 async function encodeRow(
   read: GoodRow,
   encode: RowEncoder,
-  file: string | null,
+  { file, unit }: Origin,
 ): Promise<(GoodRow & { readonly example: EncodedRow }) | BadRow> {
   try {
     return { ...read, example: await encode(read.row) };
   } catch (error) {
     if (!(error instanceof DataError)) throw error;
-    return { ok: false, line: read.line, error: locate(error, read.line, file ?? undefined) };
+    return { ok: false, line: read.line, error: locate(error, read.line, file, unit) };
   }
 }
 
+const words = (file: string | null): string => (file === null ? "the given rows" : fileWords(file));
+
 /** What whoever trains on the rows should know of them, in words. */
 export function remarks({ file, rows, bad, codes, warnings }: DatasetReport): string[] {
-  const of = (n: number | undefined, says: string): string[] => (n ? [`${file ?? "the given rows"}: ${n} of ${rows} rows ${says}`] : []);
+  const of = (n: number | undefined, says: string): string[] => (n ? [`${words(file)}: ${n} of ${rows} rows ${says}`] : []);
   const kinds = Object.entries(codes).map(([code, n]) => `${n} ${code}`).join(", "); // prettier-ignore
   return [
     ...of(bad, `cannot be used and are left out (${kinds})`),
@@ -220,7 +222,7 @@ export function remarks({ file, rows, bad, codes, warnings }: DatasetReport): st
 
 /** Nothing can be learned from a file without rows, or with none that can be used. */
 export function noUsableRow({ file, rows, bad }: Pick<DatasetReport, "file" | "rows" | "bad">): DataError {
-  return new DataError(`${file ?? "the given rows"}: no usable row (${rows} rows, ${bad} bad)`, {
+  return new DataError(`${words(file)}: no usable row (${rows} rows, ${bad} bad)`, {
     where: { rule: "empty", key: "", rows, bad, ...(file === null ? {} : { file }) },
   });
 }
@@ -230,7 +232,7 @@ function summary(report: DatasetReport): DataError {
   const more = report.bad > shown.length ? `\n  … and ${report.bad - shown.length} more` : "";
   const first = report.errors[0];
   return new DataError(
-    `${report.file === null ? "the given rows" : basename(report.file)}: ${report.bad} of ${report.rows} rows cannot be used; repair them, or leave them out with onBadRow: "skip"\n${shown.join("\n")}${more}`,
+    `${report.file === null || report.file === "-" ? words(report.file) : basename(report.file)}: ${report.bad} of ${report.rows} rows cannot be used; repair them, or leave them out with onBadRow: "skip"\n${shown.join("\n")}${more}`,
     { where: { ...first?.where, bad: report.bad, rows: report.rows }, cause: first },
   );
 }

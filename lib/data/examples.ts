@@ -3,6 +3,7 @@
 import { createHash } from "node:crypto";
 import { ConfigError } from "../errors.ts";
 import { IGNORE, type Encoded } from "./masks.ts";
+import { placeIn, type Origin } from "./place.ts";
 import { ShuffleRandom } from "./shuffle.ts";
 
 export interface Example extends Encoded {
@@ -53,14 +54,14 @@ export class ExampleBuilder {
     this.#lines.push(line);
   }
 
-  build(file: string | null): Examples {
+  build(from: Origin | string | null): Examples {
     return new Examples({
       ids: this.#ids.slice(0, this.#used),
       trained: this.#trained.slice(0, this.#used),
       starts: Float64Array.from(this.#starts),
       lines: Uint32Array.from(this.#lines),
       order: null,
-      file,
+      origin: typeof from === "object" && from !== null ? from : { file: from, unit: "line" },
     });
   }
 }
@@ -72,7 +73,7 @@ interface Storage {
   readonly lines: Uint32Array;
   /** Which stored examples this view holds; null = all, in order. */
   readonly order: Uint32Array | null;
-  readonly file: string | null;
+  readonly origin: Origin;
 }
 
 export class Examples {
@@ -85,7 +86,12 @@ export class Examples {
   }
 
   get file(): string | null {
-    return this.#store.file;
+    return this.#store.origin.file;
+  }
+
+  /** Where they come from, and what their lines count. */
+  get origin(): Origin {
+    return this.#store.origin;
   }
 
   #index(i: number): number {
@@ -125,9 +131,9 @@ export class Examples {
     return this.#store.lines[this.#index(i)] as number;
   }
 
-  /** "file:line" of example i. */
+  /** Where example i comes from, in words: "file:line". */
   place(i: number): string {
-    return this.#store.file === null ? `row ${this.line(i)}` : `${this.#store.file}:${this.line(i)}`;
+    return placeIn(this.#store.origin, this.line(i));
   }
 
   get(i: number): Example {

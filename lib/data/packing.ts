@@ -131,5 +131,5 @@ export function esftRows(examples: Examples, length: number, padId: number | und
   const rows = new ExampleBuilder();
   let number = 1;
   for (const row of packEsft(examples, { length, ratio: CONCAT_RATIO, padId, draw: () => random.random() })) rows.add(row, number++);
-  return rows.build(examples.file);
+  return rows.build(examples.origin);
 }

@@ -2,6 +2,7 @@
 
 import { shapeArgument } from "../arguments.ts";
 import { IGNORE, type Encoded } from "./masks.ts";
+import type { Origin } from "./place.ts";
 import type { Shape } from "./rows.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 
@@ -13,6 +14,8 @@ export interface PreviewToken {
 }
 export interface Preview {
   readonly line: number;
+  /** What `line` counts (default: lines). */
+  readonly unit?: Origin["unit"];
   readonly shape: Shape;
   readonly tokens: readonly PreviewToken[];
   readonly warnings: readonly string[];
@@ -34,14 +37,15 @@ const SHOWN_TOKENS = 512;
  * `maxTokens` (default 512) the first and the last are shown, and how many are not.
  */
 export function formatPreview(preview: Preview, { maxTokens = SHOWN_TOKENS }: { readonly maxTokens?: number } = {}): string {
-  const { tokens, line, shape, warnings } = shapeArgument(
-    preview,
-    ["tokens", "line", "shape", "warnings"],
-    "a preview of Dataset.preview",
-    "formatPreview: preview",
-  );
+  const {
+    tokens,
+    line,
+    unit = "line",
+    shape,
+    warnings,
+  } = shapeArgument(preview, ["tokens", "line", "shape", "warnings"], "a preview of Dataset.preview", "formatPreview: preview");
   const trained = (of: readonly PreviewToken[]): number => of.filter((t) => t.supervised).length;
-  const out = [`line ${line} (${shape}): ${tokens.length} tokens, ${trained(tokens)} trained`];
+  const out = [`${unit} ${line} (${shape}): ${tokens.length} tokens, ${trained(tokens)} trained`];
   if (tokens.length <= maxTokens) out.push(...runs(tokens));
   else {
     const [from, to] = [Math.ceil(maxTokens / 2), tokens.length - Math.floor(maxTokens / 2)];

@@ -1,4 +1,4 @@
-// Where rows come from, and how they become examples: a JSONL file, a Dataset, or Examples that are encoded already. Knows no device.
+// Where rows come from, and how they become examples: a file, a Dataset, or Examples that are encoded already. Knows no device.
 
 import { pathArgument, readSafely } from "../arguments.ts";
 import { ConfigError } from "../errors.ts";
@@ -11,7 +11,7 @@ import { Dataset } from "./dataset.ts";
 import type { DatasetReport, ReadingOptions } from "./dataset.ts";
 import { Examples } from "./examples.ts";
 
-/** Rows to encode (a JSONL file, a Dataset), or examples that are encoded already. */
+/** Rows to encode (a file, a Dataset), or examples that are encoded already. */
 export type DataSource = Dataset | Examples | string;
 
 export interface EncodedSource {
@@ -23,7 +23,7 @@ export interface EncodedSource {
 export function dataArgument(value: unknown, key: string): void {
   if (typeof value === "string") return void pathArgument(value, key);
   if (!readSafely(key, () => value instanceof Dataset || value instanceof Examples))
-    throw new ConfigError(`${key}: expected a JSONL file, a Dataset or Examples, found ${shown(value)}`, { where: { key } });
+    throw new ConfigError(`${key}: expected a file, a Dataset or Examples, found ${shown(value)}`, { where: { key } });
 }
 
 /** The file that rows come from; null when they come from memory. */
@@ -47,8 +47,8 @@ export async function encodeSource(
 ): Promise<EncodedSource> {
   dataArgument(source, "data");
   if (source instanceof Examples) return { examples: source, report: null };
-  const { onBadRow, onDropped, shape } = options;
-  const dataset = typeof source === "string" ? Dataset.fromFile(source, { onBadRow, shape }) : source;
+  const { onBadRow, onDropped, shape, format } = options;
+  const dataset = typeof source === "string" ? Dataset.fromFile(source, { onBadRow, shape, format }) : source;
   const template = await openTemplate(options.template);
   return dataset.encode({ tokenizer: await tokenizer(), template, onDropped }, { signal, room });
 }

@@ -39,11 +39,11 @@ const TABLE: readonly (readonly [names: string, answer: string])[] = [
   // Data
   [
     "dataset datasets dataset_name dataset_path dataset_dir train_dataset train_data train_file train_files training_file data_path data_files",
-    "{data.file}, one JSONL file on this machine",
+    "{data.file}, a file on this machine: JSONL, JSON, CSV or Parquet",
   ], // L S; A; T; E; O
   [
     "val_dataset eval_dataset test_datasets validation_file validation_data val_data valid_data eval_file validation_dataset",
-    "{evalData}, a JSONL file; without it {evalFraction} of the data is held out",
+    "{evalData}, a file; without it {evalFraction} of the data is held out",
   ], // S; L T; A; O
   ["val_set_size val_size split_dataset_ratio test_size validation_split", "{evalFraction}, a share of the data (0.02 = 2 %)"], // A; L; S
   [
@@ -64,7 +64,7 @@ const TABLE: readonly (readonly [names: string, answer: string])[] = [
     'nothing to set: only what assistant messages say is trained on, and "train": false in a message of a row leaves it out',
   ], // A; L; T
   ["loss_scale", 'no such option: the loss has no weights, and "train" or "loss": false in a message of a row leaves it out'], // S
-  ["dataset_type chat_format formatting dataset_format data_format", "{data.shape}; without it the keys of each row decide"],
+  ["dataset_type chat_format formatting dataset_format", "{data.shape}; without it the keys of each row decide"],
   ["dataset_text_field text_column prompt_column", 'no such option: rows of plain text have the key "text", with {data.shape} text'], // T
   ["max_samples max_train_samples sample_size", "no such option: cut the file (head -n 1000 rows.jsonl > some.jsonl)"], // L
   [

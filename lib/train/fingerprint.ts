@@ -44,12 +44,12 @@ export function runFacts(
 ): Facts {
   const deciding = Object.entries(options).filter(([key]) => !FREE.has(key as keyof TrainOptions));
   const { steps, data, ...rest } = Object.fromEntries(deciding) as TrainOptions;
-  const { template, ...reading } = data;
+  const { template, format: _, ...reading } = data;
   return JSON.parse(
     JSON.stringify({
       ...rest,
       steps: dependsOnSteps(options.optimizer) ? steps : null,
-      // A template's file may move: what it does to the rows is in their hash.
+      // Files may move or come in another format, also a template's: what the rows are is in their hash.
       data: { ...reading, template: template === "tokenizer" || template === "esft" ? template : "a file" },
       method: { type: trainable.type, ...trainable.options },
       experts: inWords(trainable.experts),

@@ -15,6 +15,7 @@ import { sha256 } from "../files/hash.ts";
 import { formatJson } from "../files/json.ts";
 import { readTextFile } from "../files/regular.ts";
 import { damaged, readSealedJson, sealedJson } from "../files/sealed.ts";
+import { STANDARD_INPUT } from "../files/standard_input.ts";
 import type { TrainableSpec } from "../methods/method.ts";
 import { dataSchema, isPlain, machineSchema, parseOptions, shown, trainSchema } from "../options.ts";
 import type { AskedOptions, MachineOptions, Plain } from "../options.ts";
@@ -42,7 +43,7 @@ export interface RunControl {
 
 /** As the schema has it, with short forms of data and method. */
 export interface TrainRequest extends Omit<z.input<typeof requestSchema>, "data" | "method">, RunControl {
-  /** Rows to train on: a JSONL file, a Dataset or Examples; with data options: `{ file, maxLength }`, `{ rows, template }`. */
+  /** Rows to train on: a file, a Dataset or Examples; with data options: `{ file, maxLength }`, `{ rows, template }`. */
   readonly data: DataSource | z.input<typeof requestSchema>["data"];
   readonly method: z.input<typeof methodSchema> | "full" | "lora" | "perft";
 }
@@ -53,12 +54,17 @@ const isInMemory = (x: unknown): x is Dataset | Examples => x instanceof Dataset
 const inMemory = z.custom<Dataset | Examples>(isInMemory, "expected a Dataset or Examples");
 const source = z.union([z.string(), inMemory], "expected a file, a Dataset or Examples");
 const requestSchema = trainSchema.extend({
-  data: dataSchema.extend({ file: z.string().optional().describe("training rows (JSONL)"), rows: inMemory.optional() }).check((ctx) => {
-    const { file, rows } = ctx.value;
-    if ((file === undefined) === (rows === undefined))
-      fault(ctx, [], "expected rows to train on: file (JSONL) or rows (a Dataset or Examples)", file === undefined ? "neither" : "both");
-  }),
-  evalData: source.optional().describe("held-out rows (JSONL; default: eval-fraction of the data)"),
+  data: dataSchema
+    .extend({
+      file: z.string().optional().describe("training rows (JSONL, JSON, CSV or Parquet; - is standard input)"),
+      rows: inMemory.optional(),
+    })
+    .check((ctx) => {
+      const { file, rows } = ctx.value;
+      if ((file === undefined) === (rows === undefined))
+        fault(ctx, [], "expected rows to train on: file or rows (a Dataset or Examples)", file === undefined ? "neither" : "both");
+    }),
+  evalData: source.optional().describe("held-out rows (a file as data's; default: eval-fraction of the data)"),
   method: methodSchema,
   outDir: z.string().describe("run directory: adapter, checkpoints, events.jsonl"),
 });
@@ -178,7 +184,7 @@ export async function keepRequest(session: TrainSession, request: CheckedRequest
   const { data, evalData, options, outDir } = request;
   const path = (rows: DataSource): string | null => {
     const file = fileOf(rows);
-    return file === null ? null : resolve(file);
+    return file === null || file === STANDARD_INPUT ? file : resolve(file);
   };
   const { template } = options.data;
   const { backend } = session.device.info;

@@ -127,7 +127,7 @@ describe("an evaluation", () => {
     await expect(run({ topP: 0.5 })).rejects.toThrow(/evaluateAnswers.topP/);
     await expect(run({ adapter: "nobody" })).rejects.toThrow(/no adapter "nobody"/);
     await expect(run({ maxToken: 3 })).rejects.toThrow(/did you mean "maxTokens"/);
-    await expect(evaluateAnswers(model, 5 as never, { metrics: "exact" })).rejects.toThrow(/expected a JSONL file/);
+    await expect(evaluateAnswers(model, 5 as never, { metrics: "exact" })).rejects.toThrow(/expected a file/);
     await model.applyAdapter(at("run"));
     await expect(run({ file: at("applied.jsonl") })).rejects.toThrow(/adapter is applied/);
     model.removeAdapter();

@@ -1,7 +1,7 @@
 // The command line loads no addon before a command needs it: `esft build` runs where none is there. No GPU, no addon.
 // Run alone: npx vitest run test/cli/imports.test.ts
 
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { expect, it } from "vitest";
 
@@ -24,6 +24,15 @@ function way(from: string, to: string): string[] | null {
   }
   return null;
 }
+
+it("libraries of formats are loaded when such a file is read", () => {
+  const files = readdirSync(lib, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"));
+  const texts = files.map((name) => readFileSync(path.join(lib, name), "utf8"));
+  for (const library of ["csv-parse", "hyparquet", "hyparquet-compressors"]) {
+    expect(texts.some((text) => text.includes(`await import("${library}")`))).toBe(true);
+    expect(texts.filter((text) => new RegExp(`^import (?!type\\b)[^;]*"${library}"`, "m").test(text))).toEqual([]);
+  }
+});
 
 it("the command line loads no addon", () => {
   expect(way("index.ts", "native.ts")?.at(0)).toBe("index.ts"); // the reading finds what is there

@@ -33,7 +33,7 @@ describe("characters of several tokens", () => {
     expect(texts.filter((t) => t === "").length).toBeGreaterThanOrEqual(3);
     expect(preview.tokens.map((t) => t.id).length).toBe(texts.length);
     const [head, ...lines] = formatPreview(preview).split("\n");
-    expect(head).toBe(`line 1 (messages): ${texts.length} tokens, ${preview.tokens.filter((t) => t.supervised).length} trained`);
+    expect(head).toBe(`row 1 (messages): ${texts.length} tokens, ${preview.tokens.filter((t) => t.supervised).length} trained`);
     expect(lines).toEqual(["  · <|bos|>|<|user|>|語|🎉|<|end|>|<|assistant|>", "  + n|é| |語| |🎉|<|end|>"]);
   });
 

@@ -61,7 +61,7 @@ describe("a source", () => {
     const room = async (bytes: number): Promise<void> => void asked.push(bytes);
     await encodeSource(file, { ...options, shape: "text", onBadRow: "skip" }, tokenizer, { room });
     expect(asked).toHaveLength(1);
-    await expect(encodeSource(5 as never, options, tokenizer)).rejects.toThrow(/^data: expected a JSONL file/);
+    await expect(encodeSource(5 as never, options, tokenizer)).rejects.toThrow(/^data: expected a file, a Dataset or Examples/);
     const tools = [{ type: "function" }];
     const data = Dataset.fromRows([{ prompt: "a", completion: "b", tools }]);
     await expect(encodeSource(data, { ...options, template: "esft" }, tokenizer)).rejects.toThrow(/leaves out tools/);

@@ -93,7 +93,7 @@ describe("every public function", () => {
     expect(await says("profile.select", null)).toBe("select: options: expected an object of options, found null");
     expect(await says("openAdapter", "")).toBe('openAdapter: dir: expected a path, found ""');
     expect(await says("openCheckpoint", "a\0b")).toMatch(/^openCheckpoint: dir: expected a path without NUL/);
-    expect(await says("model.evaluate", 3)).toBe("evaluate: data: expected a JSONL file, a Dataset or Examples, found 3");
+    expect(await says("model.evaluate", 3)).toBe("evaluate: data: expected a file, a Dataset or Examples, found 3");
     expect(await says("verifyMerge", {})).toMatch(/^verifyMerge: base: expected an opened checkpoint/);
     expect(await says("model.identity", { signal: "now" })).toBe('identity: task.signal: expected an AbortSignal, found "now"');
   });

@@ -63,7 +63,7 @@ describe("data", () => {
   });
 
   it.each([
-    [{ data: { maxLength: 64 } }, /^train\.data: expected rows to train on: file \(JSONL\) or rows .*, found neither$/],
+    [{ data: { maxLength: 64 } }, /^train\.data: expected rows to train on: file or rows .*, found neither$/],
     [{ data: undefined }, /^train\.data: expected rows to train on: .*, found neither$/],
     [{ data: { file: "a", rows } }, /^train\.data: expected rows .*, found both$/],
     [{ data: { rows: "a.jsonl" } }, /^train\.data\.rows: expected a Dataset or Examples, found "a\.jsonl"$/],
