@@ -119,6 +119,12 @@ export const trainSchema = z.strictObject({
       minDelta: z.number().min(0).default(0).describe("what the held-out loss has to fall by to count as lower, in nats"),
     })
     .optional(),
+  maxHours: z
+    .number()
+    .gt(0)
+    .max(500)
+    .optional()
+    .describe("hours that the run may take from its start: then it saves a checkpoint and stops; a resumed one has as many again"),
   evalRows: z.int().min(0).default(0).describe("most held-out rows to use; 0 = all"),
   sampleEvery: z
     .int()

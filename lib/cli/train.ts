@@ -56,6 +56,7 @@ An interrupt (Ctrl-C) writes a checkpoint and stops; esft resume goes on to the 
     "epochs",
     "earlyStop.patience",
     "earlyStop.minDelta",
+    "maxHours",
     "keep",
     "saveEvery",
     "threads",

@@ -71,7 +71,7 @@ function aboutRun(log: RunLog, request: Plain | null): string {
   return `Fine-tuning${model} by ${method} on ${device} in ${precision}: ${count(examples)} examples, ${heldOut === 0 ? "none" : count(heldOut)} held out.`;
 }
 
-const ENDS: Readonly<Record<string, string>> = { earlyStop: "stopped early" };
+const ENDS: Readonly<Record<string, string>> = { earlyStop: "stopped early", time: "out of time" };
 const endWords = (reason: string): string => ENDS[reason] ?? reason;
 
 function stateOf(log: RunLog): string {

@@ -64,7 +64,7 @@ export type TrainEvent =
 
 /** Why a run ends before its last update, and in words. */
 export interface Stopped {
-  readonly by: "earlyStop";
+  readonly by: "earlyStop" | "time";
   readonly message: string;
 }
 interface DoneEvent {

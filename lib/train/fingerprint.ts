@@ -31,6 +31,7 @@ export type Extension = RunState["extensions"][number];
 const FREE: ReadonlySet<keyof TrainOptions> = new Set([
   "epochs",
   "earlyStop",
+  "maxHours",
   "saveEvery",
   "sampleEvery",
   "sampleRows",

@@ -36,6 +36,7 @@ import { Sampler } from "./samples.ts";
 import { requireRates } from "./schedule.ts";
 import type { TrainSession } from "./session.ts";
 import { trainingStream } from "./streams.ts";
+import { TimeLimit } from "./time_limit.ts";
 import { runTraining } from "./trainer.ts";
 import type { TrainerInit, TrainSummary } from "./trainer.ts";
 
@@ -117,6 +118,7 @@ async function carryOut(
   emit: (event: TrainEvent) => void,
 ): Promise<TrainResult> {
   const { outDir } = request;
+  using limit = new TimeLimit(request.options.maxHours);
   const warnAt = (step: number) => (message: string) => emit({ type: "warning", step, message });
   const prepared = await prepare(session, request, task, warnAt(0));
   const { trainable, identity, resuming, options } = prepared;
@@ -133,6 +135,7 @@ async function carryOut(
       base: identity.contents ?? identity.fingerprint,
       roundedBase: session.params.roundedBase,
       signal: task.signal,
+      timeUp: limit.signal,
       emit: (event) => {
         if (event.type === "start" && resuming) (kept = keep()).catch(() => undefined);
         emit(event);

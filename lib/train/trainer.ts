@@ -58,6 +58,8 @@ export interface TrainerInit {
   readonly hostBytes: number;
   /** Fires = checkpoint, then stop. */
   readonly signal?: AbortSignal | undefined;
+  /** The same, when the run's time is used up (maxHours). */
+  readonly timeUp?: AbortSignal | undefined;
   readonly emit: (event: TrainEvent) => void;
   /** @throws what the trained values rest on is no longer what it was: nothing is saved */
   readonly beforeSave: () => Promise<void>;
@@ -149,12 +151,16 @@ class Loop {
   private savedStep = -1;
   /** Of early stopping. */
   private waiting: Waiting | null = null;
+  /** Fires with either of those that stop the run. */
+  private readonly signal: AbortSignal;
+  private firstStep = 0;
   /** A warning said why passes are not recorded. */
   private refusalTold = false;
 
   constructor(init: TrainerInit, state: TrainingState, reallocator: Reallocator | null) {
     const { options, train, heldOut } = init;
     this.init = init;
+    this.signal = AbortSignal.any([init.signal, init.timeUp].filter((s) => s !== undefined));
     this.state = state;
     this.reallocator = reallocator;
     this.update = this.enter(0);
@@ -216,17 +222,18 @@ class Loop {
 
   async run(): Promise<TrainSummary> {
     const { init, reached } = this;
-    const { options, signal } = init;
+    const { options } = init;
+    const { signal } = this;
     await this.start();
     let reason: TrainSummary["reason"] = "finished";
     for (;;) {
       if (this.evalDue) await this.evaluate();
-      if (this.sampleDue && !signal?.aborted) await this.sample();
+      if (this.sampleDue && !signal.aborted) await this.sample();
       const last = reached.step === options.steps || this.stopped !== null;
       const saveDue = last || (reached.step > 0 && reached.step % options.saveEvery === 0);
       if (!this.evalDue && saveDue && this.savedStep !== reached.step) await this.save();
       if (!this.evalDue && last) break;
-      if (this.evalDue || signal?.aborted || !(await this.next())) {
+      if (this.evalDue || signal.aborted || !(await this.next())) {
         reason = "interrupted";
         if (this.savedStep !== reached.step) await this.save(); // the same state twice would push out the one before
         break;
@@ -236,7 +243,7 @@ class Loop {
     }
     const { seconds } = this;
     const { step, best, firstEval, lastEval, tokens } = reached;
-    const stopped = reason === "finished" && step < options.steps ? this.stopped : null;
+    const stopped = reason === "interrupted" ? this.outOfTime : step < options.steps ? this.stopped : null;
     await this.emit({ type: "done", step, ...doneWords(reason, stopped), seconds });
     const ranks = this.reallocator?.summary ?? null;
     return { reason, stopped, step, best, firstEval, lastEval, tokens, seconds, ranks, extensions: this.extensions };
@@ -296,7 +303,7 @@ class Loop {
     this.stream.restore(run.cursor);
     this.update.optimizer.steps = run.optimizerSteps;
     Object.assign(this.reached, { step, skipped, best, firstEval, lastEval, tokens } satisfies Progress);
-    this.savedStep = step;
+    this.savedStep = this.firstStep = step;
     this.evalDue = !run.evaluated;
     this.waiting = run.waiting === undefined ? run.best && { loss: run.best.loss, evaluations: 0 } : run.waiting;
     this.sampleDue = false;
@@ -331,6 +338,14 @@ class Loop {
     });
     this.savedStep = step;
     await this.emit({ type: "checkpoint", step, path });
+  }
+
+  /** Why an interrupted run was; null: its caller knows. */
+  private get outOfTime(): Stopped | null {
+    const { signal, timeUp, options } = this.init;
+    if (signal?.aborted || !timeUp?.aborted) return null;
+    const done = this.reached.step - this.firstStep;
+    return { by: "time", message: `its time is used up (maxHours ${options.maxHours}), with ${done} updates in it` };
   }
 
   /** Why the run ends here; null: it goes on. */
@@ -388,7 +403,7 @@ class Loop {
   /** The next batch applied; null when the signal fired before its end: then the batch is still to come. */
   private async apply(): Promise<StepFigures | null> {
     const { stream, update, reached } = this;
-    const { signal } = this.init;
+    const { signal } = this;
     const { cursor } = stream;
     try {
       return await update.apply(await stream.next(signal), reached.step, signal);
@@ -446,12 +461,12 @@ class Loop {
 
   /** Answers to held-out questions, to read: they decide nothing, so that what stands in their way is told and the run goes on. */
   private async sample(): Promise<void> {
-    const { sampler, signal } = this.init;
+    const { sampler } = this.init;
     const { step } = this.reached;
     this.sampleDue = false;
     if (!sampler) return;
     try {
-      for (const sample of await sampler.sample(this.update.capacity, signal)) await this.emit({ type: "sample", step, ...sample });
+      for (const sample of await sampler.sample(this.update.capacity, this.signal)) await this.emit({ type: "sample", step, ...sample });
     } catch (error) {
       if (error instanceof AbortError) return;
       if (!(error instanceof MemoryError)) throw this.explain(explainNonFinite(error, `step ${step}: a sample`, CHECK_WEIGHTS));
@@ -460,10 +475,10 @@ class Loop {
   }
 
   private async measure(): Promise<Evaluation | "no rows" | "interrupted"> {
-    const { model, signal } = this.init;
+    const { model } = this.init;
     if (this.heldOut === null) return "no rows";
     try {
-      return await evaluateRows(model, this.heldOut, this.update.capacity, { signal });
+      return await evaluateRows(model, this.heldOut, this.update.capacity, { signal: this.signal });
     } catch (error) {
       if (error instanceof AbortError) return "interrupted";
       throw this.explain(error);
