@@ -1,5 +1,6 @@
 // A training job from a YAML or JSON file, or from a run directory, with flags on top: merged here, checked by the library's parser.
 
+import type { DataFile } from "../data/mixture.ts";
 import { ConfigError } from "../errors.ts";
 import { readYaml } from "../files/yaml.ts";
 import { isPlain } from "../options.ts";
@@ -11,7 +12,7 @@ import { jobNames } from "./job_options.ts";
 /** @throws ConfigError the file is not YAML, a key is unknown or missing, a value is out of range · IoError */
 export async function readJob(file: string | null, flags: Plain, control: RunControl): Promise<Job> {
   const given = file === null ? {} : fullNames((await readYaml(file)).value, file);
-  const job = override(given, longForms(flags));
+  const job = override(given, longForms(withFiles(flags)));
   try {
     return CheckedRequest.parseJob(job, file ?? "train", control);
   } catch (error) {
@@ -24,7 +25,7 @@ export async function readJob(file: string | null, flags: Plain, control: RunCon
 /** The job that a run directory was started with. */
 export async function readRunJob(outDir: string, flags: Plain, control: RunControl): Promise<Job> {
   const { job, file } = await loadRequest(outDir);
-  return CheckedRequest.parseJob(override(job, longForms(flags)), file, control);
+  return CheckedRequest.parseJob(override(job, longForms(withFiles(flags))), file, control);
 }
 
 /** Short and dotted names (lr, optimizer.lr, max-length) as the nested keys that they stand for. @throws ConfigError one option by two names */
@@ -59,19 +60,37 @@ function objectAt(job: Plain, path: readonly string[]): Plain | null {
   return at;
 }
 
+const WEIGHTED = /^(.+)=(\d+\.?\d*|\.\d+)$/;
+
+/** `--data FILE[=WEIGHT]`, once or more: a file alone, or files with their weights. */
+function withFiles(flags: Plain): Plain {
+  const { data } = flags;
+  const given = isPlain(data) ? data["file"] : undefined;
+  if (!isPlain(data) || !Array.isArray(given)) return flags;
+  const { file: _, ...rest } = data;
+  const files = given.map((text: string): DataFile => {
+    const [, file = text, weight] = WEIGHTED.exec(text) ?? [];
+    return weight === undefined ? { file } : { file, weight: Number(weight) };
+  });
+  const alone = files.length === 1 && files[0]!.weight === undefined;
+  return { ...flags, data: { ...rest, ...(alone ? { file: files[0]!.file } : { files }) } };
+}
+
 /** Options of which a job has one at most: a flag takes the place of the other one in a file too. */
 const ONE_OF = [
   ["steps", "epochs"],
   ["warmupSteps", "warmupRatio"],
   ["decaySteps", "decayRatio"],
+  ["file", "files", "rows"],
 ] as const;
 
 /** Flags over a file. */
 function override(given: Plain, flags: Plain): Plain {
-  const { optimizer: below } = given;
-  const { optimizer: above } = flags;
-  const optimizer = isPlain(below) && isPlain(above) ? { optimizer: withoutOthers(below, above) } : {};
-  return merge({ ...withoutOthers(given, flags), ...optimizer }, flags);
+  const levels = ["optimizer", "data"].flatMap((key) => {
+    const [below, above] = [given[key], flags[key]];
+    return isPlain(below) && isPlain(above) ? [[key, withoutOthers(below, above)] as const] : [];
+  });
+  return merge({ ...withoutOthers(given, flags), ...Object.fromEntries(levels) }, flags);
 }
 
 function withoutOthers(given: Plain, flags: Plain): Plain {
@@ -89,7 +108,7 @@ function merge(below: Plain, above: Plain): Plain {
 function required(job: Plain, file: string | null): void {
   for (const [key, flag, found] of [
     ["model", "--model DIR", job.model],
-    ["data.file", "--data FILE", isPlain(job.data) ? (job.data.file ?? job.data.rows) : job.data],
+    ["data.file", "--data FILE", isPlain(job.data) ? (job.data.file ?? job.data.files ?? job.data.rows) : job.data],
     ["outDir", "--out DIR", job.outDir],
   ] as const)
     if (found === undefined)

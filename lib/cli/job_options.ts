@@ -33,7 +33,12 @@ const FIRST = [
 ];
 const place = (path: string): number => (FIRST.includes(path) ? FIRST.indexOf(path) : FIRST.length);
 
-export const jobLeaves = leavesOf(jobSchema).toSorted((a, b) => place(a.path.join(".")) - place(b.path.join(".")));
+/** Flags that may be given more than once. */
+export const REPEATED: ReadonlySet<string> = new Set(["data.file"]);
+
+/** A list of files is --data more than once. */
+const leaves = leavesOf(jobSchema).filter((leaf) => leaf.path.join(".") !== "data.files");
+export const jobLeaves = leaves.toSorted((a, b) => place(a.path.join(".")) - place(b.path.join(".")));
 
 /** Name of a flag or key → the option's path. */
 export const jobNames: ReadonlyMap<string, readonly string[]> = new Map(

@@ -26,11 +26,12 @@ export function namesOf(leaves: readonly Leaf[], names: FlagNames): Map<string, 
   return found;
 }
 
-/** Adds the flags; @returns what reads their values back as a (partial) object of the schema's shape */
+/** Adds the flags, those that may be repeated as lists; @returns what reads their values back as a (partial) object of the schema's shape */
 export function addSchemaFlags(
   command: CommandUnknownOpts,
   leaves: readonly Leaf[],
   names: FlagNames,
+  repeated: ReadonlySet<string> = new Set(),
 ): (options: Readonly<Record<string, unknown>>) => Record<string, unknown> {
   const byFlag: { flag: string; attribute: string; leaf: Leaf }[] = [];
   const shown = new Set<Leaf>();
@@ -45,6 +46,7 @@ export function addSchemaFlags(
     if (shown.has(leaf)) option.hideHelp();
     shown.add(leaf);
     if (leaf.kind === "boolean") option.preset("true");
+    if (repeated.has(leaf.path.join("."))) option.argParser((text: string, before: string[] | undefined) => [...(before ?? []), text]);
     // Commander's own key makes one of max-length and maxLength; here every name is told apart.
     option.attributeName = () => name;
     command.addOption(option);

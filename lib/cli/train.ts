@@ -1,12 +1,13 @@
 // esft train and esft resume.
 
 import type { Command } from "@commander-js/extra-typings";
+import { isList } from "../data/mixture.ts";
 import { requireApart } from "../files/apart.ts";
 import type { TrainEvent } from "../train/events.ts";
 import type { Job } from "../train/request.ts";
 import { announcePipe, openModel } from "./common.ts";
 import { bytes, count, duration, percent } from "../format.ts";
-import { JOB_NAMES, jobLeaves } from "./job_options.ts";
+import { JOB_NAMES, jobLeaves, REPEATED } from "./job_options.ts";
 import { addSchemaFlags } from "./schema_flags.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -19,7 +20,7 @@ export function registerTrain(program: Command, terminal: Terminal): void {
     .command("train")
     .description("train the selected experts (or everything) of a checkpoint on a task; resumable")
     .argument("[config]", "YAML or JSON file with the same options; flags win");
-  const read = addSchemaFlags(train, jobLeaves, JOB_NAMES);
+  const read = addSchemaFlags(train, jobLeaves, JOB_NAMES, REPEATED);
   train
     .option("--resume", "go on from the checkpoint in the run directory when there is one")
     .option("--extend", EXTEND)
@@ -32,12 +33,14 @@ Every option also has a dotted form (--optimizer.lr, --data.max-length). A file 
 names, short, dotted or nested:
   model: ./OLMoE-1B-7B
   data: law.jsonl                 # or {file: law.jsonl, template: esft, maxLength: 4096}
+                                  # or [{file: law.csv, weight: 2}, {file: chat.parquet, weight: 1}]
   method: {type: esft, experts: law.experts.json}
   outDir: out/law
   optimizer: {lr: 1.0e-5, schedule: cosine}
 Examples:
   esft train law.yaml --steps 1000 --lr 2e-5
   esft train --model ./OLMoE-1B-7B --data law.jsonl --experts law.experts.json --out out/law --steps 500
+  esft train --model ./OLMoE-1B-7B --data law.csv=2 --data chat.parquet=1 --method lora --out out/mix
   esft train --model ./OLMoE-1B-7B --data law.jsonl --profile law.profile.json --score token --p 0.2 --out out/law
 An interrupt (Ctrl-C) writes a checkpoint and stops; esft resume goes on to the same bits.`,
     )
@@ -68,6 +71,7 @@ An interrupt (Ctrl-C) writes a checkpoint and stops; esft resume goes on to the 
     resume,
     jobLeaves.filter((l) => mayChange.has(l.path.join("."))),
     JOB_NAMES,
+    REPEATED,
   );
   resume
     .option("--extend", EXTEND)
@@ -107,7 +111,8 @@ async function runJob({ model: dir, request, ...machine }: Job, { json, tensorbo
   // First: what it refuses is told before a large model is read.
   await using board = tensorboard === undefined ? null : await openBoard(tensorboard, dir, terminal);
   await using model = await openModel(dir, machine, terminal);
-  for (const rows of [request.data, request.evalData]) if (typeof rows === "string") await announcePipe(rows, terminal);
+  const named = [...(isList(request.data) ? request.data.map((of) => of.file) : [request.data]), request.evalData];
+  for (const rows of named) if (typeof rows === "string") await announcePipe(rows, terminal);
   const run = model.train(request);
   for await (const event of run) {
     if (json) terminal.jsonLine(event);
@@ -173,6 +178,11 @@ function show(event: TrainEvent, terminal: Terminal): void {
       );
       if (event.epochs !== undefined)
         terminal.note(`  ${event.epochs} epoch${event.epochs === 1 ? "" : "s"}: ${event.epochRows} rows, ${event.steps} updates`);
+      for (const of of event.files ?? [])
+        terminal.note(
+          `  ${of.file}: ${of.rows} rows, ${count(of.tokens)} tokens; ${of.rowsPerEpoch} rows of an epoch (${percent(of.share)})` +
+            (of.rowsPerEpoch > of.rows ? `, each ${(of.rowsPerEpoch / of.rows).toFixed(1)} times: it repeats` : ""),
+        );
       showTrained(event.trained, terminal);
       if (event.straightThrough)
         terminal.note(

@@ -115,22 +115,28 @@ export class Dataset {
 
   /** Reads everything and reports; with a tokenizer the rows are encoded too, which finds what only the template can refuse. */
   async lint(encoding?: EncodingOptions, reading: ReadingOptions = {}): Promise<DatasetReport> {
-    return (await this.#encodeAll(encoding === undefined ? null : rowEncoder(encoding), reading)).report;
+    return await this.#readAll(new ExampleBuilder(), encoding === undefined ? null : rowEncoder(encoding), reading);
   }
 
   /** All rows as token ids with labels. Bad rows refuse the whole dataset unless onBadRow is "skip". */
   async encode(encoding: EncodingOptions, reading: ReadingOptions = {}): Promise<EncodedRows> {
-    const result = await this.#encodeAll(rowEncoder(encoding), reading);
-    const { report } = result;
+    const builder = new ExampleBuilder();
+    const report = await this.encodeInto(builder, encoding, reading);
+    await reading.room?.(builder.buildBytes);
+    return { examples: builder.build(this.origin), report };
+  }
+
+  /** The same behind what a builder holds already. */
+  async encodeInto(builder: ExampleBuilder, encoding: EncodingOptions, reading: ReadingOptions = {}): Promise<DatasetReport> {
+    const report = await this.#readAll(builder, rowEncoder(encoding), reading);
     if (report.bad > 0 && this.onBadRow === "error") throw summary(report);
-    if (result.examples.length === 0) throw noUsableRow(report);
-    return result;
+    if (report.good === 0) throw noUsableRow(report);
+    return report;
   }
 
   /** Without an encoder no row becomes an example. */
-  async #encodeAll(encoder: RowEncoder | null, reading: ReadingOptions): Promise<EncodedRows> {
+  async #readAll(builder: ExampleBuilder, encoder: RowEncoder | null, reading: ReadingOptions): Promise<DatasetReport> {
     optionsArgument(reading, "dataset: reading");
-    const builder = new ExampleBuilder();
     const { maxErrors = KEPT_ERRORS } = reading;
     const { file } = this;
     const [codes, shapes, warnings] = [{}, {}, {}] as [Counts, Counts, Counts];
@@ -165,8 +171,7 @@ export class Dataset {
         await new Promise((resolve) => setImmediate(resolve));
       }
     }
-    await reading.room?.(builder.buildBytes);
-    return { examples: builder.build(this.origin), report };
+    return report;
   }
 
   /** The first n usable rows as tokens with what is supervised; throws on a bad one, and when there is none, as encode does. */

@@ -22,6 +22,10 @@ export class ExampleBuilder {
   readonly #starts: number[] = [0];
   readonly #lines: number[] = [];
 
+  /** Examples that were added. */
+  get length(): number {
+    return this.#lines.length;
+  }
   /** Bytes that are taken to add an example of `n` tokens: mostly none. */
   growth(n: number): number {
     return this.#used + n > this.#ids.length ? this.#capacityFor(n) * BYTES_PER_TOKEN : 0;
@@ -55,13 +59,21 @@ export class ExampleBuilder {
   }
 
   build(from: Origin | string | null): Examples {
+    const origin: Origin = typeof from === "object" && from !== null ? from : { file: from, unit: "line" };
+    return this.buildFiles([{ origin, end: this.length }]);
+  }
+
+  /** Examples of several files, of each those before its `end`. */
+  buildFiles(files: readonly { readonly origin: Origin; readonly end: number }[]): Examples {
     return new Examples({
       ids: this.#ids.slice(0, this.#used),
       trained: this.#trained.slice(0, this.#used),
       starts: Float64Array.from(this.#starts),
       lines: Uint32Array.from(this.#lines),
       order: null,
-      origin: typeof from === "object" && from !== null ? from : { file: from, unit: "line" },
+      origins: files.map((f) => f.origin),
+      ends: files.map((f) => f.end),
+      weights: null,
     });
   }
 }
@@ -73,7 +85,11 @@ interface Storage {
   readonly lines: Uint32Array;
   /** Which stored examples this view holds; null = all, in order. */
   readonly order: Uint32Array | null;
-  readonly origin: Origin;
+  /** Files that they come from, and for each the stored example after its last. */
+  readonly origins: readonly Origin[];
+  readonly ends: readonly number[];
+  /** Of the files, where they are mixed by weights. */
+  readonly weights: readonly number[] | null;
 }
 
 export class Examples {
@@ -85,13 +101,31 @@ export class Examples {
     this.length = store.order?.length ?? store.lines.length;
   }
 
+  /** Null: rows of a program, or several files. */
   get file(): string | null {
-    return this.#store.origin.file;
+    const { origins } = this.#store;
+    return origins.length === 1 ? origins[0]!.file : null;
   }
 
   /** Where they come from, and what their lines count. */
-  get origin(): Origin {
-    return this.#store.origin;
+  get origins(): readonly Origin[] {
+    return this.#store.origins;
+  }
+
+  /** How their files are mixed: relative shares of an epoch's rows; null: all rows of all files. */
+  get weights(): readonly number[] | null {
+    return this.#store.weights;
+  }
+
+  /** The same examples, mixed by these weights, one per file. */
+  mixed(weights: readonly number[] | null): Examples {
+    return new Examples({ ...this.#store, weights });
+  }
+
+  /** Which of `origins` example i comes from. */
+  originIndex(i: number): number {
+    const at = this.#index(i);
+    return this.#store.ends.findIndex((end) => at < end);
   }
 
   #index(i: number): number {
@@ -133,7 +167,7 @@ export class Examples {
 
   /** Where example i comes from, in words: "file:line". */
   place(i: number): string {
-    return placeIn(this.#store.origin, this.line(i));
+    return placeIn(this.#store.origins[this.originIndex(i)]!, this.line(i));
   }
 
   get(i: number): Example {
@@ -141,6 +175,11 @@ export class Examples {
     const inputIds = this.#store.ids.slice(start, end);
     const labels = inputIds.map((id, t) => (this.#store.trained[start + t] === 1 ? id : IGNORE));
     return { inputIds, labels };
+  }
+
+  /** Their indices. */
+  keys(): IterableIterator<number> {
+    return Array.from({ length: this.length }).keys();
   }
 
   *[Symbol.iterator](): Generator<Example> {
@@ -160,7 +199,7 @@ export class Examples {
     const random = new ShuffleRandom(seed, HELD_OUT_STREAM);
     while (chosen.size < n) chosen.add(random.below(this.length));
     const all = Array.from({ length: this.length }, (_, i) => i);
-    return { train: this.subset(all.filter((i) => !chosen.has(i))), heldOut: this.subset(all.filter((i) => chosen.has(i))) };
+    return { train: this.subset(all.filter((i) => !chosen.has(i))), heldOut: this.mixed(null).subset(all.filter((i) => chosen.has(i))) };
   }
 
   /** SHA-256 over ids, labels and boundaries: a resumed run must see the same data. */
@@ -171,6 +210,11 @@ export class Examples {
       hash.update(Int32Array.of(end - start));
       hash.update(this.#store.ids.subarray(start, end));
       hash.update(this.#store.trained.subarray(start, end));
+    }
+    if (this.weights !== null) {
+      const counts = this.origins.map(() => 0);
+      for (let i = 0; i < this.length; i++) counts[this.originIndex(i)]!++;
+      hash.update(JSON.stringify([this.weights, counts]));
     }
     return hash.digest("hex");
   }

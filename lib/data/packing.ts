@@ -121,15 +121,30 @@ export function* planRows(order: Iterable<number>, size: (i: number) => number, 
 /** random_concat_ratio of the official configuration: how often an example that does not begin a row loses its first token. */
 const CONCAT_RATIO = 0.2;
 
-/** The paper's rows over all examples in file order, themselves as examples: fixed length, padded, each one causal sequence. */
+/**
+ * The paper's rows over all examples in file order, themselves as examples: fixed length, padded, each one causal sequence. Files that
+ * are mixed by weights are packed each on its own.
+ */
 export function esftRows(examples: Examples, length: number, padId: number | undefined, seed: number): Examples {
   if (padId === undefined)
     throw new ConfigError('packing "esft" needs padId (the tokenizer\'s pad token, or its eos where it has none)', {
       where: { key: "padId" },
     });
-  const random = new PythonRandom(seed);
   const rows = new ExampleBuilder();
-  let number = 1;
-  for (const row of packEsft(examples, { length, ratio: CONCAT_RATIO, padId, draw: () => random.random() })) rows.add(row, number++);
-  return rows.build(examples.origin);
+  const pack = (of: Iterable<Encoded>): void => {
+    const random = new PythonRandom(seed);
+    let number = 1;
+    for (const row of packEsft(of, { length, ratio: CONCAT_RATIO, padId, draw: () => random.random() })) rows.add(row, number++);
+  };
+  const { origins, weights } = examples;
+  if (weights === null) {
+    pack(examples);
+    return rows.build(examples.file);
+  }
+  const all = Array.from({ length: examples.length }, (_, i) => i);
+  const ends = origins.map((origin, file) => {
+    pack(examples.subset(all.filter((i) => examples.originIndex(i) === file)));
+    return { origin, end: rows.length };
+  });
+  return rows.buildFiles(ends).mixed(weights);
 }

@@ -9,7 +9,9 @@ import { compileChatTemplate, type ChatTemplate } from "../text/template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { Dataset } from "./dataset.ts";
 import type { DatasetReport, ReadingOptions } from "./dataset.ts";
-import { Examples } from "./examples.ts";
+import { ExampleBuilder, Examples } from "./examples.ts";
+import { chosenRows, type DataFile } from "./mixture.ts";
+import type { Origin } from "./place.ts";
 
 /** Rows to encode (a file, a Dataset), or examples that are encoded already. */
 export type DataSource = Dataset | Examples | string;
@@ -51,4 +53,35 @@ export async function encodeSource(
   const dataset = typeof source === "string" ? Dataset.fromFile(source, { onBadRow, shape, format }) : source;
   const template = await openTemplate(options.template);
   return dataset.encode({ tokenizer: await tokenizer(), template, onDropped }, { signal, room });
+}
+
+/**
+ * The rows of several files, mixed by their weights where they have any. `seed` chooses the rows where only some are asked for.
+ * @throws DataError a row that cannot be used, with file and line, or too few rows · ConfigError · IoError · AbortError · what `room` throws
+ */
+export async function encodeFiles(
+  files: readonly DataFile[],
+  options: DataOptions,
+  tokenizer: () => Promise<Tokenizer>,
+  seed: number,
+  { signal, room }: Pick<ReadingOptions, "signal" | "room"> = {},
+): Promise<{ readonly examples: Examples; readonly reports: readonly DatasetReport[] }> {
+  const { onBadRow, onDropped, shape, format } = options;
+  const encoding = { template: await openTemplate(options.template), tokenizer: await tokenizer(), onDropped };
+  const builder = new ExampleBuilder();
+  const reports: DatasetReport[] = [];
+  const parts: { origin: Origin; end: number }[] = [];
+  const chosen: number[] = [];
+  for (const [i, of] of files.entries()) {
+    const dataset = Dataset.fromFile(of.file, { onBadRow, shape, format });
+    const before = builder.length;
+    reports.push(await dataset.encodeInto(builder, encoding, { signal, room }));
+    for (const row of chosenRows(of, i, builder.length - before, seed)) chosen.push(before + row);
+    parts.push({ origin: dataset.origin, end: builder.length });
+  }
+  await room?.(builder.buildBytes);
+  const all = builder.buildFiles(parts);
+  const some = files.some((f) => f.rows !== undefined) ? all.subset(chosen) : all;
+  const weights = files.flatMap(({ weight }) => weight ?? []);
+  return { examples: weights.length > 0 ? some.mixed(weights) : some, reports };
 }

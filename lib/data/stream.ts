@@ -8,6 +8,7 @@ import { ConfigError } from "../errors.ts";
 import { throwIfAborted } from "../task.ts";
 import { rowPlan, Rows } from "./epoch.ts";
 import type { Examples } from "./examples.ts";
+import { Mixture, type FileShare } from "./mixture.ts";
 import { esftRows, planRows, usableExamples, type PackedRow, type PackingOptions } from "./packing.ts";
 import { shuffledIndices } from "./shuffle.ts";
 
@@ -49,6 +50,9 @@ export class BatchStream {
   readonly #examples: Examples; // packing "esft": its rows, made once; epochs only reorder them
   readonly #options: BatchOptions;
   readonly #usable: Uint32Array;
+  readonly #mixture: Mixture | null; // of files that have weights
+  /** What each of several files gives to an epoch; null: there is one. */
+  readonly shares: readonly FileShare[] | null;
   readonly #epochs = new Map<number, Rows>();
   #epoch = 0;
   #row = 0;
@@ -59,6 +63,11 @@ export class BatchStream {
     this.#options = options;
     this.#examples = esft ? esftRows(examples, maxLength, padId, seed) : examples;
     this.#usable = esft ? Uint32Array.from({ length: this.#examples.length }, (_, i) => i) : usableExamples(examples, options);
+    const { weights } = this.#examples;
+    this.#mixture = weights === null ? null : new Mixture(this.#examples, this.#usable, seed);
+    this.shares =
+      this.#mixture?.shares ??
+      (examples.origins.length > 1 ? new Mixture(examples, esft ? examples.keys() : this.#usable, seed).shares : null);
     this.fingerprint = `${examples.fingerprint()}:${JSON.stringify([packing, maxLength, onOverflow, shuffle, seed, esft && padId])}`;
   }
 
@@ -70,7 +79,12 @@ export class BatchStream {
   #plan(epoch: number): Rows {
     const { seed, shuffle = true, maxLength, packing } = this.#options;
     const usable = this.#usable;
-    const order = shuffle ? shuffledIndices(usable.length, seed, epoch).map((i) => usable[i] as number) : usable;
+    const mixture = shuffle ? this.#mixture : null;
+    const order = mixture
+      ? mixture.order(epoch)
+      : shuffle
+        ? shuffledIndices(usable.length, seed, epoch).map((i) => usable[i] as number)
+        : usable;
     const plan =
       packing === "document"
         ? rowPlan(

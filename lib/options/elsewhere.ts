@@ -39,7 +39,7 @@ const TABLE: readonly (readonly [names: string, answer: string])[] = [
   // Data
   [
     "dataset datasets dataset_name dataset_path dataset_dir train_dataset train_data train_file train_files training_file data_path data_files",
-    "{data.file}, a file on this machine: JSONL, JSON, CSV or Parquet",
+    "{data.file}, a file on this machine (JSONL, JSON, CSV or Parquet), or a list of files",
   ], // L S; A; T; E; O
   [
     "val_dataset eval_dataset test_datasets validation_file validation_data val_data valid_data eval_file validation_dataset",

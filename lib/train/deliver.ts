@@ -6,6 +6,7 @@ import { frozenDigest } from "../adapter/digest.ts";
 import { isAdapterDir } from "../adapter/folder.ts";
 import { parameterTensor } from "../adapter/tensors.ts";
 import type { AdapterTensor, AttachedTensor } from "../adapter/tensors.ts";
+import type { FileShare } from "../data/mixture.ts";
 import { AbortError, LayoutError, NonFiniteError } from "../errors.ts";
 import { encodeFloats } from "../files/floats.ts";
 import type { BaseIdentity } from "../files/hash.ts";
@@ -26,6 +27,8 @@ export interface Delivery {
   readonly options: TrainOptions;
   readonly identity: BaseIdentity;
   readonly outDir: string;
+  /** Of several files of rows: what each gives to an epoch. */
+  readonly files?: readonly FileShare[] | undefined;
 }
 
 /** Keeps the trained values of now as the best so far, beside those that kept states name. */
@@ -126,15 +129,15 @@ async function loadBest(outDir: string, step: number): Promise<Adapter> {
 }
 
 /** What goes into the manifest: the same for the same run, whenever and however often it was interrupted. */
-function facts(options: TrainOptions, summary: Partial<TrainSummary>): Record<string, never> {
+function facts({ options, files }: Pick<Delivery, "options" | "files">, summary: Partial<TrainSummary>): Record<string, never> {
   const { best, firstEval, lastEval, step, tokens, ranks, extensions = [], stopped } = summary;
   const reallocations = ranks?.history;
   const extended = extensions.length > 0 ? extensions : undefined;
-  const said = { options, step, tokens, best, firstEval, lastEval, extended, stopped: stopped ?? undefined, reallocations };
+  const said = { options, files, step, tokens, best, firstEval, lastEval, extended, stopped: stopped ?? undefined, reallocations };
   return JSON.parse(JSON.stringify(said)) as Record<string, never>;
 }
 
-function makeAdapter({ session, trainable, options, identity }: Delivery, summary: Partial<TrainSummary>, digest?: string): Adapter {
+function makeAdapter({ session, trainable, options, identity, files }: Delivery, summary: Partial<TrainSummary>, digest?: string): Adapter {
   const { params, name } = session;
   const tensors = trainable.keys.map((key) => {
     const p = params.byName(key)!;
@@ -159,7 +162,7 @@ function makeAdapter({ session, trainable, options, identity }: Delivery, summar
     experts: trainable.experts,
     tensors,
     attached,
-    training: facts(options, summary),
+    training: facts({ options, files }, summary),
     ...(digest ? { frozenDigest: digest } : {}),
   });
 }

@@ -1,6 +1,7 @@
 // What a run tells: the same objects go to the iterator, to events.jsonl and to the progress line.
 
 import { existsSync } from "node:fs";
+import type { FileShare } from "../data/mixture.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { disk } from "../files/disk.ts";
 import type { TrainedRole } from "../methods/method.ts";
@@ -30,6 +31,8 @@ interface StartEvent {
   /** Where the run was asked for in epochs: how many, and their rows. */
   readonly epochs?: number;
   readonly epochRows?: number | undefined;
+  /** What each of several files gives to an epoch. */
+  readonly files?: readonly FileShare[];
   readonly method: string;
   readonly trainedParameters: number;
   /** The same by what they are to the model, and whether they stand beside the base's weights. */

@@ -2,6 +2,7 @@
 // differ, from what to what. A decaying schedule may be lengthened, when one asks for it.
 
 import type { Examples } from "../data/examples.ts";
+import type { FileShare } from "../data/mixture.ts";
 import type { BatchStream } from "../data/stream.ts";
 import { ConfigError } from "../errors.ts";
 import type { ExpertSet } from "../experts/expert_set.ts";
@@ -41,7 +42,7 @@ const FREE: ReadonlySet<keyof TrainOptions> = new Set([
 /** With a constant schedule (and no warm-up that is a share of the steps) the number of steps is no fact: a resumed run may do more. */
 export function runFacts(
   { options, base, trainable, heldOut, model, roundedBase }: RunParts,
-  stream: Pick<BatchStream, "fingerprint">,
+  stream: Pick<BatchStream, "fingerprint"> & Partial<Pick<BatchStream, "shares">>,
 ): Facts {
   const deciding = Object.entries(options).filter(([key]) => !FREE.has(key as keyof TrainOptions));
   const { steps, data, ...rest } = Object.fromEntries(deciding) as TrainOptions;
@@ -56,6 +57,7 @@ export function runFacts(
       experts: inWords(trainable.experts),
       trained: sha256(JSON.stringify(trainable.keys)),
       rows: stream.fingerprint,
+      ...weightsOf(stream.shares ?? []),
       heldOutRows: heldOut?.fingerprint() ?? null,
       base,
       precision: model.precision,
@@ -63,6 +65,10 @@ export function runFacts(
     }),
   ) as Facts;
 }
+
+/** Told apart from the rows, which they decide too. */
+const weightsOf = (files: readonly FileShare[]): { readonly weights?: string } =>
+  files.some((f) => f.weight !== null) ? { weights: files.map((f) => f.weight).join(" ") } : {};
 
 function inWords(experts: ExpertSet | null): string | null {
   if (experts === null) return null;

@@ -7,6 +7,7 @@ import { join, resolve } from "node:path";
 import { z } from "zod";
 import { Dataset } from "../data/dataset.ts";
 import { Examples } from "../data/examples.ts";
+import { isList, type DataFile } from "../data/mixture.ts";
 import { fileOf } from "../data/source.ts";
 import type { DataSource } from "../data/source.ts";
 import { ConfigError, LayoutError } from "../errors.ts";
@@ -43,8 +44,11 @@ export interface RunControl {
 
 /** As the schema has it, with short forms of data and method. */
 export interface TrainRequest extends Omit<z.input<typeof requestSchema>, "data" | "method">, RunControl {
-  /** Rows to train on: a file, a Dataset or Examples; with data options: `{ file, maxLength }`, `{ rows, template }`. */
-  readonly data: DataSource | z.input<typeof requestSchema>["data"];
+  /**
+   * Rows to train on: a file, a Dataset or Examples, or a list of files (`[{ file, weight }, { file, weight }]`); with data options:
+   * `{ file, maxLength }`, `{ rows, template }`, `{ files: [{ file, rows: 1000 }, …], maxLength }`.
+   */
+  readonly data: DataSource | readonly (DataFile | string)[] | z.input<typeof requestSchema>["data"];
   readonly method: z.input<typeof methodSchema> | "full" | "lora" | "perft";
 }
 
@@ -53,16 +57,36 @@ export interface TrainRequest extends Omit<z.input<typeof requestSchema>, "data"
 const isInMemory = (x: unknown): x is Dataset | Examples => x instanceof Dataset || x instanceof Examples;
 const inMemory = z.custom<Dataset | Examples>(isInMemory, "expected a Dataset or Examples");
 const source = z.union([z.string(), inMemory], "expected a file, a Dataset or Examples");
+/** A file of several, with its share of the rows, or only so many of them. */
+const dataFile = z.strictObject({ file: z.string().min(1), weight: z.number().gt(0).optional(), rows: z.int().min(1).optional() });
 const requestSchema = trainSchema.extend({
   data: dataSchema
     .extend({
-      file: z.string().optional().describe("training rows (JSONL, JSON, CSV or Parquet; - is standard input)"),
+      file: z
+        .string()
+        .optional()
+        .describe("training rows (JSONL, JSON, CSV or Parquet; - is standard input); FILE=WEIGHT, more than once, mixes files"),
+      files: z
+        .array(dataFile)
+        .min(1, "expected at least one file")
+        .readonly()
+        .optional()
+        .describe("training rows of several files: a list of {file, weight, rows}"),
       rows: inMemory.optional(),
     })
     .check((ctx) => {
-      const { file, rows } = ctx.value;
-      if ((file === undefined) === (rows === undefined))
-        fault(ctx, [], "expected rows to train on: file or rows (a Dataset or Examples)", file === undefined ? "neither" : "both");
+      const { file, files, rows } = ctx.value;
+      const found = Object.entries({ file, files, rows }).flatMap(([key, value]) => (value === undefined ? [] : key));
+      if (found.length !== 1)
+        fault(ctx, [], "expected rows to train on: file, files or rows (a Dataset or Examples)", found.join(" and ") || "none");
+      const without = files?.findIndex((f) => f.weight === undefined) ?? -1;
+      if (without >= 0 && files!.some((f) => f.weight !== undefined))
+        fault(
+          ctx,
+          ["files", String(without), "weight"],
+          "expected a weight for every file, or for none",
+          `none for ${files![without]!.file}`,
+        );
     }),
   evalData: source.optional().describe("held-out rows (a file as data's; default: eval-fraction of the data)"),
   method: methodSchema,
@@ -81,25 +105,32 @@ export const jobSchema = requestSchema.extend({
 export function longForms(request: Plain): Plain {
   const { data, method } = request;
   const long = {
-    ...(typeof data === "string" ? { data: { file: data } } : isInMemory(data) ? { data: { rows: data } } : {}),
+    ...(typeof data === "string"
+      ? { data: { file: data } }
+      : Array.isArray(data)
+        ? { data: { files: data } }
+        : isInMemory(data)
+          ? { data: { rows: data } }
+          : {}),
     ...(typeof method === "string" ? { method: { type: method } } : {}),
   };
   return { ...request, ...long };
 }
 
-/** Long forms, with ESFT as the method when none is named. @throws ConfigError rows that are neither one file nor keys and values */
+/** Long forms, with ESFT as the method when none is named. @throws ConfigError rows that are neither files nor keys and values */
 function complete(request: Plain, from: string): Plain {
   const { data = {}, method = {}, ...rest } = longForms(request);
   if (!isPlain(data)) {
-    const [found, fix] = Array.isArray(data)
-      ? [`a list of ${data.length}`, "; put all rows into one file (cat a.jsonl b.jsonl > all.jsonl)"]
-      : [shown(data), ""];
-    throw new ConfigError(`${from}.data: expected one file of rows, or {file, …}, found ${found}${fix}`, { where: { key: "data" } });
+    throw new ConfigError(`${from}.data: expected a file of rows, a list of files, or {file, …}, found ${shown(data)}`, {
+      where: { key: "data" },
+    });
   }
+  const { files } = data;
+  const named = Array.isArray(files) ? { files: files.map((f: unknown) => (typeof f === "string" ? { file: f } : f)) } : {};
   return {
     ...rest,
     ...stagesOf(rest, from),
-    data,
+    data: { ...data, ...named },
     method: isPlain(method) && method["type"] === undefined ? { type: "esft", ...method } : method,
   };
 }
@@ -119,7 +150,7 @@ function stagesOf({ stages }: Plain, from: string): Plain {
 }
 
 export class CheckedRequest {
-  readonly data: DataSource;
+  readonly data: DataSource | readonly DataFile[];
   readonly evalData: DataSource | null;
   readonly method: MethodOptions;
   readonly outDir: string;
@@ -129,13 +160,13 @@ export class CheckedRequest {
 
   private constructor(request: z.output<typeof requestSchema>, control: RunControl) {
     const {
-      data: { file, rows, ...data },
+      data: { file, files, rows, ...data },
       evalData = null,
       method,
       outDir,
       ...rest
     } = request;
-    this.data = file ?? rows!; // the schema's check: one of them is there
+    this.data = file ?? files ?? rows!; // the schema's check: one of them is there
     this.evalData = evalData;
     this.method = method;
     this.outDir = outDir;
@@ -182,9 +213,10 @@ const GROUP = "request"; // the two change together
  */
 export async function keepRequest(session: TrainSession, request: CheckedRequest, trainable: TrainableSpec): Promise<void> {
   const { data, evalData, options, outDir } = request;
+  const absolute = (file: string): string => (file === STANDARD_INPUT ? file : resolve(file));
   const path = (rows: DataSource): string | null => {
     const file = fileOf(rows);
-    return file === null || file === STANDARD_INPUT ? file : resolve(file);
+    return file === null ? null : absolute(file);
   };
   const { template } = options.data;
   const { backend } = session.device.info;
@@ -194,7 +226,7 @@ export async function keepRequest(session: TrainSession, request: CheckedRequest
     data: {
       ...options.data,
       template: template === "tokenizer" || template === "esft" ? template : resolve(template),
-      file: path(data),
+      ...(isList(data) ? { files: data.map((of) => ({ ...of, file: absolute(of.file) })) } : { file: path(data) }),
     },
     ...(evalData === null ? {} : { evalData: path(evalData) }),
     method: { type: trainable.type, ...trainable.options, ...(trainable.experts ? { experts: EXPERTS } : {}) },

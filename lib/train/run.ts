@@ -10,7 +10,8 @@ import type { Adapter } from "../adapter/adapter.ts";
 import { isAdapterDir } from "../adapter/folder.ts";
 import type { Examples } from "../data/examples.ts";
 import { remarks } from "../data/dataset.ts";
-import { encodeSource } from "../data/source.ts";
+import { isList, type DataFile } from "../data/mixture.ts";
+import { encodeFiles, encodeSource } from "../data/source.ts";
 import type { DataSource } from "../data/source.ts";
 import { requireApart } from "../files/apart.ts";
 import { ConfigError, DisposedError, EsftError } from "../errors.ts";
@@ -127,7 +128,7 @@ async function carryOut(
   if (!resuming) await keep();
   let kept = Promise.resolve();
   try {
-    const delivery = { session, trainable, options, identity, outDir };
+    const delivery = { session, trainable, options, identity, outDir, files: prepared.stream?.shares ?? undefined };
     const summary = await runTraining({
       ...prepared,
       model: session.transformer,
@@ -231,7 +232,12 @@ async function readExamples(
     if (report !== null) for (const remark of remarks(report)) warn(remark);
     return examples;
   };
-  const all = await encode(data);
+  const encodeList = async (files: readonly DataFile[]): Promise<Examples> => {
+    const { examples, reports } = await encodeFiles(files, options.data, () => session.tokenizer(), options.seed, reading);
+    for (const remark of reports.flatMap(remarks)) warn(remark);
+    return examples;
+  };
+  const all = isList(data) ? await encodeList(data) : await encode(data);
   if (evalData !== null) {
     const heldOut = await encode(evalData);
     return { train: all, heldOut, held: all.bytes + heldOut.bytes };
@@ -241,7 +247,7 @@ async function readExamples(
   return { train, heldOut: heldOut.length > 0 ? heldOut : null, held: all.bytes + 4 * all.length };
 }
 
-/** The updates of the run: those of its epochs, where it asked for such; with the stream whose rows were counted for that. */
+/** The updates of the run: those of its epochs, where it asked for such; with the stream, where it was asked for rows or shares. */
 async function measureLength(
   options: AskedOptions,
   train: Examples,
@@ -249,8 +255,9 @@ async function measureLength(
   task: LongTask,
 ): Promise<{ readonly steps: number } & Pick<TrainerInit, "stream" | "epochRows">> {
   const asked = stepsAsked(options);
-  if (asked !== undefined) return { steps: asked };
+  if (asked !== undefined && train.origins.length === 1) return { steps: asked };
   const stream = trainingStream(train, options, padId);
+  if (asked !== undefined) return { steps: asked, stream };
   const epochRows = await rowsOf(stream, options.epochs!, task.signal);
   const steps = Math.ceil(epochRows / options.rowsPerStep);
   requireRates({ ...options, steps });

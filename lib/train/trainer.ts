@@ -51,7 +51,7 @@ export interface TrainerInit {
   /** Weights that are quantised on disk were rounded to bf16: another run than without. */
   readonly roundedBase?: boolean;
   readonly padId: number;
-  /** Of `train`, at its beginning, where it was made to count the rows of epochs; and how many those are. */
+  /** Of `train`, at its beginning, where it was made to count the rows of epochs or the shares of files; and how many those are. */
   readonly stream?: BatchStream | undefined;
   readonly epochRows?: number | undefined;
   /** Of the memory plan, to be told. */
@@ -273,6 +273,7 @@ class Loop {
       step: this.reached.step,
       steps: options.steps,
       ...(options.epochs === undefined ? {} : { epochs: options.epochs, epochRows: this.init.epochRows }),
+      ...(this.stream.shares === null ? {} : { files: this.stream.shares }),
       method: trainable.type,
       trainedParameters: trainable.parameters,
       trained: trainable.roles,

@@ -259,9 +259,10 @@ describe("flags and keys are one set of names", () => {
 
 describe("data", () => {
   it.each([
-    [["a", "b"], /^FILE\.data: expected one file of rows, or \{file, …\}, found a list of 2; put all rows into one file/],
-    [3, /^FILE\.data: expected one file of rows, or \{file, …\}, found 3$/],
-    [null, /^FILE\.data: expected one file of rows, or \{file, …\}, found null$/],
+    [["a", "b"], /^accepted$/],
+    [[{ file: "a", weigth: 1 }], /^FILE\.data\.files\.0: unknown key "weigth"; did you mean "weight"\?/],
+    [3, /^FILE\.data: expected a file of rows, a list of files, or \{file, …\}, found 3$/],
+    [null, /^FILE\.data: expected a file of rows, a list of files, or \{file, …\}, found null$/],
     [{ file: 3 }, /^FILE\.data\.file: expected a string, found 3$/],
     [{}, /^FILE: data\.file is required/],
   ])("%j", async (data, message) => {

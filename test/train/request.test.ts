@@ -63,19 +63,23 @@ describe("data", () => {
   });
 
   it.each([
-    [{ data: { maxLength: 64 } }, /^train\.data: expected rows to train on: file or rows .*, found neither$/],
-    [{ data: undefined }, /^train\.data: expected rows to train on: .*, found neither$/],
-    [{ data: { file: "a", rows } }, /^train\.data: expected rows .*, found both$/],
+    [{ data: { maxLength: 64 } }, /^train\.data: expected rows to train on: file, files or rows .*, found none$/],
+    [{ data: undefined }, /^train\.data: expected rows to train on: .*, found none$/],
+    [{ data: { file: "a", rows } }, /^train\.data: expected rows .*, found file and rows$/],
     [{ data: { rows: "a.jsonl" } }, /^train\.data\.rows: expected a Dataset or Examples, found "a\.jsonl"$/],
     [{ data: { rows: experts } }, /^train\.data\.rows: expected a Dataset or Examples, found a value of class ExpertSet$/],
     [{ evalDat: rows }, /^train: unknown key "evalDat"; did you mean "evalData"\?/],
     [{ data: { rows, maxLenght: 4 } }, /^train\.data: unknown key "maxLenght"; did you mean "maxLength"\?/],
+    [{ data: [] }, /^train\.data\.files: expected at least one file, found \[\]$/],
+    [{ data: ["a.jsonl", { file: "b.jsonl", weight: 0 }] }, /^train\.data\.files\.1\.weight: expected a number > 0, found 0$/],
+    [{ data: ["a.jsonl", 5] }, /^train\.data\.files\.1: expected keys and values, found 5$/],
     [
-      { data: ["a.jsonl", "b.jsonl"] },
-      /^train\.data: expected one file of rows, or \{file, …\}, found a list of 2; put all rows into one file/,
+      { data: ["a", { file: "b", weight: 2 }] },
+      /^train\.data\.files\.0\.weight: expected a weight for every file, or for none, found none for a$/,
     ],
-    [{ data: 5 }, /^train\.data: expected one file of rows, or \{file, …\}, found 5$/],
-    [{ data: null }, /^train\.data: expected one file of rows, or \{file, …\}, found null$/],
+    [{ data: { files: ["a"], file: "b" } }, /^train\.data: expected rows to train on: .*, found file and files$/],
+    [{ data: 5 }, /^train\.data: expected a file of rows, a list of files, or \{file, …\}, found 5$/],
+    [{ data: null }, /^train\.data: expected a file of rows, a list of files, or \{file, …\}, found null$/],
   ])("refuses %#", (more, message) => expect(refusal(more)).toMatch(message));
 });
 
