@@ -5,6 +5,7 @@ import { basename } from "node:path";
 import { AbortError, ConfigError, DataError } from "../errors.ts";
 import { FORMATS, shown, type Format } from "../options.ts";
 import { ExampleBuilder, type Examples } from "./examples.ts";
+import { givenRows, type GivenRows } from "./given_rows.ts";
 import { originOf, readValues } from "./formats.ts";
 import { locate, rowsOf, type BadRow, type GoodRow, type ReadRow, type ReadValue } from "./lines.ts";
 import { fileWords, type Origin } from "./place.ts";
@@ -101,6 +102,15 @@ export class Dataset {
     const kept = listArgument(rows, "Dataset.fromRows: rows");
     const options = optionsArgument(asked, "Dataset.fromRows: options");
     return new Dataset(IN_MEMORY, options, () => kept.map((value, i) => ({ ok: true, line: i + 1, value })));
+  }
+
+  /**
+   * Rows as they come, none kept: an iterable or async iterable, or a function that makes one. What is no list is read once, so that a
+   * function is what can be linted and then trained on.
+   */
+  static from(rows: GivenRows, asked: DatasetOptions = {}): Dataset {
+    const options = optionsArgument(asked, "Dataset.from: options");
+    return new Dataset(IN_MEMORY, options, givenRows(rows, "Dataset.from: rows"));
   }
 
   /** Every row, good or bad, in order. */
