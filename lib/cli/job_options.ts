@@ -12,6 +12,9 @@ export const JOB_NAMES: FlagNames = {
   "method.select.maxTrainableParams": "max-params",
   "method.compat": "perft-compat",
   "earlyStop.patience": "early-stop",
+  "guard.files": "guard",
+  "guard.every": "guard-every",
+  "guard.stop": "guard-stop",
 };
 
 /** What the help shows first. */

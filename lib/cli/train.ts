@@ -4,6 +4,7 @@ import type { Command } from "@commander-js/extra-typings";
 import { isList } from "../data/mixture.ts";
 import { requireApart } from "../files/apart.ts";
 import type { TrainEvent } from "../train/events.ts";
+import type { GuardLoss } from "../train/guard.ts";
 import type { Job } from "../train/request.ts";
 import { announcePipe, openModel } from "./common.ts";
 import { bytes, count, duration, percent } from "../format.ts";
@@ -60,6 +61,9 @@ An interrupt (Ctrl-C) writes a checkpoint and stops; esft resume goes on to the 
     "earlyStop.patience",
     "earlyStop.minDelta",
     "maxHours",
+    "guard.every",
+    "guard.maxRise",
+    "guard.stop",
     "keep",
     "saveEvery",
     "threads",
@@ -111,7 +115,8 @@ async function runJob({ model: dir, request, ...machine }: Job, { json, tensorbo
   // First: what it refuses is told before a large model is read.
   await using board = tensorboard === undefined ? null : await openBoard(tensorboard, dir, terminal);
   await using model = await openModel(dir, machine, terminal);
-  const named = [...(isList(request.data) ? request.data.map((of) => of.file) : [request.data]), request.evalData];
+  const guarded = request.guard?.files.map(({ file }) => file) ?? [];
+  const named = [...(isList(request.data) ? request.data.map((of) => of.file) : [request.data]), request.evalData, ...guarded];
   for (const rows of named) if (typeof rows === "string") await announcePipe(rows, terminal);
   const run = model.train(request);
   for await (const event of run) {
@@ -209,6 +214,9 @@ function show(event: TrainEvent, terminal: Terminal): void {
         `step ${event.step}: held-out loss ${event.loss.toFixed(4)}, accuracy ${percent(event.accuracy)}${event.best ? " (best)" : ""}`,
       );
       return;
+    case "guard":
+      terminal.note(`step ${event.step}: guard: ${event.files.map(guardWords).join(", ")}`);
+      return;
     case "sample":
       terminal.note(
         `step ${event.step}: ${quoted(event.prompt, -60)} → ${quoted(event.answer, 120)}, wanted ${quoted(event.reference, 120)}`,
@@ -229,6 +237,8 @@ function show(event: TrainEvent, terminal: Terminal): void {
       event satisfies never;
   }
 }
+
+const guardWords = ({ name, loss, rise }: GuardLoss): string => `${name} ${loss.toFixed(4)} (${rise < 0 ? "" : "+"}${rise.toFixed(4)})`;
 
 /** A text in quotes on one line: its first characters, or its last ones where `most` is negative. */
 function quoted(text: string, most: number): string {

@@ -13,6 +13,7 @@ import type { Column, Fact, Figure, Report, Row } from "./content.ts";
 import { leaves } from "./leaves.ts";
 import { eventsOf, readRunLog } from "../train/run_log.ts";
 import type { RunLog } from "../train/run_log.ts";
+import { guardFigure } from "./run_guard.ts";
 import { STEP, trainingFigures } from "./run_steps.ts";
 
 export interface RunFiles {
@@ -48,6 +49,7 @@ export function runReport({ dir, log, request }: RunFiles): Report {
   const evals = eventsOf(log, "eval");
   const sections = [
     { title: "Training", figures: steps.length + evals.length === 0 ? [] : trainingFigures(steps, evals) },
+    { title: "What is not to be forgotten", figures: guardFigure(eventsOf(log, "guard")) },
     { title: "Answers", figures: samplesTable(log) },
     { title: "Configuration", figures: request === null ? [] : [configuration(request)] },
     { title: "Events", figures: eventTable(log) },
@@ -71,7 +73,7 @@ function aboutRun(log: RunLog, request: Plain | null): string {
   return `Fine-tuning${model} by ${method} on ${device} in ${precision}: ${count(examples)} examples, ${heldOut === 0 ? "none" : count(heldOut)} held out.`;
 }
 
-const ENDS: Readonly<Record<string, string>> = { earlyStop: "stopped early", time: "out of time" };
+const ENDS: Readonly<Record<string, string>> = { earlyStop: "stopped early", time: "out of time", guard: "stopped by the guard" };
 const endWords = (reason: string): string => ENDS[reason] ?? reason;
 
 function stateOf(log: RunLog): string {

@@ -47,6 +47,7 @@ export function record(message: Uint8Array): Buffer {
 /** What of an event is drawn: tag → value. */
 function scalarsOf(event: TrainEvent): Readonly<Record<string, number | undefined>> {
   if (event.type === "eval") return { "eval/loss": event.loss, "eval/accuracy": event.accuracy };
+  if (event.type === "guard") return Object.fromEntries(event.files.map(({ name, loss }) => [`guard/${name}`, loss]));
   if (event.type !== "step") return {};
   return {
     "train/loss": event.loss,

@@ -21,6 +21,7 @@ import { forget, removeAllStale, temporary } from "../files/temporary.ts";
 import type { TrainingState } from "../model/weights/training_state.ts";
 import { ioError } from "../task.ts";
 import { waitingSchema } from "./early_stop.ts";
+import { guardedSchema } from "./guard.ts";
 import { reallocationSchema } from "./reallocation_state.ts";
 
 const Hash = z.string().regex(/^[0-9a-f]{64}$/, "expected a sha256 in hex");
@@ -44,6 +45,8 @@ const Run = z.strictObject({
   lastEval: z.number().nullable(),
   /** What early stopping waits for, where the run has it. */
   waiting: waitingSchema.nullable().optional(),
+  /** What the guard against forgetting has measured, where the run has one. */
+  guard: guardedSchema.nullable().optional(),
   tokens: z.int(),
   seconds: z.number(),
   /** Averages and ranks, where they are re-allocated. */

@@ -8,6 +8,7 @@ import type { TrainedRole } from "../methods/method.ts";
 import { readTextFile } from "../files/regular.ts";
 import { ioError } from "../task.ts";
 import type { Evaluation } from "./evaluate.ts";
+import type { GuardEvent } from "./guard.ts";
 import type { Reallocated } from "./reallocation_state.ts";
 import type { RouterCost } from "./router_cost.ts";
 import type { Sample } from "./samples.ts";
@@ -59,6 +60,7 @@ export type TrainEvent =
   | { readonly type: "stage"; readonly step: number; readonly stage: number; readonly of: number; readonly trained: readonly TrainedRole[] }
   | ({ readonly type: "eval"; readonly step: number; readonly best: boolean } & Pick<Evaluation, "loss" | "accuracy" | "supervised">)
   | ({ readonly type: "sample"; readonly step: number } & Sample)
+  | GuardEvent
   | { readonly type: "checkpoint"; readonly step: number; readonly path: string }
   | { readonly type: "warning"; readonly step: number; readonly message: string }
   /** A decaying schedule of `from` steps was lengthened to `to`. */
@@ -67,7 +69,7 @@ export type TrainEvent =
 
 /** Why a run ends before its last update, and in words. */
 export interface Stopped {
-  readonly by: "earlyStop" | "time";
+  readonly by: "earlyStop" | "time" | "guard";
   readonly message: string;
 }
 interface DoneEvent {

@@ -5,8 +5,6 @@
 import { optionsArgument } from "../arguments.ts";
 import { join, resolve } from "node:path";
 import { z } from "zod";
-import { Dataset } from "../data/dataset.ts";
-import { Examples } from "../data/examples.ts";
 import { isList, type DataFile } from "../data/mixture.ts";
 import { fileOf } from "../data/source.ts";
 import type { DataSource } from "../data/source.ts";
@@ -23,6 +21,8 @@ import type { AskedOptions, MachineOptions, Plain } from "../options.ts";
 import type { LongTask } from "../task.ts";
 import { requireEvaluations } from "./early_stop.ts";
 import { stepsAsked } from "./length.ts";
+import { guardSchema, inMemory, isInMemory, longGuard, source } from "./guard_options.ts";
+import type { GuardInput, GuardOptions } from "./guard_options.ts";
 import { fault, methodSchema } from "./method_options.ts";
 import type { MethodOptions } from "./method_options.ts";
 import { requireRates } from "./schedule.ts";
@@ -43,20 +43,19 @@ export interface RunControl {
 }
 
 /** As the schema has it, with short forms of data and method. */
-export interface TrainRequest extends Omit<z.input<typeof requestSchema>, "data" | "method">, RunControl {
+export interface TrainRequest extends Omit<z.input<typeof requestSchema>, "data" | "method" | "guard">, RunControl {
   /**
    * Rows to train on: a file, a Dataset or Examples, or a list of files (`[{ file, weight }, { file, weight }]`); with data options:
    * `{ file, maxLength }`, `{ rows, template }`, `{ files: [{ file, rows: 1000 }, …], maxLength }`.
    */
   readonly data: DataSource | readonly (DataFile | string)[] | z.input<typeof requestSchema>["data"];
   readonly method: z.input<typeof methodSchema> | "full" | "lora" | "perft";
+  /** Rows of what is not to be forgotten; `files` alone, or as text: "general=general.jsonl,code=code.jsonl". */
+  readonly guard?: GuardInput | GuardInput["files"] | string | undefined;
 }
 
 // ── What the parser accepts ──
 
-const isInMemory = (x: unknown): x is Dataset | Examples => x instanceof Dataset || x instanceof Examples;
-const inMemory = z.custom<Dataset | Examples>(isInMemory, "expected a Dataset or Examples");
-const source = z.union([z.string(), inMemory], "expected a file, a Dataset or Examples");
 /** A file of several, with its share of the rows, or only so many of them. */
 const dataFile = z.strictObject({ file: z.string().min(1), weight: z.number().gt(0).optional(), rows: z.int().min(1).optional() });
 const requestSchema = trainSchema.extend({
@@ -89,6 +88,7 @@ const requestSchema = trainSchema.extend({
         );
     }),
   evalData: source.optional().describe("held-out rows (a file as data's; default: eval-fraction of the data)"),
+  guard: guardSchema.optional(),
   method: methodSchema,
   outDir: z.string().describe("run directory: adapter, checkpoints, events.jsonl"),
 });
@@ -103,8 +103,9 @@ export const jobSchema = requestSchema.extend({
 
 /** The short forms `data: rows` and `method: "full"` as the objects they stand for, so that parts of a request can be merged. */
 export function longForms(request: Plain): Plain {
-  const { data, method } = request;
+  const { data, method, guard } = request;
   const long = {
+    ...(guard === undefined ? {} : { guard: longGuard(guard) }),
     ...(typeof data === "string"
       ? { data: { file: data } }
       : Array.isArray(data)
@@ -152,6 +153,7 @@ function stagesOf({ stages }: Plain, from: string): Plain {
 export class CheckedRequest {
   readonly data: DataSource | readonly DataFile[];
   readonly evalData: DataSource | null;
+  readonly guard: GuardOptions | null;
   readonly method: MethodOptions;
   readonly outDir: string;
   /** What decides the result, beside data and method: goes into the run's fingerprint and the adapter's manifest. */
@@ -162,12 +164,14 @@ export class CheckedRequest {
     const {
       data: { file, files, rows, ...data },
       evalData = null,
+      guard = null,
       method,
       outDir,
       ...rest
     } = request;
     this.data = file ?? files ?? rows!; // the schema's check: one of them is there
     this.evalData = evalData;
+    this.guard = guard;
     this.method = method;
     this.outDir = outDir;
     const steps = stepsAsked(rest);
@@ -212,7 +216,7 @@ const GROUP = "request"; // the two change together
  * in it, so that a run does not go on by a damaged one.
  */
 export async function keepRequest(session: TrainSession, request: CheckedRequest, trainable: TrainableSpec): Promise<void> {
-  const { data, evalData, options, outDir } = request;
+  const { data, evalData, guard, options, outDir } = request;
   const absolute = (file: string): string => (file === STANDARD_INPUT ? file : resolve(file));
   const path = (rows: DataSource): string | null => {
     const file = fileOf(rows);
@@ -229,6 +233,7 @@ export async function keepRequest(session: TrainSession, request: CheckedRequest
       ...(isList(data) ? { files: data.map((of) => ({ ...of, file: absolute(of.file) })) } : { file: path(data) }),
     },
     ...(evalData === null ? {} : { evalData: path(evalData) }),
+    ...(guard === null ? {} : { guard: { ...guard, files: guard.files.map(({ name, file }) => ({ name, file: path(file) })) } }),
     method: { type: trainable.type, ...trainable.options, ...(trainable.experts ? { experts: EXPERTS } : {}) },
     outDir: ".",
     ...(backend === "ref" ? {} : { device: backend }), // a resumed run computes where it began
@@ -278,8 +283,9 @@ export async function loadRequest(outDir: string): Promise<{ readonly job: Plain
   });
   if (!isPlain(job)) throw new ConfigError(`${file}: expected keys and values, found ${typeof job}`, { where: { file } });
   const { expertsSha256: expected, ...rest } = job;
-  const { data, evalData, method } = rest;
-  if ((isPlain(data) && data["file"] === null) || evalData === null)
+  const { data, evalData, guard, method } = rest;
+  const guarded = isPlain(guard) && Array.isArray(guard["files"]) ? guard["files"] : [];
+  if ((isPlain(data) && data["file"] === null) || evalData === null || guarded.some((f) => isPlain(f) && f["file"] === null))
     throw new ConfigError(`${file}: the rows of this run came from memory, not from a file; resume it from the program that started it`, {
       where: { file },
     });

@@ -23,6 +23,7 @@ import { hasCheckpoint } from "./checkpoint.ts";
 import { checkBest, deliver, keepBest } from "./deliver.ts";
 import { requireHeldOut } from "./early_stop.ts";
 import { requireEffects } from "./effects.ts";
+import { Guard } from "./guard.ts";
 import { EventQueue } from "./events.ts";
 import type { TrainEvent } from "./events.ts";
 import { availableMemory, availableOn, requireRoomForExamples } from "./available_memory.ts";
@@ -172,16 +173,19 @@ async function prepare(session: TrainSession, request: CheckedRequest, task: Lon
   const targets = options.stages?.map(({ targets: of }) => (typeof of === "string" ? split(of) : of));
   const trainable = targets ? withStages(session.spec, method, targets) : method;
   requireEffects(session.spec, trainable, options);
-  const { train, heldOut, held } = await readExamples(session, request, task, warn);
+  const { train, heldOut, held, others } = await readExamples(session, request, task, warn);
   requireHeldOut(options, heldOut);
   const identity = await session.identity(task);
   await session.checkpoint.files.requireUnchanged();
   const tokenizer = options.data.packing === "esft" ? await session.tokenizer() : null; // the paper's packing pads
   const padId = tokenizer?.padId ?? tokenizer?.eosId ?? 0;
-  const data = { held, examples: train.length + (heldOut?.length ?? 0), repacked: options.data.packing === "esft" };
+  const examples = [train, heldOut, ...others].reduce((n, of) => n + (of?.length ?? 0), 0);
+  const data = { held, examples, repacked: options.data.packing === "esft" };
   const plan = await requireRoom(session, trainable, options, data);
   const { steps, ...counted } = await measureLength(options, train, padId, task);
   requireEffects(session.spec, trainable, { ...options, steps });
+  const guarded = request.guard?.files.map(({ name }, i) => ({ name, examples: others[i]! })) ?? [];
+  const guard = request.guard && new Guard({ ...request.guard, files: guarded }, options, padId);
   const { sampleEvery, sampleRows, sampleTokens } = options;
   const sampler = sampleEvery > 0 ? new Sampler(session, await session.tokenizer(), heldOut, sampleRows, sampleTokens) : null;
   if (sampler?.length === 0)
@@ -200,6 +204,7 @@ async function prepare(session: TrainSession, request: CheckedRequest, task: Lon
     padId,
     hostBytes: plan.hostBytes,
     sampler,
+    guard,
     ...counted,
   };
 }
@@ -218,14 +223,14 @@ async function resumes(outDir: string, resume: boolean): Promise<boolean> {
   return checkpoint;
 }
 
-/** The rows to train on, and those held out: evalData, or a share of the data. `held`: bytes of all. */
+/** The rows to train on, those held out (evalData, or a share of the data), and the `others` of the guard. `held`: bytes of all. */
 async function readExamples(
   session: TrainSession,
   request: CheckedRequest,
   task: LongTask,
   warn: (message: string) => void,
-): Promise<Pick<TrainerInit, "train" | "heldOut"> & { readonly held: number }> {
-  const { data, evalData, options } = request;
+): Promise<Pick<TrainerInit, "train" | "heldOut"> & { readonly held: number; readonly others: readonly Examples[] }> {
+  const { data, evalData, guard, options } = request;
   const reading = { signal: task.signal, room: requireRoomForExamples };
   const encode = async (source: DataSource): Promise<Examples> => {
     const { examples, report } = await encodeSource(source, options.data, () => session.tokenizer(), reading);
@@ -238,13 +243,13 @@ async function readExamples(
     return examples;
   };
   const all = isList(data) ? await encodeList(data) : await encode(data);
-  if (evalData !== null) {
-    const heldOut = await encode(evalData);
-    return { train: all, heldOut, held: all.bytes + heldOut.bytes };
-  }
-  if (options.evalFraction === 0) return { train: all, heldOut: null, held: all.bytes };
+  const own = evalData === null ? null : await encode(evalData);
+  const others: Examples[] = [];
+  for (const { file } of guard?.files ?? []) others.push(await encode(file));
+  const held = [all, own, ...others].reduce((n, of) => n + (of?.bytes ?? 0), 0);
+  if (own !== null || options.evalFraction === 0) return { train: all, heldOut: own, held, others };
   const { train, heldOut } = all.split(options.evalFraction, options.seed);
-  return { train, heldOut: heldOut.length > 0 ? heldOut : null, held: all.bytes + 4 * all.length };
+  return { train, heldOut: heldOut.length > 0 ? heldOut : null, held: held + 4 * all.length, others };
 }
 
 /** The updates of the run: those of its epochs, where it asked for such; with the stream, where it was asked for rows or shares. */

@@ -53,6 +53,11 @@ const Told = {
   }),
   stage: z.looseObject({ type: z.literal("stage"), step, stage: z.number(), of: z.number() }),
   reallocate: z.looseObject({ type: z.literal("reallocate"), step, columns: z.number() }),
+  guard: z.looseObject({
+    type: z.literal("guard"),
+    step,
+    files: z.array(z.looseObject({ name: z.string(), loss: figure, rise: figure, over: z.boolean() })),
+  }),
   checkpoint: z.looseObject({ type: z.literal("checkpoint"), step }),
   warning: z.looseObject({ type: z.literal("warning"), step, message: z.string() }),
   extend: z.looseObject({ type: z.literal("extend"), step, from: z.number(), to: z.number() }),

@@ -24,6 +24,7 @@ import { evaluateRows } from "./evaluate.ts";
 import type { Evaluation } from "./evaluate.ts";
 import { Reallocator } from "./reallocator.ts";
 import type { RankSummary } from "./reallocation_state.ts";
+import type { Guard } from "./guard.ts";
 import { requireSameRun, runFacts } from "./fingerprint.ts";
 import type { Extension } from "./fingerprint.ts";
 import { stepActivations } from "./memory_plan.ts";
@@ -65,6 +66,8 @@ export interface TrainerInit {
   readonly beforeSave: () => Promise<void>;
   /** Answers to held-out questions; null: none are wanted. */
   readonly sampler?: Sampler | null;
+  /** What is not to be forgotten; null: nothing is looked at. */
+  readonly guard?: Guard | null;
   /** Called when the held-out loss reached a new minimum: keeps the trained values. */
   readonly keepBest: (step: number, ranks: RankSummary | null) => Promise<void>;
   /** Is the best adapter that a checkpoint names still whole? @throws LayoutError */
@@ -149,6 +152,8 @@ class Loop {
   private evalDue = true;
   private sampleDue = true;
   private savedStep = -1;
+  /** Something that was due at this step was measured since it was saved. */
+  private measured = false;
   /** Of early stopping. */
   private waiting: Waiting | null = null;
   /** Fires with either of those that stop the run. */
@@ -228,17 +233,20 @@ class Loop {
     let reason: TrainSummary["reason"] = "finished";
     for (;;) {
       if (this.evalDue) await this.evaluate();
+      if (!this.evalDue && init.guard?.due && !signal.aborted) await this.look(init.guard);
       if (this.sampleDue && !signal.aborted) await this.sample();
+      const pending = this.evalDue || (init.guard?.due ?? false);
       const last = reached.step === options.steps || this.stopped !== null;
       const saveDue = last || (reached.step > 0 && reached.step % options.saveEvery === 0);
-      if (!this.evalDue && saveDue && this.savedStep !== reached.step) await this.save();
-      if (!this.evalDue && last) break;
-      if (this.evalDue || signal.aborted || !(await this.next())) {
+      if (!pending && saveDue && this.savedStep !== reached.step) await this.save();
+      if (!pending && last) break;
+      if (pending || signal.aborted || !(await this.next())) {
         reason = "interrupted";
-        if (this.savedStep !== reached.step) await this.save(); // the same state twice would push out the one before
+        if (this.savedStep !== reached.step || this.measured) await this.save(); // the same state twice would push out the one before
         break;
       }
       this.sampleDue = reached.step === options.steps || (options.sampleEvery > 0 && reached.step % options.sampleEvery === 0);
+      if (init.guard) init.guard.due = init.guard.isDue(reached.step, reached.step === options.steps);
       this.evalDue = reached.step === options.steps || (options.evalEvery > 0 && reached.step % options.evalEvery === 0);
     }
     const { seconds } = this;
@@ -255,6 +263,7 @@ class Loop {
     let extension = null as Extension | null;
     const restored = await this.checkpoints.restore(this.state, async (run) => {
       extension = requireSameRun(outDir, run.step, run.facts, this.facts, this.init.extend ?? false);
+      this.init.guard?.restore(run.guard, run.step);
       await this.init.checkBest?.(run.best);
     });
     if (restored !== null) {
@@ -331,6 +340,7 @@ class Loop {
       evaluated: !this.evalDue,
       optimizerSteps: this.update.optimizer.steps,
       cursor: this.stream.cursor,
+      ...(this.init.guard ? { guard: this.init.guard.state } : {}),
       ...(this.init.options.earlyStop ? { waiting: this.waiting } : {}),
       facts,
       extensions: [...extensions],
@@ -338,6 +348,7 @@ class Loop {
       seconds,
     });
     this.savedStep = step;
+    this.measured = false;
     await this.emit({ type: "checkpoint", step, path });
   }
 
@@ -351,8 +362,10 @@ class Loop {
 
   /** Why the run ends here; null: it goes on. */
   private get stopped(): Stopped | null {
-    const { earlyStop } = this.init.options;
-    const message = earlyStop ? patienceOver(this.waiting, earlyStop) : null;
+    const { options, guard } = this.init;
+    const over = guard?.over ?? null;
+    if (over !== null) return { by: "guard", message: over };
+    const message = options.earlyStop ? patienceOver(this.waiting, options.earlyStop) : null;
     return message === null ? null : { by: "earlyStop", message };
   }
 
@@ -446,6 +459,7 @@ class Loop {
     const result = await this.measure();
     this.evalDue = result === "interrupted";
     if (typeof result === "string") return;
+    this.measured = true;
     const { loss, accuracy, supervised } = result;
     if (step === 0 && !Number.isFinite(loss))
       throw new NonFiniteError(`the held-out loss before the first step is ${loss}: ${CHECK_WEIGHTS}`, { where: { step: 0 } });
@@ -455,9 +469,30 @@ class Loop {
     reached.lastEval = loss;
     const { earlyStop } = init.options;
     if (earlyStop) this.waiting = seen(this.waiting, loss, earlyStop);
-    if (this.stopped !== null) this.sampleDue = init.options.sampleEvery > 0; // as at every end
+    if (this.stopped !== null) this.atEnd();
     await this.emit({ type: "eval", step, loss, accuracy, supervised, best });
     if (best && step > 0) await init.keepBest(step, this.reallocator?.summary ?? null);
+  }
+
+  /** What every end has: answers, and a look at what is not to be forgotten. */
+  private atEnd(): void {
+    const { options, guard } = this.init;
+    this.sampleDue = options.sampleEvery > 0;
+    if (guard && guard.over === null) guard.due = true;
+  }
+
+  /** The losses of the guard. Leaves it due when the signal fired before the end. */
+  private async look(guard: Guard): Promise<void> {
+    const { step } = this.reached;
+    try {
+      await this.emit(await guard.look(this.init.model, step, this.update.capacity, this.signal));
+    } catch (error) {
+      if (error instanceof AbortError) return;
+      throw this.explain(error);
+    }
+    this.measured = true;
+    if (guard.warning !== null) await this.emit({ type: "warning", step, message: `step ${step}: ${guard.warning}` });
+    if (guard.over !== null) this.atEnd();
   }
 
   /** Answers to held-out questions, to read: they decide nothing, so that what stands in their way is told and the run goes on. */
