@@ -15,22 +15,35 @@ const TABLE: readonly (readonly [names: string, answer: string])[] = [
   ], // A; L T S
   ["lr_warmup_fraction warmup_proportion", "{optimizer.warmupRatio}, a share of the updates; or {optimizer.warmupSteps}, a number of them"], // A L T S
   ["lr_warmup_iters num_warmup_steps", "{optimizer.warmupSteps}"],
+  ["num_decay_steps lr_wsd_decay_iters", "{optimizer.decaySteps}, with {optimizer.schedule} wsd"], // T; S
+  [
+    "lr_decay_iters num_training_steps",
+    "nothing to set: a schedule is as long as the run ({steps} or {epochs}), and that of a stage as the stage",
+  ], // S; T
+  [
+    "lr_scheduler_kwargs lr_scheduler_args",
+    "options of their own: {optimizer.minLrRatio}, and of wsd {optimizer.decaySteps} or {optimizer.decayRatio}, and {optimizer.decayShape}",
+  ], // L T S
+  ["min_lr_rate", "{optimizer.minLrRatio}, the final learning rate as a share of {optimizer.lr}"], // T
   ["cosine_min_lr_ratio min_lr", "{optimizer.minLrRatio}, the final learning rate as a share of {optimizer.lr}"], // A; S
   [
     "batch_size micro_batch_size per_device_train_batch_size per_gpu_train_batch_size train_batch_size per_device_batch_size",
-    "{rowsPerStep} (rows per update) and {microBatch} (rows per forward and backward, for memory)",
+    "{rowsPerStep}, rows per update (batch size times accumulation steps times devices), and {microBatch}, rows per forward and backward, for memory",
   ], // O; A; L T S
   ["global_batch_size effective_batch_size", "{rowsPerStep}, rows per update"],
   [
     "gradient_accumulation_steps grad_accum",
-    "nothing to set: an update takes {rowsPerStep} rows, {microBatch} at a time, and the gradients accumulate",
+    "nothing to set: {rowsPerStep} is batch size times accumulation steps, taken {microBatch} rows at a time, and the gradients accumulate",
   ], // A L T S
   [
-    "num_train_epochs num_epochs n_epochs epoch",
+    "num_train_epochs num_epochs n_epochs train_epochs epoch",
     "{epochs}, also parts of one, in place of {steps}: an epoch has packed rows / {rowsPerStep} updates",
   ], // L T S; A; O
   ["max_steps total_steps train_iters iters num_steps", "{steps}, the number of updates"], // A L T S
-  ["optim optimizer_type", "nothing to set: the optimizer is AdamW; its options are {optimizer.lr}, {optimizer.weightDecay} and so on"],
+  [
+    "optim optimizer_type optimizer_name",
+    "nothing to set: the optimizer is AdamW; its options are {optimizer.lr}, {optimizer.weightDecay} and so on",
+  ],
   ["adam_beta1", "{optimizer.beta1}"], // A L T S
   ["adam_beta2", "{optimizer.beta2}"],
   ["adam_epsilon adam_eps", "{optimizer.eps}"],
@@ -73,6 +86,19 @@ const TABLE: readonly (readonly [names: string, answer: string])[] = [
   ], // L; T S; A
   ["data_seed shuffle_seed dataset_shuffle_seed", "{seed}, for the order of the data and the held-out split"],
   ["strict strict_data", "{data.onBadRow}: error or skip"], // S
+  [
+    "pad_to_sequence_len pad_to_max_length padding_free group_by_length",
+    "nothing to set: rows are packed ({data.packing}) and never padded",
+  ], // A; L; S; T
+  ["train_split dataset_split split", "no such option: a file holds the rows to train on; {evalFraction} holds some of them out"], // T; S
+  [
+    "overwrite_cache dataset_prepared_path load_from_cache_file",
+    "nothing to set: rows are encoded anew as a run begins, and nothing is cached",
+  ], // L; A; S
+  [
+    "remove_unused_columns ignore_data_skip",
+    "nothing to set: keys of a row that its shape does not have are left alone, and a resumed run goes on at its row",
+  ], // T
 
   // The model, and what trains
   [
@@ -94,6 +120,12 @@ const TABLE: readonly (readonly [names: string, answer: string])[] = [
   ], // A T; L; S
   ["use_rslora peft_use_rslora", "{method.rslora}, with {method.type} lora"], // A; L S
   ["rank_pattern alpha_pattern", "{method.ranks} and {method.alphas}, with {method.type} lora"], // S
+  [
+    "modules_to_save lora_modules_to_save additional_target",
+    "no such option: LoRA's {method.targets} alone train; {method.type} esft with {method.nonExpertModules} trains all but the experts that are not selected",
+  ], // A T; S; L
+  ["init_lora_weights pissa_init", "{method.init}: kaiming or perft"], // T S; L
+  ["lora_bias use_lorap loraplus_lr_ratio loraplus_lr_embedding", "no such option: LoRA has no biases, and one {optimizer.lr} for A and B"], // T S; A; L
   ["use_dora peft_use_dora", "no such option: LoRA comes in its plain form"], // T; A; L S
   [
     "unfrozen_parameters trainable_parameters trainable_parameters_regex freeze_parameters freeze_parameters_ratio freeze_trainable_modules",
@@ -124,6 +156,11 @@ const TABLE: readonly (readonly [names: string, answer: string])[] = [
   ], // A L T S
   ["num_threads n_threads", "{threads}"],
   ["no_cuda use_cpu", "{device} cpu"], // T
+  ["local_rank ddp_find_unused_parameters ddp_backend", "no such option: a run computes on one device ({device})"], // T L
+  [
+    "trust_remote_code use_cache low_cpu_mem_usage",
+    "nothing to set: no code of a checkpoint is run, and frozen weights are read where they lie",
+  ], // A L T S
   [
     "use_liger_kernel enable_liger_kernel liger_fused_linear_cross_entropy use_unsloth torch_compile",
     "nothing to set: the kernels are built in",
@@ -142,7 +179,10 @@ const TABLE: readonly (readonly [names: string, answer: string])[] = [
     "eval_steps eval_interval eval_strategy evaluation_strategy evals_per_epoch eval_freq do_eval",
     "{evalEvery}, in updates; 0 = only at the start and the end",
   ], // A L T S
-  ["per_device_eval_batch_size eval_batch_size", "nothing to set: held-out rows are computed as many tokens at a time as training takes"],
+  [
+    "per_device_eval_batch_size eval_batch_size eval_accumulation_steps",
+    "nothing to set: held-out rows are computed as many tokens at a time as training takes",
+  ],
   ["max_eval_samples eval_sample_size", "{evalRows}"],
   [
     "logging_steps logging_strategy log_interval log_every log_level logging_dir",
@@ -150,7 +190,7 @@ const TABLE: readonly (readonly [names: string, answer: string])[] = [
   ], // A L T S
   [
     "report_to wandb_project wandb_name run_name use_wandb tensorboard_dir use_tensorboard mlflow_tracking_uri",
-    "no such option: events.jsonl of {outDir} has every figure",
+    "no such option: events.jsonl of {outDir} has every figure; esft train --tensorboard DIR writes them for TensorBoard too, esft watch shows a run",
   ], // A L T S
   ["load_best_model_at_end metric_for_best_model", "{keep}: best (lowest held-out loss, the default) or last"], // L T S
   [
@@ -162,6 +202,8 @@ const TABLE: readonly (readonly [names: string, answer: string])[] = [
     "resume_from_checkpoint auto_resume_from_checkpoints",
     "no such option: esft resume DIR goes on with a run, esft train --resume with one that is there already",
   ], // A L T S
+  ["push_to_hub hub_model_id hub_strategy hub_token", "no such option: nothing leaves this machine; the adapter is in {outDir}"], // A L T S
+  ["plot_loss", "no such option: esft report makes a page of a run"], // L
   ["merge_lora merge_and_unload merge_adapter", "no such option: esft merge makes a model of base and adapter"],
   ["do_train do_predict stage rlhf_type task_type trainer_type", "nothing to set: esft train is supervised fine-tuning"], // L; S
   ["hyperparameters training_arguments", "no such level: the options lie at the top, as {steps}, {rowsPerStep}, {optimizer.lr}"], // O

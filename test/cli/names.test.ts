@@ -95,6 +95,65 @@ describe("the table of other tools' names", () => {
     }
   });
 
+  /** Keys of axolotl, TRL and transformers, LLaMA-Factory and ms-swift, and the whole answer to each in a file. */
+  it.each([
+    ["learning_rate", "optimizer.lr (default 1e-5)"],
+    ["num_train_epochs", "epochs, also parts of one, in place of steps: an epoch has packed rows / rowsPerStep updates"],
+    ["num_epochs", "epochs, also parts of one, in place of steps: an epoch has packed rows / rowsPerStep updates"],
+    ["max_steps", "steps, the number of updates"],
+    ["per_device_train_batch_size", "rowsPerStep, rows per update (batch size times accumulation steps times devices), and microBatch, rows per forward and backward, for memory"],
+    ["micro_batch_size", "rowsPerStep, rows per update (batch size times accumulation steps times devices), and microBatch, rows per forward and backward, for memory"],
+    ["gradient_accumulation_steps", "nothing to set: rowsPerStep is batch size times accumulation steps, taken microBatch rows at a time, and the gradients accumulate"],
+    ["lr_scheduler_type", "optimizer.schedule: constant, linear, cosine or wsd, with optimizer.warmupSteps or optimizer.warmupRatio"],
+    ["lr_scheduler", "optimizer.schedule: constant, linear, cosine or wsd, with optimizer.warmupSteps or optimizer.warmupRatio"],
+    ["lr_scheduler_kwargs", "options of their own: optimizer.minLrRatio, and of wsd optimizer.decaySteps or optimizer.decayRatio, and optimizer.decayShape"],
+    ["num_decay_steps", "optimizer.decaySteps, with optimizer.schedule wsd"],
+    ["cosine_min_lr_ratio", "optimizer.minLrRatio, the final learning rate as a share of optimizer.lr"],
+    ["max_seq_length", "data.maxLength, tokens per row (default 1024)"],
+    ["sequence_len", "data.maxLength, tokens per row (default 1024)"],
+    ["cutoff_len", "data.maxLength, tokens per row (default 1024)"],
+    ["max_grad_norm", "optimizer.clipNorm"],
+    ["adam_beta1", "optimizer.beta1"],
+    ["adam_beta2", "optimizer.beta2"],
+    ["adam_epsilon", "optimizer.eps"],
+    ["optim", "nothing to set: the optimizer is AdamW; its options are optimizer.lr, optimizer.weightDecay and so on"],
+    ["lora_r", "method.rank, with method.type lora"],
+    ["lora_rank", "method.rank, with method.type lora"],
+    ["lora_alpha", "method.alpha, with method.type lora (default: twice the rank)"],
+    ["lora_target_modules", "method.targets, with method.type lora: attention, dense, shared, router, experts, head, linear, all-linear, or names of modules"],
+    ["lora_target", "method.targets, with method.type lora: attention, dense, shared, router, experts, head, linear, all-linear, or names of modules"],
+    ["val_set_size", "evalFraction, a share of the data (0.02 = 2 %)"],
+    ["split_dataset_ratio", "evalFraction, a share of the data (0.02 = 2 %)"],
+    ["save_steps", "saveEvery, in updates"],
+    ["eval_steps", "evalEvery, in updates; 0 = only at the start and the end"],
+    ["early_stopping_patience", "earlyStop.patience, in evaluations without a lower held-out loss (every evalEvery updates)"],
+    ["early_stopping_threshold", "earlyStop.minDelta, with earlyStop.patience"],
+    ["output_dir", "outDir, the run directory"],
+    ["bf16", "precision: f32 or bf16, the operands of matrix products; what trains is kept in f32 in any case, and there is no fp16"],
+    ["group_by_length", "nothing to set: rows are packed (data.packing) and never padded"],
+    ["push_to_hub", "no such option: nothing leaves this machine; the adapter is in outDir"],
+  ])("%s in a file: %s", async (name, answer) => {
+    expect(await fault({ ...base, [name]: 1 })).toBe(`FILE: unknown key "${name}"; in esft: ${answer}`);
+  }); // prettier-ignore
+
+  it.each([
+    ["warmup_ratio", "optimizer.warmupRatio"],
+    ["weight_decay", "optimizer.weightDecay"],
+    ["warmup_steps", "optimizer.warmupSteps"],
+    ["early_stop", "earlyStop"],
+  ])("%s is ours in another spelling", async (name, ours) => {
+    expect(await fault({ ...base, [name]: 1 })).toContain(`unknown key "${name}"; did you mean "${ours}"? (valid: `);
+  });
+
+  it("every name of it is answered, in a file and as a flag, in words that leave nothing open", async () => {
+    for (const name of foreign.names) {
+      const text = await fault({ ...base, [name]: 1 });
+      expect([name, text]).toEqual([name, expect.stringMatching(new RegExp(`^FILE: unknown key "${name}"; in esft: [^{}]+$`))]);
+      const { err } = await cli(["train", `--${name}`, "1"]);
+      expect([name, err]).toEqual([name, expect.stringMatching(/; in esft: /)]);
+    }
+  });
+
   it("as a key of a file, of a level and of a program, where the answer is a key", async () => {
     expect(await fault({ ...base, learning_rate: 1 })).toBe('FILE: unknown key "learning_rate"; in esft: optimizer.lr (default 1e-5)');
     expect(await fault({ ...base, optimizer: { learningRate: 1 } })).toMatch(
@@ -104,7 +163,7 @@ describe("the table of other tools' names", () => {
       'FILE.method: unknown key "lora_r"; in esft: method.rank, with method.type lora',
     );
     expect(() => CheckedRequest.parse({ data: "d", method: "full", outDir: "o", batchSize: 4 } as unknown as TrainRequest)).toThrow(
-      /in esft: rowsPerStep .* and microBatch /,
+      /in esft: rowsPerStep, .* and microBatch, /,
     );
     expect(() => parseOptions(dataSchema, { cutoff_len: 4 }, "data")).toThrow(
       /^data: unknown key "cutoff_len"; in esft: maxLength, tokens per row/,
