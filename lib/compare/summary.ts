@@ -88,8 +88,11 @@ export function summaryOf(result: Result, measures: readonly Measure[]): Compare
   return tasks.length > 1 ? [...rows, ...whole.map((method) => row(null, method))] : rows;
 }
 
-/** Of every two methods, and of each and the base, where both have figures of the same task and seed. */
-export function differencesOf(result: Result, measures: readonly Measure[]): Difference[] {
+/** Of every two methods, and of each and the base, where both have figures of the same task and seed; of other domains only their mean. */
+export function differencesOf(result: Result, all: readonly Measure[]): Difference[] {
+  // Pairs of methods times domains would be most of the file, and no reader looks for them; every cell has the figures.
+  const mean = all.some(({ key }) => key === "others.loss");
+  const measures = all.filter(({ key }) => !mean || !key.startsWith("others.") || key === "others.loss");
   const outcomes = new Outcomes(result);
   const names = result.methods.map(({ name }) => name);
   const pairs = names.flatMap((a, i) => [...names.slice(i + 1), "base"].map((b) => [a, b] as const));
