@@ -1,9 +1,9 @@
 // esft compare: methods, learning rates and seeds on the same rows, one after another on one model.
 
 import type { Command } from "@commander-js/extra-typings";
-import type { CompareProgress } from "../compare/session.ts";
+import { progressOf } from "./compare_progress.ts";
 import { openModel, threadNumber } from "./common.ts";
-import { count, duration, table } from "../format.ts";
+import { count, table } from "../format.ts";
 import type { Terminal } from "./terminal.ts";
 
 export function registerCompare(program: Command, terminal: Terminal): void {
@@ -50,7 +50,7 @@ Examples:
     const { threads = plan.threads } = flags;
     const found = await carryOut(plan, out, () => openModel(plan.model, { ...plan, threads }, terminal), {
       signal: terminal.signal,
-      onProgress: (p) => terminal.progress(line(p)),
+      onProgress: (p) => terminal.progress(progressOf(p)),
       onNote: (text) => terminal.note(text),
     }).catch((error: unknown) => {
       if (terminal.signal.aborted) terminal.note(`${out} keeps what was reached; the same command goes on from there`);
@@ -78,10 +78,4 @@ async function dryRun(plan: Plan, json: boolean, terminal: Terminal): Promise<vo
     ),
   );
   terminal.print(`${cells.length} cells of ${steps} updates of ${rowsPerStep} rows: ${count(cells.length * steps)} updates in all`);
-}
-
-/** One line: where it is, and how long all of it takes. */
-function line({ id, work, done, total, cellsDone, cells, etaSeconds }: CompareProgress): string {
-  const eta = etaSeconds === null ? [] : [`ETA ${duration(etaSeconds)}`];
-  return [`${cellsDone}/${cells} cells`, id, `${work} ${done}/${total}`, ...eta].join("  ");
 }

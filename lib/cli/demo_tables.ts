@@ -1,51 +1,41 @@
 // The demo's two tables: what each method gains on the task and forgets elsewhere, and what it costs.
 
-import type { Evaluation } from "../train/evaluate.ts";
+import type { Comparison, CompareResult } from "../compare/result.ts";
 import { bytes, change, count, duration, percent, table } from "../format.ts";
 
-/** Held-out figures by the name of their rows. */
-export type Results = Readonly<Record<string, Evaluation>>;
-
-export interface MethodResult {
-  readonly name: "esft" | "full";
-  readonly lr: number;
-  readonly seconds: number;
-  readonly trainedParameters: number;
-  readonly share: number;
-  readonly adapterBytes: number;
-  readonly stateBytes: number;
-  readonly results: Results;
+/** A line per method: the task's test rows, and the mean of the other domains. */
+export function resultTable({ summary, methods, others }: CompareResult, task: string): string {
+  const rows = ["base", ...methods.map(({ name }) => name)].map((name) => {
+    const found = summary.find((s) => s.task === task && s.method === name)!;
+    const value = (key: string): number => found.values[key]?.mean ?? NaN;
+    const mean = (of: typeof found, key: "loss" | "accuracy"): number =>
+      others.reduce((sum, other) => sum + (of.values[`others.${other.name}.${key}`]?.mean ?? NaN), 0) / others.length;
+    const base = summary.find((s) => s.task === task && s.method === "base")!;
+    const loss = mean(found, "loss");
+    return [
+      name,
+      value("test.loss").toFixed(3),
+      percent(value("test.accuracy")),
+      percent(value("answers.exact")),
+      loss.toFixed(3),
+      name === "base" ? "" : change(loss - mean(base, "loss"), 3),
+      percent(mean(found, "accuracy")),
+    ];
+  });
+  return table([task, "loss", "accuracy", "exact", "others: loss", "change", "accuracy"], rows);
 }
 
-/** `rows`: the task first, then the other domains. */
-export function resultTable(rows: readonly string[], base: Results, methods: readonly MethodResult[]): string {
-  const others = rows.slice(1);
-  const mean = (of: Results, key: "loss" | "accuracy"): number => others.reduce((s, name) => s + of[name]![key], 0) / others.length;
-  const line = (label: string, loss: (of: Results) => number, accuracy: (of: Results) => number) => [
-    label,
-    loss(base).toFixed(3),
-    ...methods.flatMap((m) => [loss(m.results).toFixed(3), change(loss(m.results) - loss(base), 3)]),
-    percent(accuracy(base)),
-    ...methods.map((m) => percent(accuracy(m.results))),
-  ];
-  const one = (name: string) => line(name === rows[0] ? `${name} (the task)` : name, (of) => of[name]!.loss, (of) => of[name]!.accuracy); // prettier-ignore
+export function costTable({ result, times }: Comparison): string {
   return table(
-    ["held-out rows", "base loss", "ESFT", "change", "full", "change", "base acc.", "ESFT", "full"],
-    [...rows.map(one), line("mean of the others", (of) => mean(of, "loss"), (of) => mean(of, "accuracy"))], // prettier-ignore
-  );
-}
-
-export function methodTable(methods: readonly MethodResult[]): string {
-  return table(
-    ["method", "learning rate", "time", "trained parameters", "share of model", "adapter", "training state"],
-    methods.map((m) => [
-      m.name === "esft" ? "ESFT" : "full",
-      m.lr.toExponential(),
-      duration(m.seconds),
-      count(m.trainedParameters),
-      percent(m.share),
-      bytes(m.adapterBytes),
-      bytes(m.stateBytes),
+    ["method", "learning rate", "training", "trained parameters", "share of model", "adapter", "training state"],
+    result.cells.map((c) => [
+      c.method,
+      c.lr.toExponential(),
+      duration(times.cells[c.id]!.stepSeconds),
+      count(c.trainedParameters ?? 0),
+      percent(c.trainedShare ?? 0),
+      bytes(c.adapterBytes ?? 0),
+      bytes(c.stateBytes ?? 0),
     ]),
   );
 }

@@ -17,17 +17,18 @@ describe("demo", () => {
     const { code, out: text, err } = await cli(["demo", "--out", out, "--steps", "4"]);
     expect(code, err).toBe(0);
     expect(text).not.toMatch(/FAILED/);
-    expect(text).toMatch(/^booking \(the task\) +\d/m);
-    expect(text).toMatch(/^mean of the others +\d/m);
-    expect(text).toMatch(/^ESFT +1e-3 /m);
-    const { ok, checks, base, methods } = JSON.parse(readFileSync(join(out, "demo.json"), "utf8"));
-    expect([ok, checks.length, Object.keys(base).length]).toEqual([true, 6, 14]);
-    const [esft, full] = methods;
-    expect(esft.trainedParameters).toBeLessThan(0.15 * full.trainedParameters);
-    expect(full.share).toBe(1);
-    expect(esft.results.booking.loss).toBeLessThan(base.booking.loss);
-    for (const file of ["esft/adapter.safetensors", "full/adapter.safetensors", "merged/model.safetensors", "profile.json", "experts.json"])
+    for (const row of ["base", "esft", "lora", "full"]) expect(text, row).toMatch(new RegExp(`^${row} +\\d`, "m"));
+    const { ok, checks, result, times } = JSON.parse(readFileSync(join(out, "demo.json"), "utf8"));
+    expect([ok, checks.length, result.others.length]).toEqual([true, 6, 14]);
+    const [esft, lora, full] = result.cells;
+    expect([esft.method, lora.method, full.method]).toEqual(["esft", "lora", "full"]);
+    expect(esft.trainedShare).toBeLessThan(0.15);
+    expect(full.trainedShare).toBe(1);
+    expect(esft.test.loss).toBeLessThan(result.base.tasks.booking.test.loss);
+    expect(Object.keys(times.cells)).toHaveLength(3);
+    for (const file of ["compare/compare.json", "merged/model.safetensors", "report.html"])
       expect(existsSync(join(out, file)), file).toBe(true);
+    expect(readFileSync(join(out, "report.html"), "utf8")).toContain("<svg");
     expect(existsSync(join(out, "esft", "stale"))).toBe(false);
   }, 180_000);
 
