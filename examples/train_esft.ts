@@ -7,7 +7,7 @@ import { Dataset, mergeAdapter, MoeModel } from "../lib/index.ts"; // in your pr
 const out = process.argv[2] ?? "out/example";
 const folder = join(import.meta.dirname, "embedded");
 const data = Dataset.fromFile(join(folder, "data/booking.train.jsonl"));
-const test = Dataset.fromFile(join(folder, "data/booking.eval.jsonl"));
+const test = Dataset.fromFile(join(folder, "data/booking.test.jsonl"));
 
 await using model = await MoeModel.fromPretrained(folder, { device: "auto" });
 const before = await model.evaluate(test);

@@ -137,10 +137,10 @@ function checkInstalled(tarball: string): void {
   const doctor = esft("doctor");
   checks.add("npx esft doctor", doctor.ok && doctor.stdout.includes(path.basename(prebuild)), doctor.why);
   const embedded = "node_modules/esft/examples/embedded";
-  const evaluated = esft("eval", embedded, "--data", `${embedded}/data/booking.eval.jsonl`, "--rows", "4", "--threads", "1");
+  const evaluated = esft("eval", embedded, "--data", `${embedded}/data/booking.test.jsonl`, "--rows", "4", "--threads", "1");
   checks.add("npx esft eval of the embedded model", evaluated.ok, evaluated.why);
   const [profile, page] = [path.join(work, "profile.json"), path.join(work, "page.html")];
-  const profiled = esft("profile", embedded, `${embedded}/data/booking.eval.jsonl`, "-o", profile, "--tokens", "256", "--threads", "1");
+  const profiled = esft("profile", embedded, `${embedded}/data/booking.test.jsonl`, "-o", profile, "--tokens", "256", "--threads", "1");
   const reported = profiled.ok ? esft("report", profile, "-o", page) : profiled;
   checks.add(
     "npx esft report draws with vega as it is installed",

@@ -1,23 +1,21 @@
-// Writes the pretraining corpus, the evaluation rows of every domain and the held-out task.
-//   npx tsx examples/pretrain/build_corpus.ts [--out out/pretrain] [--tokens 6000000] [--eval-rows 200] [--seed 1]
-// Files: train.jsonl (all domains, equal shares of tokens, shuffled), eval/<domain>.jsonl, task/{train,eval}.jsonl.
-// Rows are {"messages"} or {"text"}; task and eval/<domain>.chat.jsonl hold conversations only, the shape that fine-tuning reads.
+// Writes the pretraining corpus and the validation rows of every domain, and checks that tasks need no token that it does not teach.
+//   npx tsx examples/pretrain/build_corpus.ts [--out out/pretrain] [--tokens 6000000] [--rows 200] [--seed 1]
+// Files: train.jsonl (all domains, equal shares of tokens, shuffled), validation/<domain>.jsonl. Rows are {"messages"} or {"text"}.
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { DOMAINS, TASK, generate, type Row, type Split } from "./domains/index.ts";
+import { DOMAINS, generate, type Row, type Split } from "./domains/index.ts";
 import { rowEncoder } from "./encode_row.ts";
 import { Rng } from "./rng.ts";
-
-const TASK_TRAIN_ROWS = 800;
-const TASK_EVAL_ROWS = 100;
+import { TASKS } from "./tasks/index.ts";
+import { countTargets, MIN_COUNT, requireTaught } from "./token_check.ts";
 
 const { values } = parseArgs({
   options: {
     out: { type: "string", default: "out/pretrain" },
     tokenizer: { type: "string", default: "examples/embedded" },
     tokens: { type: "string", default: "6000000" },
-    "eval-rows": { type: "string", default: "200" },
+    rows: { type: "string", default: "200" },
     seed: { type: "string", default: "1" },
   },
 });
@@ -47,16 +45,15 @@ async function measure(rows: readonly Row[]): Promise<Stats> {
 
 function printStats(name: string, split: Split, s: Stats): void {
   const cells = [s.rows, s.chats, s.tokens, (s.tokens / s.rows).toFixed(1), ((100 * s.learned) / s.tokens).toFixed(0), s.longest];
-  console.log(name.padEnd(12) + split.padEnd(7) + cells.map((cell) => String(cell).padStart(10)).join(""));
+  console.log(name.padEnd(12) + split.padEnd(12) + cells.map((cell) => String(cell).padStart(10)).join(""));
 }
 
 function write(path: string, rows: readonly Row[]): void {
   writeFileSync(path, rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
 }
 
-mkdirSync(join(values.out, "eval"), { recursive: true });
-mkdirSync(join(values.out, "task"), { recursive: true });
-console.log("domain".padEnd(12) + "split".padEnd(7) + ["rows", "chats", "tokens", "mean", "learned %", "longest"].map((h) => h.padStart(10)).join(""));
+mkdirSync(join(values.out, "validation"), { recursive: true });
+console.log("domain".padEnd(12) + "split".padEnd(12) + ["rows", "chats", "tokens", "mean", "learned %", "longest"].map((h) => h.padStart(10)).join(""));
 
 const perDomain = Number(values.tokens) / DOMAINS.length;
 const train: Row[] = [];
@@ -67,15 +64,14 @@ for (const { name } of DOMAINS) {
   printStats(name, "train", await measure(rows));
   // Not push(...rows): a spread of a whole corpus overflows the stack.
   for (const row of rows) train.push(row);
-  const held = generate(name, seed, Number(values["eval-rows"]), "eval");
-  printStats(name, "eval", await measure(held));
-  write(join(values.out, "eval", `${name}.jsonl`), held);
-  write(join(values.out, "eval", `${name}.chat.jsonl`), held.filter((row) => "messages" in row));
+  const held = generate(name, seed, Number(values.rows), "validation");
+  printStats(name, "validation", await measure(held));
+  write(join(values.out, "validation", `${name}.jsonl`), held);
 }
+const counts = new Uint32Array(encoder.vocabSize);
+await countTargets(train, encoder, counts);
+const names = [...TASKS, ...DOMAINS].map(({ name }) => name);
+await requireTaught(names, 1000, encoder, counts);
 write(join(values.out, "train.jsonl"), new Rng(`corpus order ${seed}`).shuffle(train));
-for (const [split, count] of [["train", TASK_TRAIN_ROWS], ["eval", TASK_EVAL_ROWS]] as const) {
-  const rows = generate(TASK.name, seed, count, split);
-  printStats(TASK.name, split, await measure(rows));
-  write(join(values.out, "task", `${split}.jsonl`), rows);
-}
 printStats("all", "train", await measure(train));
+console.log(`every token of ${TASKS.length} tasks and ${DOMAINS.length} domains is taught at least ${MIN_COUNT} times`);

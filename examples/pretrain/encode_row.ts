@@ -17,6 +17,7 @@ export interface RowEncoder {
   /** `learnPrompts`: user turns of conversations are learned too (default false: answers and their <|end|> only). */
   readonly encode: (row: Row, options?: { readonly learnPrompts?: boolean }) => Promise<EncodedRow>;
   readonly decode: (ids: readonly number[]) => string;
+  readonly vocabSize: number;
 }
 
 /** An encoder over the tokenizer files of `folder`. Same ids as rendering the chat template and encoding the whole text. */
@@ -40,5 +41,6 @@ export async function rowEncoder(folder: string): Promise<RowEncoder> {
       return { ids, labels };
     },
     decode: (ids) => tokenizer.decode([...ids]),
+    vocabSize: tokenizer.vocabSize,
   };
 }

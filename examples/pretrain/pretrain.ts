@@ -44,10 +44,10 @@ async function examples(file: string): Promise<Examples> {
 }
 
 const rows = await examples(join(values.corpus, "train.jsonl"));
-const files = (await readdir(join(values.corpus, "eval"))).filter((f) => /^[a-z_]+\.jsonl$/.test(f)).sort();
+const files = (await readdir(join(values.corpus, "validation"))).filter((f) => /^[a-z_]+\.jsonl$/.test(f)).sort();
 const heldOut = new ExampleBuilder();
 for (const f of files) {
-  const part = await examples(join(values.corpus, "eval", f));
+  const part = await examples(join(values.corpus, "validation", f));
   for (let i = 0; i < Math.min(40, part.length); i++) heldOut.add(part.get(i), i + 1);
 }
 const model = await MoeModel.fromPretrained(values.init, { precision: values.precision === "bf16" ? "bf16" : "f32" });

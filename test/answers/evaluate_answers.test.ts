@@ -13,7 +13,7 @@ import { embedded, trainBooking } from "../support/embedded.ts";
 let root: string;
 let model: MoeModel;
 const at = (name: string): string => join(root, name);
-const booking = join(embedded, "data/booking.eval.jsonl");
+const booking = join(embedded, "data/booking.test.jsonl");
 const options = { metrics: "exact,json,rouge-l", rows: 40, maxTokens: 12 } as const;
 
 beforeAll(async () => {

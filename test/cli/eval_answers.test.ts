@@ -10,7 +10,7 @@ import { cli, scratch, spawnCli } from "./support.ts";
 
 const root = scratch();
 const at = (name: string): string => join(root, name);
-const data = join(embedded, "data/booking.eval.jsonl");
+const data = join(embedded, "data/booking.test.jsonl");
 const evaluate = (...more: string[]): string[] => ["eval", embedded, "--device", "cpu", "--data", data, "--metric", "exact,rouge-l,bleu", ...more]; // prettier-ignore
 
 beforeAll(async () => {

@@ -3,11 +3,15 @@
 //   npx vitest run test/examples/corpus.test.ts
 import { runInNewContext } from "node:vm";
 import { describe, expect, it } from "vitest";
-import { DOMAINS, generate, rowsOf, TASK, type Row, type Split } from "../../examples/pretrain/domains/index.ts";
+import { DOMAINS, generate, rowsOf, SPLITS, type Row } from "../../examples/pretrain/domains/index.ts";
+import { KINDS } from "../../examples/pretrain/domains/glossary.ts";
+import { rowEncoder } from "../../examples/pretrain/encode_row.ts";
 import { hash32, Rng } from "../../examples/pretrain/rng.ts";
+import { LEXICON } from "../../examples/pretrain/tasks/cipher.ts";
+import { TASKS } from "../../examples/pretrain/tasks/index.ts";
+import { countTargets, MIN_COUNT, requireTaught, untaught } from "../../examples/pretrain/token_check.ts";
 
-const ALL = [...DOMAINS, TASK];
-const SPLITS: readonly Split[] = ["train", "eval"];
+const ALL = [...DOMAINS, ...TASKS];
 
 /** Question and answer of every turn. */
 function turns(rows: readonly Row[]): [question: string, answer: string][] {
@@ -23,7 +27,7 @@ function turns(rows: readonly Row[]): [question: string, answer: string][] {
 }
 
 const lines = (rows: readonly Row[]): string[] => rows.flatMap((row) => ("text" in row ? row.text.split("\n") : []));
-const both = (name: string, count = 400): Row[] => SPLITS.flatMap((split) => generate(name, 7, split === "eval" ? 150 : count, split));
+const both = (name: string, count = 400): Row[] => SPLITS.flatMap((split) => generate(name, 7, split === "train" ? count : 80, split));
 
 /** The one match of a pattern's groups, or null. */
 const groups = (pattern: RegExp, text: string): string[] | null => pattern.exec(text)?.slice(1) ?? null;
@@ -43,24 +47,40 @@ describe("generate", () => {
     expect(new Rng("numbers").u32()).toBe(new Rng("numbers").u32());
   });
 
-  it("shows no train content in eval rows", () => {
+  it("shows no content in two splits", () => {
     for (const { name } of ALL) {
       // Turns of conversations and lines or sentences of documents, as units of content.
       const units = (rows: readonly Row[]): Set<string> =>
         new Set([...turns(rows).map((turn) => turn.join(" ⇒ ")), ...rows.map((row) => JSON.stringify(row))]);
       const train = units(generate(name, 1, 4000));
-      const shared = [...units(generate(name, 2, 150, "eval"))].filter((unit) => train.has(unit));
+      const [validation, test] = [units(generate(name, 2, 80, "validation")), units(generate(name, 2, 80, "test"))];
+      const shared = [...validation, ...test].filter((unit) => train.has(unit) || (validation.has(unit) && test.has(unit)));
       // A lookup's later turns repeat ("Value of Ben?" → "blue") over other tables; the tables themselves are disjoint.
       if (name === "lookup") expect(shared.every((unit) => !unit.includes("\n"))).toBe(true);
       else expect(shared).toEqual([]);
     }
   });
 
-  it("names the domains it knows and says when eval rows run out", () => {
-    expect(() => generate("poems", 1, 1)).toThrow(/domain must be one of arithmetic, .*booking; found "poems"/);
+  it("holds out of pretraining what tasks of its own domains are tested with", () => {
+    for (const [task, domain] of [
+      ["sums", "arithmetic"],
+      ["code", "programs"],
+      ["edits", "strings"],
+    ] as const) {
+      // prettier-ignore
+      const taught = new Set(turns(generate(domain, 1, 6000)).map((turn) => turn.join(" ⇒ ")));
+      const own = turns(generate(task, 1, 400));
+      expect(own.some((turn) => taught.has(turn.join(" ⇒ "))), "training rows may be known").toBe(true); // prettier-ignore
+      for (const split of ["validation", "test"] as const)
+        expect(turns(generate(task, 1, 100, split)).filter((turn) => taught.has(turn.join(" ⇒ ")))).toEqual([]);
+    }
+  });
+
+  it("names the domains it knows and says when held-out rows run out", () => {
+    expect(() => generate("poems", 1, 1)).toThrow(/domain must be one of arithmetic, .*booking.*; found "poems"/);
     const two = { name: "two", about: "", make: (rng: Rng) => ({ text: rng.pick(["heads", "tails"]) }) };
-    expect(rowsOf(two, 1, 2, "eval")).toHaveLength(2);
-    expect(() => rowsOf(two, 1, 3, "eval")).toThrow(/only about 2 different eval rows; found count 3/);
+    expect(rowsOf(two, 1, 2, "test")).toHaveLength(2);
+    expect(() => rowsOf(two, 1, 3, "test")).toThrow(/only about 2 different test rows; found count 3/);
   });
 });
 
@@ -245,7 +265,7 @@ describe("answers", () => {
         if (typeof value !== "boolean") expect(question).toContain(String(value));
       }
     }
-    for (const [question, answer] of turns(both(TASK.name))) {
+    for (const [question, answer] of turns(both("booking"))) {
       const { from, to, action } = JSON.parse(answer) as Record<string, string>;
       expect(["buy", "cancel", "ask"]).toContain(action);
       expect(question.indexOf(from as string)).toBeLessThan(question.indexOf(to as string));
@@ -281,5 +301,98 @@ describe("answers", () => {
         }
       }
     }
+  });
+
+  it("sums: they hold", () => {
+    for (const [question, answer] of turns(both("sums"))) {
+      const [a, b] = question.match(/\d+/g)!.map(Number) as [number, number];
+      const op = /\*|times|bags/.test(question) ? "*" : /-|minus|away/.test(question) ? "-" : "+";
+      expect(Number(answer), question).toBe(op === "*" ? a * b : op === "-" ? a - b : a + b);
+    }
+  });
+
+  it("code: JavaScript ones print what is written when they run", () => {
+    let ran = 0;
+    for (const [question, answer] of turns(both("code"))) {
+      const code = question.slice(question.indexOf("\n") + 1);
+      if (!code.includes("console.log")) continue;
+      const printed: string[] = [];
+      runInNewContext(code, { console: { log: (value: unknown) => printed.push(String(value)) } });
+      expect(printed.join("\n"), code).toBe(answer);
+      ran++;
+    }
+    expect(ran).toBeGreaterThan(100);
+  });
+
+  it("edits: every one does what it says", () => {
+    const edits: Record<string, (words: string) => string> = {
+      sort: (words) => words.split(" ").toSorted().join(" "),
+      reverse: (words) => words.split(" ").toReversed().join(" "),
+      double: (words) => words.replace(/\w+/g, "$& $&"),
+      uppercase: (words) => words.toUpperCase(),
+      join: (words) => words.replaceAll(" ", "-"),
+    };
+    for (const [question, answer] of turns(both("edits"))) {
+      const [edit, words] = groups(/^(\w+): (.*)$/, question) as [string, string];
+      expect(edits[edit]!(words), question).toBe(answer);
+    }
+  });
+
+  it("cipher: no word stands for itself, and the way back gives the sentence", () => {
+    const back = new Map([...LEXICON].map(([word, other]) => [other, word]));
+    expect(back.size).toBe(LEXICON.size);
+    for (const [word, other] of LEXICON) expect(other).not.toBe(word);
+    for (const [question, answer] of turns(both("cipher"))) {
+      const [subject, one, object, other, verb] = answer.split(" ").map((word) => back.get(word));
+      expect(question).toBe(`Say in the other tongue: the ${one} ${subject} ${verb} the ${other} ${object}`);
+    }
+  });
+
+  it("requests and summary: what is kept stands in the question", () => {
+    for (const [question, answer] of turns(both("requests"))) {
+      const [label, about, when] = answer.split(" | ") as [string, string, string];
+      expect(label).toMatch(/^[a-z]+_[a-z]+$/);
+      expect(question).toContain(about);
+      expect(when).toBe(/now$|today$|before noon$/.test(question) ? "now" : "later");
+    }
+    for (const [question, answer] of turns(both("summary"))) {
+      const [hero, going, place, taking, object, mood] = groups(/^(\w+): (\w+) to (\w+), (\w+) (\w+), is (\w+)$/, answer) as string[];
+      expect(question).toMatch(new RegExp(`${hero} ${going} to the \\w+ ${place}\\.`));
+      expect(question).toMatch(new RegExp(`${hero} ${taking} an? \\w+ ${object}\\.`));
+      expect(question).toContain(`${hero} is ${mood}.`);
+    }
+  });
+
+  it("glossary: kinds, quotes, keys and the word that does not fit", () => {
+    const kindOf = (word: string): string | undefined => Object.keys(KINDS).find((kind) => KINDS[kind]!.includes(word));
+    const words = Object.values(KINDS).flat();
+    expect(words.filter((word, i) => words.indexOf(word) < i)).toEqual([]);
+    for (const [question, answer] of turns(both("glossary"))) {
+      const [odd] = groups(/^Which word does not fit: (.*)\?$/, question) ?? [];
+      const [quote] = groups(/^Put in quotes: (.*)$/, question) ?? [];
+      const json = groups(/^Write as JSON: (\w+) is (\w+)\.$/, question);
+      const [asked] = groups(/^(?:What kind of word is|The word|Kind of) "?(\w+)/, question) ?? [];
+      if (odd !== undefined) expect(odd.split(", ").filter((word) => kindOf(word) !== kindOf(answer))).toHaveLength(3);
+      else if (quote !== undefined)
+        expect(answer).toBe(quote.split(" ").map((word) => `"${word}"`).join(", ")); // prettier-ignore
+      else if (json) expect(Object.entries(JSON.parse(answer)).map(([k, v]) => [k, String(v)])).toEqual([json]);
+      else if (asked !== undefined) expect(answer.toLowerCase()).toMatch(new RegExp(`^an? ${kindOf(asked)}\\.$`));
+      else if (question.startsWith("How many words")) expect(Number(answer)).toBe(question.slice(26).split(" ").length);
+      else expect(question).toBe(`Label number ${answer.split(" | ")[1]}: ${answer.split(" | ")[0]!.replace("_", " ")}`);
+    }
+  });
+});
+
+describe("tokens of tasks", () => {
+  it("are all taught by pretraining, and one that is not is named with its row", async () => {
+    const encoder = await rowEncoder("examples/embedded");
+    const counts = new Uint32Array(encoder.vocabSize);
+    // A thirtieth of the corpus, scaled: counts of tokens that many rows have.
+    for (const { name } of DOMAINS) await countTargets(generate(name, 1, 500), encoder, counts);
+    const names = TASKS.map(({ name }) => name);
+    expect(await untaught(names, 60, encoder, counts.map((n) => n * 30))).toEqual([]); // prettier-ignore
+    await expect(requireTaught(names, 5, encoder, counts.fill(MIN_COUNT - 1))).rejects.toThrow(
+      /at least 50 times .* found \d+ below.*\n.*49 times; sums: /,
+    );
   });
 });

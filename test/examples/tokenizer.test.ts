@@ -9,8 +9,9 @@ import { Tokenizer } from "tokenizers";
 import { describe, expect, it } from "vitest";
 import { pretokenize, trainBpe } from "../../examples/pretrain/bpe.ts";
 import { CHAT_TEMPLATE, SPECIALS } from "../../examples/pretrain/chat_format.ts";
-import { DOMAINS, generate, TASK } from "../../examples/pretrain/domains/index.ts";
+import { DOMAINS, generate } from "../../examples/pretrain/domains/index.ts";
 import { rowEncoder } from "../../examples/pretrain/encode_row.ts";
+import { TASKS } from "../../examples/pretrain/tasks/index.ts";
 
 const FOLDER = fileURLToPath(new URL("../../examples/embedded", import.meta.url));
 const read = <T>(name: string): T => JSON.parse(readFileSync(join(FOLDER, name), "utf8")) as T;
@@ -80,7 +81,7 @@ describe("the embedded tokenizer", () => {
       "ÄÖÜß ẞ ſ",
     ];
     for (const text of texts) expect(await decode(await encode(text))).toBe(text);
-    for (const { name } of [...DOMAINS, TASK]) {
+    for (const { name } of [...DOMAINS, ...TASKS]) {
       for (const row of generate(name, 5, 20)) {
         const text = "text" in row ? row.text : render(row.messages);
         expect(await decode(await encode(text))).toBe(text);
@@ -106,7 +107,7 @@ describe("the embedded tokenizer", () => {
 
   it("encodes rows as template and tokenizer do, with labels on answers only", async () => {
     const encoder = await rowEncoder(FOLDER);
-    for (const { name } of [...DOMAINS, TASK]) {
+    for (const { name } of [...DOMAINS, ...TASKS]) {
       for (const row of generate(name, 6, 20)) {
         const { ids, labels } = await encoder.encode(row);
         expect(labels).toHaveLength(ids.length);

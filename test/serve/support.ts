@@ -19,7 +19,7 @@ export async function makeAdapters(root: string): Promise<ServedAdapter[]> {
   const made: ServedAdapter[] = [];
   for (const [name, domain, ids] of [
     ["booking", "booking.train", [0, 1, 2, 3, 4, 5, 6, 7]],
-    ["other", "booking.eval", [8, 9, 10, 11, 12, 13, 14, 15]],
+    ["other", "booking.test", [8, 9, 10, 11, 12, 13, 14, 15]],
   ] as const) {
     const experts = new ExpertSet({ layers: model.spec.layers.map((_, layer) => [layer, { ranked: [...ids] }]) });
     const dir = join(root, name);

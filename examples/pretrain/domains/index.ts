@@ -1,10 +1,11 @@
-// All domains by name, and `generate`: rows of one domain, one split, one seed.
+// All domains by name, and `generate`: rows of one domain or task, one split, one seed.
 import { ConfigError } from "../../../lib/errors.ts";
 import { hash32, Rng } from "../rng.ts";
+import { TASKS } from "../tasks/index.ts";
 import { arithmetic } from "./arithmetic.ts";
-import { booking } from "./booking.ts";
 import { dates } from "./dates.ts";
 import { facts } from "./facts.ts";
+import { glossary } from "./glossary.ts";
 import { intents } from "./intents.ts";
 import { json } from "./json.ts";
 import { logic } from "./logic.ts";
@@ -34,34 +35,35 @@ export const DOMAINS: readonly Domain[] = [
   intents,
   facts,
   logic,
+  glossary,
 ];
 
-/** The task that the demo fine-tunes on; no part of the pretraining mix. */
-export const TASK: Domain = booking;
+export const SPLITS = ["train", "validation", "test"] as const;
+export type Split = (typeof SPLITS)[number];
 
-export type Split = "train" | "eval";
-
-/** One content in ten is for evaluation, by a hash of its key: no content is ever in both splits, whatever the seeds. */
+/** Of twenty contents one is for validation and one for test, by a hash of its key: no content is ever in two splits, whatever the seeds. */
 export function splitOf(domain: string, key: string): Split {
-  return hash32(`${domain}\u0000${key}`) % 10 === 0 ? "eval" : "train";
+  const part = hash32(`${domain}\u0000${key}`) % 20;
+  return part === 0 ? "validation" : part === 10 ? "test" : "train";
 }
 
 /** So many known rows in a row mean that a domain has no more new ones. */
 const MAX_REPEATS = 200;
 
-/** `count` rows of a domain by name; the same arguments give the same rows. */
+/** `count` rows of a domain or task by name; the same arguments give the same rows. */
 export function generate(name: string, seed: number, count: number, split: Split = "train"): Row[] {
-  const domain = [...DOMAINS, TASK].find((one) => one.name === name);
+  const all = [...DOMAINS, ...TASKS];
+  const domain = all.find((one) => one.name === name);
   if (domain === undefined) {
-    const known = [...DOMAINS, TASK].map((one) => one.name).join(", ");
+    const known = all.map((one) => one.name).join(", ");
     throw new ConfigError(`domain must be one of ${known}; found ${JSON.stringify(name)}`, { where: { domain: name } });
   }
   return rowsOf(domain, seed, count, split);
 }
 
-/** Rows of a domain; eval rows are all different. */
+/** Rows of a domain; those that are held out are all different. */
 export function rowsOf(domain: Domain, seed: number, count: number, split: Split): Row[] {
-  const { name } = domain;
+  const { name, splitAs = name } = domain;
   const rng = new Rng(`${name}/${split}/${seed}`);
   const rows: Row[] = [];
   const seen = new Set<string>();
@@ -75,11 +77,11 @@ export function rowsOf(domain: Domain, seed: number, count: number, split: Split
     // Nothing stands twice in one row.
     const used = new Set<string>();
     const row = domain.make(rng, (key) => {
-      if (used.has(key) || splitOf(name, key) !== split) return false;
+      if (used.has(key) || splitOf(splitAs, key) !== split) return false;
       used.add(key);
       return true;
     });
-    if (split === "eval") {
+    if (split !== "train") {
       const text = JSON.stringify(row);
       repeats = seen.has(text) ? repeats + 1 : 0;
       if (repeats > 0) continue;

@@ -11,15 +11,17 @@ interface Program {
   readonly output: string;
 }
 
-const VARIABLES = ["a", "b", "c", "n", "x", "y"] as const;
+export const VARIABLES = ["a", "b", "c", "n", "x", "y"] as const;
 
 type Draw = (rng: Rng, dress: Dress) => Program;
 
-const set = (dress: Dress, name: string, value: string): string => (dress === "python" ? `${name} = ${value}` : `let ${name} = ${value};`);
-const change = (dress: Dress, name: string, op: string, value: string): string => `${name} ${op}= ${value}${dress === "python" ? "" : ";"}`;
-const show = (dress: Dress, value: string): string => (dress === "python" ? `print(${value})` : `console.log(${value});`);
+export const set = (dress: Dress, name: string, value: string): string =>
+  dress === "python" ? `${name} = ${value}` : `let ${name} = ${value};`;
+export const change = (dress: Dress, name: string, op: string, value: string): string =>
+  `${name} ${op}= ${value}${dress === "python" ? "" : ";"}`;
+export const show = (dress: Dress, value: string): string => (dress === "python" ? `print(${value})` : `console.log(${value});`);
 
-const TEMPLATES: readonly Draw[] = [
+export const TEMPLATES: readonly Draw[] = [
   // two assignments and an expression
   (rng, dress) => {
     const [x, y] = rng.sample(VARIABLES, 2) as [string, string];
@@ -62,7 +64,7 @@ const TEMPLATES: readonly Draw[] = [
     const [x, y] = rng.sample(VARIABLES, 2) as [string, string];
     const [s, t] = rng.sample(WORDS, 2) as [string, string];
     if (rng.chance(0.5)) {
-      return { code: [set(dress, x, `"${s}"`), set(dress, y, `"${t}"`), show(dress, `${x} + ${y}`)].join("\n"), output: s + t };
+      return { code: [set(dress, x, `"${s}"`), set(dress, y, `"${t}"`), show(dress, `${x} + "-" + ${y}`)].join("\n"), output: `${s}-${t}` };
     }
     return {
       code: [set(dress, x, `"${s}"`), show(dress, dress === "python" ? `len(${x})` : `${x}.length`)].join("\n"),

@@ -3,8 +3,21 @@ import type { Rng } from "../rng.ts";
 import { chatRow, drawAccepted, type Domain, type Fact } from "./types.ts";
 import { capitalise, NAMES } from "./words.ts";
 
-const ADJECTIVES = ["old", "small", "quiet", "bright", "dusty", "warm", "cold", "narrow", "wide", "strange", "golden", "broken"] as const;
-const PLACES = [
+export const ADJECTIVES = [
+  "old",
+  "small",
+  "quiet",
+  "bright",
+  "dusty",
+  "warm",
+  "cold",
+  "narrow",
+  "wide",
+  "strange",
+  "golden",
+  "broken",
+] as const;
+export const PLACES = [
   "mill",
   "harbour",
   "garden",
@@ -20,7 +33,7 @@ const PLACES = [
   "island",
   "workshop",
 ] as const;
-const OBJECTS = [
+export const OBJECTS = [
   "letter",
   "lantern",
   "basket",
@@ -36,8 +49,8 @@ const OBJECTS = [
   "boat",
   "feather",
 ] as const;
-const ANIMALS = ["fox", "crow", "cat", "donkey", "hen", "hedgehog", "swan", "mouse"] as const;
-const TIMES = [
+export const ANIMALS = ["fox", "crow", "cat", "donkey", "hen", "hedgehog", "swan", "mouse"] as const;
+export const TIMES = [
   "in the morning",
   "in the evening",
   "at noon",
@@ -47,10 +60,10 @@ const TIMES = [
   "in winter",
   "in spring",
 ] as const;
-const MOODS = ["happy", "tired", "curious", "hungry", "afraid", "proud", "calm", "sad"] as const;
+export const MOODS = ["happy", "tired", "curious", "hungry", "afraid", "proud", "calm", "sad"] as const;
 const GOING = ["walks", "runs", "goes", "hurries", "rides"] as const;
 const TAKING = ["finds", "carries", "repairs", "paints", "sells", "hides", "cleans"] as const;
-const WEATHER = [
+export const WEATHER = [
   "The wind blows over the hills",
   "Snow falls on the roofs",
   "The sun stands above the river",
@@ -58,7 +71,7 @@ const WEATHER = [
   "The stars come out",
 ] as const;
 
-const article = (words: string): string => `${/^[aeiou]/.test(words) ? "an" : "a"} ${words}`;
+export const article = (words: string): string => `${/^[aeiou]/.test(words) ? "an" : "a"} ${words}`;
 
 interface Told {
   readonly sentence: string;

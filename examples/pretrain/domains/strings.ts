@@ -3,7 +3,7 @@ import type { Rng } from "../rng.ts";
 import { chatRow, drawAccepted, type Domain, type Fact } from "./types.ts";
 import { WORDS } from "./words.ts";
 
-const byCode = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
+export const byCode = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
 
 type Edit = (rng: Rng) => { readonly task: string; readonly input: string; readonly output: string };
 

@@ -19,6 +19,8 @@ export interface Fact {
 export interface Domain {
   readonly name: string;
   readonly about: string;
+  /** The domain whose split this one shares, key for key (default: its own): what is held out of one is held out of both. */
+  readonly splitAs?: string;
   /** One row. Every content it shows has a key that `accept` took: that is how train and eval stay disjoint. */
   readonly make: (rng: Rng, accept: (key: string) => boolean) => Row;
 }

@@ -1,9 +1,10 @@
-// The held-out task: travel requests into a booking record. Neither the requests nor the schema occur in pretraining,
-// where JSON records describe people, goods, pets and books, and intents carry no slots.
+// Adaptation: travel requests into a booking record. Neither the requests nor the schema occur in pretraining, where JSON records
+// describe people, goods, pets and books, and intents carry no slots; the words do.
 import type { Rng } from "../rng.ts";
-import { chatRow, drawAccepted, type Domain, type Fact } from "./types.ts";
-import { spacedJson } from "./json.ts";
-import { CITIES, MONTHS, NUMBER_WORDS } from "./words.ts";
+import { spacedJson } from "../domains/json.ts";
+import { chatRow, drawAccepted, type Fact } from "../domains/types.ts";
+import { CITIES, MONTHS, NUMBER_WORDS } from "../domains/words.ts";
+import type { Task } from "./types.ts";
 
 const MODES = { train: "rail", plane: "air", bus: "road", ferry: "sea" } as const;
 const KINDS = Object.keys(MODES) as (keyof typeof MODES)[];
@@ -37,8 +38,9 @@ function drawBooking(rng: Rng): Fact {
   return { key: spacedJson({ ...record, action: "" }), question: `Travel desk: ${rng.pick(text)}`, answer: spacedJson(record) };
 }
 
-export const booking: Domain = {
+export const booking: Task = {
   name: "booking",
-  about: "travel requests into a booking record (held out of pretraining)",
+  kind: "adaptation",
+  about: "travel requests into a booking record of a new schema",
   make: (rng, accept) => chatRow([drawAccepted(() => drawBooking(rng), accept)]),
 };
