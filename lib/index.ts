@@ -20,6 +20,7 @@ export type { CompareProgress } from "./compare/session.ts";
 export { compareSchema, readComparison, timesSchema } from "./compare/result.ts";
 export type { CompareCell, CompareResult, CompareTimes, Comparison } from "./compare/result.ts";
 export { Dataset } from "./data/dataset.ts";
+export type { DataFile, FileShare } from "./data/mixture.ts";
 export { formatPreview } from "./data/preview.ts";
 export { loadTokenizer, Tokenizer } from "./text/tokenizer.ts";
 export { openCheckpoint } from "./files/checkpoint.ts";

@@ -186,6 +186,35 @@ describe("a JSON file", () => {
     expect(tail).toEqual(rows);
   });
 
+  it("changed anywhere has the rows that JSON.parse finds, or a fault where it finds one", async () => {
+    const good = Buffer.from(JSON.stringify([{ a: 'x],}"[{', b: [1, { c: null }] }, "t,\\", [[]], { d: "é" }, 12, true], null, 1));
+    let [whole, faulty] = [0, 0];
+    for (let i = 0; i < 600; i++) {
+      const bytes = Buffer.from(good);
+      const to = '{}[]",:\\ -ax'.charCodeAt(i % 12);
+      bytes[(i * 7919) % bytes.length] = to;
+      if (i % 5 === 0) bytes[(i * 104_729 + 3) % bytes.length] = to;
+      let expected: unknown;
+      try {
+        expected = JSON.parse(bytes.toString());
+      } catch {
+        expected = undefined;
+      }
+      const found = await outcome(write("changed.json", bytes));
+      if (Array.isArray(expected) && !bytes.toString().includes("\ufffd")) {
+        whole++;
+        expect(
+          found.map((row) => (row as [number, unknown])[1]),
+          bytes.toString(),
+        ).toEqual(expected);
+      } else {
+        faulty++;
+        expect(found.some((row) => typeof row === "string"), bytes.toString()).toBe(true); // prettier-ignore
+      }
+    }
+    expect([whole > 50, faulty > 200]).toEqual([true, true]);
+  });
+
   it("of a row without end is not held", async () => {
     const file = write("long.json", `["${"x".repeat(3_000_000)}"]`);
     const all = async (max: number) => { for await (const _ of readJsonArray(file, undefined, max)); }; // prettier-ignore
