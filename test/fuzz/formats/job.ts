@@ -267,6 +267,8 @@ export function judgeJob(said: Json, found: Job, rest: Json): string | null {
   const walk = (value: unknown, at: string): void => {
     if (typeof value === "object" && value !== null && !Array.isArray(value))
       for (const [key, v] of Object.entries(value)) walk(v, at === "" ? key : `${at}.${key}`);
+    else if (Array.isArray(value) && (at === "data" || at === "data.files"))
+      wanted["data.file"] = value.map((file: unknown) => (typeof file === "string" ? { file } : file)); // where flat has a list too
     else if (value !== undefined) wanted[pathOf(at, paths)] = value;
   };
   walk(said, "");
