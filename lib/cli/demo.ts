@@ -17,6 +17,8 @@ import { openCheckpoint } from "../files/checkpoint.ts";
 import { formatJson } from "../files/json.ts";
 import { bytes, count, duration, percent } from "../format.ts";
 import { checkMergedLogits } from "../logits_check.ts";
+import { moeLayers, moeOf } from "../model/spec.ts";
+import type { ModelSpec } from "../model/spec.ts";
 import { MoeModel } from "../moe_model.ts";
 import { packageRoot } from "../native.ts";
 import { makeReport } from "../report/report.ts";
@@ -34,18 +36,18 @@ export interface DemoOptions {
 
 const EMBEDDED = join(packageRoot, "examples", "embedded");
 const DATA = join(EMBEDDED, "data");
-const TASK = "booking";
+const TASK = "requests";
 const MARK = "demo.json";
 const SEED = 1;
 /** Trained share of the model that ESFT may reach. */
 const MAX_SHARE = 0.15;
-const STEPS = 150;
+const STEPS = 100;
 
 // Rates and p as examples/miniature found them by validation rows.
 const METHODS: PlanInput["methods"] = [
-  { name: "esft", method: { type: "esft", score: "token", p: 0.35 }, lr: 2e-3 },
-  { name: "lora", method: { type: "lora", targets: "attention,shared,router,experts", rank: 8, alpha: 16 }, lr: 2e-3 },
-  { name: "full", method: "full", lr: 3e-4 },
+  { name: "esft", method: { type: "esft", score: "token", p: 0.35 }, lr: 3e-3 },
+  { name: "lora", method: { type: "lora", targets: "attention,shared,router,experts", rank: 8, alpha: 16 }, lr: 3e-3 },
+  { name: "full", method: "full", lr: 1e-3 },
 ];
 
 async function planOf(dir: string, steps: number): Promise<PlanInput> {
@@ -59,8 +61,8 @@ async function planOf(dir: string, steps: number): Promise<PlanInput> {
     methods: METHODS,
     seeds: [SEED],
     steps,
-    rowsPerStep: 8,
-    microBatch: 8,
+    rowsPerStep: 4, // rows of 256 tokens that hold several conversations
+    microBatch: 4,
     data: { maxLength: 256 },
     optimizer: { schedule: "cosine", warmupSteps: 5, minLrRatio: 0.1, weightDecay: 0 },
     profile: { tokens: 32_768, seed: SEED },
@@ -95,7 +97,7 @@ export async function runDemo(options: DemoOptions, terminal: Terminal): Promise
   const esft = cellOf(found, "esft");
   terminal.print(`2. profile   the task "${TASK}" (its format pretraining never saw), ${duration(found.times.profileSeconds[TASK] ?? 0)}`);
   terminal.print(
-    `3. select    token score: ${esft.experts} of ${model.spec.layers.length * 32} experts, ${percent(esft.trainedShare ?? 0)} of the model`,
+    `3. select    token score: ${esft.experts} of ${expertCount(model.spec)} experts, ${percent(esft.trainedShare ?? 0)} of the model`,
   );
   const trained = found.result.methods.map(({ name }) => `${name} ${duration(found.times.cells[cellOf(found, name).id]!.stepSeconds)}`);
   terminal.print(`4. train     ${steps} steps each: ${trained.join(", ")}`);
@@ -130,6 +132,8 @@ export async function runDemo(options: DemoOptions, terminal: Terminal): Promise
       terminal.print(text);
   return ok;
 }
+
+const expertCount = (spec: ModelSpec): number => moeLayers(spec).reduce((sum, layer) => sum + moeOf(spec, layer)!.experts.length, 0);
 
 function cellOf({ result }: Comparison, method: string): CompareCell {
   const cell = result.cells.find((c) => c.method === method && c.chosen);

@@ -24,7 +24,7 @@ describe("demo", () => {
     expect([esft.method, lora.method, full.method]).toEqual(["esft", "lora", "full"]);
     expect(esft.trainedShare).toBeLessThan(0.15);
     expect(full.trainedShare).toBe(1);
-    expect(esft.test.loss).toBeLessThan(result.base.tasks.booking.test.loss);
+    expect(esft.test.loss).toBeLessThan(result.base.tasks.requests.test.loss);
     expect(Object.keys(times.cells)).toHaveLength(3);
     for (const file of ["compare/compare.json", "merged/model.safetensors", "report.html"])
       expect(existsSync(join(out, file)), file).toBe(true);

@@ -9,7 +9,7 @@ import type { Served } from "./support.ts";
 import { MoeModel } from "../../lib/index.ts";
 import type { ServedAdapter } from "../../lib/serve/models.ts";
 
-const ask = "Travel desk: Please get me four seats on the plane from Paris to Athens on 23 November.";
+const ask = "Sum up: Rosa runs to the dusty forest. Snow falls on the roofs, but Rosa is happy."; // the base answers something, each adapter in its form
 const conversation = [{ role: "user" as const, content: ask }];
 const root = scratch();
 let adapters: ServedAdapter[] = [];

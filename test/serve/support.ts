@@ -19,7 +19,7 @@ export async function makeAdapters(root: string): Promise<ServedAdapter[]> {
   const made: ServedAdapter[] = [];
   for (const [name, domain, ids] of [
     ["booking", "booking.train", [0, 1, 2, 3, 4, 5, 6, 7]],
-    ["other", "booking.test", [8, 9, 10, 11, 12, 13, 14, 15]],
+    ["other", "summary.train", [8, 9, 10, 11, 12, 13, 14, 15]],
   ] as const) {
     const experts = new ExpertSet({ layers: model.spec.layers.map((_, layer) => [layer, { ranked: [...ids] }]) });
     const dir = join(root, name);
@@ -27,7 +27,7 @@ export async function makeAdapters(root: string): Promise<ServedAdapter[]> {
       data: { file: `${embedded}/data/${domain}.jsonl`, maxLength: 128 },
       method: { type: "esft", experts },
       outDir: dir,
-      steps: 6,
+      steps: 15,
       rowsPerStep: 4,
       optimizer: { lr: 3e-3 },
       evalEvery: 0,
