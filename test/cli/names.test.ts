@@ -152,7 +152,7 @@ describe("the table of other tools' names", () => {
       const { err } = await cli(["train", `--${name}`, "1"]);
       expect([name, err]).toEqual([name, expect.stringMatching(/; in esft: /)]);
     }
-  });
+  }, 240_000); // some hundred command lines
 
   it("as a key of a file, of a level and of a program, where the answer is a key", async () => {
     expect(await fault({ ...base, learning_rate: 1 })).toBe('FILE: unknown key "learning_rate"; in esft: optimizer.lr (default 1e-5)');
@@ -281,7 +281,7 @@ describe("flags and keys are one set of names", () => {
       expect([name, path, text]).toEqual([name, path, expect.not.stringMatching(/^FILE: unknown key/)]);
       expect((await cli(["train", `--${name}`, "x"])).err).not.toMatch(/unknown option/);
     }
-  });
+  }, 240_000);
 
   it.each([
     [{ lr: 1, optimizer: { lr: 2 } }, "optimizer.lr and lr"],
