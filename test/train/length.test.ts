@@ -145,7 +145,7 @@ describe("a run of epochs", () => {
 describe("rates over the steps of epochs", () => {
   it("warm up and decay in shares of them; what does not fit is told before anything is written", async () => {
     const optimizer = { lr: 1e-3, schedule: "wsd", warmupRatio: 0.2, decayRatio: 0.5 } as const;
-    const { result } = await train("shares", { epochs: 1, optimizer });
+    const { result } = await train("shares", { epochs: 3, optimizer });
     const lines = readFileSync(at("shares/events.jsonl"), "utf8").trim().split("\n").map((l) => JSON.parse(l) as TrainEvent); // prettier-ignore
     const lr = lines.flatMap((e) => (e.type === "step" ? [e.lr] : []));
     const { optimizer: checked } = CheckedRequest.parse({ data: "d", method: "full", outDir: "o", optimizer }).options;
