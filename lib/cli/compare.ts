@@ -28,7 +28,7 @@ A plan:
     - {name: esft, method: {type: esft, p: 0.2}, lr: [1.0e-5, 3.0e-5]}
     - {name: lora, method: {type: lora, rank: 16}, lr: [1.0e-4, 3.0e-4]}
     - {name: full, method: full, lr: [3.0e-6, 1.0e-5]}     # tasks: [law] = on these alone
-  seeds: [1, 2, 3]
+  seeds: [1, 2, 3]                          # rateSeeds: 1 = rates are chosen with the first alone
   steps: 500
   rowsPerStep: 32
   data: {maxLength: 1024}
@@ -66,14 +66,20 @@ Examples:
 type Plan = Awaited<ReturnType<typeof import("../compare/plan_file.ts").readPlan>>;
 
 async function dryRun(plan: Plan, json: boolean, terminal: Terminal): Promise<void> {
-  const { cellsOf } = await import("../compare/cells.ts");
-  const cells = cellsOf(plan).map(({ id, task, method, lr, seed }) => ({ id, task: task.name, method: method.name, type: method.method.type, lr, seed })); // prettier-ignore
+  const { cellsOf, searched } = await import("../compare/cells.ts");
+  const told = cellsOf(plan).map((cell) => {
+    const { id, task, method, lr, seed } = cell;
+    const known = searched(plan, cell);
+    const named = known ? id : id.replace(/lr-[^/]*/, "lr-chosen");
+    return { id: named, task: task.name, method: method.name, type: method.method.type, lr: known ? lr : null, seed };
+  });
+  const cells = told.filter(({ id }, i) => told.findIndex((c) => c.id === id) === i);
   const { steps, rowsPerStep } = plan;
   if (json) return terminal.json({ steps, rowsPerStep, cells });
   terminal.print(
     table(
       ["cell", "task", "method", "type", "learning rate", "seed"],
-      cells.map((c) => [c.id, c.task, c.method, c.type, c.lr.toExponential(), c.seed]),
+      cells.map((c) => [c.id, c.task, c.method, c.type, c.lr?.toExponential() ?? "the chosen one", c.seed]),
       { left: [1, 2, 3] },
     ),
   );

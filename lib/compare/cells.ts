@@ -16,15 +16,43 @@ export interface Cell {
 export const methodsOn = ({ methods }: Pick<Plan, "methods">, task: string): PlanMethod[] =>
   methods.filter(({ tasks }) => tasks === undefined || tasks.includes(task));
 
-export function cellsOf({ tasks, methods, seeds }: Pick<Plan, "tasks" | "methods" | "seeds">): Cell[] {
-  return tasks.flatMap((task) =>
-    methodsOn({ methods }, task.name).flatMap((method) =>
+/** Those that a method is repeated with. */
+export const seedsOf = ({ seeds }: Pick<Plan, "seeds">, method: PlanMethod): readonly number[] => method.seeds ?? seeds;
+
+/** Of those, the ones whose runs choose its rate: with the others only the rate that was chosen is run. */
+export const searchSeedsOf = (plan: Pick<Plan, "seeds" | "rateSeeds">, method: PlanMethod): readonly number[] =>
+  method.lr.length === 1 ? seedsOf(plan, method) : seedsOf(plan, method).slice(0, plan.rateSeeds);
+
+type OfCells = Pick<Plan, "tasks" | "methods" | "seeds" | "rateSeeds">;
+
+/** Every cell that there may be. Of seeds beyond those that choose (`searched`) one rate each is run. */
+export function cellsOf(plan: OfCells): Cell[] {
+  return plan.tasks.flatMap((task) =>
+    methodsOn(plan, task.name).flatMap((method) =>
       method.lr.flatMap((lr) =>
-        seeds.map((seed) => ({ id: `${task.name}/${method.name}/lr-${lr.toExponential()}/seed-${seed}`, task, method, lr, seed })),
+        seedsOf(plan, method).map((seed) => ({
+          id: `${task.name}/${method.name}/lr-${lr.toExponential()}/seed-${seed}`,
+          task,
+          method,
+          lr,
+          seed,
+        })),
       ),
     ),
   );
 }
+
+/** Whether a cell is run before rates are chosen. */
+export const searched = (plan: OfCells, { method, seed }: Cell): boolean => searchSeedsOf(plan, method).includes(seed);
+
+/** How many cells are run: all that choose, and of each further seed one. */
+export const cellCount = (plan: OfCells): number =>
+  plan.tasks
+    .flatMap(({ name }) => methodsOn(plan, name))
+    .reduce((n, method) => {
+      const search = searchSeedsOf(plan, method).length;
+      return n + method.lr.length * search + seedsOf(plan, method).length - search;
+    }, 0);
 
 /** The run directory of a cell. */
 export const cellDir = (out: string, { id }: Pick<Cell, "id">): string => join(out, "cells", ...id.split("/"));

@@ -3,9 +3,11 @@
 import type { Estimate } from "./result.ts";
 import { estimate } from "./statistics.ts";
 
-export const RULE =
-  "of a method's learning rates the one with the lowest validation loss, mean over the seeds, on each task; the lower rate of two that are " +
-  "equal; a rate with a seed that diverged is not chosen";
+/** @param rateSeeds of the plan: seeds whose runs choose; undefined: all */
+export const ruleOf = (rateSeeds: number | undefined): string =>
+  `of a method's learning rates the one with the lowest validation loss, ${
+    rateSeeds === undefined ? "mean over the seeds" : rateSeeds === 1 ? "with the first seed" : `mean over the first ${rateSeeds} seeds`
+  }, on each task; the lower rate of two that are equal; a rate with a seed that diverged is not chosen`;
 
 export interface Candidate {
   readonly lr: number;

@@ -31,6 +31,8 @@ const task = dataSchema.extend({
   answers: file.optional(),
 });
 
+const seeds = z.array(z.int().min(0)).min(1, "expected at least one seed");
+
 const method = z.strictObject({
   name,
   method: methodSchema,
@@ -38,6 +40,8 @@ const method = z.strictObject({
   tasks: z.array(z.string()).min(1, "expected at least one task").readonly().optional(),
   /** Learning rates to choose from. */
   lr: z.array(z.number().gt(0)).min(1, "expected at least one learning rate"),
+  /** Seeds that it is repeated with; default: those of the plan. */
+  seeds: seeds.optional(),
   optimizer: optimizer.prefault({}),
   auxLoss: trainSchema.shape.auxLoss,
   adapterDtype: trainSchema.shape.adapterDtype,
@@ -54,7 +58,9 @@ export const planSchema = z
     /** Rows of other domains, which tell what is forgotten. */
     others: z.array(dataSchema.extend({ name, file })).default([]),
     methods: z.array(method).min(1, "expected at least one method"),
-    seeds: z.array(z.int().min(0)).min(1, "expected at least one seed").default([1]),
+    seeds: seeds.default([1]),
+    /** Rates are chosen by the runs of the first so many seeds, and with further seeds only the chosen one is run; default: by all. */
+    rateSeeds: z.int().min(1).optional(),
     steps: trainSchema.shape.steps.unwrap().default(DEFAULT_STEPS),
     ...trainSchema.pick({ rowsPerStep: true, microBatch: true, evalEvery: true, evalRows: true, saveEvery: true }).shape,
     /** "best": the adapter of the lowest validation loss, taken every `evalEvery` updates. */
@@ -110,17 +116,22 @@ export function parsePlan(given: unknown, from = "plan"): Plan {
 
 /** Names are told apart, budgets are the plan's, and what a method selects by is measured. */
 function checkPlan(ctx: z.core.ParsePayload<Plan>): void {
-  const { tasks, others, methods, seeds, steps } = ctx.value;
+  const { tasks, others, methods, seeds, rateSeeds, steps } = ctx.value;
   for (const [key, list] of Object.entries({ tasks, others, methods })) {
     const names = list.map((item) => item.name.toLowerCase());
     const twice = names.findIndex((n, i) => names.indexOf(n) < i);
     if (twice >= 0) fault(ctx, [key, String(twice), "name"], "expected a name of its own", JSON.stringify(list[twice]!.name));
   }
   unique(ctx, ["seeds"], seeds);
-  for (const [i, { name: called, method: m, tasks: on, lr, stages }] of methods.entries()) {
+  if (rateSeeds !== undefined && rateSeeds > seeds.length)
+    fault(ctx, ["rateSeeds"], `expected at most the number of seeds (${seeds.length})`, `${rateSeeds}`);
+  for (const [i, { name: called, method: m, tasks: on, lr, seeds: repeated, stages }] of methods.entries()) {
     const at = ["methods", String(i)];
     if (called === "base") fault(ctx, [...at, "name"], 'expected another name: "base" is the model as it is', '"base"');
     unique(ctx, [...at, "lr"], lr);
+    unique(ctx, [...at, "seeds"], repeated ?? []);
+    const alien = (repeated ?? []).findIndex((seed) => !seeds.includes(seed));
+    if (alien >= 0) fault(ctx, [...at, "seeds", String(alien)], `expected a seed of the plan (${seeds.join(", ")})`, `${repeated![alien]}`);
     unique(ctx, [...at, "tasks"], on ?? []);
     const unknown = (on ?? []).findIndex((task) => !tasks.some((t) => t.name === task));
     if (unknown >= 0) {
@@ -181,7 +192,7 @@ function longMethod(given: Plain, shared: Plain, at: string): Plain {
 }
 
 /** What a method may not have for itself. */
-const BUDGET = ["steps", "rowsPerStep", "microBatch", "seed", "seeds", "data", "evalEvery", "evalRows", "keep", "evaluation"];
+const BUDGET = ["steps", "rowsPerStep", "microBatch", "seed", "rateSeeds", "data", "evalEvery", "evalRows", "keep", "evaluation"];
 /** A rate beside the plan's other options of the optimizer is refused there, once. */
 const withoutLr = ({ lr: _, ...rest }: Plain): Plain => rest;
 

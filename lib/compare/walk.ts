@@ -4,9 +4,9 @@
 import { metricsByName } from "../answers/metrics.ts";
 import { NonFiniteError } from "../errors.ts";
 import { fullTrainable } from "../methods/full.ts";
-import { cellDir, cellsOf, methodsOn } from "./cells.ts";
+import { cellCount, cellDir, cellsOf, methodsOn, searched, searchSeedsOf, seedsOf } from "./cells.ts";
 import type { Cell } from "./cells.ts";
-import { candidate, chooseRate, RULE } from "./choose.ts";
+import { candidate, chooseRate, ruleOf } from "./choose.ts";
 import { answerAll, evaluateAll, figuresOf, othersOf, scoresOf, testOf, validationOf } from "./measure.ts";
 import type { PlanMethod, PlanTask } from "./plan.ts";
 import { RunRecord } from "./record.ts";
@@ -67,7 +67,7 @@ export async function carryOutAll(s: Session): Promise<Comparison> {
       plan: JSON.parse(JSON.stringify(asked)) as Record<string, unknown>,
       ...found,
       measures,
-      rule: RULE,
+      rule: ruleOf(plan.rateSeeds),
       summary: summaryOf(found, measures),
       differences: differencesOf(found, measures),
     },
@@ -87,15 +87,16 @@ export async function carryOutAll(s: Session): Promise<Comparison> {
 /** All the work that there is, whether or not it was done before. */
 function outlook(s: Session): void {
   const { plan } = s;
-  const { tasks, seeds, steps, evaluation } = plan;
-  const cells = cellsOf(plan);
-  s.cells = cells.length;
-  for (const { method, task } of cells) {
-    s.outlook.add(`train ${method.name}`, steps);
-    s.outlook.add(`evaluate ${validationOf(task).name}`, 1);
-  }
+  const { tasks, steps, evaluation } = plan;
+  s.cells = cellCount(plan);
   for (const task of tasks) {
-    const chosen = methodsOn(plan, task.name).length * seeds.length;
+    const methods = methodsOn(plan, task.name);
+    for (const method of methods) {
+      const runs = cellCount({ ...plan, tasks: [task], methods: [method] });
+      s.outlook.add(`train ${method.name}`, steps * runs);
+      s.outlook.add(`evaluate ${validationOf(task).name}`, runs);
+    }
+    const chosen = methods.reduce((n, method) => n + seedsOf(plan, method).length, 0);
     if (needsProfile(plan, task)) s.outlook.add(`profile ${task.name}`, 1);
     s.outlook.add(`evaluate ${validationOf(task).name}`, 1);
     s.outlook.add(`evaluate ${testOf(task).name}`, 1 + chosen);
@@ -144,17 +145,22 @@ async function compareOn(s: Session, task: PlanTask): Promise<TaskOutcome> {
   const resolved = new Map<string, Resolved>();
   const methods = methodsOn(s.plan, task.name);
   for (const method of methods) resolved.set(method.name, await resolveOnTask(s, task.name, method, profiled?.profile ?? null));
-  const done: Done[] = [];
-  for (const cell of cellsOf({ ...s.plan, tasks: [task] })) {
-    const of: Resolved = resolved.get(cell.method.name)!;
+  const all = cellsOf({ ...s.plan, tasks: [task] });
+  const found = new Map<string, Done>();
+  const run = async (cell: Cell): Promise<void> => {
+    const of = resolved.get(cell.method.name)!;
     const record = await trainCell(s, cell, of);
     s.cellsDone++;
     await validate(s, { cell, record, resolved: of });
-    done.push({ cell, record, resolved: of });
-  }
-  const choices = [];
-  for (const method of methods) choices.push(await chooseAndTest(s, task, method, done));
+    found.set(cell.id, { cell, record, resolved: of });
+  };
+  for (const cell of all) if (searched(s.plan, cell)) await run(cell);
+  const choices = methods.map((method) => choose(s, task, method, [...found.values()]));
   const rates = new Map(choices.map(({ method, lr }) => [method, lr]));
+  for (const cell of all) if (!searched(s.plan, cell) && cell.lr === rates.get(cell.method.name)) await run(cell);
+  const done = all.flatMap(({ id }) => found.get(id) ?? []);
+  // What was chosen is evaluated on test rows, other domains and questions, which decide nothing.
+  for (const d of done) if (d.cell.lr === rates.get(d.cell.method.name)) await test(s, d, task);
   const cells: CompareCell[] = [];
   for (const d of done) cells.push(await told(s, d, d.cell.lr === rates.get(d.cell.method.name)));
   const times = Object.fromEntries(
@@ -176,15 +182,13 @@ async function validate(s: Session, { cell, record, resolved }: Done): Promise<v
   }
 }
 
-/** Chooses by validation; what was chosen is evaluated on test rows, other domains and questions, which decide nothing. */
-async function chooseAndTest(s: Session, task: PlanTask, method: PlanMethod, done: readonly Done[]) {
+/** By the validation rows of what was run to choose. */
+function choose(s: Session, task: PlanTask, method: PlanMethod, done: readonly Done[]): CompareResult["choices"][number] {
   const own = done.filter(({ cell }) => cell.method.name === method.name);
   const lossOf = ({ record }: Done): number | null =>
     record.trained!.diverged === null ? figuresOf(s, record, validationOf(task))!.loss : null;
   const candidates = method.lr.map((lr) => candidate(lr, own.filter(({ cell }) => cell.lr === lr).map(lossOf))); // prettier-ignore
-  const lr = chooseRate(candidates);
-  for (const d of own) if (d.cell.lr === lr) await test(s, d, task);
-  return { task: task.name, method: method.name, lr, candidates };
+  return { task: task.name, method: method.name, lr: chooseRate(candidates), candidates };
 }
 
 async function test(s: Session, { cell, record }: Done, task: PlanTask): Promise<void> {

@@ -52,6 +52,23 @@ describe("a comparison of 2 methods × 2 rates × 2 seeds on one task", () => {
     }
   });
 
+  it("with rates chosen by the first seed, runs the others at those alone, to the same figures", async () => {
+    const told: string[] = [];
+    const { result } = await compare(
+      { ...plan, rateSeeds: 1 },
+      { out: at("first"), onProgress: ({ cellsDone, cells }) => told.push(`${cellsDone}/${cells}`) },
+    );
+    expect(told.at(-1)).toBe("6/6");
+    expect(result.choices.flatMap(({ candidates }) => candidates.map((c) => c.validationLoss!.n))).toEqual([1, 1, 1, 1]);
+    expect(result.cells.filter((c) => c.seed === 2).map(({ chosen, test }) => [chosen, test !== null])).toEqual([
+      [true, true],
+      [true, true],
+    ]);
+    const before = new Map(straight.result.cells.map((c) => [c.id, c]));
+    for (const { chosen: _c, test: _t, others: _o, answers: _a, ...cell } of result.cells) expect(before.get(cell.id)).toMatchObject(cell);
+    expect(result.rule).toContain("with the first seed");
+  });
+
   it("tells what trains, and what it takes", () => {
     const [esft, lora] = ["esft", "lora"].map((method) => straight.result.cells.find((c) => c.method === method)!);
     for (const cell of [esft!, lora!]) {

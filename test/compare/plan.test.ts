@@ -4,7 +4,7 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { cellsOf } from "../../lib/compare/cells.ts";
+import { cellCount, cellsOf, searched } from "../../lib/compare/cells.ts";
 import { candidate, chooseRate } from "../../lib/compare/choose.ts";
 import { parsePlan } from "../../lib/compare/plan.ts";
 import { readPlan } from "../../lib/compare/plan_file.ts";
@@ -84,6 +84,22 @@ describe("short forms", () => {
     );
   });
 
+  it("run further seeds at the chosen rate alone", () => {
+    const methods = [esft, { ...esft, name: "once", seeds: [1] }, { ...esft, name: "one-rate", lr: 1e-5 }];
+    const parsed = parsePlan({ ...plan, methods, seeds: [3, 1, 2], rateSeeds: 1 });
+    const first = cellsOf(parsed).filter((cell) => searched(parsed, cell));
+    expect(first.map(({ id }) => id)).toEqual([
+      "law/esft/lr-1e-5/seed-3",
+      "law/esft/lr-2e-5/seed-3",
+      "law/once/lr-1e-5/seed-1",
+      "law/once/lr-2e-5/seed-1",
+      "law/one-rate/lr-1e-5/seed-3",
+      "law/one-rate/lr-1e-5/seed-1",
+      "law/one-rate/lr-1e-5/seed-2",
+    ]);
+    expect(cellCount(parsed)).toBe(first.length + 2);
+  });
+
   it("leave a method its own tasks", () => {
     const methods = [{ ...esft, lr: 1e-5, tasks: ["code"] }, { name: "full", method: "full", lr: 1e-5 }]; // prettier-ignore
     const cells = cellsOf(parsePlan({ ...plan, tasks: [task, { ...task, name: "code" }], methods }));
@@ -104,6 +120,9 @@ describe("a plan is refused", () => {
     ["rates that cannot be meant", method({ optimizer: { decaySteps: 3 } }), /^plan\.methods\.0\.optimizer\.decaySteps: expected with schedule wsd only, found schedule constant$/],
     ["no rate", method({ lr: [] }), /^plan\.methods\.0\.lr: expected at least one learning rate/],
     ["a rate twice", method({ lr: [1e-5, 1e-5] }), /^plan\.methods\.0\.lr: expected each once, found 0\.00001 twice/],
+    ["more seeds that choose than there are", fault({ seeds: [1, 2], rateSeeds: 3 }), /^plan\.rateSeeds: expected at most the number of seeds \(2\), found 3/],
+    ["seeds that choose for one method alone", method({ rateSeeds: 1 }), /^plan\.methods\.0\.rateSeeds: rows, order, tokens/],
+    ["a method's seed that is not the plan's", method({ seeds: [7] }), /^plan\.methods\.0\.seeds\.0: expected a seed of the plan \(1\), found 7/],
     ["a seed twice", fault({ seeds: [1, 1] }), /^plan\.seeds: expected each once, found 1 twice/],
     ["a name twice", fault({ methods: [esft, { ...esft, name: "ESFT" }] }), /^plan\.methods\.1\.name: expected a name of its own, found "ESFT"/],
     ["a name that is no folder", fault({ tasks: [{ ...task, name: "../x" }] }), /^plan\.tasks\.0\.name: expected a name of letters/],
