@@ -125,6 +125,14 @@ export const trainSchema = z.strictObject({
     .max(500)
     .optional()
     .describe("hours that the run may take from its start: then it saves a checkpoint and stops; a resumed one has as many again"),
+  driftEvery: z
+    .int()
+    .min(0)
+    .default(100)
+    .describe(
+      "compare the routing with the profile that experts were selected from (or the first updates) every so many steps, and at the end; 0 = never",
+    ),
+  maxDrift: z.number().min(0).max(1).default(0.2).describe("share of routed slots that may have gone to other experts, before a warning"),
   evalRows: z.int().min(0).default(0).describe("most held-out rows to use; 0 = all"),
   sampleEvery: z
     .int()

@@ -4,6 +4,7 @@ import type { Command } from "@commander-js/extra-typings";
 import { isList } from "../data/mixture.ts";
 import { requireApart } from "../files/apart.ts";
 import type { TrainEvent } from "../train/events.ts";
+import type { DriftEvent } from "../train/drift.ts";
 import type { GuardLoss } from "../train/guard.ts";
 import type { Job } from "../train/request.ts";
 import { announcePipe, openModel } from "./common.ts";
@@ -217,6 +218,9 @@ function show(event: TrainEvent, terminal: Terminal): void {
     case "guard":
       terminal.note(`step ${event.step}: guard: ${event.files.map(guardWords).join(", ")}`);
       return;
+    case "drift":
+      terminal.note(`step ${event.step}: ${driftWords(event)}`);
+      return;
     case "sample":
       terminal.note(
         `step ${event.step}: ${quoted(event.prompt, -60)} → ${quoted(event.answer, 120)}, wanted ${quoted(event.reference, 120)}`,
@@ -239,6 +243,10 @@ function show(event: TrainEvent, terminal: Terminal): void {
 }
 
 const guardWords = ({ name, loss, rise }: GuardLoss): string => `${name} ${loss.toFixed(4)} (${rise < 0 ? "" : "+"}${rise.toFixed(4)})`;
+
+const driftWords = ({ since, shift, chance, kept }: DriftEvent): string =>
+  `routing: ${percent(shift)} of slots at other experts than in the ${since} (${percent(chance)} by chance)` +
+  (kept === undefined ? "" : `, ${percent(kept)} of the trained experts would be selected again`);
 
 /** A text in quotes on one line: its first characters, or its last ones where `most` is negative. */
 function quoted(text: string, most: number): string {

@@ -13,6 +13,7 @@ import type { Column, Fact, Figure, Report, Row } from "./content.ts";
 import { leaves } from "./leaves.ts";
 import { eventsOf, readRunLog } from "../train/run_log.ts";
 import type { RunLog } from "../train/run_log.ts";
+import { driftFigure } from "./run_drift.ts";
 import { guardFigure } from "./run_guard.ts";
 import { STEP, trainingFigures } from "./run_steps.ts";
 
@@ -50,6 +51,7 @@ export function runReport({ dir, log, request }: RunFiles): Report {
   const sections = [
     { title: "Training", figures: steps.length + evals.length === 0 ? [] : trainingFigures(steps, evals) },
     { title: "What is not to be forgotten", figures: guardFigure(eventsOf(log, "guard")) },
+    { title: "Routing", figures: driftFigure(eventsOf(log, "drift")) },
     { title: "Answers", figures: samplesTable(log) },
     { title: "Configuration", figures: request === null ? [] : [configuration(request)] },
     { title: "Events", figures: eventTable(log) },

@@ -48,6 +48,7 @@ export function record(message: Uint8Array): Buffer {
 function scalarsOf(event: TrainEvent): Readonly<Record<string, number | undefined>> {
   if (event.type === "eval") return { "eval/loss": event.loss, "eval/accuracy": event.accuracy };
   if (event.type === "guard") return Object.fromEntries(event.files.map(({ name, loss }) => [`guard/${name}`, loss]));
+  if (event.type === "drift") return { "routing/shift": event.shift, "routing/kept": event.kept };
   if (event.type !== "step") return {};
   return {
     "train/loss": event.loss,

@@ -20,6 +20,7 @@ import { damaged, readSealedJson, sealedJson } from "../files/sealed.ts";
 import { forget, removeAllStale, temporary } from "../files/temporary.ts";
 import type { TrainingState } from "../model/weights/training_state.ts";
 import { ioError } from "../task.ts";
+import { driftSchema } from "./drift.ts";
 import { waitingSchema } from "./early_stop.ts";
 import { guardedSchema } from "./guard.ts";
 import { reallocationSchema } from "./reallocation_state.ts";
@@ -47,6 +48,8 @@ const Run = z.strictObject({
   waiting: waitingSchema.nullable().optional(),
   /** What the guard against forgetting has measured, where the run has one. */
   guard: guardedSchema.nullable().optional(),
+  /** What the watch over the routing has counted, where the run has one. */
+  drift: driftSchema.optional(),
   tokens: z.int(),
   seconds: z.number(),
   /** Averages and ranks, where they are re-allocated. */

@@ -1,6 +1,7 @@
 // Share of routed slots that meet a trained expert, counted where routing happens.
 
 import { ExpertCounts } from "../experts/counting.ts";
+import type { ExpertSums } from "../experts/counting.ts";
 import { expertLayout } from "../experts/expert_set.ts";
 import type { RouteObserver } from "../model/layers/moe.ts";
 import { moeOf } from "../model/spec.ts";
@@ -30,14 +31,16 @@ export class Coverage {
     this.sums.reset();
   }
 
-  async read(): Promise<number> {
+  /** The share, and the sums that it was taken from. */
+  async read(): Promise<{ readonly share: number; readonly sums: ReadonlyMap<number, ExpertSums> }> {
     let [hit, all] = [0, 0];
-    for (const [layer, { counts }] of await this.sums.read())
+    const sums = await this.sums.read();
+    for (const [layer, { counts }] of sums)
       counts.forEach((n, e) => {
         all += n;
         if (this.trained.get(layer)![e]) hit += n;
       });
-    return all === 0 ? 0 : hit / all;
+    return { share: all === 0 ? 0 : hit / all, sums };
   }
 
   dispose(): void {

@@ -8,13 +8,14 @@ import type { TrainedRole } from "../methods/method.ts";
 import { readTextFile } from "../files/regular.ts";
 import { ioError } from "../task.ts";
 import type { Evaluation } from "./evaluate.ts";
+import type { DriftEvent } from "./drift.ts";
 import type { GuardEvent } from "./guard.ts";
 import type { Reallocated } from "./reallocation_state.ts";
 import type { RouterCost } from "./router_cost.ts";
 import type { Sample } from "./samples.ts";
 import type { StepFigures } from "./update.ts";
 
-interface StepEvent extends Omit<StepFigures, "coverage"> {
+interface StepEvent extends Omit<StepFigures, "coverage" | "routing"> {
   readonly type: "step";
   /** Updates done, from 1. */
   readonly step: number;
@@ -61,6 +62,7 @@ export type TrainEvent =
   | ({ readonly type: "eval"; readonly step: number; readonly best: boolean } & Pick<Evaluation, "loss" | "accuracy" | "supervised">)
   | ({ readonly type: "sample"; readonly step: number } & Sample)
   | GuardEvent
+  | DriftEvent
   | { readonly type: "checkpoint"; readonly step: number; readonly path: string }
   | { readonly type: "warning"; readonly step: number; readonly message: string }
   /** A decaying schedule of `from` steps was lengthened to `to`. */

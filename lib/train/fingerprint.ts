@@ -32,6 +32,8 @@ export type Extension = RunState["extensions"][number];
 const FREE: ReadonlySet<keyof TrainOptions> = new Set([
   "epochs",
   "earlyStop",
+  "driftEvery",
+  "maxDrift",
   "maxHours",
   "saveEvery",
   "sampleEvery",

@@ -23,6 +23,7 @@ import { hasCheckpoint } from "./checkpoint.ts";
 import { checkBest, deliver, keepBest } from "./deliver.ts";
 import { requireHeldOut } from "./early_stop.ts";
 import { requireEffects } from "./effects.ts";
+import { driftOf } from "./drift.ts";
 import { Guard } from "./guard.ts";
 import { EventQueue } from "./events.ts";
 import type { TrainEvent } from "./events.ts";
@@ -186,6 +187,7 @@ async function prepare(session: TrainSession, request: CheckedRequest, task: Lon
   requireEffects(session.spec, trainable, { ...options, steps });
   const guarded = request.guard?.files.map(({ name }, i) => ({ name, examples: others[i]! })) ?? [];
   const guard = request.guard && new Guard({ ...request.guard, files: guarded }, options, padId);
+  const drift = options.driftEvery > 0 ? await driftOf(session, request.method, method, options) : null;
   const { sampleEvery, sampleRows, sampleTokens } = options;
   const sampler = sampleEvery > 0 ? new Sampler(session, await session.tokenizer(), heldOut, sampleRows, sampleTokens) : null;
   if (sampler?.length === 0)
@@ -205,6 +207,7 @@ async function prepare(session: TrainSession, request: CheckedRequest, task: Lon
     hostBytes: plan.hostBytes,
     sampler,
     guard,
+    drift,
     ...counted,
   };
 }

@@ -24,12 +24,14 @@ import { evaluateRows } from "./evaluate.ts";
 import type { Evaluation } from "./evaluate.ts";
 import { Reallocator } from "./reallocator.ts";
 import type { RankSummary } from "./reallocation_state.ts";
+import type { Drift } from "./drift.ts";
 import type { Guard } from "./guard.ts";
 import { requireSameRun, runFacts } from "./fingerprint.ts";
 import type { Extension } from "./fingerprint.ts";
 import { stepActivations } from "./memory_plan.ts";
 import { routerCost } from "./router_cost.ts";
 import * as ops from "../ops.ts";
+import type { ExpertSums } from "../experts/counting.ts";
 import type { TrainOptions } from "../options.ts";
 import type { Sampler } from "./samples.ts";
 import { stageAt } from "./schedule.ts";
@@ -68,6 +70,8 @@ export interface TrainerInit {
   readonly sampler?: Sampler | null;
   /** What is not to be forgotten; null: nothing is looked at. */
   readonly guard?: Guard | null;
+  /** How far the routing moves; null: nobody asks. */
+  readonly drift?: Drift | null;
   /** Called when the held-out loss reached a new minimum: keeps the trained values. */
   readonly keepBest: (step: number, ranks: RankSummary | null) => Promise<void>;
   /** Is the best adapter that a checkpoint names still whole? @throws LayoutError */
@@ -264,6 +268,7 @@ class Loop {
     const restored = await this.checkpoints.restore(this.state, async (run) => {
       extension = requireSameRun(outDir, run.step, run.facts, this.facts, this.init.extend ?? false);
       this.init.guard?.restore(run.guard, run.step);
+      this.init.drift?.restore(run.drift, run.step);
       await this.init.checkBest?.(run.best);
     });
     if (restored !== null) {
@@ -341,6 +346,7 @@ class Loop {
       optimizerSteps: this.update.optimizer.steps,
       cursor: this.stream.cursor,
       ...(this.init.guard ? { guard: this.init.guard.state } : {}),
+      ...(this.init.drift ? { drift: this.init.drift.state } : {}),
       ...(this.init.options.earlyStop ? { waiting: this.waiting } : {}),
       facts,
       extensions: [...extensions],
@@ -378,7 +384,7 @@ class Loop {
     const began = performance.now();
     const applied = await this.apply();
     if (applied === null) return false;
-    const { coverage, ...figures } = applied;
+    const { coverage, routing, ...figures } = applied;
     const step = ++reached.step;
     reached.tokens += figures.tokens;
     if (Number.isFinite(figures.gradNorm)) reached.skipped = 0;
@@ -395,7 +401,20 @@ class Loop {
       tokensPerSecond: figures.tokens / seconds,
       etaSeconds: (this.seconds / step) * (steps - step),
     });
+    if (routing !== null) await this.tellDrift(routing);
     return true;
+  }
+
+  /** @param routing of the update that was made */
+  private async tellDrift(routing: ReadonlyMap<number, ExpertSums>): Promise<void> {
+    const { drift, options } = this.init;
+    const { step } = this.reached;
+    drift?.add(routing);
+    const event = drift?.look(step, step === options.steps);
+    if (!drift || !event) return;
+    await this.emit(event);
+    const message = drift.warning(event);
+    if (message !== null) await this.emit({ type: "warning", step, message });
   }
 
   /** What is evaluated and saved after an update is what it made; ranks move before the next one. */

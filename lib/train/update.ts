@@ -1,6 +1,7 @@
 // One update: a batch of rows → gradients over micro-batches → AdamW, and the figures of the step.
 
 import type { Batch } from "../data/stream.ts";
+import type { ExpertSums } from "../experts/counting.ts";
 import type { CondenserRule } from "../methods/method.ts";
 import { hostBatch } from "../model/batch.ts";
 import type { ForwardHooks, Transformer } from "../model/transformer.ts";
@@ -47,6 +48,8 @@ export interface StepFigures {
   readonly epoch: number;
   /** Share of routed slots that met a trained expert; null when every expert trains. */
   readonly coverage: number | null;
+  /** What it was counted from, by layer; null where it is. */
+  readonly routing: ReadonlyMap<number, ExpertSums> | null;
   /** Experts of all layers that a bias makes always active; absent without condensers. */
   readonly alwaysActive?: number;
   /** Load-balancing losses that the method weighs, with their weights, mean over micro-batches; absent without. */
@@ -99,7 +102,7 @@ export class Update {
     this.reallocator?.submit();
     this.optimizer.prepare(lr);
     await this.model.recorder.submit([this.optimizer], () => this.optimizer.update());
-    const [sums, gradNorm, coverage = null, routed] = await Promise.all([
+    const [sums, gradNorm, covered = null, routed] = await Promise.all([
       this.model.readLoss(),
       this.optimizer.readNorm(),
       this.coverage?.read(),
@@ -108,7 +111,7 @@ export class Update {
     if (!Number.isFinite(gradNorm)) this.optimizer.steps--;
     else if (routed) this.reallocator?.average(routed, tokens);
     const n = Math.max(1, supervised);
-    const plain = { loss: sums.loss / n, accuracy: sums.correct / n, tokens, supervised, gradNorm, lr, epoch, coverage };
+    const plain = { loss: sums.loss / n, accuracy: sums.correct / n, tokens, supervised, gradNorm, lr, epoch, coverage: covered?.share ?? null, routing: covered?.sums ?? null }; // prettier-ignore
     const active = await this.condensing?.move(Number.isFinite(gradNorm));
     const balanceLoss = (sums.balance[0] + sums.balance[1]) / Math.ceil(batch.length / this.microBatch);
     const figures = active === undefined ? plain : { ...plain, alwaysActive: active };

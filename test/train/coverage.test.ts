@@ -31,9 +31,11 @@ it("counts slots of all layers, those of trained experts among them, since the r
     hit += ids.filter((e) => trained[layer]!.includes(e)).length;
   }
   expect(hit).toBeGreaterThan(0);
-  expect(await coverage.read()).toBe(hit / all);
+  const { share, sums } = await coverage.read();
+  expect(share).toBe(hit / all);
+  expect([...sums.values()].flatMap(({ counts }) => counts).reduce((a, b) => a + b, 0)).toBe(all);
   coverage.reset();
-  expect(await coverage.read()).toBe(0);
+  expect((await coverage.read()).share).toBe(0);
   coverage.dispose();
 });
 

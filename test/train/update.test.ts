@@ -59,7 +59,10 @@ describe("a batch in micro-batches", () => {
       const { figures, grad } = await stepOf({ microBatch });
       expect(figures.loss / whole.figures.loss, `microBatch ${microBatch}`).toBeCloseTo(1, 5);
       expect(distance(grad, whole.grad), `microBatch ${microBatch}`).toBeLessThan(1e-5);
-      expect(figures).toEqual({ ...whole.figures, loss: figures.loss, gradNorm: figures.gradNorm });
+      const { loss, gradNorm, routing } = figures;
+      expect(figures).toEqual({ ...whole.figures, loss, gradNorm, routing });
+      const slots = ({ routing: of }: typeof figures): (readonly number[])[] => [...of!.values()].map(({ counts }) => counts);
+      expect(slots(figures)).toEqual(slots(whole.figures));
       expect(figures.gradNorm / whole.figures.gradNorm).toBeCloseTo(1, 5);
     }
   });
