@@ -4,7 +4,7 @@
 import { metricsByName } from "../answers/metrics.ts";
 import { NonFiniteError } from "../errors.ts";
 import { fullTrainable } from "../methods/full.ts";
-import { cellCount, cellDir, cellsOf, methodsOn, searched, searchSeedsOf, seedsOf } from "./cells.ts";
+import { cellCount, cellDir, cellsOf, methodsOn, searched, seedsOf } from "./cells.ts";
 import type { Cell } from "./cells.ts";
 import { candidate, chooseRate, ruleOf } from "./choose.ts";
 import { answerAll, evaluateAll, figuresOf, othersOf, scoresOf, testOf, validationOf } from "./measure.ts";
