@@ -20,6 +20,19 @@ export function estimate(all: Values): Estimate | null {
   return { mean, sd: n === 1 ? null : Math.sqrt(squares / (n - 1)), n };
 }
 
+/**
+ * Mean of all values; the standard deviation of those of one group around their own mean, pooled over the groups: what repetitions differ
+ * by, and not what the groups do. Null of none; sd null where no group has two.
+ */
+export function estimateWithin(groups: readonly Values[]): Estimate | null {
+  const all = groups.map(estimate).filter((of) => of !== null);
+  const whole = estimate(groups.flat());
+  if (whole === null) return null;
+  const freedom = all.reduce((sum, { n }) => sum + n - 1, 0);
+  const squares = all.reduce((sum, { sd, n }) => sum + (sd ?? 0) ** 2 * (n - 1), 0);
+  return { ...whole, sd: freedom === 0 ? null : Math.sqrt(squares / freedom) };
+}
+
 export interface PairedDifference extends Estimate {
   /** Bounds of the confidence interval; null of one pair. */
   readonly low: number | null;

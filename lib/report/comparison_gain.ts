@@ -2,7 +2,7 @@
 
 import type { Group } from "../compare/method_tasks.ts";
 import type { CompareCell, Estimate } from "../compare/result.ts";
-import { estimate, meanOf } from "../compare/statistics.ts";
+import { estimateWithin, meanOf } from "../compare/statistics.ts";
 import type { Cell } from "./charts/chart.ts";
 import { points } from "./charts/marks.ts";
 import { chosenOf, suffix } from "./comparison_runs.ts";
@@ -35,9 +35,10 @@ export interface Standing {
 /** Of the methods of a group that have both. */
 export function standings(result: Result, { tasks, methods }: Group): Standing[] {
   return methods.flatMap((method) => {
-    const cells = chosenOf(result, method, tasks);
-    const gain = estimate(cells.map((c) => gainOf(result, c)));
-    const forgetting = estimate(cells.map((c) => forgettingOf(result, c)));
+    // Tasks differ by far more than repetitions do: deviations are those between the seeds of a task.
+    const byTask = tasks.map((task) => chosenOf(result, method, [task]));
+    const gain = estimateWithin(byTask.map((cells) => cells.map((c) => gainOf(result, c))));
+    const forgetting = estimateWithin(byTask.map((cells) => cells.map((c) => forgettingOf(result, c))));
     return gain && forgetting ? [{ method, gain, forgetting }] : [];
   });
 }
@@ -74,7 +75,7 @@ export function tradeOffFigures(result: Result, group: Group, i: number): Figure
     {
       id: i === 0 ? "trade-off" : `trade-off-${i + 1}`,
       title: `What a method gains and what it forgets${suffix(result, group)}`,
-      about: `Up: by how much the loss on the task's test rows fell. To the right: by how much the loss on rows of other domains rose. The best stand at the top left; the dotted line joins those that no other beats in both. Means over tasks and seeds at the chosen learning rates${spread ? ", with a cross of one standard deviation" : ""}.`,
+      about: `Up: by how much the loss on the task's test rows fell. To the right: by how much the loss on rows of other domains rose. The best stand at the top left; the dotted line joins those that no other beats in both. Means over tasks and seeds at the chosen learning rates${spread ? ", with a cross of one standard deviation between the seeds of a task" : ""}.`,
       chart: points(values, {
         x: { key: "forgetting", title: "forgetting: rise of the loss on other domains, nats per token" },
         y: { key: "gain", title: "gain: fall of the test loss, nats per token" },

@@ -1,7 +1,7 @@
 // Statistics of a comparison against SciPy 1.17.1. No GPU. Alone: npx vitest run test/compare/statistics.test.ts
 
 import { describe, expect, it } from "vitest";
-import { estimate, meanOf, pairedDifference, studentQuantile } from "../../lib/compare/statistics.ts";
+import { estimate, estimateWithin, meanOf, pairedDifference, studentQuantile } from "../../lib/compare/statistics.ts";
 
 describe("the quantile of Student's t", () => {
   // scipy.stats.t.ppf(p, df)
@@ -56,5 +56,18 @@ describe("a paired difference", () => {
   it("of one pair has no interval, of equal differences one of no width", () => {
     expect(pairedDifference([2], [1.5])).toEqual({ mean: 0.5, sd: null, n: 1, low: null, high: null });
     expect(pairedDifference([2, 3], [1, 2])).toEqual({ mean: 1, sd: 0, n: 2, low: 1, high: 1 });
+  });
+});
+
+describe("an estimate within groups", () => {
+  it("has the mean of all values, and the deviation of those of a group around their own mean", () => {
+    const of = estimateWithin([[1, 3], [101, 103], [50]]);
+    expect(of).toEqual({ mean: 51.6, sd: Math.SQRT2, n: 5 });
+    expect(estimateWithin([[1, 2, 3], [10, 14]])!.sd).toBeCloseTo(Math.sqrt((2 + 8) / 3), 12); // prettier-ignore
+  });
+  it("knows no deviation where nothing is repeated, and nothing of nothing", () => {
+    expect(estimateWithin([[1], [5], []])).toEqual({ mean: 3, sd: null, n: 2 });
+    expect(estimateWithin([[null], []])).toBeNull();
+    expect(estimateWithin([])).toBeNull();
   });
 });

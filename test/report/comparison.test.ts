@@ -129,7 +129,7 @@ it("deviations are spoken of where there are some", () => {
   const about = (report: Report, id: string): string => figureOf(report, id).about;
   const [two, one] = [comparisonReport(sample), changed((r) => (r.cells = r.cells.filter((c) => c.seed === 1)))];
   expect([about(two, "trade-off"), about(one, "trade-off")]).toEqual([
-    expect.stringMatching(/with a cross of one standard deviation\.$/),
+    expect.stringMatching(/with a cross of one standard deviation between the seeds of a task\.$/),
     expect.stringMatching(/at the chosen learning rates\.$/),
   ]);
   const lines = (report: Report, id: string): boolean => about(report, id).includes("Lines: ± one standard deviation.");
