@@ -1,3 +1,5 @@
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { defineConfig } from "vitest/config";
 import { BaseSequencer, type TestSpecification } from "vitest/node";
 
@@ -15,7 +17,15 @@ export default defineConfig({
     include: ["test/**/*.test.ts"],
     // What "auto" is in tests: the same on every machine. Tests of a GPU name it (test/cuda).
     // More threads than processors, where a test asks for them: that bits do not depend on their number is to be seen on any machine.
-    env: { ESFT_DEVICE: process.env.ESFT_DEVICE ?? "cpu", ESFT_OVERSUBSCRIBE: "1" },
+    // Models of the hub: what no test has made is in no cache, and is not asked for (test/hub/fake_hub.ts).
+    env: {
+      ESFT_DEVICE: process.env.ESFT_DEVICE ?? "cpu",
+      ESFT_OVERSUBSCRIBE: "1",
+      HF_HOME: join(tmpdir(), "esft-no-hub"),
+      HF_HUB_CACHE: "",
+      HF_TOKEN: "",
+      HF_HUB_OFFLINE: "1",
+    },
     // A native crash then kills one file, not the run.
     pool: "forks",
     maxWorkers: 2,

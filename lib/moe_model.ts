@@ -30,6 +30,8 @@ import type { Checkpoint } from "./files/checkpoint.ts";
 import { dataArgument, encodeSource, fileOf } from "./data/source.ts";
 import type { DataSource, EncodedSource } from "./data/source.ts";
 import { hashCheckpoint } from "./files/hash.ts";
+import { modelFolder } from "./hub/folder.ts";
+import { snapshotOf } from "./hub/layout.ts";
 import type { BaseIdentity } from "./files/hash.ts";
 import { BatchStream } from "./data/stream.ts";
 import { assertVocabulary, loadTokenizer } from "./text/tokenizer.ts";
@@ -69,7 +71,7 @@ export interface LoadOptions extends LongTask {
    * where bf16 would round, as for FP8 with f32 scales; or "bf16", what merging writes: half of the memory of f32.
    */
   readonly dequantise?: Dequantise | undefined;
-  /** Adapter directory (ours or the official layout) to apply. */
+  /** Adapter to apply: a directory (ours or the official layout), or org/name[@revision] on the hub. */
   readonly adapter?: string | undefined;
   /** Read every weight once and refuse NaN and infinity. Default: checkpoints up to 2 GiB. */
   readonly checkWeights?: boolean;
@@ -125,17 +127,21 @@ export class MoeModel implements TrainSession {
   }
 
   /**
-   * Opens a Hugging Face checkpoint directory. On the CPU frozen weights stay in the mapped files, save those that have to be decoded
+   * Opens a Hugging Face checkpoint: a directory, or org/name[@revision] on the hub, which is fetched into the cache that Python's library
+   * uses too where it is not there (lib/hub/folder.ts has the rule). On the CPU frozen weights stay in the mapped files, save those that have to be decoded
    * (quantised on disk, F16), whose memory is asked for first; a GPU gets copies; the files must not
    * be changed while the model is in use.
    * @throws ConfigError unknown architecture or options · LayoutError the weights are not what config.json says · NonFiniteError NaN or
-   * infinity, naming the tensor · KernelError the device cannot be used · MemoryError the weights do not fit · IoError · AbortError
+   * infinity, naming the tensor · KernelError the device cannot be used · MemoryError the weights do not fit · IoError · AbortError · what
+   * pullModel throws
    */
   static async fromPretrained(dir: string, asked: LoadOptions = {}): Promise<MoeModel> {
-    const path = resolve(pathArgument(dir, "fromPretrained: dir"));
+    const word = pathArgument(dir, "fromPretrained: dir");
     const options = optionsArgument(asked, "fromPretrained: options");
     const { device: where = "auto", precision, threads, dequantise = "exact" } = options;
     parseOptions(machineSchema.pick({ precision: true, dequantise: true }), { precision, dequantise }, "");
+    const { signal, onProgress } = options;
+    const path = resolve(await modelFolder(word, { signal, onProgress }));
     const checkpoint = await openCheckpoint(path);
     const spec = checkpointSpec(checkpoint);
     await checkpoint.files.hold(checkpoint.shards);
@@ -160,9 +166,14 @@ export class MoeModel implements TrainSession {
     }
   }
 
-  /** The checkpoint's directory name. */
+  /** org/name of a model of the hub, else the checkpoint's directory name. */
   get name(): string {
-    return basename(this.dir);
+    return snapshotOf(this.dir)?.id ?? basename(this.dir);
+  }
+
+  /** The commit of a model of the hub. */
+  get revision(): string | null {
+    return snapshotOf(this.dir)?.commit ?? null;
   }
 
   /** The checkpoint's tokenizer. @throws ConfigError none there, or ids beyond the model's vocabulary */

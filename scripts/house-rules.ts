@@ -21,7 +21,7 @@ const model = [
   "model/transformer",
 ];
 /** What the parts above the model share: the ground, what knows no device, the addon and the model. */
-const below = [...ground, "files", "text", "data", "answers", "native", "tensor", "quantised", "ops", "device", "dist", ...model];
+const below = [...ground, "files", "hub", "text", "data", "answers", "native", "tensor", "quantised", "ops", "device", "dist", ...model];
 
 /** What stands on the model, up to what a user does with it. */
 const parts = [
@@ -50,7 +50,8 @@ export const arrows: Readonly<Record<string, readonly string[]>> = {
   // They stand beside the model and know no device.
   http: ["errors", "task"],
   files: ground,
-  text: [...ground, "files"],
+  hub: [...ground, "files"],
+  text: [...ground, "files", "hub"],
   data: [...ground, "files", "text"],
   answers: [...ground, "files", "text", "data"],
 

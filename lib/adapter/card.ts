@@ -30,6 +30,7 @@ export function modelCard(adapter: CardFacts): string {
     "",
     "| | |",
     "|---|---|",
+    ...(base.revision ? [`| base revision | \`${base.revision}\` |`] : []),
     ...(base.identity ? [`| base fingerprint | \`${base.identity.fingerprint}\` |`] : []),
     ...(adapter.frozenDigest ? [`| digest of frozen weights | \`${adapter.frozenDigest}\` |`] : []),
     ...(mode === undefined ? [] : [`| routers | ${mode} |`]),

@@ -52,6 +52,11 @@ const Manifest = z.strictObject({
   method: z.object({ type: z.string() }).catchall(z.json()),
   base: z.strictObject({
     name: z.string().optional(),
+    /** The commit that it was at on the Hugging Face Hub. */
+    revision: z
+      .string()
+      .regex(/^[0-9a-f]{40}$/, "expected a commit, 40 hex digits")
+      .optional(),
     identity: z.strictObject({ fingerprint: Hex, contents: Hex.optional(), tensors: Size, bytes: Size }).nullable(),
   }),
   /** ExpertSet in its own format; null when the method has none. */

@@ -9,6 +9,7 @@ import { answerFlags, answerInput } from "./answer_flags.ts";
 import { converse, screenOf } from "./chat/console.ts";
 import { ChatSession } from "./chat/session.ts";
 import { machineOptions, openModel } from "./common.ts";
+import { adapterDir, MODEL } from "./hub.ts";
 import type { Terminal } from "./terminal.ts";
 
 /**
@@ -21,8 +22,11 @@ export function registerChat(program: Command, terminal: Terminal): void {
   const command = program
     .command("chat")
     .description("talk to a model and its adapters; /help in the chat lists its commands. On a pipe every line is a question")
-    .argument("<dir>", "checkpoint directory")
-    .option("--adapter <adapters...>", "adapters to choose from: NAME=DIR, or DIR (its name is the folder's); the first one answers")
+    .argument("<model>", MODEL)
+    .option(
+      "--adapter <adapters...>",
+      "adapters to choose from: NAME=DIR, or DIR (its name is the folder's), or a name on the hub; the first one answers",
+    )
     .option("--system <text>", "the system's message")
     .option("--template <name>", '"tokenizer" (the checkpoint\'s chat template), "esft" (the official format), or a Jinja file');
   machineOptions(answerFlags(command, { temperature: TEMPERATURE }))
@@ -38,7 +42,7 @@ export function registerChat(program: Command, terminal: Terminal): void {
       const input = terminal.input();
       await using model = await openModel(dir, flags, terminal);
       await model.tokenizer(); // told before the first question
-      for (const [name, from] of adapters) await model.adapters.add(name, from);
+      for (const [name, from] of adapters) await model.adapters.add(name, await adapterDir(from, terminal));
       const talker = {
         chat: (...[messages, how]: Parameters<typeof model.chat>) => model.chat(messages, { ...how, template, signal: terminal.signal }),
         adapters: model.adapters.list(),

@@ -9,6 +9,7 @@ import { decimal, deviceSchema, FORMATS, SHAPES } from "../options.ts";
 import type { DataInput, DeviceName, MachineOptions } from "../options.ts";
 import { STANDARD_INPUT } from "../files/standard_input.ts";
 import { bytes } from "../format.ts";
+import { modelDir } from "./hub.ts";
 import type { Terminal } from "./terminal.ts";
 
 /** A command that ran and found the answer to be no (a check failed): exit code 1 without an error message. */
@@ -115,8 +116,9 @@ export async function announcePipe(file: string, terminal: Terminal, readOnce = 
   terminal.note(input ? "rows: reading standard input" : `rows: waiting for what is written to ${name}`);
 }
 
-/** Opens a model and says where it computes. */
-export async function openModel(dir: string, { device, threads, precision, dequantise }: MachineOptions, terminal: Terminal) {
+/** Opens a model, a folder or one of the hub, and says where it computes. */
+export async function openModel(word: string, { device, threads, precision, dequantise }: MachineOptions, terminal: Terminal) {
+  const dir = await modelDir(word, terminal);
   const { MoeModel } = await import("../moe_model.ts");
   const options = { device, threads, precision, dequantise, signal: terminal.signal, onProgress: byteProgress(terminal) };
   const model = await MoeModel.fromPretrained(dir, options);

@@ -1,6 +1,7 @@
 // esft compare: methods, learning rates and seeds on the same rows, one after another on one model.
 
 import type { Command } from "@commander-js/extra-typings";
+import { modelDir } from "./hub.ts";
 import { progressOf } from "./compare_progress.ts";
 import { openModel, threadNumber } from "./common.ts";
 import { count, table } from "../format.ts";
@@ -19,7 +20,7 @@ export function registerCompare(program: Command, terminal: Terminal): void {
       "after",
       `
 A plan:
-  model: ./OLMoE-1B-7B
+  model: ./OLMoE-1B-7B                      # or org/name[@revision] on the Hugging Face Hub
   tasks:
     - {name: law, train: law.train.jsonl, validation: law.validation.jsonl, test: law.test.jsonl}
   others:                                   # what must not be forgotten
@@ -47,6 +48,7 @@ Examples:
     const { out } = flags;
     if (out === undefined) return command.error("expected --out DIR, where runs and results go, or --dry-run");
     const { carryOut } = await import("../compare/compare.ts");
+    plan.model = await modelDir(plan.model, terminal);
     const { threads = plan.threads } = flags;
     const found = await carryOut(plan, out, () => openModel(plan.model, { ...plan, threads }, terminal), {
       signal: terminal.signal,

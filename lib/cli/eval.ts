@@ -5,6 +5,7 @@ import { openAdapter } from "../convert/open.ts";
 import { answerFlags } from "./answer_flags.ts";
 import { announcePipe, dataInput, dataOptions, machineOptions, openModel, wholeNumber } from "./common.ts";
 import { change, count, percent, table } from "../format.ts";
+import { adapterDir, ADAPTER_FORMS, MODEL } from "./hub.ts";
 import type { Terminal } from "./terminal.ts";
 
 export function registerEval(program: Command, terminal: Terminal): void {
@@ -13,9 +14,9 @@ export function registerEval(program: Command, terminal: Terminal): void {
     .description(
       "loss, perplexity and token accuracy on held-out rows; with --metric: the model answers, and its answers are scored; with an adapter: base and adapter side by side",
     )
-    .argument("<dir>", "checkpoint directory")
+    .argument("<model>", MODEL)
     .requiredOption("--data <files...>", "held-out rows (JSONL, JSON, CSV or Parquet; - is standard input), one or more files")
-    .option("--adapter <dir>", "adapter to compare with the base (ours or the official layout)")
+    .option("--adapter <dir>", `adapter to compare with the base (${ADAPTER_FORMS})`)
     .option("--rows <n>", "use the first n rows of each file", wholeNumber)
     .option("--max-length <n>", "of the loss: tokens per row (default: 1024)", wholeNumber)
     .option("--batch-tokens <n>", "of the loss: tokens per forward (default: 4096)", wholeNumber)
@@ -47,7 +48,10 @@ export function registerEval(program: Command, terminal: Terminal): void {
         return results;
       };
       // The adapter is opened and checked before anything is computed.
-      const adapter = flags.adapter === undefined ? null : await openAdapter(flags.adapter, { base: model.checkpoint, signal });
+      const adapter =
+        flags.adapter === undefined
+          ? null
+          : await openAdapter(await adapterDir(flags.adapter, terminal), { base: model.checkpoint, signal });
       const base = await pass("base");
       if (adapter) await model.applyAdapter(adapter);
       const tuned = adapter ? await pass("adapter") : null;

@@ -9,6 +9,7 @@ import type { DataInput, MachineOptions } from "../options.ts";
 import type { AnswerFlags } from "./answer_flags.ts";
 import { answerInput } from "./answer_flags.ts";
 import { openModel } from "./common.ts";
+import { adapterDir } from "./hub.ts";
 import { change, count, percent, table } from "../format.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -31,7 +32,7 @@ export async function evalAnswers(dir: string, flags: EvalFlags, terminal: Termi
   const files = answerFiles(flags);
   const { evaluateAnswers } = await import("../evaluate_answers.ts");
   await using model = await openModel(dir, flags, terminal);
-  if (flags.adapter !== undefined) await model.adapters.add("adapter", flags.adapter);
+  if (flags.adapter !== undefined) await model.adapters.add("adapter", await adapterDir(flags.adapter, terminal));
   const { template, format, shape, onBadRow, onDropped, rows } = flags;
   const side = (data: string, name: Side): Promise<AnswersEvaluation> =>
     evaluateAnswers(

@@ -12,13 +12,14 @@ import { fullTrainable } from "../methods/full.ts";
 import { esftTrainable } from "../methods/esft.ts";
 import { number, wholeNumber } from "./common.ts";
 import { bytes, count, pairs, percent, table } from "../format.ts";
+import { MODEL, modelDir } from "./hub.ts";
 import type { Terminal } from "./terminal.ts";
 
 const inspectCommand = (program: Command) =>
   program
     .command("inspect")
     .description("layers, experts, router, parameters and memory of a checkpoint, from its headers alone")
-    .argument("<dir>", "checkpoint directory (Hugging Face layout)")
+    .argument("<model>", MODEL)
     .option("--experts <file>", "estimate training this expert set (esft select's output, or expert_cfg.json)")
     .option("--experts-per-layer <n>", "estimate training so many experts per layer", wholeNumber)
     .option("--share <x>", "estimate training this share of all routed experts, in (0, 1]", number)
@@ -35,7 +36,7 @@ type Flags = ReturnType<ReturnType<typeof inspectCommand>["opts"]>;
 export function registerInspect(program: Command, terminal: Terminal): void {
   inspectCommand(program).action(async (dir, flags) => {
     const { inspectCheckpoint } = await import("../inspect.ts");
-    const checkpoint = await openCheckpoint(dir);
+    const checkpoint = await openCheckpoint(await modelDir(dir, terminal));
     const found = inspectCheckpoint(checkpoint);
     const training = await estimates(checkpoint, flags);
     if (flags.json) return terminal.json({ ...found, training });

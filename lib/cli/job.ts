@@ -107,7 +107,7 @@ function merge(below: Plain, above: Plain): Plain {
 /** What a job cannot do without, in the words of the command line. */
 function required(job: Plain, file: string | null): void {
   for (const [key, flag, found] of [
-    ["model", "--model DIR", job.model],
+    ["model", "--model DIR or org/name", job.model],
     ["data.file", "--data FILE", isPlain(job.data) ? (job.data.file ?? job.data.files ?? job.data.rows) : job.data],
     ["outDir", "--out DIR", job.outDir],
   ] as const)

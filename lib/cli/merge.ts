@@ -7,6 +7,7 @@ import { openCheckpoint } from "../files/checkpoint.ts";
 import { checkpointSpec } from "../model/families/index.ts";
 import { byteProgress, CheckFailed, wholeNumber } from "./common.ts";
 import { bytes } from "../format.ts";
+import { adapterDir, ADAPTER_FORMS, MODEL, modelDir } from "./hub.ts";
 import type { Terminal } from "./terminal.ts";
 import { deltaText, logitsText } from "./verify.ts";
 
@@ -14,8 +15,8 @@ export function registerMerge(program: Command, terminal: Terminal): void {
   program
     .command("merge")
     .description("write base + adapter as a checkpoint in the base's own layout; verified after writing, exit 1 on any mismatch")
-    .argument("<dir>", "base checkpoint")
-    .requiredOption("--adapter <dir>", "adapter (ours or the official layout)")
+    .argument("<model>", `base: ${MODEL}`)
+    .requiredOption("--adapter <dir>", `adapter (${ADAPTER_FORMS})`)
     .requiredOption("-o, --output <dir>", "directory to write")
     .option("--overwrite", "replace a model that is there already")
     .option("--dequantise", "of a base that is quantised on disk, write the whole model as bf16")
@@ -26,13 +27,15 @@ export function registerMerge(program: Command, terminal: Terminal): void {
       "after",
       "\nExamples:\n  esft merge ./OLMoE-1B-7B --adapter out/law -o ./OLMoE-law\n  esft merge ./OLMoE-1B-7B --adapter out/law -o ./OLMoE-law --overwrite --json",
     )
-    .action(async (dir, { output, overwrite, dequantise, threads, ...flags }) => {
+    .action(async (word, { output, overwrite, dequantise, threads, ...flags }) => {
       const { signal } = terminal;
       const task = { signal, onProgress: byteProgress(terminal) };
+      const dir = await modelDir(word, terminal);
       const base = await openCheckpoint(dir);
       checkpointSpec(base);
-      await requireApart(output, flags.adapter, "the adapter", "output", true);
-      const opened = await openAdapter(flags.adapter, { base, ...task });
+      const from = await adapterDir(flags.adapter, terminal);
+      await requireApart(output, from, "the adapter", "output", true);
+      const opened = await openAdapter(from, { base, ...task });
       const { foldAdapter } = await import("../convert/fold.ts"); // loads the addon, which other commands must do without
       const { mergeAdapter } = await import("../convert/merge.ts");
       const adapter = foldAdapter(base, opened);

@@ -7,13 +7,14 @@ import { formatPreview } from "../data/preview.ts";
 import { openTemplate } from "../data/source.ts";
 import { loadTokenizer } from "../text/tokenizer.ts";
 import { announcePipe, CheckFailed, dataOptions, wholeNumber } from "./common.ts";
+import { MODEL, modelDir } from "./hub.ts";
 import type { Terminal } from "./terminal.ts";
 
 export function registerPreview(program: Command, terminal: Terminal): void {
   const command = program
     .command("preview")
     .description("rows as tokens, with what carries loss (+) and what does not (·)")
-    .argument("<dir>", "checkpoint directory (its tokenizer and chat template)")
+    .argument("<model>", `${MODEL}: its tokenizer and chat template`)
     .argument("<data>", "rows (JSONL, JSON, CSV or Parquet; - is standard input)")
     .option("-n, --rows <n>", "rows to show", wholeNumber, 3)
     .option("--max-tokens <n>", "tokens to show of a row, the first and the last; 0 = all", wholeNumber, 512)
@@ -31,7 +32,11 @@ export function registerPreview(program: Command, terminal: Terminal): void {
         data,
         { rows, maxTokens, lint, errors: maxErrors, json, template: name = "tokenizer", format, shape, onBadRow, onDropped },
       ) => {
-        const encoding = { tokenizer: await loadTokenizer(dir), template: await openTemplate(name), onDropped };
+        const encoding = {
+          tokenizer: await loadTokenizer(await modelDir(dir, terminal, "tokenizer")),
+          template: await openTemplate(name),
+          onDropped,
+        };
         await announcePipe(data, terminal, lint !== true);
         const dataset = Dataset.fromFile(data, { onBadRow: lint ? "skip" : onBadRow, shape, format });
         const report = lint ? await dataset.lint(encoding, { signal: terminal.signal, maxErrors }) : null;

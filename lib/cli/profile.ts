@@ -8,6 +8,7 @@ import { readTraces } from "../experts/traces.ts";
 import { disk } from "../files/disk.ts";
 import { announcePipe, dataInput, dataOptions, machineOptions, openModel, wholeNumber } from "./common.ts";
 import { bytes, count, duration, percent, table } from "../format.ts";
+import { MODEL } from "./hub.ts";
 import type { Terminal } from "./terminal.ts";
 
 const SAVE_EVERY = 5000; // ms between partial profiles
@@ -16,7 +17,7 @@ function profileCommand(program: Command) {
   const command = program
     .command("profile")
     .description("score every routed expert on a task: share of routed tokens, mean gate weight, and what its gradient says")
-    .argument("[dir]", "checkpoint directory")
+    .argument("[model]", MODEL)
     .argument("[data]", "task rows (JSONL, JSON, CSV or Parquet; - is standard input)")
     .requiredOption("-o, --output <file>", "profile to write; an interrupted run keeps <file>.partial and goes on from it")
     .option("--tokens <n>", "tokens to score", wholeNumber, 131_072)

@@ -17,6 +17,7 @@ import { registerInspect } from "./inspect.ts";
 import { registerMerge } from "./merge.ts";
 import { JOB_NAMES } from "./job_options.ts";
 import { packageJson } from "./package.ts";
+import { registerPull } from "./pull.ts";
 import { registerPreview } from "./preview.ts";
 import { registerProfile } from "./profile.ts";
 import { shortName } from "./schema_flags.ts";
@@ -76,6 +77,7 @@ function buildProgram(terminal: Terminal): Command {
       getErrHelpWidth: () => 100,
     });
   for (const register of [
+    registerPull,
     registerInspect,
     registerProfile,
     registerSelect,

@@ -14,6 +14,7 @@ import { ruleWords } from "../experts/rule_words.ts";
 import type { SelectOptions } from "../experts/select.ts";
 import { number, wholeNumber } from "./common.ts";
 import { count, percent, table } from "../format.ts";
+import { modelDir } from "./hub.ts";
 import type { Terminal } from "./terminal.ts";
 
 export function registerSelect(program: Command, terminal: Terminal): void {
@@ -54,7 +55,10 @@ export function registerSelect(program: Command, terminal: Terminal): void {
         .choices(["native", "esft"] as const)
         .default("native" as const),
     )
-    .option("--model <dir>", "checkpoint: checks that the set fits, and knows the size of an expert")
+    .option(
+      "--model <model>",
+      "checkpoint (a directory, or org/name on the hub): checks that the set fits, and knows the size of an expert",
+    )
     .option("--expert-params <n>", "parameters of one expert", wholeNumber)
     .option("--json", "print the set with the scores of every selected expert as JSON")
     .addHelpText(
@@ -66,7 +70,7 @@ export function registerSelect(program: Command, terminal: Terminal): void {
       const profile = await Profile.load(file);
       const { sharedExperts, nonExpertModules, score, gateNormalize, average, p, compat, topKPerLayer, maxParams } = flags;
       const { random, fixed, groupSize } = flags;
-      const spec = flags.model === undefined ? null : await specOf(flags.model);
+      const spec = flags.model === undefined ? null : await specOf(flags.model, terminal);
       const expertParams = flags.expertParams ?? (spec ? expertParameters(spec) : undefined);
       if (maxParams !== undefined && expertParams === undefined)
         throw new ConfigError("select: --max-params needs the size of an expert: --model DIR or --expert-params N", {
@@ -116,6 +120,6 @@ export function registerSelect(program: Command, terminal: Terminal): void {
     });
 }
 
-async function specOf(dir: string): Promise<ModelSpec> {
-  return checkpointSpec(await openCheckpoint(dir));
+async function specOf(model: string, terminal: Terminal): Promise<ModelSpec> {
+  return checkpointSpec(await openCheckpoint(await modelDir(model, terminal)));
 }

@@ -6,6 +6,7 @@ import { openTemplate } from "../data/source.ts";
 import { EsftError } from "../errors.ts";
 import { interrupted, machineOptions, openModel, portNumber, wholeNumber } from "./common.ts";
 import { count } from "../format.ts";
+import { adapterDir, MODEL } from "./hub.ts";
 import type { Terminal } from "./terminal.ts";
 
 interface NamedAdapter {
@@ -17,8 +18,12 @@ export function registerServe(program: Command, terminal: Terminal): void {
   const command = program
     .command("serve")
     .description("serves the model, and adapters by their names, as OpenAI's API: chat, completions, streaming; a page to talk to it at /")
-    .argument("<dir>", "checkpoint directory")
-    .option("--adapter <name=dir>", "adapter and the model name that it answers to; may come more than once", namedAdapter)
+    .argument("<model>", MODEL)
+    .option(
+      "--adapter <name=dir>",
+      "adapter (a directory, or org/name on the hub) and the model name that it answers to; may come more than once",
+      namedAdapter,
+    )
     .option("--host <address>", "address to listen on; 127.0.0.1 is reached from this machine alone", "127.0.0.1")
     .option("--port <n>", "port to listen on; 0 = any that is free", portNumber, 8000)
     .option("--token <text>", "what clients must send as bearer token (default: ESFT_SERVE_TOKEN, which no list of processes shows)")
@@ -45,7 +50,9 @@ Examples:
       const { OneModel } = await import("../serve/models.ts");
       const { serve } = await import("../serve/server.ts");
       const { signal } = terminal;
-      const models = await OneModel.open(model, flags.adapter ?? [], { template, signal });
+      const adapters: NamedAdapter[] = [];
+      for (const { name, dir: from } of flags.adapter ?? []) adapters.push({ name, dir: await adapterDir(from, terminal) });
+      const models = await OneModel.open(model, adapters, { template, signal });
       await models.tokenizer(); // without one nothing can be served
       const onError = (error: unknown): void => terminal.note(lineOf(error));
       const server = await serve(models, { host, port: wanted, token, maxQueue, maxBody, onError });

@@ -16,9 +16,11 @@ import type { LogitsCheck } from "../logits_check.ts";
 import type { ExpertSet } from "../experts/expert_set.ts";
 import type { LongTask } from "../task.ts";
 import { bestDir, keptBest, keptStates, verifyState } from "../train/checkpoint.ts";
+import { hubReference } from "../hub/reference.ts";
 import { verifyRequest } from "../train/request.ts";
 import { byteProgress, CheckFailed } from "./common.ts";
 import { bytes, count } from "../format.ts";
+import { adapterDir, MODEL, modelDir } from "./hub.ts";
 import type { Terminal } from "./terminal.ts";
 
 interface Check {
@@ -33,9 +35,9 @@ export function registerVerify(program: Command, terminal: Terminal): void {
     .description("check an adapter (hashes, base, frozen-weight digest) or a merged model (bit-equal outside the trained experts)")
     .argument(
       "<dir>",
-      "adapter directory, run directory (its checkpoints too), or merged model directory (then --base and --adapter are needed)",
+      "adapter (a directory, or org/name on the hub), run directory (its checkpoints too), or merged model directory (then --base and --adapter are needed)",
     )
-    .option("--base <dir>", "base checkpoint")
+    .option("--base <model>", `base: ${MODEL}`)
     .option("--adapter <dir>", "adapter that was merged")
     .option("--no-logits", "skip comparing logits (merged models)")
     .option("--tensors", "list every trained tensor")
@@ -44,9 +46,10 @@ export function registerVerify(program: Command, terminal: Terminal): void {
       "after",
       "\nExamples:\n  esft verify out/law --base ./OLMoE-1B-7B\n  esft verify ./OLMoE-law --base ./OLMoE-1B-7B --adapter out/law --json",
     )
-    .action(async (dir, flags) => {
+    .action(async (word, flags) => {
+      const dir = hubReference(word) === null ? word : await adapterDir(word, terminal);
       const task = { signal: terminal.signal, onProgress: byteProgress(terminal) };
-      const base = flags.base === undefined ? null : await openCheckpoint(flags.base);
+      const base = flags.base === undefined ? null : await openCheckpoint(await modelDir(flags.base, terminal));
       if (base) checkpointSpec(base);
       const names = await readdir(dir).catch((): string[] => []);
       const foreign = names.includes("expert_cfg.json") || isPeftFolder(names);
@@ -74,7 +77,7 @@ export function registerVerify(program: Command, terminal: Terminal): void {
             where: { file: dir },
           });
         const { foldAdapter } = await import("../convert/fold.ts");
-        const given = await openAdapter(flags.adapter, { base, ...task });
+        const given = await openAdapter(await adapterDir(flags.adapter, terminal), { base, ...task });
         adapter = foldAdapter(base, given);
         const { verifyMerge } = await import("../convert/merge.ts");
         report = await verifyMerge(base, adapter, dir, task);

@@ -15,6 +15,9 @@ import { ConfigError } from "../errors.ts";
 import { requireApart } from "../files/apart.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { formatJson, readJsonFile } from "../files/json.ts";
+import { modelFolder } from "../hub/folder.ts";
+import { lastingName } from "../hub/layout.ts";
+import { hubReference } from "../hub/reference.ts";
 import { MoeModel } from "../moe_model.ts";
 import { shown } from "../options.ts";
 import { lockRun } from "../train/run_lock.ts";
@@ -52,8 +55,11 @@ export async function compare(plan: PlanInput | string, options: CompareOptions)
     throw new ConfigError(`compare: options.onNote: expected a function, found ${shown(onNote)}`, { where: { key: "onNote" } });
   if (model !== undefined) shapeArgument(model, ["train", "evaluate", "dir"], "a MoeModel", "compare: model");
   const parsed = typeof plan === "string" ? await readPlan(pathArgument(plan, "compare: plan")) : parsePlan(plan);
-  if (model !== undefined) requireBase(parsed, model);
-  return carryOut(parsed, out, model ?? (() => openModel(parsed, task.signal)), task);
+  const { signal } = task;
+  const open = model !== undefined && hubReference(parsed.model) === null; // told below, if it is another one
+  const local = open ? parsed : { ...parsed, model: await modelFolder(parsed.model, { signal, onNote }) };
+  if (model !== undefined) requireBase(local, model);
+  return carryOut(local, out, model ?? (() => openModel(local, signal)), task);
 }
 
 /** An open model is the plan's, as it is. @throws ConfigError */
@@ -69,7 +75,7 @@ function requireBase(plan: Plan, model: MoeModel): void {
     );
 }
 
-/** The same, of a plan that is parsed. A model that is open stays so; another one is opened when all else that is cheap was checked. */
+/** The same, of a plan that is parsed, whose model is a folder. A model that is open stays so; another one is opened when all else that is cheap was checked. */
 export async function carryOut(
   plan: Plan,
   out: string,
@@ -82,7 +88,10 @@ export async function carryOut(
   await requireOwn(out);
   const { signal } = task;
   const files = await PlanFiles.open(plan, signal);
-  await writeFileAtomic(join(out, MARK), formatJson({ format: "esft-compare-plan", version: 1, plan }));
+  await writeFileAtomic(
+    join(out, MARK),
+    formatJson({ format: "esft-compare-plan", version: 1, plan: { ...plan, model: lastingName(plan.model) } }),
+  );
   const model = typeof given === "function" ? await given() : given;
   try {
     const identity = await model.identity({ signal });

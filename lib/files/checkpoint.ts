@@ -32,10 +32,13 @@ export interface Checkpoint extends TensorReader {
   readonly sideFiles: readonly string[];
 }
 
-const SINGLE = "model.safetensors";
-const INDEX_FILE = "model.safetensors.index.json";
+export const SINGLE = "model.safetensors";
+export const INDEX_FILE = "model.safetensors.index.json";
 const SIDE_FILE =
   /^(config\.json|generation_config\.json|tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|chat_template.*|(configuration|modeling|tokenization)_\w+\.py|LICENSE.*)$/;
+
+/** Does a copy of a model need this file, beside the weights? */
+export const isSideFile = (name: string): boolean => SIDE_FILE.test(name);
 
 /**
  * Opens a checkpoint directory from its headers.
@@ -68,7 +71,7 @@ export async function openCheckpoint(dir: string): Promise<Checkpoint> {
   }
   if (tensors.size === 0) throw layoutFault(dir, "expected model weights, found no tensor");
   const weights = await findWeights(config, join(dir, "config.json"), tensors, shards);
-  const sideFiles = names.filter((n) => SIDE_FILE.test(n));
+  const sideFiles = names.filter(isSideFile);
   const held = new HeldFiles();
   return { dir, config, shards, weights, indexFile, totalBytes, sideFiles, files: held, ...tensorReader(dir, tensors, held) };
 }
@@ -123,6 +126,16 @@ const ShardIndex = z.looseObject({ weight_map: z.record(z.string(), z.unknown())
 
 /** Reads an index file: tensor name → shard file name. Names that leave the directory and missing shards are refused. */
 export async function readShardIndex(dir: string, indexFile: string): Promise<Map<string, string>> {
+  const weightMap = await readShardNames(dir, indexFile);
+  const present = new Set(await listFiles(dir));
+  for (const file of weightMap.values())
+    if (!present.has(file))
+      throw layoutFault(join(dir, indexFile), `expected the shard ${file} in ${dir}, found no such file; is the download complete?`);
+  return weightMap;
+}
+
+/** The same of an index whose shards need not be there. */
+export async function readShardNames(dir: string, indexFile: string): Promise<Map<string, string>> {
   const path = join(dir, indexFile);
   const { weight_map: map } = checkSchema(ShardIndex, await readJsonFile(path, LayoutError, { maxBytes: 100_000_000 }), path);
   const weightMap = new Map<string, string>();
@@ -132,9 +145,6 @@ export async function readShardIndex(dir: string, indexFile: string): Promise<Ma
     weightMap.set(name, file);
   }
   if (weightMap.size === 0) throw layoutFault(path, 'expected tensors in "weight_map", found none');
-  const present = new Set(await listFiles(dir));
-  for (const file of weightMap.values())
-    if (!present.has(file)) throw layoutFault(path, `expected the shard ${file} in ${dir}, found no such file; is the download complete?`);
   return weightMap;
 }
 

@@ -4,7 +4,7 @@ import * as fs from "node:fs/promises";
 /** All that writers call; reading alone goes to node:fs/promises directly. */
 export type Disk = Pick<
   typeof fs,
-  "appendFile" | "copyFile" | "link" | "mkdir" | "open" | "readdir" | "readFile" | "rename" | "rm" | "rmdir" | "stat" | "statfs"
+  "appendFile" | "copyFile" | "link" | "mkdir" | "open" | "readdir" | "readFile" | "rename" | "rm" | "rmdir" | "stat" | "statfs" | "symlink"
 >;
 
 export let disk: Disk = fs;

@@ -5,6 +5,7 @@ import { basename, join, resolve } from "node:path";
 import { ConfigError, LayoutError } from "../errors.ts";
 import { readSealedJson } from "../files/sealed.ts";
 import { bytes, count, duration, percent } from "../format.ts";
+import { hubReference } from "../hub/reference.ts";
 import { isPlain } from "../options.ts";
 import type { Plain } from "../options.ts";
 import { EVENTS } from "../train/events.ts";
@@ -70,7 +71,7 @@ export function runReport({ dir, log, request }: RunFiles): Report {
 function aboutRun(log: RunLog, request: Plain | null): string {
   const start = eventsOf(log, "start").at(-1);
   if (!start) return "The run has not begun its first step.";
-  const model = typeof request?.["model"] === "string" ? ` of ${basename(request["model"])}` : "";
+  const model = typeof request?.["model"] === "string" ? ` of ${hubReference(request["model"])?.id ?? basename(request["model"])}` : "";
   const { method, device, precision, examples, heldOut } = start;
   return `Fine-tuning${model} by ${method} on ${device} in ${precision}: ${count(examples)} examples, ${heldOut === 0 ? "none" : count(heldOut)} held out.`;
 }

@@ -3,6 +3,7 @@
 
 import { optionsArgument, pathArgument, readSafely, textArgument } from "../arguments.ts";
 import { ConfigError, DataError } from "../errors.ts";
+import { modelFolder } from "../hub/folder.ts";
 import { hasLoneSurrogate } from "./python_text.ts";
 import { readTokenizerFolder, type TokenizerFiles } from "./tokenizer_files.ts";
 import { DecodeStream } from "./tokenizer_stream.ts";
@@ -52,9 +53,10 @@ export class Tokenizer {
   readonly #special: ReadonlySet<string>;
   readonly #files: TokenizerFiles;
 
+  /** Of a directory, or of org/name[@revision] on the hub, whose weights are not fetched. */
   static async load(dir: string): Promise<Tokenizer> {
     pathArgument(dir, "loadTokenizer: dir");
-    const files = await readTokenizerFolder(dir);
+    const files = await readTokenizerFolder(await modelFolder(dir, {}, "tokenizer"));
     const { Tokenizer: Native } = await importLibrary();
     let library: Library;
     try {

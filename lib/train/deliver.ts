@@ -138,7 +138,7 @@ function facts({ options, files }: Pick<Delivery, "options" | "files">, summary:
 }
 
 function makeAdapter({ session, trainable, options, identity, files }: Delivery, summary: Partial<TrainSummary>, digest?: string): Adapter {
-  const { params, name } = session;
+  const { params, name, revision } = session;
   const tensors = trainable.keys.map((key) => {
     const p = params.byName(key)!;
     const isQuantised = p.weight.packed !== null && p.weight.packed.of.packed !== null;
@@ -158,7 +158,7 @@ function makeAdapter({ session, trainable, options, identity, files }: Delivery,
   });
   return new Adapter({
     method: { type: trainable.type, ...trainable.options, ...(live ? { expertRanks: live.words(session.spec) } : {}) },
-    base: { name, identity },
+    base: { name, ...(revision === null ? {} : { revision }), identity },
     experts: trainable.experts,
     tensors,
     attached,

@@ -13,6 +13,7 @@ import { finishGroup, makeFolder, writeFileAtomic, writeGroupAtomic } from "../f
 import { sha256 } from "../files/hash.ts";
 import { formatJson } from "../files/json.ts";
 import { readTextFile } from "../files/regular.ts";
+import { lastingName } from "../hub/layout.ts";
 import { damaged, readSealedJson, sealedJson } from "../files/sealed.ts";
 import { STANDARD_INPUT } from "../files/standard_input.ts";
 import type { TrainableSpec } from "../methods/method.ts";
@@ -95,7 +96,7 @@ const requestSchema = trainSchema.extend({
 
 /** A whole run as a file or as flags: what to train on what, where to, and on which machine. request.json has this form. */
 export const jobSchema = requestSchema.extend({
-  model: z.string().describe("checkpoint directory (Hugging Face layout)"),
+  model: z.string().describe("checkpoint directory (Hugging Face layout), or org/name[@revision] on the hub"),
   ...machineSchema.shape,
 });
 
@@ -225,7 +226,7 @@ export async function keepRequest(session: TrainSession, request: CheckedRequest
   const { template } = options.data;
   const { backend } = session.device.info;
   const kept = {
-    model: session.dir,
+    model: lastingName(session.dir),
     ...options,
     data: {
       ...options.data,

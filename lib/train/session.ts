@@ -13,6 +13,8 @@ export interface TrainSession {
   /** The checkpoint's directory, and its name. */
   readonly dir: string;
   readonly name: string;
+  /** The commit of a model of the hub. */
+  readonly revision: string | null;
   readonly spec: ModelSpec;
   readonly checkpoint: Checkpoint;
   readonly device: Device;

@@ -81,7 +81,9 @@ describe("usage", () => {
   it("shows the stack of an error only with --verbose", async () => {
     const plain = await cli(["inspect", at("nowhere")]);
     expect(plain.code).toBe(1);
-    expect(plain.err).toBe(`error [ERR_IO]: cannot open the checkpoint ${at("nowhere")}: no such file or directory\n`);
+    expect(plain.err).toBe(
+      `error [ERR_IO]: cannot open the checkpoint ${at("nowhere")}: no such file or directory, and not the form of a model on the Hugging Face Hub (org/name or org/name@revision)\n`,
+    );
     expect((await cli(["inspect", at("nowhere"), "--verbose"])).err).toMatch(/\n {4}at /);
   });
 });

@@ -49,6 +49,7 @@ export function spawnCli(args: readonly string[]) {
     child.on("close", (code, signal) => resolve({ code, signal, out, err }));
   });
   return {
+    pid: child.pid,
     kill: (signal: NodeJS.Signals) => child.kill(signal),
     hangUp: () => [child.stdout, child.stderr].forEach((pipe) => pipe.destroy()),
     done,

@@ -153,6 +153,7 @@ export class FaultyDisk {
     rmdir: (path) => this.operation("rmdir", String(path), () => fs.rmdir(path)),
     stat: ((path: string) => this.read(() => fs.stat(path))) as Disk["stat"],
     statfs: ((path: string) => this.read(() => fs.statfs(path))) as Disk["statfs"],
+    symlink: (to, path) => this.operation("symlink", String(path), () => fs.symlink(to, path)),
   };
 }
 

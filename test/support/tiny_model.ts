@@ -2,7 +2,7 @@
 
 import { copyFile, mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { f32ToBf16 } from "../../lib/floats.ts";
+import { f32ToBf16, f32ToF16 } from "../../lib/floats.ts";
 import { writeSafetensors } from "../../lib/files/safetensors_writer.ts";
 import { modelSpec } from "../../lib/model/families/index.ts";
 import { fileShape, parameterShapes } from "../../lib/model/spec.ts";
@@ -102,9 +102,11 @@ export function normals(seed: number): () => number {
   return () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
 }
 
+const STORED = { bf16: "BF16", f32: "F32", f16: "F16" } as const;
+
 export interface TinyOptions {
   readonly seed?: number;
-  readonly dtype?: "bf16" | "f32";
+  readonly dtype?: "bf16" | "f32" | "f16";
   readonly tokenizer?: boolean;
 }
 
@@ -129,10 +131,10 @@ export async function writeTinyModel(dir: string, config: Readonly<Record<string
   const entries = tensorsOf(modelSpec(config, "config.json")).map(({ name, shape, role }) => {
     const n = shape.reduce((a, b) => a * b, 1);
     const values = Float32Array.from({ length: n }, () => (role === "norm" ? 1 + 0.1 * normal() : 0.05 * normal()));
-    const typed = options.dtype === "f32" ? values : f32ToBf16(values);
+    const typed = options.dtype === "f32" ? values : options.dtype === "f16" ? f32ToF16(values) : f32ToBf16(values);
     return {
       name,
-      dtype: options.dtype === "f32" ? ("F32" as const) : ("BF16" as const),
+      dtype: STORED[options.dtype ?? "bf16"],
       shape,
       data: new Uint8Array(typed.buffer, typed.byteOffset, typed.byteLength),
     };

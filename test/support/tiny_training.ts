@@ -50,6 +50,7 @@ export async function tinyTraining(vocab = 64): Promise<TinyTraining> {
   const tokenizer = (): Promise<never> => Promise.reject(new Error("a tiny model has no tokenizer"));
   const session = {
     dir,
+    revision: null,
     name: "tiny",
     spec,
     checkpoint,

@@ -4,9 +4,12 @@ import { existsSync, mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import * as esft from "../../lib/index.ts";
 import { writeComparison } from "../../lib/compare/result.ts";
+import { snapshotFolder } from "../../lib/hub/layout.ts";
 import { writeRows } from "../cli/support.ts";
 import { sample } from "../compare/sample.ts";
 import { tinyOlmoe, toyRows, writeTinyModel } from "../support/tiny_model.ts";
+
+const COMMIT = "0123456789".repeat(4);
 
 /** What a caller without types may pass. */
 export const hostile: readonly (readonly [string, unknown])[] = [
@@ -59,6 +62,8 @@ export interface PublicCall {
 export async function publicCalls(root: string): Promise<{ calls: Record<string, PublicCall>; close: () => Promise<void> }> {
   const at = (name: string): string => join(root, name);
   await writeTinyModel(at("model"), tinyOlmoe);
+  process.env["HF_HOME"] = at("hub");
+  await writeTinyModel(snapshotFolder(at("hub/hub"), "tiny/model", COMMIT), tinyOlmoe);
   const data = writeRows(at("rows.jsonl"), toyRows(8));
   const model = await esft.MoeModel.fromPretrained(at("model"), { device: "cpu", threads: 1 });
   const options = { data: { maxLength: 64 }, tokens: 64 };
@@ -151,7 +156,8 @@ export async function publicCalls(root: string): Promise<{ calls: Record<string,
     "tokenizer.tokenToId": { call: of(tokenizer, "tokenToId"), args: () => ["a"] },
     "tokenizer.idToToken": { call: of(tokenizer, "idToToken"), args: () => [3] },
     "tokenizer.chatTemplate": { call: of(tokenizer, "chatTemplate"), args: () => ["default", false] },
-    openCheckpoint: { call: esft.openCheckpoint, args: () => [at("model")] },
+    openCheckpoint: { call: esft.openCheckpoint as Call, args: () => [at("model"), {}] },
+    pullModel: { call: esft.pullModel as Call, args: () => [`tiny/model@${COMMIT}`, {}] },
     "new Profile": {
       call: (...a) => new (esft.Profile as unknown as new (...a: unknown[]) => unknown)(...a),
       args: () => [withoutFormat(profile.data), "file"],
