@@ -13,6 +13,7 @@ import { registerDemo } from "./demo_command.ts";
 import { registerDoctor } from "./doctor.ts";
 import { registerEval } from "./eval.ts";
 import { registerExport } from "./export.ts";
+import { registerInit } from "./init.ts";
 import { registerInspect } from "./inspect.ts";
 import { registerMerge } from "./merge.ts";
 import { JOB_NAMES } from "./job_options.ts";
@@ -78,6 +79,7 @@ function buildProgram(terminal: Terminal): Command {
     });
   for (const register of [
     registerPull,
+    registerInit,
     registerInspect,
     registerProfile,
     registerSelect,

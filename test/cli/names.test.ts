@@ -200,7 +200,9 @@ describe("suggestions", () => {
 
   it("of commands, only near ones", async () => {
     expect((await cli(["trian"])).err).toMatch(/unknown command trian; did you mean train\?/);
-    expect((await cli(["foo"])).err).toMatch(/unknown command foo; the commands are pull, inspect, profile, .*demo \(see esft --help\)/);
+    expect((await cli(["foo"])).err).toMatch(
+      /unknown command foo; the commands are pull, init, inspect, profile, .*demo \(see esft --help\)/,
+    );
   });
 
   it("of other methods are told in the words of the one that was chosen", async () => {
