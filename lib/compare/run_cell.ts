@@ -89,9 +89,9 @@ function requestOf(s: Session, { task, method, lr, seed, id }: Cell, resolved: R
   });
 }
 
-/** All that the trained values rest on. */
+/** All that the trained values rest on: not how often a run saves, or tells where its routing is. */
 function factsOf(s: Session, { task }: Cell, { options, method }: CheckedRequest, { experts }: Resolved): Facts {
-  const { data, saveEvery: _, ...rest } = options;
+  const { data, saveEvery: _, driftEvery: _d, maxDrift: _m, ...rest } = options;
   const { experts: _e, profile: _p, select: _s, ...how } = method as MethodOptions & Record<string, unknown>;
   return {
     ...s.modelFacts,
