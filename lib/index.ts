@@ -44,6 +44,8 @@ export type { TrainResult } from "./train/run.ts";
 export { methodSchema } from "./train/method_options.ts";
 export type { TrainRequest } from "./train/request.ts";
 export type { TrainEvent } from "./train/events.ts";
+export { readRunLog } from "./train/run_log.ts";
+export type { LoggedEvent, LoggedOf, RunLog } from "./train/run_log.ts";
 export type { Evaluation } from "./train/evaluate.ts";
 export { makeReport } from "./report/report.ts";
 export type { ReportOptions } from "./report/report.ts";

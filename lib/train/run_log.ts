@@ -1,62 +1,82 @@
 // events.jsonl of a run as values: every line checked, the last one left out where it is being written.
 
 import { z } from "zod";
+import { pathArgument } from "../arguments.ts";
 import { LayoutError } from "../errors.ts";
 import { checkSchema } from "../files/json.ts";
 import { readTextFile } from "../files/regular.ts";
 
 const step = z.int().min(0);
+const whole = z.int().min(0);
 /** JSON has no NaN: what was not finite is null. */
 const figure = z.number().nullable();
+/** When the line was written, ISO 8601 in UTC. */
+const time = z.string().optional();
 
-const Start = z.looseObject({
-  type: z.literal("start"),
-  step,
-  steps: step,
-  epochs: z.number().optional(),
-  method: z.string(),
-  trainedParameters: z.number(),
-  totalParameters: z.number(),
-  activationBytes: z.number(),
-  stateBytes: z.number(),
-  examples: z.number(),
-  heldOut: z.number(),
-  device: z.string(),
-  precision: z.string(),
-  time: z.string().optional(),
-});
-const Step = z.looseObject({
-  type: z.literal("step"),
-  step,
-  steps: step,
-  loss: figure,
-  accuracy: figure,
-  tokens: z.number(),
-  gradNorm: figure,
-  lr: z.number(),
-  epoch: z.number(),
-  coverage: figure.optional(),
-  balanceLoss: figure.optional(),
-  seconds: z.number(),
-  tokensPerSecond: figure,
-  etaSeconds: figure,
-});
-const Eval = z.looseObject({ type: z.literal("eval"), step, loss: figure, accuracy: figure, best: z.boolean() });
-const Told = {
-  sample: z.looseObject({
-    type: z.literal("sample"),
+const trained = z.array(z.looseObject({ role: z.string(), attached: z.boolean(), tensors: whole, parameters: whole }));
+/** By layer, a value per expert. */
+const perExpert = z.record(z.string(), z.array(z.number()));
+
+/** Every type of event with all that this version writes of it (docs/events.md); keys of later versions are kept as they are. */
+export const eventSchemas = {
+  start: z.looseObject({
+    type: z.literal("start"),
     step,
-    place: z.string(),
-    prompt: z.string(),
-    reference: z.string(),
-    answer: z.string(),
+    steps: step,
+    epochs: z.number().optional(),
+    epochRows: whole.optional(),
+    files: z
+      .array(
+        z.looseObject({
+          file: z.string(),
+          weight: z.number().nullable(),
+          rows: whole,
+          tokens: whole,
+          rowsPerEpoch: whole,
+          share: z.number(),
+        }),
+      )
+      .optional(),
+    method: z.string(),
+    trainedParameters: whole,
+    trained,
+    totalParameters: whole,
+    activationBytes: z.number(),
+    stateBytes: z.number(),
+    hostBytes: z.number(),
+    straightThrough: z.looseObject({ flops: z.number(), bytes: z.number(), layers: z.array(whole), frozen: z.array(whole) }).optional(),
+    reallocation: z.looseObject({ kind: z.string(), rank: z.number(), maxRank: whole }).optional(),
+    examples: whole,
+    heldOut: whole,
+    device: z.string(),
+    precision: z.string(),
+    time,
   }),
-  stage: z.looseObject({ type: z.literal("stage"), step, stage: z.number(), of: z.number() }),
-  reallocate: z.looseObject({ type: z.literal("reallocate"), step, columns: z.number() }),
+  step: z.looseObject({
+    type: z.literal("step"),
+    step,
+    steps: step,
+    loss: figure,
+    accuracy: figure,
+    tokens: whole,
+    supervised: whole,
+    gradNorm: figure,
+    lr: z.number(),
+    epoch: whole,
+    coverage: figure.optional(),
+    alwaysActive: whole.optional(),
+    balanceLoss: figure.optional(),
+    seconds: z.number(),
+    tokensPerSecond: figure,
+    etaSeconds: figure,
+    time,
+  }),
+  eval: z.looseObject({ type: z.literal("eval"), step, loss: figure, accuracy: figure, supervised: whole, best: z.boolean(), time }),
   guard: z.looseObject({
     type: z.literal("guard"),
     step,
     files: z.array(z.looseObject({ name: z.string(), loss: figure, rise: figure, over: z.boolean() })),
+    time,
   }),
   drift: z.looseObject({
     type: z.literal("drift"),
@@ -65,15 +85,36 @@ const Told = {
     tokens: z.number(),
     shift: z.number(),
     chance: z.number(),
-    layers: z.array(z.looseObject({ layer: z.number(), shift: z.number() })),
+    layers: z.array(z.looseObject({ layer: whole, shift: z.number() })),
     kept: z.number().optional(),
+    time,
   }),
-  checkpoint: z.looseObject({ type: z.literal("checkpoint"), step }),
-  warning: z.looseObject({ type: z.literal("warning"), step, message: z.string() }),
-  extend: z.looseObject({ type: z.literal("extend"), step, from: z.number(), to: z.number() }),
-  done: z.looseObject({ type: z.literal("done"), step, reason: z.string(), message: z.string().optional(), seconds: z.number() }),
+  sample: z.looseObject({
+    type: z.literal("sample"),
+    step,
+    place: z.string(),
+    prompt: z.string(),
+    reference: z.string(),
+    answer: z.string(),
+    time,
+  }),
+  stage: z.looseObject({ type: z.literal("stage"), step, stage: whole, of: whole, trained, time }),
+  reallocate: z.looseObject({
+    type: z.literal("reallocate"),
+    step,
+    kind: z.string(),
+    columns: whole,
+    ranks: perExpert,
+    importance: perExpert,
+    time,
+  }),
+  checkpoint: z.looseObject({ type: z.literal("checkpoint"), step, path: z.string(), time }),
+  warning: z.looseObject({ type: z.literal("warning"), step, message: z.string(), time }),
+  extend: z.looseObject({ type: z.literal("extend"), step, from: step, to: step, time }),
+  done: z.looseObject({ type: z.literal("done"), step, reason: z.string(), message: z.string().optional(), seconds: z.number(), time }),
 };
-const Line = z.discriminatedUnion("type", [Start, Step, Eval, ...Object.values(Told)]);
+const { start, ...others } = eventSchemas;
+const Line = z.discriminatedUnion("type", [start, ...Object.values(others)]);
 
 export type LoggedEvent = z.output<typeof Line>;
 export type LoggedOf<T extends LoggedEvent["type"]> = Extract<LoggedEvent, { type: T }>;
@@ -86,8 +127,9 @@ export interface RunLog {
 
 const MOST_BYTES = 2 ** 29;
 
-/** @throws LayoutError a line that is none, by its number · IoError */
+/** @param file events.jsonl of a run directory @throws LayoutError a line that is none, by its number · IoError */
 export async function readRunLog(file: string): Promise<RunLog> {
+  pathArgument(file, "readRunLog: file");
   const text = await readTextFile(file, MOST_BYTES, "replace");
   const lines = text.split("\n");
   const cut = lines.pop() !== "";
