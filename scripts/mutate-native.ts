@@ -13,7 +13,7 @@ import { spawnSync } from "node:child_process";
 import os from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
-import { bestInstructionSet } from "./instruction-set.ts";
+import { instructionSets } from "./instruction-set.ts";
 import { mutants } from "./mutants/index.ts";
 import { placeOf } from "./mutants/mutant.ts";
 import type { Mutant } from "./mutants/mutant.ts";
@@ -96,7 +96,7 @@ function build(): string {
     const { ok, stdout, why } = capture("cmake", args);
     if (!ok) stop(name, `cmake ${args[0]}: ${why}\n${stdout.split("\n").slice(-40).join("\n")}`);
   };
-  const isas = [...bestInstructionSet(), "baseline"];
+  const isas = instructionSets();
   const options = ["-DCMAKE_BUILD_TYPE=Release", "-DESFT_CUDA=OFF", `-DESFT_ISAS=${isas.join(";")}`];
   cmake("-S", copy, "-B", to, ...options, `-DCMAKE_CXX_FLAGS=-include ${path.join(copy, "mutant.h")}`);
   cmake("--build", to, "--parallel", String(os.availableParallelism()));

@@ -5,13 +5,13 @@ import { execFileSync } from "node:child_process";
 import { readFileSync, realpathSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
-import { bestInstructionSet } from "./instruction-set.ts";
+import { instructionSets } from "./instruction-set.ts";
 import { root, showOrStop } from "./run.ts";
 
 const name = "test:asan";
 const out = path.join(root, "build-asan", "cmake");
 
-const isas = [...bestInstructionSet(), "baseline"];
+const isas = instructionSets();
 showOrStop(name, "cmake", [
   "-S",
   root,

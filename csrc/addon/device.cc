@@ -3,17 +3,12 @@
 #include <system_error>
 
 #include "../core/check.h"
+#include "../core/relax.h"
 #include "call.h"
 
 namespace esft {
 
 namespace {
-inline void cpu_relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
-
 // Holders are through in a fraction of a microsecond: sleeping and being woken takes longer.
 std::unique_lock<std::mutex> briefly_spun(std::mutex& mutex) {
   std::unique_lock<std::mutex> lock(mutex, std::defer_lock);

@@ -4,14 +4,11 @@
 #include <sched.h>
 #endif
 
+#include "relax.h"
+
 namespace esft {
 
 namespace {
-inline void cpu_relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
 // About 20 µs of pauses: long enough to bridge consecutive ops, short enough not to steal a core from anyone.
 constexpr int kSpins = 2000;
 }  // namespace

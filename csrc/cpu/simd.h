@@ -1,11 +1,14 @@
 // The vector type of the instruction set being compiled, over GCC/Clang vector extensions: W f32 lanes.
-// One source serves AVX-512 (W = 16), AVX2 (8) and 128-bit machines (4: SSE2, NEON, anything).
+// One source serves AVX-512 (W = 16), AVX2 (8) and 128-bit machines (4: NEON, SSE2, anything).
 // Compile with -ffp-contract=fast so that a*b+c becomes one FMA where the machine has it.
 #pragma once
 #include <stdint.h>
 #include <string.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#define ESFT_NEON 1  // part of every ARMv8-A; its extensions (dot products, bf16) are not assumed
 #endif
 
 namespace esft::cpu::ESFT_ISA {
@@ -17,6 +20,12 @@ constexpr int W = 8;
 #else
 constexpr int W = 4;
 #endif
+// Vector registers: as many sums as fit stay in them.
+#if defined(__AVX512F__) || defined(ESFT_NEON)
+#define ESFT_REGISTERS 32
+#else
+#define ESFT_REGISTERS 16
+#endif
 
 typedef float vf __attribute__((vector_size(W * 4)));
 typedef float vfu __attribute__((vector_size(W * 4), aligned(4)));
@@ -26,6 +35,13 @@ typedef uint32_t vu __attribute__((vector_size(W * 4)));
 typedef uint16_t vh __attribute__((vector_size(W * 2)));
 typedef uint16_t vhu __attribute__((vector_size(W * 2), aligned(2)));
 typedef double vd __attribute__((vector_size(W * 4)));  // W/2 lanes
+
+// Lanes of a and b, counted through both, by constants.
+#if defined(__clang__)
+#define ESFT_SHUFFLE(index, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define ESFT_SHUFFLE(index, a, b, ...) __builtin_shuffle(a, b, (index){__VA_ARGS__})
+#endif
 
 #define ESFT_INLINE static inline __attribute__((always_inline))
 #define ESFT_LAMBDA __attribute__((always_inline))  // after a lambda's parameters
@@ -80,6 +96,8 @@ ESFT_INLINE vf vsqrt(vf v) {
   return (vf)_mm256_sqrt_ps((__m256)v);
 #elif defined(__SSE2__)
   return (vf)_mm_sqrt_ps((__m128)v);
+#elif defined(ESFT_NEON)
+  return (vf)vsqrtq_f32((float32x4_t)v);
 #else
   for (int i = 0; i < W; i++) v[i] = __builtin_sqrtf(v[i]);
   return v;
@@ -94,8 +112,8 @@ typedef int32_t vi4 __attribute__((vector_size(16)));
   memcpy(q, &v, sizeof q);                                                  \
   for (int s = W / 8; s > 0; s /= 2)                                        \
     for (int i = 0; i < s; i++) q[i] = OP(q[i], q[i + s]);                  \
-  v4f t = OP(q[0], __builtin_shuffle(q[0], (vi4){2, 3, 0, 1}));             \
-  return OP(t, __builtin_shuffle(t, (vi4){1, 0, 3, 2}))[0];
+  v4f t = OP(q[0], ESFT_SHUFFLE(vi4, q[0], q[0], 2, 3, 0, 1));            \
+  return OP(t, ESFT_SHUFFLE(vi4, t, t, 1, 0, 3, 2))[0];
 #define ESFT_ADD(a, b) ((a) + (b))
 #define ESFT_MAX(a, b) ((a) > (b) ? (a) : (b))
 ESFT_INLINE float hsum(vf v) { ESFT_FOLD_LANES(v, ESFT_ADD) }
@@ -112,6 +130,8 @@ ESFT_INLINE uint32_t lane_bits(vi mask) {
   return (uint32_t)_mm256_movemask_ps((__m256)mask);
 #elif defined(__SSE2__)
   return (uint32_t)_mm_movemask_ps((__m128)mask);
+#elif defined(ESFT_NEON)
+  return vaddvq_u32(vandq_u32(vcltzq_s32((int32x4_t)mask), (uint32x4_t){1, 2, 4, 8}));
 #else
   uint32_t bits = 0;
   for (int i = 0; i < W; i++) bits |= (uint32_t)(mask[i] < 0) << i;
@@ -199,6 +219,8 @@ ESFT_INLINE vf load_bf16(const uint16_t* p) {
   return (vf)_mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256((const __m256i*)p)), 16);
 #elif defined(__AVX2__)
   return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16);
+#elif defined(ESFT_NEON)
+  return (vf)vshll_n_u16(vld1_u16(p), 16);
 #else
   vhu h = *reinterpret_cast<const vhu*>(p);
   vu u = __builtin_convertvector(h, vu);

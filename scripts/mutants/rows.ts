@@ -146,7 +146,7 @@ export const rows = [
   ...of(
     "cpu/rows/rope.cc",
     ops("rope"),
-    ["index[i] = «i ^ 1»;", "i"],
+    ["load_n(C + i, m) + «swap_pairs(v)» * load_n(S + i, m);", "v"],
     ["const float sign = «a.inverse ? -1.0f : 1.0f»;", "1.0f"],
     ["«memcpy(y, x, a.offset * 4);»", ""],
     ["«memcpy(y + a.offset + R, x + a.offset + R, tail * 4);»", ""],

@@ -39,8 +39,8 @@ struct MakeLanes<0, J...> {
 template <int S, int... J>
 ESFT_INLINE void butterfly(vf& a, vf& b, Lanes<J...>) {
   const vf x = a, y = b;
-  a = __builtin_shuffle(x, y, (vi){((J & S) ? W + J - S : J)...});
-  b = __builtin_shuffle(x, y, (vi){((J & S) ? W + J : J + S)...});
+  a = ESFT_SHUFFLE(vi, x, y, ((J & S) ? W + J - S : J)...);
+  b = ESFT_SHUFFLE(vi, x, y, ((J & S) ? W + J : J + S)...);
 }
 template <int S>
 ESFT_INLINE void butterflies(vf* r) {

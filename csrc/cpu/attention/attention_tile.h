@@ -15,11 +15,8 @@
 namespace esft::cpu::ESFT_ISA::attn {
 
 constexpr int NR = 2 * W;
-#if defined(__AVX512F__)
-constexpr int MR = 14;  // 28 accumulators of 32 registers
-#else
-constexpr int MR = 6;   // 12 of 16
-#endif
+// Two accumulators a row: 28 of 32 registers; 24 where what is broadcast takes one too (NEON); 12 of 16.
+constexpr int MR = W == 16 ? 14 : ESFT_REGISTERS == 32 ? 12 : 6;
 
 // 2^x for x <= 127 (probabilities: x <= 0); below -126 it is 0 or tiny. Minimax fit on [-1/2, 1/2], relative error 9.2e-8
 // before rounding. NaN stays NaN.
@@ -212,12 +209,11 @@ typedef void (*TileFn)(int64_t, const float*, int64_t, const float*, int64_t, fl
 
 template <class P, Side S>
 ESFT_INLINE TileFn tile_for(int64_t m, bool wide) {
-#define ESFT_TILE(M) {tile<P, S, M, 1>, tile<P, S, M, 2>}
-  static const TileFn table[MR][2] = {
-      ESFT_TILE(1), ESFT_TILE(2), ESFT_TILE(3), ESFT_TILE(4),  ESFT_TILE(5),  ESFT_TILE(6),
-#if defined(__AVX512F__)
-      ESFT_TILE(7), ESFT_TILE(8), ESFT_TILE(9), ESFT_TILE(10), ESFT_TILE(11), ESFT_TILE(12), ESFT_TILE(13), ESFT_TILE(14),
-#endif
+#define ESFT_TILE(M) {tile<P, S, (M < MR ? M : MR), 1>, tile<P, S, (M < MR ? M : MR), 2>}
+  static const TileFn table[14][2] = {
+      // MR of them
+      ESFT_TILE(1), ESFT_TILE(2), ESFT_TILE(3),  ESFT_TILE(4),  ESFT_TILE(5),  ESFT_TILE(6),  ESFT_TILE(7),
+      ESFT_TILE(8), ESFT_TILE(9), ESFT_TILE(10), ESFT_TILE(11), ESFT_TILE(12), ESFT_TILE(13), ESFT_TILE(14),
   };
 #undef ESFT_TILE
   return table[m - 1][wide];

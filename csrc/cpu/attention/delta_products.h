@@ -56,12 +56,11 @@ typedef void (*PlainTile)(int64_t, const float*, int64_t, const float*, int64_t,
 
 template <Side S>
 ESFT_INLINE PlainTile plain_tile_for(int64_t m, bool wide) {
-#define ESFT_TILE(M) {plain_tile<S, M, 1>, plain_tile<S, M, 2>}
-  static const PlainTile table[MR][2] = {
-      ESFT_TILE(1), ESFT_TILE(2), ESFT_TILE(3), ESFT_TILE(4),  ESFT_TILE(5),  ESFT_TILE(6),
-#if defined(__AVX512F__)
-      ESFT_TILE(7), ESFT_TILE(8), ESFT_TILE(9), ESFT_TILE(10), ESFT_TILE(11), ESFT_TILE(12), ESFT_TILE(13), ESFT_TILE(14),
-#endif
+#define ESFT_TILE(M) {plain_tile<S, (M < MR ? M : MR), 1>, plain_tile<S, (M < MR ? M : MR), 2>}
+  static const PlainTile table[14][2] = {
+      // MR of them
+      ESFT_TILE(1), ESFT_TILE(2), ESFT_TILE(3),  ESFT_TILE(4),  ESFT_TILE(5),  ESFT_TILE(6),  ESFT_TILE(7),
+      ESFT_TILE(8), ESFT_TILE(9), ESFT_TILE(10), ESFT_TILE(11), ESFT_TILE(12), ESFT_TILE(13), ESFT_TILE(14),
   };
 #undef ESFT_TILE
   return table[m - 1][wide];

@@ -2,6 +2,9 @@
 
 #include <stdio.h>
 #include <string.h>
+#if defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 
 #include "../../core/check.h"
 #include "backend.h"
@@ -17,6 +20,9 @@ namespace avx512 {
 extern const Kernels kernels;
 }
 namespace avx2 {
+extern const Kernels kernels;
+}
+namespace neon {
 extern const Kernels kernels;
 }
 namespace baseline {
@@ -51,7 +57,12 @@ const Isa kIsas[] = {
 #if defined(ESFT_HAVE_avx2)
     {&avx2::kernels, has_avx2},
 #endif
+#if defined(ESFT_HAVE_neon)
+    {&neon::kernels, always},  // a part of every aarch64, on which it is the only one
+#endif
+#if defined(ESFT_HAVE_baseline)
     {&baseline::kernels, always},
+#endif
 };
 
 }  // namespace
@@ -68,6 +79,11 @@ const Kernels& choose_kernels(const char* name) {
 
 std::string processor_name() {
   std::string name;
+#if defined(__APPLE__)
+  char brand[256] = "";
+  size_t size = sizeof brand;
+  if (sysctlbyname("machdep.cpu.brand_string", brand, &size, nullptr, 0) == 0) name = brand;
+#else
   if (FILE* f = fopen("/proc/cpuinfo", "r")) {
     char line[256];
     while (fgets(line, sizeof line, f)) {
@@ -78,6 +94,7 @@ std::string processor_name() {
     }
     fclose(f);
   }
+#endif
   return name;
 }
 

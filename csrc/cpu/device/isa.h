@@ -10,7 +10,7 @@ namespace esft::cpu {
 // Error, which takes the name for that of ESFT_ISA.
 const Kernels& choose_kernels(const char* name);
 
-// "model name" of /proc/cpuinfo; empty where there is none.
+// "model name" of /proc/cpuinfo, on macOS what the kernel calls it; empty where there is none (Linux on aarch64).
 std::string processor_name();
 
 }  // namespace esft::cpu

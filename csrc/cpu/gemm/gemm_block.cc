@@ -200,7 +200,7 @@ PanelKind panel_kind(bool all_bf16, int64_t precision, int64_t m) {
 #if defined(__AVX512BF16__)
   if (precision) return PANEL_DOT;
   if (all_bf16) return PANEL_PAIR;
-#elif defined(__AVX512F__)
+#elif ESFT_REGISTERS == 32
   // Machines without bf16 instructions shift on a port the multiply-adds need: there expanding pays from 64 rows on.
   if (all_bf16 && m < 64) return PANEL_PAIR;
 #endif

@@ -157,23 +157,17 @@ void micro(const MicroArgs& g) {
 }
 
 #define ESFT_MICRO_1(kind, rows, n) (n <= tile_rows(kind) ? micro<(n <= tile_rows(kind) ? n : 1), kind, rows> : nullptr)
-#if defined(__AVX512F__)
 #define ESFT_MICRO_ROW(kind, rows)                                                                                      \
   {nullptr, ESFT_MICRO_1(kind, rows, 1), ESFT_MICRO_1(kind, rows, 2), ESFT_MICRO_1(kind, rows, 3),                       \
    ESFT_MICRO_1(kind, rows, 4), ESFT_MICRO_1(kind, rows, 5), ESFT_MICRO_1(kind, rows, 6), ESFT_MICRO_1(kind, rows, 7),   \
    ESFT_MICRO_1(kind, rows, 8), ESFT_MICRO_1(kind, rows, 9), ESFT_MICRO_1(kind, rows, 10), ESFT_MICRO_1(kind, rows, 11), \
    ESFT_MICRO_1(kind, rows, 12), ESFT_MICRO_1(kind, rows, 13), ESFT_MICRO_1(kind, rows, 14)}
-#else
-#define ESFT_MICRO_ROW(kind, rows)                                                                 \
-  {nullptr, ESFT_MICRO_1(kind, rows, 1), ESFT_MICRO_1(kind, rows, 2), ESFT_MICRO_1(kind, rows, 3), \
-   ESFT_MICRO_1(kind, rows, 4), ESFT_MICRO_1(kind, rows, 5), ESFT_MICRO_1(kind, rows, 6)}
-#endif
 #define ESFT_MICRO_KIND(kind) {ESFT_MICRO_ROW(kind, false), ESFT_MICRO_ROW(kind, true)}
 
 // Pairs are unpacked in registers only where there are 32 of them; elsewhere bf16 weights are expanded into f32 panels.
-const MicroKernel kKernels[][2][kMaxTileRows + (W == 4 ? 3 : 1)] = {
+const MicroKernel kKernels[][2][15] = {
     ESFT_MICRO_KIND(PANEL_F32),
-#if defined(__AVX512F__)
+#if ESFT_REGISTERS == 32
     ESFT_MICRO_KIND(PANEL_PAIR),
 #endif
 #if defined(__AVX512BF16__)

@@ -4,8 +4,9 @@
 
 namespace esft::cpu::ESFT_ISA {
 
-// Rows of the largest tile: 14 x 2 sums + 2 panel vectors + broadcasts fill 32 registers; unpacking pairs takes two more.
-constexpr int kMaxTileRows = W == 16 ? 14 : W == 8 ? 6 : 4;
+// Rows of the largest tile: 14 x 2 sums + 2 panel vectors + broadcasts fill 32 registers; unpacking pairs takes two more. AVX-512 multiplies
+// by an element of memory, NEON by a lane of a register.
+constexpr int kMaxTileRows = W == 16 ? 14 : W == 8 ? 6 : ESFT_REGISTERS == 32 ? 12 : 4;
 constexpr int tile_rows(PanelKind kind) { return kind == PANEL_PAIR ? kMaxTileRows - 1 : kMaxTileRows; }
 
 // How the kernel finds A. Steps are k for PANEL_F32, pairs of k otherwise; an element is an f32, or (PANEL_DOT) a bf16 pair.

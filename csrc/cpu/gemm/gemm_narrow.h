@@ -5,7 +5,7 @@
 
 namespace esft::cpu::ESFT_ISA {
 
-constexpr int64_t kNarrowRows = W == 16 ? 12 : W == 8 ? 6 : 4;  // of a tile
+constexpr int64_t kNarrowRows = ESFT_REGISTERS == 32 ? 12 : W == 8 ? 6 : 4;  // of a tile
 constexpr int64_t kNarrowSteps = 352;  // k that are copied at a time; KC is a multiple
 constexpr int64_t kNarrowPitch = kNarrowSteps + W;  // of copied rows, which then do not share a set of L1
 constexpr int64_t kNarrowRowBytes = (kNarrowRows * kNarrowPitch + 2 * kNarrowRows * NR) * 4;

@@ -2,6 +2,7 @@
 #include "gemm_pack.h"
 
 #include "../activation.h"
+#include "gemm_micro.h"
 #include "gemm_vec.h"
 
 namespace esft::cpu::ESFT_ISA {
@@ -47,7 +48,7 @@ struct WeightCursor {
   }
 };
 
-#if defined(__AVX512F__)
+#if ESFT_REGISTERS == 32
 bool all_bf16(const Weights& w) {
   for (int64_t s = 0; s < w.count; s++)
     if (!w.segments[s].bf16) return false;
@@ -115,7 +116,7 @@ void half_panel(PanelKind kind, const void* const (&row)[W], int64_t k, float* o
   if (kind == PANEL_F32) return half_panel<kBf16, PANEL_F32>(row, k, out);
 #if defined(__AVX512BF16__)
   if (kind == PANEL_DOT || kBf16) return half_panel<kBf16, PANEL_DOT>(row, k, out);
-#elif defined(__AVX512F__)
+#elif ESFT_REGISTERS == 32
   if (kBf16) return half_panel<kBf16, PANEL_PAIR>(row, k, out);
 #endif
 }
@@ -197,7 +198,7 @@ void panels_of_weight_columns(PanelKind kind, const Weights& w, int64_t n0, int6
     }
     return;
   }
-#if defined(__AVX512F__)
+#if ESFT_REGISTERS == 32
   if (all_bf16(w)) {
     for (int64_t l = 0; l < k; l += 2, out += NR) {
       c.settle();
@@ -212,10 +213,16 @@ void panels_of_weight_columns(PanelKind kind, const Weights& w, int64_t n0, int6
         c.next();
       }
       for (int64_t n = 0, p = 0; n < count; n += NR, p += next_panel) {
-        const __mmask32 mask = count - n >= NR ? ~0u : (1u << (count - n)) - 1;
         fetch_row(row0 + n, pitch), fetch_row(row1 + n, pitch);
+#if defined(__AVX512F__)
+        const __mmask32 mask = count - n >= NR ? ~0u : (1u << (count - n)) - 1;
         const vf r0 = (vf)_mm512_maskz_loadu_epi16(mask, row0 + n);
         const vf r1 = (vf)_mm512_maskz_loadu_epi16(two ? mask : 0, row1 + n);
+#else
+        const bool whole = count - n >= NR;
+        const vf r0 = whole ? load_pairs(row0 + n) : load_pairs_part(row0 + n, count - n);
+        const vf r1 = !two ? vf{} : whole ? load_pairs(row1 + n) : load_pairs_part(row1 + n, count - n);
+#endif
         vf p0, p1;
         zip_bf16(r0, r1, p0, p1);
         store(out + p, p0);
@@ -349,10 +356,10 @@ void panels_of_rows(PanelKind kind, const Rows& x, const Activation& act, int64_
 #undef RUN
 }
 
-void pack_rows(PanelKind kind, const Rows& a, int64_t mr, int64_t k, void* out_) {
-  float* out = floats(out_);
+// Rows first .. first+W of a tile, as far as it has them. What a store spills past mr is overwritten by the next, or by the tile's first rows.
+static void pack_vector_of_rows(PanelKind kind, const Rows& a, int64_t first, int64_t mr, int64_t k, float* out) {
   const float* row[W];
-  for (int64_t i = 0; i < W; i++) row[i] = row_at(a, min_of(i, mr - 1));
+  for (int64_t i = 0; i < W; i++) row[i] = row_at(a, min_of(first + i, mr - 1));
   const int64_t per = kind == PANEL_DOT ? 2 * W : W, total = a_elements(kind, k);
   for (int64_t l = 0, e = 0; e < total; l += per, e += W) {
     const int64_t left = k - l, n = min_of(W, total - e);
@@ -365,7 +372,7 @@ void pack_rows(PanelKind kind, const Rows& a, int64_t mr, int64_t k, void* out_)
       for (int i = 0; i < W; i++) r[i] = left >= W ? load(row[i] + l) : left > 0 ? load_part(row[i] + l, left) : vf{};
     }
     transpose(r);
-    if (n == W) {  // each store's spill past mr is overwritten by the next
+    if (n == W) {
 #pragma GCC unroll 16
       for (int i = 0; i < W; i++) store(out + i * mr, r[i]);
     } else {
@@ -373,6 +380,10 @@ void pack_rows(PanelKind kind, const Rows& a, int64_t mr, int64_t k, void* out_)
     }
     out += W * mr;
   }
+}
+
+void pack_rows(PanelKind kind, const Rows& a, int64_t mr, int64_t k, void* out) {
+  for (int64_t first = (mr - 1) / W * W; first >= 0; first -= W) pack_vector_of_rows(kind, a, first, mr, k, floats(out) + first);
 }
 
 void copy_rows(PanelKind kind, const Rows& a, int64_t m, int64_t k, void* out_, int64_t ld) {
@@ -407,22 +418,25 @@ void pack_columns(PanelKind kind, const Rows& a, const float* scale, int64_t m, 
 #endif
     float* out = floats(out_);
     for (int64_t t = 0, i = 0; t < tiles; t++) {
-      const int64_t mr = tile_height(m, tiles, t), n = min_of(W, m - i);  // a whole vector where the row holds one
+      const int64_t mr = tile_height(m, tiles, t);
       __builtin_prefetch(ahead + i, 0, 3);
-      vf v = n == W ? load(row + i) : load_part(row + i, n);
-      v = l < k ? v * scale0 : vf{};
+      for (int64_t r = 0; r < (kMaxTileRows <= W ? 1 : mr); r += W) {
+        const int64_t n = min_of(W, m - i - r);  // a whole vector where the row holds one
+        vf v = n == W ? load(row + i + r) : load_part(row + i + r, n);
+        v = l < k ? v * scale0 : vf{};
 #if defined(__AVX512BF16__)
-      if (kind == PANEL_DOT) {
-        __builtin_prefetch(ahead1 + i, 0, 3);
-        const vf v1 = n == W ? load(row1 + i) : load_part(row1 + i, n);
-        v = round_zip(v, two ? v1 * scale1 : vf{});
-      }
+        if (kind == PANEL_DOT) {
+          __builtin_prefetch(ahead1 + i, 0, 3);
+          const vf v1 = n == W ? load(row1 + i) : load_part(row1 + i, n);
+          v = round_zip(v, two ? v1 * scale1 : vf{});
+        }
 #endif
-      // What a store spills past mr the following steps overwrite, as long as it stays inside the tile.
-      if (e * mr + W <= total * mr)
-        store(out + e * mr, v);
-      else
-        store_n(out + e * mr, v, min_of(mr, W));
+        // What a store spills past mr the following steps overwrite, as long as it stays inside the tile.
+        if (e * mr + r + W <= total * mr)
+          store(out + e * mr + r, v);
+        else
+          store_n(out + e * mr + r, v, min_of(mr - r, W));
+      }
       out += total * mr;
       i += mr;
     }

@@ -22,6 +22,8 @@ ESFT_INLINE vf fused(vf sum, vf a, vf b) {
   return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
 #elif defined(__FMA__)
   return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)sum);
+#elif defined(ESFT_NEON)
+  return (vf)vfmaq_f32((float32x4_t)sum, (float32x4_t)a, (float32x4_t)b);
 #else
   return sum + a * b;
 #endif
@@ -72,17 +74,26 @@ ESFT_INLINE void transpose(vf (&r)[W]) {
     r[i + 4] = (vf)_mm512_maskz_shuffle_f32x4(kAll16, b, d, 0x88);
     r[i + 12] = (vf)_mm512_maskz_shuffle_f32x4(kAll16, b, d, 0xdd);
   }
+#elif defined(ESFT_NEON)
+  const float32x4x2_t a = vtrnq_f32((float32x4_t)r[0], (float32x4_t)r[1]), b = vtrnq_f32((float32x4_t)r[2], (float32x4_t)r[3]);
+  r[0] = (vf)vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));
+  r[1] = (vf)vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1]));
+  r[2] = (vf)vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
+  r[3] = (vf)vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
 #else
   // log2(W) rounds of interleaving row i with row i + W/2.
-  vi lo, hi;
-  for (int i = 0; i < W; i++) lo[i] = i / 2 + (i % 2) * W, hi[i] = W / 2 + i / 2 + (i % 2) * W;
 #pragma GCC unroll 4
   for (int round = 1; round < W; round *= 2) {
     vf t[W];
 #pragma GCC unroll 8
     for (int i = 0; i < W / 2; i++) {
-      t[2 * i] = __builtin_shuffle(r[i], r[i + W / 2], lo);
-      t[2 * i + 1] = __builtin_shuffle(r[i], r[i + W / 2], hi);
+#if defined(__AVX2__)
+      t[2 * i] = ESFT_SHUFFLE(vi, r[i], r[i + W / 2], 0, 8, 1, 9, 2, 10, 3, 11);
+      t[2 * i + 1] = ESFT_SHUFFLE(vi, r[i], r[i + W / 2], 4, 12, 5, 13, 6, 14, 7, 15);
+#else
+      t[2 * i] = ESFT_SHUFFLE(vi, r[i], r[i + W / 2], 0, 4, 1, 5);
+      t[2 * i + 1] = ESFT_SHUFFLE(vi, r[i], r[i + W / 2], 2, 6, 3, 7);
+#endif
     }
 #pragma GCC unroll 8
     for (int i = 0; i < W; i++) r[i] = t[i];
@@ -127,6 +138,11 @@ ESFT_INLINE void zip_bf16(vf r0, vf r1, vf& first, vf& second) {
   for (int j = 0; j < W; j++) a[j] = j | (j + 32) << 16, b[j] = (j + 16) | (j + 48) << 16;
   first = (vf)_mm512_permutex2var_epi16((__m512i)r0, (__m512i)a, (__m512i)r1);
   second = (vf)_mm512_permutex2var_epi16((__m512i)r0, (__m512i)b, (__m512i)r1);
+}
+#elif defined(ESFT_NEON)
+ESFT_INLINE void zip_bf16(vf r0, vf r1, vf& first, vf& second) {
+  first = (vf)vzip1q_u16((uint16x8_t)r0, (uint16x8_t)r1);
+  second = (vf)vzip2q_u16((uint16x8_t)r0, (uint16x8_t)r1);
 }
 #endif
 

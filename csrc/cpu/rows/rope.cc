@@ -9,9 +9,13 @@ namespace esft::cpu::ESFT_ISA {
 namespace {
 
 ESFT_INLINE vf swap_pairs(vf v) {
-  vi index;
-  for (int i = 0; i < W; i++) index[i] = i ^ 1;
-  return __builtin_shuffle(v, index);
+#if defined(__AVX512F__)
+  return ESFT_SHUFFLE(vi, v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+#elif defined(__AVX2__)
+  return ESFT_SHUFFLE(vi, v, v, 1, 0, 3, 2, 5, 4, 7, 6);
+#else
+  return ESFT_SHUFFLE(vi, v, v, 1, 0, 3, 2);
+#endif
 }
 
 }  // namespace
