@@ -1,10 +1,23 @@
-// npm run test:package [-- --source]: what a user installs. npm pack → objdump of the prebuild in it → install in an empty folder with a
-// PATH without compiler and with --ignore-scripts → load, one op, the command line. Without the prebuild: does the error name a remedy that
-// exists? --source tries it: builds from the tarball.
+// npm run test:package [-- --source] [-- --tarball FILE]: what a user installs. npm pack → objdump of the prebuild in it → install in an
+// empty folder with a PATH without compiler and with --ignore-scripts → load, one op, the command line; the same with npm 11 and 12. Without
+// the prebuild: does the error name a remedy that exists? --source tries it: builds from the tarball. --tarball: one that is there already,
+// with prebuilds of any platforms.
 
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import os from "node:os";
 import path from "node:path";
+import { checkNpmVersions } from "./npm-versions.ts";
 import { capture, Checks, type Ran, root } from "./run.ts";
 
 const pkg = JSON.parse(readFileSync(path.join(root, "package.json"), "utf8")) as {
@@ -14,6 +27,8 @@ const pkg = JSON.parse(readFileSync(path.join(root, "package.json"), "utf8")) as
 };
 const work = mkdtempSync(path.join(os.tmpdir(), "esft-package-"));
 const checks = new Checks("package");
+/** `--tarball`, absolute. */
+const given = process.argv.includes("--tarball") ? path.resolve(process.argv[process.argv.indexOf("--tarball") + 1] ?? "") : null;
 
 /** Where the tarball has the addon. */
 const libc = process.platform !== "linux" ? "" : existsSync("/etc/alpine-release") ? ".musl" : ".glibc";
@@ -54,11 +69,12 @@ function checkTarball(packed: Packed): void {
   for (const file of ["dist/index.js", "dist/index.d.ts", "dist/cli/main.js", "CMakeLists.txt", "csrc/addon/addon.cc"]) has(file);
   // The addon, under the name of the C library on Linux; the CUDA library where nvcc is; nothing of the tests.
   const there = files.filter((f) => f.startsWith("prebuilds/"));
-  const allowed = [prebuild, path.posix.join(path.posix.dirname(prebuild), "libesft_cuda.so")];
+  const here = [prebuild, path.posix.join(path.posix.dirname(prebuild), "libesft_cuda.so")];
+  const anywhere = /^prebuilds\/(linux-(x64|arm64)\/esft\.(glibc|musl)|darwin-(x64|arm64)\/esft)\.node$/;
   checks.add("tarball has the prebuild of this platform", there.includes(prebuild), there.join(" "));
   checks.none(
     "and no other binary",
-    there.filter((f) => !allowed.includes(f)),
+    there.filter((f) => !here.includes(f) && !(given && anywhere.test(f))),
   );
   if (existsSync(path.join(root, "examples/embedded/config.json"))) has("examples/embedded/config.json");
   const foreign = files.filter((f) => f === "binding.gyp" || f.endsWith(".map") || /^(test|bench|build|lib|node_modules|\.)/.test(f));
@@ -66,6 +82,13 @@ function checkTarball(packed: Packed): void {
   const scripts = ["preinstall", "install", "postinstall"].filter((name) => pkg.scripts[name]);
   checks.add("nothing runs at install", scripts.length === 0 && pkg.gypfile === false, scripts.join(" "));
   checks.add("tarball below 24 MB", packed.size < 24e6, `${(packed.size / 1e6).toFixed(1)} MB packed, ${files.length} files`);
+}
+
+/** A tarball as npm pack would have told of it. */
+function told(file: string): Packed {
+  const { stdout } = capture("tar", ["-tzf", file]);
+  const files = stdout.split("\n").flatMap((line) => (line.startsWith("package/") ? [{ path: line.slice("package/".length) }] : []));
+  return { filename: file, size: statSync(file).size, files };
 }
 
 /** PATH with node and npm only. */
@@ -123,7 +146,8 @@ function checkInstalled(tarball: string): void {
   writeFileSync(path.join(app, "package.json"), '{ "name": "app", "private": true }\n');
   writeFileSync(path.join(app, "program.mjs"), program);
   writeFileSync(path.join(app, "serving.mjs"), serving);
-  const bare = { cwd: app, env: bareEnvironment() };
+  const env = bareEnvironment();
+  const bare = { cwd: app, env };
   const install = capture("npm", ["install", "--ignore-scripts", "--no-audit", "--no-fund", tarball], bare);
   if (!checks.add("installs without compiler and scripts", install.ok, install.why)) return;
   const op = (): Ran => capture("node", ["program.mjs"], bare);
@@ -149,6 +173,7 @@ function checkInstalled(tarball: string): void {
   );
   const served = capture("node", ["serving.mjs"], bare);
   checks.add("esft serve answers, and ends with 0 after SIGTERM", served.stdout === "200\n0\n", `${served.stdout}${served.why}`);
+  checkNpmVersions(checks, { tarball, program, expected: "5 11 11 25", env, work });
   // npm tokenizers holds the binaries of all platforms itself: without them only tokenizers are missing
   for (const file of readdirSync(path.join(app, "node_modules/tokenizers")))
     if (file.endsWith(".node")) rmSync(path.join(app, "node_modules/tokenizers", file));
@@ -183,23 +208,29 @@ function checkInstalled(tarball: string): void {
   checks.add("loads and computes from source", second.stdout.startsWith("5 11 11 25"), second.why);
 }
 
-try {
+/** npm pack here; what it made, or null. */
+function packHere(): Packed | null {
   rmSync(path.join(root, "prebuilds"), { recursive: true, force: true }); // npm pack makes it
   const pack = capture("npm", ["pack", "--json", "--pack-destination", work]);
-  if (checks.add("npm pack", pack.ok, pack.why)) {
-    const file = path.join(root, prebuild);
-    const symbols = ["napi_register_module_v1", "node_api_module_get_api_version_v1"];
-    if (checks.add("npm pack makes the prebuild", existsSync(file)) && process.platform === "linux") checkBinary(file, symbols);
-    const cuda = path.join(path.dirname(file), "libesft_cuda.so");
-    if (existsSync(cuda)) checkBinary(cuda, ["esft_cuda_backend"]);
-    else console.log("      no CUDA library in the prebuild: no nvcc here (npm run cuda:toolkit)");
-    // npm 11 prints a list, npm 12 an object by package name; the output of `prepare` comes first.
-    const start = [...pack.stdout.matchAll(/^[[{]$/gm)].at(-1)?.index ?? 0;
-    const [packed] = Object.values(JSON.parse(pack.stdout.slice(start)) as Record<string, Packed>);
-    if (packed) {
-      checkTarball(packed);
-      checkInstalled(path.join(work, packed.filename));
-    } else checks.add("npm pack says what it packed", false, pack.stdout.slice(start, start + 200));
+  if (!checks.add("npm pack", pack.ok, pack.why)) return null;
+  const file = path.join(root, prebuild);
+  const symbols = ["napi_register_module_v1", "node_api_module_get_api_version_v1"];
+  if (checks.add("npm pack makes the prebuild", existsSync(file)) && process.platform === "linux") checkBinary(file, symbols);
+  const cuda = path.join(path.dirname(file), "libesft_cuda.so");
+  if (existsSync(cuda)) checkBinary(cuda, ["esft_cuda_backend"]);
+  else console.log("      no CUDA library in the prebuild: no nvcc here (npm run cuda:toolkit)");
+  // npm 11 prints a list, npm 12 an object by package name; the output of `prepare` comes first.
+  const start = [...pack.stdout.matchAll(/^[[{]$/gm)].at(-1)?.index ?? 0;
+  const [packed] = Object.values(JSON.parse(pack.stdout.slice(start)) as Record<string, Packed>);
+  checks.add("npm pack says what it packed", packed !== undefined, packed ? "" : pack.stdout.slice(start, start + 200));
+  return packed ? { ...packed, filename: path.join(work, packed.filename) } : null;
+}
+
+try {
+  const packed = given ? told(given) : packHere();
+  if (packed) {
+    checkTarball(packed);
+    checkInstalled(packed.filename);
   }
 } finally {
   rmSync(work, { recursive: true, force: true });

@@ -71,6 +71,7 @@ const steps: [name: string, step: () => Result][] = [
   ["rules of the house", () => tool("tsx", "scripts/check-house.ts")],
   ["includes of csrc", () => tool("tsx", "scripts/check-includes.ts")],
   ["places of planted bugs", checkMutants],
+  ["workflows", () => tool("tsx", "scripts/check-workflows.ts")],
   ["tree of ARCHITECTURE.md", () => tool("tsx", "scripts/tree.ts", ...(fix ? ["--write"] : []))],
   ["oxfmt", () => tool("oxfmt", fix ? "--write" : "--check", ".")],
   [`clang-format ${clangFormatVersion}`, checkNative],
