@@ -7,7 +7,9 @@ import { estimate } from "./statistics.ts";
 export const ruleOf = (rateSeeds: number | undefined): string =>
   `of a method's learning rates the one with the lowest validation loss, ${
     rateSeeds === undefined ? "mean over the seeds" : rateSeeds === 1 ? "with the first seed" : `mean over the first ${rateSeeds} seeds`
-  }, on each task; the lower rate of two that are equal; a rate with a seed that diverged is not chosen`;
+  }, on each task; the lower rate of two that are equal; a rate with ${
+    rateSeeds === undefined ? "a seed" : "one of these seeds"
+  } that diverged is not chosen`;
 
 export interface Candidate {
   readonly lr: number;

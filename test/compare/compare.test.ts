@@ -4,6 +4,7 @@
 import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
+import { readSealedJson, sealedJson } from "../../lib/files/sealed.ts";
 import { compare, compareSchema, readComparison } from "../../lib/index.ts";
 import type { CompareProgress, Comparison, PlanInput } from "../../lib/index.ts";
 import { cli, scratch, spawnCli, writeRows } from "../cli/support.ts";
@@ -67,6 +68,23 @@ describe("a comparison of 2 methods × 2 rates × 2 seeds on one task", () => {
     const before = new Map(straight.result.cells.map((c) => [c.id, c]));
     for (const { chosen: _c, test: _t, others: _o, answers: _a, ...cell } of result.cells) expect(before.get(cell.id)).toMatchObject(cell);
     expect(result.rule).toContain("with the first seed");
+  });
+
+  it("goes on where a further seed diverged at the rate that the first one chose", async () => {
+    const first = await readComparison(at("first"));
+    const { id } = first.result.cells.find((c) => c.seed === 2 && c.method === "lora")!;
+    const dir = join(at("first"), "cells", id);
+    const { value } = await readSealedJson(join(dir, "record.json"));
+    const record = value as { readonly trained: object };
+    const trained = { ...record.trained, diverged: "not finite", adapter: null, adapterBytes: null, counted: null, times: null };
+    writeFileSync(join(dir, "record.json"), sealedJson({ ...record, trained, evaluations: {} }));
+    for (const name of ["adapter.json", "adapter.safetensors"]) rmSync(join(dir, name));
+    const { found } = await again({ ...plan, rateSeeds: 1 }, "first");
+    const cell = found.result.cells.find((c) => c.id === id);
+    expect(cell).toMatchObject({ diverged: "not finite", chosen: true, validation: null, test: null, others: null, answers: null });
+    expect(found.result.choices).toEqual(first.result.choices);
+    expect(found.result.summary.find((r) => r.method === "lora")!.values["test.loss"]!.n).toBe(1);
+    expect(found.result.rule).toContain("a rate with one of these seeds that diverged is not chosen");
   });
 
   it("tells what trains, and what it takes", () => {
