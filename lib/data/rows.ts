@@ -263,8 +263,13 @@ function fromAlpaca(row: JsonObject): Message[] {
   ];
 }
 
+/** Of a row with answers in place of a completion. */
+const OFFICIAL =
+  "; a row of prompt and answers, as the official evaluation files have them, is a question whose answers are scored (esft eval --metric, evaluateAnswers): it cannot be trained on, nor has it a loss";
+
 function fromPromptCompletion(row: JsonObject): Message[] {
-  for (const key of ["prompt", "completion"]) if (!Object.hasOwn(row, key)) refuse("missing", key, `${key} is missing`);
+  const official = Object.hasOwn(row, "answers") ? OFFICIAL : "";
+  for (const key of ["prompt", "completion"]) if (!Object.hasOwn(row, key)) refuse("missing", key, `${key} is missing${official}`);
   const { prompt, completion } = row;
   if (typeof prompt === "string" && typeof completion === "string") {
     return [

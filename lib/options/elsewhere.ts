@@ -16,6 +16,7 @@ const TABLE: readonly (readonly [names: string, answer: string])[] = [
   ["lr_warmup_fraction warmup_proportion", "{optimizer.warmupRatio}, a share of the updates; or {optimizer.warmupSteps}, a number of them"], // A L T S
   ["lr_warmup_iters num_warmup_steps", "{optimizer.warmupSteps}"],
   ["num_decay_steps lr_wsd_decay_iters", "{optimizer.decaySteps}, with {optimizer.schedule} wsd"], // T; S
+  ["decay_type lr_wsd_decay_style", "{optimizer.decayShape}, with {optimizer.schedule} wsd: linear, cosine or sqrt"], // T; S
   [
     "lr_decay_iters num_training_steps",
     "nothing to set: a schedule is as long as the run ({steps} or {epochs}), and that of a stage as the stage",
@@ -79,7 +80,14 @@ const TABLE: readonly (readonly [names: string, answer: string])[] = [
   ["loss_scale", 'no such option: the loss has no weights, and "train" or "loss": false in a message of a row leaves it out'], // S
   ["dataset_type chat_format formatting dataset_format", "{data.shape}; without it the keys of each row decide"],
   ["dataset_text_field text_column prompt_column", 'no such option: rows of plain text have the key "text", with {data.shape} text'], // T
-  ["max_samples max_train_samples sample_size", "no such option: cut the file (head -n 1000 rows.jsonl > some.jsonl)"], // L
+  [
+    "max_samples max_train_samples sample_size",
+    "rows beside a file in the list that data may be in a YAML job: so many of its rows, drawn by {seed}",
+  ], // L
+  [
+    "interleave_probs interleave_prob mix_strategy dataset_weights dataset_mixer mixture_weights",
+    "weights of files: --data a.jsonl=2 --data b.jsonl=1 on the command line, in a YAML job weight beside each file in the list that data may be",
+  ], // L; S
   [
     "preprocessing_num_workers dataset_num_proc dataset_processes dataloader_num_workers streaming",
     "no such option: rows are read and encoded as the run begins",

@@ -93,6 +93,15 @@ describe("a row that is refused", () => {
     expect(refusal({ text: 5 }, "text")).toEqual(["type", "text", "text must be a string, not number"]);
     expect(refusal({ prompt: "a" }, "messages")).toEqual(missing("messages"));
   });
+
+  it("of the official evaluation files says what it is for", () => {
+    const [rule, key, words] = refusal({ idx: 0, prompt: "User: x\n\nAssistant:", raw_answers: ["1"], answers: ["1"] });
+    expect([rule, key]).toEqual(["missing", "completion"]);
+    expect(words).toMatch(
+      /^completion is missing; a row of prompt and answers, .* scored \(esft eval --metric, evaluateAnswers\): it cannot/,
+    );
+    expect(refusal({ prompt: "x" })).toEqual(["missing", "completion", "completion is missing"]);
+  });
 });
 
 describe("a row that is taken", () => {
