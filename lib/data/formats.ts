@@ -1,6 +1,7 @@
 // Which format a data file has, and its rows: JSONL, a JSON array, CSV or Parquet, told by the ending of its name, else by the options.
 
 import type { Format } from "../options.ts";
+import { ZIPPED } from "./bytes.ts";
 import { readCsv } from "./csv.ts";
 import { readJsonArray } from "./json_array.ts";
 import { rowsOf, readValuesFromFile, type ReadRow, type ReadValue } from "./lines.ts";
@@ -22,7 +23,7 @@ const ENDINGS: { readonly [ending: string]: Format } = {
  * Without either it is JSONL.
  */
 export function formatOf(file: string, asked?: Format): Format {
-  const ending = /\.(\w+)$/.exec(file.replace(/\.gz$/i, ""))?.[1]?.toLowerCase() ?? "";
+  const ending = /\.(\w+)$/.exec(file.replace(ZIPPED, ""))?.[1]?.toLowerCase() ?? "";
   const told = Object.hasOwn(ENDINGS, ending) ? ENDINGS[ending] : undefined;
   return told === undefined || (told === "json" && asked === "jsonl") ? (asked ?? "jsonl") : told;
 }

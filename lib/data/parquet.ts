@@ -11,7 +11,7 @@ import { DataError, EsftError } from "../errors.ts";
 import { RegularFile } from "../files/regular.ts";
 import { STANDARD_INPUT } from "../files/standard_input.ts";
 import { ioError, throwIfAborted } from "../task.ts";
-import { dataBytes } from "./bytes.ts";
+import { dataBytes, isGzip, ZIPPED } from "./bytes.ts";
 import { tried, type ReadValue } from "./lines.ts";
 import { fileWords } from "./place.ts";
 import { decodeText, jsonOfTyped, NOT_TEXT, rowOfCells } from "./table_rows.ts";
@@ -28,7 +28,7 @@ export async function* readParquet(file: string, signal?: AbortSignal): AsyncGen
   const buffer = bufferOf(source.file);
   const metadata = await asData(file, "", async () => {
     const found = await parquetMetadataAsync(buffer, { geoparquet: false });
-    requireColumns(found, parquetSchema(found));
+    requireSound(found, parquetSchema(found));
     return found;
   });
   let row = 0;
@@ -75,25 +75,39 @@ async function asData<T>(file: string, where: string, read: () => Promise<T>): P
   }
 }
 
+/** A row group is held as a whole, and no memory holds more rows than these; a number beyond is a damaged one, mostly. */
+const MAX_ROWS = 2 ** 24;
+
 /**
- * Each column of a row group has its own place in the schema. Without that the library would begin columns that it never waits for,
- * and what they throw would end the process.
+ * Each column of a row group has its own place in the schema (without that the library would begin columns that it never waits for, and
+ * what they throw would end the process), and the rows of a group are as many as its columns and the file say: the library makes as
+ * many as it is told, however long that takes.
  */
-function requireColumns({ row_groups: groups }: FileMetaData, schema: SchemaTree): void {
-  const leaves = new Set<string>();
-  const walk = (node: SchemaTree): void => {
-    if (node.children.length === 0) leaves.add(JSON.stringify(node.path));
-    node.children.forEach(walk);
+function requireSound({ num_rows: all, row_groups: groups }: FileMetaData, schema: SchemaTree): void {
+  /** By the path of a column: may a row have several of its values? */
+  const leaves = new Map<string, boolean>();
+  const walk = (node: SchemaTree, above: boolean): void => {
+    const repeated = above || node.element.repetition_type === "REPEATED";
+    if (node.children.length === 0) leaves.set(JSON.stringify(node.path), repeated);
+    for (const child of node.children) walk(child, repeated);
   };
-  walk(schema);
-  for (const { columns } of groups) {
+  walk(schema, false);
+  let sum = 0n;
+  for (const { columns, num_rows: rows } of groups) {
+    if (!(rows >= 0n && rows <= MAX_ROWS))
+      throw new Error(`it names a row group of ${rows} rows, expected at most ${MAX_ROWS} (in pyarrow row_group_size=100000)`);
+    sum += rows;
     const seen = new Set<string>();
     for (const { meta_data: of } of columns) {
       const path = JSON.stringify(of?.path_in_schema);
-      if (of === undefined || !leaves.has(path) || seen.has(path)) throw new Error(`column ${path} is not one of its schema`);
+      const repeated = leaves.get(path);
+      if (of === undefined || repeated === undefined || seen.has(path)) throw new Error(`column ${path} is not one of its schema`);
+      if (repeated ? of.num_values < rows : of.num_values !== rows)
+        throw new Error(`column ${path} has ${of.num_values} values in a row group of ${rows} rows`);
       seen.add(path);
     }
   }
+  if (sum !== all) throw new Error(`its row groups have ${sum} rows, and it as a whole ${all}`);
 }
 
 function bufferOf(file: RegularFile): AsyncBuffer {
@@ -115,10 +129,11 @@ function bufferOf(file: RegularFile): AsyncBuffer {
 
 /** The file itself, or a copy of what can be read once only. */
 async function seekable(file: string, signal: AbortSignal | undefined): Promise<AsyncDisposable & { readonly file: RegularFile }> {
-  const once = file === STANDARD_INPUT || file.endsWith(".gz") || (await stat(file).then((s) => s.isFIFO(), () => false)); // prettier-ignore
+  const once = file === STANDARD_INPUT || ZIPPED.test(file) || (await stat(file).then((s) => s.isFIFO(), () => false)); // prettier-ignore
   if (!once) {
     const opened = await RegularFile.open(file);
-    return { file: opened, [Symbol.asyncDispose]: () => opened[Symbol.asyncDispose]() };
+    if (!isGzip(await opened.read(0, Math.min(2, opened.size)))) return { file: opened, [Symbol.asyncDispose]: () => opened[Symbol.asyncDispose]() }; // prettier-ignore
+    await opened[Symbol.asyncDispose]();
   }
   const folder = await mkdtemp(join(tmpdir(), "esft-parquet-"));
   try {

@@ -1,11 +1,12 @@
 // Formats of data files: every format with every shape gives the rows and tokens of the same JSONL; what cannot be read says where and
 // why. No GPU. Alone: npx vitest run test/data/formats.test.ts
 
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { randomBytes } from "node:crypto";
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { gzipSync } from "node:zlib";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { Dataset } from "../../lib/data/dataset.ts";
 import { formatOf, readValues } from "../../lib/data/formats.ts";
 import { readJsonArray } from "../../lib/data/json_array.ts";
@@ -109,6 +110,47 @@ describe("the format of a file", () => {
     expect(await read(file, undefined, "jsonl")).toEqual(await read(write("l.jsonl", jsonl("alpaca"))));
   });
 });
+
+describe.skipIf(process.platform !== "linux")("a file that is left", () => {
+  const open = (file: string): boolean =>
+    readdirSync("/proc/self/fd").some((fd) => {
+      try {
+        return readlinkSync(`/proc/self/fd/${fd}`) === file;
+      } catch {
+        return false; // closed meanwhile
+      }
+    });
+  const row = '{"prompt": "a", "completion": "b"}';
+  it.each<[string, string | Uint8Array]>([
+    ["left.jsonl", `${row}\n`.repeat(100_000)],
+    ["left.json", `[${`${row},\n`.repeat(100_000)}${row}]`],
+    ["left.csv", `prompt,completion\n${"a,b\n".repeat(400_000)}`],
+    ["left2.jsonl.gz", gzipSync(Array.from({ length: 10_000 }, () => `${JSON.stringify({ prompt: randomBytes(300).toString("base64") })}\n`).join(""))],
+    ["fault.json", `{"data": [${`${row},\n`.repeat(100_000)}${row}]}`],
+  ])("%s is closed", async (name, content) => {
+    const file = write(name, content);
+    let seen = false;
+    try {
+      for await (const _ of readValues(file)) {
+        seen = open(file);
+        break;
+      }
+    } catch (error) {
+      expect(error).toBeInstanceOf(DataError);
+      seen = true;
+    }
+    expect(seen).toBe(true);
+    await vi.waitFor(() => expect(open(file)).toBe(false));
+  });
+}); // prettier-ignore
+
+it.each(["le", "be"])("text in UTF-16 (%s) is told as such, whatever its format", async (end) => {
+  for (const [name, text] of [["wide.jsonl", '{"prompt": "a"}\n'], ["wide.csv", "prompt,completion\na,b\n"], ["wide.json", "[]"]] as const) {
+    const bytes = Buffer.from(`\ufeff${text}`, "utf16le");
+    const found = await outcome(write(name, end === "be" ? bytes.swap16() : bytes));
+    expect(found).toEqual([`ended: ${name}: expected text in UTF-8, found UTF-16 (by its first two bytes); save it as UTF-8`]);
+  }
+}); // prettier-ignore
 
 /** What reading a file ends in: its good rows, the words of its bad ones, and of what ended it. */
 async function outcome(file: string): Promise<unknown[]> {
@@ -280,6 +322,37 @@ describe("a Parquet file", () => {
     expect(rows[1]).toMatch(/^messages_json\.parquet: row 2: messages: not JSON/);
     const { examples } = await Dataset.fromFile(file, { onBadRow: "skip" }).encode({ tokenizer, template: "esft" });
     expect(examples.place(0)).toBe(`${file}: row 1`);
+  });
+
+  /** The file once for each place of `from` in its footer, with `to` there. */
+  const patched = (from: readonly number[], to: readonly number[]): Buffer[] => {
+    const end = good.length - 8;
+    const out: Buffer[] = [];
+    for (let at = good.indexOf(Buffer.from(from), end - good.readUInt32LE(end)); at >= 0 && at < end; at = good.indexOf(Buffer.from(from), at + 1)) {
+      const bytes = Buffer.concat([good.subarray(0, at), Buffer.from(to), good.subarray(at + from.length)]);
+      bytes.writeUInt32LE(good.readUInt32LE(end) + to.length - from.length, bytes.length - 8);
+      out.push(bytes);
+    }
+    return out;
+  }; // prettier-ignore
+
+  it("whose numbers of rows do not agree is refused before it is read", async () => {
+    // A field of 64 bits (0x16) with the 7 rows of a group, or the 20 of all (zigzag): made 39, and 2³¹, which would be made for hours.
+    const last = async (bytes: Buffer): Promise<unknown> => (await outcome(write("rows.parquet", bytes))).at(-1);
+    const says = async (from: readonly number[], to: readonly number[]) => (await Promise.all(patched(from, to).map(last))).map(String);
+    const SMALL =
+      /^ended: .*(values in a row group of \d+ rows|its row groups have 20 rows, and it as a whole 39); copy or write it again$/;
+    const found = [...(await says([0x16, 14], [0x16, 78])), ...(await says([0x16, 40], [0x16, 78]))];
+    expect(found.filter((words) => SMALL.test(words)).length, found.join("\n")).toBeGreaterThanOrEqual(3);
+    const HUGE = /^ended: .*it names a row group of 2147483648 rows, expected at most 16777216 \(in pyarrow row_group_size=100000\);/;
+    const huge = await says([0x16, 14], [0x16, 0x80, 0x80, 0x80, 0x80, 0x10]);
+    expect(huge.filter((words) => HUGE.test(words)).length, huge.join("\n")).toBeGreaterThanOrEqual(1);
+  });
+
+  it("that is gzip is told by its bytes, and by its name in capitals", async () => {
+    const expected = await outcome(join(fixtures, "messages.parquet"));
+    expect(expected).toHaveLength(20);
+    for (const name of ["zipped.parquet", "zipped.parquet.GZ"]) expect(await outcome(write(name, gzipSync(good)))).toEqual(expected);
   });
 
   it("damaged anywhere is refused in words, or read", async () => {
