@@ -39,6 +39,8 @@ export { openAdapter } from "./convert/open.ts";
 export { foldAdapter } from "./convert/fold.ts";
 export { savePeftAdapter } from "./convert/peft_write.ts";
 export { mergeAdapter, verifyMerge } from "./convert/merge.ts";
+export { bestOptions, plan } from "./plan/plan.ts";
+export type { PlanBytes, PlanChoice, PlanRequest, PlanResult, PlanTime } from "./plan/plan.ts";
 export { TrainingRun } from "./train/run.ts";
 export type { TrainResult } from "./train/run.ts";
 export { methodSchema } from "./train/method_options.ts";

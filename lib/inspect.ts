@@ -99,12 +99,17 @@ function decodedWeights({ weights }: Checkpoint, used: ReadonlySet<string>) {
   return [...schemes.values()];
 }
 
+/** Weights in memory: the mapped files, with what has to be decoded as it is then. */
+export function residentBytes(checkpoint: Checkpoint, spec: ModelSpec): number {
+  const decoded = decodedWeights(checkpoint, new Set(parameterShapes(spec).map(({ ref }) => ref.name)));
+  return decoded.reduce((n, d) => n - d.bytes + d.memoryBytes, checkpoint.totalBytes);
+}
+
 /** Memory of training `trainable` with micro-batches of `tokensPerBatch` tokens, from headers alone. */
 export function estimateTraining(checkpoint: Checkpoint, spec: ModelSpec, trainable: TrainableSpec, tokensPerBatch: number) {
   const trained = new Set(trainable.keys);
   const { stateBytes, activationBytes, hostBytes, bytes } = planMemory(spec, trainable, tokensPerBatch);
-  const decoded = decodedWeights(checkpoint, new Set(parameterShapes(spec).map(({ ref }) => ref.name)));
-  const weightBytes = decoded.reduce((n, d) => n - d.bytes + d.memoryBytes, checkpoint.totalBytes);
+  const weightBytes = residentBytes(checkpoint, spec);
   return {
     method: trainable.type,
     trainedParameters: trainable.parameters,

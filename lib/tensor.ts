@@ -296,9 +296,10 @@ export class Tensor {
 export class TensorList {
   readonly handle: NativeTensorList;
   readonly tensors: readonly Tensor[];
-  constructor(tensors: readonly Tensor[]) {
+  /** @param handle where the tensors are no native memory (plan/trace.ts) */
+  constructor(tensors: readonly Tensor[], handle?: NativeTensorList) {
     this.tensors = guarded(() => [...tensors]);
-    this.handle = guarded(() => new native.TensorList(tensors.map((t) => t.handle)));
+    this.handle = handle ?? guarded(() => new native.TensorList(tensors.map((t) => t.handle)));
   }
   dispose(): void {
     this.handle.dispose();

@@ -19,6 +19,7 @@ import { registerMerge } from "./merge.ts";
 import { JOB_NAMES } from "./job_options.ts";
 import { packageJson } from "./package.ts";
 import { registerPull } from "./pull.ts";
+import { registerPlan } from "./plan.ts";
 import { registerPreview } from "./preview.ts";
 import { registerProfile } from "./profile.ts";
 import { shortName } from "./schema_flags.ts";
@@ -81,6 +82,7 @@ function buildProgram(terminal: Terminal): Command {
     registerPull,
     registerInit,
     registerInspect,
+    registerPlan,
     registerProfile,
     registerSelect,
     registerTrain,

@@ -52,6 +52,22 @@ export interface MemoryPlan {
   /** The host's share, encoded examples included. */
   readonly hostBytes: number;
   readonly bytes: number;
+  /** The same bytes by what they are. */
+  readonly parts: MemoryParts;
+}
+export interface MemoryParts {
+  /** f32 masters of what trains, and bf16 copies of what is attached where products read nothing else. */
+  readonly trained: number;
+  readonly gradients: number;
+  /** Two moments. */
+  readonly optimizer: number;
+  readonly activations: number;
+  /** What ops take for themselves on a GPU; the CPU's is threads' own, some MiB. */
+  readonly workspace: number;
+  /** Rows under way, their order and what is copied to save. */
+  readonly host: number;
+  /** Encoded examples. */
+  readonly data: number;
 }
 
 /** Where a run computes: activations of this dtype, in the host's memory or not. */
@@ -69,12 +85,16 @@ export function stepActivations(spec: ModelSpec, trainable: TrainableSpec, activ
 export function planMemory(spec: ModelSpec, trainable: TrainableSpec, tokens: number, where: Where = HOST, data = NO_DATA): MemoryPlan {
   const activation: DType = where.activationDtype;
   const plan = stepActivations(spec, trainable, activation, tokens);
-  const activationBytes = plan + (where.hostMemory ? 0 : workspaceBytes(spec, tokens));
+  const workspace = where.hostMemory ? 0 : workspaceBytes(spec, tokens);
+  const activationBytes = plan + workspace;
   const attached = (trainable.attachments?.parameters ?? []).reduce((n, { shape }) => n + shape.reduce((a, b) => a * b, 1), 0);
   const copies = !where.hostMemory && activation === "bf16" ? 2 * attached : 0;
   const stateBytes = trainable.allocated * STATE_BYTES_PER_PARAMETER + copies;
   const hostBytes = data.held + orderBytes(data) + tokens * ROW_BYTES_PER_TOKEN + savingBytes(spec, trainable);
-  return { activationBytes, stateBytes, hostBytes, bytes: activationBytes + stateBytes + hostBytes };
+  const each = trainable.allocated * (STATE_BYTES_PER_PARAMETER / 4);
+  const host = hostBytes - data.held;
+  const parts = { trained: each + copies, gradients: each, optimizer: 2 * each, activations: plan, workspace, host, data: data.held };
+  return { activationBytes, stateBytes, hostBytes, bytes: activationBytes + stateBytes + hostBytes, parts };
 }
 
 /**

@@ -20,12 +20,15 @@ import { decimal } from "../options.ts";
 import type { LoraMethod, MethodOptions, Selection } from "./method_options.ts";
 import type { TrainSession } from "./session.ts";
 
+/** What resolving asks of a session: nothing of it needs a device. */
+export type MethodSession = Pick<TrainSession, "spec" | "identity">;
+
 /** Weight of the load-balancing loss of PERFT's router: the published recipe's on OLMoE. */
 const PERFT_BALANCE = 0.01;
 
 /** @throws ConfigError the experts do not fit the model, or the selection rule does not fit the profile · IoError */
 export async function resolveMethod(
-  session: TrainSession,
+  session: MethodSession,
   method: MethodOptions,
   seed: number,
   warn: (message: string) => void,
@@ -36,7 +39,7 @@ export async function resolveMethod(
 
 /** The method itself. Of LoRA the mode "lora" of the routers is a target. */
 async function withoutRouter(
-  session: TrainSession,
+  session: MethodSession,
   method: MethodOptions,
   seed: number,
   warn: (message: string) => void,
@@ -111,7 +114,7 @@ const named = (experts: Readonly<Record<string, readonly number[]>>): ExpertSet 
 
 /** The experts that a method names, or selects from a profile; null: neither. @throws ConfigError · IoError */
 export async function expertsOf(
-  session: TrainSession,
+  session: MethodSession,
   { experts, profile, select }: Selection,
   warn: (message: string) => void,
 ): Promise<ExpertSet | null> {

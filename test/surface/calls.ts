@@ -114,6 +114,8 @@ export async function publicCalls(root: string): Promise<{ calls: Record<string,
     "model.adapters.add": { call: async (...a) => { await (of(model.adapters, "add")(...a) as Promise<unknown>); model.adapters.remove("a"); }, args: () => ["a", at("lora")] }, // prettier-ignore
     "model.adapters.has": { call: of(model.adapters, "has"), args: () => ["a"] },
     evaluateAnswers: { call: esft.evaluateAnswers as Call, args: () => [model, data, { metrics: "exact", maxTokens: 2 }, {}] },
+    plan: { call: esft.plan as Call, args: () => [at("model"), { data, memory: 1e9, method: "lora", time: false, device: "cpu", threads: 1 }] }, // prettier-ignore
+    bestOptions: { call: esft.bestOptions as Call, args: () => [{ best: [] }] },
     compare: {
       call: esft.compare as Call,
       args: () => [
