@@ -34,6 +34,7 @@ interface Setting {
   readonly model: string;
   readonly dir: string;
   readonly data: string;
+  readonly template: string;
   readonly maxLength: number;
   readonly rowsPerStep: number;
 }
@@ -41,9 +42,9 @@ interface Setting {
 const median = (xs: readonly number[]): number => [...xs].sort((a, b) => a - b)[xs.length >> 1]!;
 const spread = (xs: readonly number[]): string => `${((100 * (Math.max(...xs) - Math.min(...xs))) / median(xs)).toFixed(0)} %`;
 
-async function measure({ dir, data, maxLength, rowsPerStep }: Setting, method: PlanMethod, round: number) {
+async function measure({ dir, data, template, maxLength, rowsPerStep }: Setting, method: PlanMethod, round: number) {
   const rows = { rowsPerStep, steps: STEPS, threads, device: "cpu" as const };
-  const { best } = await plan(dir, { ...rows, data, memory: 1e12, method, dataOptions: { maxLength }, cached: false });
+  const { best } = await plan(dir, { ...rows, data, memory: 1e12, method, dataOptions: { maxLength, template }, cached: false });
   const choice = best[0]!;
   const { bytes, microBatch } = choice;
   await using model = await MoeModel.fromPretrained(dir, { device: "cpu", threads });
@@ -80,15 +81,22 @@ async function measure({ dir, data, maxLength, rowsPerStep }: Setting, method: P
 }
 
 const text = join(out, "rows.jsonl");
-writeFileSync(text, Array.from({ length: 64 }, (_, i) => JSON.stringify({ text: "the house by the sea has a door and a lamp ".repeat(60 + (i % 7)) })).join("\n")); // prettier-ignore
+writeFileSync(text, Array.from({ length: 64 }, (_, i) => JSON.stringify({ prompt: "Tell.", completion: "the house by the sea has a door and a lamp ".repeat(60 + (i % 7)) })).join("\n")); // prettier-ignore
 const olmoe = values.olmoe ?? join(tmpdir(), "esft-olmoe-2");
 await writeOlmoe(olmoe, { num_hidden_layers: 2 });
 await cp(join(root, "examples/embedded/tokenizer.json"), join(olmoe, "tokenizer.json"));
 await cp(join(root, "examples/embedded/tokenizer_config.json"), join(olmoe, "tokenizer_config.json"));
 const embedded = join(root, "examples/embedded");
 const settings: Setting[] = [
-  { model: "embedded", dir: embedded, data: join(embedded, "data/booking.train.jsonl"), maxLength: 256, rowsPerStep: 8 },
-  { model: "olmoe-2", dir: olmoe, data: text, maxLength: 512, rowsPerStep: 2 },
+  {
+    model: "embedded",
+    dir: embedded,
+    data: join(embedded, "data/booking.train.jsonl"),
+    template: "tokenizer",
+    maxLength: 256,
+    rowsPerStep: 8,
+  },
+  { model: "olmoe-2", dir: olmoe, data: text, template: "esft", maxLength: 512, rowsPerStep: 2 },
 ];
 const found: (string | number)[][] = [];
 for (const setting of settings)
