@@ -204,7 +204,7 @@ describe("suggestions", () => {
   it("of commands, only near ones", async () => {
     expect((await cli(["trian"])).err).toMatch(/unknown command trian; did you mean train\?/);
     expect((await cli(["foo"])).err).toMatch(
-      /unknown command foo; the commands are pull, init, inspect, profile, .*demo \(see esft --help\)/,
+      /unknown command foo; the commands are pull, init, inspect, plan, profile, .*demo \(see esft --help\)/,
     );
   });
 
