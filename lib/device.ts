@@ -1,6 +1,7 @@
 // Which device to compute on. "cuda" is asked for and must be there; "auto" takes it when it is there and says why not.
 
 import { optionsArgument } from "./arguments.ts";
+import { debug } from "./debug.ts";
 import { ConfigError, KernelError } from "./errors.ts";
 import { shown } from "./options.ts";
 import type { Precision } from "./ops.ts";
@@ -29,13 +30,22 @@ export function openDevice(
   const { threads, precision } = optionsArgument(options, "openDevice: options");
   expectDevice("device", where);
   const named = where === "auto" ? fromEnvironment() : where;
-  const open = (kind: DeviceKind): Device => new Device({ kind, ...(threads === undefined ? {} : { threads }) });
+  const open = (kind: DeviceKind): Device => {
+    const device = new Device({ kind, ...(threads === undefined ? {} : { threads }) });
+    const { backend, instructionSet, threads: used } = device.info;
+    debug(
+      "device",
+      () => `asked for ${where}${named === where ? "" : ` (ESFT_DEVICE: ${named})`}, opened ${backend}, ${instructionSet}, ${used} threads`,
+    );
+    return device;
+  };
   if (named === "auto" && precision === "f32") return { device: open("cpu"), reason: 'precision "f32"' };
   try {
     return { device: open(named === "auto" ? "cuda" : named), reason: null };
   } catch (error) {
     if (!(error instanceof KernelError) || !(named === "auto" || named.startsWith("cuda"))) throw error;
     const missing = cause(error);
+    debug("device", () => `cuda cannot be used: ${missing}`);
     if (named === "auto") return { device: open("cpu"), reason: missing.split(/;| \(/, 1)[0]! };
     const place = { ...error.where, key: "device" };
     throw new KernelError(`device "${named}": ${missing}; use device "cpu", or "auto"`, { where: place, cause: error });

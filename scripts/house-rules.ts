@@ -5,7 +5,7 @@
 // 2. No circle between files, not inside a part either.
 // 3. Names of model families, and of tensors in their checkpoints, are spelled in lib/model/families alone.
 
-const ground = ["errors", "floats", "format", "task", "options", "arguments"];
+const ground = ["errors", "debug", "floats", "format", "task", "options", "arguments"];
 const model = [
   "model/spec",
   "model/families",
@@ -42,6 +42,7 @@ const parts = [
 /** Part: what it may import. From the ground up. */
 export const arrows: Readonly<Record<string, readonly string[]>> = {
   errors: [],
+  debug: [],
   floats: [],
   format: [],
   task: ["errors"],
@@ -61,7 +62,7 @@ export const arrows: Readonly<Record<string, readonly string[]>> = {
   tensor: ["errors", "floats", "arguments", "native"],
   quantised: [...ground, "files", "tensor"],
   ops: ["errors", "native", "tensor"],
-  device: ["errors", "options", "arguments", "native", "tensor", "ops"],
+  device: ["errors", "debug", "options", "arguments", "native", "tensor", "ops"],
   dist: [...ground, "native", "tensor", "ops", "device"],
 
   "model/spec": ["errors", "files", "ops"],

@@ -4,6 +4,7 @@ import { pathArgument, shapeArgument } from "../arguments.ts";
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
+import { debug } from "../debug.ts";
 import { ConfigError, LayoutError } from "../errors.ts";
 import { ioError } from "../task.ts";
 import { finishDirectory } from "./atomic.ts";
@@ -51,6 +52,7 @@ export async function openCheckpoint(dir: string): Promise<Checkpoint> {
   const config = await readConfig(dir, names);
   const { files, indexFile, weightMap } = await findShards(dir, names);
 
+  debug("files", () => `${dir}: ${files.length} weight files (${files.join(", ")}), ${indexFile ?? "no index"}`);
   const shards: SafetensorsFile[] = [];
   const tensors = new Map<string, TensorInfo>();
   let totalBytes = 0;

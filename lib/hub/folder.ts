@@ -9,6 +9,7 @@
 
 import { stat } from "node:fs/promises";
 import { optionsArgument, pathArgument } from "../arguments.ts";
+import { debug } from "../debug.ts";
 import { ConfigError, IoError } from "../errors.ts";
 import { finishDirectory } from "../files/atomic.ts";
 import { HubUnreachable } from "./client.ts";
@@ -72,6 +73,11 @@ const exists = (path: string): Promise<boolean> => stat(path).then(() => true, (
 async function obtain(asked: HubReference, need: Need, task: PullTask): Promise<Snapshot> {
   const settings = hubSettings();
   const kept = await cached(settings, asked, need);
+  debug(
+    "hub",
+    () =>
+      `${shownReference(asked)}: ${kept === null ? "not in" : `${kept.dir}, ${kept.missing.length} files missing in`} the cache ${settings.cache}`,
+  );
   if (kept?.missing.length === 0 && (settings.offline || isCommit(asked.revision))) return kept;
   if (settings.offline) throw absent(settings, asked, kept, "HF_HUB_OFFLINE is set, so that nothing is fetched");
   try {

@@ -10,6 +10,7 @@ import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { basename, join } from "node:path";
 import { z } from "zod";
+import { debug } from "../debug.ts";
 import { IoError, LayoutError } from "../errors.ts";
 import { requireSpace, writeDirectoryAtomic, writeFileAtomic } from "../files/atomic.ts";
 import { disk } from "../files/disk.ts";
@@ -165,6 +166,7 @@ export class Checkpoints {
         requireTable(k, run, state);
         await readState(k, run, state, this.chunk);
         this.good = { ...k, best: run.best };
+        debug("resume", () => `${k.path}: goes on at step ${run.step}; ${damages.length} newer states are damaged`);
         for (const folder of [dir, join(this.outDir, "best")]) await removeAllStale(folder); // there may be nothing left to save
         return { run, damages: damages.map((d, i) => wording(d, kept[i]!, k)) };
       } catch (error) {

@@ -15,7 +15,7 @@ import type { RouterCost } from "./router_cost.ts";
 import type { Sample } from "./samples.ts";
 import type { StepFigures } from "./update.ts";
 
-interface StepEvent extends Omit<StepFigures, "coverage" | "routing"> {
+export interface StepEvent extends Omit<StepFigures, "coverage" | "routing"> {
   readonly type: "step";
   /** Updates done, from 1. */
   readonly step: number;
@@ -26,7 +26,7 @@ interface StepEvent extends Omit<StepFigures, "coverage" | "routing"> {
   readonly tokensPerSecond: number;
   readonly etaSeconds: number;
 }
-interface StartEvent {
+export interface StartEvent {
   readonly type: "start";
   readonly step: number;
   readonly steps: number;
@@ -74,7 +74,7 @@ export interface Stopped {
   readonly by: "earlyStop" | "time" | "guard";
   readonly message: string;
 }
-interface DoneEvent {
+export interface DoneEvent {
   readonly type: "done";
   readonly step: number;
   readonly reason: "finished" | "interrupted" | Stopped["by"];

@@ -7,6 +7,7 @@
 // Frozen weights are not counted: on the CPU they are mapped files, page cache that comes and goes; on a GPU they are there already,
 // and a trained weight's bf16 copy takes the place of the frozen one; what a method attached has one of its own.
 
+import { debug } from "../debug.ts";
 import { MemoryError } from "../errors.ts";
 import { sliceKey } from "../files/slice.ts";
 import type { TrainableSpec } from "../methods/method.ts";
@@ -146,9 +147,14 @@ export function requireMemory(request: MemoryRequest, available: Available): Mem
   const hostBytes = plan.hostBytes - data.held;
   const tokens = `${microBatch} × ${maxLength} tokens`;
   const state = `${size(stateBytes)} for ${trainable.parameters} trained parameters`;
-  const refuse = (what: string, needed: number, there: string, room: number, fixes: readonly string[]): never => {
+  const there = where.hostMemory ? size(available.device) : `${size(available.device)} on the device, ${size(available.host)} on the host`;
+  debug(
+    "memory",
+    () => `${state}, ${size(activationBytes)} of activations for ${tokens}, ${size(hostBytes)} on the host; available: ${there}`,
+  );
+  const refuse = (what: string, needed: number, whose: string, room: number, fixes: readonly string[]): never => {
     throw new MemoryError(
-      `training needs ${what}, ${size(room)}${there} are available. Cheapest fixes: ${fixes.map((fix, i) => `${i + 1}. ${fix}`).join("; ")}`,
+      `training needs ${what}, ${size(room)}${whose} are available. Cheapest fixes: ${fixes.map((fix, i) => `${i + 1}. ${fix}`).join("; ")}`,
       { where: { neededBytes: needed, availableBytes: room, stateBytes, activationBytes, hostBytes } },
     );
   };

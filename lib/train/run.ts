@@ -14,6 +14,7 @@ import { isList, type DataFile } from "../data/mixture.ts";
 import { encodeFiles, encodeSource } from "../data/source.ts";
 import type { DataSource } from "../data/source.ts";
 import { requireApart } from "../files/apart.ts";
+import { debug } from "../debug.ts";
 import { ConfigError, DisposedError, EsftError } from "../errors.ts";
 import type { TrainableSpec } from "../methods/method.ts";
 import { withStages } from "../methods/stages.ts";
@@ -216,6 +217,10 @@ async function prepare(session: TrainSession, request: CheckedRequest, task: Lon
 async function resumes(outDir: string, resume: boolean): Promise<boolean> {
   const place = { where: { key: "outDir", file: outDir } };
   const checkpoint = await hasCheckpoint(outDir);
+  debug(
+    "resume",
+    () => `${outDir}: ${checkpoint ? "a checkpoint" : "no checkpoint"}, ${resume ? "to go on from where there is one" : "a new run"}`,
+  );
   if (checkpoint && !resume)
     throw new ConfigError(
       `${outDir} holds a run already; resume it ("esft resume ${outDir}", resume: true), or choose another outDir`,
