@@ -102,6 +102,7 @@ describe("where output goes", () => {
       ["select", "p.json", "-o", join(at, "link/e.json")],
     ])
       expect(await cli(args)).toMatchObject({ code: 1, err: expect.stringContaining("outside of models") as string });
+    mkdirSync(join(at, "a/b"), { recursive: true });
     const merge = await cli(["merge", model, "--adapter", join(at, "a/b"), "-o", join(at, "a")]);
     expect(merge.err).toContain("which holds the adapter");
   });
