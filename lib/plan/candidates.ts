@@ -1,7 +1,6 @@
 // What a plan chooses from: methods with their sizes, best first, and what is known of the experts that they would train.
 
-import { ExpertSet } from "../experts/expert_set.ts";
-import { expertLayout } from "../experts/expert_set.ts";
+import { ExpertSet, expertLayout } from "../experts/expert_set.ts";
 import type { Profile } from "../experts/profile.ts";
 import type { TrainableSpec } from "../methods/method.ts";
 import type { ModelSpec } from "../model/spec.ts";

@@ -13,6 +13,7 @@ import { Drift } from "../../lib/train/drift.ts";
 import type { DriftEvent } from "../../lib/train/drift.ts";
 import { tempDir } from "../support/fixture.ts";
 import { tinyDeepseek, toyRows, writeTinyModel } from "../support/tiny_model.ts";
+import { loggedEvents, runUntil } from "../support/training_run.ts";
 
 // Two layers of four experts, two per token.
 const layers = [
@@ -123,39 +124,31 @@ beforeAll(async () => {
 
 async function train(outDir: string, more: Partial<TrainRequest> = {}, stopAt?: (e: TrainEvent) => boolean, threads = 2) {
   using model = await MoeModel.fromPretrained(at("model"), { threads });
-  const stop = new AbortController();
-  const run = model.train({
-    data: { file: at("rows.jsonl"), maxLength: 64 },
-    method: { type: "esft", profile: measured, select: { p: 0.4 } },
-    outDir: at(outDir),
-    steps: 10,
-    rowsPerStep: 4,
-    evalFraction: 0,
-    saveEvery: 3,
-    driftEvery: 4,
-    keep: "last",
-    optimizer: { lr: 0.05 },
-    resume: true,
-    signal: stop.signal,
-    ...more,
-  });
-  const events: TrainEvent[] = [];
-  for await (const e of run) {
-    events.push(e);
-    if (stopAt?.(e)) stop.abort(new Error("stop"));
-  }
-  await run.result;
+  const { events } = await runUntil(
+    model,
+    {
+      data: { file: at("rows.jsonl"), maxLength: 64 },
+      method: { type: "esft", profile: measured, select: { p: 0.4 } },
+      outDir: at(outDir),
+      steps: 10,
+      rowsPerStep: 4,
+      evalFraction: 0,
+      saveEvery: 3,
+      driftEvery: 4,
+      keep: "last",
+      optimizer: { lr: 0.05 },
+      resume: true,
+      ...more,
+    },
+    stopAt,
+  );
   return events;
 }
 const looks = (outDir: string): DriftEvent[] =>
-  readFileSync(at(outDir, "events.jsonl"), "utf8")
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line) as TrainEvent & { time?: string })
-    .flatMap((e) => {
-      const { time: _, ...event } = e;
-      return event.type === "drift" ? [event] : [];
-    });
+  loggedEvents(at(outDir)).flatMap((e: TrainEvent & { time?: string }) => {
+    const { time: _, ...event } = e;
+    return event.type === "drift" ? [event] : [];
+  });
 const adapter = (outDir: string): Buffer => readFileSync(at(outDir, "adapter.safetensors"));
 
 describe("a run", () => {

@@ -12,6 +12,7 @@ import type { Waiting } from "../../lib/train/early_stop.ts";
 import { CheckedRequest } from "../../lib/train/request.ts";
 import { tempDir } from "../support/fixture.ts";
 import { tinyDeepseek, toyRows, writeTinyModel } from "../support/tiny_model.ts";
+import { loggedEvents, runUntil } from "../support/training_run.ts";
 
 const root = tempDir();
 const at = (...names: string[]): string => join(root, ...names);
@@ -57,33 +58,29 @@ describe("a request", () => {
 const experts = new ExpertSet({ layers: [[1, { ranked: [0, 3] }], [2, { ranked: [5] }]] }); // prettier-ignore
 async function train(outDir: string, more: Partial<TrainRequest> = {}, stopAt?: (e: TrainEvent) => boolean, threads = 2) {
   using model = await MoeModel.fromPretrained(at("model"), { threads });
-  const stop = new AbortController();
-  const run = model.train({
-    data: { rows: Dataset.fromRows(toyRows(80)), maxLength: 64 },
-    method: { type: "esft", experts },
-    outDir: at(outDir),
-    steps: 60,
-    rowsPerStep: 4,
-    microBatch: 3,
-    evalEvery: 2,
-    evalFraction: 0.1,
-    saveEvery: 5,
-    keep: "best",
-    optimizer: { lr: 0.3, clipNorm: 0 },
-    earlyStop: { patience: 3 },
-    resume: true,
-    signal: stop.signal,
-    ...more,
-  });
-  const events: TrainEvent[] = [];
-  for await (const e of run) {
-    events.push(e);
-    if (stopAt?.(e)) stop.abort(new Error("stop"));
-  }
-  return { result: await run.result, events, done: events.at(-1)! };
+  const { result, events } = await runUntil(
+    model,
+    {
+      data: { rows: Dataset.fromRows(toyRows(80)), maxLength: 64 },
+      method: { type: "esft", experts },
+      outDir: at(outDir),
+      steps: 60,
+      rowsPerStep: 4,
+      microBatch: 3,
+      evalEvery: 2,
+      evalFraction: 0.1,
+      saveEvery: 5,
+      keep: "best",
+      optimizer: { lr: 0.3, clipNorm: 0 },
+      earlyStop: { patience: 3 },
+      resume: true,
+      ...more,
+    },
+    stopAt,
+  );
+  return { result, events, done: events.at(-1)! };
 }
-const logged = (outDir: string): TrainEvent[] =>
-  readFileSync(at(outDir, "events.jsonl"), "utf8").trim().split("\n").map((l) => JSON.parse(l) as TrainEvent); // prettier-ignore
+const logged = (outDir: string): TrainEvent[] => loggedEvents(at(outDir));
 const evals = (events: readonly TrainEvent[]) => events.flatMap((e) => (e.type === "eval" ? [e] : []));
 const figures = (outDir: string) =>
   logged(outDir).flatMap((e) => (e.type === "step" ? [[e.step, e.loss, e.gradNorm]] : e.type === "eval" ? [[e.step, e.loss, e.best]] : []));

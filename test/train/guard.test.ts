@@ -13,6 +13,7 @@ import { CheckedRequest } from "../../lib/train/request.ts";
 import { cli } from "../cli/support.ts";
 import { tempDir } from "../support/fixture.ts";
 import { tinyDeepseek, toyRows, writeTinyModel } from "../support/tiny_model.ts";
+import { loggedEvents, runUntil } from "../support/training_run.ts";
 
 const root = tempDir();
 const at = (...names: string[]): string => join(root, ...names);
@@ -55,34 +56,30 @@ const experts = new ExpertSet({ layers: [[1, { ranked: [0, 3] }], [2, { ranked: 
 const guard = { files: [{ name: "a", file: "" }, { name: "b", file: "" }], every: 4, maxRise: 1e9 }; // prettier-ignore
 async function train(outDir: string, more: Partial<TrainRequest> = {}, stopAt?: (e: TrainEvent) => boolean, threads = 2) {
   using model = await MoeModel.fromPretrained(at("model"), { threads });
-  const stop = new AbortController();
-  const run = model.train({
-    data: { file: at("rows.jsonl"), maxLength: 64 },
-    method: { type: "esft", experts },
-    outDir: at(outDir),
-    steps: 10,
-    rowsPerStep: 4,
-    evalEvery: 5,
-    evalFraction: 0.1,
-    saveEvery: 3,
-    keep: "last",
-    optimizer: { lr: 0.1, clipNorm: 0 },
-    guard: guarded({}),
-    resume: true,
-    signal: stop.signal,
-    ...more,
-  });
-  const events: TrainEvent[] = [];
-  for await (const e of run) {
-    events.push(e);
-    if (stopAt?.(e)) stop.abort(new Error("stop"));
-  }
-  return { result: await run.result, events, looks: looksOf(events), warnings: events.filter((e) => e.type === "warning") };
+  const { result, events } = await runUntil(
+    model,
+    {
+      data: { file: at("rows.jsonl"), maxLength: 64 },
+      method: { type: "esft", experts },
+      outDir: at(outDir),
+      steps: 10,
+      rowsPerStep: 4,
+      evalEvery: 5,
+      evalFraction: 0.1,
+      saveEvery: 3,
+      keep: "last",
+      optimizer: { lr: 0.1, clipNorm: 0 },
+      guard: guarded({}),
+      resume: true,
+      ...more,
+    },
+    stopAt,
+  );
+  return { result, events, looks: looksOf(events), warnings: events.filter((e) => e.type === "warning") };
 }
 const guarded = (more: Partial<typeof guard & { stop: boolean }>) => ({ ...guard, files: guard.files.map(({ name }) => ({ name, file: at(`${name}.jsonl`) })), ...more }); // prettier-ignore
 const looksOf = (events: readonly TrainEvent[]) => events.flatMap((e) => (e.type === "guard" ? [e] : []));
-const logged = (outDir: string): TrainEvent[] =>
-  readFileSync(at(outDir, "events.jsonl"), "utf8").trim().split("\n").map((l) => JSON.parse(l) as TrainEvent); // prettier-ignore
+const logged = (outDir: string): TrainEvent[] => loggedEvents(at(outDir));
 const figures = (outDir: string) => logged(outDir).flatMap((e) => (e.type === "guard" ? [[e.step, e.files]] : []));
 const adapter = (outDir: string, file = "adapter.safetensors"): Buffer => readFileSync(at(outDir, file));
 

@@ -15,6 +15,7 @@ import { cli } from "../cli/support.ts";
 import { tempDir } from "../support/fixture.ts";
 import { tinyDeepseek, toyRows, writeTinyModel } from "../support/tiny_model.ts";
 import { tinyExamples, trainOptions } from "../support/tiny_training.ts";
+import { runUntil } from "../support/training_run.ts";
 
 const root = tempDir();
 const at = (...names: string[]): string => join(root, ...names);
@@ -82,25 +83,22 @@ describe("the rows of epochs", () => {
 
 const experts = new ExpertSet({ layers: [[1, { ranked: [0, 3] }]] });
 async function train(outDir: string, more: Partial<TrainRequest>, stopAt?: number) {
-  const stop = new AbortController();
-  const run = model.train({
-    data: { file: at("rows.jsonl"), maxLength: 64 },
-    method: { type: "esft", experts },
-    outDir: at(outDir),
-    rowsPerStep: 4,
-    evalFraction: 0.1,
-    evalEvery: 3,
-    saveEvery: 3,
-    optimizer: { lr: 5e-3, schedule: "cosine" },
-    signal: stop.signal,
-    ...more,
-  });
-  const events: TrainEvent[] = [];
-  for await (const e of run) {
-    events.push(e);
-    if (e.type === "step" && e.step === stopAt) stop.abort(new Error("stop"));
-  }
-  return { result: await run.result, start: events.find((e) => e.type === "start")! };
+  const { result, events } = await runUntil(
+    model,
+    {
+      data: { file: at("rows.jsonl"), maxLength: 64 },
+      method: { type: "esft", experts },
+      outDir: at(outDir),
+      rowsPerStep: 4,
+      evalFraction: 0.1,
+      evalEvery: 3,
+      saveEvery: 3,
+      optimizer: { lr: 5e-3, schedule: "cosine" },
+      ...more,
+    },
+    (e) => e.type === "step" && e.step === stopAt,
+  );
+  return { result, start: events.find((e) => e.type === "start")! };
 }
 const adapter = (outDir: string): Buffer => readFileSync(at(outDir, "adapter.safetensors"));
 

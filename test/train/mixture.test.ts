@@ -9,6 +9,7 @@ import { ExpertSet, MoeModel } from "../../lib/index.ts";
 import type { TrainEvent, TrainRequest } from "../../lib/index.ts";
 import { cli, scratch, writeRows } from "../cli/support.ts";
 import { tinyOlmoe, toyRows, writeTinyModel } from "../support/tiny_model.ts";
+import { runUntil } from "../support/training_run.ts";
 
 const root = scratch();
 const at = (...parts: string[]): string => join(root, ...parts);
@@ -37,14 +38,7 @@ const request = (out: string, more: Partial<TrainRequest> = {}): TrainRequest =>
   ...more,
 });
 async function train(out: string, more: Partial<TrainRequest> = {}, stopAt?: number): Promise<TrainEvent[]> {
-  const stop = new AbortController();
-  const run = model.train(request(out, { ...more, signal: stop.signal }));
-  const events: TrainEvent[] = [];
-  for await (const e of run) {
-    events.push(e);
-    if (e.type === "step" && e.step === stopAt) stop.abort(new Error("stop"));
-  }
-  await run.result;
+  const { events } = await runUntil(model, request(out, more), (e) => e.type === "step" && e.step === stopAt);
   return events;
 }
 const read = (...path: string[]) => JSON.parse(readFileSync(at(...path), "utf8")) as Record<string, any>; // eslint-disable-line typescript/no-explicit-any

@@ -15,6 +15,7 @@ import { keptStates, readRun } from "../../lib/train/checkpoint.ts";
 import { CheckedRequest, loadRequest } from "../../lib/train/request.ts";
 import { learningRate } from "../../lib/train/schedule.ts";
 import { tinyDeepseek, toyRows, writeTinyModel } from "../support/tiny_model.ts";
+import { loggedEvents, runUntil } from "../support/training_run.ts";
 
 let root: string;
 let model: MoeModel;
@@ -49,14 +50,8 @@ const request = (outDir: string, more: Partial<TrainRequest> = {}): TrainRequest
   ...more,
 });
 async function train(outDir: string, more: Partial<TrainRequest> = {}, stopAt?: number) {
-  const stop = new AbortController();
-  const run = model.train(request(outDir, { ...more, signal: stop.signal }));
-  const events: TrainEvent[] = [];
-  for await (const e of run) {
-    events.push(e);
-    if (e.type === "step" && e.step === stopAt) stop.abort(new Error("stop"));
-  }
-  return { result: await run.result, events, started: events.find((e) => e.type === "start")!.step };
+  const { result, events } = await runUntil(model, request(outDir, more), (e) => e.type === "step" && e.step === stopAt);
+  return { result, events, started: events.find((e) => e.type === "start")!.step };
 }
 const at = (...parts: string[]): string => join(root, ...parts);
 const same = (a: string, b: string): void => {
@@ -68,8 +63,7 @@ const flip = (path: string, from: number): void => {
   writeFileSync(path, bytes);
 };
 const state = async (outDir: string, nth: number): Promise<string> => join((await keptStates(at(outDir)))[nth]!.path, "state.safetensors");
-const logged = (outDir: string): TrainEvent[] =>
-  readFileSync(at(outDir, "events.jsonl"), "utf8").trim().split("\n").map((l) => JSON.parse(l) as TrainEvent); // prettier-ignore
+const logged = (outDir: string): TrainEvent[] => loggedEvents(at(outDir));
 const messageOf = async (work: Promise<unknown>): Promise<string> =>
   work.then(
     () => "nothing was thrown",
